@@ -1,0 +1,49 @@
+"""``baseline:pixels``: the picture itself, shrunk. No pretraining, no state, no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from featurestore import encoders
+from featurestore.errors import BadName, UnknownEncoder
+from featurestore.values import EncoderSpec, Modality, ResolvedEncoder
+
+_DEFAULT_SIZE_PX = 32
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """RGB values in [0, 1] of the picture squeezed to a square."""
+
+    resolved: ResolvedEncoder
+    size_px: int
+    device: str = "cpu"
+
+    def prepare_image(self, image: Image.Image) -> NDArray[Any]:
+        """Shrink; returns (size, size, 3) uint8."""
+        return np.asarray(image.resize((self.size_px, self.size_px), Image.Resampling.BILINEAR))
+
+    def encode_images(self, prepared: Sequence[NDArray[Any]]) -> NDArray[np.float32]:
+        """Flatten; returns (n, size * size * 3) float32 in [0, 1]."""
+        return np.stack(prepared).reshape(len(prepared), -1).astype(np.float32) / np.float32(255)
+
+
+def load(spec: EncoderSpec, device: str) -> Pixels:
+    """Make the baseline; it runs on the CPU whatever ``device`` says."""
+    if spec.model != "pixels":
+        raise UnknownEncoder(f"no encoder {spec}: the family baseline has baseline:pixels")
+    text = spec.option("size", str(_DEFAULT_SIZE_PX))
+    if not text.isdecimal() or not 1 <= int(text) <= 512:
+        raise BadName(f"size={text} in {spec}: expected whole pixels from 1 to 512")
+    size_px = int(text)
+    chosen = {"family": "baseline", "model": "pixels", "size": size_px, "resize": "squash-bilinear"}
+    resolved = ResolvedEncoder(
+        spec, size_px * size_px * 3, frozenset({Modality.IMAGE}), chosen, encoders.versions(spec)
+    )
+    return Pixels(resolved, size_px)

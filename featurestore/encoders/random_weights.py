@@ -1,0 +1,32 @@
+"""``random:timm:NAME#seed=0``: an architecture without its pretraining.
+
+Tells what an architecture alone brings; the weights are the library's own initialisation.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from featurestore.errors import BadName, UnknownEncoder
+from featurestore.values import EncoderSpec
+
+
+def load(spec: EncoderSpec, device: str) -> Any:
+    """Make the network that the inner spec names, with weights drawn from ``seed``."""
+    seed = spec.option("seed", "0")
+    if not seed.isdecimal():
+        raise BadName(f"seed={seed} in {spec}: expected a whole number")
+    inner = EncoderSpec.parse(spec.model)
+    if inner.family == "timm":
+        from featurestore.encoders.timm_models import load_random
+    elif inner.family == "open_clip":
+        from featurestore.encoders.open_clip_models import load_random  # type: ignore[assignment]
+    else:
+        raise UnknownEncoder(
+            f"no random weights for {inner.family}: expected random:timm:… or random:open_clip:…"
+        )
+    with torch.random.fork_rng(devices=[]):  # the caller's random numbers stay as they were
+        torch.manual_seed(int(seed))
+        return load_random(spec, inner, device)

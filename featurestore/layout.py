@@ -1,0 +1,245 @@
+"""Where things lie in a store, and the small JSON files beside the tables."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from featurestore.errors import BadName, NotAStore, StoreCorrupt
+from featurestore.tables import FAILURES, ITEMS, Table, view_schema
+from featurestore.user_cache import write_json
+from featurestore.values import EncoderSpec, Modality, ResolvedEncoder
+
+FORMAT_VERSION = 1
+MARKER = "featurestore.json"
+_NAME = re.compile(r"[a-z0-9_-]+")
+
+
+def check_store(path: Path) -> bool:
+    """Tell whether a store is there; False where there is nothing yet.
+
+    Raises
+    ------
+    NotAStore
+        If the folder holds something else, or a store of a newer format.
+    """
+    marker = path / MARKER
+    if not marker.exists():
+        if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+            return False
+        raise NotAStore(
+            f"{path} is no store: expected {MARKER} in it; name another folder with --store, "
+            "or an empty one for a new store"
+        )
+    found = read_json(marker).get("format")
+    if not isinstance(found, int):
+        raise NotAStore(f"{marker} names no format version: expected {{'format': {FORMAT_VERSION}}}")
+    if found > FORMAT_VERSION:
+        raise NotAStore(
+            f"{path} has store format {found}; this release reads up to {FORMAT_VERSION}: "
+            "pip install --upgrade featurestore"
+        )
+    return True
+
+
+def make_store(path: Path) -> None:
+    """Make an empty store where there is none."""
+    if not check_store(path):
+        (path / "datasets").mkdir(parents=True, exist_ok=True)
+        write_json(path / MARKER, {"format": FORMAT_VERSION})
+
+
+def check_dataset_name(name: str) -> str:
+    """Return a data set name that files and specs can bear.
+
+    Raises
+    ------
+    BadName
+        If it has other characters than a-z, 0-9, "_" and "-".
+    """
+    if not _NAME.fullmatch(name):
+        suggestion = re.sub(r"[^a-z0-9_-]+", "_", name.lower()).strip("_")
+        hint = f"; try {suggestion!r}" if suggestion else ""
+        raise BadName(f"{name!r} is no data set name: expected a-z, 0-9, '_' and '-'{hint}")
+    return name
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object of the store."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise StoreCorrupt(f"cannot read {path}: {error}; restore it from a backup") from error
+    if not isinstance(value, dict):
+        raise StoreCorrupt(f"{path} holds no JSON object; restore it from a backup")
+    return value
+
+
+def utc_now() -> str:
+    """Return the time as the store writes it: UTC, ISO 8601, seconds."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+@dataclass(frozen=True)
+class SourceRecord:
+    """A registered source: where it is and how it was read."""
+
+    kind: str  # folder | table
+    root: str
+    locations: tuple[str, ...]
+    options: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class DatasetFile:
+    """What dataset.json says."""
+
+    modality: Modality
+    labels: Mapping[str, Mapping[str, str]]  # column -> {"task": …}; the first is the main one
+    sources: Mapping[str, SourceRecord]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the JSON object; labels as a list, since their order counts."""
+        return {
+            "modality": str(self.modality),
+            "labels": [{"column": name, **facts} for name, facts in self.labels.items()],
+            "sources": {name: vars(record) for name, record in self.sources.items()},
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> DatasetFile:
+        """Read what `to_json` wrote."""
+        labels = {one["column"]: {"task": one["task"]} for one in value["labels"]}
+        sources = {
+            name: SourceRecord(
+                record["kind"], record["root"], tuple(record["locations"]), record["options"]
+            )
+            for name, record in value["sources"].items()
+        }
+        return cls(Modality(value["modality"]), labels, sources)
+
+
+@dataclass(frozen=True)
+class DatasetFolder:
+    """The folder of one data set."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """The data set's name."""
+        return self.path.name
+
+    @property
+    def exists(self) -> bool:
+        """Whether the data set was made."""
+        return (self.path / "dataset.json").exists()
+
+    def read(self) -> DatasetFile:
+        """Read dataset.json."""
+        return DatasetFile.from_json(read_json(self.path / "dataset.json"))
+
+    def write(self, value: DatasetFile) -> None:
+        """Write dataset.json, whole or not at all."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        write_json(self.path / "dataset.json", value.to_json())
+
+    @property
+    def items(self) -> Table:
+        """The items table."""
+        return Table(self.path / "items")
+
+    @property
+    def failures(self) -> Table:
+        """The failures table."""
+        return Table(self.path / "failures")
+
+    def create_tables(self) -> None:
+        """Make the items and failures tables where they are not."""
+        Table.create(self.path / "items", ITEMS)
+        Table.create(self.path / "failures", FAILURES)
+
+    def view(self, slug: str) -> Table:
+        """Return the table of a view."""
+        return Table(self.path / "views" / slug)
+
+    def create_view(self, slug: str, dim: int) -> Table:
+        """Make the table of a view where it is not."""
+        return Table.create(self.path / "views" / slug, view_schema(dim))
+
+    def encoders(self) -> dict[str, dict[str, Any]]:
+        """Return slug → encoder.json of every view, those that others replaced left out."""
+        found = sorted((self.path / "views").glob("*/encoder.json"))
+        values = {path.parent.name: read_json(path) for path in found}
+        return {slug: value for slug, value in values.items() if "replaced_by" not in value}
+
+    def write_encoder(self, resolved: ResolvedEncoder, canary: Any, device: str) -> None:
+        """Write encoder.json, which is what makes a view exist.
+
+        A view of the same spec by an encoder of another fingerprint is kept, but replaced.
+        """
+        value = {
+            "spec": str(resolved.spec),
+            "fingerprint": resolved.fingerprint,
+            "dim": resolved.dim,
+            "modalities": sorted(resolved.modalities),
+            "chosen": dict(resolved.chosen),
+            "versions": dict(resolved.versions),
+            "device": device,
+            "canary": canary,
+            "created": utc_now(),
+        }
+        earlier = self.encoders()
+        write_json(self.path / "views" / resolved.slug / "encoder.json", value)
+        for slug, one in earlier.items():
+            if one["spec"] == value["spec"] and slug != resolved.slug:
+                replaced = {**one, "replaced_by": resolved.slug}
+                write_json(self.path / "views" / slug / "encoder.json", replaced)
+
+    def write_run(self, kind: str, value: Mapping[str, Any]) -> Path:
+        """Write a run card; its name sorts by time."""
+        folder = self.path / "runs"
+        folder.mkdir(parents=True, exist_ok=True)
+        stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%f")
+        path = folder / f"{stamp}-{kind}.json"
+        write_json(path, {"kind": kind, "when": utc_now(), **value})
+        return path
+
+    def runs(self, kind: str) -> list[dict[str, Any]]:
+        """Return the run cards of a kind, newest first."""
+        found = sorted((self.path / "runs").glob(f"*-{kind}.json"), reverse=True)
+        return [read_json(path) for path in found]
+
+    @contextmanager
+    def locked(self, what: str, *, on_wait: Any = None) -> Iterator[None]:
+        """Hold an advisory lock of this data set; ``on_wait`` is called once if it is taken.
+
+        It only saves double work: without it, no row would be wrong. The system lets go of
+        it when the process ends, however it ends.
+        """
+        folder = self.path / "locks"
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / f"{what}.lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            if on_wait is not None:
+                on_wait()
+            lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()
+
+
+def find_spec(encoders: Mapping[str, Mapping[str, Any]], spec: EncoderSpec) -> str | None:
+    """Return the slug of the view whose spec is the given one."""
+    return next((slug for slug, one in encoders.items() if one["spec"] == str(spec)), None)

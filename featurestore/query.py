@@ -1,0 +1,70 @@
+"""DuckDB over Arrow tables: one SELECT, nothing outside the given tables within reach."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import duckdb
+import pyarrow as pa
+
+from featurestore.errors import BadQuery
+
+# Path allow-lists do not hold in DuckDB (COPY … TO and ATTACH got through them), so a
+# connection sees registered tables only, and the statement is parsed before it runs.
+_CONFIG = {
+    "enable_external_access": "false",
+    "autoinstall_known_extensions": "false",
+    "autoload_known_extensions": "false",
+    "python_enable_replacements": "false",  # no peeking at Python variables
+}
+
+
+def select(statement: str, tables: Mapping[str, pa.Table]) -> pa.Table:
+    """Run one SELECT over the given tables.
+
+    Parameters
+    ----------
+    statement : str
+        One SELECT statement (WITH, UNION and the like included).
+    tables : mapping of str to pyarrow.Table
+        What the statement may name.
+
+    Raises
+    ------
+    BadQuery
+        If the text is no SQL, not one SELECT, or names what is not there.
+    """
+    connection = duckdb.connect(":memory:", config=_CONFIG)
+    try:
+        for name, table in tables.items():
+            connection.register(name, table)
+        connection.execute("SET lock_configuration = true")
+        statements = connection.extract_statements(statement)
+        if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
+            raise BadQuery(f"expected one SELECT statement, got: {statement}")
+        return connection.execute(statements[0]).to_arrow_table()
+    except duckdb.Error as error:
+        raise BadQuery(f"{_first_line(error)} in: {statement}") from None
+    finally:
+        connection.close()
+
+
+def evaluate(expression: str, table: pa.Table) -> pa.ChunkedArray:
+    """Evaluate an SQL expression for each row; a plain column name needs no quotes.
+
+    Returns
+    -------
+    pyarrow.ChunkedArray
+        One value a row, in the order of ``table``.
+    """
+    if expression in table.column_names:
+        return table.column(expression)
+    numbered = table.append_column("__row", pa.array(range(len(table)), pa.int64()))
+    result = select(f"SELECT ({expression}) AS value FROM items ORDER BY __row", {"items": numbered})
+    if len(result) != len(table):
+        raise BadQuery(f"expected one value for each of {len(table)} rows from: {expression}")
+    return result.column("value")
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0]

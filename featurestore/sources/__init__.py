@@ -1,0 +1,192 @@
+"""Where items come from: one file per kind, each giving a listing as an Arrow table.
+
+A listing has the columns of `LISTING` and whatever labels and free columns the source knows.
+It reads names, sizes and times (and texts), never the bytes of an image.
+"""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from featurestore.errors import BadSource, DuplicateIds, MissingColumn
+from featurestore.values import Modality
+
+LISTING = pa.schema(
+    [
+        ("item_id", pa.string()),
+        ("uri", pa.string()),  # of an image, relative to the root of its source
+        ("text", pa.string()),
+        ("size", pa.int64()),
+        ("mtime_ns", pa.int64()),
+        ("split", pa.string()),
+        ("group", pa.string()),
+    ]
+)
+
+# Columns that the store fills itself; a table's own column of such a name gets a "_" behind.
+RESERVED = frozenset({*LISTING.names, "source", "content_hash", "vector"})
+
+SPLITS = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "dev": "val",
+    "test": "test",
+    "testing": "test",
+}
+
+
+@dataclass(frozen=True)
+class SourceOptions:
+    """What the user says of a source; None where the source itself is to tell."""
+
+    image: str | None = None  # column of paths
+    text: str | None = None  # column of texts
+    label: tuple[str, ...] | None = None
+    split: str | None = None
+    group: str | None = None  # a column, or an SQL expression over the listing
+    id: str | None = None
+    columns: tuple[str, ...] | None = None  # names for a table without a header
+
+    def over(self, earlier: SourceOptions) -> SourceOptions:
+        """Return these options, with what they leave open taken from an earlier run."""
+        said = {name: value for name, value in asdict(self).items() if value is not None}
+        return replace(earlier, **said)
+
+
+@dataclass(frozen=True, eq=False)
+class Listing:
+    """The items of a source, one row each, sorted as the source has them."""
+
+    rows: pa.Table
+    modality: Modality
+    label_columns: tuple[str, ...]
+    notes: tuple[str, ...] = ()  # for the user's eyes
+
+
+class Source(Protocol):
+    """A folder or table of items."""
+
+    @property
+    def kind(self) -> str:
+        """``folder`` or ``table``."""
+
+    @property
+    def root(self) -> Path:
+        """The folder that uris are relative to."""
+
+    @property
+    def name(self) -> str:
+        """A short name: that of the folder or file."""
+
+    @property
+    def location(self) -> Path:
+        """What the user named: the folder or file."""
+
+    def listing(self, options: SourceOptions) -> Listing:
+        """List the items."""
+
+
+def open_source(location: str | Path) -> Source:
+    """Tell what kind of source a path is.
+
+    Raises
+    ------
+    BadSource
+        If there is nothing there, or nothing that we can read.
+    """
+    from featurestore.sources.folder import ImageFolder
+    from featurestore.sources.table import READERS, TableFile
+
+    path = Path(location).expanduser().absolute()
+    if path.is_dir():
+        return ImageFolder(path)
+    if not path.exists():
+        raise BadSource(f"{path} does not exist: expected a folder of images or a table{_near(path)}")
+    if path.suffix.lower() not in READERS:
+        raise BadSource(
+            f"{path} is no source: expected a folder of images or a table "
+            f"({', '.join(sorted(READERS))}), got a {path.suffix or 'file without ending'}"
+        )
+    return TableFile(path)
+
+
+def checked(rows: pa.Table, source: Source) -> pa.Table:
+    """Return the listing's rows, or say why they cannot be items."""
+    if len(rows) == 0:
+        raise BadSource(f"{source.location} holds no items: {_EXPECTED[source.kind]}")
+    ids = rows.column("item_id")
+    if ids.null_count:
+        raise BadSource(f"{ids.null_count} rows of {source.location} have no id: fill the id column")
+    counts = pc.value_counts(ids)
+    repeated = counts.filter(pc.greater(counts.field("counts"), 1))
+    if len(repeated):
+        shown = ", ".join(map(repr, repeated.field("values").to_pylist()[:3]))
+        raise DuplicateIds(
+            f"{len(repeated)} ids stand more than once in {source.location} (first: {shown}): "
+            "name a column of unique values with --id, or leave --id out"
+        )
+    return rows
+
+
+def require_column(name: str, known: list[str], flag: str, where: Path) -> str:
+    """Return ``name`` where the table has it.
+
+    Raises
+    ------
+    MissingColumn
+        With the columns that there are.
+    """
+    if name in known:
+        return name
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    raise MissingColumn(
+        f"{where.name} has no column {name!r} ({flag}): {hint}columns: {', '.join(known)}"
+    )
+
+
+def evaluate_group(rows: pa.Table, expression: str) -> pa.Table:
+    """Fill the group column from a column name or an SQL expression over the listing.
+
+    ``stem`` is the file name without folder and ending: ``--group "split_part(stem, '_', 1)"``.
+    """
+    from featurestore.query import evaluate
+
+    stems = [None if uri is None else Path(uri).stem for uri in rows.column("uri").to_pylist()]
+    groups = evaluate(expression, rows.append_column("stem", pa.array(stems, pa.string())))
+    place = rows.schema.get_field_index("group")
+    return rows.set_column(place, "group", groups.cast(pa.string()))
+
+
+def canonical_split(value: Any) -> str | None:
+    """Name a split as we do; unknown names stay as they are, lower-cased.
+
+    >>> canonical_split("Validation"), canonical_split("fold1"), canonical_split(None)
+    ('val', 'fold1', None)
+    """
+    if value is None or value == "":
+        return None
+    lowered = str(value).strip().lower()
+    return SPLITS.get(lowered, lowered)
+
+
+_EXPECTED = {
+    "folder": "expected image files in it or in folders below it (class folders become labels)",
+    "table": "expected at least one row below the header",
+}
+
+
+def _near(path: Path) -> str:
+    if not path.parent.is_dir():
+        return ""
+    close = difflib.get_close_matches(path.name, [one.name for one in path.parent.iterdir()], n=1)
+    return f"; did you mean {path.parent / close[0]}?" if close else ""

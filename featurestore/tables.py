@@ -1,0 +1,376 @@
+"""Delta Lake as the log, Parquet files of our own: the only file that knows either.
+
+A shard is written whole, named by the SHA-256 of its bytes, then committed; a kill between
+the two leaves a file that no version names. `append` never conflicts with another writer.
+`merge` rewrites the shards it touches and is serialised by a Delta transaction identifier:
+of two concurrent merges the later one reads again and retries.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from deltalake import DeltaTable
+from deltalake.exceptions import CommitFailedError, TableNotFoundError
+from deltalake.transaction import AddAction, CommitProperties, RemoveAction, Transaction
+from numpy.typing import NDArray
+
+from featurestore.errors import BadSource, StoreCorrupt
+
+ROW_GROUP_ROWS = 16_384
+_MERGE_ATTEMPTS = 100
+
+# Delta's defaults silently drop versions after 30 days.
+_KEEP_EVERYTHING = {
+    "delta.enableExpiredLogCleanup": "false",
+    "delta.logRetentionDuration": "interval 36500 days",
+    "delta.deletedFileRetentionDuration": "interval 36500 days",
+}
+
+ITEMS = pa.schema(
+    [
+        pa.field("item_id", pa.string(), nullable=False),
+        pa.field("source", pa.string(), nullable=False),
+        pa.field("uri", pa.string()),  # relative to the root of the source
+        pa.field("text", pa.string()),
+        pa.field("size", pa.int64()),  # bytes
+        pa.field("mtime_ns", pa.int64()),
+        pa.field("content_hash", pa.string()),  # SHA-256 (hex); null where unreadable
+        pa.field("split", pa.string()),
+        pa.field("group", pa.string()),
+    ]
+)
+
+FAILURES = pa.schema(
+    [
+        pa.field("item_id", pa.string(), nullable=False),
+        pa.field("content_hash", pa.string()),
+        pa.field("stage", pa.string(), nullable=False),  # read | decode | encode
+        pa.field("fingerprint", pa.string(), nullable=False),  # "" unless stage is encode
+        pa.field("error", pa.string(), nullable=False),
+        pa.field("when", pa.string(), nullable=False),  # UTC, ISO 8601
+    ]
+)
+
+
+def view_schema(dim: int) -> pa.Schema:
+    """Return the schema of a view's shards: vectors as non-null float32[dim]."""
+    element = pa.field("element", pa.float32(), nullable=False)
+    return pa.schema(
+        [
+            pa.field("item_id", pa.string(), nullable=False),
+            pa.field("content_hash", pa.string(), nullable=False),
+            pa.field("vector", pa.list_(element, dim), nullable=False),
+        ]
+    )
+
+
+def view_rows(ids: list[str], hashes: list[str], vectors: NDArray[np.float32]) -> pa.Table:
+    """Make rows of a view from an array of shape (n, dim)."""
+    schema = view_schema(vectors.shape[1])
+    flat = pa.array(np.ascontiguousarray(vectors).reshape(-1), pa.float32())
+    column = pa.FixedSizeListArray.from_arrays(flat, type=schema.field("vector").type)
+    return pa.Table.from_arrays([pa.array(ids), pa.array(hashes), column], schema=schema)
+
+
+def vectors_of(column: pa.ChunkedArray, dim: int) -> NDArray[np.float32]:
+    """Return a vector column as an array of shape (n, dim), without a copy for one chunk."""
+    blocks = [chunk.flatten().to_numpy(zero_copy_only=True) for chunk in column.chunks]
+    if not blocks:
+        return np.empty((0, dim), np.float32)
+    flat = blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
+    return flat.reshape(-1, dim)
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One Parquet file of a version."""
+
+    path: Path
+    size_bytes: int
+
+
+class Table:
+    """A Delta table in a local folder."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @classmethod
+    def create(cls, path: Path, schema: pa.Schema) -> Table:
+        """Open a table, made empty first where there is none."""
+        if not DeltaTable.is_deltatable(str(path)):
+            path.mkdir(parents=True, exist_ok=True)
+            DeltaTable.create(
+                str(path), _delta_schema(schema), mode="ignore", configuration=_KEEP_EVERYTHING
+            )
+        return cls(path)
+
+    def version(self) -> int:
+        """Return the latest version."""
+        return self._open(None).version()
+
+    def shards(self, version: int | None = None) -> list[Shard]:
+        """Return the files of a version (the latest by default), in a stable order."""
+        actions = pa.table(self._open(version).get_add_actions(flatten=True)).to_pylist()
+        shards = [Shard(self.path / one["path"], one["size_bytes"]) for one in actions]
+        return sorted(shards, key=lambda shard: shard.path.name)
+
+    def schema(self, version: int | None = None) -> pa.Schema:
+        """Return the columns of a version; vectors show as plain lists."""
+        return pa.schema(self._open(version).schema().to_arrow())
+
+    def read(self, columns: list[str] | None = None, version: int | None = None) -> pa.Table:
+        """Read the rows of a version (the latest by default); absent columns are null."""
+        table = self._open(version)
+        schema = pa.schema(table.schema().to_arrow())
+        if columns is not None:
+            schema = pa.schema([schema.field(name) for name in columns])
+        shards = self.shards(table.version())
+        with ThreadPoolExecutor(max_workers=min(8, len(shards)) or 1) as pool:
+            parts = list(pool.map(lambda shard: _fit(read_shard(shard.path, columns), schema), shards))
+        return pa.concat_tables(parts) if parts else schema.empty_table()
+
+    def append(self, rows: pa.Table, *, properties: Mapping[str, str] | None = None) -> int:
+        """Add rows as one shard; return the version. Never conflicts with another writer."""
+        add = self._write(rows)
+        table = self._open(None)
+        table.create_write_transaction(
+            [add],
+            "append",
+            table.schema(),
+            commit_properties=CommitProperties(custom_metadata=dict(properties or {})),
+        )
+        return table.version()
+
+    def merge(
+        self, rows: pa.Table, *, drop: Callable[[pa.Table], NDArray[np.bool_]], keys: list[str]
+    ) -> int:
+        """Drop the rows that ``drop`` marks and add ``rows``, in one commit.
+
+        Parameters
+        ----------
+        rows : pyarrow.Table
+            Rows to add; may be empty. New columns are added to the table.
+        drop : callable
+            Given the ``keys`` columns of a shard, a mask of its rows that go.
+        keys : list of str
+            The columns that ``drop`` looks at.
+
+        Returns
+        -------
+        int
+            The version; the present one where there was nothing to do.
+        """
+        for attempt in range(_MERGE_ATTEMPTS):
+            table = self._open(None)
+            try:
+                return self._try_merge(table, rows, drop, keys)
+            except CommitFailedError:
+                if attempt + 1 == _MERGE_ATTEMPTS:
+                    raise
+                time.sleep(0.01 * min(attempt, 20))  # another writer was first: read again
+        raise AssertionError("unreachable")
+
+    def clear(self) -> int:
+        """Remove every row, in one commit; older versions keep theirs."""
+        everything = self._open(None).schema()
+        empty = pa.schema(everything.to_arrow()).empty_table()
+        return self.merge(empty, drop=lambda part: np.ones(len(part), bool), keys=["item_id"])
+
+    def _try_merge(
+        self,
+        table: DeltaTable,
+        rows: pa.Table,
+        drop: Callable[[pa.Table], NDArray[np.bool_]],
+        keys: list[str],
+    ) -> int:
+        schema = pa.schema(table.schema().to_arrow())
+        if len(rows) and (new := new_columns(schema, rows.schema)):
+            table.alter.add_columns(list(_delta_schema(pa.schema(new)).fields))
+            table = self._open(None)
+            schema = pa.schema(table.schema().to_arrow())
+        parts, actions = [], []
+        for shard in self.shards(table.version()):
+            dropped = drop(read_shard(shard.path, keys))
+            if not dropped.any():
+                continue
+            actions.append(_remove(shard))
+            if not dropped.all():
+                kept = read_shard(shard.path).filter(pa.array(~dropped))
+                parts.append(_fit(kept, schema) if "vector" not in schema.names else kept)
+        if len(rows):
+            parts.append(_fit(rows, schema))
+        if not actions and not parts:
+            return table.version()
+        adds = [self._write(pa.concat_tables(parts))] if parts else []
+        # A file that is both removed and added (the same bytes) is simply kept.
+        both = {add.path for add in adds} & {action.path for action in actions}
+        if both:
+            actions = [action for action in actions if action.path not in both]
+            adds = []
+        if not actions and not adds:
+            return table.version()
+        table.create_write_transaction(
+            [*actions, *adds],
+            "append",
+            table.schema(),
+            commit_properties=CommitProperties(
+                app_transactions=[Transaction("featurestore-merge", table.version() + 1)]
+            ),
+        )
+        return table.version()
+
+    def _open(self, version: int | None) -> DeltaTable:
+        try:
+            return DeltaTable(str(self.path), version=version)
+        except TableNotFoundError:
+            raise StoreCorrupt(
+                f"{self.path} holds no Delta log: expected _delta_log/ there; "
+                "restore the folder from a backup, or delete it to embed again"
+            ) from None
+
+    def _write(self, rows: pa.Table) -> AddAction:
+        sink = pa.BufferOutputStream()
+        pq.write_table(
+            rows,
+            sink,
+            compression={name: "none" if name == "vector" else "zstd" for name in rows.column_names},
+            use_dictionary=[name for name in rows.column_names if name not in ("vector", "item_id")],
+            write_statistics=["item_id"],
+            data_page_version="2.0",
+            row_group_size=ROW_GROUP_ROWS,
+        )
+        content = sink.getvalue()
+        name = f"{hashlib.sha256(content).hexdigest()}.parquet"
+        write_file(self.path / name, content)
+        return AddAction(
+            name, content.size, {}, int(time.time() * 1000), True, json.dumps({"numRecords": len(rows)})
+        )
+
+
+def read_shard(path: Path, columns: list[str] | None = None) -> pa.Table:
+    """Read one Parquet file; columns that it lacks are left out."""
+    try:
+        with pq.ParquetFile(path, memory_map=False) as file:
+            names = file.schema_arrow.names
+            chosen = None if columns is None else [name for name in columns if name in names]
+            return file.read(chosen)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise StoreCorrupt(
+            f"cannot read {path}: {error}; the log names this file, so restore it from a backup"
+        ) from error
+
+
+def write_file(path: Path, content: Any) -> None:
+    """Write bytes beside their target, sync, and rename."""
+    temporary = path.parent / f".{uuid4().hex}.tmp"
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def new_columns(have: pa.Schema, come: pa.Schema) -> list[pa.Field]:
+    """Return the fields that ``come`` adds; a column of another type is an error.
+
+    Raises
+    ------
+    BadSource
+        If a column exists already with a type that does not fit.
+    """
+    fields = []
+    for field in come:
+        if field.name not in have.names:
+            fields.append(pa.field(field.name, field.type))
+        elif not _fits(field.type, have.field(field.name).type):
+            raise BadSource(
+                f"column {field.name!r} is {have.field(field.name).type} in the data set, "
+                f"but {field.type} in this source: rename it or convert it in the source"
+            )
+    return fields
+
+
+def drop_equal(values: Mapping[str, pa.Array], keys: list[str]) -> Callable[[pa.Table], NDArray[np.bool_]]:
+    """Return a ``drop`` for `Table.merge`: rows whose key columns are among ``values``."""
+    wanted = row_keys([values[key] for key in keys])
+
+    def drop(part: pa.Table) -> NDArray[np.bool_]:
+        found = pc.is_in(row_keys([part.column(key) for key in keys]), value_set=wanted)
+        return np.asarray(found)
+
+    return drop
+
+
+def row_keys(columns: list[Any]) -> pa.Array:
+    """Join string columns into one key a row; null counts as a value of its own."""
+    strings = [pc.fill_null(column, "\x00") for column in columns]
+    joined = strings[0] if len(strings) == 1 else pc.binary_join_element_wise(*strings, "\x1f")
+    return joined.combine_chunks() if isinstance(joined, pa.ChunkedArray) else joined
+
+
+def each_shard(shards: list[Shard], columns: list[str]) -> Iterator[pa.Table]:
+    """Read shards one after another, the next ones ahead in threads."""
+    with ThreadPoolExecutor(max_workers=4) as pool:
+        ahead = [pool.submit(read_shard, shard.path, columns) for shard in shards[:4]]
+        for number in range(len(shards)):
+            table = ahead.pop(0).result()
+            if number + 4 < len(shards):
+                ahead.append(pool.submit(read_shard, shards[number + 4].path, columns))
+            yield table
+
+
+def _remove(shard: Shard) -> RemoveAction:
+    return RemoveAction(
+        shard.path.name, True, int(time.time() * 1000), size=shard.size_bytes, partition_values={}
+    )
+
+
+def _fits(come: pa.DataType, have: pa.DataType) -> bool:
+    if come == have or pa.types.is_null(come):
+        return True
+    return pa.types.is_floating(have) and pa.types.is_integer(come)
+
+
+def _fit(part: pa.Table, schema: pa.Schema) -> pa.Table:
+    """Give a part the columns of the table; vectors keep their fixed size."""
+    columns = []
+    for field in schema:
+        if field.name == "vector":
+            columns.append(part.column(field.name))
+        elif field.name in part.column_names:
+            columns.append(part.column(field.name).cast(field.type))
+        else:
+            columns.append(pa.nulls(len(part), field.type))
+    return pa.Table.from_arrays(columns, names=schema.names)
+
+
+def _delta_schema(schema: pa.Schema) -> Any:
+    """Return the schema as Delta knows it: it has no fixed-size lists."""
+    from deltalake import Schema
+
+    fields = []
+    for field in schema:
+        kind = field.type
+        if pa.types.is_fixed_size_list(kind):
+            kind = pa.list_(kind.value_field)
+        fields.append(pa.field(field.name, kind, field.nullable))
+    return Schema.from_arrow(pa.schema(fields))

@@ -1,0 +1,229 @@
+"""Frozen values that travel between the parts: numpy only, no files and no models."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featurestore.errors import BadName, MissingColumn, ShapeMismatch
+
+# The canonical order of options in a spec: two spellings of one encoder are one view.
+SPEC_OPTIONS = ("layer", "pool", "size", "max_length", "prompt", "precision", "decode", "seed")
+
+LOCAL_DIR = "local-dir:"
+
+
+class Modality(StrEnum):
+    """What an item is made of."""
+
+    IMAGE = "image"
+    TEXT = "text"
+
+
+@dataclass(frozen=True)
+class EncoderSpec:
+    """The name of a frozen encoder: ``family:model[/weights][@revision][#key=value,…]``.
+
+    A pure value: it says what is meant, not whether it exists.
+
+    >>> str(EncoderSpec.parse("random:timm:resnet18#seed=1"))
+    'random:timm:resnet18#seed=1'
+    >>> EncoderSpec.parse("timm:local-dir:/models/a@b").model
+    'local-dir:/models/a@b'
+    """
+
+    family: str
+    model: str  # with its weights, as the family writes them: "ViT-B-32/laion2b_s34b_b79k"
+    revision: str | None = None
+    options: tuple[tuple[str, str], ...] = ()  # in the order of SPEC_OPTIONS
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read a spec; a relative ``local-dir:`` path is made absolute."""
+        body, _, tail = text.strip().partition("#")
+        family, colon, model = body.partition(":")
+        if not colon or not family or not model:
+            raise BadName(
+                f"{text!r} is no encoder spec: expected family:model, "
+                "such as timm:resnet18, open_clip:ViT-B-32/laion2b_s34b_b79k or baseline:pixels"
+            )
+        revision = None
+        head, marker, path = model.partition(LOCAL_DIR)
+        if marker:  # everything up to '#' is the path, '@' included
+            model = f"{head}{LOCAL_DIR}{Path(path).expanduser().absolute()}"
+        elif "@" in model:
+            model, _, revision = model.rpartition("@")
+        options = dict(_parse_option(part, text) for part in tail.split(",") if part)
+        ordered = tuple((key, options[key]) for key in SPEC_OPTIONS if key in options)
+        return cls(family, model, revision, ordered)
+
+    def __str__(self) -> str:
+        at = f"@{self.revision}" if self.revision else ""
+        tail = ",".join(f"{key}={value}" for key, value in self.options)
+        return f"{self.family}:{self.model}{at}" + (f"#{tail}" if tail else "")
+
+    def option(self, key: str, default: str) -> str:
+        """Return the value of an option, or ``default`` where the spec does not say."""
+        return dict(self.options).get(key, default)
+
+    @property
+    def local_dir(self) -> Path | None:
+        """The folder that holds the weights, for ``local-dir:`` specs."""
+        _, marker, path = self.model.partition(LOCAL_DIR)
+        return Path(path) if marker else None
+
+    @property
+    def label(self) -> str:
+        """A short name for tables and plots: a local folder's name instead of its path."""
+        if self.local_dir is None:
+            return str(self)
+        return str(self).replace(str(self.local_dir), self.local_dir.name)
+
+
+def _parse_option(part: str, text: str) -> tuple[str, str]:
+    key, equals, value = part.partition("=")
+    if not equals or key not in SPEC_OPTIONS:
+        raise BadName(
+            f"{part!r} in {text!r} is no encoder option: expected key=value "
+            f"with a key among {', '.join(SPEC_OPTIONS)}"
+        )
+    return key, value
+
+
+@dataclass(frozen=True)
+class ResolvedEncoder:
+    """An encoder that exists here: what its vectors are, and what decides them."""
+
+    spec: EncoderSpec
+    dim: int
+    modalities: frozenset[Modality]
+    chosen: Mapping[str, Any]  # everything chosen that changes a vector; JSON-able
+    versions: Mapping[str, str] = field(default_factory=dict)  # measured by canaries, not hashed
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) over everything chosen that changes a vector."""
+        text = json.dumps(dict(self.chosen), sort_keys=True, ensure_ascii=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    @property
+    def slug(self) -> str:
+        """A folder name: readable, unique by the last 8 characters."""
+        readable = re.sub(r"[^A-Za-z0-9._-]+", "-", self.spec.label.replace(LOCAL_DIR, ""))
+        return f"{readable.strip('-.')[:80]}-{self.fingerprint[:8]}"
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What was read: versions of the items table and of the view's table."""
+
+    items: int
+    view: int
+
+    def __str__(self) -> str:
+        return f"{self.items}.{self.view}"
+
+
+@dataclass(frozen=True, eq=False)
+class Embeddings:
+    """Vectors of one encoder with what is known of their items; row i belongs to ids[i].
+
+    Rows are sorted by id, so that equal snapshots give equal arrays.
+    """
+
+    ids: NDArray[np.str_]  # (n,), object dtype holding str
+    vectors: NDArray[np.float32]  # (n, dim), as the encoder returned them, not normalised
+    encoder: str  # fingerprint
+    columns: Mapping[str, NDArray[Any]]  # each (n,), object dtype; None where nothing is known
+    label_column: str | None = None  # the data set's main label
+
+    def __post_init__(self) -> None:
+        if self.vectors.ndim != 2 or len(self.vectors) != len(self.ids):
+            raise ShapeMismatch(
+                f"{len(self.ids)} ids, but vectors of shape {self.vectors.shape}: "
+                "expected one row for each id"
+            )
+        for name, values in self.columns.items():
+            if len(values) != len(self.ids):
+                raise ShapeMismatch(f"{len(self.ids)} ids, but {len(values)} values of {name!r}")
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def dim(self) -> int:
+        """Length of one vector."""
+        return int(self.vectors.shape[1])
+
+    def column(self, name: str) -> NDArray[Any]:
+        """Return one column, shape (n,), in the order of ``ids``."""
+        try:
+            return self.columns[name]
+        except KeyError:
+            raise MissingColumn(
+                f"no column {name!r}; known: {', '.join(sorted(self.columns))}"
+            ) from None
+
+    @property
+    def labels(self) -> NDArray[Any]:
+        """The main label of each item, shape (n,); None where an item has none."""
+        if self.label_column is None:
+            raise MissingColumn(
+                "this data set has no labels: embed it from class folders, or with --label COLUMN"
+            )
+        return self.column(self.label_column)
+
+    @property
+    def splits(self) -> NDArray[Any]:
+        """``train``, ``val``, ``test`` or None for each item, shape (n,)."""
+        return self.column("split")
+
+    @property
+    def groups(self) -> NDArray[Any]:
+        """The group of each item, shape (n,); items of one group never part in evaluation."""
+        return self.column("group")
+
+    @property
+    def content_hashes(self) -> NDArray[Any]:
+        """SHA-256 (hex) of each item's bytes, shape (n,); equal content has equal hashes."""
+        return self.column("content_hash")
+
+    def take(self, rows: NDArray[np.intp] | NDArray[np.bool_]) -> Embeddings:
+        """Return the chosen rows, by position or by mask."""
+        return Embeddings(
+            self.ids[rows],
+            self.vectors[rows],
+            self.encoder,
+            {name: values[rows] for name, values in self.columns.items()},
+            self.label_column,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Neighbors:
+    """The closest items of each query, best first."""
+
+    ids: NDArray[np.str_]  # (n_queries, k), object dtype holding str
+    scores: NDArray[np.float32]  # (n_queries, k), cosines in [-1, 1]
+    rows: NDArray[np.intp]  # (n_queries, k), positions in the embeddings that were searched
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An item that has no vector, and why."""
+
+    item_id: str
+    content_hash: str | None  # None where the bytes could not be read
+    stage: str  # read | decode | encode
+    fingerprint: str  # the encoder's for stage encode, else ""
+    error: str
+    when: str  # UTC, ISO 8601
