@@ -34,6 +34,7 @@ def decode_image(content: bytes) -> Image.Image:
         if limit is not None and image.width * image.height > limit:
             raise Undecodable(f"{image.width} × {image.height} pixels: over the limit of {limit}")
         image.load()
+        top = _declared_range(image)
         image = ImageOps.exif_transpose(image)
     except UnidentifiedImageError:
         raise Undecodable(f"not an image that we can read (begins with {content[:8]!r})") from None
@@ -42,16 +43,18 @@ def decode_image(content: bytes) -> Image.Image:
     except Exception as error:  # decoders raise what they like on damaged bytes: it is this file's fault
         raise Undecodable(f"{type(error).__name__}: {error}") from None
     if image.mode in _WIDE:
-        return _scaled(image)
+        return _scaled(image, top)
     if image.mode == "F":
         raise Undecodable("32-bit float pixels have no declared range: convert to 8 or 16 bits")
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def _scaled(image: Image.Image) -> Image.Image:
-    tags = getattr(image, "tag_v2", {})
-    declared = tags.get(_MAX_SAMPLE_VALUE, 65_535)
-    top = int(declared[0] if isinstance(declared, tuple) else declared)
+def _declared_range(image: Image.Image) -> int:
+    declared = getattr(image, "tag_v2", {}).get(_MAX_SAMPLE_VALUE, 65_535)
+    return int(declared[0] if isinstance(declared, tuple) else declared)
+
+
+def _scaled(image: Image.Image, top: int) -> Image.Image:
     pixels = np.asarray(image).astype(np.float64)
     if pixels.max(initial=0) > top or pixels.min(initial=0) < 0:
         raise Undecodable(f"pixels from {pixels.min():g} to {pixels.max():g}: outside 0 to {top}")

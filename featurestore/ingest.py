@@ -87,6 +87,24 @@ class EmbedReport:
         """Items embedded per second, loading included."""
         return (self.n_encoded + self.n_copied) / max(self.seconds, 1e-9)
 
+    def describe(self) -> str:
+        """Say in one line, and one for each of the first failures, what the run did."""
+        parts = [f"{self.n_encoded:,} embedded"]
+        counts = {
+            "of equal content": self.n_copied,
+            "unchanged": self.n_unchanged,
+            "with new labels or metadata": self.n_updated,
+            "failed": self.n_failed,
+            "failed before (--retry-failed tries them again)": self.n_known_failures,
+        }
+        parts += [f"{count:,} {what}" for what, count in counts.items() if count]
+        speed = f", {self.items_per_s:,.0f} items/s" if self.n_encoded else ""
+        line = f"{self.dataset}@{self.encoder}: {', '.join(parts)} ({self.seconds:.1f} s{speed})"
+        failures = [f"  failed: {one}" for one in self.failures]
+        if self.n_failed > len(failures):
+            failures.append(f"  … all of them: featurestore info {self.dataset}")
+        return "\n".join([line, *failures])
+
 
 @dataclass(frozen=True, eq=False)
 class Plan:

@@ -42,7 +42,7 @@ def select(statement: str, tables: Mapping[str, pa.Table]) -> pa.Table:
         statements = connection.extract_statements(statement)
         if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
             raise BadQuery(f"expected one SELECT statement, got: {statement}")
-        return connection.execute(statements[0]).to_arrow_table()
+        return connection.sql(statement).to_arrow_table()
     except duckdb.Error as error:
         raise BadQuery(f"{_first_line(error)} in: {statement}") from None
     finally:
@@ -60,7 +60,9 @@ def evaluate(expression: str, table: pa.Table) -> pa.ChunkedArray:
     if expression in table.column_names:
         return table.column(expression)
     numbered = table.append_column("__row", pa.array(range(len(table)), pa.int64()))
-    result = select(f"SELECT ({expression}) AS value FROM items ORDER BY __row", {"items": numbered})
+    # The line break ends a comment in the expression, which would swallow what follows it.
+    statement = f"SELECT ({expression}\n) AS value FROM items ORDER BY __row"
+    result = select(statement, {"items": numbered})
     if len(result) != len(table):
         raise BadQuery(f"expected one value for each of {len(table)} rows from: {expression}")
     return result.column("value")

@@ -154,6 +154,7 @@ class Table:
             table.schema(),
             commit_properties=CommitProperties(custom_metadata=dict(properties or {})),
         )
+        table.update_incremental()
         return table.version()
 
     def merge(
@@ -232,6 +233,7 @@ class Table:
                 app_transactions=[Transaction("featurestore-merge", table.version() + 1)]
             ),
         )
+        table.update_incremental()
         return table.version()
 
     def _open(self, version: int | None) -> DeltaTable:

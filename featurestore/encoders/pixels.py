@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from featurestore import encoders
-from featurestore.errors import BadName, UnknownEncoder
+from featurestore.errors import BadName
 from featurestore.values import EncoderSpec, Modality, ResolvedEncoder
 
 _DEFAULT_SIZE_PX = 32
@@ -36,8 +36,6 @@ class Pixels:
 
 def load(spec: EncoderSpec, device: str) -> Pixels:
     """Make the baseline; it runs on the CPU whatever ``device`` says."""
-    if spec.model != "pixels":
-        raise UnknownEncoder(f"no encoder {spec}: the family baseline has baseline:pixels")
     text = spec.option("size", str(_DEFAULT_SIZE_PX))
     if not text.isdecimal() or not 1 <= int(text) <= 512:
         raise BadName(f"size={text} in {spec}: expected whole pixels from 1 to 512")

@@ -61,10 +61,8 @@ def load(spec: EncoderSpec, device: str) -> TimmImages:
         if "/" not in name and not timm.is_model(architecture):
             known = timm.list_models(pretrained=True)
             raise UnknownEncoder(f"timm has no model {name!r}: {nearest(name, known)}")
-        if "/" in name and not name.startswith("hf-hub:"):
-            name = f"hf-hub:{name}"
         if spec.revision:
-            name = f"{name}@{spec.revision}"
+            name = f"hf-hub:{name if '/' in name else f'timm/{name}'}@{spec.revision}"
     with loading(spec, how):
         network = timm.create_model(name, pretrained=True, num_classes=0)
     return assemble(spec, network, device)

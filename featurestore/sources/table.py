@@ -51,6 +51,8 @@ class TableFile:
         if options.id is not None:
             require_column(options.id, known, "--id", self.location)
             ids = table.column(options.id).cast(pa.string())
+        elif modality is Modality.IMAGE:
+            ids = content
         else:
             ids = pa.array([f"{self.name}:{row}" for row in range(len(table))], pa.string())
             notes.append(

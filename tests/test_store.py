@@ -1,0 +1,415 @@
+"""The store as its users hold it: what is embedded once stays, and stays right."""
+
+import multiprocessing
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pyarrow.compute as pc
+import pytest
+
+from featurestore import ingest
+from featurestore.errors import (
+    DuplicateIds,
+    EncoderChanged,
+    EncoderDrift,
+    ModalityMismatch,
+    NotAStore,
+    TooManyFailures,
+    UnknownDataset,
+    UnknownItem,
+    UnknownView,
+)
+from featurestore.layout import read_json
+from featurestore.sources import SourceOptions
+from featurestore.store import EmbedOptions, Store, open_store
+from featurestore.user_cache import write_json
+
+PIXELS = "baseline:pixels#size=1"  # one colour in, that colour out
+
+
+def embed(store, source, dataset="d", encoder=PIXELS, options=None, **how):
+    sources = [source] if source is not None else []
+    (report,) = store.embed(
+        sources, dataset=dataset, encoders=[encoder], options=options, how=EmbedOptions(**how)
+    )
+    return report
+
+
+def test_each_item_has_the_vector_of_its_own_pixels(empty_store, tiny_images):
+    report = embed(empty_store, tiny_images)
+    assert (report.n_items, report.n_encoded, report.n_failed) == (6, 6, 0)
+    found = open_store(empty_store.path).view("d", PIXELS).load()
+    assert found.ids.tolist() == [f"{label}/{n}.png" for label in ("dark", "light") for n in range(3)]
+    assert found.labels.tolist() == ["dark"] * 3 + ["light"] * 3
+    expected = [[v / 255, 0, 0] for v in (10, 20, 30)] + [[1, (255 - v) / 255, 1] for v in (10, 20, 30)]
+    np.testing.assert_allclose(found.vectors, expected, atol=1e-6)
+    assert found.vectors.dtype == np.float32
+
+
+def test_a_second_run_embeds_nothing_and_makes_no_version(empty_store, tiny_images):
+    embed(empty_store, tiny_images)
+    before = empty_store.view("d", PIXELS).snapshot
+    report = embed(empty_store, tiny_images)
+    assert (report.n_encoded, report.n_unchanged) == (0, 6)
+    assert empty_store.view("d", PIXELS).snapshot == before
+
+
+def test_only_new_and_changed_items_are_embedded(empty_store, tiny_images, write_image):
+    embed(empty_store, tiny_images)
+    write_image(tiny_images / "dark" / "1.png", (99, 0, 0))
+    write_image(tiny_images / "new" / "0.png", (7, 7, 7))
+    report = embed(empty_store, tiny_images)
+    assert (report.n_encoded, report.n_unchanged) == (2, 5)
+    found = empty_store.view("d", PIXELS).load()
+    assert len(found) == len(set(found.ids)) == 7
+    by_id = dict(zip(found.ids, found.vectors, strict=True))
+    np.testing.assert_allclose(by_id["dark/1.png"], [99 / 255, 0, 0], atol=1e-6)
+    np.testing.assert_allclose(by_id["new/0.png"], [7 / 255] * 3, atol=1e-6)
+
+
+def test_an_older_snapshot_reads_as_it_was(empty_store, tiny_images, write_image):
+    embed(empty_store, tiny_images)
+    view = empty_store.view("d", PIXELS)
+    before, snapshot = view.load(), view.snapshot
+    write_image(tiny_images / "dark" / "1.png", (99, 0, 0))
+    embed(empty_store, tiny_images)
+    again = view.load(snapshot=snapshot)
+    np.testing.assert_array_equal(again.vectors, before.vectors)
+    assert again.content_hashes.tolist() == before.content_hashes.tolist()
+
+
+def test_a_touched_file_of_equal_content_is_not_encoded(empty_store, tiny_images):
+    embed(empty_store, tiny_images)
+    os.utime(tiny_images / "dark" / "0.png")
+    report = embed(empty_store, tiny_images)
+    assert (report.n_encoded, report.n_copied, report.n_unchanged) == (0, 0, 6)
+    assert embed(empty_store, tiny_images).n_unchanged == 6
+
+
+def test_equal_content_is_encoded_once_and_each_item_has_its_row(empty_store, tiny_images):
+    embed(empty_store, tiny_images)
+    shutil.copy(tiny_images / "dark" / "0.png", tiny_images / "light" / "copy.png")
+    report = embed(empty_store, tiny_images)
+    assert (report.n_encoded, report.n_copied) == (0, 1)
+    found = empty_store.view("d", PIXELS).load()
+    by_id = dict(zip(found.ids, found.vectors.tolist(), strict=True))
+    assert by_id["light/copy.png"] == by_id["dark/0.png"]
+
+
+def test_content_that_comes_back_is_not_encoded_again(empty_store, tiny_images, write_image):
+    first = (tiny_images / "dark" / "0.png").read_bytes()
+    embed(empty_store, tiny_images)
+    write_image(tiny_images / "dark" / "0.png", (99, 0, 0))
+    embed(empty_store, tiny_images)
+    (tiny_images / "dark" / "0.png").write_bytes(first)
+    assert embed(empty_store, tiny_images).n_encoded == 0
+    found = empty_store.view("d", PIXELS).load()
+    assert len(found) == 6
+    np.testing.assert_allclose(found.vectors[0], [10 / 255, 0, 0], atol=1e-6)
+
+
+def test_bad_files_land_in_failures_and_are_tried_again_when_they_change(
+    empty_store, tiny_images, write_image
+):
+    bad = tiny_images / "dark" / "bad.png"
+    bad.write_bytes(b"garbage")
+    shutil.copy(bad, tiny_images / "light" / "bad.png")
+    report = embed(empty_store, tiny_images)
+    assert (report.n_encoded, report.n_failed) == (6, 2)
+    failures = empty_store.dataset("d").failures().to_pylist()
+    assert sorted(row["item_id"] for row in failures) == ["dark/bad.png", "light/bad.png"]
+    assert {row["stage"] for row in failures} == {"decode"}
+    assert "not an image" in failures[0]["error"]
+    assert empty_store.view("d", PIXELS).n_rows == 6
+
+    again = embed(empty_store, tiny_images)
+    assert (again.n_failed, again.n_known_failures) == (0, 2)
+    assert embed(empty_store, tiny_images, retry_failed=True).n_failed == 2
+    assert len(empty_store.dataset("d").failures()) == 2
+
+    write_image(bad, (1, 1, 1))
+    assert embed(empty_store, tiny_images).n_encoded == 1
+    left = empty_store.dataset("d").failures().column("item_id").to_pylist()
+    assert left == ["light/bad.png"]
+
+
+def test_a_limit_on_failures_stops_early_and_keeps_what_was_done(empty_store, tiny_images):
+    for number in range(3):
+        (tiny_images / "dark" / f"bad{number}.png").write_bytes(b"%d" % number)
+    with pytest.raises(TooManyFailures, match="more than --max-failures 1"):
+        embed(empty_store, tiny_images, max_failures=1, batch_size=1)
+    assert len(empty_store.dataset("d").failures()) == 2
+
+
+TABLE = "id,body,topic,n\n1,alpha beta,x,3\n2,gamma delta,y,4\n3,alpha beta,x,5\n"
+TEXTS = SourceOptions(text="body", label=("topic",), id="id")
+
+
+def test_texts_with_labels_and_free_columns(empty_store, tmp_path):
+    (tmp_path / "t.csv").write_text(TABLE)
+    report = embed(empty_store, tmp_path / "t.csv", encoder="baseline:hashing#size=64", options=TEXTS)
+    assert (report.n_encoded, report.n_items) == (3, 3)
+    found = empty_store.view("d", "baseline:hashing#size=64").load()
+    assert found.ids.tolist() == ["1", "2", "3"]
+    assert found.labels.tolist() == ["x", "y", "x"]
+    assert found.column("n").tolist() == [3, 4, 5]
+    np.testing.assert_array_equal(found.vectors[0], found.vectors[2])
+
+
+def test_changed_labels_are_updated_without_embedding(empty_store, tmp_path):
+    (tmp_path / "t.csv").write_text(TABLE)
+    embed(empty_store, tmp_path / "t.csv", encoder="baseline:hashing", options=TEXTS)
+    (tmp_path / "t.csv").write_text(TABLE.replace("2,gamma delta,y", "2,gamma delta,z"))
+    report = embed(empty_store, tmp_path / "t.csv", encoder="baseline:hashing", options=TEXTS)
+    assert (report.n_encoded, report.n_updated, report.n_unchanged) == (0, 1, 3)
+    assert empty_store.view("d", "baseline:hashing").load().labels.tolist() == ["x", "z", "x"]
+
+
+def test_a_later_run_remembers_how_a_source_was_read(empty_store, tmp_path):
+    (tmp_path / "t.csv").write_text(TABLE)
+    embed(empty_store, tmp_path / "t.csv", encoder="baseline:hashing#size=64", options=TEXTS)
+    report = embed(empty_store, None, encoder="baseline:hashing#size=32")
+    assert report.n_encoded == 3
+    assert empty_store.view("d", "baseline:hashing#size=32").load().labels.tolist() == ["x", "y", "x"]
+
+
+def test_several_sources_make_one_data_set(empty_store, tmp_path):
+    (tmp_path / "train.csv").write_text("t,label\na a,x\nb b,y\n")
+    (tmp_path / "test.csv").write_text("t,label\nc c,x\n")
+    empty_store.embed(
+        [tmp_path / "train.csv", tmp_path / "test.csv"], dataset="d", encoders=["baseline:hashing"],
+        options=SourceOptions(text="t", label=("label",)),
+    )  # fmt: skip
+    view = empty_store.view("d", "baseline:hashing")
+    assert view.load(split="train").ids.tolist() == ["train.csv:0", "train.csv:1"]
+    assert view.load(split="test").labels.tolist() == ["x"]
+
+
+def test_ids_that_two_sources_share_are_refused_and_nothing_changes(empty_store, tmp_path, write_image):
+    for folder in ("a", "b"):
+        write_image(tmp_path / folder / "c" / "1.png", 1)
+    embed(empty_store, tmp_path / "a")
+    before = empty_store.view("d", PIXELS).snapshot
+    with pytest.raises(DuplicateIds, match="embed the folder above them as one source"):
+        embed(empty_store, tmp_path / "b")
+    assert empty_store.view("d", PIXELS).snapshot == before
+    assert list(empty_store.dataset("d").description.sources) == ["a"]
+
+
+def test_a_source_that_moved_is_the_same_source(empty_store, tiny_images, tmp_path):
+    embed(empty_store, tiny_images)
+    moved = tmp_path / "elsewhere" / "tiny"
+    moved.parent.mkdir()
+    tiny_images.rename(moved)
+    assert embed(empty_store, moved).n_encoded == 0
+    assert empty_store.dataset("d").read_bytes("dark/0.png") == (moved / "dark" / "0.png").read_bytes()
+
+
+def test_nothing_is_written_when_the_encoder_does_not_fit(tmp_path, tiny_images):
+    store = open_store(tmp_path / "s", create=True)
+    with pytest.raises(ModalityMismatch, match="reads texts, but data set 'd' holds images"):
+        embed(store, tiny_images, encoder="baseline:hashing")
+    assert not store.path.exists()
+
+
+def test_other_weights_under_the_same_name_are_refused(empty_store, tiny_images):
+    embed(empty_store, tiny_images)
+    path = next((empty_store.path / "datasets/d/views").glob("*/encoder.json"))
+    value = read_json(path)
+    write_json(path, {**value, "fingerprint": "0" * 64, "chosen": {**value["chosen"], "resize": "x"}})
+    with pytest.raises(EncoderChanged, match=r"\(changed: resize\).*--overwrite"):
+        embed(empty_store, tiny_images)
+
+
+def test_a_drifted_encoder_is_stopped_by_the_canary(empty_store, tiny_images, write_image):
+    embed(empty_store, tiny_images)
+    path = next((empty_store.path / "datasets/d/views").glob("*/encoder.json"))
+    value = read_json(path)
+    value["canary"]["image"] = [[1.0, -1.0, 0.5], [0.0, 1.0, -1.0]]
+    write_json(path, value)
+    before = empty_store.view("d", PIXELS).snapshot
+    write_image(tiny_images / "new" / "0.png", (7, 7, 7))
+    with pytest.raises(EncoderDrift, match="gives other vectors"):
+        embed(empty_store, tiny_images)
+    assert empty_store.view("d", PIXELS).snapshot == before
+    with pytest.raises(EncoderDrift):
+        empty_store.view("d", PIXELS).search_image(tiny_images / "dark" / "0.png")
+    assert embed(empty_store, tiny_images, overwrite=True).n_encoded == 7
+    assert empty_store.view("d", PIXELS).n_rows == 7
+
+
+def test_overwrite_embeds_everything_again(empty_store, tiny_images):
+    embed(empty_store, tiny_images)
+    assert embed(empty_store, tiny_images, overwrite=True).n_encoded == 6
+    assert len(empty_store.view("d", PIXELS).load()) == 6
+
+
+def test_two_views_of_one_data_set_do_not_disturb_each_other(empty_store, tiny_images):
+    embed(empty_store, tiny_images)
+    embed(empty_store, tiny_images, encoder="baseline:pixels#size=2")
+    dims = {str(view.spec): view.load().dim for view in empty_store.dataset("d").views()}
+    assert dims == {PIXELS: 3, "baseline:pixels#size=2": 12}
+
+
+def test_neighbours_are_the_true_ones(empty_store, tmp_path, write_image):
+    for number in range(40):
+        write_image(tmp_path / "set" / "c" / f"{number:02}.png", number)
+    embed(empty_store, tmp_path / "set", encoder="baseline:pixels#size=4")
+    view = empty_store.view("d", "baseline:pixels#size=4")
+    found = view.load()
+    unit = found.vectors / np.linalg.norm(found.vectors, axis=1, keepdims=True)
+    cosines = unit[7] @ unit.T
+    order = [row for row in np.argsort(-cosines) if row != 7][:5]
+    near = view.neighbors(found.ids[7], k=5)
+    assert near.ids[0].tolist() == found.ids[order].tolist()
+    np.testing.assert_allclose(near.scores[0], cosines[order], atol=1e-5)
+    by_image = view.search_image(tmp_path / "set" / "c" / "07.png", k=1)
+    assert by_image.ids[0].tolist() == ["c/07.png"]
+    assert view.search(found.vectors[:1], k=1000).ids.shape == (1, 40)
+
+
+def test_asking_for_what_is_not_there_names_what_is(empty_store, tiny_images, tmp_path):
+    embed(empty_store, tiny_images, dataset="steel")
+    with pytest.raises(UnknownDataset, match="did you mean 'steel'"):
+        empty_store.dataset("steal")
+    with pytest.raises(UnknownView, match=r"known: baseline:pixels#size=1; embed it with"):
+        empty_store.view("steel", "timm:resnet18")
+    with pytest.raises(UnknownItem, match="did you mean 'dark/1.png'"):
+        empty_store.view("steel", PIXELS).neighbors("dark/1.pn")
+    with pytest.raises(ModalityMismatch, match="cannot read texts"):
+        empty_store.view("steel", PIXELS).search_text("dark")
+
+
+def test_what_is_no_store_is_refused(tmp_path):
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.txt").write_text("mine")
+    newer = tmp_path / "newer"
+    newer.mkdir()
+    write_json(newer / "featurestore.json", {"format": 99})
+    for path, message in [
+        (tmp_path / "other", "is no store"),
+        (newer, "store format 99; this release reads up to 1"),
+    ]:
+        for create in (False, True):
+            with pytest.raises(NotAStore, match=message):
+                open_store(path, create=create)
+    with pytest.raises(NotAStore, match="there is no store at"):
+        open_store(tmp_path / "absent")
+    assert open_store(tmp_path / "absent", create=True).datasets() == []
+
+
+def test_thumbnails_are_kept_by_content(empty_store, tiny_images):
+    embed(empty_store, tiny_images)
+    dataset = empty_store.dataset("d")
+    first = dataset.thumbnail("dark/0.png", size_px=16)
+    shutil.rmtree(tiny_images)
+    assert dataset.thumbnail("dark/0.png", size_px=16) == first
+    with pytest.raises(UnknownItem, match="is gone"):
+        dataset.thumbnail("dark/1.png", size_px=16)
+
+
+def test_an_interrupt_keeps_what_was_encoded(empty_store, tiny_images):
+    def stop(now):
+        if now.n_done == 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        empty_store.embed(
+            [tiny_images], dataset="d", encoders=[PIXELS], how=EmbedOptions(batch_size=2), progress=stop
+        )
+    assert empty_store.view("d", PIXELS).n_rows == 4
+    assert embed(empty_store, tiny_images).n_encoded == 2
+
+
+CHILD = """
+import sys, time
+from featurestore import ingest, open_store
+from featurestore.encoders.pixels import Pixels
+ingest.COMMIT_ROWS = 5
+encode = Pixels.encode_images
+def slow(self, prepared):
+    time.sleep(0.02)
+    return encode(self, prepared)
+Pixels.encode_images = slow
+from featurestore.store import EmbedOptions
+store = open_store(sys.argv[1], create=True)
+store.embed([sys.argv[2]], dataset="d", encoders=["baseline:pixels#size=4"], how=EmbedOptions(batch_size=1))
+"""
+
+
+def test_kill_at_any_moment_keeps_what_was_committed(tmp_path, write_image):
+    n = 60
+    for number in range(n):
+        write_image(tmp_path / "set" / "c" / f"{number:02}.png", number)
+    store_path = tmp_path / "store"
+    rows = []
+    for _ in range(4):
+        child = subprocess.Popen([sys.executable, "-c", CHILD, str(store_path), str(tmp_path / "set")])
+        target = (rows[-1] if rows else 0) + 12
+        while child.poll() is None and _n_rows(store_path) < target:
+            time.sleep(0.01)
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+        rows.append(_n_rows(store_path))
+    assert rows == sorted(rows)
+    assert 12 <= rows[0] < n
+    store = open_store(store_path)
+    left = embed(store, tmp_path / "set", encoder="baseline:pixels#size=4").n_encoded
+    assert left <= n - rows[-1]  # nothing committed is done again
+    found = store.view("d", "baseline:pixels#size=4").load()
+    clean = Store(tmp_path / "clean")
+    embed(clean, tmp_path / "set", encoder="baseline:pixels#size=4")
+    expected = clean.view("d", "baseline:pixels#size=4").load()
+    assert found.ids.tolist() == expected.ids.tolist()
+    np.testing.assert_array_equal(found.vectors, expected.vectors)
+
+
+def _n_rows(path):
+    try:
+        return open_store(path).view("d", "baseline:pixels#size=4").n_rows
+    except (NotAStore, UnknownDataset, UnknownView):
+        return 0
+
+
+def _embed_in_child(store_path, source, encoder):
+    embed(open_store(store_path, create=True), source, encoder=encoder)
+
+
+def test_two_writers_make_no_wrong_and_no_double_row(tmp_path, write_image):
+    for number in range(30):
+        write_image(tmp_path / "set" / "c" / f"{number:02}.png", number)
+    context = multiprocessing.get_context("spawn")
+    specs = ["baseline:pixels#size=4", "baseline:pixels#size=4", "baseline:pixels#size=2"]
+    children = [
+        context.Process(target=_embed_in_child, args=(tmp_path / "s", tmp_path / "set", spec))
+        for spec in specs
+    ]
+    for child in children:
+        child.start()
+    for child in children:
+        child.join()
+    assert [child.exitcode for child in children] == [0, 0, 0]
+    store = open_store(tmp_path / "s")
+    for spec in set(specs):
+        view = store.view("d", spec)
+        assert len(view.load()) == 30
+        assert len(view.table.read(["item_id"])) == 30  # the lock saved the double work
+    assert len(pc.unique(store.dataset("d").items().column("item_id"))) == 30
+
+
+def test_without_the_lock_readers_still_see_each_row_once(empty_store, tiny_images):
+    embed(empty_store, tiny_images)
+    view = empty_store.view("d", PIXELS)
+    view.table.append(view.table.read())  # what a second writer would have added
+    assert view.n_rows == len(view.load()) == 6
+
+
+def test_commits_come_by_rows_so_that_a_kill_costs_little(empty_store, tiny_images, monkeypatch):
+    monkeypatch.setattr(ingest, "COMMIT_ROWS", 2)
+    embed(empty_store, tiny_images, batch_size=2)
+    assert len(empty_store.view("d", PIXELS).table.shards()) == 3

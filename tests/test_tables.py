@@ -1,0 +1,122 @@
+import hashlib
+import multiprocessing
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from featurestore.errors import BadSource, StoreCorrupt
+from featurestore.tables import (
+    ITEMS,
+    Table,
+    drop_equal,
+    vectors_of,
+    view_rows,
+    view_schema,
+)
+
+
+def items(ids, **columns):
+    n = len(ids)
+    base = {"item_id": ids, "source": ["s"] * n, **columns}
+    full = {name: base.get(name, [None] * n) for name in ITEMS.names}
+    table = pa.table(full, schema=ITEMS)
+    for name in columns.keys() - set(ITEMS.names):
+        table = table.append_column(name, pa.array(columns[name]))
+    return table
+
+
+def upsert(table, rows):
+    drop = drop_equal({"item_id": rows.column("item_id")}, ["item_id"])
+    return table.merge(rows, drop=drop, keys=["item_id"])
+
+
+def test_vectors_read_back_as_they_were_written(tmp_path):
+    vectors = np.random.default_rng(0).normal(size=(7, 5)).astype(np.float32)
+    table = Table.create(tmp_path / "v", view_schema(5))
+    table.append(view_rows([f"i{i}" for i in range(7)], ["h"] * 7, vectors))
+    found = table.read()
+    np.testing.assert_array_equal(vectors_of(found.column("vector"), 5), vectors)
+    assert found.column("item_id").to_pylist() == [f"i{i}" for i in range(7)]
+
+
+def test_a_shard_is_named_by_the_hash_of_its_bytes(tmp_path):
+    table = Table.create(tmp_path / "v", view_schema(2))
+    table.append(view_rows(["a"], ["h"], np.zeros((1, 2), np.float32)))
+    (shard,) = table.shards()
+    content = shard.path.read_bytes()
+    assert shard.path.stem == hashlib.sha256(content).hexdigest()
+    assert shard.size_bytes == len(content)
+
+
+def test_older_versions_stay_readable(tmp_path):
+    table = Table.create(tmp_path / "i", ITEMS)
+    first = upsert(table, items(["a", "b"], split=["train", "train"]))
+    second = upsert(table, items(["b"], split=["test"]))
+    assert table.read(["item_id", "split"], first).sort_by("item_id").to_pylist() == [
+        {"item_id": "a", "split": "train"},
+        {"item_id": "b", "split": "train"},
+    ]
+    assert table.read(["item_id", "split"], second).sort_by("item_id").to_pylist() == [
+        {"item_id": "a", "split": "train"},
+        {"item_id": "b", "split": "test"},
+    ]
+
+
+def test_new_columns_are_added_and_null_in_old_rows(tmp_path):
+    table = Table.create(tmp_path / "i", ITEMS)
+    upsert(table, items(["a"]))
+    upsert(table, items(["b"], stars=[5]))
+    found = {row["item_id"]: row["stars"] for row in table.read().to_pylist()}
+    assert found == {"a": None, "b": 5}
+
+
+def test_a_column_of_another_type_is_refused(tmp_path):
+    table = Table.create(tmp_path / "i", ITEMS)
+    upsert(table, items(["a"], stars=[5]))
+    with pytest.raises(BadSource, match="column 'stars' is int64 in the data set, but string"):
+        upsert(table, items(["b"], stars=["five"]))
+    assert table.read(["item_id"]).to_pylist() == [{"item_id": "a"}]
+
+
+def test_a_merge_with_nothing_to_do_makes_no_version(tmp_path):
+    table = Table.create(tmp_path / "i", ITEMS)
+    version = upsert(table, items(["a"]))
+    assert upsert(table, items([])) == version
+    assert table.clear() == version + 1
+    assert table.clear() == version + 1
+
+
+def _add_many(path, writer):
+    table = Table(path)
+    for number in range(10):
+        upsert(table, items([f"shared-{number}", f"{writer}-{number}"], text=[writer, writer]))
+
+
+def test_four_writers_lose_nothing_and_repeat_nothing(tmp_path):
+    Table.create(tmp_path / "i", ITEMS)
+    context = multiprocessing.get_context("spawn")  # delta-rs does not survive fork
+    writers = [
+        context.Process(target=_add_many, args=(tmp_path / "i", f"w{number}")) for number in range(4)
+    ]
+    for one in writers:
+        one.start()
+    for one in writers:
+        one.join()
+    assert [one.exitcode for one in writers] == [0] * 4
+    found = Table(tmp_path / "i").read(["item_id"]).column("item_id").to_pylist()
+    own = [f"w{writer}-{number}" for writer in range(4) for number in range(10)]
+    assert sorted(found) == sorted(own + [f"shared-{number}" for number in range(10)])
+
+
+def test_a_damaged_shard_stops_the_read(tmp_path):
+    table = Table.create(tmp_path / "i", ITEMS)
+    upsert(table, items(["a"]))
+    table.shards()[0].path.write_bytes(b"no parquet")
+    with pytest.raises(StoreCorrupt, match="restore it from a backup"):
+        table.read()
+
+
+def test_a_folder_without_a_log_is_named(tmp_path):
+    with pytest.raises(StoreCorrupt, match="no Delta log"):
+        Table(tmp_path).read()
