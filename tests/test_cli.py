@@ -1,0 +1,172 @@
+"""The command line: exit codes, streams, and what a user would do."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from featurestore.cli import EXIT_FAILED_ITEMS, EXIT_INTERRUPTED, cli, run
+
+PIXELS = "baseline:pixels#size=2"
+
+
+@pytest.fixture
+def fs(tmp_path, capsys, monkeypatch):
+    """Run the command line on a store of its own; returns (code, stdout, stderr)."""
+    monkeypatch.setenv("FEATURESTORE_STORE", str(tmp_path / "store"))
+
+    def command(*arguments):
+        code = run([str(one) for one in arguments])
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return command
+
+
+@pytest.fixture
+def embedded(fs, tiny_images):
+    assert fs("embed", tiny_images, "--dataset", "tiny", "-e", PIXELS)[0] == 0
+    return fs
+
+
+def test_embed_says_what_it_did_and_keeps_stdout_for_data(fs, tiny_images):
+    code, out, err = fs("embed", tiny_images, "--dataset", "tiny", "-e", PIXELS)
+    assert (code, out) == (0, "")
+    assert err.startswith(f"tiny@{PIXELS}: 6 embedded (")
+    code, out, err = fs("embed", tiny_images, "--dataset", "tiny", "-e", PIXELS, "--json")
+    assert [(row["n_encoded"], row["n_unchanged"]) for row in json.loads(out)] == [(0, 6)]
+
+
+def test_failed_items_give_exit_code_3_once(fs, tiny_images):
+    (tiny_images / "dark" / "bad.jpg").write_bytes(b"garbage")
+    code, _, err = fs("embed", tiny_images, "--dataset", "tiny", "-e", PIXELS)
+    assert code == EXIT_FAILED_ITEMS
+    assert "1 failed" in err
+    assert "dark/bad.jpg: not an image" in err
+    code, _, err = fs("embed", tiny_images, "--dataset", "tiny", "-e", PIXELS)
+    assert code == 0
+    assert "1 failed before (--retry-failed tries them again)" in err
+    _, out, _ = fs("info", "tiny")
+    assert "failed (decode): dark/bad.jpg" in out
+
+
+def test_ls_and_info_count(embedded):
+    _, out, _ = embedded("ls", "--json")
+    assert json.loads(out) == [{"dataset": "tiny", "modality": "image", "items": 6, "views": [PIXELS]}]
+    _, out, _ = embedded("info", "tiny", "--json")
+    found = json.loads(out)
+    assert found["counts"]["label"] == {"dark": 3, "light": 3}
+    assert [(view["rows"], view["dim"]) for view in found["views"]] == [(6, 12)]
+    assert "label: dark: 3, light: 3" in embedded("info", "tiny")[1]
+
+
+def test_search_by_item_and_by_image(embedded, tiny_images):
+    _, out, _ = embedded("search", "tiny", "--item", "light/0.png", "-k", 2, "--json")
+    found = json.loads(out)
+    assert found["view"] == f"tiny@{PIXELS}"
+    assert [row["item_id"] for row in found["neighbors"]] == ["light/1.png", "light/2.png"]
+    _, out, _ = embedded(
+        "search", f"tiny@{PIXELS}", "--image", tiny_images / "light/2.png", "-k", 1, "--json"
+    )
+    assert json.loads(out)["neighbors"][0]["item_id"] == "light/2.png"
+    assert "light/1.png" in embedded("search", "tiny", "--item", "light/0.png")[1]
+
+
+def test_sql_over_the_items(embedded):
+    _, out, _ = embedded("sql", "select label, count(*) n from tiny group by 1 order by 1", "--json")
+    assert json.loads(out) == [{"label": "dark", "n": 3}, {"label": "light", "n": 3}]
+    code, out, err = embedded("sql", "copy tiny to '/tmp/x.csv'")
+    assert (code, out) == (1, "")
+    assert "expected one SELECT" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["info", "tny"], 1, "did you mean 'tiny'"),
+        (["embed", "{images}", "--dataset", "Tiny", "-e", PIXELS], 1, "try 'tiny'"),
+        (["embed", "{images}", "--dataset", "tiny", "-e", "baseline:hashing"], 1, "reads texts, but"),
+        (["embed", "{images}", "--dataset", "tiny", "-e", "pixels"], 1, "is no encoder spec"),
+        (["embed", "{empty}", "--dataset", "new", "-e", PIXELS], 1, "holds no items"),
+        (["embed", "{images}", "--dataset", "new"], 2, "Missing option"),
+        (["embed", "--dataset", "new", "-e", PIXELS], 1, "does not exist yet: name a SOURCE"),
+        (["search", "tiny"], 2, "give one of --item, --image, --text"),
+        (["search", "tiny", "--text", "x"], 1, "cannot read texts"),
+        (["search", "tiny", "--item", "nope"], 1, "has no vector of 'nope'"),
+        (["search", "tiny", "--image", "/nowhere.png"], 1, "cannot read /nowhere.png"),
+        (["ls", "--store", "{images}"], 1, "is no store"),
+        (["ls", "--store", "{empty}/s"], 1, "there is no store at"),
+        (["fly"], 2, "No such command"),
+    ],
+)
+def test_bad_input_is_one_line_and_changes_nothing(
+    embedded, tiny_images, tmp_path, arguments, code, message
+):
+    (tmp_path / "empty").mkdir()
+    places = {"images": tiny_images, "empty": tmp_path / "empty"}
+    before = embedded("info", "tiny", "--json")[1]
+    found, out, err = embedded(*(one.format(**places) for one in arguments))
+    assert (found, out) == (code, "")
+    assert message in err
+    assert "Traceback" not in err
+    if code == 1:
+        assert len(err.strip().splitlines()) == 1
+    assert embedded("info", "tiny", "--json")[1] == before
+    assert [row["dataset"] for row in json.loads(embedded("ls", "--json")[1])] == ["tiny"]
+
+
+def test_a_full_disk_is_one_line_and_loses_nothing(embedded, tiny_images, write_image, monkeypatch):
+    write_image(tiny_images / "dark" / "new.png", 1)
+
+    def full(path, content):
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr("featurestore.tables.write_file", full)
+    code, _, err = embedded("embed", tiny_images, "--dataset", "tiny", "-e", PIXELS)
+    assert code == 1
+    assert err.startswith("error: No space left on device: ")
+    assert len(err.strip().splitlines()) == 1
+    monkeypatch.undo()
+    assert embedded("embed", tiny_images, "--dataset", "tiny", "-e", PIXELS)[0] == 0
+    assert json.loads(embedded("info", "tiny", "--json")[1])["views"][0]["rows"] == 7
+
+
+def test_an_interrupt_exits_with_130(embedded, monkeypatch):
+    def interrupt(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("featurestore.store.Store.embed", interrupt)
+    code, _, err = embedded("embed", "--dataset", "tiny", "-e", PIXELS)
+    assert code == EXIT_INTERRUPTED
+    assert "what was done is kept" in err
+
+
+HEAVY = ("torch", "timm", "open_clip", "streamlit", "faiss", "pandas", "pyarrow", "duckdb", "sklearn")
+
+
+def imported(code, *heavy):
+    """Return which of the heavy modules a fresh interpreter has loaded after ``code``."""
+    check = f"{code}\nimport sys\nprint([m for m in {heavy!r} if m in sys.modules], file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
+    return done.stderr.strip().splitlines()[-1]
+
+
+def test_help_and_the_packages_import_nothing_heavy():
+    assert imported("import featurestore, heads; dir(featurestore)", *HEAVY) == "[]"
+    assert imported("from featurestore.cli import run; run(['--help'])", *HEAVY) == "[]"
+
+
+def test_a_run_with_nothing_to_do_never_imports_torch(fs, tmp_path, write_image, mobilenet):
+    write_image(tmp_path / "set" / "c" / "1.png", 1)
+    arguments = ["embed", str(tmp_path / "set"), "--dataset", "d", "-e", mobilenet]
+    assert fs(*arguments)[0] == 0
+    code = f"from featurestore.cli import run; assert run({arguments!r}) == 0"
+    assert imported(code, "torch", "timm") == "[]"
+
+
+@pytest.mark.parametrize("name", sorted(cli.commands))
+def test_every_command_has_help_with_an_example(fs, name):
+    code, out, _ = fs(name, "--help")
+    assert code == 0
+    assert f"Example: featurestore {name}" in " ".join(out.split())
