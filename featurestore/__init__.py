@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from featurestore.errors import FeatureStoreError
+    from featurestore.ingest import EmbedOptions
     from featurestore.sources import SourceOptions
-    from featurestore.store import DataSet, EmbedOptions, Store, View, open_store
+    from featurestore.store import DataSet, Store, View, open_store
     from featurestore.values import Embeddings, EncoderSpec, Neighbors, Snapshot
 
 __version__ = "0.1.0"
@@ -23,7 +24,7 @@ _HOMES = {
     "Store": "store",
     "DataSet": "store",
     "View": "store",
-    "EmbedOptions": "store",
+    "EmbedOptions": "ingest",
     "SourceOptions": "sources",
     "EncoderSpec": "values",
     "Embeddings": "values",

@@ -27,7 +27,9 @@ class BatchSize:
         Never more than this.
     """
 
-    def __init__(self, start: int = START, *, settled: bool = False, largest: int = _LARGEST) -> None:
+    def __init__(
+        self, start: int = START, *, settled: bool = False, largest: int = _LARGEST
+    ) -> None:
         self.size = min(start, largest)
         self.settled = settled
         self.largest = largest

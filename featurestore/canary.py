@@ -1,4 +1,4 @@
-"""Vectors of a few fixed inputs, kept with each view: do the same weights still give the same?
+"""Vectors of a few fixed inputs, kept with each view: do equal weights still give equal vectors.
 
 Library versions and devices are not part of a fingerprint; their effect is measured here.
 """

@@ -37,7 +37,9 @@ store_option = click.option(
     help="Folder of the store (or FEATURESTORE_STORE).",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for machines.")
-label_option = click.option("--label", metavar="COLUMN", help="Label column; the main one by default.")
+label_option = click.option(
+    "--label", metavar="COLUMN", help="Label column; the main one by default."
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -74,7 +76,7 @@ def say(message: str) -> None:
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__)
 def cli() -> None:
-    """Embed data sets once with frozen encoders; train and compare light heads in seconds.
+    r"""Embed data sets once with frozen encoders; train and compare light heads in seconds.
 
     \b
     featurestore embed photos/ --dataset photos -e timm:mobilenetv3_small_100.lamb_in1k
@@ -89,19 +91,31 @@ def cli() -> None:
 )
 @click.argument("sources", nargs=-1, type=click.Path(path_type=Path))
 @click.option("--dataset", required=True, metavar="NAME", help="Data set to make or to add to.")
-@click.option("-e", "--encoder", "encoders", multiple=True, required=True, metavar="SPEC",
-              help="Encoder, such as timm:resnet18 (see `featurestore encoders`); repeatable.")
+@click.option(
+    "-e",
+    "--encoder",
+    "encoders",
+    multiple=True,
+    required=True,
+    metavar="SPEC",
+    help="Encoder, such as timm:resnet18 (see `featurestore encoders`); repeatable.",
+)
 @click.option("--text", metavar="COLUMN", help="Column of texts to embed.")
 @click.option("--image", metavar="COLUMN", help="Column of image paths, relative to the table.")
 @click.option("--label", multiple=True, metavar="COLUMN", help="Label column; repeatable.")
 @click.option("--split", metavar="COLUMN", help="Column of train, val, test.")
-@click.option("--group", metavar="EXPR",
-              help="Column or SQL expression; items of one group never part in evaluation.")
+@click.option(
+    "--group",
+    metavar="EXPR",
+    help="Column or SQL expression; items of one group never part in evaluation.",
+)
 @click.option("--id", "id_column", metavar="COLUMN", help="Column of unique ids.")
 @click.option("--columns", metavar="A,B", help="Column names of a table without a header.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
 @click.option("--batch-size", type=click.IntRange(min=1), help="Found by measuring by default.")
-@click.option("--num-workers", type=click.IntRange(min=1), help="Decode threads; all cores by default.")
+@click.option(
+    "--num-workers", type=click.IntRange(min=1), help="Decode threads; all cores by default."
+)
 @click.option("--overwrite", is_flag=True, help="Embed everything again.")
 @click.option("--retry-failed", is_flag=True, help="Try unchanged items that failed before.")
 @click.option("--max-failures", type=click.IntRange(min=0), help="Stop when more items fail.")
@@ -132,8 +146,9 @@ def embed(
     Class folders become labels; a file or folder named train, val or test gives the split.
     Only new or changed items are embedded; without SOURCES, those known from earlier runs.
     """
+    from featurestore.ingest import EmbedOptions
     from featurestore.sources import SourceOptions
-    from featurestore.store import EmbedOptions, open_store
+    from featurestore.store import open_store
 
     options = SourceOptions(
         image, text, label or None, split, group, id_column,
@@ -159,12 +174,17 @@ def embed(
 def list_datasets(store_path: str, as_json: bool) -> None:
     """List data sets and their views."""
     store = _open(store_path)
-    rows = []
+    rows: list[dict[str, Any]] = []
     for name in store.datasets():
         dataset = store.dataset(name)
         views = [str(view.spec) for view in dataset.views()]
         rows.append(
-            {"dataset": name, "modality": str(dataset.modality), "items": dataset.n_items, "views": views}
+            {
+                "dataset": name,
+                "modality": str(dataset.modality),
+                "items": dataset.n_items,
+                "views": views,
+            }
         )
     if as_json:
         _print_json(rows)
@@ -201,7 +221,8 @@ def info(dataset: str, store_path: str, as_json: bool) -> None:
     }  # fmt: skip
     if as_json:
         value["counts"] = {
-            column: {str(key): n for key, n in counts.items()} for column, counts in value["counts"].items()
+            column: {str(key): n for key, n in counts.items()}
+            for column, counts in value["counts"].items()
         }
         _print_json(value)
         return
@@ -209,7 +230,9 @@ def info(dataset: str, store_path: str, as_json: bool) -> None:
     for name, root in value["sources"].items():
         click.echo(f"  source {name}: {root}")
     for column, counts in value["counts"].items():
-        shown = ", ".join(f"{key}: {n:,}" for key, n in counts.most_common(12)) if counts else "none"
+        shown = (
+            ", ".join(f"{key}: {n:,}" for key, n in counts.most_common(12)) if counts else "none"
+        )
         more = f" and {len(counts) - 12} more" if len(counts) > 12 else ""
         click.echo(f"  {column}: {shown}{more}")
     rows = [[v["encoder"], v["dim"], f"{v['rows']:,}", v["snapshot"]] for v in value["views"]]
@@ -218,7 +241,9 @@ def info(dataset: str, store_path: str, as_json: bool) -> None:
         click.echo(f"  failed ({one['stage']}): {one['item_id']}: {one['error']}")
 
 
-@cli.command(epilog="Example: featurestore search photos -e open_clip:ViT-B-32/openai --text 'a cat'")
+@cli.command(
+    epilog="Example: featurestore search photos -e open_clip:ViT-B-32/openai --text 'a cat'"
+)
 @click.argument("dataset")
 @click.option("-e", "--encoder", metavar="SPEC", help="Encoder; the only view's by default.")
 @click.option("--item", metavar="ID", help="Neighbours of an item of the data set.")
@@ -260,7 +285,13 @@ def search(
     say(f"{view.name}, cosine")
     labels = view.dataset.label_columns
     table = [
-        [r["rank"], f"{r['score']:.4f}", r["item_id"], *(r[c] for c in labels), (r["text"] or "")[:60]]
+        [
+            r["rank"],
+            f"{r['score']:.4f}",
+            r["item_id"],
+            *(r[c] for c in labels),
+            (r["text"] or "")[:60],
+        ]
         for r in rows
     ]
     _print_table(["", "score", "item", *labels, "text"], table)
@@ -275,7 +306,13 @@ def search(
 @store_option
 @json_option
 def train(
-    dataset: str, encoder: str | None, head: str, label: str | None, seed: int, store_path: str, as_json: bool
+    dataset: str,
+    encoder: str | None,
+    head: str,
+    label: str | None,
+    seed: int,
+    store_path: str,
+    as_json: bool,
 ) -> None:
     """Train one head on a view, evaluate it, and keep it in the store."""
     import heads
@@ -284,20 +321,37 @@ def train(
     if as_json:
         _print_json(fitted.card)
     else:
-        click.echo(fitted.describe())
+        show_head(fitted)
 
 
-@cli.command(epilog="Example: featurestore compare photos -e baseline:pixels -e timm:resnet18.a1_in1k")
+@cli.command(
+    epilog="Example: featurestore compare photos -e baseline:pixels -e timm:resnet18.a1_in1k"
+)
 @click.argument("dataset")
-@click.option("-e", "--encoder", "encoders", multiple=True, metavar="SPEC",
-              help="Encoder; repeatable; all views by default.")
-@click.option("--head", "head_names", multiple=True, metavar="NAME",
-              help="Head; repeatable; logistic, ridge, prototype and knn by default.")
+@click.option(
+    "-e",
+    "--encoder",
+    "encoders",
+    multiple=True,
+    metavar="SPEC",
+    help="Encoder; repeatable; all views by default.",
+)
+@click.option(
+    "--head",
+    "head_names",
+    multiple=True,
+    metavar="NAME",
+    help="Head; repeatable; logistic, ridge, prototype and knn by default.",
+)
 @label_option
 @click.option("--metric", default="balanced_accuracy", show_default=True)
-@click.option("--evaluation", default="auto", show_default=True,
-              type=click.Choice(["auto", "test", "folds"]),
-              help="The test split, or 5 × 5 folds; auto: the test split if there is one.")
+@click.option(
+    "--evaluation",
+    default="auto",
+    show_default=True,
+    type=click.Choice(["auto", "test", "folds"]),
+    help="The test split, or 5 × 5 folds; auto: the test split if there is one.",
+)
 @click.option("--ignore-groups", is_flag=True, help="Let items of one group part: shows the leak.")
 @click.option("--seed", default=0, show_default=True)
 @store_option
@@ -322,12 +376,32 @@ def compare(
     chosen: dict[str, Any] = {"heads": head_names} if head_names else {}
     comparison = heads.compare(
         views, label=label, metric=metric, evaluation=evaluation, seed=seed,
-        group=not ignore_groups, progress=say if sys.stderr.isatty() else None, **chosen,
+        group=not ignore_groups, progress=_say_fits if sys.stderr.isatty() else None, **chosen,
     )  # fmt: skip
     if as_json:
         _print_json(comparison.rows())
         return
     show_comparison(comparison)
+
+
+def _say_fits(n_done: int, n_fits: int, what: str) -> None:
+    click.echo(f"\r\033[K{n_done}/{n_fits} fits: {what}", err=True, nl=n_done == n_fits)
+
+
+def show_head(fitted: Any) -> None:
+    """Print what a fitted head chose, and how well it does."""
+    card = fitted.card
+    click.echo(f"{card['head']} on {card['dataset']}@{card['encoder']}, label {card['label']!r}")
+    chosen = ", ".join(f"{key} {value}" for key, value in card["chosen"].items())
+    click.echo(f"  chosen on training rows: {chosen or 'nothing'}")
+    for metric, found in card["metrics"].items():
+        interval = ""
+        if found["low"] is not None:
+            interval = f" ({found['low']:.3f} to {found['high']:.3f}; {card['estimand']})"
+        click.echo(f"  {metric.replace('_', ' ')}: {found['value']:.3f}{interval}")
+    for note in card["notes"]:
+        click.echo(f"  {note}")
+    click.echo(f"  kept as {fitted.head_id}")
 
 
 def show_comparison(comparison: Any) -> None:
@@ -395,7 +469,9 @@ def dashboard(host: str, port: int, no_browser: bool, store_path: str) -> int:
 
 
 @cli.command(epilog="Example: featurestore demo --store /tmp/demo-store")
-@click.option("--store", "store_path", default="featurestore-demo", show_default=True, metavar="PATH")
+@click.option(
+    "--store", "store_path", default="featurestore-demo", show_default=True, metavar="PATH"
+)
 def demo(store_path: str) -> None:
     """Run the main job on data that the installed packages bring: no network, no account."""
     import heads
@@ -457,10 +533,14 @@ def _progress_bar() -> Iterator[Callable[[Progress], None] | None]:
     from rich.progress import Progress as Bar
 
     bar = Bar(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"), TimeRemainingColumn(), TextColumn("{task.fields[limit]}"),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[limit]}"),
         console=Console(stderr=True),
-    )  # fmt: skip
+    )
     tasks: dict[str, Any] = {}
 
     def show(now: Progress) -> None:

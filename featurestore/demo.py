@@ -42,8 +42,8 @@ def run_demo(
     say("1. Pictures: scikit-learn's handwritten digits, as PNG files in class folders")
     digits = write_digits(data / "digits")
     _embed(store, [digits], "digits", DIGIT_ENCODERS, SourceOptions(), say, progress_bar)
-    say("\n   Heads on raw pixels and on an encoder with random weights: nothing is pretrained here,")
-    say("   so this shows what a pretrained encoder has to beat.\n")
+    say("\n   Heads on raw pixels and on random weights. Nothing here is pretrained: this is what")
+    say("   a pretrained encoder has to beat.\n")
     views = [store.view("digits", spec) for spec in DIGIT_ENCODERS]
     show(compare(views, heads=("logistic", "prototype")))
 

@@ -40,8 +40,9 @@ def write_digits(folder: Path) -> Path:
 def write_docstrings(path: Path) -> Path:
     """Write the docstrings of scipy's public functions and classes as JSON lines.
 
-    The label is the subpackage; import paths and package names are masked and the beginning
-    is kept, so that the text must tell by what it says. Objects that several subpackages share are left out.
+    The label is the subpackage. Import paths and package names are masked and only the
+    beginning is kept, so that the text must tell by what it says. Objects that several
+    subpackages share are left out.
     """
     found: dict[str, tuple[str, str]] = {}
     shared: set[str] = set()

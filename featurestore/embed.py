@@ -162,7 +162,7 @@ def _encode(
     clock.encoding_s += seconds
     clock.n_encoded += len(batch)
     batch_size.record(len(batch), sum(one.work for one in batch), seconds)
-    finite = np.isfinite(vectors).all(axis=1)
+    finite: NDArray[np.bool_] = np.asarray(np.isfinite(vectors).all(axis=1))
     for one, vector, is_finite in zip(batch, vectors, finite, strict=True):
         if is_finite:
             yield Outcome(one.todo.row, one.content_hash, vector)
@@ -206,7 +206,9 @@ def _texts(todos: Iterable[Todo], known: Set[str]) -> Iterator[_Ready | Outcome]
         for todo in sorted(window, key=lambda todo: len(todo.text or "")):
             if todo.text is None or not todo.text.strip():
                 content_hash = None if todo.text is None else text_hash(todo.text)
-                yield Outcome(todo.row, content_hash, failed_stage="read", error="the text is empty")
+                yield Outcome(
+                    todo.row, content_hash, failed_stage="read", error="the text is empty"
+                )
                 continue
             content_hash = text_hash(todo.text)
             if content_hash in known:

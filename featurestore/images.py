@@ -40,7 +40,9 @@ def decode_image(content: bytes) -> Image.Image:
         raise Undecodable(f"not an image that we can read (begins with {content[:8]!r})") from None
     except Undecodable:
         raise
-    except Exception as error:  # decoders raise what they like on damaged bytes: it is this file's fault
+    except (
+        Exception
+    ) as error:  # decoders raise what they like on damaged bytes: it is this file's fault
         raise Undecodable(f"{type(error).__name__}: {error}") from None
     if image.mode in _WIDE:
         return _scaled(image, top)

@@ -120,7 +120,11 @@ class Plan:
 
 
 def make_plan(
-    folder: DatasetFolder, rows: pa.Table, view: Table | None, fingerprint: str, options: EmbedOptions
+    folder: DatasetFolder,
+    rows: pa.Table,
+    view: Table | None,
+    fingerprint: str,
+    options: EmbedOptions,
 ) -> Plan:
     """Compare a listing with the store.
 
@@ -320,7 +324,11 @@ class _Writer:
         """(item id, content hash) that the view holds, for the listed items."""
         rows = self.view.read(["item_id", "content_hash"])
         return set(
-            zip(rows.column("item_id").to_pylist(), rows.column("content_hash").to_pylist(), strict=True)
+            zip(
+                rows.column("item_id").to_pylist(),
+                rows.column("content_hash").to_pylist(),
+                strict=True,
+            )
         )
 
     def todos(self, roots: Mapping[str, Path]) -> list[Todo]:
@@ -448,7 +456,9 @@ class _Writer:
             for one in failed
         ]
         columns = zip(*fields, strict=True) if fields else ([] for _ in FAILURES)
-        rows = pa.table([pa.array(list(column), pa.string()) for column in columns], schema=FAILURES)
+        rows = pa.table(
+            [pa.array(list(column), pa.string()) for column in columns], schema=FAILURES
+        )
         ids = pa.array(settled, pa.string())
         fingerprint = self.resolved.fingerprint
 

@@ -41,7 +41,9 @@ def check_store(path: Path) -> bool:
         )
     found = read_json(marker).get("format")
     if not isinstance(found, int):
-        raise NotAStore(f"{marker} names no format version: expected {{'format': {FORMAT_VERSION}}}")
+        raise NotAStore(
+            f"{marker} names no format version: expected {{'format': {FORMAT_VERSION}}}"
+        )
     if found > FORMAT_VERSION:
         raise NotAStore(
             f"{path} has store format {found}; this release reads up to {FORMAT_VERSION}: "

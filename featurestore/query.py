@@ -11,7 +11,7 @@ from featurestore.errors import BadQuery
 
 # Path allow-lists do not hold in DuckDB (COPY … TO and ATTACH got through them), so a
 # connection sees registered tables only, and the statement is parsed before it runs.
-_CONFIG = {
+_CONFIG: dict[str, str | bool | int | float | list[str]] = {
     "enable_external_access": "false",
     "autoinstall_known_extensions": "false",
     "autoload_known_extensions": "false",

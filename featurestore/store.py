@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from featurestore.errors import (
     UnknownView,
     nearest,
 )
-from featurestore.images import decode_image, thumbnail
+from featurestore.images import Undecodable, decode_image, thumbnail
 from featurestore.index import ExactIndex
 from featurestore.ingest import EmbedOptions, EmbedReport, Progress
 from featurestore.layout import (
@@ -97,7 +98,7 @@ class Store:
         return DataSet(self, folder)
 
     def view(self, dataset: str, spec: str) -> View:
-        """Return the vectors of a data set by an encoder, say ``view("cells", "timm:resnet18")``."""
+        """Return the vectors of a data set by an encoder: ``view("cells", "timm:resnet18")``."""
         return self.dataset(dataset).view(spec)
 
     def embed(
@@ -160,7 +161,8 @@ class Store:
         reports = []
         for one in resolved:
             with folder.locked(
-                one.slug, on_wait=lambda: say("another process embeds into this view: waiting for it")
+                one.slug,
+                on_wait=lambda: say("another process embeds into this view: waiting for it"),
             ):
                 reports.append(
                     ingest.run(
@@ -310,7 +312,7 @@ class DataSet:
         row = self._item(item_id)
         if row["uri"] is None:
             raise UnknownItem(f"item {item_id!r} is a text: it has no file")
-        return Path(self.description.sources[row["source"]].root) / row["uri"]
+        return Path(self.description.sources[row["source"]].root, row["uri"])
 
     def read_bytes(self, item_id: str) -> bytes:
         """Return the bytes of an image item, from its source."""
@@ -318,7 +320,9 @@ class DataSet:
         try:
             return path.read_bytes()
         except OSError as error:
-            raise UnknownItem(f"the file of item {item_id!r} is gone: {path} ({error.strerror})") from None
+            raise UnknownItem(
+                f"the file of item {item_id!r} is gone: {path} ({error.strerror})"
+            ) from None
 
     def thumbnail(self, item_id: str, *, size_px: int = 128) -> bytes:
         """Return a small JPEG of an image item, kept in the store by content."""
@@ -473,10 +477,11 @@ class View:
     def search_image(self, image: str | Path | bytes, *, k: int = 10) -> Neighbors:
         """Find the items closest to a picture, given as a file or its bytes."""
         if not isinstance(image, bytes):
+            path = Path(image)
             try:
-                image = Path(image).read_bytes()
+                image = path.read_bytes()
             except OSError as error:
-                raise BadSource(f"cannot read {image}: {error.strerror}") from None
+                raise BadSource(f"cannot read {path}: {error.strerror}") from None
         return self.search(self.encode([image]), k=k)
 
     def encode(self, contents: Sequence[str | bytes]) -> NDArray[np.float32]:
@@ -485,7 +490,7 @@ class View:
         if modality not in self.modalities:
             raise ModalityMismatch(
                 f"{self.spec} cannot read {modality}s: it reads "
-                f"{' and '.join(sorted(self.modalities))}s; use a two-tower encoder such as open_clip"
+                f"{' and '.join(sorted(self.modalities))}s; use an open_clip encoder"
             )
         encoder = self._encoder
         if modality is Modality.TEXT:
@@ -493,7 +498,7 @@ class View:
         else:
             try:
                 pictures = [decode_image(one) for one in contents if isinstance(one, bytes)]
-            except ValueError as error:
+            except Undecodable as error:
                 raise BadSource(f"cannot decode the picture: {error}") from None
             vectors = encoder.encode_images([encoder.prepare_image(one) for one in pictures])
         return np.asarray(vectors, np.float32)
@@ -556,10 +561,11 @@ def _source_name(source: Source, records: dict[str, SourceRecord]) -> tuple[str,
 def _options_of(record: SourceRecord | None) -> SourceOptions:
     if record is None:
         return SourceOptions()
-    lists = ("label", "columns")
-    return SourceOptions(
-        **{key: tuple(v) if key in lists and v else v for key, v in record.options.items()}
-    )
+    kept: dict[str, Any] = dict(record.options)
+    for name in ("label", "columns"):
+        if kept.get(name) is not None:
+            kept[name] = tuple(kept[name])
+    return SourceOptions(**kept)
 
 
 def _record(source: Source, earlier: SourceRecord | None, options: SourceOptions) -> SourceRecord:
@@ -575,7 +581,7 @@ def _with_source(listing: Listing, name: str) -> pa.Table:
 
 
 def _concatenate(parts: list[pa.Table]) -> pa.Table:
-    for earlier, part in zip(parts, parts[1:], strict=False):
+    for earlier, part in pairwise(parts):
         new_columns(earlier.schema, part.schema)
     return pa.concat_tables(parts, promote_options="permissive").combine_chunks()
 
@@ -602,9 +608,14 @@ def _check_items(folder: DatasetFolder, rows: pa.Table, records: dict[str, Sourc
 def _check_modality(resolved: ResolvedEncoder, modality: Modality, dataset: str) -> None:
     if modality not in resolved.modalities:
         reads = " and ".join(sorted(resolved.modalities))
-        hint = "st:… or open_clip:…" if modality is Modality.TEXT else "timm:…, open_clip:… or baseline:pixels"
+        hint = (
+            "st:… or open_clip:…"
+            if modality is Modality.TEXT
+            else "timm:…, open_clip:… or baseline:pixels"
+        )
         raise ModalityMismatch(
-            f"{resolved.spec} reads {reads}s, but data set {dataset!r} holds {modality}s: use {hint}"
+            f"{resolved.spec} reads {reads}s, but data set {dataset!r} holds {modality}s: "
+            f"use {hint}"
         )
 
 

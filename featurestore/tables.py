@@ -121,7 +121,7 @@ class Table:
 
     def version(self) -> int:
         """Return the latest version."""
-        return self._open(None).version()
+        return int(self._open(None).version())
 
     def shards(self, version: int | None = None) -> list[Shard]:
         """Return the files of a version (the latest by default), in a stable order."""
@@ -141,7 +141,9 @@ class Table:
             schema = pa.schema([schema.field(name) for name in columns])
         shards = self.shards(table.version())
         with ThreadPoolExecutor(max_workers=min(8, len(shards)) or 1) as pool:
-            parts = list(pool.map(lambda shard: _fit(read_shard(shard.path, columns), schema), shards))
+            parts = list(
+                pool.map(lambda shard: _fit(read_shard(shard.path, columns), schema), shards)
+            )
         return pa.concat_tables(parts) if parts else schema.empty_table()
 
     def append(self, rows: pa.Table, *, properties: Mapping[str, str] | None = None) -> int:
@@ -155,7 +157,7 @@ class Table:
             commit_properties=CommitProperties(custom_metadata=dict(properties or {})),
         )
         table.update_incremental()
-        return table.version()
+        return int(table.version())
 
     def merge(
         self, rows: pa.Table, *, drop: Callable[[pa.Table], NDArray[np.bool_]], keys: list[str]
@@ -216,7 +218,7 @@ class Table:
         if len(rows):
             parts.append(_fit(rows, schema))
         if not actions and not parts:
-            return table.version()
+            return int(table.version())
         adds = [self._write(pa.concat_tables(parts))] if parts else []
         # A file that is both removed and added (the same bytes) is simply kept.
         both = {add.path for add in adds} & {action.path for action in actions}
@@ -224,7 +226,7 @@ class Table:
             actions = [action for action in actions if action.path not in both]
             adds = []
         if not actions and not adds:
-            return table.version()
+            return int(table.version())
         table.create_write_transaction(
             [*actions, *adds],
             "append",
@@ -234,7 +236,7 @@ class Table:
             ),
         )
         table.update_incremental()
-        return table.version()
+        return int(table.version())
 
     def _open(self, version: int | None) -> DeltaTable:
         try:
@@ -250,8 +252,12 @@ class Table:
         pq.write_table(
             rows,
             sink,
-            compression={name: "none" if name == "vector" else "zstd" for name in rows.column_names},
-            use_dictionary=[name for name in rows.column_names if name not in ("vector", "item_id")],
+            compression={
+                name: "none" if name == "vector" else "zstd" for name in rows.column_names
+            },
+            use_dictionary=[
+                name for name in rows.column_names if name not in ("vector", "item_id")
+            ],
             write_statistics=["item_id"],
             data_page_version="2.0",
             row_group_size=ROW_GROUP_ROWS,
@@ -260,7 +266,12 @@ class Table:
         name = f"{hashlib.sha256(content).hexdigest()}.parquet"
         write_file(self.path / name, content)
         return AddAction(
-            name, content.size, {}, int(time.time() * 1000), True, json.dumps({"numRecords": len(rows)})
+            name,
+            content.size,
+            {},
+            int(time.time() * 1000),
+            True,
+            json.dumps({"numRecords": len(rows)}),
         )
 
 
@@ -311,7 +322,9 @@ def new_columns(have: pa.Schema, come: pa.Schema) -> list[pa.Field]:
     return fields
 
 
-def drop_equal(values: Mapping[str, pa.Array], keys: list[str]) -> Callable[[pa.Table], NDArray[np.bool_]]:
+def drop_equal(
+    values: Mapping[str, pa.Array], keys: list[str]
+) -> Callable[[pa.Table], NDArray[np.bool_]]:
     """Return a ``drop`` for `Table.merge`: rows whose key columns are among ``values``."""
     wanted = row_keys([values[key] for key in keys])
 
@@ -349,7 +362,7 @@ def _remove(shard: Shard) -> RemoveAction:
 def _fits(come: pa.DataType, have: pa.DataType) -> bool:
     if come == have or pa.types.is_null(come):
         return True
-    return pa.types.is_floating(have) and pa.types.is_integer(come)
+    return bool(pa.types.is_floating(have) and pa.types.is_integer(come))
 
 
 def _fit(part: pa.Table, schema: pa.Schema) -> pa.Table:

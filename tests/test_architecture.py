@@ -11,7 +11,12 @@ ROOT = Path(__file__).parents[1]
 LAYERS = [
     {"featurestore.errors"},
     {"featurestore.values"},
-    {"featurestore.user_cache", "featurestore.query", "featurestore.images", "featurestore.batching"},
+    {
+        "featurestore.user_cache",
+        "featurestore.query",
+        "featurestore.images",
+        "featurestore.batching",
+    },
     {"featurestore.tables", "featurestore.sources", "featurestore.encoders", "featurestore.index"},
     {"featurestore.layout", "featurestore.canary", "featurestore.embed"},
     {"featurestore.ingest"},
@@ -24,7 +29,9 @@ LAYERS = [
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 
-FILES = sorted(p for room in ("featurestore", "heads", "dashboard") for p in (ROOT / room).rglob("*.py"))
+FILES = sorted(
+    p for room in ("featurestore", "heads", "dashboard") for p in (ROOT / room).rglob("*.py")
+)
 
 
 def layer(module):

@@ -53,7 +53,9 @@ def test_failed_items_give_exit_code_3_once(fs, tiny_images):
 
 def test_ls_and_info_count(embedded):
     _, out, _ = embedded("ls", "--json")
-    assert json.loads(out) == [{"dataset": "tiny", "modality": "image", "items": 6, "views": [PIXELS]}]
+    assert json.loads(out) == [
+        {"dataset": "tiny", "modality": "image", "items": 6, "views": [PIXELS]}
+    ]
     _, out, _ = embedded("info", "tiny", "--json")
     found = json.loads(out)
     assert found["counts"]["label"] == {"dark": 3, "light": 3}
@@ -74,7 +76,9 @@ def test_search_by_item_and_by_image(embedded, tiny_images):
 
 
 def test_sql_over_the_items(embedded):
-    _, out, _ = embedded("sql", "select label, count(*) n from tiny group by 1 order by 1", "--json")
+    _, out, _ = embedded(
+        "sql", "select label, count(*) n from tiny group by 1 order by 1", "--json"
+    )
     assert json.loads(out) == [{"label": "dark", "n": 3}, {"label": "light", "n": 3}]
     code, out, err = embedded("sql", "copy tiny to '/tmp/x.csv'")
     assert (code, out) == (1, "")
@@ -86,7 +90,11 @@ def test_sql_over_the_items(embedded):
     [
         (["info", "tny"], 1, "did you mean 'tiny'"),
         (["embed", "{images}", "--dataset", "Tiny", "-e", PIXELS], 1, "try 'tiny'"),
-        (["embed", "{images}", "--dataset", "tiny", "-e", "baseline:hashing"], 1, "reads texts, but"),
+        (
+            ["embed", "{images}", "--dataset", "tiny", "-e", "baseline:hashing"],
+            1,
+            "reads texts, but",
+        ),
         (["embed", "{images}", "--dataset", "tiny", "-e", "pixels"], 1, "is no encoder spec"),
         (["embed", "{empty}", "--dataset", "new", "-e", PIXELS], 1, "holds no items"),
         (["embed", "{images}", "--dataset", "new"], 2, "Missing option"),
@@ -142,12 +150,24 @@ def test_an_interrupt_exits_with_130(embedded, monkeypatch):
     assert "what was done is kept" in err
 
 
-HEAVY = ("torch", "timm", "open_clip", "streamlit", "faiss", "pandas", "pyarrow", "duckdb", "sklearn")
+HEAVY = (
+    "torch",
+    "timm",
+    "open_clip",
+    "streamlit",
+    "faiss",
+    "pandas",
+    "pyarrow",
+    "duckdb",
+    "sklearn",
+)
 
 
 def imported(code, *heavy):
     """Return which of the heavy modules a fresh interpreter has loaded after ``code``."""
-    check = f"{code}\nimport sys\nprint([m for m in {heavy!r} if m in sys.modules], file=sys.stderr)"
+    check = (
+        f"{code}\nimport sys\nprint([m for m in {heavy!r} if m in sys.modules], file=sys.stderr)"
+    )
     done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
     return done.stderr.strip().splitlines()[-1]
 

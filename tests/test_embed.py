@@ -101,7 +101,9 @@ def test_other_errors_of_the_encoder_are_not_swallowed(tmp_path, write_image):
 def test_texts_go_by_length_and_bad_ones_are_named():
     texts = ["four", "a", "", "bad", "  ", "seven77", None]
     encoder = FakeEncoder()
-    found = run([Todo(i, None, t) for i, t in enumerate(texts)], encoder, modality=Modality.TEXT, size=2)
+    found = run(
+        [Todo(i, None, t) for i, t in enumerate(texts)], encoder, modality=Modality.TEXT, size=2
+    )
     vectors = {row: one.vector for row, one in found.items() if one.vector is not None}
     assert {row: v.tolist() for row, v in vectors.items()} == {0: [4, 0], 1: [1, 0], 5: [7, 0]}
     assert {row: one.failed_stage for row, one in found.items() if one.vector is None} == {

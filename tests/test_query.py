@@ -8,7 +8,7 @@ PETS = pa.table({"name": ["b", "a", "c"], "legs": [4, 2, 4], "odd name": [1, 2, 
 
 
 def test_one_select_answers():
-    found = select("with x as (select legs, count(*) n from pets group by 1) select * from x order by 1",
+    found = select("with x as (select legs, count(*) n from pets group by 1) from x order by 1",
                    {"pets": PETS})  # fmt: skip
     assert found.to_pylist() == [{"legs": 2, "n": 1}, {"legs": 4, "n": 2}]
 

@@ -24,9 +24,10 @@ from featurestore.errors import (
     UnknownItem,
     UnknownView,
 )
+from featurestore.ingest import EmbedOptions
 from featurestore.layout import read_json
 from featurestore.sources import SourceOptions
-from featurestore.store import EmbedOptions, Store, open_store
+from featurestore.store import Store, open_store
 from featurestore.user_cache import write_json
 
 PIXELS = "baseline:pixels#size=1"  # one colour in, that colour out
@@ -44,9 +45,13 @@ def test_each_item_has_the_vector_of_its_own_pixels(empty_store, tiny_images):
     report = embed(empty_store, tiny_images)
     assert (report.n_items, report.n_encoded, report.n_failed) == (6, 6, 0)
     found = open_store(empty_store.path).view("d", PIXELS).load()
-    assert found.ids.tolist() == [f"{label}/{n}.png" for label in ("dark", "light") for n in range(3)]
+    assert found.ids.tolist() == [
+        f"{label}/{n}.png" for label in ("dark", "light") for n in range(3)
+    ]
     assert found.labels.tolist() == ["dark"] * 3 + ["light"] * 3
-    expected = [[v / 255, 0, 0] for v in (10, 20, 30)] + [[1, (255 - v) / 255, 1] for v in (10, 20, 30)]
+    expected = [[v / 255, 0, 0] for v in (10, 20, 30)] + [
+        [1, (255 - v) / 255, 1] for v in (10, 20, 30)
+    ]
     np.testing.assert_allclose(found.vectors, expected, atol=1e-6)
     assert found.vectors.dtype == np.float32
 
@@ -152,7 +157,9 @@ TEXTS = SourceOptions(text="body", label=("topic",), id="id")
 
 def test_texts_with_labels_and_free_columns(empty_store, tmp_path):
     (tmp_path / "t.csv").write_text(TABLE)
-    report = embed(empty_store, tmp_path / "t.csv", encoder="baseline:hashing#size=64", options=TEXTS)
+    report = embed(
+        empty_store, tmp_path / "t.csv", encoder="baseline:hashing#size=64", options=TEXTS
+    )
     assert (report.n_encoded, report.n_items) == (3, 3)
     found = empty_store.view("d", "baseline:hashing#size=64").load()
     assert found.ids.tolist() == ["1", "2", "3"]
@@ -175,7 +182,11 @@ def test_a_later_run_remembers_how_a_source_was_read(empty_store, tmp_path):
     embed(empty_store, tmp_path / "t.csv", encoder="baseline:hashing#size=64", options=TEXTS)
     report = embed(empty_store, None, encoder="baseline:hashing#size=32")
     assert report.n_encoded == 3
-    assert empty_store.view("d", "baseline:hashing#size=32").load().labels.tolist() == ["x", "y", "x"]
+    assert empty_store.view("d", "baseline:hashing#size=32").load().labels.tolist() == [
+        "x",
+        "y",
+        "x",
+    ]
 
 
 def test_several_sources_make_one_data_set(empty_store, tmp_path):
@@ -190,7 +201,9 @@ def test_several_sources_make_one_data_set(empty_store, tmp_path):
     assert view.load(split="test").labels.tolist() == ["x"]
 
 
-def test_ids_that_two_sources_share_are_refused_and_nothing_changes(empty_store, tmp_path, write_image):
+def test_ids_that_two_sources_share_are_refused_and_nothing_changes(
+    empty_store, tmp_path, write_image
+):
     for folder in ("a", "b"):
         write_image(tmp_path / folder / "c" / "1.png", 1)
     embed(empty_store, tmp_path / "a")
@@ -207,7 +220,9 @@ def test_a_source_that_moved_is_the_same_source(empty_store, tiny_images, tmp_pa
     moved.parent.mkdir()
     tiny_images.rename(moved)
     assert embed(empty_store, moved).n_encoded == 0
-    assert empty_store.dataset("d").read_bytes("dark/0.png") == (moved / "dark" / "0.png").read_bytes()
+    assert (
+        empty_store.dataset("d").read_bytes("dark/0.png") == (moved / "dark" / "0.png").read_bytes()
+    )
 
 
 def test_nothing_is_written_when_the_encoder_does_not_fit(tmp_path, tiny_images):
@@ -221,7 +236,9 @@ def test_other_weights_under_the_same_name_are_refused(empty_store, tiny_images)
     embed(empty_store, tiny_images)
     path = next((empty_store.path / "datasets/d/views").glob("*/encoder.json"))
     value = read_json(path)
-    write_json(path, {**value, "fingerprint": "0" * 64, "chosen": {**value["chosen"], "resize": "x"}})
+    write_json(
+        path, {**value, "fingerprint": "0" * 64, "chosen": {**value["chosen"], "resize": "x"}}
+    )
     with pytest.raises(EncoderChanged, match=r"\(changed: resize\).*--overwrite"):
         embed(empty_store, tiny_images)
 
@@ -279,7 +296,7 @@ def test_asking_for_what_is_not_there_names_what_is(empty_store, tiny_images, tm
         empty_store.dataset("steal")
     with pytest.raises(UnknownView, match=r"known: baseline:pixels#size=1; embed it with"):
         empty_store.view("steel", "timm:resnet18")
-    with pytest.raises(UnknownItem, match="did you mean 'dark/1.png'"):
+    with pytest.raises(UnknownItem, match=r"did you mean 'dark/1\.png'"):
         empty_store.view("steel", PIXELS).neighbors("dark/1.pn")
     with pytest.raises(ModalityMismatch, match="cannot read texts"):
         empty_store.view("steel", PIXELS).search_text("dark")
@@ -320,7 +337,11 @@ def test_an_interrupt_keeps_what_was_encoded(empty_store, tiny_images):
 
     with pytest.raises(KeyboardInterrupt):
         empty_store.embed(
-            [tiny_images], dataset="d", encoders=[PIXELS], how=EmbedOptions(batch_size=2), progress=stop
+            [tiny_images],
+            dataset="d",
+            encoders=[PIXELS],
+            how=EmbedOptions(batch_size=2),
+            progress=stop,
         )
     assert empty_store.view("d", PIXELS).n_rows == 4
     assert embed(empty_store, tiny_images).n_encoded == 2
@@ -336,9 +357,10 @@ def slow(self, prepared):
     time.sleep(0.02)
     return encode(self, prepared)
 Pixels.encode_images = slow
-from featurestore.store import EmbedOptions
+from featurestore.ingest import EmbedOptions
 store = open_store(sys.argv[1], create=True)
-store.embed([sys.argv[2]], dataset="d", encoders=["baseline:pixels#size=4"], how=EmbedOptions(batch_size=1))
+how = EmbedOptions(batch_size=1)
+store.embed([sys.argv[2]], dataset="d", encoders=["baseline:pixels#size=4"], how=how)
 """
 
 
@@ -349,7 +371,9 @@ def test_kill_at_any_moment_keeps_what_was_committed(tmp_path, write_image):
     store_path = tmp_path / "store"
     rows = []
     for _ in range(4):
-        child = subprocess.Popen([sys.executable, "-c", CHILD, str(store_path), str(tmp_path / "set")])
+        child = subprocess.Popen(
+            [sys.executable, "-c", CHILD, str(store_path), str(tmp_path / "set")]
+        )
         target = (rows[-1] if rows else 0) + 12
         while child.poll() is None and _n_rows(store_path) < target:
             time.sleep(0.01)

@@ -97,7 +97,8 @@ def test_four_writers_lose_nothing_and_repeat_nothing(tmp_path):
     Table.create(tmp_path / "i", ITEMS)
     context = multiprocessing.get_context("spawn")  # delta-rs does not survive fork
     writers = [
-        context.Process(target=_add_many, args=(tmp_path / "i", f"w{number}")) for number in range(4)
+        context.Process(target=_add_many, args=(tmp_path / "i", f"w{number}"))
+        for number in range(4)
     ]
     for one in writers:
         one.start()

@@ -16,9 +16,21 @@ from featurestore.values import (
 @pytest.mark.parametrize(
     ("text", "family", "model", "revision", "options"),
     [
-        ("open_clip:ViT-B-32/laion2b_s34b_b79k", "open_clip", "ViT-B-32/laion2b_s34b_b79k", None, ()),
+        (
+            "open_clip:ViT-B-32/laion2b_s34b_b79k",
+            "open_clip",
+            "ViT-B-32/laion2b_s34b_b79k",
+            None,
+            (),
+        ),
         ("timm:vit_small.lvd142m@abc", "timm", "vit_small.lvd142m", "abc", ()),
-        ("hf:facebook/dinov2-small#layer=9", "hf", "facebook/dinov2-small", None, (("layer", "9"),)),
+        (
+            "hf:facebook/dinov2-small#layer=9",
+            "hf",
+            "facebook/dinov2-small",
+            None,
+            (("layer", "9"),),
+        ),
         ("timm:local-dir:/a@b/c#seed=1", "timm", "local-dir:/a@b/c", None, (("seed", "1"),)),
         ("random:timm:resnet18#seed=0", "random", "timm:resnet18", None, (("seed", "0"),)),
     ],

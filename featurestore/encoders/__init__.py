@@ -146,7 +146,8 @@ def resolve_encoder(spec: EncoderSpec) -> ResolvedEncoder:
             known["chosen"],
             known["versions"],
         )
-    return load_encoder(spec).resolved
+    resolved: ResolvedEncoder = load_encoder(spec).resolved
+    return resolved
 
 
 def load_encoder(spec: EncoderSpec, *, device: str = "auto") -> Any:
@@ -174,13 +175,13 @@ def load_encoder(spec: EncoderSpec, *, device: str = "auto") -> Any:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         module = importlib.import_module(f"featurestore.encoders.{family.module}")
-        encoder = module.load(spec, device)
+        encoder: Encoder = module.load(spec, device)
     except ModuleNotFoundError as error:
         raise MissingExtra(
             f"{spec} needs the package {error.name!r}, which is not installed: "
             f"pip install {' '.join(family.packages)}"
         ) from error
-    resolved: ResolvedEncoder = encoder.resolved
+    resolved = encoder.resolved
     entry = {
         "files": _files(spec),
         "versions": _versions(family),

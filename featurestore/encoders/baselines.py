@@ -16,7 +16,5 @@ def load(spec: EncoderSpec, device: str) -> Any:
     try:
         module = _MODULES[spec.model]
     except KeyError:
-        raise UnknownEncoder(
-            f"no encoder {spec}: {nearest(spec.model, _MODULES)}"
-        ) from None
+        raise UnknownEncoder(f"no encoder {spec}: {nearest(spec.model, _MODULES)}") from None
     return import_module(f"featurestore.encoders.{module}").load(spec, device)

@@ -40,7 +40,12 @@ def load(spec: EncoderSpec, device: str) -> Hashing:
     text = spec.option("size", str(_DEFAULT_SIZE))
     if not text.isdecimal() or not 16 <= int(text) <= 65_536:
         raise BadName(f"size={text} in {spec}: expected a number of features from 16 to 65536")
-    settings = {"n_features": int(text), "ngram_range": [1, 2], "alternate_sign": True, "norm": "l2"}
+    settings = {
+        "n_features": int(text),
+        "ngram_range": [1, 2],
+        "alternate_sign": True,
+        "norm": "l2",
+    }
     chosen = {"family": "baseline", "model": "hashing", **settings}
     resolved = ResolvedEncoder(
         spec, int(text), frozenset({Modality.TEXT}), chosen, encoders.versions(spec)

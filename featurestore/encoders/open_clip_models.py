@@ -87,7 +87,9 @@ def load_random(spec: EncoderSpec, inner: EncoderSpec, device: str) -> OpenClip:
     """Make the architecture of ``inner`` with fresh weights from torch's generator."""
     name = inner.model if inner.model.startswith(LOCAL_DIR) else inner.model.split("/")[0]
     if not name.startswith(LOCAL_DIR) and name not in open_clip.list_models():
-        raise UnknownEncoder(f"open_clip has no model {name!r}: {nearest(name, open_clip.list_models())}")
+        raise UnknownEncoder(
+            f"open_clip has no model {name!r}: {nearest(name, open_clip.list_models())}"
+        )
     with loading(spec, "expected an open_clip architecture"):
         network, _, transform = open_clip.create_model_and_transforms(name, load_weights=False)
         tokenizer = open_clip.get_tokenizer(name)

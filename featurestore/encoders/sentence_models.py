@@ -89,5 +89,5 @@ def load(spec: EncoderSpec, device: str) -> SentenceModel:
 
 def _config(module: Any) -> str:
     """Return what a pooling or normalising module was set to; networks are in the weights."""
-    config = getattr(module, "get_config_dict", dict)()
+    config: dict[str, Any] = getattr(module, "get_config_dict", dict)()
     return json.dumps(config, sort_keys=True, default=str)

@@ -72,7 +72,9 @@ def load_random(spec: EncoderSpec, inner: EncoderSpec, device: str) -> TimmImage
     """Make the architecture of ``inner`` with fresh weights from torch's generator."""
     architecture = inner.model.split(".")[0]
     if not inner.model.startswith(LOCAL_DIR) and not timm.is_model(architecture):
-        raise UnknownEncoder(f"timm has no model {inner.model!r}: {nearest(architecture, timm.list_models())}")
+        raise UnknownEncoder(
+            f"timm has no model {inner.model!r}: {nearest(architecture, timm.list_models())}"
+        )
     with loading(spec, "expected a timm architecture"):
         network = timm.create_model(inner.model, pretrained=False, num_classes=0)
     return assemble(spec, network, device)

@@ -110,7 +110,9 @@ def open_source(location: str | Path) -> Source:
     if path.is_dir():
         return ImageFolder(path)
     if not path.exists():
-        raise BadSource(f"{path} does not exist: expected a folder of images or a table{_near(path)}")
+        raise BadSource(
+            f"{path} does not exist: expected a folder of images or a table{_near(path)}"
+        )
     if path.suffix.lower() not in READERS:
         raise BadSource(
             f"{path} is no source: expected a folder of images or a table "
@@ -125,7 +127,9 @@ def checked(rows: pa.Table, source: Source) -> pa.Table:
         raise BadSource(f"{source.location} holds no items: {_EXPECTED[source.kind]}")
     ids = rows.column("item_id")
     if ids.null_count:
-        raise BadSource(f"{ids.null_count} rows of {source.location} have no id: fill the id column")
+        raise BadSource(
+            f"{ids.null_count} rows of {source.location} have no id: fill the id column"
+        )
     counts = pc.value_counts(ids)
     repeated = counts.filter(pc.greater(counts.field("counts"), 1))
     if len(repeated):

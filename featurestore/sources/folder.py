@@ -22,7 +22,20 @@ from featurestore.sources import (
 from featurestore.values import Modality
 
 IMAGE_ENDINGS = frozenset(
-    {".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"}
+    {
+        ".bmp",
+        ".gif",
+        ".jfif",
+        ".jpeg",
+        ".jpg",
+        ".pgm",
+        ".png",
+        ".pnm",
+        ".ppm",
+        ".tif",
+        ".tiff",
+        ".webp",
+    }
 )
 
 
@@ -53,7 +66,9 @@ class ImageFolder:
         """List the images below the folder, sorted by path."""
         for flag in ("image", "text", "id", "split", "columns"):
             if getattr(options, flag) is not None:
-                raise BadSource(f"--{flag} names a column of a table, but {self.location} is a folder")
+                raise BadSource(
+                    f"--{flag} names a column of a table, but {self.location} is a folder"
+                )
         if options.label not in (None, ("label",)):
             raise BadSource(
                 f"--label names a column of a table, but {self.location} is a folder: "

@@ -61,7 +61,9 @@ class TableFile:
         splits = self._splits(table, options)
         text = modality is Modality.TEXT
         values = content.to_pylist()
-        sizes, times = _stats(self.root, values) if not text else (_text_sizes(values), [0] * len(values))
+        sizes, times = (
+            _stats(self.root, values) if not text else (_text_sizes(values), [0] * len(values))
+        )
         empty = pa.nulls(len(table), pa.string())
         columns = [
             ids,
@@ -88,7 +90,9 @@ class TableFile:
     def _content(self, table: pa.Table, options: SourceOptions) -> tuple[Modality, pa.ChunkedArray]:
         known = table.column_names
         if options.image is not None and options.text is not None:
-            raise BadSource("--image and --text name two contents: a data set has one; give one of them")
+            raise BadSource(
+                "--image and --text name two contents: a data set has one; give one of them"
+            )
         if options.image is not None:
             require_column(options.image, known, "--image", self.location)
             return Modality.IMAGE, table.column(options.image).cast(pa.string())
@@ -119,7 +123,9 @@ def _read_csv(path: Path, columns: tuple[str, ...] | None, delimiter: str = ",")
         parse_options=csv.ParseOptions(
             delimiter=delimiter, quote_char=quotes, newlines_in_values=delimiter == ","
         ),
-        convert_options=csv.ConvertOptions(strings_can_be_null=True, quoted_strings_can_be_null=False),
+        convert_options=csv.ConvertOptions(
+            strings_can_be_null=True, quoted_strings_can_be_null=False
+        ),
     )
 
 
@@ -143,7 +149,9 @@ def _read_parquet(path: Path, columns: tuple[str, ...] | None) -> pa.Table:
 
 def _no_columns(path: Path, columns: tuple[str, ...] | None) -> None:
     if columns:
-        raise BadSource(f"--columns names the columns of a CSV or TSV file; {path.name} has its own")
+        raise BadSource(
+            f"--columns names the columns of a CSV or TSV file; {path.name} has its own"
+        )
 
 
 def _clear(read: Callable[[Path, tuple[str, ...] | None], pa.Table]) -> Callable[..., pa.Table]:
@@ -201,5 +209,7 @@ def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
     if pa.types.is_floating(kind) and kind != pa.float64():
         return column.cast(pa.float64())
     if pa.types.is_nested(kind) or pa.types.is_binary(kind) or pa.types.is_temporal(kind):
-        return pc.cast(pa.array([None if v is None else str(v) for v in column.to_pylist()]), pa.string())
+        return pc.cast(
+            pa.array([None if v is None else str(v) for v in column.to_pylist()]), pa.string()
+        )
     return column

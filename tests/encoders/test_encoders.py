@@ -40,7 +40,9 @@ def tiny_clip(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tiny_clip")
     config = {
         "embed_dim": 16,
-        "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 16},
+        "vision_cfg": {
+            "image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 16,
+        },
         "text_cfg": {
             "context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1,
         },
@@ -103,7 +105,11 @@ def test_sentence_vectors_are_those_of_sentence_transformers(minilm):
 
 
 def test_options_of_sentence_models_change_the_vectors_and_the_fingerprint(minilm):
-    plain, short, asked = load(minilm), load(f"{minilm}#max_length=8"), load(f"{minilm}#prompt=query: ")
+    plain, short, asked = (
+        load(minilm),
+        load(f"{minilm}#max_length=8"),
+        load(f"{minilm}#prompt=query: "),
+    )
     text = ["the same words again and again and again and again"]
     vectors = [one.encode_texts(text) for one in (plain, short, asked)]
     assert least_cosine(vectors[0], vectors[1]) < 0.999
@@ -146,7 +152,9 @@ def test_sentence_fingerprints_do_not_know_where_the_weights_lie(minilm, tmp_pat
     folder = Path(minilm.removeprefix("st:local-dir:"))
     shutil.copytree(folder, tmp_path / "copy")
     copy = EncoderSpec.parse(f"st:local-dir:{tmp_path / 'copy'}")
-    assert resolve_encoder(copy).fingerprint == resolve_encoder(EncoderSpec.parse(minilm)).fingerprint
+    assert (
+        resolve_encoder(copy).fingerprint == resolve_encoder(EncoderSpec.parse(minilm)).fingerprint
+    )
 
 
 def test_a_resolved_encoder_is_remembered_until_its_files_change(tiny_clip, tmp_path, monkeypatch):
@@ -195,7 +203,9 @@ def test_half_precision_is_another_encoder_of_nearly_the_same_vectors(mobilenet,
     ],
 )
 def test_what_cannot_be_had_says_what_can(text, error, message, monkeypatch):
-    monkeypatch.setattr("timm.create_model", lambda *a, **k: (_ for _ in ()).throw(OSError("offline")))
+    monkeypatch.setattr(
+        "timm.create_model", lambda *a, **k: (_ for _ in ()).throw(OSError("offline"))
+    )
     if "precision" in text:
         monkeypatch.undo()
         text = text.replace("timm:", "random:timm:")
@@ -204,7 +214,9 @@ def test_what_cannot_be_had_says_what_can(text, error, message, monkeypatch):
 
 
 def test_weights_that_cannot_be_fetched_say_how_to_get_them(monkeypatch):
-    monkeypatch.setattr("timm.create_model", lambda *a, **k: (_ for _ in ()).throw(OSError("offline")))
+    monkeypatch.setattr(
+        "timm.create_model", lambda *a, **k: (_ for _ in ()).throw(OSError("offline"))
+    )
     with pytest.raises(UnknownEncoder, match=r"offline; download it once .*timm:local-dir:/path"):
         load("timm:resnet18.a1_in1k")
 

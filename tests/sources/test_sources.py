@@ -116,17 +116,27 @@ def test_a_group_is_a_column_or_an_expression(tmp_path, write_image):
 
 def test_a_column_of_our_own_name_is_kept_under_another(tmp_path):
     (tmp_path / "t.csv").write_text("body,source,size\na,web,3\n")
-    assert rows(tmp_path / "t.csv", "source_", "size_", text="body") == [{"source_": "web", "size_": 3}]
+    assert rows(tmp_path / "t.csv", "source_", "size_", text="body") == [
+        {"source_": "web", "size_": 3}
+    ]
 
 
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"text": "bdy"}, MissingColumn, r"no column 'bdy' \(--text\): did you mean 'body'\? columns: body"),
+        (
+            {"text": "bdy"},
+            MissingColumn,
+            r"no column 'bdy' \(--text\): did you mean 'body'\? columns: body",
+        ),
         ({"text": "body", "label": ("x",)}, MissingColumn, r"'x' \(--label\)"),
         ({"text": "body", "id": "same"}, DuplicateIds, "1 ids stand more than once .*'1'"),
         ({"text": "body", "image": "body"}, BadSource, "give one of them"),
-        ({}, BadSource, r"say what to embed with --text COLUMN or --image COLUMN \(columns: body, same\)"),
+        (
+            {},
+            BadSource,
+            r"say what to embed with --text COLUMN or --image COLUMN \(columns: body, same\)",
+        ),
     ],
 )
 def test_a_table_that_does_not_fit_says_why(tmp_path, options, error, message):

@@ -1,0 +1,56 @@
+# What people run and what CI runs. Each target sets up what it needs, once.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STORE ?= featurestore-demo
+
+.PHONY: demo test lint bench dashboard format lock clean
+
+demo: $(VENV)/run.stamp  ## the main job on real data, offline
+	$(BIN)/featurestore demo --store $(STORE)
+
+test: $(VENV)/dev.stamp
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/dev.stamp
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/dev.stamp
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/dev.stamp
+	$(BIN)/python -m benchmarks.main
+
+dashboard: $(VENV)/run.stamp
+	$(BIN)/featurestore dashboard --store $(STORE)
+
+$(VENV)/python.stamp:
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and f"featurestore needs Python 3.11 or newer, {sys.executable} is {v.major}.{v.minor}: make PYTHON=/path/to/python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	touch $@
+
+$(VENV)/run.stamp: requirements/run.txt pyproject.toml | $(VENV)/python.stamp
+	@echo "installing the pinned set into $(VENV) (several minutes, some 5 GB: torch brings CUDA)"
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements/run.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	touch $@
+
+$(VENV)/dev.stamp: requirements/dev.txt $(VENV)/run.stamp
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements/dev.txt
+	touch $@
+
+# Pins anew, without URLs: run.txt is what the package needs, dev.txt what comes on top.
+lock:
+	$(BIN)/pip install --quiet uv
+	$(BIN)/uv pip compile pyproject.toml --extra cpu --extra dashboard $(LOCK) -o requirements/run.txt
+	$(BIN)/uv pip compile requirements/dev.in -c requirements/run.txt $(LOCK) -o requirements/dev.all
+	{ echo "-r run.txt"; awk -F '==' 'NR == FNR {run[$$1]; next} !($$1 in run)' requirements/run.txt requirements/dev.all; } > requirements/dev.txt
+	rm requirements/dev.all
+LOCK := --universal --python-version 3.11 --no-emit-index-url --no-emit-find-links --no-header \
+	--no-annotate --quiet
+
+clean:
+	rm -rf $(VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache
