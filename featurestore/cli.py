@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -543,7 +544,13 @@ def _progress_bar() -> Iterator[Callable[[Progress], None] | None]:
     )
     tasks: dict[str, Any] = {}
 
+    drawn = 0.0
+
     def show(now: Progress) -> None:
+        nonlocal drawn
+        if time.monotonic() - drawn < 0.1 and now.n_done < now.n_total:
+            return  # drawing costs more than some encoders do
+        drawn = time.monotonic()
         if now.encoder not in tasks:
             tasks[now.encoder] = bar.add_task(now.encoder, total=now.n_total, rate="", limit="")
         speed = bar.tasks[tasks[now.encoder]].speed

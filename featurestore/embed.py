@@ -21,7 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featurestore.batching import BatchSize, batched
-from featurestore.images import Undecodable, decode_image
+from featurestore.errors import Undecodable
+from featurestore.images import decode_image
 from featurestore.values import Modality
 
 TEXT_WINDOW = 2048

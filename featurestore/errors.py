@@ -13,6 +13,7 @@ FeatureStoreError
 ├── BadSource (ValueError)              a folder or table that cannot be embedded
 │   ├── MissingColumn (LookupError)     the table has no column of that name
 │   └── DuplicateIds                    two items would share an id
+├── Undecodable (ValueError)            bytes that are no picture we can read
 ├── ModalityMismatch (ValueError)       an image encoder for texts, or the reverse
 ├── EncoderChanged (ValueError)         a spec now names other weights than its view holds
 ├── EncoderDrift                        the same weights give other vectors than before
@@ -79,6 +80,10 @@ class MissingColumn(BadSource, LookupError):
 
 class DuplicateIds(BadSource):
     """Two items would share an id."""
+
+
+class Undecodable(FeatureStoreError, ValueError):
+    """Bytes that are no picture we can read; the message says why."""
 
 
 class ModalityMismatch(FeatureStoreError, ValueError):

@@ -7,12 +7,10 @@ import io
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from featurestore.errors import Undecodable
+
 _MAX_SAMPLE_VALUE = 281  # TIFF tag: the declared range of a sample
 _WIDE = {"I;16", "I;16B", "I;16L", "I;16N", "I"}
-
-
-class Undecodable(ValueError):
-    """The bytes are no picture that we can read; the message says why."""
 
 
 def decode_image(content: bytes) -> Image.Image:

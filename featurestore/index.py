@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featurestore.errors import MissingExtra, ShapeMismatch
+from featurestore.errors import MissingExtra, ShapeMismatch, UnknownItem, nearest
 from featurestore.values import Neighbors
 
 
@@ -61,6 +61,26 @@ class ExactIndex:
             )
         scores, rows = self._flat.search(normalize_rows(queries), min(k, len(self.ids)))
         return Neighbors(self.ids[rows], scores, rows)
+
+
+    def neighbors(self, item_id: str, *, k: int = 10) -> Neighbors:
+        """Find the items closest to one of the index's own, itself left out.
+
+        Raises
+        ------
+        UnknownItem
+            If the index has no vector of that item.
+        """
+        rows = np.flatnonzero(self.ids == item_id)
+        if len(rows) == 0:
+            raise UnknownItem(
+                f"there is no vector of {item_id!r} here: {nearest(item_id, self.ids[:10_000])}"
+            )
+        found = self.search(self.vectors[rows[:1]], k=k + 1)
+        others = found.ids[0] != item_id
+        return Neighbors(
+            found.ids[:, others][:, :k], found.scores[:, others][:, :k], found.rows[:, others][:, :k]
+        )
 
 
 def normalize_rows(vectors: NDArray[np.float32]) -> NDArray[np.float32]:

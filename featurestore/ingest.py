@@ -22,7 +22,6 @@ from featurestore import user_cache
 from featurestore.batching import START, BatchSize
 from featurestore.canary import canary_vectors, check_canary
 from featurestore.embed import Clock, Outcome, Todo, embed_items, text_hash
-from featurestore.encoders import load_encoder
 from featurestore.errors import TooManyFailures
 from featurestore.layout import DatasetFolder, utc_now
 from featurestore.tables import (
@@ -187,12 +186,13 @@ def run(
     resolved: ResolvedEncoder,
     options: EmbedOptions,
     *,
+    load: Callable[[], Any],
     progress: Callable[[Progress], None] | None = None,
-    check_loaded: Callable[[ResolvedEncoder], None] = lambda _: None,
 ) -> EmbedReport:
     """Bring one view up to date with a listing; see `EmbedReport`.
 
-    On an interrupt, what was encoded is committed before KeyboardInterrupt goes on.
+    ``load`` gives the encoder; it is not called where there is nothing to embed. On an
+    interrupt, what was encoded is committed before KeyboardInterrupt goes on.
 
     Raises
     ------
@@ -209,8 +209,7 @@ def run(
     n_updated = _update_metadata(folder, plan)
     if len(plan.todo) == 0 and exists:
         return _report(folder, resolved, plan, None, n_updated, started)
-    encoder = load_encoder(resolved.spec, device=options.device)
-    check_loaded(encoder.resolved)
+    encoder = load()
     if exists and not options.overwrite:
         check_canary(encoder, encoders[resolved.slug]["canary"])
         view = folder.view(resolved.slug)

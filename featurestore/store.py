@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from featurestore import ingest
 from featurestore.canary import check_canary
-from featurestore.encoders import family_of, load_encoder, resolve_encoder
+from featurestore.encoders import family_of, known_encoder, load_encoder
 from featurestore.errors import (
     BadSource,
     DuplicateIds,
@@ -29,7 +29,7 @@ from featurestore.errors import (
     UnknownView,
     nearest,
 )
-from featurestore.images import Undecodable, decode_image, thumbnail
+from featurestore.images import decode_image, thumbnail
 from featurestore.index import ExactIndex
 from featurestore.ingest import EmbedOptions, EmbedReport, Progress
 from featurestore.layout import (
@@ -149,10 +149,21 @@ class Store:
         intake = _Intake.read(folder, earlier, sources, options or SourceOptions())
         for note in intake.notes:
             say(note)
-        resolved = [resolve_encoder(spec) for spec in specs]
-        for one in resolved:
+        loaded: dict[EncoderSpec, Any] = {}  # at most one, to be used below: memory counts
+        resolved = []
+        for spec in specs:
+            one = known_encoder(spec)
+            if one is None:
+                loaded = {spec: load_encoder(spec, device=how.device)}
+                one = loaded[spec].resolved
             _check_modality(one, intake.modality, dataset)
             _check_unchanged(folder, one, overwrite=how.overwrite)
+            resolved.append(one)
+
+        def load(spec: EncoderSpec) -> Any:
+            encoder = loaded.pop(spec, None) or load_encoder(spec, device=how.device)
+            _check_unchanged(folder, encoder.resolved, overwrite=how.overwrite)
+            return encoder
 
         make_store(self.path)
         with folder.locked("dataset"):
@@ -172,10 +183,8 @@ class Store:
                         intake.roots,
                         one,
                         how,
+                        load=partial(load, one.spec),
                         progress=progress,
-                        check_loaded=lambda loaded: _check_unchanged(
-                            folder, loaded, overwrite=how.overwrite
-                        ),
                     )
                 )
         return reports
@@ -458,17 +467,7 @@ class View:
 
     def neighbors(self, item_id: str, *, k: int = 10) -> Neighbors:
         """Find the items closest to one of the view's own, itself left out."""
-        index = self.index()
-        rows = np.flatnonzero(index.ids == item_id)
-        if len(rows) == 0:
-            raise UnknownItem(
-                f"{self.name} has no vector of {item_id!r}: {nearest(item_id, index.ids[:10_000])}"
-            )
-        found = index.search(index.vectors[rows], k=k + 1)
-        keep = found.ids[0] != item_id
-        return Neighbors(
-            found.ids[:, keep][:, :k], found.scores[:, keep][:, :k], found.rows[:, keep][:, :k]
-        )
+        return self.index().neighbors(item_id, k=k)
 
     def search_text(self, text: str, *, k: int = 10) -> Neighbors:
         """Find the items closest to a text, for encoders that read texts."""
@@ -496,10 +495,7 @@ class View:
         if modality is Modality.TEXT:
             vectors = encoder.encode_texts(list(contents))
         else:
-            try:
-                pictures = [decode_image(one) for one in contents if isinstance(one, bytes)]
-            except Undecodable as error:
-                raise BadSource(f"cannot decode the picture: {error}") from None
+            pictures = [decode_image(one) for one in contents if isinstance(one, bytes)]
             vectors = encoder.encode_images([encoder.prepare_image(one) for one in pictures])
         return np.asarray(vectors, np.float32)
 

@@ -101,7 +101,7 @@ def test_sql_over_the_items(embedded):
         (["embed", "--dataset", "new", "-e", PIXELS], 1, "does not exist yet: name a SOURCE"),
         (["search", "tiny"], 2, "give one of --item, --image, --text"),
         (["search", "tiny", "--text", "x"], 1, "cannot read texts"),
-        (["search", "tiny", "--item", "nope"], 1, "has no vector of 'nope'"),
+        (["search", "tiny", "--item", "nope"], 1, "no vector of 'nope'"),
         (["search", "tiny", "--image", "/nowhere.png"], 1, "cannot read /nowhere.png"),
         (["ls", "--store", "{images}"], 1, "is no store"),
         (["ls", "--store", "{empty}/s"], 1, "there is no store at"),

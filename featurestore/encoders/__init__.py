@@ -136,6 +136,15 @@ def family_of(spec: EncoderSpec) -> Family:
 
 def resolve_encoder(spec: EncoderSpec) -> ResolvedEncoder:
     """Tell what an encoder is, without loading it where that is known from an earlier run."""
+    known = known_encoder(spec)
+    if known is not None:
+        return known
+    resolved: ResolvedEncoder = load_encoder(spec).resolved
+    return resolved
+
+
+def known_encoder(spec: EncoderSpec) -> ResolvedEncoder | None:
+    """Tell what an encoder is from the user's cache; None where it has to be loaded."""
     family = family_of(spec)
     known = user_cache.recall("encoders", str(spec))
     if known and known["files"] == _files(spec) and known["versions"] == _versions(family):
@@ -146,8 +155,7 @@ def resolve_encoder(spec: EncoderSpec) -> ResolvedEncoder:
             known["chosen"],
             known["versions"],
         )
-    resolved: ResolvedEncoder = load_encoder(spec).resolved
-    return resolved
+    return None
 
 
 def load_encoder(spec: EncoderSpec, *, device: str = "auto") -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -75,6 +76,7 @@ def load(spec: EncoderSpec, device: str) -> SentenceModel:
     chosen = {
         "family": "st",
         "weights": weights_hash(network),
+        "tokenizer": _tokenizer_hash(network),
         "pipeline": [f"{type(module).__name__} {_config(module)}" for module in network],
         "max_length": network.max_seq_length,
         "prompt": prompt,
@@ -85,6 +87,12 @@ def load(spec: EncoderSpec, device: str) -> SentenceModel:
         spec, int(dim), frozenset({Modality.TEXT}), chosen, encoders.versions(spec)
     )
     return SentenceModel(resolved, settle(network, device), prompt, dtype, device)
+
+
+def _tokenizer_hash(network: Any) -> str | None:
+    """Return the SHA-256 of a fast tokenizer: vocabulary, rules and special tokens."""
+    fast = getattr(network.tokenizer, "backend_tokenizer", None)
+    return None if fast is None else hashlib.sha256(fast.to_str().encode()).hexdigest()
 
 
 def _config(module: Any) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import logging
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -97,6 +98,8 @@ def inference(device: str, dtype: torch.dtype) -> Iterator[None]:
 @contextmanager
 def loading(spec: EncoderSpec, how: str) -> Iterator[None]:
     """Turn what libraries raise for absent weights into one line that says what to do."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)  # each retry of a hub, each random weight on purpose
     try:
         yield
     except (OSError, RuntimeError, ValueError, KeyError) as error:
@@ -104,6 +107,8 @@ def loading(spec: EncoderSpec, how: str) -> Iterator[None]:
             raise
         reason = " ".join(str(error).split())[:300]
         raise UnknownEncoder(f"cannot load {spec}: {reason}; {how}") from error
+    finally:
+        logging.disable(before)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,36 @@
+"""The dashboard: navigation and what all pages share. Started by `dashboard.launch`."""
+
+from pathlib import Path
+
+import streamlit as st
+
+from dashboard import state
+from dashboard.views import plain
+from featurestore.errors import FeatureStoreError
+
+# A file of ours: Streamlit fetches named icons for the tab from the network.
+ICON = Path(__file__).with_name("static") / "icon.png"
+st.set_page_config(page_title="featurestore", page_icon=str(ICON), layout="wide")
+# Not in pages/: next to a folder of that name, Streamlit runs the page of a server's first
+# link alone, without this file (PagesManager.uses_pages_directory, 1.67).
+page = st.navigation(
+    [
+        st.Page("screens/overview.py", title="Overview", icon=":material/dataset:", default=True),
+        st.Page("screens/heads.py", title="Leaderboard", icon=":material/leaderboard:"),
+        st.Page("screens/neighbors.py", title="Neighbours", icon=":material/hub:"),
+    ]
+)
+st.title(page.title)
+try:
+    store = state.store()
+    names = store.datasets()
+    if not names:
+        st.info("This store has no data sets yet. Embed a folder of images or a table of texts:")
+        state.show_command(store, "embed", "SOURCE", "--dataset", "NAME", "-e", "ENCODER")
+        st.stop()
+    with st.sidebar:
+        state.select("Data set", names, key="dataset", clears=("encoder", "item", "label", "run"))
+        st.caption(plain(str(store.path)))
+    page.run()
+except FeatureStoreError as error:
+    state.show(error)

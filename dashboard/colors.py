@@ -1,0 +1,31 @@
+"""One colour for each class and each encoder, the same on every page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+# Readable for colour-blind people. Black is left out (dark pages); the last is ours.
+# Okabe and Ito (2008), https://jfly.uni-koeln.de/color/
+PALETTE = (
+    "#0072B2",
+    "#E69F00",
+    "#009E73",
+    "#CC79A7",
+    "#56B4E9",
+    "#D55E00",
+    "#F0E442",
+    "#999999",
+)
+NEUTRAL = "#888888"  # what has no class
+
+
+def colors(names: Iterable[str]) -> Mapping[str, str]:
+    """Give each name its colour.
+
+    Names are sorted first, so that a filter changes no colour; after eight names colours
+    come again, so names are always written beside them.
+
+    >>> colors(["dog", "cat"])["cat"]
+    '#0072B2'
+    """
+    return {name: PALETTE[i % len(PALETTE)] for i, name in enumerate(sorted(set(names)))}

@@ -1,0 +1,64 @@
+"""Start the dashboard's server."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import os
+from pathlib import Path
+
+from featurestore.errors import MissingExtra
+
+STORE_VARIABLE = "FEATURESTORE_STORE"
+APP = Path(__file__).with_name("app.py")
+_LOCAL = {"localhost", "127.0.0.1", "::1"}
+
+
+def launch(
+    store_path: str | Path,
+    *,
+    port: int = 8501,
+    host: str = "localhost",
+    open_browser: bool = True,
+) -> int:
+    """Serve the dashboard of a store until Ctrl-C; return the exit code.
+
+    Parameters
+    ----------
+    store_path : str or Path
+        Its folder.
+    port, host : int, str
+        Where to listen; anything but localhost shows the store to the network.
+    open_browser : bool
+        Open a tab of the default browser.
+
+    Raises
+    ------
+    NotAStore
+        If there is no store, or one of a newer format.
+    MissingExtra
+        If Streamlit or plotly is not installed.
+    """
+    missing = [name for name in ("streamlit", "plotly") if not importlib.util.find_spec(name)]
+    if missing:
+        raise MissingExtra(
+            f"the dashboard needs {' and '.join(missing)}: pip install 'featurestore[dashboard]'"
+        )
+    from featurestore.store import open_store
+
+    os.environ[STORE_VARIABLE] = str(open_store(store_path).path)
+    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+    if host not in _LOCAL:
+        logging.getLogger(__name__).warning(
+            "the dashboard has no password: everyone who reaches %s:%d sees this store", host, port
+        )
+    from streamlit.web import cli
+
+    # What is not about this run is in .streamlit/config.toml, beside the app.
+    options = {"server.port": port, "server.address": host, "server.headless": not open_browser}
+    flags = [f"--{name}={str(value).lower()}" for name, value in options.items()]
+    try:
+        cli.main(["run", str(APP), *flags], standalone_mode=False)
+    except SystemExit as stop:  # say, the port is taken: Streamlit has said so
+        return stop.code if isinstance(stop.code, int) else 1
+    return 0

@@ -1,0 +1,59 @@
+"""The leaderboard: stored comparisons of heads × encoders, with their intervals."""
+
+import streamlit as st
+
+from dashboard import state, views
+
+dataset = state.dataset()
+comparisons = {str(run.card["created"]): run for run in state.comparisons(dataset)}
+
+if not comparisons:
+    encoders = [word for view in dataset.views() for word in ("-e", str(view.spec))]
+    st.info("No comparison of this data set yet. Make one:")
+    state.show_command(dataset.store, "compare", dataset.name, *encoders)
+    st.stop()
+
+chosen = state.select(
+    "Comparison",
+    list(comparisons),
+    key="run",
+    show=lambda created: views.run_title(comparisons[created]),
+)
+run = comparisons[chosen]
+metric = run.metric.replace("_", " ").capitalize()
+st.markdown(
+    f"{metric} on {run.n_items:,} items of {len(run.classes):,} classes. "
+    f"Each 95 % interval speaks of **{views.plain(run.estimand)}**."
+)
+if views.is_outdated(dataset, run):
+    st.warning("The data set has changed since this comparison was made.")
+st.plotly_chart(
+    views.interval_figure(run, views.encoder_colors(dataset, run)),
+    alt=f"{metric} of each head with its 95 % interval",
+)
+st.dataframe(
+    views.leaderboard(run),
+    hide_index=True,
+    column_config={
+        "value": st.column_config.NumberColumn(f"{metric} (%)", format="%.1f"),
+        "low": st.column_config.NumberColumn("From (%)", format="%.1f"),
+        "high": st.column_config.NumberColumn("To (%)", format="%.1f"),
+        "seconds": st.column_config.NumberColumn(
+            "Fit (s)", format="%.2f", help="Median of one fit, its choices included"
+        ),
+    },
+)
+for note in run.notes:
+    st.caption(views.plain(note))
+
+rows = {views.row_name(row): (row["encoder"], row["head"]) for row in run.rows()}
+if len(rows) > 1:
+    st.subheader("Which of two is better?")
+    left, right = st.columns(2)
+    first = left.selectbox("This row", list(rows), index=0)
+    second = right.selectbox("against that row", list(rows), index=1)
+    if first == second:
+        st.caption("Choose two different rows.")
+    else:
+        sentence = run.difference(rows[first], rows[second]).sentence()
+        st.markdown(views.plain(f"{sentence}."))

@@ -1,0 +1,168 @@
+"""What the pages share: choices kept in the URL, and caches that follow the store's versions.
+
+The URL is where a choice lives, so that it can be sent to someone; the session repeats it,
+since Streamlit empties the URL when one changes the page.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pyarrow as pa
+import streamlit as st
+
+from dashboard import views
+from dashboard.launch import STORE_VARIABLE
+from featurestore.errors import FeatureStoreError, nearest
+from featurestore.index import ExactIndex
+from featurestore.store import DataSet, Store, View, open_store
+from heads import Comparison, runs
+
+
+class UnknownChoice(FeatureStoreError, LookupError):
+    """The URL asks for something that the store does not have."""
+
+
+# -- choices -------------------------------------------------------------------------------
+
+
+def recall(key: str) -> str | None:
+    """Return what the URL says, else what was chosen last in this session."""
+    chosen: str | None = st.query_params.get(key) or st.session_state.get(f"chosen {key}")
+    return chosen
+
+
+def remember(key: str, value: str | None) -> None:
+    """Keep a choice; None forgets it."""
+    st.session_state[f"chosen {key}"] = value
+    if value is None:
+        st.query_params.pop(key, None)
+    elif st.query_params.get(key) != value:
+        st.query_params[key] = value
+
+
+def select(
+    label: str,
+    options: Sequence[str],
+    *,
+    key: str,
+    default: str | None = None,
+    show: Callable[[str], str] = str,
+    clears: Sequence[str] = (),
+) -> str:
+    """Draw a select box whose choice is kept under ``key``; by default the first.
+
+    A new choice forgets those named in ``clears``.
+
+    Raises
+    ------
+    UnknownChoice
+        If the URL asks for something else than the options.
+    """
+    chosen = recall(key) or default or options[0]
+    known = chosen in options
+    widget = f"{key} box"
+
+    def changed() -> None:
+        remember(key, st.session_state[widget])
+        for other in clears:
+            remember(other, None)
+
+    st.session_state[widget] = chosen if known else None
+    index = 0 if known else None  # only None allows an empty box
+    st.selectbox(label, options, index=index, key=widget, format_func=show, on_change=changed)
+    if not known:
+        raise UnknownChoice(f"no {label.lower()} {chosen!r} here: {nearest(chosen, options)}")
+    remember(key, chosen)
+    return chosen
+
+
+def show(error: FeatureStoreError) -> None:
+    """Say what went wrong, and no more."""
+    said = str(error)
+    st.error(views.plain(said[:1].upper() + said[1:]), icon=":material/error:")
+
+
+def show_command(store: Store, *words: str) -> None:
+    """Show a line to type."""
+    st.code(views.command(store, *words), language="bash", wrap_lines=True)
+
+
+# -- the store, and what is costly to read ---------------------------------------------------
+
+
+def store() -> Store:
+    """Open the store that the dashboard was started on."""
+    return open_store(os.environ.get(STORE_VARIABLE, "featurestore-data"))
+
+
+def dataset() -> DataSet:
+    """Return the data set that was chosen in the sidebar."""
+    opened = store()
+    return opened.dataset(recall("dataset") or opened.datasets()[0])
+
+
+def overview(store: Store) -> list[views.Row]:
+    """Return `views.overview`, computed again when the store changed."""
+    return _overview(str(store.path), views.stamp(store), store)
+
+
+@st.cache_data(max_entries=8, show_spinner="Reading the store…")
+def _overview(path: str, stamp: Any, _store: Store) -> list[views.Row]:
+    return views.overview(_store)
+
+
+def items(dataset: DataSet) -> pa.Table:
+    """Return `views.browse`, read again when the items changed."""
+    return _items(str(dataset.path), dataset.folder.items.version(), dataset)
+
+
+@st.cache_resource(max_entries=8, show_spinner="Reading the items…")
+def _items(path: str, version: int, _dataset: DataSet) -> pa.Table:
+    return views.browse(_dataset)
+
+
+def index(view: View) -> ExactIndex:
+    """Return the view's index, built again when items or vectors changed."""
+    return _index(str(view.dataset.path), view.slug, str(view.snapshot), view)
+
+
+@st.cache_resource(max_entries=4, show_spinner="Loading the vectors…")
+def _index(path: str, slug: str, snapshot: str, _view: View) -> ExactIndex:
+    return _view.index()
+
+
+def cards(
+    dataset: DataSet, rows: Sequence[views.Row], scores: Sequence[float] | None = None
+) -> list[views.Row]:
+    """Return what the gallery draws of items, with their thumbnails."""
+    palette = views.class_colors(items(dataset))
+    return [
+        views.card(
+            row,
+            _picture(str(dataset.path), row["item_id"], row["content_hash"], dataset)
+            if row["text"] is None
+            else {},
+            palette,
+            None if scores is None else scores[i],
+        )
+        for i, row in enumerate(rows)
+    ]
+
+
+@st.cache_data(max_entries=5000, show_spinner=False)
+def _picture(path: str, item_id: str, content_hash: str, _dataset: DataSet) -> views.Row:
+    return views.picture(_dataset, item_id)
+
+
+def comparisons(dataset: DataSet) -> list[Comparison]:
+    """Return the stored comparisons, newest first, read again when one was added."""
+    names = sorted(file.name for file in (dataset.path / "runs").glob("*-compare.json"))
+    return _comparisons(str(dataset.path), names)
+
+
+@st.cache_resource(max_entries=8, show_spinner=False)
+def _comparisons(path: str, names: list[str]) -> list[Comparison]:
+    return runs(path)

@@ -1,0 +1,363 @@
+"""What the pages show: a store in, tables and figures out, and no Streamlit."""
+
+from __future__ import annotations
+
+import base64
+import re
+import shlex
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import plotly.graph_objects as go
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from dashboard.colors import NEUTRAL, colors
+from featurestore.errors import FeatureStoreError, UnknownItem, nearest
+from featurestore.index import ExactIndex
+from featurestore.store import DataSet, Store, View
+from featurestore.values import EncoderSpec
+
+if TYPE_CHECKING:
+    from heads import Comparison
+
+Row = dict[str, Any]
+
+NO_LABEL = "no label"
+NO_SPLIT = "no split"
+SPLIT_PATTERNS = {"train": "", "val": ".", "test": "/", NO_SPLIT: ""}
+N_CLASSES_DRAWN = 24
+
+# -- words ---------------------------------------------------------------------------------
+
+
+def plain(text: str) -> str:
+    r"""Return Markdown that shows a text as it is; only `code` in backticks stays code.
+
+    >>> print(plain("try `ls *` on ![x](y)"))
+    try `ls *` on \!\[x\]\(y\)
+    """
+    parts = re.split(r"(`[^`\n]+`)", text)
+    return "".join(
+        part if i % 2 else re.sub(r"([!-/:-@\[-`{-~])", r"\\\1", part)
+        for i, part in enumerate(parts)
+    )
+
+
+def command(store: Store, *words: str) -> str:
+    """Return a line to type, with this store."""
+    return shlex.join(["featurestore", *words, "--store", str(store.path)])
+
+
+def encoder_label(spec: str) -> str:
+    """Return the short name of an encoder."""
+    return EncoderSpec.parse(spec).label
+
+
+# -- overview ------------------------------------------------------------------------------
+
+
+def stamp(store: Store) -> tuple[Any, ...]:
+    """Return a value that changes whenever the overview does."""
+    found: list[Any] = []
+    for name in store.datasets():
+        dataset = store.dataset(name)
+        snapshots = [(view.slug, view.snapshot) for view in dataset.views()]
+        n_runs = len(dataset.folder.runs("embed"))
+        items, failures = dataset.folder.items.version(), dataset.folder.failures.version()
+        found.append((name, items, failures, n_runs, *snapshots))
+    return tuple(found)
+
+
+def overview(store: Store) -> list[Row]:
+    """Return one row for each view, and one for a data set that has none yet."""
+    rows = []
+    for name in store.datasets():
+        dataset = store.dataset(name)
+        about = {"data set": name, "holds": f"{dataset.modality}s", "items": dataset.n_items}
+        rows += [about | _view_row(view, dataset.n_items) for view in dataset.views()] or [about]
+    return rows
+
+
+def _view_row(view: View, n_items: int) -> Row:
+    fingerprints = view.dataset.failures().column("fingerprint").to_pylist()
+    n_failed = sum(one in ("", view.fingerprint) for one in fingerprints)
+    runs = view.dataset.folder.runs("embed")
+    last = next((run for run in runs if run["encoder"] == str(view.spec) and run["n_encoded"]), {})
+    return {
+        "encoder": view.spec.label,
+        "embedded": view.n_rows,
+        "failed": n_failed,
+        "to do": max(0, n_items - view.n_rows - n_failed),
+        "dim": view.dim,
+        "items/s": last.get("items_per_s"),
+        "last run": last.get("when"),
+    }
+
+
+def failures(dataset: DataSet) -> list[Row]:
+    """Return the items that have no vector, with the reason, newest first."""
+    encoders = {view.fingerprint: view.spec.label for view in dataset.views()}
+    found = dataset.failures().sort_by([("when", "descending"), ("item_id", "ascending")])
+    return [
+        {
+            "item": one["item_id"],
+            "stage": one["stage"],
+            "encoder": encoders.get(
+                one["fingerprint"], "any" if not one["fingerprint"] else "gone"
+            ),
+            "reason": one["error"],
+            "when": one["when"],
+        }
+        for one in found.to_pylist()
+    ]
+
+
+def class_column(dataset: DataSet) -> str | None:
+    """Return the first label column that holds classes."""
+    labels = dataset.description.labels.items()
+    return next((name for name, facts in labels if facts["task"] != "regression"), None)
+
+
+def browse(dataset: DataSet) -> pa.Table:
+    """Return what pages show of the items, sorted by id.
+
+    Columns: item_id, content_hash, text, split and label, the class in words, all strings.
+    """
+    column = class_column(dataset)
+    names = ["item_id", "content_hash", "text", "split"]
+    table = dataset.items([*names, column] if column else names)
+    label = table.column(column).cast(pa.string()) if column else pa.nulls(len(table), pa.string())
+    return table.select(names).append_column("label", label).sort_by("item_id")
+
+
+def class_counts(items: pa.Table) -> list[Row]:
+    """Count items by class and split, largest class first; items of no class come last."""
+    pairs = zip(items.column("label").to_pylist(), items.column("split").to_pylist(), strict=True)
+    counts = Counter(pairs)
+    totals: Counter[str | None] = Counter()
+    for (label, _), n in counts.items():
+        totals[label] += n
+    ordered = sorted(
+        counts.items(),
+        key=lambda one: (
+            one[0][0] is None,
+            -totals[one[0][0]],
+            str(one[0][0]),
+            list(SPLIT_PATTERNS).index(one[0][1] or NO_SPLIT),
+        ),
+    )
+    return [
+        {"label": label or NO_LABEL, "split": split or NO_SPLIT, "items": n}
+        for (label, split), n in ordered
+    ]
+
+
+def class_colors(items: pa.Table) -> Mapping[str, str]:
+    """Return the colour of each class of a data set; items of no class are grey."""
+    labels = pc.unique(items.column("label").drop_null()).to_pylist()
+    return {**colors(labels), NO_LABEL: NEUTRAL}
+
+
+def class_figure(counts: Sequence[Row], palette: Mapping[str, str]) -> go.Figure:
+    """Draw the class balance: a bar for each of the largest classes, splits by pattern."""
+    shown = list(dict.fromkeys(row["label"] for row in counts))[:N_CLASSES_DRAWN]
+    splits = [name for name in SPLIT_PATTERNS if any(row["split"] == name for row in counts)]
+    items = {(row["label"], row["split"]): row["items"] for row in counts}
+    figure = go.Figure()
+    for split in splits:
+        figure.add_bar(
+            name=split,
+            y=[escape(label) for label in shown],
+            x=[items.get((label, split), 0) for label in shown],
+            orientation="h",
+            marker={
+                "color": [palette[label] for label in shown],
+                "pattern": {"shape": SPLIT_PATTERNS[split]},
+            },
+            hovertemplate="%{y}: %{x:,} items (" + split + ")<extra></extra>",
+        )
+    figure.update_layout(
+        barmode="stack",
+        height=90 + 24 * len(shown),
+        margin={"l": 0, "r": 0, "t": 10, "b": 40},
+        showlegend=splits != [NO_SPLIT],
+        legend={"orientation": "h", "y": 1, "yanchor": "bottom", "traceorder": "normal"},
+        xaxis={"title": "items"},
+        yaxis={"autorange": "reversed", "automargin": True, "type": "category"},
+    )
+    return figure
+
+
+def split_sentence(items: pa.Table) -> str:
+    """Say how many items each split has."""
+    counts = Counter(split or NO_SPLIT for split in items.column("split").to_pylist())
+    known = [f"{counts[name]:,} {name}" for name in SPLIT_PATTERNS if counts[name]]
+    return " · ".join(known)
+
+
+# -- neighbours ----------------------------------------------------------------------------
+
+
+def with_label(items: pa.Table, label: str | None) -> pa.Table:
+    """Return the items of one class, or all."""
+    return items if label is None else items.filter(pc.equal(items.column("label"), label))
+
+
+def rows_of(items: pa.Table, ids: Sequence[str]) -> list[Row]:
+    """Return the rows of some items, in the order of the ids.
+
+    Raises
+    ------
+    UnknownItem
+        If there is no such item.
+    """
+    place = pc.index_in(pa.array(ids, pa.string()), value_set=items.column("item_id"))
+    if place.null_count:
+        missing = ids[place.is_null().to_pylist().index(True)]
+        known = items.column("item_id").slice(0, 10_000).to_pylist()
+        raise UnknownItem(f"there is no item {missing!r}: {nearest(missing, known)}")
+    rows: list[Row] = items.take(place).to_pylist()
+    return rows
+
+
+def neighbors(index: ExactIndex, item_id: str, *, k: int) -> list[tuple[str, float]]:
+    """Return the closest other items with their cosines, as `View.neighbors` does.
+
+    The index is the caller's, so that it can be kept between clicks.
+
+    Raises
+    ------
+    UnknownItem
+        If the index holds no vector of the item.
+    """
+    rows = np.flatnonzero(index.ids == item_id)
+    if len(rows) == 0:
+        raise UnknownItem(f"this encoder has no vector of item {item_id!r}: see Overview, failures")
+    found = index.search(index.vectors[rows], k=k + 1)
+    pairs = zip(found.ids[0].tolist(), found.scores[0].tolist(), strict=True)
+    return [pair for pair in pairs if pair[0] != item_id][:k]
+
+
+def agreement(label: str | None, others: Sequence[str | None]) -> str | None:
+    """Say how many neighbours share an item's label; None where it has none."""
+    if label is None or not others:
+        return None
+    n_same = sum(other == label for other in others)
+    return f"{n_same} of {len(others)} neighbours have the same label ({n_same / len(others):.0%})"
+
+
+def card(row: Row, picture: Row, palette: Mapping[str, str], score: float | None = None) -> Row:
+    """Return what the gallery draws of an item; the picture is that of `picture`."""
+    label = row["label"] or NO_LABEL
+    return {
+        "id": row["item_id"],
+        "text": row["text"],
+        "label": label,
+        "color": palette[label],
+        "score": None if score is None else f"{score:.3f}",
+        **picture,
+    }
+
+
+def picture(dataset: DataSet, item_id: str, *, size_px: int = 128) -> Row:
+    """Return an image item's thumbnail as a data URI, or the reason why there is none."""
+    try:
+        content = dataset.thumbnail(item_id, size_px=size_px)
+    except (FeatureStoreError, ValueError) as error:  # gone, or bytes that are no picture
+        return {"image": None, "reason": str(error)}
+    return {"image": f"data:image/jpeg;base64,{base64.b64encode(content).decode()}", "reason": None}
+
+
+# -- leaderboard ---------------------------------------------------------------------------
+
+
+def run_title(run: Comparison) -> str:
+    """Name a stored comparison in a list."""
+    when = str(run.card["created"])[:16].replace("T", " ")
+    return f"{when} UTC · {run.label} · {run.metric.replace('_', ' ')} · {len(run.heads)} rows"
+
+
+def row_name(row: Row) -> str:
+    """Name a row of a comparison: ``logistic on timm:resnet18``."""
+    return f"{row['head']} on {encoder_label(row['encoder'])}"
+
+
+def leaderboard(run: Comparison) -> list[Row]:
+    """Return a comparison's table, best first, shares as percentages."""
+    return [
+        {
+            "head": row["head"],
+            "encoder": encoder_label(row["encoder"]),
+            "value": _percent(row["value"]),
+            "low": _percent(row["low"]),
+            "high": _percent(row["high"]),
+            "seconds": row["seconds"],
+        }
+        for row in run.rows()
+    ]
+
+
+def _percent(share: float | None) -> float | None:
+    return None if share is None else 100 * share
+
+
+def encoder_colors(dataset: DataSet, run: Comparison) -> Mapping[str, str]:
+    """Return the colour of each encoder of a comparison; what is no view is grey."""
+    views = colors(str(view.spec) for view in dataset.views())
+    return {cell.encoder: views.get(cell.encoder, NEUTRAL) for cell in run.heads}
+
+
+def interval_figure(run: Comparison, palette: Mapping[str, str]) -> go.Figure:
+    """Draw each row's value with its 95 % interval, best on top, coloured by encoder."""
+    rows = run.rows()
+    order = [escape(row_name(row)) for row in rows]  # plotly reads tags in names
+    figure = go.Figure()
+    for encoder in dict.fromkeys(row["encoder"] for row in rows):
+        own = [row for row in rows if row["encoder"] == encoder]
+        value = [100 * row["value"] for row in own]
+        low = [_percent(row["low"]) for row in own]
+        high = [_percent(row["high"]) for row in own]
+        figure.add_scatter(
+            name=encoder_label(encoder),
+            mode="markers",
+            x=value,
+            y=[escape(row_name(row)) for row in own],
+            error_x={
+                "array": [0 if h is None else h - v for h, v in zip(high, value, strict=True)],
+                "arrayminus": [0 if w is None else v - w for w, v in zip(low, value, strict=True)],
+                "thickness": 2,
+                "width": 5,
+            },
+            marker={"color": palette[encoder], "size": 10},
+            customdata=list(zip(low, high, strict=True)),
+            hovertemplate="%{y}<br>%{x:.1f} % (%{customdata[0]:.1f} to %{customdata[1]:.1f})"
+            "<extra></extra>",
+        )
+    figure.update_layout(
+        height=110 + 28 * len(rows),
+        margin={"l": 0, "r": 0, "t": 10, "b": 40},
+        showlegend=False,  # the rows name their encoder
+        xaxis={"title": f"{run.metric.replace('_', ' ')} (%), with 95 % interval"},
+        yaxis={
+            "categoryorder": "array",
+            "categoryarray": order,
+            "autorange": "reversed",
+            "automargin": True,
+        },
+    )
+    return figure
+
+
+def is_outdated(dataset: DataSet, run: Comparison) -> bool:
+    """Tell whether the data set or its vectors changed since a comparison."""
+    now = {view.fingerprint: view.snapshot for view in dataset.views()}
+    return any(
+        one["fingerprint"] not in now
+        or (one["snapshot"]["items"], one["snapshot"]["view"])
+        != (now[one["fingerprint"]].items, now[one["fingerprint"]].view)
+        for one in run.card["views"]
+    )

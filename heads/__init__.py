@@ -1,0 +1,67 @@
+"""Light heads on frozen embeddings: trained in seconds, compared honestly.
+
+``import heads`` is cheap: scikit-learn comes in with the first name that needs it.
+
+>>> import heads
+>>> "fit" in dir(heads)
+True
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from heads.bundle import FittedHead, list_heads, load_head
+    from heads.compare import Comparison, Difference, compare, runs
+    from heads.fit import fit
+
+__all__ = [
+    "Comparison",
+    "Difference",
+    "FittedHead",
+    "compare",
+    "fit",
+    "list_heads",
+    "load_head",
+    "runs",
+]
+
+_HOMES = {
+    "Comparison": "heads.compare",
+    "Difference": "heads.compare",
+    "FittedHead": "heads.bundle",
+    "compare": "heads.compare",
+    "fit": "heads.fit",
+    "list_heads": "heads.bundle",
+    "load_head": "heads.bundle",
+    "runs": "heads.compare",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+class _Package(ModuleType):
+    """Keeps `heads.fit` and `heads.compare` functions.
+
+    Importing the submodules that they live in would otherwise bind the modules to their names.
+    """
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in _HOMES and isinstance(value, ModuleType):
+            value = getattr(value, name)
+        super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

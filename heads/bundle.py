@@ -1,0 +1,198 @@
+"""Heads on disk: skops for the estimator, JSON for its card, Parquet for its predictions.
+
+Never pickle, and of a skops file only types that our own heads are made of.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featurestore.errors import EncoderMismatch, ShapeMismatch, StoreCorrupt, UnknownHead, nearest
+from featurestore.values import Embeddings
+from heads.folds import is_missing
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+CARD_FORMAT = 1
+# What skops does not know of itself: its own list holds scikit-learn's and numpy's types.
+OUR_TYPES = frozenset(
+    {
+        "heads.estimators.knn.KnnHead",
+        "heads.estimators.logistic.LogisticHead",
+        "heads.estimators.normaliser.Normaliser",
+        "heads.estimators.prototype.PrototypeHead",
+        "heads.estimators.ridge.RidgeHead",
+    }
+)
+
+
+@dataclass(frozen=True, eq=False)
+class FittedHead:
+    """A head that has learned, with the card that says from what."""
+
+    head_id: str
+    estimator: Any
+    card: Mapping[str, Any]
+    path: Path | None = None  # None until registered
+
+    def predict(self, items: Any) -> NDArray[np.str_]:
+        """Return the label of each item, shape (n,), str.
+
+        Parameters
+        ----------
+        items : Embeddings or ndarray of shape (n, dim); texts for the head ``tfidf``
+
+        Raises
+        ------
+        EncoderMismatch
+            If the embeddings come from another encoder than the head learned from.
+        ShapeMismatch
+            If vectors have another dim.
+        """
+        return np.asarray(self.estimator.predict(self._inputs(items)))
+
+    def predict_proba(self, items: Any) -> NDArray[np.float64]:
+        """Return probabilities, shape (n, n_classes), columns in the order of ``classes``."""
+        return np.asarray(self.estimator.predict_proba(self._inputs(items)))
+
+    @property
+    def classes(self) -> list[str]:
+        """Labels that can be predicted."""
+        return [str(label) for label in self.estimator.classes_]
+
+    def _inputs(self, items: Any) -> Any:
+        if self.card["reads"] == "texts":
+            return texts_of(items) if isinstance(items, Embeddings) else list(items)
+        if isinstance(items, Embeddings):
+            if items.encoder != self.card["fingerprint"]:
+                raise EncoderMismatch(
+                    f"head {self.head_id} learned from {self.card['encoder']} "
+                    f"({self.card['fingerprint'][:8]}), these vectors come from "
+                    f"{items.encoder[:8]}: load the view of the head's own encoder"
+                )
+            items = items.vectors
+        vectors = np.asarray(items)
+        if vectors.ndim != 2 or vectors.shape[1] != self.card["dim"]:
+            raise ShapeMismatch(
+                f"head {self.head_id} reads vectors of shape (n, {self.card['dim']}), "
+                f"these have shape {vectors.shape}: same encoder?"
+            )
+        return vectors
+
+
+def texts_of(embeddings: Embeddings) -> NDArray[Any]:
+    """Return the items' texts, shape (n,); an item without one has an empty text."""
+    texts = embeddings.column("text")
+    return np.where(is_missing(texts), "", texts)
+
+
+def save_head(head: FittedHead, predictions: pa.Table, folder: Path) -> FittedHead:
+    """Register a head as ``folder/<head-id>``, all of it or nothing."""
+    import pyarrow.parquet as pq
+    import skops.io
+
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=".", dir=folder))
+    try:
+        skops.io.dump(head.estimator, temporary / "head.skops")
+        pq.write_table(predictions, temporary / "predictions.parquet")
+        card = {**head.card, "head_sha256": _sha256(temporary / "head.skops")}
+        (temporary / "card.json").write_text(json.dumps(card, indent=1, ensure_ascii=False))
+        temporary.chmod(0o755)  # mkdtemp's are closed to others
+        target = folder / head.head_id
+        temporary.rename(target)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    return FittedHead(head.head_id, head.estimator, card, target)
+
+
+def load_head(dataset: Any, head_id: str) -> FittedHead:
+    """Load a registered head.
+
+    Parameters
+    ----------
+    dataset : DataSet or path
+        The data set, or its folder.
+
+    Raises
+    ------
+    UnknownHead
+        With the nearest ids.
+    StoreCorrupt
+        If its files are damaged, edited, or hold types that our heads are not made of.
+    """
+    import skops.io
+
+    folder = heads_folder(dataset)
+    path = folder / head_id
+    if not (path / "card.json").is_file():
+        known = [card["head_id"] for card in list_heads(dataset)]
+        raise UnknownHead(f"no head {head_id!r} in {folder}: {nearest(head_id, known)}")
+    card = _read_card(path)
+    file = path / "head.skops"
+    if not file.is_file() or _sha256(file) != card["head_sha256"]:
+        raise StoreCorrupt(f"{file} is not what its card describes: fit the head again")
+    foreign = set(skops.io.get_untrusted_types(file=file)) - OUR_TYPES
+    if foreign:
+        raise StoreCorrupt(
+            f"{file} holds {', '.join(sorted(foreign))}: no head of ours; not loaded"
+        )
+    return FittedHead(head_id, skops.io.load(file, trusted=sorted(OUR_TYPES)), card, path)
+
+
+def list_heads(dataset: Any) -> list[dict[str, Any]]:
+    """Return the cards of all registered heads, newest first."""
+    folder = heads_folder(dataset)
+    cards = [_read_card(file.parent) for file in folder.glob("[!.]*/card.json")]
+    return sorted(cards, key=lambda card: (card["created"], card["head_id"]), reverse=True)
+
+
+def heads_folder(dataset: Any) -> Path:
+    """Return where a data set's heads are."""
+    return Path(getattr(dataset, "path", dataset)) / "heads"
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Write beside the target and rename, so that no reader meets half a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(json.dumps(data, ensure_ascii=False))
+    temporary.replace(path)
+
+
+def library_versions() -> dict[str, str]:
+    """Return the versions of what decides a head's numbers."""
+    from importlib.metadata import version
+
+    return {name: version(name) for name in ("numpy", "scipy", "scikit-learn", "skops")}
+
+
+def _read_card(path: Path) -> dict[str, Any]:
+    try:
+        card = json.loads((path / "card.json").read_text())
+        if card["format"] > CARD_FORMAT:
+            raise StoreCorrupt(f"{path} was written by a newer release: format {card['format']}")
+        missing = {"head_id", "created", "head_sha256", "fingerprint", "reads"} - set(card)
+        if missing:
+            raise StoreCorrupt(f"{path / 'card.json'} lacks {', '.join(sorted(missing))}")
+    except (ValueError, KeyError, TypeError) as error:  # no JSON, or no card
+        raise StoreCorrupt(f"{path / 'card.json'} cannot be read: {error!r}") from error
+    return dict(card)
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

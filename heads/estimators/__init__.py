@@ -1,0 +1,1 @@
+"""Heads that scikit-learn lacks: numpy and scikit-learn only, and its contract kept."""

@@ -1,0 +1,73 @@
+"""The part of scikit-learn's contract that all our classifiers share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from heads.estimators.softmax import softmax
+
+
+class ScoreHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+    """A classifier with one score for each class.
+
+    Subclasses give ``_scores(X) -> (n, n_classes)``, whose largest is predicted and whose
+    softmax, sharpened by ``sharpness_``, gives the probabilities.
+    """
+
+    classes_: NDArray[Any]
+    sharpness_: float = 1.0
+    _accept_sparse: bool = False
+
+    def _begin_fit(self, X: Any, y: Any) -> tuple[Any, NDArray[np.intp]]:
+        """Validate, learn ``classes_``, and return X and class numbers."""
+        X, y = validate_data(
+            self,
+            X,
+            y,
+            dtype=[np.float64, np.float32],
+            accept_sparse="csr" if self._accept_sparse else False,
+        )
+        check_classification_targets(y)
+        self.classes_, codes = np.unique(y, return_inverse=True)
+        if len(self.classes_) < 2:
+            raise ValueError(f"a head needs two classes or more, found 1 class: {self.classes_}")
+        return X, codes
+
+    def _scores(self, X: Any) -> NDArray[np.float64]:
+        raise NotImplementedError
+
+    def _checked_scores(self, X: Any) -> NDArray[np.float64]:
+        check_is_fitted(self, "classes_")
+        X = validate_data(
+            self,
+            X,
+            dtype=[np.float64, np.float32],
+            accept_sparse="csr" if self._accept_sparse else False,
+            reset=False,
+        )
+        return self._scores(X)
+
+    def decision_function(self, X: Any) -> NDArray[np.float64]:
+        """Return scores, shape (n, n_classes); for two classes their difference, shape (n,)."""
+        scores = self._checked_scores(X)
+        return scores[:, 1] - scores[:, 0] if len(self.classes_) == 2 else scores
+
+    def predict_proba(self, X: Any) -> NDArray[np.float64]:
+        """Return probabilities, shape (n, n_classes), columns in the order of ``classes_``."""
+        return softmax(self._checked_scores(X) * self.sharpness_)
+
+    def predict(self, X: Any) -> NDArray[Any]:
+        """Return the class of each row, shape (n,)."""
+        scores = self._checked_scores(X)
+        return np.asarray(self.classes_[scores.argmax(axis=1)])
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = self._accept_sparse
+        return tags

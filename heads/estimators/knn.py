@@ -1,0 +1,91 @@
+"""Weighted votes of the nearest training vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from heads.estimators.base import ScoreHead
+from heads.estimators.normaliser import Normaliser
+
+TEMPERATURE = 0.07  # of DINO's k-NN evaluation: facebookresearch/dinov2, eval/knn.py
+CHUNK_ROWS = 1024
+
+
+class KnnHead(ScoreHead):
+    """k nearest neighbours by cosine of centred vectors, votes weighted by exp(cosine / 0.07).
+
+    Probabilities are the shares of the votes.
+
+    Parameters
+    ----------
+    ks : sequence of int
+        Numbers of neighbours to choose from, by leave-one-out balanced accuracy on 1,000
+        training rows at most; the smallest of equals is kept.
+    random_state : int or None
+        Draws those rows.
+    """
+
+    def __init__(self, ks: Sequence[int] = (1, 3, 5, 10, 20, 50), random_state: int | None = 0):
+        self.ks = ks
+        self.random_state = random_state
+
+    def fit(self, X: Any, y: Any, groups: Any = None) -> Self:
+        """Keep X of shape (n, dim); a row's own group (n,) has no vote when k is chosen."""
+        X, codes = self._begin_fit(X, y)
+        self.normaliser_ = Normaliser("l2").fit(X)
+        self.vectors_ = self.normaliser_.transform(X)
+        self.codes_ = codes
+        block = np.arange(len(codes)) if groups is None else np.asarray(groups)
+        rng = np.random.default_rng(self.random_state)
+        rows = rng.permutation(len(codes))[:1000]
+        nearest, cosines = self._nearest(self.vectors_[rows], max(self.ks), block[rows], block)
+        class_sizes = np.bincount(codes[rows], minlength=len(self.classes_))
+        recall_weights = 1 / class_sizes[codes[rows]]
+        right = [
+            recall_weights @ (self._votes(nearest[:, :k], cosines[:, :k]).argmax(1) == codes[rows])
+            for k in self.ks
+        ]
+        self.k_ = self.ks[int(np.argmax(right))]
+        return self
+
+    def _nearest(
+        self,
+        queries: NDArray[Any],
+        k: int,
+        query_block: NDArray[Any] | None = None,
+        block: NDArray[Any] | None = None,
+    ) -> tuple[NDArray[np.intp], NDArray[Any]]:
+        """Return training rows and cosines of the k nearest, best first; -inf where barred."""
+        k = min(k, len(self.vectors_))
+        rows, cosines = [], []
+        for begin in range(0, len(queries), CHUNK_ROWS):
+            chunk = slice(begin, begin + CHUNK_ROWS)
+            cosine = queries[chunk] @ self.vectors_.T  # (n_chunk, n)
+            if query_block is not None and block is not None:
+                cosine[query_block[chunk, None] == block] = -np.inf
+            found = np.argpartition(-cosine, k - 1, axis=1)[:, :k]
+            score = np.take_along_axis(cosine, found, axis=1)
+            order = np.argsort(-score, axis=1, kind="stable")
+            rows.append(np.take_along_axis(found, order, axis=1))
+            cosines.append(np.take_along_axis(score, order, axis=1))
+        return np.concatenate(rows), np.concatenate(cosines)
+
+    def _votes(self, rows: NDArray[np.intp], cosines: NDArray[Any]) -> NDArray[np.float64]:
+        """Return the share of the votes for each class, shape (n_queries, n_classes)."""
+        best = cosines[:, :1]
+        # Where every row is barred, all cosines are -inf: no votes, and class 0 is "predicted".
+        weights = np.exp((cosines - np.where(np.isfinite(best), best, 0)) / TEMPERATURE)
+        votes = np.zeros((len(rows), len(self.classes_)))
+        np.add.at(votes, (np.arange(len(rows))[:, None], self.codes_[rows]), weights)
+        return np.asarray(votes / np.maximum(votes.sum(axis=1, keepdims=True), 1e-300))
+
+    def _scores(self, X: Any) -> NDArray[np.float64]:
+        return self._votes(*self._nearest(self.normaliser_.transform(X), self.k_))
+
+    def predict_proba(self, X: Any) -> NDArray[np.float64]:
+        """Return shares of the votes, shape (n, n_classes)."""
+        return self._checked_scores(X)

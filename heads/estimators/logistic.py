@@ -1,0 +1,143 @@
+"""Multinomial logistic regression that chooses its normalisation and its penalty."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import cholesky, solve_triangular
+from scipy.sparse import issparse
+
+from featurestore.errors import NotEnoughData
+from heads.estimators.base import ScoreHead
+from heads.estimators.normaliser import Normaliser
+from heads.estimators.ridge import choose_normalisation
+from heads.estimators.softmax import fit_softmax, log_loss
+from heads.folds import make_folds
+
+# Half decades; vectors have mean squared length 1.
+CS = tuple(float(c) for c in 10 ** np.arange(-1, 5.01, 0.5))
+DEFAULT_C = 10.0  # where nothing can be held out
+DENSE_ROWS = 3000  # up to here sparse rows are replaced by dense ones of the same geometry
+
+
+class LogisticHead(ScoreHead):
+    """L-BFGS softmax regression: normalisation by ridge leave-one-out, C by held-out log loss.
+
+    C runs upward from warm start to warm start and stops once the held-out loss has grown
+    twice. Held out are whole groups: one inner fold of five where that is 200 rows or more,
+    else as many as make 200, on 2,000 rows at most (25 for each class where that is more).
+
+    Parameters
+    ----------
+    normalisation : {"auto", "none", "centre", "l2", "standardise"}
+        ``none`` is for inputs that come scaled, and the only one for sparse input.
+    Cs : sequence of float
+        Inverse penalties to choose from, ascending.
+    random_state : int or None
+        Draws the rows on which choices are made.
+    """
+
+    _accept_sparse = True
+
+    def __init__(
+        self,
+        normalisation: str = "auto",
+        Cs: Sequence[float] = CS,
+        random_state: int | None = 0,
+    ):
+        self.normalisation = normalisation
+        self.Cs = Cs
+        self.random_state = random_state
+
+    def fit(self, X: Any, y: Any, groups: Any = None) -> Self:
+        """Learn from X of shape (n, dim), labels y and, optionally, groups of shape (n,)."""
+        X, codes = self._begin_fit(X, y)
+        self.normalisation_ = "none" if issparse(X) else self.normalisation
+        if self.normalisation_ == "auto":
+            self.normalisation_ = choose_normalisation(
+                X, codes, groups, random_state=self.random_state
+            )
+        self.normaliser_ = None
+        if self.normalisation_ != "none":
+            self.normaliser_ = Normaliser(self.normalisation_).fit(X)
+        Z = self._normalised(X)
+        n_classes = len(self.classes_)
+        if issparse(Z) and len(codes) <= DENSE_ROWS:
+            L = same_geometry(Z)
+            self.C_, start = self._choose_C(L, codes, groups)
+            W = fit_softmax(L, codes, n_classes, C=self.C_, start=start)
+            # W = Lᵀ A and the weights of Z are Zᵀ A, by the representer theorem.
+            A = solve_triangular(L.astype(np.float64), W[:-1], trans="T", lower=True)
+            self.weights_ = np.vstack([Z.T @ A, W[-1]])
+            return self
+        self.C_, start = self._choose_C(Z, codes, groups)
+        # A loose end is enough for sparse rows: the same accuracy on banking77 in half the time.
+        tol = 1e-3 if issparse(Z) else 1e-4
+        self.weights_ = fit_softmax(Z, codes, n_classes, C=self.C_, start=start, tol=tol)
+        return self
+
+    def _choose_C(
+        self, Z: Any, codes: NDArray[np.intp], groups: Any
+    ) -> tuple[float, NDArray[np.float64] | None]:
+        """Return the best C and weights to start from."""
+        if len(self.Cs) == 1:
+            return self.Cs[0], None
+        n_classes = len(self.classes_)
+        rng = np.random.default_rng(self.random_state)
+        n = min(len(codes), max(2000, 25 * n_classes))
+        rows = np.sort(rng.choice(len(codes), n, replace=False))
+        block = rows if groups is None else np.asarray(groups)[rows]
+        try:
+            folds = make_folds(
+                np.char.zfill(rows.astype(str), 12),
+                codes[rows],
+                block,
+                n_repeats=1,
+                seed=int(rng.integers(2**31)),
+            )
+        except NotEnoughData:  # a class that lies in one group cannot be held out
+            return DEFAULT_C, None
+        is_reduced = issparse(Z)
+        Z, codes = (same_geometry(Z[rows]) if is_reduced else Z[rows]), codes[rows]
+        parts = list(folds.parts())[: max(1, round(1000 / n))]
+        inner = [(Z[train], codes[train], Z[test], codes[test]) for train, test in parts]
+        weights: list[NDArray[np.float64] | None] = [None] * len(inner)
+        best: tuple[float, float, NDArray[np.float64] | None] = (np.inf, DEFAULT_C, None)
+        n_worse = 0
+        for C in self.Cs:
+            loss = 0.0
+            for i, (fit_on, fit_codes, held_out, held_codes) in enumerate(inner):
+                W = weights[i] = fit_softmax(
+                    fit_on, fit_codes, n_classes, C=C, start=weights[i], tol=1e-3
+                )
+                loss += log_loss(held_out @ W[:-1] + W[-1], held_codes) * len(held_codes)
+            n_worse = 0 if loss < best[0] else n_worse + 1
+            if n_worse == 2:
+                break
+            if n_worse == 0:
+                best = loss, C, weights[0]
+        return best[1], None if is_reduced else best[2]
+
+    def _normalised(self, X: Any) -> Any:
+        return X if self.normaliser_ is None else self.normaliser_.transform(X)
+
+    def _scores(self, X: Any) -> NDArray[np.float64]:
+        return np.asarray(self._normalised(X) @ self.weights_[:-1] + self.weights_[-1])
+
+
+def same_geometry(X: Any) -> NDArray[np.float32]:
+    """Return dense rows with the inner products of sparse ones, shape (n, n), lower triangular.
+
+    A linear head with an L2 penalty sees nothing else, and n columns are far fewer than
+    the terms of n texts.
+    """
+    n = X.shape[0]
+    is_common = np.bincount(X.indices, minlength=X.shape[1]) > n / 20
+    common, rare = X[:, is_common].toarray(), X[:, ~is_common]
+    # Products of sparse rows cost the square of a column's count: slow for common terms.
+    gram = (rare @ rare.T).toarray() + common @ common.T
+    gram.flat[:: n + 1] += 1e-5 * gram.diagonal().mean()  # equal rows would make it singular
+    return np.asarray(cholesky(gram, lower=True, check_finite=False), dtype=np.float32)

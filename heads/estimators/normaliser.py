@@ -1,0 +1,58 @@
+"""How vectors are made comparable before a head sees them."""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+KINDS = ("centre", "l2", "standardise")
+
+
+class Normaliser(TransformerMixin, BaseEstimator):  # type: ignore[misc]
+    """Shift and scale vectors so that their mean squared length is 1.
+
+    One scale for all encoders lets one grid of penalties serve them all.
+
+    Parameters
+    ----------
+    kind : {"centre", "l2", "standardise"}
+        ``centre`` removes the mean; ``l2`` removes it and gives each vector length 1
+        (SimpleShot's CL2N [1]_); ``standardise`` gives each column mean 0 and one variance.
+
+    References
+    ----------
+    .. [1] Wang et al., SimpleShot, 2019, arXiv:1911.04623.
+    """
+
+    def __init__(self, kind: str = "centre"):
+        self.kind = kind
+
+    def fit(self, X: Any, y: Any = None) -> Self:
+        """Learn shift and scale from the rows of X, shape (n, dim)."""
+        if self.kind not in KINDS:
+            raise ValueError(f"no normalisation {self.kind!r}; known: {', '.join(KINDS)}")
+        X = validate_data(self, X, dtype=[np.float64, np.float32])
+        self.shift_ = X.mean(axis=0, dtype=np.float64)
+        variance = X.var(axis=0, dtype=np.float64)
+        # Rounding leaves a little variance in a constant column: it carries nothing.
+        variance[variance <= (1e-6 * self.shift_) ** 2] = 0
+        if self.kind == "standardise":
+            self.scale_ = np.sqrt(variance * max((variance > 0).sum(), 1))
+        else:
+            self.scale_ = np.full(X.shape[1], np.sqrt(variance.sum()))
+        self.scale_[self.scale_ == 0] = np.inf  # nothing varies: all become 0
+        return self
+
+    def transform(self, X: Any) -> NDArray[np.floating[Any]]:
+        """Return normalised rows, shape and dtype of X."""
+        check_is_fitted(self)
+        X = validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
+        Z = (X - self.shift_.astype(X.dtype)) / self.scale_.astype(X.dtype)
+        if self.kind == "l2":
+            length = np.linalg.norm(Z, axis=1, keepdims=True)
+            Z /= np.where(length > 0, length, 1)
+        return np.asarray(Z)

@@ -1,0 +1,96 @@
+"""What the heads share: probabilities from scores, and multinomial logistic regression."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import minimize, minimize_scalar
+
+
+def softmax(scores: NDArray[Any]) -> NDArray[np.float64]:
+    """Return probabilities, rows sum to 1; scores and result of shape (n, n_classes)."""
+    p = np.exp(scores - scores.max(axis=1, keepdims=True), dtype=np.float64)
+    return np.asarray(p / p.sum(axis=1, keepdims=True))
+
+
+def log_loss(scores: NDArray[Any], codes: NDArray[np.intp]) -> float:
+    """Mean negative log-probability of the true classes (nats), scores before the softmax."""
+    shifted = scores - scores.max(axis=1, keepdims=True)
+    log_sum = np.log(np.exp(shifted).sum(axis=1, dtype=np.float64))
+    return float(np.mean(log_sum - shifted[np.arange(len(codes)), codes]))
+
+
+def fit_sharpness(scores: NDArray[Any], codes: NDArray[np.intp]) -> float:
+    """Find the factor on held-out scores that makes their softmax most likely.
+
+    The inverse of a temperature (Guo et al., 2017, arXiv:1706.04599), from 0.01 to 1000.
+    """
+    found = minimize_scalar(
+        lambda log_factor: log_loss(np.exp(log_factor) * scores, codes),
+        bounds=(np.log(0.01), np.log(1000)),
+        method="bounded",
+        options={"xatol": 1e-3},
+    )
+    return float(np.exp(found.x))
+
+
+def fit_softmax(
+    X: Any,
+    codes: NDArray[np.intp],
+    n_classes: int,
+    *,
+    C: float,
+    start: NDArray[np.float64] | None = None,
+    tol: float = 1e-4,
+    max_iter: int = 500,
+) -> NDArray[np.float64]:
+    """Multinomial logistic regression with an L2 penalty, by L-BFGS.
+
+    Minimises ``mean log loss + |W|² / (2 C n)``; the intercepts are free. That is the
+    problem of ``sklearn.linear_model.LogisticRegression`` for three classes or more; for two
+    it is the one with ``2 C`` in its place, since both classes have weights here.
+
+    Parameters
+    ----------
+    X : ndarray or CSR of shape (n, dim)
+        Products are computed in its dtype: float32 halves the time.
+    start : ndarray of shape (dim + 1, n_classes)
+        Where to begin, say the result of a smaller C.
+    tol : float
+        Largest entry of the gradient at which to stop.
+
+    Returns
+    -------
+    ndarray of shape (dim + 1, n_classes), float64
+        Weights; the last row holds the intercepts.
+    """
+    n, dim = X.shape
+    rows = np.arange(n)
+
+    def loss_and_gradient(flat: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        W = flat.reshape(dim + 1, n_classes)
+        p = X @ W[:dim].astype(X.dtype) + W[dim].astype(X.dtype)  # (n, n_classes)
+        p -= p.max(axis=1, keepdims=True)
+        true = p[rows, codes].sum(dtype=np.float64)
+        np.exp(p, out=p)
+        total = p.sum(axis=1, keepdims=True)
+        loss = np.log(total).sum(dtype=np.float64) - true
+        p /= total
+        p[rows, codes] -= 1
+        gradient = np.empty_like(W)
+        gradient[:dim] = X.T @ p + W[:dim] / C
+        gradient[dim] = p.sum(axis=0)
+        penalty = np.vdot(W[:dim], W[:dim]) / (2 * C)
+        return float((loss + penalty) / n), gradient.ravel() / n
+
+    found = minimize(
+        loss_and_gradient,
+        np.zeros((dim + 1) * n_classes) if start is None else start.ravel(),
+        jac=True,
+        method="L-BFGS-B",
+        # Below this relative gain a float32 loss only changes by its rounding.
+        options={"maxiter": max_iter, "gtol": tol, "ftol": 1e-8, "maxls": 50},
+    )
+    return np.asarray(found.x.reshape(dim + 1, n_classes))

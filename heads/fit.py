@@ -1,0 +1,163 @@
+"""Fit one head on a view: choose, fit, evaluate, register."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+from datetime import UTC, datetime
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from heads.bundle import (
+    CARD_FORMAT,
+    FittedHead,
+    heads_folder,
+    library_versions,
+    save_head,
+    texts_of,
+)
+from heads.catalogue import head_entry
+from heads.evaluate import Evaluation, chosen_by, evaluate, fit_head
+from heads.plan import Plan, make_plan
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from featurestore.store import View
+
+
+def fit(
+    view: View,
+    head: str = "logistic",
+    *,
+    label: str | None = None,
+    seed: int = 0,
+    register: bool = True,
+) -> FittedHead:
+    """Fit a head on a view, evaluate it, and keep it beside the data set.
+
+    Settings are chosen on training rows alone. The head learns from the training split
+    (every labelled item where there are no splits) and is tested on the test split, or by
+    5 × 5 folds of all labelled items where there is none.
+
+    Parameters
+    ----------
+    view : View
+    head : str
+        A name from `heads.catalogue`.
+    label : str, optional
+        Label column; default the data set's main label.
+    seed : int
+        Of folds and of every drawing within the head.
+    register : bool
+        Write ``heads/<head-id>/`` into the data set's folder.
+
+    Returns
+    -------
+    FittedHead
+        Its ``card`` holds metrics with intervals and everything that decided them.
+
+    Raises
+    ------
+    UnknownHead, MissingColumn, NotEnoughData
+    """
+    entry = head_entry(head)
+    begin = time.perf_counter()
+    created = datetime.now(UTC)
+    embeddings = view.load()
+    plan = make_plan(embeddings, label=label, seed=seed)
+    reads_texts = entry.reads == "texts"
+    X = (texts_of(embeddings) if reads_texts else embeddings.vectors)[plan.rows]
+    build = partial(entry.build, seed)
+    evaluation = evaluate(
+        build,
+        X,
+        plan.codes,
+        plan.parts,
+        classes=plan.classes,
+        estimand=plan.estimand,
+        groups=plan.block,
+    )
+    estimator = evaluation.last
+    if plan.folds is not None:
+        labels = np.array(plan.classes)[plan.codes]
+        estimator = fit_head(build(), X[plan.train], labels[plan.train], plan.block[plan.train])
+    head_id = f"{head}-{created:%Y%m%dT%H%M%S%f}-{view.fingerprint[:8]}"
+    card = {
+        "format": CARD_FORMAT,
+        "head_id": head_id,
+        "head": head,
+        "created": created.isoformat(),
+        "dataset": view.dataset.name,
+        "encoder": "baseline:tfidf" if reads_texts else str(view.spec),
+        "fingerprint": "" if reads_texts else view.fingerprint,
+        "snapshot": asdict(view.snapshot),
+        "reads": entry.reads,
+        "dim": embeddings.dim,
+        "search_space": entry.search_space,
+        "chosen": chosen_by(estimator),
+        "seed": seed,
+        **_card_of_plan(plan),
+        **_card_of_evaluation(evaluation, plan),
+        "seconds": {"one_fit": evaluation.seconds, "in_all": time.perf_counter() - begin},
+        "versions": library_versions(),
+    }
+    fitted = FittedHead(head_id, estimator, card)
+    if not register:
+        return fitted
+    return save_head(fitted, _predictions(evaluation, plan), heads_folder(view.dataset))
+
+
+def _card_of_plan(plan: Plan) -> dict[str, Any]:
+    n_folds, n_repeats = (plan.folds.n_folds, plan.folds.n_repeats) if plan.folds else (0, 0)
+    return {
+        "label": plan.label,
+        "classes": list(plan.classes),
+        "never_part": ["content_hash", "group"],
+        "n_blocks": len(np.unique(plan.block)),
+        "evaluation": {
+            "on": "folds" if plan.folds else "test",
+            "n_folds": n_folds,
+            "n_repeats": n_repeats,
+            "n_train": len(plan.train),
+            "n_tested": len(plan.tested),
+            "n_leaked": plan.n_leaked,
+        },
+        "n_items": len(plan.ids),
+        "n_unlabelled": plan.n_unlabelled,
+        "notes": list(plan.notes),
+    }
+
+
+def _card_of_evaluation(evaluation: Evaluation, plan: Plan) -> dict[str, Any]:
+    report = evaluation.report
+    return {
+        "estimand": report.estimand,
+        "metrics": {metric: asdict(report.estimate(metric)) for metric in report.scores},
+        "confusion": report.confusion(len(plan.classes)).tolist(),
+    }
+
+
+def _predictions(evaluation: Evaluation, plan: Plan) -> pa.Table:
+    """Return one row for each tested item; over folds, of the first repeat."""
+    import pyarrow as pa
+
+    classes = np.array(plan.classes)
+    report = evaluation.report
+    tested = plan.tested
+    folds = [None] * len(tested) if plan.folds is None else plan.folds.number[0].tolist()
+    probabilities = evaluation.probabilities.astype(np.float32)
+    return pa.table(
+        {
+            "item_id": pa.array(plan.ids[tested].astype(str)),
+            "label": pa.array(classes[report.codes]),
+            "predicted": pa.array(classes[report.predicted]),
+            "confidence": probabilities.max(axis=1),
+            "probabilities": pa.FixedSizeListArray.from_arrays(probabilities.ravel(), len(classes)),
+            "fold": pa.array(folds, pa.int32()),
+            "split": pa.array(plan.split[tested].tolist(), pa.string()),
+        },
+        metadata={"classes": "\n".join(plan.classes)},
+    )

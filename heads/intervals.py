@@ -1,0 +1,187 @@
+"""Intervals for shares and for folds: closed forms, never of zero width without saying so."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+LEVEL = 0.95
+
+
+def wilson(share: float, n: float, *, level: float = LEVEL) -> tuple[float, float]:
+    """Score interval of a proportion.
+
+    Parameters
+    ----------
+    share : float
+        Observed, in [0, 1].
+    n : float
+        Number of trials; it need not be whole.
+
+    References
+    ----------
+    .. [1] Wilson, JASA 22, 1927, 209-212.
+    """
+    z2 = _normal_quantile(level) ** 2
+    centre = (share + z2 / (2 * n)) / (1 + z2 / n)
+    half = math.sqrt(z2 * (share * (1 - share) / n + z2 / (4 * n * n))) / (1 + z2 / n)
+    return max(0.0, min(share, centre - half)), min(1.0, max(share, centre + half))
+
+
+def newcombe(
+    both: float, first: float, second: float, n: float, *, level: float = LEVEL
+) -> tuple[float, float]:
+    """Score interval of the difference of two paired proportions, method 10 of [1]_.
+
+    Parameters
+    ----------
+    both, first, second : float
+        Shares of the n pairs where both succeed, only the first, only the second.
+    n : float
+        Number of pairs; it need not be whole.
+
+    Returns
+    -------
+    low, high : float
+        Of the first proportion minus the second.
+
+    References
+    ----------
+    .. [1] Newcombe, Statistics in Medicine 17, 1998, 2635-2650.
+    """
+    neither = max(0.0, 1 - both - first - second)
+    p, q = both + first, both + second
+    p_low, p_high = wilson(p, n, level=level)
+    q_low, q_high = wilson(q, n, level=level)
+    covariance = both * neither - first * second
+    if covariance > 0:  # continuity correction: n/2 on counts
+        covariance = max(0.0, covariance - 0.5 / n)
+    variances = p * (1 - p) * q * (1 - q)
+    phi = covariance / math.sqrt(variances) if variances > 1e-15 else 0.0
+
+    def reach(u: float, v: float) -> float:
+        return math.sqrt(max(0.0, u * u - 2 * phi * u * v + v * v))
+
+    return p - q - reach(p - p_low, q_high - q), p - q + reach(p_high - p, q - q_low)
+
+
+def mean_recall(
+    correct: NDArray[np.bool_], strata: NDArray[np.intp], *, level: float = LEVEL
+) -> tuple[float, float]:
+    """Interval of the mean over strata of the share that is correct.
+
+    With classes as strata this is balanced accuracy; with one stratum it is accuracy, and
+    the interval is Wilson's. Otherwise it is Wilson's at the effective sample size
+    (`_effective_size`). MOVER over Wilson intervals, the other closed form, was tried: their
+    skewness does not cancel, and it covers 87-90 % for 6 to 77 classes (this one 92-96 %).
+
+    Parameters
+    ----------
+    correct : ndarray of shape (n,), bool
+    strata : ndarray of shape (n,)
+        Stratum numbers; those without rows do not count.
+    """
+    shares, sizes = _stratum_shares(correct[:, None], strata)
+    n = _effective_size(shares, sizes, lambda s: s[..., 0] * (1 - s[..., 0]))
+    return wilson(float(shares.mean()), n, level=level)
+
+
+def mean_recall_difference(
+    first: NDArray[np.bool_],
+    second: NDArray[np.bool_],
+    strata: NDArray[np.intp],
+    *,
+    level: float = LEVEL,
+) -> tuple[float, float]:
+    """Interval of the difference of two mean recalls on the same rows.
+
+    Newcombe's paired interval of the mean table at the effective sample size. (MOVER over
+    strata covers 99 % and more here: it sees a third of the differences that this one sees.)
+
+    Parameters
+    ----------
+    first, second : ndarray of shape (n,), bool
+        Whether each head is correct.
+    strata : ndarray of shape (n,)
+    """
+    table = np.column_stack([first & second, first & ~second, ~first & second])
+    shares, sizes = _stratum_shares(table, strata)
+    n = _effective_size(
+        shares, sizes, lambda s: s[..., 1] + s[..., 2] - (s[..., 1] - s[..., 2]) ** 2
+    )
+    both, only_first, only_second = (float(share) for share in shares.mean(axis=0))
+    return newcombe(both, only_first, only_second, n, level=level)
+
+
+def _stratum_shares(
+    table: NDArray[np.bool_], strata: NDArray[np.intp]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the mean of each column (n_strata, n_columns) and the rows of each stratum."""
+    sizes = np.bincount(strata).astype(np.float64)
+    sums = np.stack([np.bincount(strata, weights=column) for column in table.T], axis=1)
+    return sums[sizes > 0] / sizes[sizes > 0, None], sizes[sizes > 0]
+
+
+def _effective_size(
+    shares: NDArray[np.float64],
+    sizes: NDArray[np.float64],
+    variance: Callable[[NDArray[np.float64]], Any],
+) -> float:
+    """Rows of a simple random sample that would tell the mean over strata as well.
+
+    The device that survey statistics uses for Wilson intervals of stratified samples [1]_.
+    Each stratum's shares are shrunk by two rows of the mean, since one of a few rows would
+    often look as if it did not vary.
+
+    References
+    ----------
+    .. [1] Korn and Graubard, Survey Methodology 24, 1998, 193-201.
+    """
+    pooled = shares.mean(axis=0)
+    shrunk = (shares * sizes[:, None] + 2 * pooled) / (sizes[:, None] + 2)
+    n_strata = len(sizes)
+    spread = float(variance(pooled))
+    if spread <= 1e-12:  # nothing differs: what is left is how unequal the strata are
+        return float(n_strata**2 / np.sum(1 / sizes))
+    return float(spread * n_strata**2 / np.sum(variance(shrunk) / sizes))
+
+
+def corrected_t(
+    scores: NDArray[np.float64], test_ratio: float, *, level: float = LEVEL
+) -> tuple[float, float] | None:
+    """Interval of the mean of scores from repeated folds; None where the scores do not vary.
+
+    Folds share training rows, so the variance of the mean is ``(1/J + n_test/n_train) s²``
+    rather than ``s²/J`` [1]_, for repeated folds too [2]_.
+
+    Parameters
+    ----------
+    scores : ndarray of shape (J,)
+        One for each fold of each repeat, or differences of two such scores.
+    test_ratio : float
+        Test rows over training rows of one fold.
+
+    References
+    ----------
+    .. [1] Nadeau and Bengio, Machine Learning 52, 2003, 239-281.
+    .. [2] Bouckaert and Frank, PAKDD 2004.
+    """
+    from scipy.stats import t
+
+    spread = float(np.std(scores, ddof=1))
+    if spread < 1e-12:
+        return None
+    quantile = float(t.ppf((1 + level) / 2, len(scores) - 1))
+    half = quantile * spread * math.sqrt(1 / len(scores) + test_ratio)
+    mean = float(np.mean(scores))
+    return mean - half, mean + half
+
+
+def _normal_quantile(level: float) -> float:
+    from statistics import NormalDist
+
+    return NormalDist().inv_cdf((1 + level) / 2)

@@ -1,0 +1,178 @@
+"""Which rows teach and which rows test: decided once, for all heads and encoders."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featurestore.errors import MissingColumn, NotEnoughData
+from featurestore.values import Embeddings
+from heads.evaluate import ON_TEST, over_folds
+from heads.folds import Folds, blocks, is_missing, make_folds
+
+EVALUATIONS = ("auto", "test", "folds")
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """Labelled rows of a data set, and how heads are taught and tested on them."""
+
+    label: str
+    ids: NDArray[np.str_]  # (n,), sorted
+    rows: NDArray[np.intp]  # (n,), positions in the embeddings it was made from
+    classes: tuple[str, ...]
+    codes: NDArray[np.intp]  # (n,), class numbers
+    block: NDArray[np.intp]  # (n,), rows of one block never part
+    split: NDArray[Any]  # (n,), train | val | test | None
+    train: NDArray[np.intp]  # rows that the final head learns from
+    test: NDArray[np.intp]  # rows of the test split; empty where folds are used
+    folds: Folds | None
+    n_unlabelled: int
+    n_leaked: int  # test rows whose content also stands in the training rows
+    notes: tuple[str, ...]
+
+    @property
+    def parts(self) -> list[tuple[NDArray[np.intp], NDArray[np.intp]]]:
+        """Training and test rows, in the order of scores."""
+        return [(self.train, self.test)] if self.folds is None else list(self.folds.parts())
+
+    @property
+    def tested(self) -> NDArray[np.intp]:
+        """Rows that get a prediction, ascending."""
+        return self.test if self.folds is None else np.arange(len(self.ids))
+
+    @property
+    def estimand(self) -> str:
+        """What intervals speak of."""
+        if self.folds is None:
+            return ON_TEST
+        return over_folds(self.folds.n_repeats, self.folds.n_folds)
+
+
+def make_plan(
+    embeddings: Embeddings,
+    *,
+    label: str | None = None,
+    evaluation: str = "auto",
+    use_groups: bool = True,
+    seed: int = 0,
+) -> Plan:
+    """Decide on rows, classes, blocks, and on the test split or folds.
+
+    Parameters
+    ----------
+    embeddings : Embeddings
+        Of any view of the data set: the vectors are not looked at.
+    label : str, optional
+        Label column; default the data set's main label.
+    evaluation : {"auto", "test", "folds"}
+        ``auto``: the test split where there is one, else folds. Folds use every labelled row.
+
+    Raises
+    ------
+    NotEnoughData
+        Too few labels, classes or groups; or no test split where one was asked for.
+    MissingColumn
+        No such label.
+    """
+    if evaluation not in EVALUATIONS:
+        raise ValueError(f"no evaluation {evaluation!r}; known: {', '.join(EVALUATIONS)}")
+    name = label or embeddings.label_column
+    if name is None:
+        raise MissingColumn("this data set has no labels: name a column with label=…")
+    values = embeddings.column(name)
+    known = np.flatnonzero(~is_missing(values))
+    rows = known[np.argsort(embeddings.ids[known].astype(str), kind="stable")]
+    names, codes = np.unique(values[rows].astype(str), return_inverse=True)
+    classes = tuple(str(c) for c in names)
+    if len(classes) < 2:
+        found = f"one class ({classes[0]!r})" if classes else "no label"
+        raise NotEnoughData(f"{found} in column {name!r}: heads need two classes or more")
+    empty = np.full(len(embeddings), None, dtype=object)
+    split, content, group = (
+        embeddings.columns.get(key, empty)[rows] for key in ("split", "content_hash", "group")
+    )
+    block = blocks(content, group) if use_groups else blocks(content)
+    is_test = split == "test"
+    if evaluation == "test" and not is_test.any():
+        raise NotEnoughData("no labelled item is in a test split: use evaluation='folds'")
+    use_test = evaluation != "folds" and is_test.any()
+    is_train = split == "train"
+    if not is_train.any():
+        is_train = ~np.isin(split, ["val", "test"])
+    n_unlabelled = len(embeddings) - len(rows)
+    notes = [f"Left out for want of a label: {n_unlabelled} items."] if n_unlabelled else []
+    n_leaked = 0
+    folds = None
+    if use_test:
+        train, test = np.flatnonzero(is_train), np.flatnonzero(is_test)
+        if len(np.unique(codes[train])) < 2:
+            raise NotEnoughData(
+                f"{len(train)} labelled items in the training split, of fewer than two classes"
+            )
+        leaked = np.isin(content[test].astype(str), content[train].astype(str))
+        n_leaked = int((leaked & ~is_missing(content[test])).sum())
+        n_shared = int(np.isin(block[test], block[train]).sum()) - n_leaked
+        notes += _test_notes(n_leaked, n_shared, len(test), classes, codes[train], codes[test])
+    else:
+        test = np.empty(0, dtype=np.intp)
+        train = np.flatnonzero(is_train) if is_test.any() else np.arange(len(rows))
+        folds = make_folds(embeddings.ids[rows], codes, block, classes=classes, seed=seed)
+        notes += _fold_notes(folds, codes, block)
+    return Plan(
+        name,
+        embeddings.ids[rows],
+        rows,
+        classes,
+        codes.astype(np.intp),
+        block,
+        split,
+        train,
+        test,
+        folds,
+        n_unlabelled,
+        n_leaked,
+        tuple(notes),
+    )
+
+
+def _test_notes(
+    n_leaked: int,
+    n_shared: int,
+    n_test: int,
+    classes: Sequence[str],
+    train: NDArray[np.intp],
+    test: NDArray[np.intp],
+) -> list[str]:
+    notes = []
+    if n_leaked:
+        notes.append(
+            f"The split leaks: the content of {n_leaked} of {n_test} test items also stands in "
+            "the training split, so scores are too good."
+        )
+    if n_shared:
+        notes.append(f"{n_shared} of {n_test} test items share a group with training items.")
+    unseen = [classes[c] for c in np.setdiff1d(test, train)]
+    if unseen:
+        notes.append(f"No training item has the label {', '.join(unseen)}: always wrong on it.")
+    return notes
+
+
+def _fold_notes(folds: Folds, codes: NDArray[np.intp], block: NDArray[np.intp]) -> list[str]:
+    notes = []
+    n_blocks = len(np.unique(block))
+    if n_blocks < len(block):
+        notes.append(
+            f"{len(block)} items form {n_blocks} blocks of equal content or group, "
+            "which never part."
+        )
+    if folds.n_folds < 5:
+        notes.append(f"Only {folds.n_folds} folds: a class has no more groups than that.")
+    n_classes = len(np.unique(codes))
+    if any(len(np.unique(codes[train])) < n_classes for train, _ in folds.parts()):
+        notes.append("In some folds a class is only in the test part: always wrong on it there.")
+    return notes

@@ -1,0 +1,215 @@
+from __future__ import annotations
+
+import base64
+import io
+import shutil
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+import heads
+from dashboard import views
+from dashboard.colors import NEUTRAL, colors
+from featurestore.errors import UnknownItem
+from featurestore.sources import SourceOptions
+from featurestore.store import Store
+
+PIXELS = "baseline:pixels"
+
+
+def test_the_overview_counts_items_vectors_and_failures_of_each_view(small_store: Store) -> None:
+    rows = views.overview(small_store)
+    measured = [(row.pop("items/s"), row.pop("last run")) for row in rows]
+    assert all(rate > 0 and "T" in when for rate, when in measured)
+    assert rows == [
+        {
+            "data set": "pictures",
+            "holds": "images",
+            "items": 31,
+            "encoder": PIXELS,
+            "embedded": 30,
+            "failed": 1,
+            "to do": 0,
+            "dim": 3072,
+        },
+        {
+            "data set": "texts",
+            "holds": "texts",
+            "items": 4,
+            "encoder": "baseline:hashing",
+            "embedded": 4,
+            "failed": 0,
+            "to do": 0,
+            "dim": small_store.view("texts", "baseline:hashing").dim,
+        },
+    ]
+
+
+def test_the_stamp_changes_with_the_store_and_only_then(small_store: Store, tmp_path: Path) -> None:
+    before = views.stamp(small_store)
+    assert views.stamp(small_store) == before
+    other = Store(shutil.copytree(small_store.path, tmp_path / "other"))
+    assert views.stamp(other) == before
+    more = tmp_path / "more.csv"
+    more.write_text("name,words,kind\ne,blue car,car\n")
+    options = SourceOptions(text="words", label=("kind",), id="name")
+    other.embed([more], dataset="texts", encoders=["baseline:hashing"], options=options)
+    assert views.stamp(other) != before
+
+
+def test_failures_say_which_item_failed_where_and_why(small_store: Store) -> None:
+    [row] = views.failures(small_store.dataset("pictures"))
+    assert row.pop("when")
+    assert row == {
+        "item": "train/white/broken.png",
+        "stage": "decode",
+        "encoder": "any",
+        "reason": "not an image that we can read (begins with b'no pictu')",
+    }
+
+
+def test_classes_are_counted_by_split_largest_first(small_store: Store) -> None:
+    items = views.browse(small_store.dataset("pictures"))
+    assert views.class_counts(items) == [
+        {"label": "white", "split": "train", "items": 8},  # the broken one included
+        {"label": "white", "split": "test", "items": 3},
+        {"label": "black", "split": "train", "items": 7},
+        {"label": "black", "split": "test", "items": 3},
+        {"label": "grey", "split": "train", "items": 7},
+        {"label": "grey", "split": "test", "items": 3},
+    ]
+    assert views.split_sentence(items) == "22 train · 9 test"
+
+
+def test_items_without_a_label_are_counted_last(small_store: Store) -> None:
+    items = views.browse(small_store.dataset("texts"))
+    assert views.class_counts(items) == [
+        {"label": "fruit", "split": "no split", "items": 2},
+        {"label": "car", "split": "no split", "items": 1},
+        {"label": "no label", "split": "no split", "items": 1},
+    ]
+
+
+def test_the_class_figure_draws_each_split_and_keeps_names_as_text() -> None:
+    counts = [
+        {"label": "<b>", "split": "train", "items": 2},
+        {"label": "<b>", "split": "test", "items": 1},
+        {"label": "c", "split": "train", "items": 1},
+    ]
+    figure = views.class_figure(counts, {"<b>": "#111111", "c": "#222222"})
+    assert [(bar.name, bar.y, bar.x, bar.marker.color) for bar in figure.data] == [
+        ("train", ("&lt;b&gt;", "c"), (2, 1), ("#111111", "#222222")),
+        ("test", ("&lt;b&gt;", "c"), (1, 0), ("#111111", "#222222")),
+    ]
+
+
+def test_a_filter_changes_no_colour(small_store: Store) -> None:
+    items = views.browse(small_store.dataset("pictures"))
+    assert views.class_colors(items) == {
+        "black": "#0072B2",
+        "grey": "#E69F00",
+        "white": "#009E73",
+        "no label": NEUTRAL,
+    }
+    assert colors(["white", "grey", "black"]) == colors(["black", "grey", "white"])
+    assert views.with_label(items, "grey").column("item_id").to_pylist() == [
+        *(f"test/grey/{number}.png" for number in range(3)),
+        *(f"train/grey/{number}.png" for number in range(3, 10)),
+    ]
+
+
+def test_rows_come_in_the_order_of_the_ids(small_store: Store) -> None:
+    items = views.browse(small_store.dataset("texts"))
+    ids = ["c", "a"]
+    assert [row["item_id"] for row in views.rows_of(items, ids)] == ids
+    with pytest.raises(UnknownItem, match=r"there is no item 'z'"):
+        views.rows_of(items, ["a", "z"])
+
+
+def test_neighbours_from_a_kept_index_are_those_of_the_view(
+    small_store: Store, picture_id: str
+) -> None:
+    view = small_store.view("pictures", PIXELS)
+    expected = view.neighbors(picture_id, k=7)
+    found = views.neighbors(view.index(), picture_id, k=7)
+    assert found == list(zip(expected.ids[0], expected.scores[0], strict=True))
+    with pytest.raises(UnknownItem, match=r"no vector of item .*broken\.png"):
+        views.neighbors(view.index(), "train/white/broken.png", k=7)
+
+
+@pytest.mark.parametrize(
+    ("label", "others", "said"),
+    [
+        ("a", ["a", "b", "a", None], "2 of 4 neighbours have the same label (50%)"),
+        (None, ["a"], None),
+        ("a", [], None),
+    ],
+)
+def test_agreement_counts_equal_labels(
+    label: str | None, others: list[str | None], said: str | None
+) -> None:
+    assert views.agreement(label, others) == said
+
+
+def test_a_picture_is_the_thumbnail_or_the_reason_why_there_is_none(
+    small_store: Store, picture_id: str
+) -> None:
+    dataset = small_store.dataset("pictures")
+    found = views.picture(dataset, picture_id, size_px=16)
+    content = base64.b64decode(found["image"].removeprefix("data:image/jpeg;base64,"))
+    assert Image.open(io.BytesIO(content)).size == (16, 16)
+    assert views.picture(dataset, "train/white/broken.png") == {
+        "image": None,
+        "reason": "not an image that we can read (begins with b'no pictu')",
+    }
+
+
+def test_a_card_names_label_score_and_text() -> None:
+    row = {"item_id": "a", "text": "red", "label": None, "split": None}
+    assert views.card(row, {}, {"no label": NEUTRAL}, 0.98765) == {
+        "id": "a",
+        "text": "red",
+        "label": "no label",
+        "color": NEUTRAL,
+        "score": "0.988",
+    }
+
+
+def test_the_leaderboard_is_the_stored_comparison_in_percent(small_store: Store) -> None:
+    dataset = small_store.dataset("pictures")
+    [run] = heads.runs(dataset)
+    rows = views.leaderboard(run)
+    assert [(row["head"], row["encoder"]) for row in rows] == [
+        ("prototype", PIXELS),
+        ("knn", PIXELS),
+        ("majority", "baseline:majority"),
+    ]
+    for shown, stored in zip(rows, run.rows(), strict=True):
+        for key in ("value", "low", "high"):
+            assert shown[key] == 100 * stored[key]
+    palette = views.encoder_colors(dataset, run)
+    assert palette == {PIXELS: "#0072B2", "baseline:majority": NEUTRAL}
+    assert not views.is_outdated(dataset, run)
+
+    figure = views.interval_figure(run, palette)
+    drawn = {
+        name: (x, x - low, x + high)
+        for trace in figure.data
+        for name, x, low, high in zip(
+            trace.y, trace.x, trace.error_x.arrayminus, trace.error_x.array, strict=True
+        )
+    }
+    assert drawn == {
+        f"{row['head']} on {row['encoder']}": pytest.approx((row["value"], row["low"], row["high"]))
+        for row in rows
+    }
+
+
+def test_a_command_can_be_typed_as_it_is() -> None:
+    assert (
+        views.command(
+            Store(Path("/tmp/my store")), "compare", "cells", "-e", "baseline:pixels#size=8"
+        )
+        == "featurestore compare cells -e 'baseline:pixels#size=8' --store '/tmp/my store'"
+    )

@@ -1,0 +1,183 @@
+"""Every estimator of ours keeps scikit-learn's promises."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.sparse import csr_array
+from sklearn.linear_model import LogisticRegression, Ridge, RidgeCV
+from sklearn.neighbors import KNeighborsClassifier, NearestCentroid
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from heads.estimators.knn import KnnHead
+from heads.estimators.logistic import LogisticHead
+from heads.estimators.normaliser import Normaliser
+from heads.estimators.prototype import PrototypeHead
+from heads.estimators.ridge import RidgeHead, indicators, ridge_loo
+from heads.estimators.tfidf import CountsTfidf, count_ngrams, text_features
+
+
+@parametrize_with_checks(
+    [
+        PrototypeHead(),
+        RidgeHead(),
+        LogisticHead(),
+        KnnHead(),
+        CountsTfidf(n_first=1),
+        *(Normaliser(kind) for kind in ("centre", "l2", "standardise")),
+    ]
+)
+def test_keeps_the_contract_of_scikit_learn(estimator, check):
+    check(estimator)
+
+
+def scaled(vectors):
+    return Normaliser("centre").fit_transform(vectors.astype(np.float64))
+
+
+def test_softmax_regression_is_that_of_scikit_learn(blobs):
+    vectors, labels = blobs(noise=3)
+    Z = scaled(vectors)
+    ours = LogisticHead("none", Cs=(3.0,)).fit(Z, labels)
+    theirs = LogisticRegression(C=3.0, tol=1e-8, max_iter=5000).fit(Z, labels)
+    np.testing.assert_allclose(ours.predict_proba(Z), theirs.predict_proba(Z), atol=5e-3)
+
+
+def test_softmax_regression_of_two_classes_is_that_of_twice_the_C(blobs):
+    vectors, labels = blobs(n_classes=2, noise=3)
+    Z = scaled(vectors)
+    ours = LogisticHead("none", Cs=(3.0,)).fit(Z, labels)
+    theirs = LogisticRegression(C=6.0, tol=1e-8, max_iter=5000).fit(Z, labels)
+    np.testing.assert_allclose(ours.predict_proba(Z), theirs.predict_proba(Z), atol=5e-3)
+
+
+def test_float32_vectors_give_the_same_head(blobs):
+    vectors, labels = blobs(noise=3)
+    single = LogisticHead().fit(vectors, labels)
+    double = LogisticHead().fit(vectors.astype(np.float64), labels)
+    assert (single.normalisation_, single.C_) == (double.normalisation_, double.C_)
+    np.testing.assert_allclose(
+        single.predict_proba(vectors), double.predict_proba(vectors), atol=5e-3
+    )
+
+
+def test_sparse_rows_replaced_by_dense_ones_give_the_same_head(blobs):
+    """The short cut for texts against the plain fit, with equal rows among them."""
+    vectors, labels = blobs(noise=3)
+    Z = csr_array(np.maximum(np.vstack([scaled(vectors), scaled(vectors)[:9]]), 0))
+    y = np.array(labels + labels[:9])
+    short = LogisticHead("none", Cs=(10.0,)).fit(Z, y)
+    plain = LogisticRegression(C=10.0, tol=1e-8, max_iter=5000).fit(Z, y)
+    np.testing.assert_allclose(short.predict_proba(Z), plain.predict_proba(Z), atol=5e-3)
+
+
+@pytest.mark.parametrize("shape", [(40, 8), (30, 60)])
+@pytest.mark.parametrize("grouped", [False, True])
+def test_ridge_leave_one_out_equals_explicit_refits(shape, grouped):
+    rng = np.random.default_rng(0)
+    Z = rng.normal(size=shape) + 0.5
+    codes = np.arange(len(Z)) % 3
+    targets = indicators(codes, 3)
+    groups = np.maximum(np.arange(len(Z)) // 4, 2) if grouped else None
+    found = ridge_loo(Z, targets, (0.3,), groups)
+    expected = np.empty_like(targets)
+    for g in range(len(Z)) if groups is None else set(groups):
+        out = np.arange(len(Z)) == g if groups is None else groups == g
+        expected[out] = Ridge(0.3).fit(Z[~out], targets[~out]).predict(Z[out])
+    np.testing.assert_allclose(found.scores, expected, atol=1e-9)
+    full = Ridge(0.3).fit(Z, targets)
+    np.testing.assert_allclose(found.weights, np.vstack([full.coef_.T, full.intercept_]), atol=1e-9)
+    np.testing.assert_allclose(found.loss, np.mean((expected - targets) ** 2))
+
+
+def test_ridge_keeps_the_alpha_that_scikit_learn_would():
+    rng = np.random.default_rng(1)
+    Z = rng.normal(size=(60, 20))
+    targets = Z[:, :2] + 2 * rng.normal(size=(60, 2))
+    theirs = RidgeCV(alphas=(0.1, 1.0, 10.0, 100.0)).fit(Z, targets)
+    assert ridge_loo(Z, targets, (0.1, 1.0, 10.0, 100.0)).alpha == theirs.alpha_
+
+
+def test_prototype_predicts_the_nearest_of_scikit_learns_centroids(blobs):
+    vectors, labels = blobs(noise=4)
+    Z = Normaliser("l2").fit_transform(vectors.astype(np.float64))
+    expected = NearestCentroid().fit(Z, labels).predict(Z)
+    np.testing.assert_array_equal(PrototypeHead().fit(vectors, labels).predict(vectors), expected)
+
+
+def test_prototype_leaves_each_row_out_of_its_own_mean(blobs):
+    vectors, labels = blobs(n=30, noise=4)
+    Z = Normaliser("l2").fit_transform(vectors.astype(np.float64))
+    codes = np.arange(30) % 3
+    expected = np.array(
+        [
+            [
+                -np.sum((Z[i] - Z[(codes == c) & (np.arange(30) != i)].mean(axis=0)) ** 2) / 2
+                for c in range(3)
+            ]
+            for i in range(30)
+        ]
+    )
+    head = PrototypeHead().fit(vectors.astype(np.float64), labels)
+    np.testing.assert_allclose(head._leave_one_out(Z, codes), expected)
+
+
+@pytest.mark.parametrize("k", [1, 5])
+def test_knn_votes_as_scikit_learns_does(blobs, k):
+    vectors, labels = blobs(noise=4)
+    vectors = vectors.astype(np.float64)
+    head = KnnHead(ks=(k,)).fit(vectors, labels)
+    Z = head.normaliser_.transform(vectors)
+    theirs = KNeighborsClassifier(
+        k, weights=lambda d: np.exp((1 - d**2 / 2) / 0.07), algorithm="brute"
+    ).fit(Z, labels)
+    queries, _ = blobs(noise=4, seed=3)
+    np.testing.assert_allclose(
+        head.predict_proba(queries.astype(np.float64)),
+        theirs.predict_proba(head.normaliser_.transform(queries.astype(np.float64))),
+        atol=1e-9,
+    )
+
+
+def test_knn_gives_a_rows_own_group_no_vote_when_it_chooses_k():
+    """Pairs of twins with random labels: only their twins make k = 1 look good."""
+    rng = np.random.default_rng(0)
+    vectors = np.repeat(rng.normal(size=(100, 5)), 2, axis=0)
+    labels = np.repeat(rng.permutation(np.repeat([0, 0, 0, 1], 25)), 2)
+    pairs = np.repeat(np.arange(100), 2)
+    assert KnnHead(ks=(1, 50)).fit(vectors, labels).k_ == 1
+    nearest, cosines = KnnHead(ks=(1,)).fit(vectors, labels)._nearest(vectors, 3, pairs, pairs)
+    assert not (pairs[nearest] == pairs[:, None]).any()
+    assert np.isfinite(cosines).all()
+
+
+@pytest.mark.parametrize("kind", ["centre", "l2", "standardise"])
+def test_normalised_vectors_have_a_mean_squared_length_of_1(blobs, kind):
+    vectors = np.hstack([blobs()[0] + 5, np.full((120, 1), 7, dtype=np.float32)])
+    Z = Normaliser(kind).fit_transform(vectors)
+    assert Z.dtype == np.float32
+    np.testing.assert_allclose(np.mean(np.sum(Z**2, axis=1)), 1, rtol=1e-5)
+    np.testing.assert_array_equal(Z[:, -1], 0)
+
+
+def test_counted_once_is_fitted_in_the_fold():
+    """N-grams of all texts, weighed on training rows, against a vectoriser fitted on them."""
+    texts = [
+        "Steel plate, cracked",
+        "steel crack crack",
+        "a new text",
+        "Other words",
+        "crack of new",
+    ]
+    train, test = [0, 1, 2], [3, 4]
+    plain = text_features().fit([texts[i] for i in train])
+    counts, n_words = count_ngrams(texts)
+    fast = CountsTfidf(n_words).fit(counts[train])
+    for rows in (train, test):
+        a = plain.transform([texts[i] for i in rows])
+        b = fast.transform(counts[rows])
+        np.testing.assert_allclose((a @ a.T).toarray(), (b @ b.T).toarray(), atol=1e-6)
+    a, b = plain.transform(texts), fast.transform(counts)
+    np.testing.assert_allclose(
+        np.sort(a.toarray()[4]), np.sort(b.toarray()[4])[-a.shape[1] :], atol=1e-6
+    )

@@ -1,0 +1,341 @@
+"""The doors: fit, compare, load_head, list_heads, runs."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import skops.io
+
+import heads
+from featurestore.errors import (
+    BadSource,
+    EncoderMismatch,
+    MissingColumn,
+    NotEnoughData,
+    ShapeMismatch,
+    StoreCorrupt,
+    UnknownHead,
+)
+from heads.bundle import _sha256
+
+ROW_KEYS = ["encoder", "head", "metric", "value", "low", "high", "seconds"]
+
+
+def test_importing_heads_imports_no_scikit_learn():
+    code = "import heads, sys; assert not {'sklearn', 'scipy', 'pyarrow'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_submodule_never_hides_the_function_of_its_name():
+    code = (
+        "import heads.compare, heads.fit, heads; from heads import fit, compare; "
+        "assert callable(fit), fit; assert callable(compare), compare; "
+        "assert heads.fit is fit; assert heads.compare is compare"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.fixture
+def split_view(make_view, blobs):
+    vectors, labels = blobs(n=150, noise=2)
+    return make_view(vectors, labels, split=["train"] * 90 + ["val"] * 10 + ["test"] * 50)
+
+
+@pytest.mark.parametrize("head", ["logistic", "ridge", "prototype", "knn", "majority"])
+def test_a_head_is_fitted_registered_and_loaded(split_view, head):
+    fitted = heads.fit(split_view, head)
+    loaded = heads.load_head(split_view.dataset, fitted.head_id)
+    assert loaded.card == fitted.card == heads.list_heads(split_view.dataset)[0]
+    embeddings = split_view.load()
+    np.testing.assert_array_equal(loaded.predict(embeddings), fitted.predict(embeddings))
+    assert set(loaded.predict(embeddings)) <= {"class 0", "class 1", "class 2"}
+    table = pq.read_table(fitted.path / "predictions.parquet").to_pydict()
+    assert table["item_id"] == [f"item-{i:03d}" for i in range(100, 150)]
+    assert table["predicted"] == fitted.predict(embeddings)[100:].tolist()
+    np.testing.assert_allclose(
+        table["probabilities"], fitted.predict_proba(embeddings)[100:], atol=1e-6
+    )
+    assert fitted.card["metrics"]["accuracy"]["value"] == pytest.approx(
+        np.mean(np.array(table["predicted"]) == np.array(table["label"]))
+    )
+
+
+def test_the_card_says_what_decided_the_head(split_view):
+    card = heads.fit(split_view, "ridge", seed=4, register=False).card
+    assert {key: card[key] for key in ("dataset", "encoder", "snapshot", "label", "seed")} == {
+        "dataset": "toys",
+        "encoder": "timm:x",
+        "snapshot": {"items": 3, "view": 1},
+        "label": "label",
+        "seed": 4,
+    }
+    assert card["evaluation"] == {
+        "on": "test",
+        "n_folds": 0,
+        "n_repeats": 0,
+        "n_train": 90,
+        "n_tested": 50,
+        "n_leaked": 0,
+    }
+    assert set(card["chosen"]) == {"normalisation", "alpha"}
+    assert card["estimand"] == "these fitted heads, on the test split"
+    assert "scikit-learn" in card["versions"]
+    json.dumps(card)
+
+
+def test_nothing_is_written_without_register(split_view):
+    heads.fit(split_view, "prototype", register=False)
+    assert heads.list_heads(split_view.dataset) == []
+    assert not split_view.dataset.path.exists()
+
+
+def test_a_failed_registration_leaves_nothing(split_view, monkeypatch):
+    def fail(*args, **kwargs):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(pq, "write_table", fail)
+    with pytest.raises(OSError, match="disk full"):
+        heads.fit(split_view, "prototype")
+    assert list((split_view.dataset.path / "heads").iterdir()) == []
+
+
+def test_without_a_split_the_head_learns_all_and_is_tested_by_folds(make_view, blobs):
+    vectors, labels = blobs(n=60)
+    labels[7] = None
+    view = make_view(vectors, labels)
+    fitted = heads.fit(view, "prototype")
+    assert fitted.card["estimand"] == "the learning procedure, 5 × 5 folds"
+    assert (fitted.card["n_items"], fitted.card["n_unlabelled"]) == (59, 1)
+    assert fitted.card["notes"] == ["Left out for want of a label: 1 items."]
+    table = pq.read_table(fitted.path / "predictions.parquet").to_pydict()
+    assert len(table["item_id"]) == 59
+    assert sorted(set(table["fold"])) == [0, 1, 2, 3, 4]
+
+
+def test_test_rows_decide_nothing(make_view, blobs):
+    """Other vectors and labels in the test split give the same head."""
+    vectors, labels = blobs(n=150, noise=2)
+    split = ["train"] * 100 + ["test"] * 50
+    shuffled = labels[:100] + labels[:99:-1]
+    a = heads.fit(make_view(vectors, labels, split=split), register=False)
+    other = vectors.copy()
+    other[100:] += 3
+    b = heads.fit(make_view(other, shuffled, split=split), register=False)
+    np.testing.assert_array_equal(a.estimator.weights_, b.estimator.weights_)
+
+
+def test_vectors_of_another_encoder_are_refused(split_view, make_view, blobs):
+    fitted = heads.fit(split_view, "prototype", register=False)
+    vectors, labels = blobs(n=150, noise=2)
+    with pytest.raises(EncoderMismatch, match="timm:x"):
+        fitted.predict(make_view(vectors, labels, spec="timm:y").load())
+    with pytest.raises(ShapeMismatch, match=r"\(n, 12\)"):
+        fitted.predict(vectors[:, :5])
+
+
+class Foreign:
+    """A type that no head of ours is made of."""
+
+
+def test_an_edited_bundle_or_a_foreign_type_is_not_loaded(split_view):
+    fitted = heads.fit(split_view, "prototype")
+    file = fitted.path / "head.skops"
+    fitted.estimator.extra_ = Foreign()
+    skops.io.dump(fitted.estimator, file)
+    with pytest.raises(StoreCorrupt, match="not what its card describes"):
+        heads.load_head(split_view.dataset, fitted.head_id)
+    card = json.loads((fitted.path / "card.json").read_text())
+    (fitted.path / "card.json").write_text(json.dumps({**card, "head_sha256": _sha256(file)}))
+    with pytest.raises(StoreCorrupt, match="Foreign"):
+        heads.load_head(split_view.dataset, fitted.head_id)
+    (fitted.path / "card.json").write_text("{")
+    with pytest.raises(StoreCorrupt, match=r"card\.json"):
+        heads.load_head(split_view.dataset, fitted.head_id)
+
+
+def test_unknown_names_are_answered_with_known_ones(split_view):
+    with pytest.raises(UnknownHead, match="did you mean 'logistic'"):
+        heads.fit(split_view, "logistics")
+    with pytest.raises(UnknownHead, match="there are none yet"):
+        heads.load_head(split_view.dataset, "logistic")
+    with pytest.raises(MissingColumn, match="colour"):
+        heads.fit(split_view, label="colour")
+    with pytest.raises(ValueError, match="balanced_accuracy"):
+        heads.compare(split_view, metric="auc")
+
+
+def test_a_split_that_leaks_is_noticed(make_view, blobs):
+    vectors, labels = blobs(n=60)
+    content = [f"h{i}" for i in range(60)]
+    content[50:53] = content[:3]
+    view = make_view(vectors, labels, split=["train"] * 45 + ["test"] * 15, content_hash=content)
+    fitted = heads.fit(view, "prototype", register=False)
+    assert fitted.card["evaluation"]["n_leaked"] == 3
+    assert fitted.card["notes"][0].startswith("The split leaks: the content of 3 of 15 test items")
+
+
+def test_compare_has_baselines_intervals_and_one_row_per_head(make_view, blobs):
+    vectors, labels = blobs(n=90, noise=2)
+    views = [
+        make_view(vectors, labels, spec="timm:x"),
+        make_view(np.random.default_rng(0).normal(size=(90, 4)), labels, spec="baseline:pixels"),
+    ]
+    seen = []
+    found = heads.compare(views, ["prototype"], progress=lambda *now: seen.append(now))
+    rows = found.rows()
+    assert all(list(row) == ROW_KEYS for row in rows)
+    assert {(row["encoder"], row["head"]) for row in rows} == {
+        ("timm:x", "prototype"),
+        ("timm:x", "knn"),
+        ("baseline:pixels", "prototype"),
+        ("baseline:pixels", "knn"),
+        ("baseline:majority", "majority"),
+    }
+    assert [row["value"] for row in rows] == sorted((r["value"] for r in rows), reverse=True)
+    assert all(row["low"] <= row["value"] <= row["high"] for row in rows)
+    assert all(row["low"] < row["high"] for row in rows)
+    assert (seen[0], seen[-1]) == (
+        (0, 125, "prototype on timm:x"),
+        (125, 125, "majority on baseline:majority"),
+    )
+    gain = found.difference(("timm:x", "prototype"), ("baseline:pixels", "prototype"))
+    assert gain.low > 0
+    assert gain.sentence().startswith("prototype on timm:x is better than prototype on baseline:pi")
+    back = found.difference(("baseline:pixels", "prototype"), ("timm:x", "prototype"))
+    assert (back.value, back.low, back.high) == (-gain.value, -gain.high, -gain.low)
+    assert "is worse than" in back.sentence()
+    same = found.difference(("timm:x", "knn"), ("timm:x", "knn"))
+    assert "not separable at this size" in same.sentence()
+    wide = found.difference(("timm:x", "prototype"), ("baseline:pixels", "prototype"), n_claims=5)
+    assert wide.high - wide.low > gain.high - gain.low
+    assert "is the best of 5 rows" in found.notes[-1]
+    with pytest.raises(UnknownHead, match="prototype"):
+        found.difference(("timm:x", "ridge"), ("timm:x", "knn"))
+
+
+def test_a_stored_comparison_is_drawn_again(split_view):
+    first = heads.compare(split_view, ["prototype"])
+    second = heads.compare(split_view, ["ridge"], metric="accuracy")
+    stored = heads.runs(split_view.dataset)
+    assert [run.card["created"] for run in stored] == [
+        second.card["created"],
+        first.card["created"],
+    ]
+    assert stored[1].rows() == first.rows()
+    assert stored[1].to_json() == first.to_json()
+    pair = ("timm:x", "prototype"), ("baseline:majority", "majority")
+    assert stored[1].difference(*pair) == first.difference(*pair)
+    assert heads.runs(str(split_view.dataset.path))[0].rows() == second.rows()
+    heads.compare(split_view, ["prototype"], save=False)
+    assert len(heads.runs(split_view.dataset)) == 2
+
+
+def test_the_same_seed_gives_the_same_table_whatever_the_row_order(make_view, blobs):
+    vectors, labels = blobs(n=60, noise=3)
+    shuffle = np.random.default_rng(0).permutation(60)
+    ids = [f"item-{i:03d}" for i in shuffle]
+    content = [f"hash-{i}" for i in shuffle]
+    a = heads.compare(make_view(vectors, labels), ["ridge"], save=False)
+    b = heads.compare(
+        make_view(vectors[shuffle], np.array(labels)[shuffle], ids=ids, content_hash=content),
+        ["ridge"],
+        save=False,
+    )
+
+    def timeless(found):
+        return [{**row, "seconds": 0} for row in found.rows()]
+
+    assert timeless(a) == timeless(b)
+
+
+def test_items_without_a_vector_in_every_view_are_left_out(make_view, blobs):
+    vectors, labels = blobs(n=60)
+    whole = make_view(vectors, labels)
+    part = make_view(
+        vectors[10:],
+        labels[10:],
+        spec="timm:y",
+        ids=[f"item-{i:03d}" for i in range(10, 60)],
+        content_hash=[f"hash-{i}" for i in range(10, 60)],
+    )
+    found = heads.compare([whole, part], ["prototype"], save=False)
+    assert found.n_items == 50
+    assert "Left out for want of a vector in some view: 10 items." in found.notes
+    x, y = (found.cell(spec, "prototype").report for spec in ("timm:x", "timm:y"))
+    np.testing.assert_array_equal(x.predicted, y.predicted)
+
+
+def test_groups_never_part_unless_asked(make_view, blobs):
+    vectors, labels = blobs(n=60)
+    group = [f"g{i // 6}" for i in range(60)]
+    view = make_view(vectors, labels, group=group)
+    together = heads.compare(view, ["prototype"], save=False)
+    assert together.notes[0].startswith("60 items form 10 blocks")
+    apart = heads.compare(view, ["prototype"], save=False, group=False)
+    assert not any("blocks" in note for note in apart.notes)
+
+
+def test_texts_have_tfidf_as_their_baseline_fitted_in_each_fold(make_view):
+    """The table's row equals a loop that fits the catalogue's pipeline on each fold's texts."""
+    from heads.catalogue import head_entry
+    from heads.evaluate import evaluate
+    from heads.plan import make_plan
+
+    rng = np.random.default_rng(0)
+    words = np.array(["plate", "crack", "rust", "dent", "scale", "pit", "roll", "edge"])
+    labels = ["a", "b"] * 30
+    texts = [
+        " ".join(rng.choice(words, 6, p=np.roll([0.2, 0.2] + [0.1] * 6, 3 * (x == "a"))))
+        for x in labels
+    ]
+    view = make_view(rng.normal(size=(60, 3)), labels, spec="st:m", texts=texts)
+    found = heads.compare(view, ["prototype"], save=False).cell("baseline:tfidf", "logistic")
+    plan = make_plan(view.load())
+    plain = evaluate(
+        lambda: head_entry("tfidf").build(0),
+        np.array(texts, dtype=object),
+        plan.codes,
+        plan.parts,
+        classes=plan.classes,
+        estimand=plan.estimand,
+        groups=plan.block,
+    )
+    np.testing.assert_allclose(
+        found.report.scores["log_loss"], plain.report.scores["log_loss"], atol=2e-3
+    )
+    assert [c["C"] for c in found.chosen] == [c["C"] for c in plain.chosen]
+    fitted = heads.fit(view, "tfidf")
+    loaded = heads.load_head(view.dataset, fitted.head_id)
+    assert loaded.card["encoder"] == "baseline:tfidf"
+    np.testing.assert_array_equal(loaded.predict(texts), fitted.predict(view.load()))
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        (["a"] * 20, "one class \\('a'\\)"),
+        ([None] * 20, "no label"),
+        (["a"] * 19 + ["b"], "class 'b' has 1 item"),
+    ],
+)
+def test_too_few_labels_are_said_clearly(make_view, labels, said):
+    with pytest.raises(NotEnoughData, match=said):
+        heads.compare(make_view(np.eye(20), labels))
+
+
+def test_views_of_two_data_sets_are_not_compared(make_view, blobs):
+    vectors, labels = blobs(n=30)
+    views = [make_view(vectors, labels), make_view(vectors, labels, dataset="others")]
+    with pytest.raises(BadSource, match="toys@timm:x, others@timm:x"):
+        heads.compare(views)
+
+
+def test_vectors_that_do_not_vary_say_nothing_and_break_nothing(make_view):
+    view = make_view(np.ones((30, 4)), ["a", "b", "c"] * 10)
+    found = heads.compare(view, save=False)
+    assert all(row["low"] <= 1 / 3 <= row["high"] for row in found.rows())
