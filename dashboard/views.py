@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import plotly.graph_objects as go
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -225,7 +224,7 @@ def rows_of(items: pa.Table, ids: Sequence[str]) -> list[Row]:
 
 
 def neighbors(index: ExactIndex, item_id: str, *, k: int) -> list[tuple[str, float]]:
-    """Return the closest other items with their cosines, as `View.neighbors` does.
+    """Return the closest other items with their cosines, as pairs.
 
     The index is the caller's, so that it can be kept between clicks.
 
@@ -234,12 +233,8 @@ def neighbors(index: ExactIndex, item_id: str, *, k: int) -> list[tuple[str, flo
     UnknownItem
         If the index holds no vector of the item.
     """
-    rows = np.flatnonzero(index.ids == item_id)
-    if len(rows) == 0:
-        raise UnknownItem(f"this encoder has no vector of item {item_id!r}: see Overview, failures")
-    found = index.search(index.vectors[rows], k=k + 1)
-    pairs = zip(found.ids[0].tolist(), found.scores[0].tolist(), strict=True)
-    return [pair for pair in pairs if pair[0] != item_id][:k]
+    found = index.neighbors(item_id, k=k)
+    return list(zip(found.ids[0].tolist(), found.scores[0].tolist(), strict=True))
 
 
 def agreement(label: str | None, others: Sequence[str | None]) -> str | None:
@@ -267,7 +262,7 @@ def picture(dataset: DataSet, item_id: str, *, size_px: int = 128) -> Row:
     """Return an image item's thumbnail as a data URI, or the reason why there is none."""
     try:
         content = dataset.thumbnail(item_id, size_px=size_px)
-    except (FeatureStoreError, ValueError) as error:  # gone, or bytes that are no picture
+    except FeatureStoreError as error:  # gone, or bytes that are no picture
         return {"image": None, "reason": str(error)}
     return {"image": f"data:image/jpeg;base64,{base64.b64encode(content).decode()}", "reason": None}
 

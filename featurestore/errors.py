@@ -3,7 +3,7 @@
 FeatureStoreError
 ├── NotAStore (ValueError)              the folder is no store, or of a newer format
 ├── StoreCorrupt                        a shard and the log that names it disagree
-├── BadName (ValueError)                a data set name or an encoder spec that cannot be read
+├── BadName (ValueError)                a name, an encoder spec or a choice that we do not know
 ├── BadQuery (ValueError)               an SQL text that is not one SELECT over our tables
 ├── UnknownDataset (LookupError)        no data set of that name
 ├── UnknownView (LookupError)           the data set was never embedded by that encoder
@@ -43,7 +43,7 @@ class StoreCorrupt(FeatureStoreError):
 
 
 class BadName(FeatureStoreError, ValueError):
-    """A data set name or an encoder spec that cannot be read."""
+    """A data set name, an encoder spec or a choice that we do not know."""
 
 
 class BadQuery(FeatureStoreError, ValueError):

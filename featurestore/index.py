@@ -62,7 +62,6 @@ class ExactIndex:
         scores, rows = self._flat.search(normalize_rows(queries), min(k, len(self.ids)))
         return Neighbors(self.ids[rows], scores, rows)
 
-
     def neighbors(self, item_id: str, *, k: int = 10) -> Neighbors:
         """Find the items closest to one of the index's own, itself left out.
 
@@ -79,7 +78,9 @@ class ExactIndex:
         found = self.search(self.vectors[rows[:1]], k=k + 1)
         others = found.ids[0] != item_id
         return Neighbors(
-            found.ids[:, others][:, :k], found.scores[:, others][:, :k], found.rows[:, others][:, :k]
+            found.ids[:, others][:, :k],
+            found.scores[:, others][:, :k],
+            found.rows[:, others][:, :k],
         )
 
 

@@ -210,9 +210,9 @@ class DatasetFolder:
         """Write a run card; its name sorts by time."""
         folder = self.path / "runs"
         folder.mkdir(parents=True, exist_ok=True)
-        stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%f")
+        stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
         path = folder / f"{stamp}-{kind}.json"
-        write_json(path, {"kind": kind, "when": utc_now(), **value})
+        write_json(path, {"kind": kind, "when": utc_now(), **value}, indent=None)
         return path
 
     def runs(self, kind: str) -> list[dict[str, Any]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property, partial
+from functools import cached_property, lru_cache, partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -346,14 +346,14 @@ class DataSet:
         return made
 
     def _item(self, item_id: str) -> dict[str, Any]:
-        items = self.items(["item_id", "source", "uri", "content_hash"])
-        found = items.filter(pc.equal(items.column("item_id"), item_id)).to_pylist()
-        if not found:
+        items = _whereabouts(self.folder, self.folder.items.version())
+        row = pc.index(items.column("item_id"), item_id).as_py()
+        if row < 0:
             raise UnknownItem(
                 f"data set {self.name!r} has no item {item_id!r}: "
                 f"{nearest(item_id, items.column('item_id').to_pylist()[:10_000])}"
             )
-        item: dict[str, Any] = found[0]
+        item: dict[str, Any] = items.slice(row, 1).to_pylist()[0]
         return item
 
 
@@ -509,6 +509,12 @@ class View:
             )
         check_canary(encoder, self.info["canary"])
         return encoder
+
+
+@lru_cache(maxsize=2)
+def _whereabouts(folder: DatasetFolder, version: int) -> pa.Table:
+    """Where each item is; kept, since a page of thumbnails asks for one after another."""
+    return folder.items.read(["item_id", "source", "uri", "content_hash"], version)
 
 
 def _resolve(items: pa.Table, pairs: pa.Table) -> NDArray[np.intp]:

@@ -35,12 +35,12 @@ def remember(kind: str, key: str, value: Any) -> None:
         return  # read-only home: we only lose the memory
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: Any, *, indent: int | None = 1) -> None:
     """Write JSON beside its target and rename, so that no reader sees half a file."""
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(value, file, indent=1, sort_keys=True)
+            json.dump(value, file, indent=indent, sort_keys=True, ensure_ascii=False)
             file.write("\n")
         Path(temporary).replace(path)
     except BaseException:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -163,14 +162,6 @@ def list_heads(dataset: Any) -> list[dict[str, Any]]:
 def heads_folder(dataset: Any) -> Path:
     """Return where a data set's heads are."""
     return Path(getattr(dataset, "path", dataset)) / "heads"
-
-
-def write_json(path: Path, data: Any) -> None:
-    """Write beside the target and rename, so that no reader meets half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(data, ensure_ascii=False))
-    temporary.replace(path)
 
 
 def library_versions() -> dict[str, str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,9 +12,10 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from featurestore.errors import BadSource, StoreCorrupt, UnknownHead, nearest
+from featurestore.errors import BadName, BadSource, StoreCorrupt, UnknownHead, nearest
+from featurestore.layout import DatasetFolder
 from featurestore.values import Embeddings, EncoderSpec, Modality
-from heads.bundle import library_versions, texts_of, write_json
+from heads.bundle import library_versions, texts_of
 from heads.catalogue import counts_head, head_entry
 from heads.evaluate import METRICS, Evaluation, Report, evaluate
 from heads.intervals import LEVEL
@@ -264,7 +264,7 @@ def compare(
     """
     views = list(views) if isinstance(views, Sequence) else [views]
     if metric not in METRICS:
-        raise ValueError(f"no metric {metric!r}; known: {', '.join(METRICS)}")
+        raise BadName(f"no metric {metric!r} to compare by: {nearest(metric, METRICS)}")
     names = [name for name in dict.fromkeys([*heads, "knn"]) if not head_entry(name).is_baseline]
     if not views or len({str(view.dataset.path) for view in views}) > 1:
         raise BadSource(
@@ -329,20 +329,17 @@ def compare(
         },
     )
     if save:
-        folder = runs_folder(views[0].dataset)
-        write_json(folder / f"{created:%Y%m%dT%H%M%S%fZ}-compare.json", comparison.to_json())
+        _folder(views[0].dataset).write_run("compare", comparison.to_json())
     return comparison
 
 
 def runs(dataset: Any) -> list[Comparison]:
     """Return the stored comparisons of a data set (or of its folder), newest first."""
-    files = sorted(runs_folder(dataset).glob("[!.]*-compare.json"), reverse=True)
-    return [Comparison.from_json(json.loads(file.read_text())) for file in files]
+    return [Comparison.from_json(card) for card in _folder(dataset).runs("compare")]
 
 
-def runs_folder(dataset: Any) -> Path:
-    """Return where a data set's comparisons are."""
-    return Path(getattr(dataset, "path", dataset)) / "runs"
+def _folder(dataset: Any) -> DatasetFolder:
+    return DatasetFolder(Path(getattr(dataset, "path", dataset)))
 
 
 # Calls its argument after each fit; returns what it found and further seconds of one fit.

@@ -219,7 +219,7 @@ def _each(run: Callable[[Any], _Part], parts: Sequence[Any]) -> Iterator[_Part]:
     BLAS threads gain little on folds of this size, and where other processes keep the cores
     busy they wait for each other: ten times slower was seen.
     """
-    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+    from threadpoolctl import threadpool_limits
 
     if len(parts) == 1:
         yield run(parts[0])

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featurestore.errors import MissingColumn, NotEnoughData
+from featurestore.errors import BadName, MissingColumn, NotEnoughData, nearest
 from featurestore.values import Embeddings
 from heads.evaluate import ON_TEST, over_folds
 from heads.folds import Folds, blocks, is_missing, make_folds
@@ -80,7 +80,7 @@ def make_plan(
         No such label.
     """
     if evaluation not in EVALUATIONS:
-        raise ValueError(f"no evaluation {evaluation!r}; known: {', '.join(EVALUATIONS)}")
+        raise BadName(f"no evaluation {evaluation!r}: {nearest(evaluation, EVALUATIONS)}")
     name = label or embeddings.label_column
     if name is None:
         raise MissingColumn("this data set has no labels: name a column with label=…")

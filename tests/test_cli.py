@@ -130,12 +130,12 @@ def test_a_full_disk_is_one_line_and_loses_nothing(embedded, tiny_images, write_
     def full(path, content):
         raise OSError(28, "No space left on device", str(path))
 
-    monkeypatch.setattr("featurestore.tables.write_file", full)
-    code, _, err = embedded("embed", tiny_images, "--dataset", "tiny", "-e", PIXELS)
+    with monkeypatch.context() as patched:
+        patched.setattr("featurestore.tables.write_file", full)
+        code, _, err = embedded("embed", tiny_images, "--dataset", "tiny", "-e", PIXELS)
     assert code == 1
     assert err.startswith("error: No space left on device: ")
     assert len(err.strip().splitlines()) == 1
-    monkeypatch.undo()
     assert embedded("embed", tiny_images, "--dataset", "tiny", "-e", PIXELS)[0] == 0
     assert json.loads(embedded("info", "tiny", "--json")[1])["views"][0]["rows"] == 7
 

@@ -1,6 +1,5 @@
 """The store as its users hold it: what is embedded once stays, and stays right."""
 
-import multiprocessing
 import os
 import shutil
 import signal
@@ -400,24 +399,14 @@ def _n_rows(path):
         return 0
 
 
-def _embed_in_child(store_path, source, encoder):
-    embed(open_store(store_path, create=True), source, encoder=encoder)
-
-
 def test_two_writers_make_no_wrong_and_no_double_row(tmp_path, write_image):
     for number in range(30):
         write_image(tmp_path / "set" / "c" / f"{number:02}.png", number)
-    context = multiprocessing.get_context("spawn")
     specs = ["baseline:pixels#size=4", "baseline:pixels#size=4", "baseline:pixels#size=2"]
-    children = [
-        context.Process(target=_embed_in_child, args=(tmp_path / "s", tmp_path / "set", spec))
-        for spec in specs
-    ]
-    for child in children:
-        child.start()
-    for child in children:
-        child.join()
-    assert [child.exitcode for child in children] == [0, 0, 0]
+    command = [sys.executable, "-m", "featurestore.cli", "embed", str(tmp_path / "set")]
+    command += ["--dataset", "d", "--store", str(tmp_path / "s"), "-e"]
+    children = [subprocess.Popen([*command, spec]) for spec in specs]
+    assert [child.wait() for child in children] == [0, 0, 0]
     store = open_store(tmp_path / "s")
     for spec in set(specs):
         view = store.view("d", spec)

@@ -1,5 +1,6 @@
 import hashlib
-import multiprocessing
+import subprocess
+import sys
 
 import numpy as np
 import pyarrow as pa
@@ -87,24 +88,28 @@ def test_a_merge_with_nothing_to_do_makes_no_version(tmp_path):
     assert table.clear() == version + 1
 
 
-def _add_many(path, writer):
-    table = Table(path)
-    for number in range(10):
-        upsert(table, items([f"shared-{number}", f"{writer}-{number}"], text=[writer, writer]))
+WRITER = """
+import sys
+from pathlib import Path
+import pyarrow as pa
+from featurestore.tables import ITEMS, Table, drop_equal
+table, writer = Table(Path(sys.argv[1])), sys.argv[2]
+for number in range(10):
+    ids = [f"shared-{number}", f"{writer}-{number}"]
+    columns = {name: [None, None] for name in ITEMS.names}
+    rows = pa.table({**columns, "item_id": ids, "source": ["s", "s"]}, schema=ITEMS)
+    drop = drop_equal({"item_id": rows.column("item_id")}, ["item_id"])
+    table.merge(rows, drop=drop, keys=["item_id"])
+"""
 
 
 def test_four_writers_lose_nothing_and_repeat_nothing(tmp_path):
     Table.create(tmp_path / "i", ITEMS)
-    context = multiprocessing.get_context("spawn")  # delta-rs does not survive fork
     writers = [
-        context.Process(target=_add_many, args=(tmp_path / "i", f"w{number}"))
+        subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path / "i"), f"w{number}"])
         for number in range(4)
     ]
-    for one in writers:
-        one.start()
-    for one in writers:
-        one.join()
-    assert [one.exitcode for one in writers] == [0] * 4
+    assert [one.wait() for one in writers] == [0] * 4
     found = Table(tmp_path / "i").read(["item_id"]).column("item_id").to_pylist()
     own = [f"w{writer}-{number}" for writer in range(4) for number in range(10)]
     assert sorted(found) == sorted(own + [f"shared-{number}" for number in range(10)])

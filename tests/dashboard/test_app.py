@@ -114,7 +114,7 @@ def test_pages_of_items_follow_one_another() -> None:
         ),
         ("neighbors", {"encoder": "timm:x"}, "No encoder 'timm:x' here: known: baseline:pixels"),
         ("neighbors", {"item": "nowhere.png"}, "There is no item 'nowhere.png'"),
-        ("neighbors", {"item": "train/white/broken.png"}, "This encoder has no vector of item"),
+        ("neighbors", {"item": "train/white/broken.png"}, "There is no vector of"),
         ("heads", {"run": "yesterday"}, "No comparison 'yesterday' here"),
     ],
 )

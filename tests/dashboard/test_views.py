@@ -134,7 +134,7 @@ def test_neighbours_from_a_kept_index_are_those_of_the_view(
     expected = view.neighbors(picture_id, k=7)
     found = views.neighbors(view.index(), picture_id, k=7)
     assert found == list(zip(expected.ids[0], expected.scores[0], strict=True))
-    with pytest.raises(UnknownItem, match=r"no vector of item .*broken\.png"):
+    with pytest.raises(UnknownItem, match=r"no vector of .*broken\.png"):
         views.neighbors(view.index(), "train/white/broken.png", k=7)
 
 

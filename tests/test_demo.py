@@ -1,0 +1,40 @@
+import json
+from contextlib import nullcontext
+
+from featurestore.demo import run_demo
+from featurestore.demo_data import SUBPACKAGES, write_docstrings
+
+
+def test_the_docstrings_are_real_labelled_and_masked(tmp_path):
+    path = write_docstrings(tmp_path / "docs.jsonl")
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    assert len(rows) > 1000
+    assert {row["subpackage"] for row in rows} == set(SUBPACKAGES)
+    assert len({row["id"] for row in rows}) == len({row["text"] for row in rows}) == len(rows)
+    words = {word.lower() for row in rows for word in row["text"].replace("_", " ").split()}
+    assert not words & {"scipy", *SUBPACKAGES}
+
+
+def test_the_demo_embeds_searches_and_tells_what_to_type_next(tmp_path):
+    said, compared = [], []
+
+    def compare(views, heads):
+        compared.append([view.name for view in views])
+        return views
+
+    def show(views):
+        assert all(view.n_rows > 1000 for view in views)
+
+    for _ in range(2):  # a second run finds everything done
+        run_demo(
+            tmp_path / "s", compare=compare, say=said.append, show=show,
+            progress_bar=lambda: nullcontext(None),
+        )  # fmt: skip
+    assert compared[0] == [
+        "digits@baseline:pixels",
+        "digits@random:timm:mobilenetv3_small_050#seed=0",
+    ]
+    text = "\n".join(said)
+    assert "digits@baseline:pixels: 1,797 embedded" in text
+    assert "digits@baseline:pixels: 0 embedded, 1,797 unchanged" in text
+    assert f"featurestore dashboard --store {tmp_path / 's'}" in text

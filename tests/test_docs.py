@@ -1,0 +1,65 @@
+"""What the README shows runs as written."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from featurestore.cli import cli, run
+from featurestore.demo_data import write_digits
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language):
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+
+
+def test_the_first_example_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("FEATURESTORE_STORE", raising=False)
+    write_digits(tmp_path / "digits")
+    commands = [line[2:] for line in blocks("console")[0].splitlines() if line.startswith("$ ")]
+    assert [run(shlex.split(one)[1:]) for one in commands] == [0, 0]
+    table = capsys.readouterr().out
+    shown = [line for line in blocks("console")[0].splitlines() if line.startswith(" baseline")]
+    for line in shown:  # the README's figures are what comes out, seconds left aside
+        encoder, head, value, low, _, high, _ = line.split()
+        assert re.search(rf"{encoder} +{head} +{value} +{low} – {high} ", table), line
+    (python,) = blocks("python")
+    exec(compile(python, "README.md", "exec"), {})
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0] == "(1797, 3072) ['0' '0' '0']"
+    assert printed[-1] == "['0' '0' '0']"
+
+
+def commands():
+    for block in blocks("sh"):
+        for line in block.splitlines():
+            if line.startswith("featurestore"):
+                yield shlex.split(line, comments=True)
+
+
+@pytest.mark.parametrize("words", list(commands()), ids=" ".join)
+def test_every_command_shown_has_the_arguments_that_exist(words):
+    command = cli.commands[words[1]]
+    with command.make_context(words[1], words[2:], resilient_parsing=False) as context:
+        assert context.command is command
+
+
+def test_links_lead_to_files():
+    for document in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/**/*.md")]:
+        for target in re.findall(r"\]\(([^)#:]+)\)", document.read_text(encoding="utf-8")):
+            assert (document.parent / target).exists(), f"{document.name} links to {target}"
+
+
+def test_the_code_map_names_every_file():
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"[\w/.]+", text))
+    for room in ("featurestore", "heads", "dashboard"):
+        for path in (ROOT / room).glob("*.py"):
+            if path.name != "__init__.py":
+                place = f"{room}/{path.name}"
+                assert place in named or path.name in named, f"{place} is not in the code map"
