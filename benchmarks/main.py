@@ -11,6 +11,7 @@ import sys
 import tarfile
 import tempfile
 import time
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -80,7 +81,9 @@ def embedding_efficiency(store: Store) -> list[Row]:
     return [
         Row("probe: dgemm 1500³ float64", median(probes) * 1e3, "ms"),
         Row(f"MobileNetV2 forward, best batch ({best})", forward_s * 1e3, "ms/image"),
+        Row("… over dgemm", forward_s / median(probes), "dgemm/image"),
         Row("MobileNetV2 decode and resize", median(decode) * 1e3, "core-ms/image"),
+        Row("… over dgemm", median(decode) / median(probes), "dgemm/image"),
         Row("embed neu_steel, steady state", rate, "images/s"),
         Row("… per dgemm", rate * median(probes), "images/dgemm"),
         at_least("… over the machine's limit", rate / limit, "ratio", 0.85),
@@ -88,7 +91,10 @@ def embedding_efficiency(store: Store) -> list[Row]:
 
 
 def _steady_rate(store: Store, source: Path) -> float:
-    """Embed everything again; items/s between the first tenth and the end."""
+    """Embed everything again; items/s between the first tenth and the end.
+
+    Outcomes come in bursts, a batch at a time; both marks are at the end of one.
+    """
     seen: list[tuple[int, float]] = []
 
     def note(now: Progress) -> None:
@@ -101,7 +107,8 @@ def _steady_rate(store: Store, source: Path) -> float:
         how=EmbedOptions(overwrite=True),
         progress=note,
     )
-    first = next(one for one in seen if one[0] >= seen[-1][0] // 10)
+    ends = [a for a, b in pairwise(seen) if b[1] - a[1] > 0.01]  # a forward pass lies between
+    first = next(one for one in ends if one[0] >= seen[-1][0] // 10)
     return (seen[-1][0] - first[0]) / (seen[-1][1] - first[1])
 
 
@@ -202,16 +209,18 @@ def start_up(folder: Path) -> list[Row]:
         str(folder / "second"),
     ]
     subprocess.run([*CLI, *arguments], check=True, capture_output=True)
-    help_s, warm_s, bare_s = [], [], []
+    help_s, warm_s, bare_s, probe_s = [], [], [], []
     for _ in range(REPEATS):
+        probe_s.append(dgemm_s())
         bare_s.append(_seconds([sys.executable, "-c", "pass"]))
         help_s.append(_seconds([*CLI, "--help"]))
         warm_s.append(_seconds([*CLI, *arguments]))
     return [
         Row("probe: python -c pass", median(bare_s), "s"),
         at_most("featurestore --help", median(help_s), "s", 0.5),
+        Row("… over dgemm", median(help_s) / median(probe_s), "ratio"),
         at_most(f"second embed of {n_pictures:,} unchanged pictures", median(warm_s), "s", 3.0),
-        Row("… over python -c pass", median(warm_s) / median(bare_s), "ratio"),
+        Row("… over dgemm", median(warm_s) / median(probe_s), "ratio"),
     ]
 
 

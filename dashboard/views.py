@@ -28,6 +28,7 @@ Row = dict[str, Any]
 NO_LABEL = "no label"
 NO_SPLIT = "no split"
 SPLIT_PATTERNS = {"train": "", "val": ".", "test": "/", NO_SPLIT: ""}
+OTHER_SPLIT_PATTERN = "x"
 N_CLASSES_DRAWN = 24
 
 # -- words ---------------------------------------------------------------------------------
@@ -133,6 +134,12 @@ def browse(dataset: DataSet) -> pa.Table:
     return table.select(names).append_column("label", label).sort_by("item_id")
 
 
+def _split_order(split: str) -> tuple[int, str]:
+    """Order splits as they are used; names of the user's own stand between."""
+    known = list(SPLIT_PATTERNS)
+    return (2 * known.index(split) if split in known else 2 * len(known) - 3), split
+
+
 def class_counts(items: pa.Table) -> list[Row]:
     """Count items by class and split, largest class first; items of no class come last."""
     pairs = zip(items.column("label").to_pylist(), items.column("split").to_pylist(), strict=True)
@@ -146,7 +153,7 @@ def class_counts(items: pa.Table) -> list[Row]:
             one[0][0] is None,
             -totals[one[0][0]],
             str(one[0][0]),
-            list(SPLIT_PATTERNS).index(one[0][1] or NO_SPLIT),
+            _split_order(one[0][1] or NO_SPLIT),
         ),
     )
     return [
@@ -164,7 +171,7 @@ def class_colors(items: pa.Table) -> Mapping[str, str]:
 def class_figure(counts: Sequence[Row], palette: Mapping[str, str]) -> go.Figure:
     """Draw the class balance: a bar for each of the largest classes, splits by pattern."""
     shown = list(dict.fromkeys(row["label"] for row in counts))[:N_CLASSES_DRAWN]
-    splits = [name for name in SPLIT_PATTERNS if any(row["split"] == name for row in counts)]
+    splits = sorted({row["split"] for row in counts}, key=_split_order)
     items = {(row["label"], row["split"]): row["items"] for row in counts}
     figure = go.Figure()
     for split in splits:
@@ -175,7 +182,7 @@ def class_figure(counts: Sequence[Row], palette: Mapping[str, str]) -> go.Figure
             orientation="h",
             marker={
                 "color": [palette[label] for label in shown],
-                "pattern": {"shape": SPLIT_PATTERNS[split]},
+                "pattern": {"shape": SPLIT_PATTERNS.get(split, OTHER_SPLIT_PATTERN)},
             },
             hovertemplate="%{y}: %{x:,} items (" + split + ")<extra></extra>",
         )
@@ -194,7 +201,7 @@ def class_figure(counts: Sequence[Row], palette: Mapping[str, str]) -> go.Figure
 def split_sentence(items: pa.Table) -> str:
     """Say how many items each split has."""
     counts = Counter(split or NO_SPLIT for split in items.column("split").to_pylist())
-    known = [f"{counts[name]:,} {name}" for name in SPLIT_PATTERNS if counts[name]]
+    known = [f"{counts[name]:,} {name}" for name in sorted(counts, key=_split_order)]
     return " · ".join(known)
 
 

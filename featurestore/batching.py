@@ -53,12 +53,9 @@ class BatchSize:
             self._before = (self.size, rate)
             self.size = min(self.size * 2, self.largest)
 
-    def out_of_memory(self) -> bool:
-        """Halve and stay there; False where one item alone does not fit."""
-        if self.size == 1:
-            return False
-        self.size, self.settled, self._rates = self.size // 2, True, []
-        return True
+    def out_of_memory(self, n_items: int) -> None:
+        """Tell that a batch of ``n_items`` did not fit: go to half of it, and stay there."""
+        self.size, self.settled, self._rates = max(1, min(self.size, n_items // 2)), True, []
 
 
 def batched(items: Iterable[_T], size: Callable[[], int]) -> Iterator[list[_T]]:

@@ -119,6 +119,7 @@ def cli() -> None:
 )
 @click.option("--overwrite", is_flag=True, help="Embed everything again.")
 @click.option("--retry-failed", is_flag=True, help="Try unchanged items that failed before.")
+@click.option("--prune", is_flag=True, help="Drop items that are gone from their source.")
 @click.option("--max-failures", type=click.IntRange(min=0), help="Stop when more items fail.")
 @store_option
 @json_option
@@ -138,6 +139,7 @@ def embed(
     num_workers: int | None,
     overwrite: bool,
     retry_failed: bool,
+    prune: bool,
     max_failures: int | None,
     store_path: str,
     as_json: bool,
@@ -155,7 +157,9 @@ def embed(
         image, text, label or None, split, group, id_column,
         tuple(columns.split(",")) if columns else None,
     )  # fmt: skip
-    how = EmbedOptions(device, batch_size, num_workers, overwrite, retry_failed, max_failures)
+    how = EmbedOptions(
+        device, batch_size, num_workers, overwrite, retry_failed, max_failures, prune
+    )
     store = open_store(store_path, create=True)
     with _progress_bar() as progress:
         reports = store.embed(
@@ -418,6 +422,10 @@ def show_comparison(comparison: Any) -> None:
     metric = rows[0]["metric"].replace("_", " ")
     _print_table(["encoder", "head", metric, "95 % interval", "seconds to fit"], table)
     click.echo(f"Intervals: {comparison.estimand}.")
+    for claim in comparison.claims():
+        click.echo(f"{claim.sentence()}.")
+    if comparison.n_pairs > 1:
+        click.echo(f"These sentences hold for all {comparison.n_pairs} pairs at once (Bonferroni).")
     for note in comparison.notes:
         click.echo(note)
 

@@ -97,7 +97,7 @@ def embed_items(
         What the items are.
     known : set of str
         Content hashes that need no encoding. The caller may add to it while the stream
-        runs; equal content that meets itself inside one batch is encoded twice, no more.
+        runs, and then no content is encoded twice.
     batch_size : BatchSize
     n_workers : int, optional
         Decode threads; the number of cores by default.
@@ -118,23 +118,28 @@ def embed_items(
         # Deep enough to feed a growing batch, shallow enough to bound memory.
         prepared = _ordered_map(prepare, todos, n_workers, lambda: 2 * batch_size.size + n_workers)
         encode = encoder.encode_images
-    needing: deque[Outcome] = deque()
+    unencoded: deque[Outcome] = deque()
 
     def to_encode() -> Iterator[_Ready]:
+        in_batch: set[str] = set()
         for one in _timed(prepared, clock):
-            if isinstance(one, Outcome):
-                needing.append(one)
-                if len(needing) >= TEXT_WINDOW:  # a long run of known items must not pile up
-                    return
-            else:
-                yield one
+            if isinstance(one, _Ready):
+                # Decoded ahead, before its equal was encoded.
+                if one.content_hash not in known and one.content_hash not in in_batch:
+                    in_batch.add(one.content_hash)
+                    yield one
+                    continue
+                one = Outcome(one.todo.row, one.content_hash)
+            unencoded.append(one)
+            if len(unencoded) >= TEXT_WINDOW:  # a long run of known items must not pile up
+                return
 
     while True:
         batch = next(batched(to_encode(), lambda: batch_size.size), [])
-        if not batch and not needing:
+        if not batch and not unencoded:
             return
-        while needing:
-            yield needing.popleft()
+        while unencoded:
+            yield unencoded.popleft()
         if batch:
             yield from _encode(batch, encode, batch_size, clock)
 
@@ -151,13 +156,13 @@ def _encode(
     except (MemoryError, RuntimeError) as error:
         if not _is_out_of_memory(error):
             raise
-        if not batch_size.out_of_memory():
-            for one in batch:
-                yield _failure(one, "encode", f"out of memory on one item: {error}")
+        if len(batch) == 1:
+            yield _failure(batch[0], "encode", f"out of memory on one item: {error}")
             return
-        middle = max(1, min(batch_size.size, len(batch) // 2))
-        for start in range(0, len(batch), middle):
-            yield from _encode(batch[start : start + middle], encode, batch_size, clock)
+        batch_size.out_of_memory(len(batch))
+        middle = len(batch) // 2
+        yield from _encode(batch[:middle], encode, batch_size, clock)
+        yield from _encode(batch[middle:], encode, batch_size, clock)
         return
     seconds = time.perf_counter() - started
     clock.encoding_s += seconds

@@ -34,6 +34,11 @@ def decode_image(content: bytes) -> Image.Image:
         image.load()
         top = _declared_range(image)
         image = ImageOps.exif_transpose(image)
+        if image.mode in _WIDE:
+            return _scaled(image, top)
+        if image.mode == "F":
+            raise Undecodable("32-bit float pixels have no declared range: convert to 8 or 16 bits")
+        return image if image.mode == "RGB" else image.convert("RGB")
     except UnidentifiedImageError:
         raise Undecodable(f"not an image that we can read (begins with {content[:8]!r})") from None
     except Undecodable:
@@ -42,16 +47,12 @@ def decode_image(content: bytes) -> Image.Image:
         Exception
     ) as error:  # decoders raise what they like on damaged bytes: it is this file's fault
         raise Undecodable(f"{type(error).__name__}: {error}") from None
-    if image.mode in _WIDE:
-        return _scaled(image, top)
-    if image.mode == "F":
-        raise Undecodable("32-bit float pixels have no declared range: convert to 8 or 16 bits")
-    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _declared_range(image: Image.Image) -> int:
     declared = getattr(image, "tag_v2", {}).get(_MAX_SAMPLE_VALUE, 65_535)
-    return int(declared[0] if isinstance(declared, tuple) else declared)
+    top = int(declared[0] if isinstance(declared, tuple) else declared)
+    return top if top > 0 else 65_535
 
 
 def _scaled(image: Image.Image, top: int) -> Image.Image:

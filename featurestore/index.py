@@ -59,6 +59,9 @@ class ExactIndex:
                 f"index has dim {self.vectors.shape[1]}, queries have shape {queries.shape}: "
                 "same encoder?"
             )
+        if len(self.ids) == 0:
+            none = np.empty((len(queries), 0))
+            return Neighbors(none.astype(object), none.astype(np.float32), none.astype(np.intp))
         scores, rows = self._flat.search(normalize_rows(queries), min(k, len(self.ids)))
         return Neighbors(self.ids[rows], scores, rows)
 

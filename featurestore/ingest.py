@@ -60,6 +60,7 @@ class EmbedOptions:
     overwrite: bool = False
     retry_failed: bool = False
     max_failures: int | None = None
+    prune: bool = False  # drop items that are gone from their source
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,6 @@ class Plan:
     content_hash: pa.Array  # what is known of each row without reading it; null otherwise
     todo: NDArray[np.intp]
     stale: NDArray[np.bool_]  # the items table lacks this row, or has other metadata
-    embedded: NDArray[np.bool_]  # has a vector for the known content
     n_known_failures: int
     failed_before: frozenset[str]  # item ids with a failure on record
 
@@ -173,9 +173,8 @@ def make_plan(
         failed = np.asarray(pc.is_in(keys, value_set=bad)) & ~is_new & same_content
     todo = np.flatnonzero(~embedded & ~failed)
     failed_before = frozenset(failures.column("item_id").to_pylist())
-    return Plan(
-        rows, content_hash, todo, stale, embedded, int((failed & ~embedded).sum()), failed_before
-    )
+    n_known_failures = int((failed & ~embedded).sum())
+    return Plan(rows, content_hash, todo, stale, n_known_failures, failed_before)
 
 
 def run(
@@ -203,28 +202,41 @@ def run(
     """
     started = time.perf_counter()
     encoders = folder.encoders()
-    exists = resolved.slug in encoders
-    view = folder.view(resolved.slug) if exists else None
+    existing = encoders.get(resolved.slug)
+    view = folder.view(resolved.slug) if existing else None
     plan = make_plan(folder, rows, view, resolved.fingerprint, options)
     n_updated = _update_metadata(folder, plan)
-    if len(plan.todo) == 0 and exists:
+    if existing and existing["spec"] != str(resolved.spec):
+        folder.respell(resolved)  # the folder of the weights has moved
+    if len(plan.todo) == 0 and existing:
         return _report(folder, resolved, plan, None, n_updated, started)
     encoder = load()
-    if exists and not options.overwrite:
-        check_canary(encoder, encoders[resolved.slug]["canary"])
-        view = folder.view(resolved.slug)
+    if encoder.resolved.fingerprint != resolved.fingerprint:
+        # What the user's cache remembered is no longer so: what is loaded counts.
+        return run(
+            folder, rows, modality, roots, encoder.resolved, options,
+            load=lambda: encoder, progress=progress,
+        )  # fmt: skip
+    if existing and not options.overwrite:
+        check_canary(encoder, existing["canary"])
+        canary = None
     else:
         canary = canary_vectors(encoder)
         view = folder.create_view(resolved.slug, resolved.dim)
-        if options.overwrite:
-            view.clear()
-        folder.write_encoder(resolved, canary, encoder.device)
+        # Until it is whole, a new view does not take the place of the one it replaces.
+        if not existing:
+            is_hidden = any(one["spec"] == str(resolved.spec) for one in encoders.values())
+            folder.write_encoder(resolved, canary, encoder.device, is_hidden=is_hidden)
+    assert view is not None
     writer = _Writer(folder, view, plan, modality, resolved, options)
     try:
         _stream(writer, encoder, modality, roots, options, progress)
     except KeyboardInterrupt:
         writer.flush()
         raise
+    if options.overwrite and canary is not None:
+        writer.drop_superseded()
+        folder.write_encoder(resolved, canary, encoder.device)
     report = _report(folder, resolved, plan, writer, n_updated, started)
     folder.write_run("embed", {**vars(report), "items_per_s": report.items_per_s})
     return report
@@ -296,9 +308,14 @@ class _Writer:
     _failed_content: dict[str, Outcome] = field(default_factory=dict)
     _committed: float = field(default_factory=time.monotonic)
 
+    def __post_init__(self) -> None:
+        self.old_shards = self.view.shards()
+
     @cached_property
     def known(self) -> set[str]:
         """Content that has a vector in this view; grows as the run goes."""
+        if self.options.overwrite:
+            return set()
         return set(self.view.read(["content_hash"]).column("content_hash").to_pylist())
 
     @cached_property
@@ -320,7 +337,9 @@ class _Writer:
 
     @cached_property
     def _pairs(self) -> set[tuple[str, str]]:
-        """(item id, content hash) that the view holds, for the listed items."""
+        """(item id, content hash) that the view holds."""
+        if self.options.overwrite:
+            return set()
         rows = self.view.read(["item_id", "content_hash"])
         return set(
             zip(
@@ -356,8 +375,9 @@ class _Writer:
             else:
                 self._count_failure(outcome)
         overdue = time.monotonic() - self._committed > COMMIT_S
-        if len(self._pending) >= COMMIT_ROWS or overdue:
+        if len(self._pending) + len(self._copies) >= COMMIT_ROWS or overdue:
             self.flush()
+            self.copy_equal_content()
         limit = self.options.max_failures
         if limit is not None and self.n_failed > limit:
             self.flush()
@@ -382,22 +402,29 @@ class _Writer:
         self._write_failures(pending)
 
     def copy_equal_content(self) -> None:
-        """Give items whose content was encoded under another id their own rows."""
-        for start in range(0, len(self._copies), COMMIT_ROWS):
-            chunk = self._copies[start : start + COMMIT_ROWS]
-            found = self._vectors_by_content({str(one.content_hash) for one in chunk})
-            for one in chunk:
-                content = str(one.content_hash)
-                if content in found:
-                    self._pending.append(Outcome(one.row, content, found[content]))
-                    self.n_copied += 1
-                elif (failed := self._failed_content.get(content)) is not None:
-                    self._pending.append(
-                        Outcome(one.row, content, None, failed.failed_stage, failed.error)
-                    )
-                    self._count_failure(self._pending[-1])
-            self.flush()
-        self._copies = []
+        """Give items whose content is committed under another id their own rows."""
+        copies, self._copies = self._copies, []
+        if not copies:
+            return
+        found = self._vectors_by_content({str(one.content_hash) for one in copies})
+        for one in copies:
+            content = str(one.content_hash)
+            if content in found:
+                self._pending.append(Outcome(one.row, content, found[content]))
+                self.n_copied += 1
+            elif (failed := self._failed_content.get(content)) is not None:
+                again = Outcome(one.row, content, None, failed.failed_stage, failed.error)
+                self._pending.append(again)
+                self._count_failure(again)
+        self.flush()
+
+    def drop_superseded(self) -> None:
+        """Drop the old rows of items that this run embedded again."""
+        new = [one for one in self.view.shards() if one not in self.old_shards]
+        ids = [part.column("item_id").combine_chunks() for part in each_shard(new, ["item_id"])]
+        if ids:
+            drop = drop_equal({"item_id": pa.concat_arrays(ids)}, ["item_id"])
+            self.view.merge(None, drop=drop, keys=["item_id"], only=self.old_shards)
 
     def _count_failure(self, outcome: Outcome) -> None:
         self.n_failed += 1
@@ -409,7 +436,9 @@ class _Writer:
     def _vectors_by_content(self, wanted: set[str]) -> dict[str, NDArray[np.float32]]:
         found: dict[str, NDArray[np.float32]] = {}
         value_set = pa.array(sorted(wanted), pa.string())
-        for part in each_shard(self.view.shards(), ["content_hash", "vector"]):
+        shards = self.view.shards()
+        shards.sort(key=lambda one: one not in self.old_shards)  # what is newer counts
+        for part in each_shard(shards, ["content_hash", "vector"]):
             chosen = part.filter(pc.is_in(part.column("content_hash"), value_set=value_set))
             if len(chosen):
                 vectors = vectors_of(chosen.column("vector"), self.resolved.dim)
@@ -422,7 +451,7 @@ class _Writer:
             one
             for one in outcomes
             if self.plan.stale[one.row]
-            or (one.content_hash is not None and self.plan.content_hash[one.row].as_py() is None)
+            or one.content_hash != self.plan.content_hash[one.row].as_py()
         ]
         # A file that cannot be read just now keeps what was known of it.
         changed = [

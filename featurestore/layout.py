@@ -20,6 +20,7 @@ from featurestore.values import EncoderSpec, Modality, ResolvedEncoder
 
 FORMAT_VERSION = 1
 MARKER = "featurestore.json"
+_ENCODER_KEYS = {"spec", "fingerprint", "dim", "modalities", "chosen", "canary"}
 _NAME = re.compile(r"[a-z0-9_-]+")
 
 
@@ -33,7 +34,7 @@ def check_store(path: Path) -> bool:
     """
     marker = path / MARKER
     if not marker.exists():
-        if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+        if not path.exists() or (path.is_dir() and not any(map(_is_foreign, path.iterdir()))):
             return False
         raise NotAStore(
             f"{path} is no store: expected {MARKER} in it; name another folder with --store, "
@@ -55,8 +56,13 @@ def check_store(path: Path) -> bool:
 def make_store(path: Path) -> None:
     """Make an empty store where there is none."""
     if not check_store(path):
-        (path / "datasets").mkdir(parents=True, exist_ok=True)
+        path.mkdir(parents=True, exist_ok=True)
         write_json(path / MARKER, {"format": FORMAT_VERSION})
+
+
+def _is_foreign(path: Path) -> bool:
+    """Tell what is no sign of another process that makes a store here just now."""
+    return not path.name.startswith((MARKER, f".{MARKER}."))
 
 
 def check_dataset_name(name: str) -> str:
@@ -118,7 +124,7 @@ class DatasetFile:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> DatasetFile:
-        """Read what `to_json` wrote."""
+        """Read what `to_json` wrote; raises KeyError, TypeError, ValueError for anything else."""
         labels = {one["column"]: {"task": one["task"]} for one in value["labels"]}
         sources = {
             name: SourceRecord(
@@ -147,7 +153,11 @@ class DatasetFolder:
 
     def read(self) -> DatasetFile:
         """Read dataset.json."""
-        return DatasetFile.from_json(read_json(self.path / "dataset.json"))
+        path = self.path / "dataset.json"
+        try:
+            return DatasetFile.from_json(read_json(path))
+        except (KeyError, TypeError, ValueError) as error:
+            raise StoreCorrupt(f"{path} is damaged: {error!r}; restore it from a backup") from error
 
     def write(self, value: DatasetFile) -> None:
         """Write dataset.json, whole or not at all."""
@@ -181,12 +191,20 @@ class DatasetFolder:
         """Return slug → encoder.json of every view, those that others replaced left out."""
         found = sorted((self.path / "views").glob("*/encoder.json"))
         values = {path.parent.name: read_json(path) for path in found}
+        for slug, value in values.items():
+            lacking = _ENCODER_KEYS - value.keys()
+            if lacking:
+                path = self.path / "views" / slug / "encoder.json"
+                raise StoreCorrupt(f"{path} lacks {', '.join(sorted(lacking))}: restore it")
         return {slug: value for slug, value in values.items() if "replaced_by" not in value}
 
-    def write_encoder(self, resolved: ResolvedEncoder, canary: Any, device: str) -> None:
+    def write_encoder(
+        self, resolved: ResolvedEncoder, canary: Any, device: str, *, is_hidden: bool = False
+    ) -> None:
         """Write encoder.json, which is what makes a view exist.
 
-        A view of the same spec by an encoder of another fingerprint is kept, but replaced.
+        A view of the same spec by an encoder of another fingerprint is kept, but replaced;
+        ``is_hidden`` leaves that for later, when the new view is whole.
         """
         value = {
             "spec": str(resolved.spec),
@@ -199,12 +217,19 @@ class DatasetFolder:
             "canary": canary,
             "created": utc_now(),
         }
-        earlier = self.encoders()
+        if is_hidden:
+            value["replaced_by"] = "nothing: it is being made"
+        earlier = {} if is_hidden else self.encoders()
         write_json(self.path / "views" / resolved.slug / "encoder.json", value)
         for slug, one in earlier.items():
             if one["spec"] == value["spec"] and slug != resolved.slug:
                 replaced = {**one, "replaced_by": resolved.slug}
                 write_json(self.path / "views" / slug / "encoder.json", replaced)
+
+    def respell(self, resolved: ResolvedEncoder) -> None:
+        """Note that a view's encoder is now found under another spec, at another place."""
+        path = self.path / "views" / resolved.slug / "encoder.json"
+        write_json(path, {**read_json(path), "spec": str(resolved.spec)})
 
     def write_run(self, kind: str, value: Mapping[str, Any]) -> Path:
         """Write a run card; its name sorts by time."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property, lru_cache, partial
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,10 @@ from numpy.typing import NDArray
 
 from featurestore import ingest
 from featurestore.canary import check_canary
-from featurestore.encoders import family_of, known_encoder, load_encoder
+from featurestore.encoders import check_device_name, family_of, known_encoder, load_encoder
 from featurestore.errors import (
+    BadName,
     BadSource,
-    DuplicateIds,
     EncoderChanged,
     EncoderMismatch,
     ModalityMismatch,
@@ -32,17 +33,17 @@ from featurestore.errors import (
 from featurestore.images import decode_image, thumbnail
 from featurestore.index import ExactIndex
 from featurestore.ingest import EmbedOptions, EmbedReport, Progress
+from featurestore.intake import Intake
 from featurestore.layout import (
     DatasetFile,
     DatasetFolder,
-    SourceRecord,
     check_dataset_name,
     check_store,
     find_spec,
     make_store,
 )
-from featurestore.sources import Listing, Source, SourceOptions, open_source
-from featurestore.tables import Table, each_shard, new_columns, row_keys, vectors_of, write_file
+from featurestore.sources import SourceOptions
+from featurestore.tables import Table, drop_equal, each_shard, row_keys, vectors_of, write_file
 from featurestore.values import (
     Embeddings,
     EncoderSpec,
@@ -70,6 +71,8 @@ def open_store(path: str | Path, *, create: bool = False) -> Store:
         If there is no store (and ``create`` is false), something else, or a newer format.
     """
     folder = Path(path).expanduser().absolute()
+    if re.search("%[0-9A-Fa-f]{2}", str(folder)):
+        raise BadName(f"{folder} holds a %-escape, which delta-rs decodes: use another folder name")
     if not check_store(folder) and not create:
         raise NotAStore(
             f"there is no store at {folder}: make one with "
@@ -136,24 +139,27 @@ class Store:
         Raises
         ------
         BadSource, ModalityMismatch, UnknownEncoder, EncoderChanged, EncoderDrift
-            Before anything is written; and `TooManyFailures` if the caller set a limit.
+            The data set is as it was (of a drift, its labels and metadata are new).
+        TooManyFailures
+            If the caller set a limit.
         """
         how = how or EmbedOptions()
         folder = self._folder(check_dataset_name(dataset))
         specs = [EncoderSpec.parse(text) for text in encoders]
         for spec in specs:
             family_of(spec)
+        check_device_name(how.device)
         earlier = folder.read() if folder.exists else None
-        if not sources:
-            sources = _registered(folder, earlier)
-        intake = _Intake.read(folder, earlier, sources, options or SourceOptions())
-        for note in intake.notes:
-            say(note)
+        read_intake = partial(
+            Intake.read, folder, locations=sources, options=options or SourceOptions()
+        )
+        intake = read_intake(earlier)
         loaded: dict[EncoderSpec, Any] = {}  # at most one, to be used below: memory counts
         resolved = []
         for spec in specs:
             one = known_encoder(spec)
-            if one is None:
+            # For a new data set there is something to embed: then fail before it is made.
+            if one is None or (earlier is None and not loaded):
                 loaded = {spec: load_encoder(spec, device=how.device)}
                 one = loaded[spec].resolved
             _check_modality(one, intake.modality, dataset)
@@ -167,8 +173,22 @@ class Store:
 
         make_store(self.path)
         with folder.locked("dataset"):
+            now = folder.read() if folder.exists else None
+            if now != earlier:  # another process was here: what we read may not fit any more
+                intake = read_intake(now)
             folder.create_tables()
-            folder.write(intake.described(folder.read() if folder.exists else None))
+            folder.write(intake.described(now))
+        for note in intake.notes:
+            say(note)
+        if len(intake.gone) and how.prune:
+            drop = drop_equal({"item_id": intake.gone}, ["item_id"])
+            folder.items.merge(None, drop=drop, keys=["item_id"])
+            say(f"{len(intake.gone):,} items are gone from their source: dropped")
+        elif len(intake.gone):
+            say(
+                f"{len(intake.gone):,} items are gone from their source (first: "
+                f"{intake.gone[0]}): kept; --prune drops them"
+            )
         reports = []
         for one in resolved:
             with folder.locked(
@@ -191,66 +211,6 @@ class Store:
 
     def _folder(self, name: str) -> DatasetFolder:
         return DatasetFolder(self.path / "datasets" / name)
-
-
-@dataclass(frozen=True, eq=False)
-class _Intake:
-    """All that the sources of one run say, checked against the data set."""
-
-    rows: pa.Table
-    modality: Modality
-    labels: tuple[str, ...]
-    sources: dict[str, SourceRecord]
-    notes: tuple[str, ...]
-
-    @property
-    def roots(self) -> dict[str, Path]:
-        return {name: Path(record.root) for name, record in self.sources.items()}
-
-    @classmethod
-    def read(
-        cls,
-        folder: DatasetFolder,
-        earlier: DatasetFile | None,
-        locations: Sequence[str | Path],
-        options: SourceOptions,
-    ) -> _Intake:
-        records = dict(earlier.sources) if earlier else {}
-        parts: list[pa.Table] = []
-        notes: list[str] = []
-        labels: dict[str, None] = {}
-        modality = earlier.modality if earlier else None
-        for location in locations:
-            source = open_source(location)
-            name, moved_from = _source_name(source, records)
-            effective = options.over(_options_of(records.get(name)))
-            listing = source.listing(effective)
-            if modality is not None and listing.modality is not modality:
-                raise ModalityMismatch(
-                    f"data set {folder.name!r} holds {modality}s, but {source.location} holds "
-                    f"{listing.modality}s: give it another --dataset name"
-                )
-            modality = listing.modality
-            if moved_from:
-                notes.append(f"source {name} moved from {moved_from} to {source.root}")
-            notes += listing.notes
-            labels |= dict.fromkeys(listing.label_columns)
-            records[name] = _record(source, records.get(name), effective)
-            parts.append(_with_source(listing, name))
-        assert modality is not None, "at least one source"
-        rows = _concatenate(parts)
-        _check_items(folder, rows, records)
-        return cls(rows, modality, tuple(labels), records, tuple(notes))
-
-    def described(self, earlier: DatasetFile | None) -> DatasetFile:
-        """Return dataset.json with this run's labels and sources added."""
-        labels = dict(earlier.labels) if earlier else {}
-        for name in self.labels:
-            kind = self.rows.schema.field(name).type
-            task = "regression" if pa.types.is_floating(kind) else "multiclass"
-            labels.setdefault(name, {"task": task})
-        sources = (dict(earlier.sources) if earlier else {}) | self.sources
-        return DatasetFile(self.modality, labels, sources)
 
 
 @dataclass(frozen=True)
@@ -339,8 +299,9 @@ class DataSet:
         path = self.path / "thumbnails" / f"{content_hash}-{size_px}.jpg"
         if content_hash is not None and path.exists():
             return path.read_bytes()
-        made = thumbnail(self.read_bytes(item_id), size_px)
-        if content_hash is not None:
+        content = self.read_bytes(item_id)
+        made = thumbnail(content, size_px)
+        if hashlib.sha256(content).hexdigest() == content_hash:  # the file may have changed
             path.parent.mkdir(exist_ok=True)
             write_file(path, made)
         return made
@@ -454,7 +415,8 @@ class View:
         table = {name: _objects(items.column(name)) for name in items.column_names}
         ids = table.pop("item_id")
         labels = self.dataset.label_columns
-        return Embeddings(ids, vectors, self.fingerprint, table, labels[0] if labels else None)
+        main_label = labels[0] if labels else None
+        return Embeddings(ids, vectors, self.fingerprint, table, main_label, snapshot)
 
     def index(self) -> ExactIndex:
         """Return an exact index over the present vectors."""
@@ -535,76 +497,6 @@ def _objects(column: pa.ChunkedArray) -> NDArray[Any]:
     values = np.empty(len(column), object)
     values[:] = column.to_pylist()
     return values
-
-
-def _registered(folder: DatasetFolder, earlier: DatasetFile | None) -> list[str]:
-    if earlier is None or not earlier.sources:
-        raise BadSource(
-            f"data set {folder.name!r} does not exist yet: name a SOURCE to embed, "
-            "a folder of images or a table"
-        )
-    return [where for record in earlier.sources.values() for where in record.locations]
-
-
-def _source_name(source: Source, records: dict[str, SourceRecord]) -> tuple[str, str | None]:
-    """Return the name of a source, and its old root where the folder has moved."""
-    name, number = source.name, 1
-    while name in records:
-        record = records[name]
-        if record.kind == source.kind and Path(record.root) == source.root:
-            return name, None
-        if not Path(record.root).exists() and record.kind == source.kind:
-            return name, record.root
-        number += 1
-        name = f"{source.name}-{number}"
-    return name, None
-
-
-def _options_of(record: SourceRecord | None) -> SourceOptions:
-    if record is None:
-        return SourceOptions()
-    kept: dict[str, Any] = dict(record.options)
-    for name in ("label", "columns"):
-        if kept.get(name) is not None:
-            kept[name] = tuple(kept[name])
-    return SourceOptions(**kept)
-
-
-def _record(source: Source, earlier: SourceRecord | None, options: SourceOptions) -> SourceRecord:
-    said = {key: value for key, value in asdict(options).items() if value is not None}
-    before = earlier.locations if earlier and earlier.root == str(source.root) else ()
-    locations = tuple(dict.fromkeys((*before, str(source.location))))
-    return SourceRecord(source.kind, str(source.root), locations, said)
-
-
-def _with_source(listing: Listing, name: str) -> pa.Table:
-    names = pa.array([name] * len(listing.rows), pa.string())
-    return listing.rows.append_column("source", names)
-
-
-def _concatenate(parts: list[pa.Table]) -> pa.Table:
-    for earlier, part in pairwise(parts):
-        new_columns(earlier.schema, part.schema)
-    return pa.concat_tables(parts, promote_options="permissive").combine_chunks()
-
-
-def _check_items(folder: DatasetFolder, rows: pa.Table, records: dict[str, SourceRecord]) -> None:
-    """Refuse ids that two sources share, and columns of another type than the store has."""
-    counts = pc.value_counts(rows.column("item_id"))
-    twice = counts.filter(pc.greater(counts.field("counts"), 1)).field("values").to_pylist()
-    if not twice and folder.exists:
-        new_columns(folder.items.schema(), rows.schema)
-        items = folder.items.read(["item_id", "source"])
-        place = pc.index_in(rows.column("item_id"), value_set=items.column("item_id"))
-        theirs = items.column("source").take(place)
-        other = pc.fill_null(pc.not_equal(theirs, rows.column("source")), False)
-        twice = rows.column("item_id").filter(other).to_pylist()
-    if twice:
-        roots = ", ".join(f"{name} ({record.root})" for name, record in records.items())
-        raise DuplicateIds(
-            f"{len(twice)} ids come from two sources (first: {twice[0]!r}; sources: {roots}): "
-            "embed the folder above them as one source, or give tables unique ids with --id"
-        )
 
 
 def _check_modality(resolved: ResolvedEncoder, modality: Modality, dataset: str) -> None:

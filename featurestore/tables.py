@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -125,7 +125,10 @@ class Table:
 
     def shards(self, version: int | None = None) -> list[Shard]:
         """Return the files of a version (the latest by default), in a stable order."""
-        actions = pa.table(self._open(version).get_add_actions(flatten=True)).to_pylist()
+        return self._shards(self._open(version))
+
+    def _shards(self, table: DeltaTable) -> list[Shard]:
+        actions = pa.table(table.get_add_actions(flatten=True)).to_pylist()
         shards = [Shard(self.path / one["path"], one["size_bytes"]) for one in actions]
         return sorted(shards, key=lambda shard: shard.path.name)
 
@@ -138,40 +141,44 @@ class Table:
         table = self._open(version)
         schema = pa.schema(table.schema().to_arrow())
         if columns is not None:
-            schema = pa.schema([schema.field(name) for name in columns])
-        shards = self.shards(table.version())
+            absent = [pa.field(name, pa.string()) for name in columns if name not in schema.names]
+            known = [schema.field(name) for name in columns if name in schema.names]
+            schema = pa.schema([*known, *absent])
+        shards = self._shards(table)
         with ThreadPoolExecutor(max_workers=min(8, len(shards)) or 1) as pool:
             parts = list(
                 pool.map(lambda shard: _fit(read_shard(shard.path, columns), schema), shards)
             )
         return pa.concat_tables(parts) if parts else schema.empty_table()
 
-    def append(self, rows: pa.Table, *, properties: Mapping[str, str] | None = None) -> int:
+    def append(self, rows: pa.Table) -> int:
         """Add rows as one shard; return the version. Never conflicts with another writer."""
         add = self._write(rows)
         table = self._open(None)
-        table.create_write_transaction(
-            [add],
-            "append",
-            table.schema(),
-            commit_properties=CommitProperties(custom_metadata=dict(properties or {})),
-        )
+        table.create_write_transaction([add], "append", table.schema())
         table.update_incremental()
         return int(table.version())
 
     def merge(
-        self, rows: pa.Table, *, drop: Callable[[pa.Table], NDArray[np.bool_]], keys: list[str]
+        self,
+        rows: pa.Table | None,
+        *,
+        drop: Callable[[pa.Table], NDArray[np.bool_]],
+        keys: list[str],
+        only: Collection[Shard] | None = None,
     ) -> int:
         """Drop the rows that ``drop`` marks and add ``rows``, in one commit.
 
         Parameters
         ----------
-        rows : pyarrow.Table
-            Rows to add; may be empty. New columns are added to the table.
+        rows : pyarrow.Table, optional
+            Rows to add. New columns are added to the table.
         drop : callable
             Given the ``keys`` columns of a shard, a mask of its rows that go.
         keys : list of str
             The columns that ``drop`` looks at.
+        only : collection of Shard, optional
+            Drop rows from these files alone.
 
         Returns
         -------
@@ -181,33 +188,30 @@ class Table:
         for attempt in range(_MERGE_ATTEMPTS):
             table = self._open(None)
             try:
-                return self._try_merge(table, rows, drop, keys)
+                return self._try_merge(table, rows, drop, keys, only)
             except CommitFailedError:
                 if attempt + 1 == _MERGE_ATTEMPTS:
                     raise
                 time.sleep(0.01 * min(attempt, 20))  # another writer was first: read again
         raise AssertionError("unreachable")
 
-    def clear(self) -> int:
-        """Remove every row, in one commit; older versions keep theirs."""
-        everything = self._open(None).schema()
-        empty = pa.schema(everything.to_arrow()).empty_table()
-        return self.merge(empty, drop=lambda part: np.ones(len(part), bool), keys=["item_id"])
-
     def _try_merge(
         self,
         table: DeltaTable,
-        rows: pa.Table,
+        rows: pa.Table | None,
         drop: Callable[[pa.Table], NDArray[np.bool_]],
         keys: list[str],
+        only: Collection[Shard] | None,
     ) -> int:
         schema = pa.schema(table.schema().to_arrow())
-        if len(rows) and (new := new_columns(schema, rows.schema)):
+        if rows is not None and (new := new_columns(schema, rows.schema)):
             table.alter.add_columns(list(_delta_schema(pa.schema(new)).fields))
             table = self._open(None)
             schema = pa.schema(table.schema().to_arrow())
         parts, actions = [], []
-        for shard in self.shards(table.version()):
+        for shard in self._shards(table):
+            if only is not None and shard not in only:
+                continue
             dropped = drop(read_shard(shard.path, keys))
             if not dropped.any():
                 continue
@@ -215,7 +219,7 @@ class Table:
             if not dropped.all():
                 kept = read_shard(shard.path).filter(pa.array(~dropped))
                 parts.append(_fit(kept, schema) if "vector" not in schema.names else kept)
-        if len(rows):
+        if rows is not None and len(rows):
             parts.append(_fit(rows, schema))
         if not actions and not parts:
             return int(table.version())
@@ -308,10 +312,17 @@ def new_columns(have: pa.Schema, come: pa.Schema) -> list[pa.Field]:
     Raises
     ------
     BadSource
-        If a column exists already with a type that does not fit.
+        If a column exists already with a type that does not fit, or in another case: Delta
+        takes ``Label`` and ``label`` for one.
     """
     fields = []
+    spelt = {name.lower(): name for name in have.names}
     for field in come:
+        other = spelt.setdefault(field.name.lower(), field.name)
+        if other != field.name:
+            raise BadSource(
+                f"columns {other!r} and {field.name!r} differ in case alone: rename one"
+            )
         if field.name not in have.names:
             fields.append(pa.field(field.name, field.type))
         elif not _fits(field.type, have.field(field.name).type):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -59,7 +60,7 @@ class EncoderSpec:
         revision = None
         head, marker, path = model.partition(LOCAL_DIR)
         if marker:  # everything up to '#' is the path, '@' included
-            model = f"{head}{LOCAL_DIR}{Path(path).expanduser().absolute()}"
+            model = f"{head}{LOCAL_DIR}{os.path.abspath(Path(path).expanduser())}"  # noqa: PTH100
         elif "@" in model:
             model, _, revision = model.rpartition("@")
         options = dict(_parse_option(part, text) for part in tail.split(",") if part)
@@ -145,6 +146,7 @@ class Embeddings:
     encoder: str  # fingerprint
     columns: Mapping[str, NDArray[Any]]  # each (n,), object dtype; None where nothing is known
     label_column: str | None = None  # the data set's main label
+    snapshot: Snapshot | None = None  # what was read
 
     def __post_init__(self) -> None:
         if self.vectors.ndim != 2 or len(self.vectors) != len(self.ids):
@@ -205,6 +207,7 @@ class Embeddings:
             self.encoder,
             {name: values[rows] for name, values in self.columns.items()},
             self.label_column,
+            self.snapshot,
         )
 
 

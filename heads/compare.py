@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import partial, reduce
 from pathlib import Path
@@ -145,6 +145,23 @@ class Comparison:
         assert found.low is not None
         assert found.high is not None
         return Difference(first, second, found.value, found.low, found.high, found.estimand)
+
+    def claims(self) -> list[Difference]:
+        """Compare the best row with the best of each other encoder.
+
+        They are picked after the fact, so each interval is widened until those of all pairs
+        of rows would hold at once in 95 % (Bonferroni).
+        """
+        best: dict[str, Cell] = {}
+        for row in self.rows():
+            best.setdefault(row["encoder"], (row["encoder"], row["head"]))
+        first, *others = best.values()
+        return [self.difference(first, other, n_claims=self.n_pairs) for other in others]
+
+    @property
+    def n_pairs(self) -> int:
+        """How many pairs of rows there are: what simultaneous intervals allow for."""
+        return max(1, len(self.heads) * (len(self.heads) - 1) // 2)
 
     def to_json(self) -> dict[str, Any]:
         """Return everything that is needed to draw it again."""
@@ -317,9 +334,9 @@ def compare(
                 {
                     "encoder": str(view.spec),
                     "fingerprint": view.fingerprint,
-                    "snapshot": {"items": view.snapshot.items, "view": view.snapshot.view},
+                    "snapshot": asdict(table.snapshot) if table.snapshot else None,
                 }
-                for view in views
+                for view, table in zip(views, tables, strict=True)
             ],
             "n_train": len(plan.train) if plan.folds is None else None,
             "n_unlabelled": plan.n_unlabelled,

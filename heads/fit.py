@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from featurestore.errors import ModalityMismatch
+from featurestore.values import Modality
 from heads.bundle import (
     CARD_FORMAT,
     FittedHead,
@@ -69,6 +71,8 @@ def fit(
     embeddings = view.load()
     plan = make_plan(embeddings, label=label, seed=seed)
     reads_texts = entry.reads == "texts"
+    if reads_texts and view.dataset.modality != Modality.TEXT:
+        raise ModalityMismatch(f"{head} reads texts, but {view.dataset.name!r} holds pictures")
     X = (texts_of(embeddings) if reads_texts else embeddings.vectors)[plan.rows]
     build = partial(entry.build, seed)
     evaluation = evaluate(
@@ -93,7 +97,7 @@ def fit(
         "dataset": view.dataset.name,
         "encoder": "baseline:tfidf" if reads_texts else str(view.spec),
         "fingerprint": "" if reads_texts else view.fingerprint,
-        "snapshot": asdict(view.snapshot),
+        "snapshot": asdict(embeddings.snapshot) if embeddings.snapshot else None,
         "reads": entry.reads,
         "dim": embeddings.dim,
         "search_space": entry.search_space,

@@ -60,6 +60,7 @@ def make_plan(
     evaluation: str = "auto",
     use_groups: bool = True,
     seed: int = 0,
+    leave_out: frozenset[str] = frozenset(),
 ) -> Plan:
     """Decide on rows, classes, blocks, and on the test split or folds.
 
@@ -70,7 +71,10 @@ def make_plan(
     label : str, optional
         Label column; default the data set's main label.
     evaluation : {"auto", "test", "folds"}
-        ``auto``: the test split where there is one, else folds. Folds use every labelled row.
+        ``auto``: the test split where there is one, else folds. Folds use every labelled row,
+        but not those of a class that lies in one block: it cannot be learned and tested.
+    leave_out : frozenset of str
+        Classes that do not take part.
 
     Raises
     ------
@@ -85,7 +89,9 @@ def make_plan(
     if name is None:
         raise MissingColumn("this data set has no labels: name a column with label=…")
     values = embeddings.column(name)
-    known = np.flatnonzero(~is_missing(values))
+    is_known = ~is_missing(values)
+    takes_part = is_known & ~np.isin(values.astype(str), sorted(leave_out))
+    known = np.flatnonzero(takes_part)
     rows = known[np.argsort(embeddings.ids[known].astype(str), kind="stable")]
     names, codes = np.unique(values[rows].astype(str), return_inverse=True)
     classes = tuple(str(c) for c in names)
@@ -104,8 +110,25 @@ def make_plan(
     is_train = split == "train"
     if not is_train.any():
         is_train = ~np.isin(split, ["val", "test"])
-    n_unlabelled = len(embeddings) - len(rows)
+    if not use_test:
+        lonely = _in_one_block(codes, block, classes)
+        if lonely and len(classes) - len(lonely) >= 2:
+            return make_plan(
+                embeddings,
+                label=label,
+                evaluation=evaluation,
+                use_groups=use_groups,
+                seed=seed,
+                leave_out=leave_out | lonely,
+            )
+    n_unlabelled = int((~is_known).sum())
     notes = [f"Left out for want of a label: {n_unlabelled} items."] if n_unlabelled else []
+    if leave_out:
+        shown = ", ".join(sorted(leave_out)[:5]) + (" …" if len(leave_out) > 5 else "")
+        notes.append(
+            f"Left out, since each lies in one group and folds need two: {len(leave_out)} "
+            f"classes of {int((is_known & ~takes_part).sum())} items ({shown})."
+        )
     n_leaked = 0
     folds = None
     if use_test:
@@ -138,6 +161,14 @@ def make_plan(
         n_leaked,
         tuple(notes),
     )
+
+
+def _in_one_block(
+    codes: NDArray[np.intp], block: NDArray[np.intp], classes: Sequence[str]
+) -> frozenset[str]:
+    pairs = np.unique(np.column_stack([codes, block]), axis=0)
+    n_blocks = np.bincount(pairs[:, 0], minlength=len(classes))
+    return frozenset(classes[c] for c in np.flatnonzero(n_blocks == 1).tolist())
 
 
 def _test_notes(

@@ -19,7 +19,7 @@ LAYERS = [
     },
     {"featurestore.tables", "featurestore.sources", "featurestore.encoders", "featurestore.index"},
     {"featurestore.layout", "featurestore.canary", "featurestore.embed"},
-    {"featurestore.ingest"},
+    {"featurestore.ingest", "featurestore.intake"},
     {"featurestore.store"},
     {"featurestore.demo_data"},
     {"featurestore.demo"},

@@ -30,9 +30,11 @@ def test_a_partial_batch_says_nothing():
     assert (size.size, size.settled) == (8, False)
 
 
-def test_out_of_memory_halves_and_stays_until_one_item_does_not_fit():
-    size = BatchSize(4)
-    assert size.out_of_memory()
-    assert (size.size, size.settled) == (2, True)
-    assert size.out_of_memory()
-    assert not size.out_of_memory()
+def test_out_of_memory_halves_and_stays():
+    size = BatchSize(8)
+    size.out_of_memory(8)
+    assert (size.size, size.settled) == (4, True)
+    size.out_of_memory(2)
+    assert size.size == 1
+    size.out_of_memory(8)  # a larger batch that was under way says nothing new
+    assert size.size == 1

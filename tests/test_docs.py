@@ -28,6 +28,8 @@ def test_the_first_example_runs(tmp_path, monkeypatch, capsys):
     for line in shown:  # the README's figures are what comes out, seconds left aside
         encoder, head, value, low, _, high, _ = line.split()
         assert re.search(rf"{encoder} +{head} +{value} +{low} – {high} ", table), line
+    (claim,) = [line for line in blocks("console")[0].splitlines() if "is better than" in line]
+    assert claim in table
     (python,) = blocks("python")
     exec(compile(python, "README.md", "exec"), {})
     printed = capsys.readouterr().out.splitlines()

@@ -79,11 +79,31 @@ def test_a_bad_item_stops_nothing_and_says_why(tmp_path, write_image):
     assert found[1].content_hash == hashlib.sha256(b"garbage").hexdigest()
 
 
-def test_when_memory_runs_out_the_batch_is_halved_and_nothing_is_lost(tmp_path, write_image):
-    encoder = FakeEncoder(memory=3)
+@pytest.mark.parametrize("memory", [1, 2, 3, 7])
+def test_when_memory_runs_out_the_batch_is_halved_and_nothing_is_lost(
+    tmp_path, write_image, memory
+):
+    encoder = FakeEncoder(memory=memory)
     found = run(images(tmp_path, write_image, 20), encoder, size=16)
-    assert sorted(found) == list(range(20))
-    assert max(encoder.batches) <= 3
+    assert {row: one.vector.tolist() for row, one in found.items()} == {
+        i: [i, 0, 0] for i in range(20)
+    }
+    assert max(encoder.batches) <= memory
+
+
+def test_equal_content_is_encoded_once_however_it_is_batched(tmp_path, write_image):
+    path = write_image(tmp_path / "a.png", (1, 2, 3))
+    encoder, known = FakeEncoder(), set()
+    stream = embed_items(
+        [Todo(row, path, None) for row in range(50)], encoder, modality=Modality.IMAGE,
+        known=known, batch_size=BatchSize(4, settled=True),
+    )  # fmt: skip
+    encoded = 0
+    for one in stream:
+        if one.vector is not None:
+            encoded += 1
+            known.add(one.content_hash)
+    assert (encoded, encoder.batches) == (1, [1])
 
 
 def test_an_item_that_alone_does_not_fit_is_a_failure(tmp_path, write_image):

@@ -13,11 +13,14 @@ import pytest
 
 from featurestore import ingest
 from featurestore.errors import (
+    BadName,
+    BadSource,
     DuplicateIds,
     EncoderChanged,
     EncoderDrift,
     ModalityMismatch,
     NotAStore,
+    StoreCorrupt,
     TooManyFailures,
     UnknownDataset,
     UnknownItem,
@@ -159,7 +162,7 @@ def test_texts_with_labels_and_free_columns(empty_store, tmp_path):
     report = embed(
         empty_store, tmp_path / "t.csv", encoder="baseline:hashing#size=64", options=TEXTS
     )
-    assert (report.n_encoded, report.n_items) == (3, 3)
+    assert (report.n_encoded, report.n_copied, report.n_items) == (2, 1, 3)
     found = empty_store.view("d", "baseline:hashing#size=64").load()
     assert found.ids.tolist() == ["1", "2", "3"]
     assert found.labels.tolist() == ["x", "y", "x"]
@@ -180,7 +183,7 @@ def test_a_later_run_remembers_how_a_source_was_read(empty_store, tmp_path):
     (tmp_path / "t.csv").write_text(TABLE)
     embed(empty_store, tmp_path / "t.csv", encoder="baseline:hashing#size=64", options=TEXTS)
     report = embed(empty_store, None, encoder="baseline:hashing#size=32")
-    assert report.n_encoded == 3
+    assert report.n_encoded + report.n_copied == 3
     assert empty_store.view("d", "baseline:hashing#size=32").load().labels.tolist() == [
         "x",
         "y",
@@ -263,6 +266,158 @@ def test_overwrite_embeds_everything_again(empty_store, tiny_images):
     embed(empty_store, tiny_images)
     assert embed(empty_store, tiny_images, overwrite=True).n_encoded == 6
     assert len(empty_store.view("d", PIXELS).load()) == 6
+
+
+def test_overwriting_one_source_keeps_the_others(empty_store, tmp_path, write_image):
+    for number in range(4):
+        write_image(tmp_path / "a" / "c" / f"a{number}.png", number)
+        write_image(tmp_path / "b" / "c" / f"b{number}.png", number + 10)
+    embed(empty_store, tmp_path / "a")
+    embed(empty_store, tmp_path / "b")
+    before = empty_store.view("d", PIXELS).load()
+    (tmp_path / "a" / "c" / "a3.png").unlink()
+    assert embed(empty_store, tmp_path / "a", overwrite=True).n_encoded == 3
+    after = empty_store.view("d", PIXELS).load()
+    assert after.ids.tolist() == before.ids.tolist()
+    np.testing.assert_array_equal(after.vectors, before.vectors)
+    assert len(empty_store.view("d", PIXELS).table.read(["item_id"])) == 8
+
+
+def test_an_interrupted_overwrite_loses_nothing(empty_store, tiny_images):
+    def stop(now):
+        raise KeyboardInterrupt
+
+    embed(empty_store, tiny_images)
+    before = empty_store.view("d", PIXELS).load()
+    how = EmbedOptions(overwrite=True, batch_size=2)
+    with pytest.raises(KeyboardInterrupt):
+        empty_store.embed([tiny_images], dataset="d", encoders=[PIXELS], how=how, progress=stop)
+    np.testing.assert_array_equal(empty_store.view("d", PIXELS).load().vectors, before.vectors)
+
+
+def test_overwriting_with_other_weights_replaces_the_view_when_it_is_whole(
+    empty_store, tiny_images
+):
+    def stop(now):
+        raise KeyboardInterrupt
+
+    embed(empty_store, tiny_images)
+    (path,) = (empty_store.path / "datasets/d/views").glob("*/encoder.json")
+    value = read_json(path)
+    other = {**value, "fingerprint": "0" * 64, "chosen": {"resize": "x"}}
+    path.parent.rename(path.parents[1] / "other-00000000")  # as other weights had made it
+    path = path.parents[1] / "other-00000000" / "encoder.json"
+    write_json(path, other)
+    how = EmbedOptions(overwrite=True, batch_size=2)
+    with pytest.raises(KeyboardInterrupt):
+        empty_store.embed([tiny_images], dataset="d", encoders=[PIXELS], how=how, progress=stop)
+    assert empty_store.view("d", PIXELS).slug == "other-00000000"
+    embed(empty_store, tiny_images, overwrite=True)
+    (view,) = empty_store.dataset("d").views()
+    assert (view.fingerprint, view.n_rows) == (value["fingerprint"], 6)
+
+
+def test_items_that_left_their_source_are_named_and_dropped_when_asked(empty_store, tiny_images):
+    embed(empty_store, tiny_images)
+    (tiny_images / "dark" / "0.png").rename(tiny_images / "light" / "9.png")
+    said = []
+    empty_store.embed([tiny_images], dataset="d", encoders=[PIXELS], say=said.append)
+    assert said == [
+        "1 items are gone from their source (first: dark/0.png): kept; --prune drops them"
+    ]
+    assert len(empty_store.view("d", PIXELS).load()) == 7
+    embed(empty_store, tiny_images, prune=True)
+    found = empty_store.view("d", PIXELS).load()
+    assert found.ids.tolist() == sorted(
+        str(path.relative_to(tiny_images)) for path in tiny_images.rglob("*.png")
+    )
+
+
+def test_content_that_changed_unseen_is_noticed_by_the_next_encoder(empty_store, tiny_images):
+    embed(empty_store, tiny_images)
+    one, other = tiny_images / "dark" / "0.png", tiny_images / "dark" / "1.png"
+    status = one.stat()
+    content = other.read_bytes().ljust(status.st_size, b"\0")[: status.st_size]
+    one.write_bytes(content)
+    os.utime(one, ns=(status.st_atime_ns, status.st_mtime_ns))  # same size, same time
+    embed(empty_store, tiny_images, encoder="baseline:pixels#size=2")
+    assert empty_store.view("d", "baseline:pixels#size=2").n_rows == 6
+    assert embed(empty_store, tiny_images).n_unchanged == 5  # and the first one catches up
+    assert empty_store.view("d", PIXELS).n_rows == 6
+
+
+def test_a_thumbnail_of_changed_bytes_is_not_kept_under_the_old_content(
+    empty_store, tiny_images, write_image
+):
+    embed(empty_store, tiny_images)
+    path = tiny_images / "dark" / "0.png"
+    first = path.read_bytes()
+    write_image(path, (200, 200, 200))
+    dataset = empty_store.dataset("d")
+    changed = dataset.thumbnail("dark/0.png", size_px=16)
+    path.write_bytes(first)
+    assert dataset.thumbnail("dark/0.png", size_px=16) != changed
+
+
+def test_paths_are_one_however_they_are_written(empty_store, tmp_path, write_image, monkeypatch):
+    write_image(tmp_path / "set" / "train" / "c" / "1.png", 1)
+    write_image(tmp_path / "set" / "test" / "c" / "2.png", 2)
+    embed(empty_store, tmp_path / "set" / "train")
+    monkeypatch.chdir(tmp_path / "set" / "test")
+    embed(empty_store, "../../set")
+    embed(empty_store, None)
+    record = empty_store.dataset("d").description.sources["set"]
+    assert record.locations == (str(tmp_path / "set"),)
+    assert empty_store.view("d", PIXELS).load().splits.tolist() == ["test", "train"]
+
+
+def test_another_content_column_is_another_data_set(empty_store, tmp_path):
+    (tmp_path / "t.csv").write_text("a,b\nx y,z w\n")
+    embed(
+        empty_store, tmp_path / "t.csv", encoder="baseline:hashing", options=SourceOptions(text="a")
+    )
+    for options in (SourceOptions(text="b"), SourceOptions(image="a"), SourceOptions(id="a")):
+        with pytest.raises(BadSource, match="its items would be others"):
+            embed(empty_store, tmp_path / "t.csv", encoder="baseline:hashing", options=options)
+
+
+def test_a_device_that_is_not_there_leaves_no_store(tmp_path, tiny_images):
+    store = open_store(tmp_path / "s", create=True)
+    with pytest.raises(BadName, match="no device 'gpu': expected auto, cpu"):
+        embed(store, tiny_images, device="gpu")
+    assert not store.path.exists()
+
+
+def test_a_damaged_description_says_which_file(empty_store, tiny_images):
+    embed(empty_store, tiny_images)
+    (encoder,) = (empty_store.path / "datasets/d/views").glob("*/encoder.json")
+    for path in (encoder, empty_store.path / "datasets/d/dataset.json"):
+        content = path.read_bytes()
+        for damaged in (b"{}", b"{", b"[]"):
+            path.write_bytes(damaged)
+            with pytest.raises(StoreCorrupt, match=path.name):
+                open_store(empty_store.path).view("d", PIXELS).load()
+        path.write_bytes(content)
+    assert empty_store.view("d", PIXELS).n_rows == 6
+
+
+def test_a_view_without_vectors_has_no_neighbours(empty_store, tmp_path):
+    (tmp_path / "set" / "c").mkdir(parents=True)
+    (tmp_path / "set" / "c" / "1.png").write_bytes(b"garbage")
+    embed(empty_store, tmp_path / "set")
+    view = empty_store.view("d", PIXELS)
+    assert view.search(np.ones((1, 3), np.float32), k=3).ids.shape == (1, 0)
+
+
+def test_a_store_may_lie_at_an_odd_path(tmp_path, tiny_images):
+    with pytest.raises(BadName, match="use another folder name"):
+        open_store(tmp_path / "my%20store", create=True)
+    store = open_store(tmp_path / "my 50% störe#1", create=True)
+    embed(store, tiny_images)
+    assert open_store(store.path).view("d", PIXELS).n_rows == 6
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith("my")] == [
+        "my 50% störe#1"
+    ]
 
 
 def test_two_views_of_one_data_set_do_not_disturb_each_other(empty_store, tiny_images):

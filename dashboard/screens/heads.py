@@ -55,5 +55,6 @@ if len(rows) > 1:
     if first == second:
         st.caption("Choose two different rows.")
     else:
-        sentence = run.difference(rows[first], rows[second]).sentence()
+        sentence = run.difference(rows[first], rows[second], n_claims=run.n_pairs).sentence()
         st.markdown(views.plain(f"{sentence}."))
+        st.caption(f"Wide enough to look at all {run.n_pairs} pairs (Bonferroni).")

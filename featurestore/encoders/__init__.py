@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -105,6 +106,18 @@ FAMILIES = {
         "the same architecture with random weights: random:timm:… or random:open_clip:…",
     ),
 }
+
+
+def check_device_name(device: str) -> str:
+    """Return the name of a device that there can be; whether it is here, torch knows.
+
+    Raises
+    ------
+    BadName
+    """
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", device):
+        raise BadName(f"no device {device!r}: expected auto, cpu, cuda, cuda:1 or mps")
+    return device
 
 
 def family_of(spec: EncoderSpec) -> Family:

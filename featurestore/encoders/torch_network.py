@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from featurestore.encoders import check_device_name
 from featurestore.errors import BadName, UnknownEncoder
 from featurestore.values import EncoderSpec
 
@@ -29,12 +30,14 @@ def pick_device(wanted: str) -> str:
         if torch.cuda.is_available():
             return "cuda"
         return "mps" if torch.backends.mps.is_available() else "cpu"
-    try:
-        device = torch.device(wanted)
-    except RuntimeError:
-        raise BadName(f"no device {wanted!r}: expected auto, cpu, cuda, cuda:1 or mps") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise BadName(f"no device {wanted!r} here: torch sees no CUDA GPU; use --device cpu")
+    device = torch.device(check_device_name(wanted))
+    n_here = {
+        "cpu": 1,
+        "cuda": torch.cuda.device_count(),
+        "mps": int(torch.backends.mps.is_available()),
+    }[device.type]
+    if (device.index or 0) >= n_here:
+        raise BadName(f"no device {wanted!r} here: torch sees {n_here} of {device.type}")
     return wanted
 
 

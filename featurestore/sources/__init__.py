@@ -7,6 +7,8 @@ It reads names, sizes and times (and texts), never the bytes of an image.
 from __future__ import annotations
 
 import difflib
+import os
+from collections import Counter
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from featurestore.errors import BadSource, DuplicateIds, MissingColumn
+from featurestore.tables import new_columns
 from featurestore.values import Modality
 
 LISTING = pa.schema(
@@ -56,9 +59,23 @@ class SourceOptions:
     id: str | None = None
     columns: tuple[str, ...] | None = None  # names for a table without a header
 
-    def over(self, earlier: SourceOptions) -> SourceOptions:
-        """Return these options, with what they leave open taken from an earlier run."""
+    def over(self, earlier: SourceOptions, where: Path) -> SourceOptions:
+        """Return these options, with what they leave open taken from an earlier run.
+
+        Raises
+        ------
+        BadSource
+            If they name other contents or ids: every item would become another one.
+        """
         said = {name: value for name, value in asdict(self).items() if value is not None}
+        for flag in ("image", "text", "id"):
+            before = getattr(earlier, flag)
+            if earlier != SourceOptions() and said.get(flag, before) != before:
+                earlier_flag = f"--{flag} {before}" if before else f"no --{flag}"
+                raise BadSource(
+                    f"{where} was embedded with {earlier_flag}, not with --{flag} {said[flag]}: "
+                    "its items would be others; give it another --dataset name"
+                )
         return replace(earlier, **said)
 
 
@@ -106,7 +123,7 @@ def open_source(location: str | Path) -> Source:
     from featurestore.sources.folder import ImageFolder
     from featurestore.sources.table import READERS, TableFile
 
-    path = Path(location).expanduser().absolute()
+    path = Path(os.path.abspath(Path(location).expanduser()))  # noqa: PTH100 - `..` goes as well
     if path.is_dir():
         return ImageFolder(path)
     if not path.exists():
@@ -125,6 +142,12 @@ def checked(rows: pa.Table, source: Source) -> pa.Table:
     """Return the listing's rows, or say why they cannot be items."""
     if len(rows) == 0:
         raise BadSource(f"{source.location} holds no items: {_EXPECTED[source.kind]}")
+    repeated = [name for name, n in Counter(rows.column_names).items() if n > 1]
+    if repeated:
+        raise BadSource(
+            f"{source.location.name} has columns of one name: {', '.join(repeated)}; rename them"
+        )
+    new_columns(rows.schema, rows.schema)  # two names that differ in case alone
     ids = rows.column("item_id")
     if ids.null_count:
         raise BadSource(
@@ -165,8 +188,17 @@ def evaluate_group(rows: pa.Table, expression: str) -> pa.Table:
     """
     from featurestore.query import evaluate
 
+    if not expression.strip():
+        raise BadSource("--group is empty: expected a column or an SQL expression")
     stems = [None if uri is None else Path(uri).stem for uri in rows.column("uri").to_pylist()]
     groups = evaluate(expression, rows.append_column("stem", pa.array(stems, pa.string())))
+    if pa.types.is_nested(groups.type):
+        raise BadSource(f"--group {expression} gives {groups.type}: expected one value an item")
+    return with_group(rows, groups)
+
+
+def with_group(rows: pa.Table, groups: pa.ChunkedArray) -> pa.Table:
+    """Fill the group column."""
     place = rows.schema.get_field_index("group")
     return rows.set_column(place, "group", groups.cast(pa.string()))
 

@@ -98,8 +98,13 @@ class ImageFolder:
 
 
 def _images(folder: Path, root: str) -> Iterator[tuple[str, int, int]]:
-    """Yield (path relative to the root, size, mtime_ns) of each image, hidden ones left out."""
+    """Yield (path relative to the root, size, mtime_ns) of each image, hidden ones left out.
+
+    Links to folders are followed, each folder once. A name that is no text is given with
+    its bytes escaped: it cannot be opened and becomes a failure of that one item.
+    """
     pending = [str(folder)]
+    seen = {os.path.realpath(folder)}
     while pending:
         try:
             entries = list(os.scandir(pending.pop()))
@@ -109,7 +114,9 @@ def _images(folder: Path, root: str) -> Iterator[tuple[str, int, int]]:
             if entry.name.startswith("."):
                 continue
             if entry.is_dir():
-                if not entry.is_symlink():  # a link to a parent folder would never end
+                real = os.path.realpath(entry.path) if entry.is_symlink() else None
+                if real is None or real not in seen:  # a link to a parent would never end
+                    seen |= {real} if real else set()
                     pending.append(entry.path)
             elif os.path.splitext(entry.name)[1].lower() in IMAGE_ENDINGS:  # noqa: PTH122 - hot
                 try:
@@ -118,7 +125,8 @@ def _images(folder: Path, root: str) -> Iterator[tuple[str, int, int]]:
                 except OSError:
                     size, mtime_ns = 0, 0  # a dangling link: a failure when it is read
                 relative = entry.path[len(root) :].lstrip(os.sep)
-                yield relative.replace(os.sep, "/"), size, mtime_ns
+                name = os.fsencode(relative).decode("utf-8", "backslashreplace")
+                yield name.replace(os.sep, "/"), size, mtime_ns
 
 
 def _split_of(folders: tuple[str, ...]) -> str | None:

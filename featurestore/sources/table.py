@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +21,11 @@ from featurestore.sources import (
     checked,
     evaluate_group,
     require_column,
+    with_group,
 )
 from featurestore.values import Modality
+
+_BLOCK_BYTES = 64 << 20  # a row must fit into a block
 
 
 @dataclass(frozen=True)
@@ -44,7 +48,12 @@ class TableFile:
 
     def listing(self, options: SourceOptions) -> Listing:
         """Read the table; columns that no option names are kept as free metadata."""
-        table = READERS[self.location.suffix.lower()](self.location, options.columns)
+        table = READERS[self.location.suffix.lower()](self.location, options)
+        repeated = [name for name, n in Counter(table.column_names).items() if n > 1]
+        if repeated:
+            raise BadSource(
+                f"{self.name} has columns of one name: {', '.join(repeated)}; rename them"
+            )
         modality, content = self._content(table, options)
         known = table.column_names
         notes = []
@@ -83,7 +92,9 @@ class TableFile:
             if name in labels or name not in used:
                 rows = rows.append_column(_free_name(name), _plain(table.column(name)))
         rows = checked(rows, self)
-        if options.group is not None:
+        if options.group in known:  # a table's own column, whatever ours are called
+            rows = with_group(rows, table.column(options.group))
+        elif options.group is not None:
             rows = evaluate_group(rows, options.group)
         return Listing(rows, modality, tuple(map(_free_name, labels)), tuple(notes))
 
@@ -95,10 +106,10 @@ class TableFile:
             )
         if options.image is not None:
             require_column(options.image, known, "--image", self.location)
-            return Modality.IMAGE, table.column(options.image).cast(pa.string())
+            return Modality.IMAGE, _strings(table, options.image)
         if options.text is not None:
             require_column(options.text, known, "--text", self.location)
-            return Modality.TEXT, table.column(options.text).cast(pa.string())
+            return Modality.TEXT, _strings(table, options.text)
         raise BadSource(
             f"{self.name} is a table: say what to embed with --text COLUMN or --image COLUMN "
             f"(columns: {', '.join(known)})"
@@ -112,38 +123,66 @@ class TableFile:
         return [SPLITS.get(stem)] * len(table)
 
 
-def _read_csv(path: Path, columns: tuple[str, ...] | None, delimiter: str = ",") -> pa.Table:
+def _strings(table: pa.Table, name: str) -> pa.ChunkedArray:
+    column = table.column(name)
+    if pa.types.is_nested(column.type) or pa.types.is_binary(column.type):
+        raise BadSource(f"column {name!r} holds {column.type}: expected texts or paths")
+    return column.cast(pa.string())
+
+
+def _as_written(options: SourceOptions) -> dict[str, pa.DataType]:
+    """Return the columns that are text whatever they look like: an id 007 is not 7."""
+    named = (options.id, options.text, options.image, options.split, options.group)
+    return {name: pa.string() for name in named if name is not None}
+
+
+def _read_csv(path: Path, options: SourceOptions, delimiter: str = ",") -> pa.Table:
     from pyarrow import csv
+
+    columns = options.columns
 
     # In TSV files quotes are mostly text (sms_spam has them unpaired); in CSV they are quotes.
     quotes = '"' if delimiter == "," else False
     return csv.read_csv(
         path,
-        read_options=csv.ReadOptions(column_names=list(columns) if columns else None),
+        read_options=csv.ReadOptions(
+            column_names=list(columns) if columns else None, block_size=_BLOCK_BYTES
+        ),
         parse_options=csv.ParseOptions(
             delimiter=delimiter, quote_char=quotes, newlines_in_values=delimiter == ","
         ),
         convert_options=csv.ConvertOptions(
-            strings_can_be_null=True, quoted_strings_can_be_null=False
+            column_types=_as_written(options),
+            null_values=[""],  # "NA" and "null" may be texts and labels
+            strings_can_be_null=True,
+            quoted_strings_can_be_null=False,
         ),
     )
 
 
-def _read_tsv(path: Path, columns: tuple[str, ...] | None) -> pa.Table:
-    return _read_csv(path, columns, "\t")
+def _read_tsv(path: Path, options: SourceOptions) -> pa.Table:
+    return _read_csv(path, options, "\t")
 
 
-def _read_jsonl(path: Path, columns: tuple[str, ...] | None) -> pa.Table:
+def _read_jsonl(path: Path, options: SourceOptions) -> pa.Table:
     from pyarrow import json
 
-    _no_columns(path, columns)
-    return json.read_json(path)
+    _no_columns(path, options.columns)
+    read = json.ReadOptions(block_size=_BLOCK_BYTES)
+    written = pa.schema(list(_as_written(options).items()))
+    try:
+        table = json.read_json(path, read, json.ParseOptions(explicit_schema=written))
+    except pa.ArrowInvalid:  # a number where we expected a string: then it is one
+        return json.read_json(path, read)
+    # A column that is named but not there comes as nulls; say later that it is missing.
+    absent = [name for name in written.names if table.column(name).null_count == len(table)]
+    return table.drop_columns(absent)
 
 
-def _read_parquet(path: Path, columns: tuple[str, ...] | None) -> pa.Table:
+def _read_parquet(path: Path, options: SourceOptions) -> pa.Table:
     import pyarrow.parquet as pq
 
-    _no_columns(path, columns)
+    _no_columns(path, options.columns)
     return pq.read_table(path)
 
 
@@ -154,18 +193,21 @@ def _no_columns(path: Path, columns: tuple[str, ...] | None) -> None:
         )
 
 
-def _clear(read: Callable[[Path, tuple[str, ...] | None], pa.Table]) -> Callable[..., pa.Table]:
-    def reader(path: Path, columns: tuple[str, ...] | None) -> pa.Table:
+def _clear(read: Callable[[Path, SourceOptions], pa.Table]) -> Callable[..., pa.Table]:
+    def reader(path: Path, options: SourceOptions) -> pa.Table:
         try:
-            return read(path, columns)
-        except (pa.ArrowInvalid, OSError) as error:
+            table = read(path, options)
+            table.column_names  # noqa: B018 - decodes the header
+            table.validate(full=True)
+            return table
+        except (pa.ArrowException, UnicodeError, OSError) as error:
             reason = str(error).splitlines()[0]
             raise BadSource(f"cannot read {path} as {path.suffix.lstrip('.')}: {reason}") from None
 
     return reader
 
 
-READERS: dict[str, Callable[[Path, tuple[str, ...] | None], pa.Table]] = {
+READERS: dict[str, Callable[[Path, SourceOptions], pa.Table]] = {
     ".csv": _clear(_read_csv),
     ".tsv": _clear(_read_tsv),
     ".jsonl": _clear(_read_jsonl),
@@ -205,7 +247,7 @@ def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
     if pa.types.is_null(kind) or pa.types.is_large_string(kind):
         return column.cast(pa.string())
     if pa.types.is_integer(kind) and kind != pa.int64():
-        return column.cast(pa.int64())
+        return column.cast(pa.float64() if kind == pa.uint64() else pa.int64(), safe=False)
     if pa.types.is_floating(kind) and kind != pa.float64():
         return column.cast(pa.float64())
     if pa.types.is_nested(kind) or pa.types.is_binary(kind) or pa.types.is_temporal(kind):

@@ -17,6 +17,8 @@ from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
 from sklearn.pipeline import FeatureUnion
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from featurestore.errors import NotEnoughData
+
 # Words one and two long, and characters within words: methods.md, 2.2.
 NGRAMS: dict[str, dict[str, Any]] = {
     "words": {"analyzer": "word", "ngram_range": (1, 2)},
@@ -43,10 +45,13 @@ def count_ngrams(texts: Sequence[str]) -> tuple[csr_array, int]:
     n_words : int
         Columns that belong to words; characters follow.
     """
-    words, characters = (
-        csr_array(CountVectorizer(dtype=np.float32, **options).fit_transform(texts))
-        for options in NGRAMS.values()
-    )
+    try:
+        words, characters = (
+            csr_array(CountVectorizer(dtype=np.float32, **options).fit_transform(texts))
+            for options in NGRAMS.values()
+        )
+    except ValueError as error:
+        raise NotEnoughData(f"TF-IDF finds no word in these texts: {error}") from None
     return csr_array(hstack([words, characters], format="csr")), words.shape[1]
 
 

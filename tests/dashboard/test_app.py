@@ -56,7 +56,8 @@ def test_the_leaderboard_shows_the_stored_comparison_and_its_sentence() -> None:
     assert "9 items of 3 classes" in said
     assert "these fitted heads, on the test split" in said
     assert "prototype on baseline:pixels" in said
-    [best] = texts_of(app.main.caption)
+    best, pairs = texts_of(app.main.caption)
+    assert pairs == "Wide enough to look at all 3 pairs (Bonferroni)."
     assert best.startswith("prototype on baseline:pixels is the best of 3 rows")
 
 

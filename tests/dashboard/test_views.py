@@ -5,6 +5,7 @@ import io
 import shutil
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from PIL import Image
 
@@ -213,3 +214,14 @@ def test_a_command_can_be_typed_as_it_is() -> None:
         )
         == "featurestore compare cells -e 'baseline:pixels#size=8' --store '/tmp/my store'"
     )
+
+
+def test_splits_of_the_users_own_names_are_shown() -> None:
+    items = pa.table({"label": ["a", "a", "b"], "split": ["fold0", "train", None]})
+    assert views.class_counts(items) == [
+        {"label": "a", "split": "train", "items": 1},
+        {"label": "a", "split": "fold0", "items": 1},
+        {"label": "b", "split": views.NO_SPLIT, "items": 1},
+    ]
+    assert views.split_sentence(items) == f"1 train · 1 fold0 · 1 {views.NO_SPLIT}"
+    assert len(views.class_figure(views.class_counts(items), views.class_colors(items)).data) == 3

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -39,7 +39,7 @@ class FakeView:
         return Snapshot(3, 1)
 
     def load(self, split=None, columns=None) -> Embeddings:
-        return self.embeddings
+        return replace(self.embeddings, snapshot=self.snapshot)
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from featurestore.errors import (
     BadSource,
     EncoderMismatch,
     MissingColumn,
+    ModalityMismatch,
     NotEnoughData,
     ShapeMismatch,
     StoreCorrupt,
@@ -339,3 +340,39 @@ def test_vectors_that_do_not_vary_say_nothing_and_break_nothing(make_view):
     view = make_view(np.ones((30, 4)), ["a", "b", "c"] * 10)
     found = heads.compare(view, save=False)
     assert all(row["low"] <= 1 / 3 <= row["high"] for row in found.rows())
+
+
+def test_a_class_that_folds_cannot_test_is_left_out_and_named(make_view, blobs):
+    vectors, labels = blobs(n=60)
+    view = make_view(vectors, [*labels[:58], "rare", "odd"])
+    found = heads.compare(view, ("prototype",), save=False)
+    assert found.classes == ("class 0", "class 1", "class 2")
+    assert found.n_items == 58
+    assert (
+        "Left out, since each lies in one group and folds need two: 2 classes of 2 items "
+        "(odd, rare)." in found.notes
+    )
+
+
+def test_claims_compare_the_best_with_each_other_encoder_and_hold_at_once(make_view, blobs):
+    vectors, labels = blobs(n=120, noise=3)
+    good = make_view(vectors, labels)
+    bad = make_view(vectors[:, :2], labels, spec="timm:y")
+    found = heads.compare([good, bad], ("prototype",), save=False)
+    first = found.rows()[0]
+    claims = found.claims()
+    assert [claim.first for claim in claims] == [(first["encoder"], first["head"])] * 2
+    assert {claim.second[0] for claim in claims} == {"timm:y", "baseline:majority"}
+    assert found.n_pairs == len(found.heads) * (len(found.heads) - 1) / 2
+    for claim in claims:
+        alone = found.difference(claim.first, claim.second)
+        assert claim.value == alone.value
+        assert claim.low < alone.low < alone.high < claim.high
+
+
+def test_tfidf_on_pictures_or_without_words_says_so(make_view, blobs):
+    vectors, labels = blobs(n=60)
+    with pytest.raises(ModalityMismatch, match="tfidf reads texts, but 'toys' holds pictures"):
+        heads.fit(make_view(vectors, labels), "tfidf")
+    with pytest.raises(NotEnoughData, match="TF-IDF finds no word"):
+        heads.compare(make_view(vectors, labels, texts=["a"] * 60), ("prototype",))

@@ -121,6 +121,59 @@ def test_a_column_of_our_own_name_is_kept_under_another(tmp_path):
     ]
 
 
+def test_a_group_column_of_the_table_wins_over_ours(tmp_path):
+    (tmp_path / "t.csv").write_text("body,group,size\na,007,3\nb,7,4\n")
+    found = rows(tmp_path / "t.csv", "group", text="body", group="group")
+    assert found == [{"group": "007"}, {"group": "7"}]
+    assert rows(tmp_path / "t.csv", "group", text="body", group="size")[0] == {"group": "3"}
+
+
+def test_ids_and_texts_stay_as_they_are_written(tmp_path):
+    (tmp_path / "t.csv").write_text("id,body,label\n001,NA,null\n1,007,x\n")
+    found = rows(tmp_path / "t.csv", "item_id", "text", "label", text="body", id="id")
+    assert found == [
+        {"item_id": "001", "text": "NA", "label": "null"},
+        {"item_id": "1", "text": "007", "label": "x"},
+    ]
+    (tmp_path / "t.jsonl").write_text('{"id": "2020-01-01", "body": "a"}\n{"id": "2", "body": "b"}')
+    found = rows(tmp_path / "t.jsonl", "item_id", text="body", id="id")
+    assert found == [{"item_id": "2020-01-01"}, {"item_id": "2"}]
+    (tmp_path / "n.jsonl").write_text('{"id": 1, "body": "a"}\n{"id": 2, "body": "b"}')
+    assert rows(tmp_path / "n.jsonl", "item_id", text="body", id="id") == [
+        {"item_id": "1"}, {"item_id": "2"},
+    ]  # fmt: skip
+
+
+def test_links_to_folders_are_followed_once(tmp_path, write_image):
+    write_image(tmp_path / "real" / "1.png")
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "cat").symlink_to(tmp_path / "real")
+    (tmp_path / "set" / "loop").symlink_to(tmp_path / "set")
+    assert rows(tmp_path / "set", "item_id", "label") == [{"item_id": "cat/1.png", "label": "cat"}]
+
+
+def test_a_name_that_is_no_text_stops_nothing(tmp_path, write_image):
+    write_image(tmp_path / "ok.png")
+    (tmp_path / os.fsdecode(b"caf\xe9.png")).write_bytes(b"x")
+    assert rows(tmp_path, "item_id") == [{"item_id": "caf\\xe9.png"}, {"item_id": "ok.png"}]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"body,body\na,b\n", "columns of one name: body"),
+        (b"body,Label,label\na,b,c\n", "'[Ll]abel' and '[Ll]abel' differ in case alone"),
+        (b"body\ncaf\xe9\n", "cannot read .* as csv"),
+        (b"caf\xe9,body\na,b\n", "cannot read .* as csv"),
+        (b"body,size,size_\na,1,2\n", "columns of one name: size_"),
+    ],
+)
+def test_odd_tables_are_refused_in_one_line(tmp_path, content, message):
+    (tmp_path / "t.csv").write_bytes(content)
+    with pytest.raises(BadSource, match=message):
+        listing(tmp_path / "t.csv", text="body")
+
+
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [

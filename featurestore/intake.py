@@ -1,0 +1,195 @@
+"""What the sources of one run say, checked against the data set before anything is written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from os.path import commonpath
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from featurestore.errors import BadSource, DuplicateIds, ModalityMismatch
+from featurestore.layout import DatasetFile, DatasetFolder, SourceRecord
+from featurestore.sources import Listing, Source, SourceOptions, open_source
+from featurestore.tables import new_columns
+from featurestore.values import Modality
+
+
+@dataclass(frozen=True, eq=False)
+class Intake:
+    """All items that the sources of one run list."""
+
+    rows: pa.Table  # with a ``source`` column
+    modality: Modality
+    labels: tuple[str, ...]
+    sources: Mapping[str, SourceRecord]  # those of earlier runs as well
+    gone: pa.Array  # ids of items that these sources had and no longer list
+    notes: tuple[str, ...]
+
+    @property
+    def roots(self) -> dict[str, Path]:
+        """Return where each source is."""
+        return {name: Path(record.root) for name, record in self.sources.items()}
+
+    @classmethod
+    def read(
+        cls,
+        folder: DatasetFolder,
+        earlier: DatasetFile | None,
+        locations: Sequence[str | Path],
+        options: SourceOptions,
+    ) -> Intake:
+        """List the sources; none means those that the data set knows.
+
+        Raises
+        ------
+        BadSource
+            If a source cannot be listed, or does not fit the data set.
+        ModalityMismatch
+            If it holds images and the data set texts, or the reverse.
+        """
+        records = dict(earlier.sources) if earlier else {}
+        if not locations:
+            locations = [where for record in records.values() for where in record.locations]
+        if not locations:
+            raise BadSource(
+                f"data set {folder.name!r} does not exist yet: name a SOURCE to embed, "
+                "a folder of images or a table"
+            )
+        parts: list[pa.Table] = []
+        notes: list[str] = []
+        labels: dict[str, None] = {}
+        modality = earlier.modality if earlier else None
+        for location in locations:
+            source = open_source(location)
+            name, moved_from = _source_name(source, records)
+            effective = options.over(_options_of(records.get(name)), source.location)
+            listing = _listing(source, effective)
+            if modality is not None and listing.modality is not modality:
+                raise ModalityMismatch(
+                    f"data set {folder.name!r} holds {modality}s, but {source.location} holds "
+                    f"{listing.modality}s: give it another --dataset name"
+                )
+            modality = listing.modality
+            if moved_from:
+                notes.append(f"source {name} moved from {moved_from} to {source.root}")
+            notes += listing.notes
+            labels |= dict.fromkeys(listing.label_columns)
+            records[name] = _record(source, records.get(name), effective)
+            names = pa.array([name] * len(listing.rows), pa.string())
+            parts.append(listing.rows.append_column("source", names))
+        assert modality is not None, "at least one source"
+        rows = _concatenate(parts)
+        _check_items(folder, rows, records)
+        gone = _gone(folder, rows, [str(open_source(one).location) for one in locations], records)
+        return cls(rows, modality, tuple(labels), records, gone, tuple(notes))
+
+    def described(self, earlier: DatasetFile | None) -> DatasetFile:
+        """Return dataset.json with this run's labels and sources added."""
+        labels = dict(earlier.labels) if earlier else {}
+        for name in self.labels:
+            kind = self.rows.schema.field(name).type
+            task = "regression" if pa.types.is_floating(kind) else "multiclass"
+            labels.setdefault(name, {"task": task})
+        sources = (dict(earlier.sources) if earlier else {}) | dict(self.sources)
+        return DatasetFile(self.modality, labels, sources)
+
+
+def _listing(source: Source, options: SourceOptions) -> Listing:
+    try:
+        return source.listing(options)
+    except (pa.ArrowException, UnicodeError) as error:  # whatever else stands in people's files
+        reason = str(error).splitlines()[0]
+        raise BadSource(f"cannot take items from {source.location}: {reason}") from error
+
+
+def _source_name(source: Source, records: dict[str, SourceRecord]) -> tuple[str, str | None]:
+    """Return the name of a source, and its old root where the folder has moved."""
+    name, number = source.name, 1
+    while name in records:
+        record = records[name]
+        if record.kind == source.kind and Path(record.root) == source.root:
+            return name, None
+        if not Path(record.root).exists() and record.kind == source.kind:
+            return name, record.root
+        number += 1
+        name = f"{source.name}-{number}"
+    return name, None
+
+
+def _options_of(record: SourceRecord | None) -> SourceOptions:
+    if record is None:
+        return SourceOptions()
+    kept: dict[str, Any] = dict(record.options)
+    for name in ("label", "columns"):
+        if kept.get(name) is not None:
+            kept[name] = tuple(kept[name])
+    return SourceOptions(**kept)
+
+
+def _record(source: Source, earlier: SourceRecord | None, options: SourceOptions) -> SourceRecord:
+    said = {key: value for key, value in asdict(options).items() if value is not None}
+    before = earlier.locations if earlier and earlier.root == str(source.root) else ()
+    locations = dict.fromkeys((*before, str(source.location)))
+    # A folder that lies in another one of them would be listed twice.
+    outermost = [
+        one
+        for one in locations
+        if not any(one != other and commonpath([one, other]) == other for other in locations)
+    ]
+    return SourceRecord(source.kind, str(source.root), tuple(outermost), said)
+
+
+def _concatenate(parts: list[pa.Table]) -> pa.Table:
+    schema = parts[0].schema
+    for part in parts[1:]:
+        for field in new_columns(schema, part.schema):
+            schema = schema.append(field)
+    return pa.concat_tables(parts, promote_options="permissive").combine_chunks()
+
+
+def _check_items(folder: DatasetFolder, rows: pa.Table, records: dict[str, SourceRecord]) -> None:
+    """Refuse ids that two sources share, and columns of another type than the store has."""
+    counts = pc.value_counts(rows.column("item_id"))
+    twice = counts.filter(pc.greater(counts.field("counts"), 1)).field("values").to_pylist()
+    if not twice and folder.exists:
+        new_columns(folder.items.schema(), rows.schema)
+        items = folder.items.read(["item_id", "source"])
+        place = pc.index_in(rows.column("item_id"), value_set=items.column("item_id"))
+        theirs = items.column("source").take(place)
+        other = pc.fill_null(pc.not_equal(theirs, rows.column("source")), False)
+        twice = rows.column("item_id").filter(other).to_pylist()
+    if twice:
+        roots = ", ".join(f"{name} ({record.root})" for name, record in records.items())
+        raise DuplicateIds(
+            f"{len(twice)} ids come from two sources (first: {twice[0]!r}; sources: {roots}): "
+            "embed the folder above them as one source, or give tables unique ids with --id"
+        )
+
+
+def _gone(
+    folder: DatasetFolder,
+    rows: pa.Table,
+    locations: Sequence[str],
+    records: Mapping[str, SourceRecord],
+) -> pa.Array:
+    """Return ids of stored items that lie where we looked and were not found there."""
+    if not folder.exists:
+        return pa.array([], pa.string())
+    items = folder.items.read(["item_id", "source", "uri"])
+    listed = np.asarray(pc.is_in(items.column("item_id"), value_set=rows.column("item_id")))
+    looked = np.zeros(len(items), bool)
+    for name, record in records.items():
+        own = pc.equal(items.column("source"), name)
+        for location in locations:
+            is_table = record.kind == "table" and location in record.locations
+            if is_table or location == record.root:
+                looked |= np.asarray(own)
+            elif record.kind == "folder" and Path(location).parent == Path(record.root):
+                below = pc.starts_with(items.column("uri"), f"{Path(location).name}/")
+                looked |= np.asarray(pc.and_(own, pc.fill_null(below, False)))
+    return items.column("item_id").filter(pa.array(looked & ~listed)).combine_chunks()
