@@ -39,6 +39,7 @@ CLI = [sys.executable, "-m", "featurestore.cli"]
 
 def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
+        os.environ["FEATURESTORE_CACHE"] = str(Path(folder) / "cache")  # as on a fresh machine
         store = open_store(Path(folder) / "store", create=True)
         rows = [
             *embedding_efficiency(store),

@@ -8,10 +8,12 @@ from typing import TypeVar
 
 _T = TypeVar("_T")
 
-START = 8
+START = 32  # smaller ones leave decode workers and the forward pass in each other's way
 _LARGEST = 1024
-_SAMPLES = 3  # batches timed at each size; the first only warms up
+_SAMPLES = 3  # batches timed at each size at least; the first only warms up
+_SAMPLE_S = 1.0  # and for so long: on a busy machine single batches say little
 _WORTH = 1.03  # a larger batch must be this much faster: memory is not free
+_PATIENCE = 2  # doublings without a gain before we stop: one measurement may be unlucky
 
 
 class BatchSize:
@@ -33,29 +35,30 @@ class BatchSize:
         self.size = min(start, largest)
         self.settled = settled
         self.largest = largest
-        self._rates: list[float] = []
-        self._before: tuple[int, float] | None = None  # the smaller size and its rate
+        self._timed: list[tuple[float, float]] = []  # work and seconds at the present size
+        self._best: dict[int, float] = {}  # size → its rate
 
     def record(self, n_items: int, work: float, seconds: float) -> None:
         """Tell how long a full batch took; ``work`` is what it held (items, characters)."""
         if self.settled or n_items < self.size:
             return
-        self._rates.append(work / max(seconds, 1e-9))
-        if len(self._rates) < _SAMPLES:
+        self._timed.append((work, seconds))
+        counted = self._timed[1:]
+        total_s = sum(s for _, s in counted)
+        if len(self._timed) < _SAMPLES or total_s < _SAMPLE_S:
             return
-        rate = max(self._rates[1:])
-        self._rates = []
-        if self._before is not None and rate < self._before[1] * _WORTH:
-            self.size, self.settled = self._before[0], True
-        elif self.size >= self.largest:
-            self.settled = True
+        self._best[self.size] = sum(w for w, _ in counted) / max(total_s, 1e-9)
+        self._timed = []
+        top = max(self._best.values())
+        best = min(size for size, rate in self._best.items() if rate * _WORTH >= top)
+        if self.size >= self.largest or self.size >= best * 2**_PATIENCE:
+            self.size, self.settled = best, True
         else:
-            self._before = (self.size, rate)
             self.size = min(self.size * 2, self.largest)
 
     def out_of_memory(self, n_items: int) -> None:
         """Tell that a batch of ``n_items`` did not fit: go to half of it, and stay there."""
-        self.size, self.settled, self._rates = max(1, min(self.size, n_items // 2)), True, []
+        self.size, self.settled = max(1, min(self.size, n_items // 2)), True
 
 
 def batched(items: Iterable[_T], size: Callable[[], int]) -> Iterator[list[_T]]:

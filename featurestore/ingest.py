@@ -252,7 +252,7 @@ def _stream(
 ) -> None:
     batch_key = f"{writer.resolved.fingerprint[:16]} {encoder.device}"
     found = user_cache.recall("batch_sizes", batch_key)
-    largest = 256 if encoder.device == "cpu" else 1024
+    largest = 64 if encoder.device == "cpu" else 1024  # memory: larger gained nothing on CPUs
     writer.batch_size = BatchSize(
         options.batch_size or found or START,
         settled=bool(options.batch_size or found),

@@ -218,15 +218,3 @@ class Neighbors:
     ids: NDArray[np.str_]  # (n_queries, k), object dtype holding str
     scores: NDArray[np.float32]  # (n_queries, k), cosines in [-1, 1]
     rows: NDArray[np.intp]  # (n_queries, k), positions in the embeddings that were searched
-
-
-@dataclass(frozen=True)
-class Failure:
-    """An item that has no vector, and why."""
-
-    item_id: str
-    content_hash: str | None  # None where the bytes could not be read
-    stage: str  # read | decode | encode
-    fingerprint: str  # the encoder's for stage encode, else ""
-    error: str
-    when: str  # UTC, ISO 8601

@@ -41,8 +41,8 @@ def fit(
     """Fit a head on a view, evaluate it, and keep it beside the data set.
 
     Settings are chosen on training rows alone. The head learns from the training split
-    (every labelled item where there are no splits) and is tested on the test split, or by
-    5 × 5 folds of all labelled items where there is none.
+    and is tested on the test split; where there is none, it learns from every labelled item
+    and is tested by 5 × 5 folds of them.
 
     Parameters
     ----------

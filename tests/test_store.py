@@ -11,13 +11,16 @@ import numpy as np
 import pyarrow.compute as pc
 import pytest
 
-from featurestore import ingest
+from featurestore import encoders, ingest, user_cache
+from featurestore.encoders import load_encoder
 from featurestore.errors import (
     BadName,
     BadSource,
     DuplicateIds,
     EncoderChanged,
     EncoderDrift,
+    EncoderMismatch,
+    MissingExtra,
     ModalityMismatch,
     NotAStore,
     StoreCorrupt,
@@ -31,6 +34,7 @@ from featurestore.layout import read_json
 from featurestore.sources import SourceOptions
 from featurestore.store import Store, open_store
 from featurestore.user_cache import write_json
+from featurestore.values import EncoderSpec
 
 PIXELS = "baseline:pixels#size=1"  # one colour in, that colour out
 
@@ -243,6 +247,87 @@ def test_other_weights_under_the_same_name_are_refused(empty_store, tiny_images)
     )
     with pytest.raises(EncoderChanged, match=r"\(changed: resize\).*--overwrite"):
         embed(empty_store, tiny_images)
+
+
+def remake(folder, seed):
+    """Give a tiny_clip folder other weights."""
+    import open_clip
+    import torch
+
+    network, _, _ = open_clip.create_model_and_transforms(f"local-dir:{folder}", load_weights=False)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        for parameter in network.parameters():
+            torch.nn.init.normal_(parameter, std=0.1)
+    torch.save(network.state_dict(), folder / "open_clip_pytorch_model.bin")
+
+
+def test_real_weights_that_change_under_their_name(empty_store, tiny_images, tiny_clip, tmp_path):
+    folder = tmp_path / "net"
+    shutil.copytree(tiny_clip, folder)
+    spec = f"open_clip:local-dir:{folder}"
+    embed(empty_store, tiny_images, encoder=spec)
+    before = empty_store.view("d", spec)
+    weights = folder / "open_clip_pytorch_model.bin"
+    status = weights.stat()
+    remake(folder, 1)
+    with pytest.raises(EncoderChanged, match=r"\(changed: weights\)"):
+        embed(empty_store, tiny_images, encoder=spec)
+    with pytest.raises(EncoderMismatch, match="another encoder now"):
+        empty_store.view("d", spec).search_text("dark")
+    np.testing.assert_array_equal(empty_store.view("d", spec).load().vectors, before.load().vectors)
+
+    remake(folder, 2)  # unseen: of equal size, and at the time that the cache remembers
+    assert weights.stat().st_size == status.st_size
+    remake_time = (status.st_atime_ns, status.st_mtime_ns)
+    os.utime(weights, ns=remake_time)
+    user_cache.remember("encoders", spec, _entry_of(before, spec))
+    embed(empty_store, tiny_images, dataset="other", encoder=spec)
+    view = empty_store.view("other", spec)
+    assert view.fingerprint != before.fingerprint
+    assert view.search_text("dark", k=2).ids.shape == (1, 2)  # it knows its own encoder
+
+
+def _entry_of(view, spec):
+    """Return what the cache held when the view was made."""
+    parsed = EncoderSpec.parse(spec)
+    return {
+        "files": encoders._files(parsed),
+        "versions": encoders.versions(parsed),
+        "dim": view.dim,
+        "modalities": sorted(view.modalities),
+        "chosen": view.info["chosen"],
+    }
+
+
+def test_text_finds_pictures_through_both_towers(empty_store, tiny_images, tiny_clip):
+    spec = f"open_clip:local-dir:{tiny_clip}"
+    embed(empty_store, tiny_images, encoder=spec)
+    view = empty_store.view("d", spec)
+    found = view.load()
+    query = load_encoder(EncoderSpec.parse(spec)).encode_texts(["a dark red square"])
+    unit = found.vectors / np.linalg.norm(found.vectors, axis=1, keepdims=True)
+    cosines = (unit @ (query / np.linalg.norm(query)).T)[:, 0]
+    near = view.search_text("a dark red square", k=3)
+    assert near.ids[0].tolist() == found.ids[np.argsort(-cosines)[:3]].tolist()
+    np.testing.assert_allclose(near.scores[0], np.sort(cosines)[::-1][:3], atol=1e-5)
+
+
+def test_weights_that_moved_are_the_same_encoder(empty_store, tiny_images, tiny_clip, tmp_path):
+    for place in ("one", "two"):
+        shutil.copytree(tiny_clip, tmp_path / place / "net")
+    first, second = (f"open_clip:local-dir:{tmp_path / place / 'net'}" for place in ("one", "two"))
+    embed(empty_store, tiny_images, encoder=first)
+    assert embed(empty_store, tiny_images, encoder=second).n_encoded == 0
+    (view,) = empty_store.dataset("d").views()
+    assert str(view.spec) == second
+
+
+def test_without_faiss_search_says_what_to_install(empty_store, tiny_images, monkeypatch):
+    embed(empty_store, tiny_images)
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    with pytest.raises(MissingExtra, match=r"pip install 'featurestore\[cpu\]'"):
+        empty_store.view("d", PIXELS).neighbors("dark/0.png")
 
 
 def test_a_drifted_encoder_is_stopped_by_the_canary(empty_store, tiny_images, write_image):

@@ -1,7 +1,7 @@
 """Frozen encoders: one file per family; `load_encoder` is the only door to torch and its kin.
 
-`resolve_encoder` answers from the user's cache when nothing that decides a vector has changed,
-so that a run with nothing to embed never imports torch.
+`known_encoder` answers from the user's cache when nothing that decides a vector has changed, so
+that a run with nothing to embed never imports torch.
 """
 
 from __future__ import annotations
@@ -145,15 +145,6 @@ def family_of(spec: EncoderSpec) -> Family:
                 f"they have: {', '.join(sorted(family.options))}"
             )
     return family
-
-
-def resolve_encoder(spec: EncoderSpec) -> ResolvedEncoder:
-    """Tell what an encoder is, without loading it where that is known from an earlier run."""
-    known = known_encoder(spec)
-    if known is not None:
-        return known
-    resolved: ResolvedEncoder = load_encoder(spec).resolved
-    return resolved
 
 
 def known_encoder(spec: EncoderSpec) -> ResolvedEncoder | None:

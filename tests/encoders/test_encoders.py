@@ -1,6 +1,5 @@
 """Encoders give what their own libraries give, and know themselves again."""
 
-import json
 import shutil
 from pathlib import Path
 
@@ -10,13 +9,17 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from featurestore import user_cache
-from featurestore.encoders import FAMILIES, family_of, load_encoder, resolve_encoder
+from featurestore.encoders import FAMILIES, family_of, known_encoder, load_encoder
 from featurestore.errors import BadName, MissingExtra, UnknownEncoder
 from featurestore.values import EncoderSpec, Modality
 
 
 def load(text):
     return load_encoder(EncoderSpec.parse(text), device="cpu")
+
+
+def resolve(spec):
+    return known_encoder(spec) or load_encoder(spec, device="cpu").resolved
 
 
 def least_cosine(a, b):
@@ -29,34 +32,6 @@ def photos(shared):
     places = sorted(shared("data", "hurricane_damage").glob("*/*.jpeg"))[:4]
     files = [Image.open(path).convert("RGB") for path in [*steel, *places]]
     return [Image.fromarray(image) for image in load_sample_images().images] + files
-
-
-@pytest.fixture(scope="session")
-def tiny_clip(tmp_path_factory):
-    """An open_clip folder of a two-tower network small enough to make here."""
-    import open_clip
-    import torch
-
-    folder = tmp_path_factory.mktemp("tiny_clip")
-    config = {
-        "embed_dim": 16,
-        "vision_cfg": {
-            "image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 16,
-        },
-        "text_cfg": {
-            "context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1,
-        },
-    }  # fmt: skip
-    mean, std = open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD
-    preprocess = {"size": [32, 32], "mean": mean, "std": std, "interpolation": "bicubic"}
-    (folder / "open_clip_config.json").write_text(
-        json.dumps({"model_cfg": config, "preprocess_cfg": preprocess})
-    )
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        network = open_clip.CLIP(**config)
-    torch.save(network.state_dict(), folder / "open_clip_pytorch_model.bin")
-    return folder
 
 
 def test_timm_vectors_are_those_of_timm_with_its_own_transform(mobilenet, photos):
@@ -143,8 +118,8 @@ def test_the_fingerprint_does_not_know_where_the_weights_lie(mobilenet, tmp_path
     folder = Path(mobilenet.removeprefix("timm:local-dir:"))
     shutil.copytree(folder, tmp_path / "copy", copy_function=shutil.copyfile)
     assert (
-        resolve_encoder(EncoderSpec.parse(f"timm:local-dir:{tmp_path / 'copy'}")).fingerprint
-        == resolve_encoder(EncoderSpec.parse(mobilenet)).fingerprint
+        resolve(EncoderSpec.parse(f"timm:local-dir:{tmp_path / 'copy'}")).fingerprint
+        == resolve(EncoderSpec.parse(mobilenet)).fingerprint
     )
 
 
@@ -152,29 +127,20 @@ def test_sentence_fingerprints_do_not_know_where_the_weights_lie(minilm, tmp_pat
     folder = Path(minilm.removeprefix("st:local-dir:"))
     shutil.copytree(folder, tmp_path / "copy")
     copy = EncoderSpec.parse(f"st:local-dir:{tmp_path / 'copy'}")
-    assert (
-        resolve_encoder(copy).fingerprint == resolve_encoder(EncoderSpec.parse(minilm)).fingerprint
-    )
+    assert resolve(copy).fingerprint == resolve(EncoderSpec.parse(minilm)).fingerprint
 
 
-def test_a_resolved_encoder_is_remembered_until_its_files_change(tiny_clip, tmp_path, monkeypatch):
+def test_a_resolved_encoder_is_remembered_until_its_files_change(tiny_clip, tmp_path):
     folder = tmp_path / "net"
     shutil.copytree(tiny_clip, folder)
     spec = EncoderSpec.parse(f"open_clip:local-dir:{folder}")
-    first = resolve_encoder(spec)
-
-    loads = []
-    monkeypatch.setattr(
-        "featurestore.encoders.load_encoder", lambda spec: loads.append(spec) or load(str(spec))
-    )
-    assert resolve_encoder(spec) == first
-    assert loads == []
-
+    assert known_encoder(spec) is None
+    first = load_encoder(spec).resolved
+    assert known_encoder(spec) == first
     config = folder / "open_clip_config.json"
     config.write_text(config.read_text().replace("bicubic", "bilinear"))
-    changed = resolve_encoder(spec)
-    assert loads == [spec]
-    assert changed.fingerprint != first.fingerprint
+    assert known_encoder(spec) is None
+    assert load_encoder(spec).resolved.fingerprint != first.fingerprint
 
 
 def test_half_precision_is_another_encoder_of_nearly_the_same_vectors(mobilenet, photos):
@@ -239,6 +205,6 @@ def test_every_family_has_a_readable_example():
 
 def test_a_damaged_cache_costs_time_and_nothing_else():
     spec = EncoderSpec.parse("baseline:pixels")
-    first = resolve_encoder(spec)
+    first = resolve(spec)
     (user_cache.cache_dir() / "encoders.json").write_text("{broken")
-    assert resolve_encoder(spec) == first
+    assert resolve(spec) == first

@@ -13,6 +13,7 @@ import skops.io
 
 import heads
 from featurestore.errors import (
+    BadName,
     BadSource,
     EncoderMismatch,
     MissingColumn,
@@ -376,3 +377,9 @@ def test_tfidf_on_pictures_or_without_words_says_so(make_view, blobs):
         heads.fit(make_view(vectors, labels), "tfidf")
     with pytest.raises(NotEnoughData, match="TF-IDF finds no word"):
         heads.compare(make_view(vectors, labels, texts=["a"] * 60), ("prototype",))
+
+
+def test_fractions_are_no_classes(make_view, blobs):
+    vectors, _ = blobs(n=30)
+    with pytest.raises(BadName, match="numbers with fractions"):
+        heads.fit(make_view(vectors, [i / 7 for i in range(30)]))
