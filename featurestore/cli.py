@@ -420,7 +420,7 @@ def show_comparison(comparison: Any) -> None:
         for r in rows
     ]  # fmt: skip
     metric = rows[0]["metric"].replace("_", " ")
-    _print_table(["encoder", "head", metric, "95 % interval", "seconds to fit"], table)
+    _print_table(["encoder", "head", metric, "95 % interval", "fit (s)"], table)
     click.echo(f"Intervals: {comparison.estimand}.")
     for claim in comparison.claims():
         click.echo(f"{claim.sentence()}.")

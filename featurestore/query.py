@@ -44,7 +44,8 @@ def select(statement: str, tables: Mapping[str, pa.Table]) -> pa.Table:
             raise BadQuery(f"expected one SELECT statement, got: {statement}")
         return connection.sql(statement).to_arrow_table()
     except duckdb.Error as error:
-        raise BadQuery(f"{_first_line(error)} in: {statement}") from None
+        reason = str(error).splitlines()[0]
+        raise BadQuery(f"{reason} in: {' '.join(statement.split())}") from None
     finally:
         connection.close()
 
@@ -66,7 +67,3 @@ def evaluate(expression: str, table: pa.Table) -> pa.ChunkedArray:
     if len(result) != len(table):
         raise BadQuery(f"expected one value for each of {len(table)} rows from: {expression}")
     return result.column("value")
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0]

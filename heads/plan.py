@@ -150,6 +150,11 @@ def make_plan(
         test = np.empty(0, dtype=np.intp)
         train = np.flatnonzero(is_train) if is_test.any() else np.arange(len(rows))
         folds = make_folds(embeddings.ids[rows], codes, block, classes=classes, seed=seed)
+        if any(len(np.unique(codes[teach])) < 2 for teach, _ in folds.parts()):
+            raise NotEnoughData(
+                f"{len(np.unique(block))} groups are too few for folds that each teach two "
+                "classes: label more groups, or let them part with --ignore-groups"
+            )
         notes += _fold_notes(folds, codes, block)
     return Plan(
         name,

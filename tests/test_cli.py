@@ -38,6 +38,14 @@ def test_embed_says_what_it_did_and_keeps_stdout_for_data(fs, tiny_images):
     assert [(row["n_encoded"], row["n_unchanged"]) for row in json.loads(out)] == [(0, 6)]
 
 
+def test_a_person_at_a_terminal_sees_how_far_it_is(fs, tiny_images, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    code, out, err = fs("embed", tiny_images, "--dataset", "tiny", "-e", PIXELS)
+    assert (code, out) == (0, "")
+    assert "6/6" in err
+    assert "limit: " in err
+
+
 def test_failed_items_give_exit_code_3_once(fs, tiny_images):
     (tiny_images / "dark" / "bad.jpg").write_bytes(b"garbage")
     code, _, err = fs("embed", tiny_images, "--dataset", "tiny", "-e", PIXELS)

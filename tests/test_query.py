@@ -50,5 +50,6 @@ def test_a_plain_column_name_needs_no_quotes():
 
 @pytest.mark.parametrize("expression", ["nme", "unnest([1, 2])", "name) from items --"])
 def test_a_bad_expression_is_refused(expression):
-    with pytest.raises(BadQuery):
+    with pytest.raises(BadQuery) as error:
         evaluate(expression, PETS)
+    assert len(str(error.value).splitlines()) == 1

@@ -383,3 +383,9 @@ def test_fractions_are_no_classes(make_view, blobs):
     vectors, _ = blobs(n=30)
     with pytest.raises(BadName, match="numbers with fractions"):
         heads.fit(make_view(vectors, [i / 7 for i in range(30)]))
+
+
+def test_folds_that_would_teach_one_class_are_refused_in_words(make_view):
+    labels, groups = list("ababba"), list("033220")
+    with pytest.raises(NotEnoughData, match=r"3 groups are too few .*--ignore-groups"):
+        heads.compare(make_view(np.eye(6), labels, group=groups), ("prototype",), save=False)
