@@ -1,4 +1,7 @@
-"""How many items a forward pass takes: found by measuring, not asked for."""
+"""How much a forward pass takes: found by measuring, not asked for.
+
+Images are counted; texts are measured in tokens, padding included, since a pass costs by them.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +12,12 @@ from typing import TypeVar
 _T = TypeVar("_T")
 
 START = 32  # smaller ones leave decode workers and the forward pass in each other's way
+START_TOKENS = 2048
 _LARGEST = 1024
 _SAMPLES = 3  # batches timed at each size at least; the first only warms up
 _SAMPLE_S = 1.0  # and for so long: on a busy machine single batches say little
 _WORTH = 1.03  # a larger batch must be this much faster: memory is not free
+_FULL = 0.75  # texts rarely fill a batch to the last token
 _PATIENCE = 2  # doublings without a gain before we stop: one measurement may be unlucky
 
 
@@ -27,20 +32,28 @@ class BatchSize:
         True keeps ``start`` and measures nothing.
     largest : int
         Never more than this.
+    counts_tokens : bool
+        Whether sizes are tokens, for texts; otherwise they are items.
     """
 
     def __init__(
-        self, start: int = START, *, settled: bool = False, largest: int = _LARGEST
+        self,
+        start: int = START,
+        *,
+        settled: bool = False,
+        largest: int = _LARGEST,
+        counts_tokens: bool = False,
     ) -> None:
+        self.counts_tokens = counts_tokens
         self.size = min(start, largest)
         self.settled = settled
         self.largest = largest
         self._timed: list[tuple[float, float]] = []  # work and seconds at the present size
         self._best: dict[int, float] = {}  # size → its rate
 
-    def record(self, n_items: int, work: float, seconds: float) -> None:
-        """Tell how long a full batch took; ``work`` is what it held (items, characters)."""
-        if self.settled or n_items < self.size:
+    def record(self, filled: int, work: float, seconds: float) -> None:
+        """Tell how long a batch of size ``filled`` took; ``work`` is what it held, unpadded."""
+        if self.settled or filled < self.size * _FULL:
             return
         self._timed.append((work, seconds))
         counted = self._timed[1:]
@@ -56,9 +69,9 @@ class BatchSize:
         else:
             self.size = min(self.size * 2, self.largest)
 
-    def out_of_memory(self, n_items: int) -> None:
-        """Tell that a batch of ``n_items`` did not fit: go to half of it, and stay there."""
-        self.size, self.settled = max(1, min(self.size, n_items // 2)), True
+    def out_of_memory(self, filled: int) -> None:
+        """Tell that a batch of size ``filled`` did not fit: go to half of it, and stay there."""
+        self.size, self.settled = max(1, min(self.size, filled // 2)), True
 
 
 def batched(items: Iterable[_T], size: Callable[[], int]) -> Iterator[list[_T]]:

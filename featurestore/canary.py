@@ -28,7 +28,9 @@ def canary_vectors(encoder: Any) -> dict[str, list[list[float]]]:
     found = {}
     if Modality.IMAGE in encoder.resolved.modalities:
         folder = files("featurestore") / "probes"
-        pictures = [decode_image((folder / name).read_bytes()) for name in _IMAGES]
+        least = getattr(encoder, "decode_px", None)
+        contents = [(folder / name).read_bytes() for name in _IMAGES]
+        pictures = [decode_image(one, at_least_px=least) for one in contents]
         vectors = encoder.encode_images([encoder.prepare_image(one) for one in pictures])
         found[str(Modality.IMAGE)] = vectors.tolist()
     if Modality.TEXT in encoder.resolved.modalities:

@@ -1,20 +1,20 @@
 """The pipeline: read → decode → encode, as a stream of outcomes; nothing about formats.
 
-Images are read, hashed and decoded by worker threads (Pillow lets go of the interpreter)
-into a bounded window ahead of the encoder, so that memory stays flat. Texts are sorted by
-length inside a window, so that little of a batch is padding.
+Items are read, hashed and decoded (or tokenized) by worker threads, once for all encoders, into
+a bounded window ahead of them, so that memory stays flat. On a GPU the next batch is uploaded
+while one computes; on a CPU, where decoding and encoding want the same cores, they take turns.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, field
-from pathlib import Path
+from threading import Event, Semaphore
 from typing import Any, TypeVar
 
 import numpy as np
@@ -23,31 +23,37 @@ from numpy.typing import NDArray
 from featurestore.batching import BatchSize, batched
 from featurestore.errors import Undecodable
 from featurestore.images import decode_image
+from featurestore.profile import Clock
 from featurestore.values import Modality
 
-TEXT_WINDOW = 2048
+TEXT_WINDOW = 2048  # texts that are sorted by length together
+_READERS_PER_DECODER = 4  # waiting for a disk needs threads, not cores
 _T = TypeVar("_T")
 _R = TypeVar("_R")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Todo:
-    """An item that may need a vector."""
+    """An item that some view needs a vector of."""
 
     row: int  # in the listing
-    path: Path | None  # of an image
+    source: str
+    uri: str | None  # of an image
     text: str | None
+    views: tuple[int, ...] = (0,)  # those that need it
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False)
 class Outcome:
-    """What became of one item: a vector, or one of the reasons for having none."""
+    """What became of one item in one view: a vector, or one of the reasons for having none."""
 
     row: int
     content_hash: str | None  # None where the bytes could not be read
     vector: NDArray[np.float32] | None = None
     failed_stage: str | None = None  # read | decode | encode
     error: str = ""
+    view: int = 0
+    is_cut: bool = False  # a text longer than the encoder reads
 
     @property
     def is_known(self) -> bool:
@@ -55,125 +61,295 @@ class Outcome:
         return self.vector is None and self.failed_stage is None
 
 
-@dataclass
-class Clock:
-    """Where the time of a run went, in seconds of the thread that drives the encoder."""
-
-    waiting_s: float = 0.0  # for decoded items
-    encoding_s: float = 0.0
-    n_encoded: int = 0
-
-    @property
-    def limit(self) -> str:
-        """The stage that sets the pace."""
-        return "reading and decoding" if self.waiting_s > self.encoding_s else "encoding"
-
-
-@dataclass(frozen=True, eq=False)
+@dataclass(slots=True, eq=False)
 class _Ready:
     todo: Todo
     content_hash: str
     content: Any  # what the encoder takes
-    work: float = field(default=1.0)
+    views: tuple[int, ...]  # of its lane, those that want a vector
+    work: int = 1  # in the units of the batch size
+    is_cut: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class _UnderWay:
+    batch: list[_Ready]
+    staged: Future[Any]
+    launched: Any = None
+
+
+class Lane:
+    """Encoders on one network (several layers of it, or just one): they see a batch once.
+
+    Parameters
+    ----------
+    encoders : sequence of Encoder
+        All on one network; they prepare items alike.
+    views : sequence of int
+        The number of each one's view in this run.
+    modality : Modality
+        What is fed to them.
+    batch_size : BatchSize
+    """
+
+    def __init__(
+        self,
+        encoders: Sequence[Any],
+        views: Sequence[int],
+        modality: Modality,
+        batch_size: BatchSize,
+    ) -> None:
+        self.encoder = encoders[0]
+        self.views = tuple(views)
+        self.batch_size = batch_size
+        self.is_text = modality is Modality.TEXT
+        self.counts_tokens = self.is_text and batch_size.counts_tokens
+        run = getattr(self.encoder, "runner", None)
+        # A network of ours runs in three steps, so that a GPU never waits: stage (pinned copy),
+        # launch (returns at once), fetch. Any other encoder is one function.
+        self.stage, self.launch, self.fetch = (
+            run(encoders, modality) if run else _in_one_step(self.encoder, modality)
+        )
+        self.is_async = str(self.encoder.device).startswith("cuda")
+        self.waiting: list[_Ready] = []
+        self.hashes: set[str] = set()  # of what waits or is under way
+        self.under_way: deque[_UnderWay] = deque()
+
+    @property
+    def decode_px(self) -> int | None:
+        """The side in pixels below which this encoder lets a JPEG be shrunk while decoding."""
+        found: int | None = getattr(self.encoder, "decode_px", None)
+        return found
+
+    def has_full_batch(self) -> bool:
+        """Whether what waits fills a batch."""
+        return len(self.waiting) >= self.batch_size.size
+
+
+def _in_one_step(
+    encoder: Any, modality: Modality
+) -> tuple[Callable[..., Any], Callable[..., Any], Callable[..., Any]]:
+    encode = encoder.encode_texts if modality is Modality.TEXT else encoder.encode_images
+    return (lambda contents: contents), encode, (lambda vectors: [vectors])
+
+
+@dataclass
+class _Turns:
+    """On a CPU, workers pause while the encoder runs: sharing cores costs both more."""
+
+    take: bool
+    free: Event = field(default_factory=Event)
+
+    def __post_init__(self) -> None:
+        self.free.set()
+
+    def __enter__(self) -> None:
+        if self.take:
+            self.free.clear()
+
+    def __exit__(self, *_: object) -> None:
+        self.free.set()
 
 
 def embed_items(
     todos: Iterable[Todo],
-    encoder: Any,
+    lanes: Sequence[Lane],
     *,
     modality: Modality,
-    known: Set[str],
-    batch_size: BatchSize,
+    known: Sequence[Set[str]],
+    readers: Mapping[str, Callable[[str], bytes]],
     n_workers: int | None = None,
     clock: Clock | None = None,
+    take_turns: bool | None = None,
 ) -> Iterator[Outcome]:
     """Embed items; outcomes come batch by batch, in no promised order.
 
     Parameters
     ----------
     todos : iterable of Todo
-    encoder : ImageEncoder or TextEncoder
+    lanes : sequence of Lane
+        Each item is read and decoded once for all of them.
     modality : Modality
         What the items are.
-    known : set of str
-        Content hashes that need no encoding. The caller may add to it while the stream
-        runs, and then no content is encoded twice.
-    batch_size : BatchSize
+    known : sequence of set of str
+        For each view, content hashes that need no encoding. The caller may add to them while
+        the stream runs, and then no content is encoded twice.
+    readers : mapping of str to callable
+        For each source, uri → bytes.
     n_workers : int, optional
         Decode threads; the number of cores by default.
     clock : Clock, optional
         Filled as the run goes.
+    take_turns : bool, optional
+        Whether decoding pauses while an encoder runs; by default where all run on the CPU.
 
     Yields
     ------
     Outcome
+        One for each item and view that needs it.
     """
     clock = clock or Clock()
     n_workers = n_workers or os.cpu_count() or 1
-    if modality is Modality.TEXT:
-        prepared: Iterator[_Ready | Outcome] = _texts(todos, known)
-        encode: Callable[[Sequence[Any]], NDArray[np.float32]] = encoder.encode_texts
-    else:
-        prepare = _image_preparer(encoder, known)
-        # Deep enough to feed a growing batch, shallow enough to bound memory.
-        prepared = _ordered_map(prepare, todos, n_workers, lambda: 2 * batch_size.size + n_workers)
-        encode = encoder.encode_images
-    unencoded: deque[Outcome] = deque()
+    if take_turns is None:
+        take_turns = all(lane.encoder.device == "cpu" for lane in lanes)
+    turns = _Turns(take_turns)
+    stack = ExitStack()
+    with stack:
+        if modality is Modality.TEXT:
+            windows = batched(todos, lambda: TEXT_WINDOW)
 
-    def to_encode() -> Iterator[_Ready]:
-        in_batch: set[str] = set()
-        for one in _timed(prepared, clock):
-            if isinstance(one, _Ready):
-                # Decoded ahead, before its equal was encoded.
-                if one.content_hash not in known and one.content_hash not in in_batch:
-                    in_batch.add(one.content_hash)
-                    yield one
-                    continue
-                one = Outcome(one.todo.row, one.content_hash)
-            unencoded.append(one)
-            if len(unencoded) >= TEXT_WINDOW:  # a long run of known items must not pile up
-                return
+            def prepare_window(window: list[Todo]) -> _Prepared:
+                return _prepare_texts(window, lanes, known, turns, clock)
 
-    while True:
-        batch = next(batched(to_encode(), lambda: batch_size.size), [])
-        if not batch and not unencoded:
-            return
-        while unencoded:
-            yield unencoded.popleft()
-        if batch:
-            yield from _encode(batch, encode, batch_size, clock)
+            prepared = _ahead(prepare_window, windows, n_workers, lambda: n_workers)
+        else:
+            decoders = Semaphore(n_workers)
+
+            def prepare(todo: Todo) -> _Prepared:
+                return _prepare_image(todo, lanes, known, readers, turns, decoders, clock)
+
+            n_threads = n_workers * _READERS_PER_DECODER
+
+            # Deep enough to feed a growing batch, shallow enough to bound memory.
+            def window() -> int:
+                return 2 * max(lane.batch_size.size for lane in lanes) + n_threads
+
+            prepared = _ahead(prepare, todos, n_threads, window)
+        stack.callback(prepared.close)
+        stager = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="stage"))
+        for outcomes, ready in clock.timed("wait", prepared):
+            yield from outcomes
+            for lane, items in zip(lanes, ready, strict=True):
+                for one in items:
+                    yield from _enqueue(lane, one, known, turns, stager, clock)
+                if lane.is_text:  # the next window begins with its shortest texts
+                    yield from _drain(lane, turns, stager, clock)
+        for lane in lanes:
+            yield from _drain(lane, turns, stager, clock)
+            yield from _settle(lane, 0, clock)
 
 
-def _encode(
-    batch: list[_Ready],
-    encode: Callable[[Sequence[Any]], NDArray[np.float32]],
-    batch_size: BatchSize,
+# Outcomes that are settled already, and for each lane what is to be encoded.
+_Prepared = tuple[list[Outcome], list[list[_Ready]]]
+
+
+def _enqueue(
+    lane: Lane,
+    one: _Ready,
+    known: Sequence[Set[str]],
+    turns: _Turns,
+    stager: ThreadPoolExecutor,
     clock: Clock,
 ) -> Iterator[Outcome]:
-    started = time.perf_counter()
+    # Prepared ahead, before its equal was encoded.
+    views = tuple(view for view in one.views if one.content_hash not in known[view])
+    if one.content_hash in lane.hashes:
+        views = ()
+    for view in one.views:
+        if view not in views:
+            yield Outcome(one.todo.row, one.content_hash, view=view)
+    if not views:
+        return
+    one.views = views
+    if lane.is_text and _overflows(lane, one):
+        yield from _drain(lane, turns, stager, clock)
+    lane.waiting.append(one)
+    lane.hashes.add(one.content_hash)
+    if not lane.is_text and lane.has_full_batch():
+        yield from _drain(lane, turns, stager, clock)
+
+
+def _overflows(lane: Lane, one: _Ready) -> bool:
+    """Whether a text, padded to the longest of its batch, no longer fits."""
+    if not lane.waiting:
+        return False
+    longest = max(lane.waiting[-1].work, one.work) if lane.counts_tokens else 1  # sorted
+    return (len(lane.waiting) + 1) * longest > lane.batch_size.size
+
+
+def _drain(
+    lane: Lane, turns: _Turns, stager: ThreadPoolExecutor, clock: Clock
+) -> Iterator[Outcome]:
+    batch, lane.waiting = lane.waiting, []
+    if not batch:
+        return
+    if not lane.is_async or not lane.batch_size.settled:
+        yield from _settle(lane, 0, clock)
+        with turns:
+            outcomes = list(_encode(lane, batch, clock))
+        yield from outcomes
+        return
+    staged = stager.submit(lane.stage, [one.content for one in batch])
+    lane.under_way.append(_UnderWay(batch, staged))
+    yield from _settle(lane, 2, clock)  # one computes, the next one is launched, one is staged
+
+
+def _settle(lane: Lane, n_left: int, clock: Clock) -> Iterator[Outcome]:
+    """Launch all that is under way but the last batch; fetch all but the last ``n_left``."""
+    while len(lane.under_way) > n_left:
+        first = lane.under_way[0]
+        try:
+            with clock.stage("encode", len(first.batch)):
+                for one in list(lane.under_way)[: -1 if n_left else None]:
+                    if one.launched is None:
+                        one.launched = lane.launch(one.staged.result())
+                vectors = lane.fetch(first.launched)
+        except (MemoryError, RuntimeError) as error:
+            if not _is_out_of_memory(error):
+                raise
+            # Whatever else is under way may have failed with it: all of it again, in order.
+            again = [one.batch for one in lane.under_way]
+            lane.under_way.clear()
+            lane.batch_size.out_of_memory(_size(lane, first.batch))
+            for batch in again:
+                yield from _encode(lane, batch, clock)
+            return
+        lane.under_way.popleft()
+        yield from _outcomes(lane, first.batch, vectors)
+
+
+def _encode(lane: Lane, batch: list[_Ready], clock: Clock) -> Iterator[Outcome]:
     try:
-        vectors = encode([one.content for one in batch])
+        with clock.stage("encode", len(batch)) as timing:
+            vectors = lane.fetch(lane.launch(lane.stage([one.content for one in batch])))
     except (MemoryError, RuntimeError) as error:
         if not _is_out_of_memory(error):
             raise
         if len(batch) == 1:
-            yield _failure(batch[0], "encode", f"out of memory on one item: {error}")
+            reason = f"out of memory on one item: {error}"
+            lane.hashes.discard(batch[0].content_hash)
+            for view in batch[0].views:
+                yield _failure(batch[0], view, "encode", reason)
             return
-        batch_size.out_of_memory(len(batch))
         middle = len(batch) // 2
-        yield from _encode(batch[:middle], encode, batch_size, clock)
-        yield from _encode(batch[middle:], encode, batch_size, clock)
+        lane.batch_size.out_of_memory(_size(lane, batch))
+        yield from _encode(lane, batch[:middle], clock)
+        yield from _encode(lane, batch[middle:], clock)
         return
-    seconds = time.perf_counter() - started
-    clock.encoding_s += seconds
-    clock.n_encoded += len(batch)
-    batch_size.record(len(batch), sum(one.work for one in batch), seconds)
-    finite: NDArray[np.bool_] = np.asarray(np.isfinite(vectors).all(axis=1))
-    for one, vector, is_finite in zip(batch, vectors, finite, strict=True):
-        if is_finite:
-            yield Outcome(one.todo.row, one.content_hash, vector)
-        else:
-            yield _failure(one, "encode", "the encoder returned NaN or infinite values")
+    work = sum(one.work for one in batch)
+    lane.batch_size.record(_size(lane, batch), work, timing.seconds)
+    yield from _outcomes(lane, batch, vectors)
+
+
+def _size(lane: Lane, batch: list[_Ready]) -> int:
+    """Return what a batch takes, in the units of the batch size: images, or padded tokens."""
+    return len(batch) * (max(one.work for one in batch) if lane.counts_tokens else 1)
+
+
+def _outcomes(
+    lane: Lane, batch: list[_Ready], vectors: Sequence[NDArray[np.float32]]
+) -> Iterator[Outcome]:
+    for view, matrix in zip(lane.views, vectors, strict=True):
+        finite: NDArray[np.bool_] = np.isfinite(matrix).all(axis=1)
+        for one, vector, is_finite in zip(batch, matrix, finite.tolist(), strict=True):
+            if view not in one.views:
+                continue
+            if is_finite:
+                yield Outcome(one.todo.row, one.content_hash, vector, view=view, is_cut=one.is_cut)
+            else:
+                reason = "the encoder returned NaN or infinite values"
+                yield _failure(one, view, "encode", reason)
+    lane.hashes.difference_update(one.content_hash for one in batch)
 
 
 def _is_out_of_memory(error: Exception) -> bool:
@@ -182,45 +358,114 @@ def _is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, MemoryError) or "out of memory" in text or "can't allocate" in text
 
 
-def _failure(one: _Ready, stage: str, error: str) -> Outcome:
-    return Outcome(one.todo.row, one.content_hash, failed_stage=stage, error=error)
+def _failure(one: _Ready, view: int, stage: str, error: str) -> Outcome:
+    return Outcome(one.todo.row, one.content_hash, None, stage, error, view)
 
 
-def _image_preparer(encoder: Any, known: Set[str]) -> Callable[[Todo], _Ready | Outcome]:
-    def prepare(todo: Todo) -> _Ready | Outcome:
-        if todo.path is None:
-            return Outcome(todo.row, None, failed_stage="read", error="no path in this row")
+def _prepare_image(
+    todo: Todo,
+    lanes: Sequence[Lane],
+    known: Sequence[Set[str]],
+    readers: Mapping[str, Callable[[str], bytes]],
+    turns: _Turns,
+    decoders: Semaphore,
+    clock: Clock,
+) -> _Prepared:
+    ready: list[list[_Ready]] = [[] for _ in lanes]
+
+    def failed(content_hash: str | None, stage: str, error: str) -> _Prepared:
+        outcomes = [
+            Outcome(todo.row, content_hash, None, stage, error, view) for view in todo.views
+        ]
+        return outcomes, [[] for _ in lanes]
+
+    if todo.uri is None:
+        return failed(None, "read", "no path in this row")
+    with clock.stage("read"):
         try:
-            content = todo.path.read_bytes()
+            content = readers[todo.source](todo.uri)
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or str(error)
-            return Outcome(todo.row, None, failed_stage="read", error=f"{reason}: {todo.path}")
+            return failed(None, "read", f"{reason}: {todo.uri}")
         content_hash = hashlib.sha256(content).hexdigest()
-        if content_hash in known:
-            return Outcome(todo.row, content_hash)
-        try:
-            pixels = encoder.prepare_image(decode_image(content))
-        except Undecodable as error:
-            return Outcome(todo.row, content_hash, failed_stage="decode", error=str(error))
-        return _Ready(todo, content_hash, pixels)
+    wanting = [view for view in todo.views if content_hash not in known[view]]
+    outcomes = [
+        Outcome(todo.row, content_hash, view=view) for view in todo.views if view not in wanting
+    ]
+    if not wanting:
+        return outcomes, ready
+    turns.free.wait()
+    with decoders, clock.stage("decode"):
+        pictures: dict[int | None, Any] = {}  # whole, or shrunk for those who ask for it
+        for number, lane in enumerate(lanes):
+            views = tuple(view for view in lane.views if view in wanting)
+            if not views:
+                continue
+            try:
+                if lane.decode_px not in pictures:
+                    pictures[lane.decode_px] = decode_image(content, at_least_px=lane.decode_px)
+                pixels = lane.encoder.prepare_image(pictures[lane.decode_px])
+            except Undecodable as error:
+                return failed(content_hash, "decode", str(error))
+            ready[number].append(_Ready(todo, content_hash, pixels, views))
+    return outcomes, ready
 
-    return prepare
 
-
-def _texts(todos: Iterable[Todo], known: Set[str]) -> Iterator[_Ready | Outcome]:
-    for window in batched(todos, lambda: TEXT_WINDOW):
-        for todo in sorted(window, key=lambda todo: len(todo.text or "")):
+def _prepare_texts(
+    window: list[Todo],
+    lanes: Sequence[Lane],
+    known: Sequence[Set[str]],
+    turns: _Turns,
+    clock: Clock,
+) -> _Prepared:
+    """Hash and tokenize a window of texts; those of each lane come sorted by length."""
+    settled: list[Outcome] = []
+    wanted: list[tuple[Todo, str, list[int]]] = []
+    with clock.stage("read", len(window)):
+        for todo in window:
             if todo.text is None or not todo.text.strip():
                 content_hash = None if todo.text is None else text_hash(todo.text)
-                yield Outcome(
-                    todo.row, content_hash, failed_stage="read", error="the text is empty"
-                )
+                settled += [
+                    Outcome(todo.row, content_hash, None, "read", "the text is empty", view)
+                    for view in todo.views
+                ]
                 continue
             content_hash = text_hash(todo.text)
-            if content_hash in known:
-                yield Outcome(todo.row, content_hash)
-            else:
-                yield _Ready(todo, content_hash, todo.text, float(len(todo.text)))
+            wanting = [view for view in todo.views if content_hash not in known[view]]
+            settled += [
+                Outcome(todo.row, content_hash, view=view)
+                for view in todo.views
+                if view not in wanting
+            ]
+            if wanting:
+                wanted.append((todo, content_hash, wanting))
+    ready: list[list[_Ready]] = [[] for _ in lanes]
+    if not wanted:
+        return settled, ready
+    turns.free.wait()
+    for number, lane in enumerate(lanes):
+        of_lane = [
+            (todo, content_hash, views)
+            for todo, content_hash, wanting in wanted
+            if (views := tuple(view for view in lane.views if view in wanting))
+        ]
+        texts = [todo.text or "" for todo, _, _ in of_lane]
+        with clock.stage("tokenize", len(texts)):
+            tokens, work, is_cut = _tokens(lane, texts)
+        order = np.argsort(work, kind="stable")
+        for i in order.tolist():
+            todo, content_hash, views = of_lane[i]
+            one = _Ready(todo, content_hash, tokens[i], views, work[i], is_cut[i])
+            ready[number].append(one)
+    return settled, ready
+
+
+def _tokens(lane: Lane, texts: list[str]) -> tuple[list[Any], list[int], list[bool]]:
+    tokenize = getattr(lane.encoder, "tokenize", None)
+    if tokenize is None:  # an encoder that takes texts as they are; four letters are a token
+        return list(texts), [1 + len(text) // 4 for text in texts], [False] * len(texts)
+    tokens, lengths, is_cut = tokenize(texts)
+    return tokens, lengths, is_cut
 
 
 def text_hash(text: str) -> str:
@@ -228,25 +473,13 @@ def text_hash(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _timed(stream: Iterator[_T], clock: Clock) -> Iterator[_T]:
-    while True:
-        started = time.perf_counter()
-        try:
-            one = next(stream)
-        except StopIteration:
-            return
-        finally:
-            clock.waiting_s += time.perf_counter() - started
-        yield one
-
-
-def _ordered_map(
-    function: Callable[[_T], _R], items: Iterable[_T], n_workers: int, window: Callable[[], int]
+def _ahead(
+    function: Callable[[_T], _R], items: Iterable[_T], n_threads: int, window: Callable[[], int]
 ) -> Iterator[_R]:
     """Map in threads, in order, never more than ``window()`` results ahead."""
     iterator = iter(items)
     ahead: deque[Future[_R]] = deque()
-    with ThreadPoolExecutor(max_workers=n_workers, thread_name_prefix="decode") as pool:
+    with ThreadPoolExecutor(max_workers=n_threads, thread_name_prefix="decode") as pool:
         try:
             exhausted = False
             while True:

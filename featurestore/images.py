@@ -13,10 +13,17 @@ _MAX_SAMPLE_VALUE = 281  # TIFF tag: the declared range of a sample
 _WIDE = {"I;16", "I;16B", "I;16L", "I;16N", "I"}
 
 
-def decode_image(content: bytes) -> Image.Image:
+def decode_image(content: bytes, *, at_least_px: int | None = None) -> Image.Image:
     """Decode the first frame as 8-bit RGB, turned the way its EXIF data says.
 
     16-bit grey pictures are scaled by their declared range.
+
+    Parameters
+    ----------
+    content : bytes
+    at_least_px : int, optional
+        Lets a JPEG be halved, up to three times, while it is decoded, as long as both sides
+        keep so many pixels: faster, and other pixels than decoding it whole.
 
     Raises
     ------
@@ -31,6 +38,8 @@ def decode_image(content: bytes) -> Image.Image:
         limit = Image.MAX_IMAGE_PIXELS
         if limit is not None and image.width * image.height > limit:
             raise Undecodable(f"{image.width} × {image.height} pixels: over the limit of {limit}")
+        if at_least_px is not None:
+            image.draft(None, (at_least_px, at_least_px))
         image.load()
         top = _declared_range(image)
         image = ImageOps.exif_transpose(image)

@@ -4,36 +4,65 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from os.path import commonpath
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from featurestore.errors import BadSource, DuplicateIds, ModalityMismatch
 from featurestore.layout import DatasetFile, DatasetFolder, SourceRecord
-from featurestore.sources import Listing, Source, SourceOptions, open_source
+from featurestore.query import evaluate
+from featurestore.sources import Listing, Source, SourceOptions, open_source, with_stem
+from featurestore.sources.places import Place
 from featurestore.tables import new_columns
 from featurestore.values import Modality
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which of the listed items this run is about; the others stay as they are."""
+
+    where: str | None = None  # SQL condition over the listing
+    limit: int | None = None  # the first so many
+    sample: int | None = None  # so many at random, the same for the same seed
+    seed: int = 0
+
+    def apply(self, rows: pa.Table) -> pa.Table:
+        """Return the chosen rows, in their order.
+
+        A sample is drawn by a hash of seed and id: it does not depend on the order of the
+        items, and of a data set that grows it changes little.
+        """
+        if self.where is not None:
+            chosen = evaluate(self.where, with_stem(rows))
+            if not pa.types.is_boolean(chosen.type):
+                raise BadSource(
+                    f"--where {self.where} gives {chosen.type}: expected a condition, true or false"
+                )
+            rows = rows.filter(chosen)
+            if len(rows) == 0:
+                raise BadSource(f"no item fulfils --where {self.where}")
+        if self.sample is not None and self.sample < len(rows):
+            ids = rows.column("item_id").to_pylist()
+            drawn = np.array([crc32(f"{self.seed} {one}".encode()) for one in ids])
+            rows = rows.take(pa.array(np.sort(np.argsort(drawn, kind="stable")[: self.sample])))
+        return rows if self.limit is None else rows.slice(0, self.limit)
 
 
 @dataclass(frozen=True, eq=False)
 class Intake:
     """All items that the sources of one run list."""
 
-    rows: pa.Table  # with a ``source`` column
+    rows: pa.Table  # with a ``source`` column; those of this run's selection
     modality: Modality
     labels: tuple[str, ...]
     sources: Mapping[str, SourceRecord]  # those of earlier runs as well
     gone: pa.Array  # ids of items that these sources had and no longer list
     notes: tuple[str, ...]
-
-    @property
-    def roots(self) -> dict[str, Path]:
-        """Return where each source is."""
-        return {name: Path(record.root) for name, record in self.sources.items()}
 
     @classmethod
     def read(
@@ -42,6 +71,7 @@ class Intake:
         earlier: DatasetFile | None,
         locations: Sequence[str | Path],
         options: SourceOptions,
+        selection: Selection | None = None,
     ) -> Intake:
         """List the sources; none means those that the data set knows.
 
@@ -61,6 +91,7 @@ class Intake:
                 "a folder of images or a table"
             )
         parts: list[pa.Table] = []
+        looked: list[tuple[str, Listing]] = []
         notes: list[str] = []
         labels: dict[str, None] = {}
         modality = earlier.modality if earlier else None
@@ -82,10 +113,12 @@ class Intake:
             records[name] = _record(source, records.get(name), effective)
             names = pa.array([name] * len(listing.rows), pa.string())
             parts.append(listing.rows.append_column("source", names))
+            looked.append((name, listing))
         assert modality is not None, "at least one source"
         rows = _concatenate(parts)
         _check_items(folder, rows, records)
-        gone = _gone(folder, rows, [str(open_source(one).location) for one in locations], records)
+        gone = _gone(folder, rows, looked)
+        rows = (selection or Selection()).apply(rows)
         return cls(rows, modality, tuple(labels), records, gone, tuple(notes))
 
     def described(self, earlier: DatasetFile | None) -> DatasetFile:
@@ -96,7 +129,7 @@ class Intake:
             task = "regression" if pa.types.is_floating(kind) else "multiclass"
             labels.setdefault(name, {"task": task})
         sources = (dict(earlier.sources) if earlier else {}) | dict(self.sources)
-        return DatasetFile(self.modality, labels, sources)
+        return DatasetFile(self.modality, labels, sources, earlier.attached if earlier else ())
 
 
 def _listing(source: Source, options: SourceOptions) -> Listing:
@@ -112,9 +145,9 @@ def _source_name(source: Source, records: dict[str, SourceRecord]) -> tuple[str,
     name, number = source.name, 1
     while name in records:
         record = records[name]
-        if record.kind == source.kind and Path(record.root) == source.root:
+        if record.kind == source.kind and record.root == source.root:
             return name, None
-        if not Path(record.root).exists() and record.kind == source.kind:
+        if record.kind == source.kind and not Place(record.root).exists():
             return name, record.root
         number += 1
         name = f"{source.name}-{number}"
@@ -133,15 +166,13 @@ def _options_of(record: SourceRecord | None) -> SourceOptions:
 
 def _record(source: Source, earlier: SourceRecord | None, options: SourceOptions) -> SourceRecord:
     said = {key: value for key, value in asdict(options).items() if value is not None}
-    before = earlier.locations if earlier and earlier.root == str(source.root) else ()
-    locations = dict.fromkeys((*before, str(source.location)))
-    # A folder that lies in another one of them would be listed twice.
+    before = earlier.locations if earlier and earlier.root == source.root else ()
+    locations = dict.fromkeys((*before, source.location.text))
+    # What lies in another one of them (a folder, shards in it) would be listed twice.
     outermost = [
-        one
-        for one in locations
-        if not any(one != other and commonpath([one, other]) == other for other in locations)
+        one for one in locations if not any(one.startswith(f"{other}/") for other in locations)
     ]
-    return SourceRecord(source.kind, str(source.root), tuple(outermost), said)
+    return SourceRecord(source.kind, source.root, tuple(outermost), said)
 
 
 def _concatenate(parts: list[pa.Table]) -> pa.Table:
@@ -171,25 +202,30 @@ def _check_items(folder: DatasetFolder, rows: pa.Table, records: dict[str, Sourc
         )
 
 
-def _gone(
-    folder: DatasetFolder,
-    rows: pa.Table,
-    locations: Sequence[str],
-    records: Mapping[str, SourceRecord],
-) -> pa.Array:
+def _gone(folder: DatasetFolder, rows: pa.Table, looked: Sequence[tuple[str, Listing]]) -> pa.Array:
     """Return ids of stored items that lie where we looked and were not found there."""
     if not folder.exists:
         return pa.array([], pa.string())
     items = folder.items.read(["item_id", "source", "uri"])
     listed = np.asarray(pc.is_in(items.column("item_id"), value_set=rows.column("item_id")))
-    looked = np.zeros(len(items), bool)
-    for name, record in records.items():
-        own = pc.equal(items.column("source"), name)
-        for location in locations:
-            is_table = record.kind == "table" and location in record.locations
-            if is_table or location == record.root:
-                looked |= np.asarray(own)
-            elif record.kind == "folder" and Path(location).parent == Path(record.root):
-                below = pc.starts_with(items.column("uri"), f"{Path(location).name}/")
-                looked |= np.asarray(pc.and_(own, pc.fill_null(below, False)))
-    return items.column("item_id").filter(pa.array(looked & ~listed)).combine_chunks()
+    missing = np.zeros(len(items), bool)
+    unread = np.zeros(len(items), bool)
+    for name, listing in looked:
+        own = np.asarray(pc.equal(items.column("source"), name))
+        covered = own
+        if listing.covers is not None:
+            covered = own & _begins(items, listing.covers)
+        missing |= covered
+        if listing.unread:  # nobody can say what is there
+            unread |= own & _begins(items, listing.unread)
+    return items.column("item_id").filter(pa.array(missing & ~unread & ~listed)).combine_chunks()
+
+
+def _begins(items: pa.Table, prefixes: Sequence[str]) -> NDArray[np.bool_]:
+    """Mark items whose id, as their source gives it, or uri begins with one of ``prefixes``."""
+    found = np.zeros(len(items), bool)
+    for name in ("item_id", "uri"):
+        for prefix in prefixes:
+            begins = pc.fill_null(pc.starts_with(items.column(name), prefix), False)
+            found |= np.asarray(begins)
+    return found

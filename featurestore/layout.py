@@ -100,7 +100,7 @@ def utc_now() -> str:
 class SourceRecord:
     """A registered source: where it is and how it was read."""
 
-    kind: str  # folder | table
+    kind: str  # folder | table | webdataset | datasets
     root: str
     locations: tuple[str, ...]
     options: Mapping[str, Any]
@@ -113,6 +113,7 @@ class DatasetFile:
     modality: Modality
     labels: Mapping[str, Mapping[str, str]]  # column -> {"task": …}; the first is the main one
     sources: Mapping[str, SourceRecord]
+    attached: tuple[str, ...] = ()  # columns given later (labels, splits): sources leave them be
 
     def to_json(self) -> dict[str, Any]:
         """Return the JSON object; labels as a list, since their order counts."""
@@ -120,6 +121,7 @@ class DatasetFile:
             "modality": str(self.modality),
             "labels": [{"column": name, **facts} for name, facts in self.labels.items()],
             "sources": {name: vars(record) for name, record in self.sources.items()},
+            "attached": list(self.attached),
         }
 
     @classmethod
@@ -132,7 +134,8 @@ class DatasetFile:
             )
             for name, record in value["sources"].items()
         }
-        return cls(Modality(value["modality"]), labels, sources)
+        attached = tuple(value.get("attached", ()))  # absent from files of 0.1
+        return cls(Modality(value["modality"]), labels, sources, attached)
 
 
 @dataclass(frozen=True)

@@ -5,24 +5,26 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 
 from featurestore import ingest
-from featurestore.canary import check_canary
-from featurestore.encoders import check_device_name, family_of, known_encoder, load_encoder
+from featurestore.encoders import (
+    LoadOptions,
+    check_device_name,
+    family_of,
+    known_encoder,
+    load_encoders,
+)
 from featurestore.errors import (
     BadName,
-    BadSource,
     EncoderChanged,
-    EncoderMismatch,
     ModalityMismatch,
     NotAStore,
     UnknownDataset,
@@ -30,10 +32,9 @@ from featurestore.errors import (
     UnknownView,
     nearest,
 )
-from featurestore.images import decode_image, thumbnail
-from featurestore.index import ExactIndex
-from featurestore.ingest import EmbedOptions, EmbedReport, Progress
-from featurestore.intake import Intake
+from featurestore.images import thumbnail
+from featurestore.ingest import EmbedOptions, EmbedReport, Estimate, Progress
+from featurestore.intake import Intake, Selection
 from featurestore.layout import (
     DatasetFile,
     DatasetFolder,
@@ -42,16 +43,13 @@ from featurestore.layout import (
     find_spec,
     make_store,
 )
+from featurestore.profile import Clock
 from featurestore.sources import SourceOptions
-from featurestore.tables import Table, drop_equal, each_shard, row_keys, vectors_of, write_file
-from featurestore.values import (
-    Embeddings,
-    EncoderSpec,
-    Modality,
-    Neighbors,
-    ResolvedEncoder,
-    Snapshot,
-)
+from featurestore.sources.contents import reader
+from featurestore.sources.places import Place
+from featurestore.tables import drop_equal, write_file
+from featurestore.values import EncoderSpec, Modality, ResolvedEncoder, parse_specs
+from featurestore.view import View
 
 
 def open_store(path: str | Path, *, create: bool = False) -> Store:
@@ -109,25 +107,33 @@ class Store:
         sources: Sequence[str | Path],
         *,
         dataset: str,
-        encoders: Sequence[str],
+        encoders: Sequence[Any],
         options: SourceOptions | None = None,
         how: EmbedOptions | None = None,
+        select: Selection | None = None,
         progress: Callable[[Progress], None] | None = None,
         say: Callable[[str], None] = lambda _: None,
     ) -> list[EmbedReport]:
         """Embed sources into a data set: only what is new or changed is encoded.
 
+        Each item is read and decoded once for all encoders; layers of one network share its
+        forward pass. All encoders are in memory at once.
+
         Parameters
         ----------
-        sources : sequence of path
-            Image folders and tables; none means those that the data set knows already.
+        sources : sequence of path or URL
+            Image folders, tables, tar shards, Hugging Face data sets; none means those that
+            the data set knows already.
         dataset : str
             Its name; made if it does not exist.
-        encoders : sequence of str
-            Specs; each makes or updates a view.
+        encoders : sequence of str or object
+            Specs, or encoders of your own (see `featurestore.encoders.custom`); each makes or
+            updates a view.
         options : SourceOptions, optional
             Which columns hold what.
         how : EmbedOptions, optional
+        select : Selection, optional
+            Which of the items; the others stay as they are.
         progress, say : callable, optional
             Hear of each item, and of what a person should know.
 
@@ -143,71 +149,56 @@ class Store:
         TooManyFailures
             If the caller set a limit.
         """
-        how = how or EmbedOptions()
-        folder = self._folder(check_dataset_name(dataset))
-        specs = [EncoderSpec.parse(text) for text in encoders]
-        for spec in specs:
-            family_of(spec)
-        check_device_name(how.device)
-        earlier = folder.read() if folder.exists else None
-        read_intake = partial(
-            Intake.read, folder, locations=sources, options=options or SourceOptions()
-        )
-        intake = read_intake(earlier)
-        loaded: dict[EncoderSpec, Any] = {}  # at most one, to be used below: memory counts
-        resolved = []
-        for spec in specs:
-            one = known_encoder(spec)
-            # For a new data set there is something to embed: then fail before it is made.
-            if one is None or (earlier is None and not loaded):
-                loaded = {spec: load_encoder(spec, device=how.device)}
-                one = loaded[spec].resolved
-            _check_modality(one, intake.modality, dataset)
-            _check_unchanged(folder, one, overwrite=how.overwrite)
-            resolved.append(one)
-
-        def load(spec: EncoderSpec) -> Any:
-            encoder = loaded.pop(spec, None) or load_encoder(spec, device=how.device)
-            _check_unchanged(folder, encoder.resolved, overwrite=how.overwrite)
-            return encoder
-
+        job = _Job.make(self, sources, dataset, encoders, options, how, select)
         make_store(self.path)
-        with folder.locked("dataset"):
-            now = folder.read() if folder.exists else None
-            if now != earlier:  # another process was here: what we read may not fit any more
-                intake = read_intake(now)
-            folder.create_tables()
-            folder.write(intake.described(now))
-        for note in intake.notes:
-            say(note)
-        if len(intake.gone) and how.prune:
-            drop = drop_equal({"item_id": intake.gone}, ["item_id"])
-            folder.items.merge(None, drop=drop, keys=["item_id"])
-            say(f"{len(intake.gone):,} items are gone from their source: dropped")
-        elif len(intake.gone):
-            say(
-                f"{len(intake.gone):,} items are gone from their source (first: "
-                f"{intake.gone[0]}): kept; --prune drops them"
-            )
-        reports = []
-        for one in resolved:
-            with folder.locked(
-                one.slug,
-                on_wait=lambda: say("another process embeds into this view: waiting for it"),
-            ):
-                reports.append(
-                    ingest.run(
-                        folder,
-                        intake.rows,
-                        intake.modality,
-                        intake.roots,
-                        one,
-                        how,
-                        load=partial(load, one.spec),
-                        progress=progress,
+        job.write_description(say)
+        folder, how = job.folder, job.how
+        suffix = "" if how.part is None else f".{how.part[0]}-of-{how.part[1]}"
+        with ExitStack() as locks:
+            for slug in sorted({one.slug for one in job.resolved}):  # one order: no deadlock
+                locks.enter_context(
+                    folder.locked(
+                        slug + suffix,
+                        on_wait=lambda: say(
+                            "another process embeds into this view: waiting for it"
+                        ),
                     )
                 )
-        return reports
+            return ingest.run(
+                folder,
+                job.intake.rows,
+                job.intake.modality,
+                job.readers,
+                job.resolved,
+                how,
+                load=job.load,
+                attached=folder.read().attached,
+                progress=progress,
+                clock=job.clock,
+            )
+
+    def estimate(
+        self,
+        sources: Sequence[str | Path],
+        *,
+        dataset: str,
+        encoders: Sequence[Any],
+        options: SourceOptions | None = None,
+        how: EmbedOptions | None = None,
+        select: Selection | None = None,
+    ) -> list[Estimate]:
+        """Count what `embed` would do, and time it on a few items; nothing is written."""
+        job = _Job.make(self, sources, dataset, encoders, options, how, select)
+        return ingest.estimate(
+            job.folder,
+            job.intake.rows,
+            job.intake.modality,
+            job.readers,
+            job.resolved,
+            job.how,
+            load=job.load,
+            attached=job.earlier.attached if job.earlier else (),
+        )
 
     def _folder(self, name: str) -> DatasetFolder:
         return DatasetFolder(self.path / "datasets" / name)
@@ -276,22 +267,23 @@ class DataSet:
             f"embed it with `featurestore embed --dataset {self.name} -e {wanted}`"
         )
 
-    def uri(self, item_id: str) -> Path:
-        """Return where the file of an image item is."""
+    def uri(self, item_id: str) -> str:
+        """Return where an image item is: a path or a URL, with its place in a larger file."""
         row = self._item(item_id)
         if row["uri"] is None:
             raise UnknownItem(f"item {item_id!r} is a text: it has no file")
-        return Path(self.description.sources[row["source"]].root, row["uri"])
+        return Place(self.description.sources[row["source"]].root).join(row["uri"]).text
 
     def read_bytes(self, item_id: str) -> bytes:
         """Return the bytes of an image item, from its source."""
-        path = self.uri(item_id)
+        place = self.uri(item_id)
+        row = self._item(item_id)
+        record = self.description.sources[row["source"]]
         try:
-            return path.read_bytes()
-        except OSError as error:
-            raise UnknownItem(
-                f"the file of item {item_id!r} is gone: {path} ({error.strerror})"
-            ) from None
+            return reader(record.kind, record.root)(row["uri"])
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or str(error)
+            raise UnknownItem(f"the file of item {item_id!r} is gone: {place} ({reason})") from None
 
     def thumbnail(self, item_id: str, *, size_px: int = 128) -> bytes:
         """Return a small JPEG of an image item, kept in the store by content."""
@@ -318,185 +310,126 @@ class DataSet:
         return item
 
 
-@dataclass(frozen=True, eq=False)
-class View:
-    """The vectors of one data set by one encoder."""
+@dataclass(eq=False)
+class _Job:
+    """What one call of `Store.embed` is about; nothing is written yet."""
 
-    dataset: DataSet
-    slug: str
-    info: dict[str, Any]  # encoder.json
+    folder: DatasetFolder
+    earlier: DatasetFile | None
+    intake: Intake
+    read_intake: Callable[[DatasetFile | None], Intake]
+    resolved: list[ResolvedEncoder]
+    loaded: dict[EncoderSpec, Any]
+    how: EmbedOptions
+    clock: Clock
 
-    @property
-    def name(self) -> str:
-        """``dataset@encoder``."""
-        return f"{self.dataset.name}@{self.spec}"
-
-    @property
-    def spec(self) -> EncoderSpec:
-        """The encoder."""
-        return EncoderSpec.parse(self.info["spec"])
-
-    @property
-    def fingerprint(self) -> str:
-        """The encoder's fingerprint."""
-        return str(self.info["fingerprint"])
-
-    @property
-    def dim(self) -> int:
-        """Length of a vector."""
-        return int(self.info["dim"])
-
-    @property
-    def modalities(self) -> frozenset[Modality]:
-        """What the encoder embeds: two-tower encoders can be asked in words."""
-        return frozenset(map(Modality, self.info["modalities"]))
-
-    @property
-    def table(self) -> Table:
-        """The table of vectors."""
-        return self.dataset.folder.view(self.slug)
-
-    @property
-    def snapshot(self) -> Snapshot:
-        """The present versions of items and vectors."""
-        return Snapshot(self.dataset.folder.items.version(), self.table.version())
-
-    @property
-    def n_rows(self) -> int:
-        """How many items have a valid vector now."""
-        items = self.dataset.items(["item_id", "content_hash"])
-        pairs = self.table.read(["item_id", "content_hash"])
-        return int((_resolve(items, pairs) >= 0).sum())
-
-    def load(
-        self,
-        *,
-        split: str | None = None,
-        columns: Sequence[str] | None = None,
-        snapshot: Snapshot | None = None,
-    ) -> Embeddings:
-        """Load vectors with what is known of their items, joined by id.
-
-        Parameters
-        ----------
-        split : str, optional
-            Only items of this split.
-        columns : sequence of str, optional
-            Item columns to bring along; all by default.
-        snapshot : Snapshot, optional
-            The state to read; the present one by default.
-
-        Returns
-        -------
-        Embeddings
-            Sorted by id; vectors (n, dim) float32.
-        """
-        snapshot = snapshot or self.snapshot
-        items = self.dataset.items(
-            None if columns is None else sorted({"item_id", "content_hash", "split", *columns}),
-            version=snapshot.items,
+    @classmethod
+    def make(
+        cls,
+        store: Store,
+        sources: Sequence[str | Path],
+        dataset: str,
+        encoders: Sequence[Any],
+        options: SourceOptions | None,
+        how: EmbedOptions | None,
+        select: Selection | None,
+    ) -> _Job:
+        how, clock = how or EmbedOptions(), Clock()
+        folder = store._folder(check_dataset_name(dataset))
+        loaded = {one.resolved.spec: one for one in map(_adopted, encoders) if one is not None}
+        specs = [*parse_specs(one for one in encoders if isinstance(one, str)), *loaded]
+        for spec in specs:
+            family_of(spec)
+        check_device_name(how.device)
+        earlier = folder.read() if folder.exists else None
+        read_intake = partial(
+            Intake.read,
+            folder,
+            locations=sources,
+            options=options or SourceOptions(),
+            selection=select,
         )
-        if split is not None:
-            items = items.filter(pc.equal(items.column("split"), split))
-        items = items.sort_by("item_id")
-        shards = self.table.shards(snapshot.view)
-        pairs = self.table.read(["item_id", "content_hash"], snapshot.view)
-        place = _resolve(items, pairs)
-        items = items.filter(pa.array(place >= 0))
-        vectors = np.empty((len(items), self.dim), np.float32)
-        target = np.full(len(pairs), -1)  # where in the result a row of the view goes
-        target[place[place >= 0]] = np.arange(len(items))
-        start = 0
-        for part in each_shard(shards, ["vector"]):
-            rows = target[start : start + len(part)]
-            start += len(part)
-            block = vectors_of(part.column("vector"), self.dim)
-            vectors[rows[rows >= 0]] = block[rows >= 0]
-        table = {name: _objects(items.column(name)) for name in items.column_names}
-        ids = table.pop("item_id")
-        labels = self.dataset.label_columns
-        main_label = labels[0] if labels else None
-        return Embeddings(ids, vectors, self.fingerprint, table, main_label, snapshot)
+        with clock.stage("list"):
+            intake = read_intake(earlier)
+        job = cls(folder, earlier, intake, read_intake, [], loaded, how, clock)
+        # For a new data set there is something to embed: then fail before it is made.
+        unknown = [
+            spec
+            for spec in specs
+            if spec not in loaded and (earlier is None or known_encoder(spec) is None)
+        ]
+        networks = {spec.network for spec in unknown}
+        job.load([spec for spec in specs if spec.network in networks], keep=True)
+        for spec in specs:
+            one = loaded[spec].resolved if spec in loaded else known_encoder(spec)
+            assert one is not None, "loaded just now, or remembered"
+            _check_modality(one, intake.modality, dataset)
+            _check_unchanged(folder, one, overwrite=how.overwrite)
+            job.resolved.append(one)
+        return job
 
-    def index(self) -> ExactIndex:
-        """Return an exact index over the present vectors."""
-        embeddings = self.load(columns=[])
-        return ExactIndex.build(embeddings.ids, embeddings.vectors)
+    def load(self, specs: Sequence[EncoderSpec], *, keep: bool = False) -> list[Any]:
+        """Load encoders, or hand out those that were loaded before (once: memory counts)."""
+        how = LoadOptions(self.how.device, self.how.trust_remote_code, self.how.compile)
+        absent = [spec for spec in specs if spec not in self.loaded]
+        if absent:
+            self.loaded |= dict(zip(absent, load_encoders(absent, how), strict=True))
+        found = [self.loaded[spec] for spec in specs]
+        for encoder in found:
+            _check_unchanged(self.folder, encoder.resolved, overwrite=self.how.overwrite)
+        if not keep:
+            for spec in specs:
+                self.loaded.pop(spec, None)
+        return found
 
-    def search(self, queries: NDArray[np.float32], *, k: int = 10) -> Neighbors:
-        """Find the items closest to each query vector; see `ExactIndex.search`."""
-        return self.index().search(queries, k=k)
+    @property
+    def readers(self) -> dict[str, Callable[[str], bytes]]:
+        """For each source, uri → bytes."""
+        records = self.intake.sources.items()
+        return {name: reader(record.kind, record.root) for name, record in records}
 
-    def neighbors(self, item_id: str, *, k: int = 10) -> Neighbors:
-        """Find the items closest to one of the view's own, itself left out."""
-        return self.index().neighbors(item_id, k=k)
-
-    def search_text(self, text: str, *, k: int = 10) -> Neighbors:
-        """Find the items closest to a text, for encoders that read texts."""
-        return self.search(self.encode([text]), k=k)
-
-    def search_image(self, image: str | Path | bytes, *, k: int = 10) -> Neighbors:
-        """Find the items closest to a picture, given as a file or its bytes."""
-        if not isinstance(image, bytes):
-            path = Path(image)
-            try:
-                image = path.read_bytes()
-            except OSError as error:
-                raise BadSource(f"cannot read {path}: {error.strerror}") from None
-        return self.search(self.encode([image]), k=k)
-
-    def encode(self, contents: Sequence[str | bytes]) -> NDArray[np.float32]:
-        """Encode new texts or image bytes with this view's encoder, checked to be the same."""
-        modality = Modality.TEXT if isinstance(contents[0], str) else Modality.IMAGE
-        if modality not in self.modalities:
-            raise ModalityMismatch(
-                f"{self.spec} cannot read {modality}s: it reads "
-                f"{' and '.join(sorted(self.modalities))}s; use an open_clip encoder"
+    def write_description(self, say: Callable[[str], None]) -> None:
+        """Make the data set, or add to what it knows; drop what is gone where asked."""
+        folder = self.folder
+        with folder.locked("dataset"):
+            now = folder.read() if folder.exists else None
+            if now != self.earlier:  # another process was here: what we read may not fit any more
+                self.intake = self.read_intake(now)
+            folder.create_tables()
+            folder.write(self.intake.described(now))
+        for note in self.intake.notes:
+            say(note)
+        gone = self.intake.gone
+        # A folder that could not be listed stood for what is in it; now it can.
+        stood_in = pc.ends_with(gone, "/")
+        dropped, gone = gone.filter(stood_in), gone.filter(pc.invert(stood_in))
+        if len(gone) and self.how.prune:
+            dropped = pa.concat_arrays([dropped, gone])
+            say(f"{len(gone):,} items are gone from their source: dropped")
+        elif len(gone):
+            say(
+                f"{len(gone):,} items are gone from their source (first: "
+                f"{gone[0]}): kept; --prune drops them"
             )
-        encoder = self._encoder
-        if modality is Modality.TEXT:
-            vectors = encoder.encode_texts(list(contents))
-        else:
-            pictures = [decode_image(one) for one in contents if isinstance(one, bytes)]
-            vectors = encoder.encode_images([encoder.prepare_image(one) for one in pictures])
-        return np.asarray(vectors, np.float32)
+        if len(dropped):
+            drop = drop_equal({"item_id": dropped}, ["item_id"])
+            folder.items.merge(None, drop=drop, keys=["item_id"])
+            folder.failures.merge(None, drop=drop, keys=["item_id"])
 
-    @cached_property
-    def _encoder(self) -> Any:
-        encoder = load_encoder(self.spec)
-        if encoder.resolved.fingerprint != self.fingerprint:
-            raise EncoderMismatch(
-                f"{self.spec} is another encoder now than the one that made {self.name}: "
-                f"fingerprint {encoder.resolved.fingerprint[:8]}, expected {self.fingerprint[:8]}"
-            )
-        check_canary(encoder, self.info["canary"])
-        return encoder
+
+def _adopted(encoder: Any) -> Any:
+    """Return a user's object as an encoder of ours; None for specs."""
+    if isinstance(encoder, str):
+        return None
+    from featurestore.encoders.custom import adopt
+
+    return adopt(encoder)
 
 
 @lru_cache(maxsize=2)
 def _whereabouts(folder: DatasetFolder, version: int) -> pa.Table:
     """Where each item is; kept, since a page of thumbnails asks for one after another."""
     return folder.items.read(["item_id", "source", "uri", "content_hash"], version)
-
-
-def _resolve(items: pa.Table, pairs: pa.Table) -> NDArray[np.intp]:
-    """Return, for each item, the row of the view that is valid for it, or -1.
-
-    A row is valid when its id and content are the item's; among equals the last one counts.
-    """
-    wanted = row_keys([items.column("item_id"), items.column("content_hash")])
-    have = row_keys([pairs.column("item_id"), pairs.column("content_hash")])
-    found = np.asarray(pc.fill_null(pc.index_in(have, value_set=wanted), -1))
-    place = np.full(len(items), -1, np.intp)
-    rows = np.flatnonzero(found >= 0)
-    place[found[rows]] = rows
-    return place
-
-
-def _objects(column: pa.ChunkedArray) -> NDArray[Any]:
-    values = np.empty(len(column), object)
-    values[:] = column.to_pylist()
-    return values
 
 
 def _check_modality(resolved: ResolvedEncoder, modality: Modality, dataset: str) -> None:

@@ -78,12 +78,12 @@ def view_schema(dim: int) -> pa.Schema:
     )
 
 
-def view_rows(ids: list[str], hashes: list[str], vectors: NDArray[np.float32]) -> pa.Table:
+def view_rows(ids: pa.Array, hashes: pa.Array, vectors: NDArray[np.float32]) -> pa.Table:
     """Make rows of a view from an array of shape (n, dim)."""
     schema = view_schema(vectors.shape[1])
     flat = pa.array(np.ascontiguousarray(vectors).reshape(-1), pa.float32())
     column = pa.FixedSizeListArray.from_arrays(flat, type=schema.field("vector").type)
-    return pa.Table.from_arrays([pa.array(ids), pa.array(hashes), column], schema=schema)
+    return pa.Table.from_arrays([ids, hashes, column], schema=schema)
 
 
 def vectors_of(column: pa.ChunkedArray, dim: int) -> NDArray[np.float32]:
@@ -166,6 +166,7 @@ class Table:
         drop: Callable[[pa.Table], NDArray[np.bool_]],
         keys: list[str],
         only: Collection[Shard] | None = None,
+        unseen_at: int | None = None,
     ) -> int:
         """Drop the rows that ``drop`` marks and add ``rows``, in one commit.
 
@@ -179,6 +180,9 @@ class Table:
             The columns that ``drop`` looks at.
         only : collection of Shard, optional
             Drop rows from these files alone.
+        unseen_at : int, optional
+            The version in which, as the caller knows, ``drop`` marks nothing: while the table
+            is still there, no file is read, and adding costs the same however large it is.
 
         Returns
         -------
@@ -188,7 +192,8 @@ class Table:
         for attempt in range(_MERGE_ATTEMPTS):
             table = self._open(None)
             try:
-                return self._try_merge(table, rows, drop, keys, only)
+                clean = unseen_at is not None and table.version() == unseen_at
+                return self._try_merge(table, rows, drop, keys, [] if clean else only)
             except CommitFailedError:
                 if attempt + 1 == _MERGE_ATTEMPTS:
                     raise

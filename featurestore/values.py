@@ -6,8 +6,8 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Self
@@ -20,7 +20,11 @@ from featurestore.errors import BadName, MissingColumn, ShapeMismatch
 # The canonical order of options in a spec: two spellings of one encoder are one view.
 SPEC_OPTIONS = ("layer", "pool", "size", "max_length", "prompt", "precision", "decode", "seed")
 
+# What picks a depth of a network: specs that differ in these alone share one forward pass.
+_DEPTH_OPTIONS = ("layer", "pool")
+
 LOCAL_DIR = "local-dir:"
+_PATH_STARTS = ("/", "./", "../", "~")
 
 
 class Modality(StrEnum):
@@ -49,7 +53,7 @@ class EncoderSpec:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read a spec; a relative ``local-dir:`` path is made absolute."""
+        """Read a spec; a relative path in it (a folder, a checkpoint) is made absolute."""
         body, _, tail = text.strip().partition("#")
         family, colon, model = body.partition(":")
         if not colon or not family or not model:
@@ -60,7 +64,9 @@ class EncoderSpec:
         revision = None
         head, marker, path = model.partition(LOCAL_DIR)
         if marker:  # everything up to '#' is the path, '@' included
-            model = f"{head}{LOCAL_DIR}{os.path.abspath(Path(path).expanduser())}"  # noqa: PTH100
+            model = f"{head}{LOCAL_DIR}{_absolute(path)}"
+        elif (named := model.partition("/"))[2].startswith(_PATH_STARTS):  # ViT-B-32/./a.pt
+            model = f"{named[0]}/{_absolute(named[2])}"
         elif "@" in model:
             model, _, revision = model.rpartition("@")
         options = dict(_parse_option(part, text) for part in tail.split(",") if part)
@@ -83,11 +89,41 @@ class EncoderSpec:
         return Path(path) if marker else None
 
     @property
+    def local_file(self) -> Path | None:
+        """The checkpoint that holds the weights, for specs such as ``ViT-B-32//path/a.pt``."""
+        _, _, path = self.model.partition("/")
+        return Path(path) if self.local_dir is None and path.startswith("/") else None
+
+    @property
+    def network(self) -> EncoderSpec:
+        """The spec without layer and pooling: what one forward pass can serve."""
+        options = tuple(one for one in self.options if one[0] not in _DEPTH_OPTIONS)
+        return replace(self, options=options)
+
+    @property
     def label(self) -> str:
         """A short name for tables and plots: a local folder's name instead of its path."""
-        if self.local_dir is None:
-            return str(self)
-        return str(self).replace(str(self.local_dir), self.local_dir.name)
+        place = self.local_dir or self.local_file
+        return str(self) if place is None else str(self).replace(str(place), place.name)
+
+
+def parse_specs(texts: Iterable[str]) -> list[EncoderSpec]:
+    """Read specs; one with several layers means one encoder a layer.
+
+    >>> [str(one) for one in parse_specs(["timm:resnet18#layer=2+3"])]
+    ['timm:resnet18#layer=2', 'timm:resnet18#layer=3']
+    """
+    specs: dict[EncoderSpec, None] = {}  # in order, each once
+    for text in texts:
+        spec = EncoderSpec.parse(text)
+        for layer in spec.option("layer", "").split("+"):
+            options = tuple((k, layer if k == "layer" else v) for k, v in spec.options)
+            specs[replace(spec, options=options)] = None
+    return list(specs)
+
+
+def _absolute(path: str) -> str:
+    return os.path.abspath(Path(path).expanduser())  # noqa: PTH100 - `..` goes as well
 
 
 def _parse_option(part: str, text: str) -> tuple[str, str]:

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow.compute as pc
 import pytest
 
-from featurestore import encoders, ingest, user_cache
+from featurestore import encoders, user_cache, writer
 from featurestore.encoders import load_encoder
 from featurestore.errors import (
     BadName,
@@ -588,9 +588,9 @@ def test_an_interrupt_keeps_what_was_encoded(empty_store, tiny_images):
 
 CHILD = """
 import sys, time
-from featurestore import ingest, open_store
+from featurestore import open_store, writer
 from featurestore.encoders.pixels import Pixels
-ingest.COMMIT_ROWS = 5
+writer.COMMIT_ROWS = 5
 encode = Pixels.encode_images
 def slow(self, prepared):
     time.sleep(0.02)
@@ -663,6 +663,6 @@ def test_without_the_lock_readers_still_see_each_row_once(empty_store, tiny_imag
 
 
 def test_commits_come_by_rows_so_that_a_kill_costs_little(empty_store, tiny_images, monkeypatch):
-    monkeypatch.setattr(ingest, "COMMIT_ROWS", 2)
+    monkeypatch.setattr(writer, "COMMIT_ROWS", 2)
     embed(empty_store, tiny_images, batch_size=2)
     assert len(empty_store.view("d", PIXELS).table.shards()) == 3

@@ -1,4 +1,4 @@
-"""Frozen encoders: one file per family; `load_encoder` is the only door to torch and its kin.
+"""Frozen encoders: one file per family; `load_encoders` is the only door to torch and its kin.
 
 `known_encoder` answers from the user's cache when nothing that decides a vector has changed, so
 that a run with nothing to embed never imports torch.
@@ -11,8 +11,8 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
+from functools import cache
+from importlib.metadata import PackageNotFoundError, entry_points, version
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -24,6 +24,8 @@ from featurestore.values import EncoderSpec, Modality, ResolvedEncoder
 
 if TYPE_CHECKING:
     from PIL import Image
+
+ENTRY_POINTS = "featurestore.encoders"  # group: another package's families
 
 
 class Encoder(Protocol):
@@ -56,8 +58,22 @@ class TextEncoder(Encoder, Protocol):
 
 
 @dataclass(frozen=True)
+class LoadOptions:
+    """How to load an encoder; none of it is part of its name."""
+
+    device: str = "auto"  # a GPU where there is one; cpu, cuda, cuda:1, mps
+    trust_remote_code: bool = False  # run code that comes with a model from a hub
+    compile: bool = False  # torch.compile: slow to start, faster on long runs
+
+
+@dataclass(frozen=True)
 class Family:
-    """A kind of encoder: where its code is and what a user may write."""
+    """A kind of encoder: where its code is and what a user may write.
+
+    The module has ``load(specs, how)``: given specs that differ in layer and pooling alone and
+    `LoadOptions`, it returns one encoder each, all on one network. Another package adds a
+    family with an entry point of the group ``featurestore.encoders`` that names a `Family`.
+    """
 
     module: str
     packages: tuple[str, ...]  # distributions whose versions are recorded with the vectors
@@ -65,47 +81,78 @@ class Family:
     example: str
     about: str
     has_revisions: bool = False  # weights on a hub, where @revision means something
+    is_remembered: bool = True  # whether name, files and versions decide what it is
 
+
+_DEPTH = frozenset({"layer", "pool"})
+_IMAGES = frozenset({"precision", "decode"})
 
 FAMILIES = {
     "baseline": Family(
-        "baselines",
+        "featurestore.encoders.baselines",
         ("pillow", "numpy", "scikit-learn"),
         frozenset({"size"}),
         "baseline:pixels",
         "no pretraining: baseline:pixels (32 × 32, #size=…) and, for texts, baseline:hashing",
     ),
     "timm": Family(
-        "timm_models",
+        "featurestore.encoders.timm_models",
         ("torch", "timm", "torchvision", "pillow"),
-        frozenset({"precision"}),
+        _IMAGES | _DEPTH,
         "timm:vit_small_patch14_dinov2.lvd142m",
         "any timm model by name, or timm:local-dir:/path",
         has_revisions=True,
     ),
     "open_clip": Family(
-        "open_clip_models",
+        "featurestore.encoders.open_clip_models",
         ("torch", "open_clip_torch", "timm", "torchvision", "pillow"),
-        frozenset({"precision"}),
+        _IMAGES | _DEPTH,
         "open_clip:ViT-B-32/laion2b_s34b_b79k",
-        "any open_clip model with its weights, or open_clip:local-dir:/path; images and texts",
+        "any open_clip model with its weights (a tag, or the path of a checkpoint), "
+        "open_clip:hf-hub:org/name or open_clip:local-dir:/path; images and texts",
     ),
     "st": Family(
-        "sentence_models",
+        "featurestore.encoders.sentence_models",
         ("torch", "sentence-transformers", "transformers", "tokenizers"),
         frozenset({"max_length", "prompt", "precision"}),
         "st:all-MiniLM-L6-v2",
         "any sentence-transformers text model by name, or st:local-dir:/path",
         has_revisions=True,
     ),
+    "hf": Family(
+        "featurestore.encoders.transformers_models",
+        ("torch", "transformers", "tokenizers", "torchvision", "pillow"),
+        _IMAGES | _DEPTH | {"max_length"},
+        "hf:facebook/dinov2-small",
+        "any Hugging Face image or text model by name, or hf:local-dir:/path",
+        has_revisions=True,
+    ),
     "random": Family(
-        "random_weights",
+        "featurestore.encoders.random_weights",
         ("torch", "timm", "open_clip_torch", "torchvision", "pillow"),
-        frozenset({"seed", "precision"}),
+        frozenset({"seed"}) | _IMAGES | _DEPTH,
         "random:timm:mobilenetv2_100#seed=0",
         "the same architecture with random weights: random:timm:… or random:open_clip:…",
     ),
+    "python": Family(
+        "featurestore.encoders.custom",
+        (),
+        frozenset(),
+        "python:my_package.my_module:MyEncoder",
+        "your own: an object, or a class without arguments, with encode_images or encode_texts",
+        is_remembered=False,
+    ),
 }
+
+
+@cache
+def families() -> dict[str, Family]:
+    """Return our families and those that installed packages add."""
+    added = {}
+    for one in entry_points(group=ENTRY_POINTS):
+        if one.name not in FAMILIES:
+            added[one.name] = one.load()
+    return FAMILIES | added
 
 
 def check_device_name(device: str) -> str:
@@ -130,11 +177,12 @@ def family_of(spec: EncoderSpec) -> Family:
     BadName
         If the family does not know one of the options.
     """
+    known = FAMILIES if spec.family in FAMILIES else families()
     try:
-        family = FAMILIES[spec.family]
+        family = known[spec.family]
     except KeyError:
         raise UnknownEncoder(
-            f"no encoder family {spec.family!r} in {spec}: {nearest(spec.family, FAMILIES)}"
+            f"no encoder family {spec.family!r} in {spec}: {nearest(spec.family, known, n=9)}"
         ) from None
     if spec.revision and not family.has_revisions:
         raise BadName(f"{spec.family} encoders have no revisions: write {spec} without @…")
@@ -150,7 +198,7 @@ def family_of(spec: EncoderSpec) -> Family:
 def known_encoder(spec: EncoderSpec) -> ResolvedEncoder | None:
     """Tell what an encoder is from the user's cache; None where it has to be loaded."""
     family = family_of(spec)
-    known = user_cache.recall("encoders", str(spec))
+    known = user_cache.recall("encoders", str(spec)) if family.is_remembered else None
     if known and known["files"] == _files(spec) and known["versions"] == _versions(family):
         return ResolvedEncoder(
             spec,
@@ -163,13 +211,14 @@ def known_encoder(spec: EncoderSpec) -> ResolvedEncoder | None:
 
 
 def load_encoder(spec: EncoderSpec, *, device: str = "auto") -> Any:
-    """Load an encoder: an `ImageEncoder`, a `TextEncoder` or both, as its modalities say.
+    """Load one encoder; see `load_encoders`."""
+    return load_encoders([spec], LoadOptions(device))[0]
 
-    Parameters
-    ----------
-    spec : EncoderSpec
-    device : str
-        ``auto`` (a GPU where there is one), ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
+
+def load_encoders(specs: Sequence[EncoderSpec], how: LoadOptions | None = None) -> list[Any]:
+    """Load encoders, in the order of the specs; those of one network share it.
+
+    Each is an `ImageEncoder`, a `TextEncoder` or both, as its modalities say.
 
     Raises
     ------
@@ -178,22 +227,42 @@ def load_encoder(spec: EncoderSpec, *, device: str = "auto") -> Any:
     MissingExtra
         If the package of the family is not installed.
     """
-    family = family_of(spec)
-    local = spec.local_dir
-    if local is not None and not local.is_dir():
-        raise UnknownEncoder(f"{local} is no folder: expected one that holds the model of {spec}")
+    how = how or LoadOptions()
+    found: dict[EncoderSpec, Any] = {}
+    for network in dict.fromkeys(spec.network for spec in specs):
+        sharing = [spec for spec in dict.fromkeys(specs) if spec.network == network]
+        for spec, encoder in zip(sharing, _load(sharing, how), strict=True):
+            found[spec] = encoder
+            _remember(spec, encoder.resolved)
+    return [found[spec] for spec in specs]
+
+
+def _load(specs: Sequence[EncoderSpec], how: LoadOptions) -> Sequence[Encoder]:
+    spec, family = specs[0], family_of(specs[0])
+    for one in specs:
+        family_of(one)
+    if spec.local_dir is not None and not spec.local_dir.is_dir():
+        raise UnknownEncoder(
+            f"{spec.local_dir} is no folder: expected one that holds the model of {spec}"
+        )
+    if spec.local_file is not None and not spec.local_file.is_file():
+        raise UnknownEncoder(f"{spec.local_file} is no file: expected the checkpoint of {spec}")
     # Read once, when OpenMP loads. Its default, spinning at barriers, takes the cores that
     # decode workers and other programs need: measured here under load, 6 images/s against 23.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
-        module = importlib.import_module(f"featurestore.encoders.{family.module}")
-        encoder: Encoder = module.load(spec, device)
+        module = importlib.import_module(family.module)
+        encoders: Sequence[Encoder] = module.load(specs, how)
     except ModuleNotFoundError as error:
         raise MissingExtra(
             f"{spec} needs the package {error.name!r}, which is not installed: "
             f"pip install {' '.join(family.packages)}"
         ) from error
-    resolved = encoder.resolved
+    return encoders
+
+
+def _remember(spec: EncoderSpec, resolved: ResolvedEncoder) -> None:
+    family = family_of(spec)
     entry = {
         "files": _files(spec),
         "versions": _versions(family),
@@ -201,9 +270,8 @@ def load_encoder(spec: EncoderSpec, *, device: str = "auto") -> Any:
         "modalities": sorted(resolved.modalities),
         "chosen": dict(resolved.chosen),
     }
-    if user_cache.recall("encoders", str(spec)) != entry:
+    if family.is_remembered and user_cache.recall("encoders", str(spec)) != entry:
         user_cache.remember("encoders", str(spec), entry)
-    return encoder
 
 
 def versions(spec: EncoderSpec) -> dict[str, str]:
@@ -223,12 +291,12 @@ def _versions(family: Family) -> dict[str, str]:
 
 def _files(spec: EncoderSpec) -> list[list[Any]]:
     """Return (name, size, mtime_ns) of a local model's files: what tells that weights changed."""
-    folder: Path | None = spec.local_dir
-    if folder is None or not folder.is_dir():
-        return []
+    folder, file = spec.local_dir, spec.local_file
+    paths = sorted(folder.rglob("*")) if folder is not None else [file] if file else []
     found = []
-    for path in sorted(folder.rglob("*")):
+    for path in paths:
         if path.is_file():
             status = path.stat()
-            found.append([str(path.relative_to(folder)), status.st_size, status.st_mtime_ns])
+            name = path.relative_to(folder) if folder is not None else path.name
+            found.append([str(name), status.st_size, status.st_mtime_ns])
     return found

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
 
+from featurestore.encoders import LoadOptions
 from featurestore.errors import UnknownEncoder, nearest
 from featurestore.values import EncoderSpec
 
 _MODULES = {"pixels": "pixels", "hashing": "hashing"}
 
 
-def load(spec: EncoderSpec, device: str) -> Any:
-    """Make the baseline that the spec names."""
+def load(specs: Sequence[EncoderSpec], how: LoadOptions) -> list[Any]:
+    """Make the baseline that the spec names; it runs on the CPU whatever the device."""
+    (spec,) = specs
     try:
         module = _MODULES[spec.model]
     except KeyError:
         raise UnknownEncoder(f"no encoder {spec}: {nearest(spec.model, _MODULES)}") from None
-    return import_module(f"featurestore.encoders.{module}").load(spec, device)
+    return [import_module(f"featurestore.encoders.{module}").load(spec)]

@@ -35,8 +35,8 @@ class Hashing:
         return np.asarray(counts.toarray(), np.float32)
 
 
-def load(spec: EncoderSpec, device: str) -> Hashing:
-    """Make the baseline; it runs on the CPU whatever ``device`` says."""
+def load(spec: EncoderSpec) -> Hashing:
+    """Make the baseline that the spec names."""
     text = spec.option("size", str(_DEFAULT_SIZE))
     if not text.isdecimal() or not 16 <= int(text) <= 65_536:
         raise BadName(f"size={text} in {spec}: expected a number of features from 16 to 65536")

@@ -3,115 +3,191 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import open_clip
 import torch
-from numpy.typing import NDArray
-from PIL import Image
 
 from featurestore import encoders
+from featurestore.encoders import LoadOptions
 from featurestore.encoders.torch_network import (
+    Depth,
+    Network,
     Preprocessing,
-    inference,
+    Tokens,
+    TorchEncoder,
+    decode_px_of,
+    encoders_of,
     loading,
     pick_device,
+    pool_tokens,
     precision_of,
     settle,
-    to_numpy,
     weights_hash,
 )
-from featurestore.errors import UnknownEncoder, nearest
-from featurestore.values import LOCAL_DIR, EncoderSpec, Modality, ResolvedEncoder
+from featurestore.errors import BadName, UnknownEncoder, nearest
+from featurestore.values import LOCAL_DIR, EncoderSpec, Modality
 
 
-@dataclass(frozen=True)
-class OpenClip:
-    """Image and text towers that share one space; vectors are not normalised."""
-
-    resolved: ResolvedEncoder
-    network: Any
-    preprocessing: Preprocessing
-    tokenizer: Callable[[list[str]], torch.Tensor]
-    dtype: torch.dtype
-    device: str
-
-    def prepare_image(self, image: Image.Image) -> NDArray[Any]:
-        """Resize and crop as the model was trained; returns (height, width, 3) uint8."""
-        return self.preprocessing.prepare(image)
-
-    def encode_images(self, prepared: Sequence[NDArray[Any]]) -> NDArray[np.float32]:
-        """Return the image tower's vectors, (n, dim) float32."""
-        with inference(self.device, self.dtype):
-            pixels = self.preprocessing.batch(prepared, self.device)
-            return to_numpy(self.network.encode_image(pixels))
-
-    def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Return the text tower's vectors, (n, dim) float32."""
-        with inference(self.device, self.dtype):
-            tokens = self.tokenizer(list(texts)).to(self.device)
-            return to_numpy(self.network.encode_text(tokens))
-
-
-def load(spec: EncoderSpec, device: str) -> OpenClip:
-    """Load a model with its weights (open_clip's cache and hub) or from a folder."""
+def load(specs: Sequence[EncoderSpec], how: LoadOptions) -> list[TorchEncoder]:
+    """Load a model with its weights: open_clip's cache and hub, a checkpoint, a folder."""
+    spec = specs[0]
     name, weights = spec.model, None
     if spec.local_dir is None and not name.startswith("hf-hub:"):
         name, _, weights = spec.model.partition("/")
-        if name not in open_clip.list_models():
-            raise UnknownEncoder(
-                f"open_clip has no model {name!r}: {nearest(name, open_clip.list_models())}"
-            )
+        _check_name(name)
         tags = open_clip.list_pretrained_tags_by_model(name)
-        if weights not in tags:
+        if weights not in tags and spec.local_file is None:
             raise UnknownEncoder(
                 f"open_clip has no weights {weights!r} for {name}: write "
-                f"open_clip:{name}/WEIGHTS with one of {', '.join(tags)}"
+                f"open_clip:{name}/WEIGHTS with one of {', '.join(tags)}, "
+                "or with the path of a checkpoint"
                 if tags
-                else f"open_clip has no pretrained weights for {name}"
+                else f"open_clip has no pretrained weights for {name}: write "
+                f"open_clip:{name}//path/of/a/checkpoint"
             )
-    how = (
-        "expected an open_clip folder (open_clip_config.json with its weights)"
-        if spec.local_dir
-        else "download it once on a machine with network, or use open_clip:local-dir:/path"
-    )
-    with loading(spec, how):
-        network, _, transform = open_clip.create_model_and_transforms(name, pretrained=weights)
+    hint = "download it once on a machine with network, or use open_clip:local-dir:/path"
+    if spec.local_dir:
+        hint = "expected an open_clip folder (open_clip_config.json with its weights)"
+    elif spec.local_file:
+        hint = f"expected a checkpoint of {name}: safetensors, or what torch.save wrote of tensors"
+    with loading(spec, hint):
+        module, _, transform = open_clip.create_model_and_transforms(
+            name, pretrained=weights, weights_only=True
+        )
         tokenizer = open_clip.get_tokenizer(name)
-    return assemble(spec, network, transform, tokenizer, device)
+    return assemble(specs, module, transform, tokenizer, how)
 
 
-def load_random(spec: EncoderSpec, inner: EncoderSpec, device: str) -> OpenClip:
+def load_random(
+    specs: Sequence[EncoderSpec], inner: EncoderSpec, how: LoadOptions
+) -> list[TorchEncoder]:
     """Make the architecture of ``inner`` with fresh weights from torch's generator."""
     name = inner.model if inner.model.startswith(LOCAL_DIR) else inner.model.split("/")[0]
-    if not name.startswith(LOCAL_DIR) and name not in open_clip.list_models():
-        raise UnknownEncoder(
-            f"open_clip has no model {name!r}: {nearest(name, open_clip.list_models())}"
-        )
-    with loading(spec, "expected an open_clip architecture"):
-        network, _, transform = open_clip.create_model_and_transforms(name, load_weights=False)
+    if not name.startswith(LOCAL_DIR):
+        _check_name(name)
+    with loading(specs[0], "expected an open_clip architecture"):
+        module, _, transform = open_clip.create_model_and_transforms(name, load_weights=False)
         tokenizer = open_clip.get_tokenizer(name)
-    return assemble(spec, network, transform, tokenizer, device)
+    return assemble(specs, module, transform, tokenizer, how)
+
+
+def _check_name(name: str) -> None:
+    known = open_clip.list_models()
+    if name not in known:
+        raise UnknownEncoder(f"open_clip has no model {name!r}: {nearest(name, known)}")
 
 
 def assemble(
-    spec: EncoderSpec, network: Any, transform: Any, tokenizer: Any, device: str
-) -> OpenClip:
+    specs: Sequence[EncoderSpec], module: Any, transform: Any, tokenizer: Any, how: LoadOptions
+) -> list[TorchEncoder]:
     """Put both towers, the tokenizer and the preprocessing together."""
-    device, dtype = pick_device(device), precision_of(spec)
+    spec, device = specs[0], pick_device(how.device)
     preprocessing = Preprocessing.split(transform)
     chosen = {
         "family": spec.family,
-        "weights": weights_hash(network),
+        "weights": weights_hash(module),
         "preprocessing": preprocessing.description,
-        "context_length": getattr(network, "context_length", None),
+        "context_length": getattr(module, "context_length", None),
         "precision": spec.option("precision", "fp32"),
     }
-    network = settle(network, device)
-    with inference(device, dtype):
-        dim = int(network.encode_text(tokenizer(["a"]).to(device)).shape[1])
-    modalities = frozenset({Modality.IMAGE, Modality.TEXT})
-    resolved = ResolvedEncoder(spec, dim, modalities, chosen, encoders.versions(spec))
-    return OpenClip(resolved, network, preprocessing, tokenizer, dtype, device)
+    depths = [Depth.of(one, ("cls", "mean")) for one in specs]
+    for depth, one in zip(depths, specs, strict=True):
+        if depth.pool is not None and depth.layer is None:
+            raise BadName(f"pool={depth.pool} in {one}: open_clip pools layers alone; add layer=…")
+    module = settle(module, device, compile=how.compile)
+    if any(depth.layer is not None for depth in depths):
+        size = module.visual.image_size
+        shape = size if isinstance(size, tuple) else (size, size)
+        n_layers = len(_layers(module, torch.zeros(1, 3, *shape, device=device), None))
+        depths = [depth.checked(one, n_layers) for depth, one in zip(depths, specs, strict=True)]
+
+    def forward_images(pixels: torch.Tensor, asked: Sequence[Depth]) -> list[torch.Tensor]:
+        return _forward(module, pixels, asked)
+
+    def forward_tokens(tokens: dict[str, Any], asked: Sequence[Depth]) -> list[torch.Tensor]:
+        return [module.encode_text(tokens["input_ids"])] * len(asked)
+
+    network = Network(
+        module,
+        device,
+        precision_of(spec),
+        preprocessing,
+        forward_images,
+        _tokenize(tokenizer),
+        lambda tokens: {"input_ids": torch.stack([one["input_ids"] for one in tokens])},
+        forward_tokens,
+        decode_px_of(spec, preprocessing),
+    )
+    found = encoders_of(
+        specs, network, depths, chosen, Modality.IMAGE,
+        frozenset({Modality.IMAGE, Modality.TEXT}), encoders.versions(spec),
+    )  # fmt: skip
+    # A layer inside one tower shares no space with the other: it is for images alone.
+    return [one if one.depth.layer is None else _images_only(one) for one in found]
+
+
+def _images_only(encoder: TorchEncoder) -> TorchEncoder:
+    from dataclasses import replace
+
+    only = replace(encoder.resolved, modalities=frozenset({Modality.IMAGE}))
+    return TorchEncoder(only, encoder.network, encoder.depth)
+
+
+def _tokenize(tokenizer: Any) -> Callable[..., tuple[list[Tokens], list[int], list[bool]]]:
+    """Return what gives a text its ids, always as many as the text tower reads."""
+    encode = getattr(tokenizer, "encode", None)
+
+    def tokenize(texts: Sequence[str]) -> tuple[list[Tokens], list[int], list[bool]]:
+        ids = tokenizer(list(texts))
+        width = ids.shape[1]
+        # Two more: the marks of beginning and end. A text of fewer letters cannot be cut.
+        is_cut = [
+            encode is not None and len(text) > width - 2 and len(encode(text)) > width - 2
+            for text in texts
+        ]
+        return [{"input_ids": one} for one in ids], [width] * len(texts), is_cut
+
+    return tokenize
+
+
+def _layers(module: Any, pixels: torch.Tensor, indices: list[int] | None, **how: Any) -> Any:
+    with torch.inference_mode():
+        found = module.visual.forward_intermediates(
+            pixels, indices=indices, intermediates_only=True, **how
+        )
+    return found["image_intermediates"]
+
+
+def _forward(module: Any, pixels: torch.Tensor, asked: Sequence[Depth]) -> list[torch.Tensor]:
+    """Return the projected output or pooled layers of the image tower, from one pass."""
+    layers = sorted({depth.layer - 1 for depth in asked if depth.layer is not None})
+    if not layers:
+        return [module.encode_image(pixels)] * len(asked)
+    wants_end = any(depth.layer is None for depth in asked)
+    has_tokens = _has_tokens(module.visual)
+    found = module.visual.forward_intermediates(
+        pixels,
+        indices=layers,
+        intermediates_only=not wants_end,
+        stop_early=not wants_end,
+        output_fmt="NLC" if has_tokens else "NCHW",
+        output_extra_tokens=has_tokens,
+    )
+    maps = found["image_intermediates"]
+    prefixes = found.get("image_intermediates_prefix") or [None] * len(maps)
+    by_layer = dict(zip(layers, zip(maps, prefixes, strict=True), strict=True))
+    return [
+        found["image_features"]
+        if depth.layer is None
+        else pool_tokens(*by_layer[depth.layer - 1], depth.pool)
+        for depth in asked
+    ]
+
+
+def _has_tokens(visual: Any) -> bool:
+    """Whether layers are sequences of tokens (transformers) or maps (convolutions)."""
+    trunk = getattr(visual, "trunk", None)
+    if trunk is not None:
+        return bool(getattr(trunk, "num_prefix_tokens", 0))
+    return hasattr(visual, "transformer")

@@ -34,8 +34,8 @@ class Pixels:
         return np.stack(prepared).reshape(len(prepared), -1).astype(np.float32) / np.float32(255)
 
 
-def load(spec: EncoderSpec, device: str) -> Pixels:
-    """Make the baseline; it runs on the CPU whatever ``device`` says."""
+def load(spec: EncoderSpec) -> Pixels:
+    """Make the baseline that the spec names."""
     text = spec.option("size", str(_DEFAULT_SIZE_PX))
     if not text.isdecimal() or not 1 <= int(text) <= 512:
         raise BadName(f"size={text} in {spec}: expected whole pixels from 1 to 512")

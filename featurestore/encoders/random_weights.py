@@ -5,16 +5,19 @@ Tells what an architecture alone brings; the weights are the library's own initi
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
+from featurestore.encoders import LoadOptions
 from featurestore.errors import BadName, UnknownEncoder
 from featurestore.values import EncoderSpec
 
 
-def load(spec: EncoderSpec, device: str) -> Any:
+def load(specs: Sequence[EncoderSpec], how: LoadOptions) -> list[Any]:
     """Make the network that the inner spec names, with weights drawn from ``seed``."""
+    spec = specs[0]
     seed = spec.option("seed", "0")
     if not seed.isdecimal():
         raise BadName(f"seed={seed} in {spec}: expected a whole number")
@@ -29,4 +32,4 @@ def load(spec: EncoderSpec, device: str) -> Any:
         )
     with torch.random.fork_rng(devices=[]):  # the caller's random numbers stay as they were
         torch.manual_seed(int(seed))
-        return load_random(spec, inner, device)
+        return load_random(specs, inner, how)

@@ -5,93 +5,140 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from threading import Lock
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 from transformers.utils import logging as transformers_logging
 
 from featurestore import encoders
+from featurestore.encoders import LoadOptions
 from featurestore.encoders.torch_network import (
+    Depth,
+    Network,
+    Tokens,
+    TorchEncoder,
+    collator,
     inference,
     loading,
+    n_tokens,
     pick_device,
     precision_of,
+    rows_of,
     settle,
     weights_hash,
 )
 from featurestore.errors import BadName
 from featurestore.values import EncoderSpec, Modality, ResolvedEncoder
 
-
-@dataclass(frozen=True)
-class SentenceModel:
-    """A sentence-transformers pipeline: tokenizer, network, pooling."""
-
-    resolved: ResolvedEncoder
-    network: Any
-    prompt: str | None
-    dtype: torch.dtype
-    device: str
-
-    def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Return one vector a text, (n, dim) float32, as the pipeline returns it."""
-        with inference(self.device, self.dtype):
-            vectors = self.network.encode(
-                list(texts),
-                batch_size=len(texts),
-                prompt=self.prompt,
-                show_progress_bar=False,
-                convert_to_numpy=True,
-            )
-        return np.ascontiguousarray(vectors, dtype=np.float32)
+_PROBES = ["a probe", "another one, which is longer than the first; padding must not matter"]
 
 
-def load(spec: EncoderSpec, device: str) -> SentenceModel:
+def load(specs: Sequence[EncoderSpec], how: LoadOptions) -> list[TorchEncoder]:
     """Load a pipeline by name (with the hub's cache) or from a folder."""
-    device, dtype = pick_device(device), precision_of(spec)
-    how = (
+    (spec,) = specs
+    device = pick_device(how.device)
+    hint = (
         "expected a sentence-transformers folder (modules.json)"
         if spec.local_dir
         else "download it once on a machine with network, or use st:local-dir:/path"
     )
     name = str(spec.local_dir) if spec.local_dir else spec.model
     transformers_logging.disable_progress_bar()  # our own bar counts items, not tensors
-    with loading(spec, how):
-        network = SentenceTransformer(
+    with loading(spec, hint):
+        pipeline = SentenceTransformer(
             name,
             device=device,
             revision=spec.revision,
-            trust_remote_code=False,
+            trust_remote_code=how.trust_remote_code,
             local_files_only=spec.local_dir is not None,
         )
     if (length := spec.option("max_length", "")) != "":
         if not length.isdecimal() or int(length) < 1:
             raise BadName(f"max_length={length} in {spec}: expected a number of tokens")
-        network.max_seq_length = int(length)
+        pipeline.max_seq_length = int(length)
     prompt = spec.option("prompt", "") or None
     chosen = {
         "family": "st",
-        "weights": weights_hash(network),
-        "tokenizer": _tokenizer_hash(network),
-        "pipeline": [f"{type(module).__name__} {_config(module)}" for module in network],
-        "max_length": network.max_seq_length,
+        "weights": weights_hash(pipeline),
+        "tokenizer": _tokenizer_hash(pipeline),
+        "pipeline": [f"{type(module).__name__} {_config(module)}" for module in pipeline],
+        "max_length": pipeline.max_seq_length,
         "prompt": prompt,
         "precision": spec.option("precision", "fp32"),
     }
-    dim = network.get_embedding_dimension()
     resolved = ResolvedEncoder(
-        spec, int(dim), frozenset({Modality.TEXT}), chosen, encoders.versions(spec)
+        spec, int(pipeline.get_embedding_dimension()), frozenset({Modality.TEXT}), chosen,
+        encoders.versions(spec),
+    )  # fmt: skip
+    settle(pipeline, device, compile=how.compile)
+    dtype = precision_of(spec)
+    split = TorchEncoder(resolved, _split(pipeline, prompt, device, dtype))
+    whole = TorchEncoder(resolved, _whole(pipeline, prompt, device, dtype))
+    return [split if _agree(split, whole) else whole]
+
+
+def _split(pipeline: Any, prompt: str | None, device: str, dtype: torch.dtype) -> Network:
+    """Tokenize in the workers, sort by tokens, pad each batch to its own longest text."""
+    tokenizer = pipeline.tokenizer
+    limit = pipeline.max_seq_length
+    one_at_a_time = Lock()  # a fast tokenizer is parallel inside, and not safe to share
+
+    def tokenize(texts: Sequence[str]) -> tuple[list[Tokens], list[int], list[bool]]:
+        with one_at_a_time:
+            found = rows_of(pipeline.preprocess(list(texts), prompt=prompt))
+            lengths = [len(one["input_ids"]) for one in found]
+            is_cut = [
+                n == limit and n_tokens(tokenizer, (prompt or "") + text) > n
+                for n, text in zip(lengths, texts, strict=True)
+            ]
+        return found, lengths, is_cut
+
+    def forward(tokens: dict[str, Any], _: Sequence[Depth]) -> list[torch.Tensor]:
+        vectors = pipeline(tokens)["sentence_embedding"]
+        return [vectors[:, : pipeline.truncate_dim]]
+
+    pad = {"input_ids": getattr(tokenizer, "pad_token_id", None) or 0}
+    collate = collator(pad, getattr(tokenizer, "padding_side", "right"))
+    return Network(
+        pipeline, device, dtype, tokenize=tokenize, collate=collate, forward_tokens=forward
     )
-    return SentenceModel(resolved, settle(network, device), prompt, dtype, device)
 
 
-def _tokenizer_hash(network: Any) -> str | None:
+def _whole(pipeline: Any, prompt: str | None, device: str, dtype: torch.dtype) -> Network:
+    """Leave all of it to the library: for pipelines that do not fit the split."""
+
+    def forward(batch: dict[str, Any], _: Sequence[Depth]) -> list[torch.Tensor]:
+        texts = batch["texts"]
+        return [
+            pipeline.encode(
+                texts, batch_size=len(texts), prompt=prompt, show_progress_bar=False,
+                convert_to_tensor=True,
+            )
+        ]  # fmt: skip
+
+    return Network(
+        pipeline, device, dtype, collate=lambda texts: {"texts": list(texts)},
+        forward_tokens=forward,
+    )  # fmt: skip
+
+
+def _agree(split: TorchEncoder, whole: TorchEncoder) -> bool:
+    """Whether the split path gives what the library's own gives."""
+    expected = whole.encode_texts(_PROBES)
+    try:
+        found = split.encode_texts(_PROBES)
+    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError):
+        return False  # inputs of another shape: static embeddings, routers
+    with inference(split.device, torch.float32):
+        return found.shape == expected.shape and np.allclose(found, expected, rtol=1e-2, atol=1e-4)
+
+
+def _tokenizer_hash(pipeline: Any) -> str | None:
     """Return the SHA-256 of a fast tokenizer: vocabulary, rules and special tokens."""
-    fast = getattr(network.tokenizer, "backend_tokenizer", None)
+    fast = getattr(pipeline.tokenizer, "backend_tokenizer", None)
     return None if fast is None else hashlib.sha256(fast.to_str().encode()).hexdigest()
 
 

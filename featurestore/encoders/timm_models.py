@@ -1,56 +1,39 @@
-"""``timm:NAME`` and ``timm:local-dir:/path``: pooled features of any timm model."""
+"""``timm:NAME`` and ``timm:local-dir:/path``: pooled features of any timm model, at any layer."""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import timm
 import torch
-from numpy.typing import NDArray
-from PIL import Image
 from timm.data import create_transform, resolve_model_data_config
 
 from featurestore import encoders
+from featurestore.encoders import LoadOptions
 from featurestore.encoders.torch_network import (
+    Depth,
+    Network,
     Preprocessing,
-    inference,
+    TorchEncoder,
+    decode_px_of,
+    encoders_of,
     loading,
     pick_device,
+    pool_tokens,
     precision_of,
     settle,
-    to_numpy,
     weights_hash,
 )
-from featurestore.errors import UnknownEncoder, nearest
-from featurestore.values import LOCAL_DIR, EncoderSpec, Modality, ResolvedEncoder
+from featurestore.errors import BadName, UnknownEncoder, nearest
+from featurestore.values import LOCAL_DIR, EncoderSpec, Modality
 
 
-@dataclass(frozen=True)
-class TimmImages:
-    """A timm network without its classifier."""
-
-    resolved: ResolvedEncoder
-    network: Any
-    preprocessing: Preprocessing
-    dtype: torch.dtype
-    device: str
-
-    def prepare_image(self, image: Image.Image) -> NDArray[Any]:
-        """Resize and crop as the model was trained; returns (height, width, 3) uint8."""
-        return self.preprocessing.prepare(image)
-
-    def encode_images(self, prepared: Sequence[NDArray[Any]]) -> NDArray[np.float32]:
-        """Return the pooled features, (n, dim) float32."""
-        with inference(self.device, self.dtype):
-            return to_numpy(self.network(self.preprocessing.batch(prepared, self.device)))
-
-
-def load(spec: EncoderSpec, device: str) -> TimmImages:
+def load(specs: Sequence[EncoderSpec], how: LoadOptions) -> list[TorchEncoder]:
     """Load pretrained weights by name (with timm's cache and hub) or from a folder."""
-    how = (
+    spec = specs[0]
+    hint = (
         "expected a timm model folder (config.json with 'architecture', model.safetensors)"
         if spec.local_dir
         else "download it once on a machine with network, or use timm:local-dir:/path"
@@ -63,43 +46,100 @@ def load(spec: EncoderSpec, device: str) -> TimmImages:
             raise UnknownEncoder(f"timm has no model {name!r}: {nearest(name, known)}")
         if spec.revision:
             name = f"hf-hub:{name if '/' in name else f'timm/{name}'}@{spec.revision}"
-    with loading(spec, how):
-        network = timm.create_model(name, pretrained=True, num_classes=0)
-    return assemble(spec, network, device)
+    with loading(spec, hint):
+        module = timm.create_model(name, pretrained=True, num_classes=0)
+    return assemble(specs, module, how)
 
 
-def load_random(spec: EncoderSpec, inner: EncoderSpec, device: str) -> TimmImages:
+def load_random(
+    specs: Sequence[EncoderSpec], inner: EncoderSpec, how: LoadOptions
+) -> list[TorchEncoder]:
     """Make the architecture of ``inner`` with fresh weights from torch's generator."""
     architecture = inner.model.split(".")[0]
     if not inner.model.startswith(LOCAL_DIR) and not timm.is_model(architecture):
         raise UnknownEncoder(
             f"timm has no model {inner.model!r}: {nearest(architecture, timm.list_models())}"
         )
-    with loading(spec, "expected a timm architecture"):
-        network = timm.create_model(inner.model, pretrained=False, num_classes=0)
-    return assemble(spec, network, device)
+    with loading(specs[0], "expected a timm architecture"):
+        module = timm.create_model(inner.model, pretrained=False, num_classes=0)
+    return assemble(specs, module, how)
 
 
-def assemble(spec: EncoderSpec, network: Any, device: str) -> TimmImages:
+def assemble(specs: Sequence[EncoderSpec], module: Any, how: LoadOptions) -> list[TorchEncoder]:
     """Put a network and its own preprocessing together."""
-    device, dtype = pick_device(device), precision_of(spec)
-    config = resolve_model_data_config(network)
+    spec, device = specs[0], pick_device(how.device)
+    config = resolve_model_data_config(module)
     preprocessing = Preprocessing.split(create_transform(**config, is_training=False))
     chosen = {
         "family": spec.family,
-        "weights": weights_hash(network),
-        "architecture": network.pretrained_cfg.get("architecture", ""),
+        "weights": weights_hash(module),
+        "architecture": module.pretrained_cfg.get("architecture", ""),
         "preprocessing": preprocessing.description,
         "precision": spec.option("precision", "fp32"),
     }
-    resolved = ResolvedEncoder(
-        spec, network.num_features, frozenset({Modality.IMAGE}), chosen, encoders.versions(spec)
-    )
-    network = settle(network, device)
-    # Some models widen features behind num_features (MobileNetV3's head): ask the network.
-    blank = np.zeros((config["input_size"][1], config["input_size"][2], 3), np.uint8)
-    probe = TimmImages(resolved, network, preprocessing, dtype, device)
-    prepared = probe.prepare_image(Image.fromarray(blank))
-    dim = probe.encode_images([prepared]).shape[1]
-    exact = ResolvedEncoder(spec, dim, resolved.modalities, chosen, resolved.versions)
-    return TimmImages(exact, network, preprocessing, dtype, device)
+    depths = [Depth.of(one, ("cls", "mean")) for one in specs]
+    if any(depth.layer is not None for depth in depths):
+        n_layers = _n_layers(module, spec, config["input_size"])
+        depths = [depth.checked(one, n_layers) for depth, one in zip(depths, specs, strict=True)]
+    module = settle(module, device, compile=how.compile)
+
+    def forward(pixels: torch.Tensor, asked: Sequence[Depth]) -> list[torch.Tensor]:
+        return _forward(module, pixels, asked)
+
+    network = Network(
+        module, device, precision_of(spec), preprocessing, forward,
+        decode_px=decode_px_of(spec, preprocessing),
+    )  # fmt: skip
+    return encoders_of(
+        specs, network, depths, chosen, Modality.IMAGE, frozenset({Modality.IMAGE}),
+        encoders.versions(spec),
+    )  # fmt: skip
+
+
+def _n_layers(module: Any, spec: EncoderSpec, size: tuple[int, int, int]) -> int:
+    if not hasattr(module, "forward_intermediates"):
+        raise BadName(f"timm gives no layers of {spec.model}: leave #layer out")
+    with torch.inference_mode():
+        module.eval()
+        return len(module.forward_intermediates(torch.zeros(1, *size), intermediates_only=True))
+
+
+def _forward(module: Any, pixels: torch.Tensor, asked: Sequence[Depth]) -> list[torch.Tensor]:
+    """Return the pooled output of each depth that is asked for, from one pass."""
+    layers = sorted({depth.layer - 1 for depth in asked if depth.layer is not None})
+    wants_end = any(depth.layer is None for depth in asked)
+    if not layers:
+        if all(depth.pool is None for depth in asked):
+            return [module(pixels)] * len(asked)
+        end, found = module.forward_features(pixels), {}
+    else:
+        n_prefix = getattr(module, "num_prefix_tokens", 0)
+        options: dict[str, Any] = {"output_fmt": "NLC" if n_prefix else "NCHW"}
+        parameters = inspect.signature(module.forward_intermediates).parameters
+        if n_prefix and "return_prefix_tokens" in parameters:
+            options["return_prefix_tokens"] = True
+        result = module.forward_intermediates(
+            pixels, indices=layers, intermediates_only=not wants_end, stop_early=not wants_end,
+            **options,
+        )  # fmt: skip
+        end, maps = result if wants_end else (None, result)
+        found = dict(zip(layers, maps, strict=True))
+    vectors = []
+    for depth in asked:
+        if depth.layer is not None:
+            layer = found[depth.layer - 1]
+            spatial, prefix = layer if isinstance(layer, tuple) else (layer, None)
+            vectors.append(pool_tokens(spatial, prefix, depth.pool))
+        elif depth.pool is not None:
+            n_prefix = getattr(module, "num_prefix_tokens", 0)
+            is_tokens = end.ndim == 3
+            vectors.append(
+                pool_tokens(
+                    end[:, n_prefix:] if is_tokens else end,
+                    end[:, :n_prefix] if is_tokens else None,
+                    depth.pool,
+                )
+            )
+        else:
+            vectors.append(module.forward_head(end, pre_logits=True))
+    return vectors

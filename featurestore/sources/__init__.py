@@ -1,13 +1,13 @@
 """Where items come from: one file per kind, each giving a listing as an Arrow table.
 
 A listing has the columns of `LISTING` and whatever labels and free columns the source knows.
-It reads names, sizes and times (and texts), never the bytes of an image.
+It reads names, sizes and times (and texts), never the bytes of an image; `contents.reader` does.
 """
 
 from __future__ import annotations
 
 import difflib
-import os
+import posixpath
 from collections import Counter
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from featurestore.errors import BadSource, DuplicateIds, MissingColumn
+from featurestore.sources.places import Place
 from featurestore.tables import new_columns
 from featurestore.values import Modality
 
@@ -47,6 +48,9 @@ SPLITS = {
 }
 
 
+HF_PREFIX = "hf:"  # a data set of the Hugging Face hub, by name
+
+
 @dataclass(frozen=True)
 class SourceOptions:
     """What the user says of a source; None where the source itself is to tell."""
@@ -58,8 +62,9 @@ class SourceOptions:
     group: str | None = None  # a column, or an SQL expression over the listing
     id: str | None = None
     columns: tuple[str, ...] | None = None  # names for a table without a header
+    follow_links: bool | None = None  # also links that leave the folder
 
-    def over(self, earlier: SourceOptions, where: Path) -> SourceOptions:
+    def over(self, earlier: SourceOptions, where: Place) -> SourceOptions:
         """Return these options, with what they leave open taken from an earlier run.
 
         Raises
@@ -87,33 +92,35 @@ class Listing:
     modality: Modality
     label_columns: tuple[str, ...]
     notes: tuple[str, ...] = ()  # for the user's eyes
+    covers: tuple[str, ...] | None = None  # beginnings of uris it looked at; None: all of them
+    unread: tuple[str, ...] = ()  # beginnings of uris that it could not look at
 
 
 class Source(Protocol):
-    """A folder or table of items."""
+    """A folder, table or collection of shards."""
 
     @property
     def kind(self) -> str:
-        """``folder`` or ``table``."""
+        """``folder``, ``table``, ``webdataset`` or ``datasets``."""
 
     @property
-    def root(self) -> Path:
-        """The folder that uris are relative to."""
+    def root(self) -> str:
+        """The folder (or URL) that uris are relative to."""
 
     @property
     def name(self) -> str:
         """A short name: that of the folder or file."""
 
     @property
-    def location(self) -> Path:
-        """What the user named: the folder or file."""
+    def location(self) -> Place:
+        """What the user named: the folder, file or data set."""
 
     def listing(self, options: SourceOptions) -> Listing:
         """List the items."""
 
 
 def open_source(location: str | Path) -> Source:
-    """Tell what kind of source a path is.
+    """Tell what kind of source a path, a URL or a ``hf:`` name is.
 
     Raises
     ------
@@ -121,21 +128,34 @@ def open_source(location: str | Path) -> Source:
         If there is nothing there, or nothing that we can read.
     """
     from featurestore.sources.folder import ImageFolder
+    from featurestore.sources.hf_datasets import HfDataset, is_saved_dataset
     from featurestore.sources.table import READERS, TableFile
+    from featurestore.sources.webdataset import TarShards, has_shards
 
-    path = Path(os.path.abspath(Path(location).expanduser()))  # noqa: PTH100 - `..` goes as well
-    if path.is_dir():
-        return ImageFolder(path)
-    if not path.exists():
+    text = str(location)
+    if text.startswith(HF_PREFIX) and not text.startswith(f"{HF_PREFIX}//"):
+        return HfDataset(Place(text))
+    place = Place.of(location)
+    if place.suffix == ".tar":  # one shard, or shard-{000..099}.tar
+        return TarShards(place)
+    if place.suffix in READERS and (place.is_url or not place.is_dir()):
+        if not place.exists():
+            raise BadSource(f"{place} does not exist: expected a table{_near(place)}")
+        return TableFile(place)
+    if place.is_dir():
+        if is_saved_dataset(place):
+            return HfDataset(place)
+        return TarShards(place) if has_shards(place) else ImageFolder(place)
+    if not place.exists():
         raise BadSource(
-            f"{path} does not exist: expected a folder of images or a table{_near(path)}"
+            f"{place} does not exist: expected a folder of images, a table or tar shards"
+            f"{_near(place)}"
         )
-    if path.suffix.lower() not in READERS:
-        raise BadSource(
-            f"{path} is no source: expected a folder of images or a table "
-            f"({', '.join(sorted(READERS))}), got a {path.suffix or 'file without ending'}"
-        )
-    return TableFile(path)
+    raise BadSource(
+        f"{place} is no source: expected a folder of images, a table "
+        f"({', '.join(sorted(READERS))}), tar shards, a saved Hugging Face data set or "
+        f"{HF_PREFIX}NAME; got a {place.suffix or 'file without ending'}"
+    )
 
 
 def checked(rows: pa.Table, source: Source) -> pa.Table:
@@ -190,11 +210,17 @@ def evaluate_group(rows: pa.Table, expression: str) -> pa.Table:
 
     if not expression.strip():
         raise BadSource("--group is empty: expected a column or an SQL expression")
-    stems = [None if uri is None else Path(uri).stem for uri in rows.column("uri").to_pylist()]
-    groups = evaluate(expression, rows.append_column("stem", pa.array(stems, pa.string())))
+    groups = evaluate(expression, with_stem(rows))
     if pa.types.is_nested(groups.type):
         raise BadSource(f"--group {expression} gives {groups.type}: expected one value an item")
     return with_group(rows, groups)
+
+
+def with_stem(rows: pa.Table) -> pa.Table:
+    """Add the column ``stem`` that expressions may use: an image's name without its ending."""
+    names = [posixpath.basename(one) for one in rows.column("item_id").to_pylist()]
+    stems = [posixpath.splitext(one)[0] for one in names]
+    return rows.append_column("stem", pa.array(stems, pa.string()))
 
 
 def with_group(rows: pa.Table, groups: pa.ChunkedArray) -> pa.Table:
@@ -218,11 +244,14 @@ def canonical_split(value: Any) -> str | None:
 _EXPECTED = {
     "folder": "expected image files in it or in folders below it (class folders become labels)",
     "table": "expected at least one row below the header",
+    "webdataset": "expected samples of .jpg, .png, .webp or .txt files in the shards",
+    "datasets": "expected at least one row",
 }
 
 
-def _near(path: Path) -> str:
-    if not path.parent.is_dir():
+def _near(place: Place) -> str:
+    if place.is_url or not place.parent.is_dir():
         return ""
-    close = difflib.get_close_matches(path.name, [one.name for one in path.parent.iterdir()], n=1)
-    return f"; did you mean {path.parent / close[0]}?" if close else ""
+    names = [one.name for one in Path(place.parent.text).iterdir()]
+    close = difflib.get_close_matches(place.name, names, n=1)
+    return f"; did you mean {place.parent.join(close[0])}?" if close else ""

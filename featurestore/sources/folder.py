@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
 
 import pyarrow as pa
 
@@ -19,6 +17,7 @@ from featurestore.sources import (
     checked,
     evaluate_group,
 )
+from featurestore.sources.places import Place
 from featurestore.values import Modality
 
 IMAGE_ENDINGS = frozenset(
@@ -47,20 +46,20 @@ class ImageFolder:
     and its split, so that embedding ``cifar10/train`` and then ``cifar10`` means the same items.
     """
 
-    location: Path
+    location: Place
 
     kind = "folder"
 
     @property
-    def root(self) -> Path:
+    def root(self) -> str:
         """The folder that uris are relative to."""
         is_split = self.location.name.lower() in SPLITS
-        return self.location.parent if is_split else self.location
+        return self.location.parent.text if is_split else self.location.text
 
     @property
     def name(self) -> str:
         """The name of the root folder."""
-        return self.root.name
+        return Place(self.root).name
 
     def listing(self, options: SourceOptions) -> Listing:
         """List the images below the folder, sorted by path."""
@@ -74,18 +73,25 @@ class ImageFolder:
                 f"--label names a column of a table, but {self.location} is a folder: "
                 "its class folders are its labels"
             )
-        files = sorted(_images(self.location, str(self.root)))
-        parts = [Path(uri).parts[:-1] for uri, _, _ in files]
-        splits = [_split_of(folders) for folders in parts]
-        labels = [_label_of(folders) for folders in parts]
+        prefix = "" if self.root == self.location.text else f"{self.location.name}/"
+        found = _Found()
+        if self.location.is_url:
+            for path, size, stamp in self.location.files():
+                if _is_image(path) and not any(part.startswith(".") for part in path.split("/")):
+                    found.files.append((prefix + path, size, stamp))
+        else:
+            _walk(self.location.text, self.root, bool(options.follow_links), found)
+        files = sorted(found.files)
         uris = [uri for uri, _, _ in files]
+        folders = [tuple(uri.split("/")[:-1]) for uri in uris]
+        labels = [_label_of(one) for one in folders]
         columns = {
             "item_id": uris,
             "uri": uris,
             "text": [None] * len(files),
             "size": [size for _, size, _ in files],
             "mtime_ns": [mtime_ns for _, _, mtime_ns in files],
-            "split": splits,
+            "split": [_split_of(one) for one in folders],
             "group": [None] * len(files),
         }
         rows = checked(pa.table(columns, schema=LISTING), self)
@@ -94,39 +100,79 @@ class ImageFolder:
             rows = rows.append_column("label", pa.array(labels, pa.string()))
         if options.group is not None:
             rows = evaluate_group(rows, options.group)
-        return Listing(rows, Modality.IMAGE, ("label",) if labelled else ())
+        notes = []
+        if found.n_links:
+            notes.append(
+                f"{found.n_links:,} links lead out of {self.location} and were left out: "
+                "--follow-links takes them"
+            )
+        return Listing(
+            rows,
+            Modality.IMAGE,
+            ("label",) if labelled else (),
+            tuple(notes),
+            covers=(prefix,) if prefix else None,
+            unread=tuple(found.unread),
+        )
 
 
-def _images(folder: Path, root: str) -> Iterator[tuple[str, int, int]]:
-    """Yield (path relative to the root, size, mtime_ns) of each image, hidden ones left out.
+@dataclass
+class _Found:
+    files: list[tuple[str, int, int]] = field(default_factory=list)  # uri, size, mtime_ns
+    unread: list[str] = field(default_factory=list)  # folders that cannot be listed
+    n_links: int = 0  # that lead out of the folder
 
-    Links to folders are followed, each folder once. A name that is no text is given with
-    its bytes escaped: it cannot be opened and becomes a failure of that one item.
+
+def _is_image(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in IMAGE_ENDINGS  # noqa: PTH122 - hot
+
+
+def _walk(folder: str, root: str, follow: bool, found: _Found) -> None:
+    """Collect the images of a local folder; hidden files and folders are left out.
+
+    Links to folders inside it are followed, each folder once; links that lead out of it only
+    where asked. A name that is no text is given with its bytes escaped: it cannot be opened
+    and becomes a failure of that one item. So does a folder that cannot be listed, under its
+    own name with a slash behind.
     """
-    pending = [str(folder)]
-    seen = {os.path.realpath(folder)}
+    home = os.path.realpath(folder)
+    pending = [folder]
+    seen = {home}
     while pending:
+        current = pending.pop()
         try:
-            entries = list(os.scandir(pending.pop()))
+            entries = list(os.scandir(current))
         except OSError as error:
-            raise BadSource(f"cannot list {error.filename}: {error.strerror}") from None
+            if current == folder:
+                raise BadSource(f"cannot list {folder}: {error.strerror}") from None
+            found.unread.append(f"{_relative(current, root)}/")
+            found.files.append((found.unread[-1], 0, 0))
+            continue
         for entry in entries:
             if entry.name.startswith("."):
                 continue
+            if entry.is_symlink() and not follow:
+                real = os.path.realpath(entry.path)
+                if real != home and not real.startswith(home + os.sep):
+                    found.n_links += entry.is_dir() or _is_image(entry.name)
+                    continue
             if entry.is_dir():
                 real = os.path.realpath(entry.path) if entry.is_symlink() else None
                 if real is None or real not in seen:  # a link to a parent would never end
                     seen |= {real} if real else set()
                     pending.append(entry.path)
-            elif os.path.splitext(entry.name)[1].lower() in IMAGE_ENDINGS:  # noqa: PTH122 - hot
+            elif _is_image(entry.name):
                 try:
                     status = entry.stat()
                     size, mtime_ns = status.st_size, status.st_mtime_ns
                 except OSError:
                     size, mtime_ns = 0, 0  # a dangling link: a failure when it is read
-                relative = entry.path[len(root) :].lstrip(os.sep)
-                name = os.fsencode(relative).decode("utf-8", "backslashreplace")
-                yield name.replace(os.sep, "/"), size, mtime_ns
+                found.files.append((_relative(entry.path, root), size, mtime_ns))
+
+
+def _relative(path: str, root: str) -> str:
+    relative = path[len(root) :].lstrip(os.sep)
+    return os.fsencode(relative).decode("utf-8", "backslashreplace").replace(os.sep, "/")
 
 
 def _split_of(folders: tuple[str, ...]) -> str | None:

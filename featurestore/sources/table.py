@@ -1,28 +1,19 @@
-"""Rows of a CSV, TSV, JSONL or Parquet file: texts, or paths of images relative to the file."""
+"""Rows of a CSV, TSV, JSONL or Parquet file: texts, paths of images, or images themselves."""
 
 from __future__ import annotations
 
-from collections import Counter
+import json as json_text
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from featurestore.errors import BadSource
-from featurestore.sources import (
-    LISTING,
-    RESERVED,
-    SPLITS,
-    Listing,
-    SourceOptions,
-    canonical_split,
-    checked,
-    evaluate_group,
-    require_column,
-    with_group,
-)
+from featurestore.sources import SPLITS, Listing, SourceOptions, require_column
+from featurestore.sources.contents import value_uri
+from featurestore.sources.places import Place
+from featurestore.sources.rows import as_listing, check_names, named_classes
 from featurestore.values import Modality
 
 _BLOCK_BYTES = 64 << 20  # a row must fit into a block
@@ -32,14 +23,14 @@ _BLOCK_BYTES = 64 << 20  # a row must fit into a block
 class TableFile:
     """One table; each row is an item."""
 
-    location: Path
+    location: Place
 
     kind = "table"
 
     @property
-    def root(self) -> Path:
+    def root(self) -> str:
         """The folder of the file."""
-        return self.location.parent
+        return self.location.parent.text
 
     @property
     def name(self) -> str:
@@ -48,85 +39,70 @@ class TableFile:
 
     def listing(self, options: SourceOptions) -> Listing:
         """Read the table; columns that no option names are kept as free metadata."""
-        table = READERS[self.location.suffix.lower()](self.location, options)
-        repeated = [name for name, n in Counter(table.column_names).items() if n > 1]
-        if repeated:
-            raise BadSource(
-                f"{self.name} has columns of one name: {', '.join(repeated)}; rename them"
-            )
-        modality, content = self._content(table, options)
-        known = table.column_names
-        notes = []
-        if options.id is not None:
-            require_column(options.id, known, "--id", self.location)
-            ids = table.column(options.id).cast(pa.string())
-        elif modality is Modality.IMAGE:
-            ids = content
+        table = READERS[self.location.suffix](self.location, options)
+        check_names(table.column_names, self.name)
+        name = self._content_column(table, options)
+        is_text = options.text is not None
+        rows = [f"{self.name}:{row}" for row in range(len(table))]
+        notes, sizes, stamps = [], None, None
+        kind = table.column(name).type if name in table.column_names else None
+        if kind is None:  # images in a column, which is not read here
+            ids = pa.array(rows, pa.string())
+            content = pa.array([value_uri(self.name, name, row) for row in range(len(table))])
+            size, stamp = self.location.stat()
+            sizes, stamps = [size] * len(table), [stamp] * len(table)
         else:
-            ids = pa.array([f"{self.name}:{row}" for row in range(len(table))], pa.string())
+            content = _strings(table, name)
+            ids = pa.array(rows, pa.string()) if is_text else content
+            if not is_text:
+                sizes, stamps = _stats(Place(self.root), content.to_pylist())
+        if options.id is None and (is_text or kind is None):
             notes.append(
                 f"no --id: items of {self.name} are named by row; inserting rows shifts the names"
             )
-        splits = self._splits(table, options)
-        text = modality is Modality.TEXT
-        values = content.to_pylist()
-        sizes, times = (
-            _stats(self.root, values) if not text else (_text_sizes(values), [0] * len(values))
+        split = SPLITS.get(self.location.stem.lower())
+        return as_listing(
+            self,
+            options,
+            table,
+            modality=Modality.TEXT if is_text else Modality.IMAGE,
+            content=content,
+            sizes=sizes,
+            stamps=stamps,
+            ids=ids,
+            splits=[split] * len(table),
+            used=frozenset({name}),
+            notes=notes,
         )
-        empty = pa.nulls(len(table), pa.string())
-        columns = [
-            ids,
-            empty if text else content,
-            content if text else empty,
-            pa.array(sizes, pa.int64()),
-            pa.array(times, pa.int64()),
-            pa.array(splits, pa.string()),
-            empty,
-        ]
-        rows = pa.Table.from_arrays(columns, schema=LISTING)
-        labels = tuple(options.label or ())
-        for name in labels:
-            require_column(name, known, "--label", self.location)
-        used = {options.text if text else options.image, options.id, options.split}
-        for name in known:
-            if name in labels or name not in used:
-                rows = rows.append_column(_free_name(name), _plain(table.column(name)))
-        rows = checked(rows, self)
-        if options.group in known:  # a table's own column, whatever ours are called
-            rows = with_group(rows, table.column(options.group))
-        elif options.group is not None:
-            rows = evaluate_group(rows, options.group)
-        return Listing(rows, modality, tuple(map(_free_name, labels)), tuple(notes))
 
-    def _content(self, table: pa.Table, options: SourceOptions) -> tuple[Modality, pa.ChunkedArray]:
-        known = table.column_names
+    def _content_column(self, table: pa.Table, options: SourceOptions) -> str:
+        known = [*table.column_names, *_unread_columns(table)]
         if options.image is not None and options.text is not None:
             raise BadSource(
                 "--image and --text name two contents: a data set has one; give one of them"
             )
         if options.image is not None:
-            require_column(options.image, known, "--image", self.location)
-            return Modality.IMAGE, _strings(table, options.image)
+            return require_column(options.image, known, "--image", self.location)
         if options.text is not None:
-            require_column(options.text, known, "--text", self.location)
-            return Modality.TEXT, _strings(table, options.text)
+            return require_column(options.text, table.column_names, "--text", self.location)
         raise BadSource(
             f"{self.name} is a table: say what to embed with --text COLUMN or --image COLUMN "
             f"(columns: {', '.join(known)})"
         )
 
-    def _splits(self, table: pa.Table, options: SourceOptions) -> list[str | None]:
-        if options.split is not None:
-            require_column(options.split, table.column_names, "--split", self.location)
-            return [canonical_split(value) for value in table.column(options.split).to_pylist()]
-        stem = self.location.stem.lower()
-        return [SPLITS.get(stem)] * len(table)
+
+_UNREAD = b"featurestore: columns of bytes"
+
+
+def _unread_columns(table: pa.Table) -> list[str]:
+    names: list[str] = json_text.loads((table.schema.metadata or {}).get(_UNREAD, b"[]"))
+    return names
 
 
 def _strings(table: pa.Table, name: str) -> pa.ChunkedArray:
     column = table.column(name)
     if pa.types.is_nested(column.type) or pa.types.is_binary(column.type):
-        raise BadSource(f"column {name!r} holds {column.type}: expected texts or paths")
+        raise BadSource(f"column {name!r} holds {column.type}: expected texts, paths or images")
     return column.cast(pa.string())
 
 
@@ -136,7 +112,7 @@ def _as_written(options: SourceOptions) -> dict[str, pa.DataType]:
     return {name: pa.string() for name in named if name is not None}
 
 
-def _read_csv(path: Path, options: SourceOptions, delimiter: str = ",") -> pa.Table:
+def _read_csv(path: Place, options: SourceOptions, delimiter: str = ",") -> pa.Table:
     from pyarrow import csv
 
     columns = options.columns
@@ -144,7 +120,7 @@ def _read_csv(path: Path, options: SourceOptions, delimiter: str = ",") -> pa.Ta
     # In TSV files quotes are mostly text (sms_spam has them unpaired); in CSV they are quotes.
     quotes = '"' if delimiter == "," else False
     return csv.read_csv(
-        path,
+        _input(path),
         read_options=csv.ReadOptions(
             column_names=list(columns) if columns else None, block_size=_BLOCK_BYTES
         ),
@@ -160,54 +136,86 @@ def _read_csv(path: Path, options: SourceOptions, delimiter: str = ",") -> pa.Ta
     )
 
 
-def _read_tsv(path: Path, options: SourceOptions) -> pa.Table:
+def _read_tsv(path: Place, options: SourceOptions) -> pa.Table:
     return _read_csv(path, options, "\t")
 
 
-def _read_jsonl(path: Path, options: SourceOptions) -> pa.Table:
+def _read_jsonl(path: Place, options: SourceOptions) -> pa.Table:
     from pyarrow import json
 
     _no_columns(path, options.columns)
     read = json.ReadOptions(block_size=_BLOCK_BYTES)
     written = pa.schema(list(_as_written(options).items()))
     try:
-        table = json.read_json(path, read, json.ParseOptions(explicit_schema=written))
+        options_of = json.ParseOptions(explicit_schema=written)
+        table = json.read_json(_input(path), read, options_of)
     except pa.ArrowInvalid:  # a number where we expected a string: then it is one
-        return json.read_json(path, read)
+        return json.read_json(_input(path), read)
     # A column that is named but not there comes as nulls; say later that it is missing.
     absent = [name for name in written.names if table.column(name).null_count == len(table)]
     return table.drop_columns(absent)
 
 
-def _read_parquet(path: Path, options: SourceOptions) -> pa.Table:
+def _read_parquet(path: Place, options: SourceOptions) -> pa.Table:
+    """Read all but columns of images, whose names go into the schema's metadata."""
     import pyarrow.parquet as pq
 
     _no_columns(path, options.columns)
-    return pq.read_table(path)
+    with pq.ParquetFile(_input(path), pre_buffer=True) as file:
+        schema = file.schema_arrow
+        images = [field.name for field in schema if _holds_bytes(field.type)]
+        table = file.read([name for name in schema.names if name not in images])
+        if not table.column_names:
+            table = pa.table({"row": range(file.metadata.num_rows)})
+    for name, classes in _classes(schema).items():
+        if name in table.column_names:
+            place = table.schema.get_field_index(name)
+            table = table.set_column(place, name, named_classes(table.column(name), classes))
+    return table.replace_schema_metadata({_UNREAD: json_text.dumps(images)})
 
 
-def _no_columns(path: Path, columns: tuple[str, ...] | None) -> None:
+def _holds_bytes(kind: pa.DataType) -> bool:
+    """Whether values are bytes, or the hub's struct of bytes and path."""
+    if pa.types.is_struct(kind):
+        return any(field.name == "bytes" and _holds_bytes(field.type) for field in kind)
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+
+
+def _classes(schema: pa.Schema) -> dict[str, list[str]]:
+    """Return class names by column, where the Hugging Face hub wrote the file."""
+    noted = (schema.metadata or {}).get(b"huggingface")
+    features = json_text.loads(noted)["info"]["features"] if noted else {}
+    return {
+        name: one["names"] for name, one in features.items() if one.get("_type") == "ClassLabel"
+    }
+
+
+def _input(path: Place) -> Any:
+    return path.open() if path.is_url else path.text
+
+
+def _no_columns(path: Place, columns: tuple[str, ...] | None) -> None:
     if columns:
         raise BadSource(
             f"--columns names the columns of a CSV or TSV file; {path.name} has its own"
         )
 
 
-def _clear(read: Callable[[Path, SourceOptions], pa.Table]) -> Callable[..., pa.Table]:
-    def reader(path: Path, options: SourceOptions) -> pa.Table:
+def _clear(read: Callable[[Place, SourceOptions], pa.Table]) -> Callable[..., pa.Table]:
+    def reader(path: Place, options: SourceOptions) -> pa.Table:
         try:
             table = read(path, options)
             table.column_names  # noqa: B018 - decodes the header
             table.validate(full=True)
             return table
-        except (pa.ArrowException, UnicodeError, OSError) as error:
+        except (pa.ArrowException, ValueError, KeyError, OSError) as error:
             reason = str(error).splitlines()[0]
             raise BadSource(f"cannot read {path} as {path.suffix.lstrip('.')}: {reason}") from None
 
     return reader
 
 
-READERS: dict[str, Callable[[Path, SourceOptions], pa.Table]] = {
+READERS: dict[str, Callable[[Place, SourceOptions], pa.Table]] = {
     ".csv": _clear(_read_csv),
     ".tsv": _clear(_read_tsv),
     ".jsonl": _clear(_read_jsonl),
@@ -216,42 +224,14 @@ READERS: dict[str, Callable[[Path, SourceOptions], pa.Table]] = {
 }
 
 
-def _stats(root: Path, paths: list[str | None]) -> tuple[list[int], list[int]]:
+def _stats(root: Place, paths: list[str | None]) -> tuple[list[int], list[int]]:
     """Return sizes and times; 0 where there is no file, which then fails when it is read."""
     sizes, times = [], []
     for path in paths:
         try:
-            status = (root / (path or "\x00")).stat()
+            size, stamp = root.join(path or "\x00").stat()
         except (OSError, ValueError):
-            sizes.append(0)
-            times.append(0)
-        else:
-            sizes.append(status.st_size)
-            times.append(status.st_mtime_ns)
+            size, stamp = 0, 0
+        sizes.append(size)
+        times.append(stamp)
     return sizes, times
-
-
-def _text_sizes(texts: list[str | None]) -> list[int]:
-    return [0 if text is None else len(text.encode()) for text in texts]
-
-
-def _free_name(name: str) -> str:
-    return f"{name}_" if name in RESERVED or name == "stem" else name
-
-
-def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Return a column in a type that every store keeps: dictionaries and nulls become strings."""
-    kind = column.type
-    if pa.types.is_dictionary(kind):
-        return column.cast(kind.value_type)
-    if pa.types.is_null(kind) or pa.types.is_large_string(kind):
-        return column.cast(pa.string())
-    if pa.types.is_integer(kind) and kind != pa.int64():
-        return column.cast(pa.float64() if kind == pa.uint64() else pa.int64(), safe=False)
-    if pa.types.is_floating(kind) and kind != pa.float64():
-        return column.cast(pa.float64())
-    if pa.types.is_nested(kind) or pa.types.is_binary(kind) or pa.types.is_temporal(kind):
-        return pc.cast(
-            pa.array([None if v is None else str(v) for v in column.to_pylist()]), pa.string()
-        )
-    return column

@@ -1,0 +1,137 @@
+"""``python:module:object``: an encoder of the user's own, from a module or given as an object.
+
+    class MeanColour:
+        version = "1"  # change it when the vectors change
+
+        def encode_images(self, images):  # a list of RGB pictures (PIL)
+            return numpy.stack([numpy.asarray(one).mean(axis=(0, 1)) for one in images])
+
+Instead of, or beside, `encode_images` it may have ``encode_texts(texts)``; both return (n, dim).
+Optional: ``prepare_image(image)``, run in decode workers, whose results `encode_images` then
+gets; ``device``, such as "cuda". Without ``version``, the module's source text stands for it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import inspect
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from featurestore.encoders import LoadOptions
+from featurestore.errors import ShapeMismatch, UnknownEncoder
+from featurestore.values import EncoderSpec, Modality, ResolvedEncoder
+
+_METHODS = {Modality.IMAGE: "encode_images", Modality.TEXT: "encode_texts"}
+
+
+@dataclass(frozen=True, eq=False)
+class Custom:
+    """A user's object behind our interface; what it returns is checked."""
+
+    resolved: ResolvedEncoder
+    inner: Any
+
+    @property
+    def device(self) -> str:
+        """Where it says that it runs."""
+        return str(getattr(self.inner, "device", "cpu"))
+
+    def prepare_image(self, image: Image.Image) -> Any:
+        """Return what its ``encode_images`` takes."""
+        prepare = getattr(self.inner, "prepare_image", None)
+        return image if prepare is None else prepare(image)
+
+    def encode_images(self, prepared: Sequence[Any]) -> NDArray[np.float32]:
+        """Return its vectors, (n, dim) float32."""
+        return _checked(self.inner, "encode_images", list(prepared), self.resolved.dim)
+
+    def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Return its vectors, (n, dim) float32."""
+        return _checked(self.inner, "encode_texts", list(texts), self.resolved.dim)
+
+
+def load(specs: Sequence[EncoderSpec], how: LoadOptions) -> list[Custom]:
+    """Import the module and take the object; a class is called without arguments."""
+    (spec,) = specs
+    name, colon, attribute = spec.model.partition(":")
+    if not colon:
+        raise UnknownEncoder(f"{spec} names no object: expected python:module:object")
+    if "" not in sys.path and str(Path.cwd()) not in sys.path:
+        sys.path.append(str(Path.cwd()))  # as `python` itself would
+    try:
+        found: Any = importlib.import_module(name)
+        for part in attribute.split("."):
+            found = getattr(found, part)
+    except (ImportError, AttributeError) as error:
+        raise UnknownEncoder(
+            f"cannot load {spec}: {error}; expected a module that Python finds "
+            "(installed, in this folder, or on PYTHONPATH) and an object in it"
+        ) from error
+    return [adopt(found() if inspect.isclass(found) else found, spec)]
+
+
+def adopt(inner: Any, spec: EncoderSpec | None = None) -> Custom:
+    """Put a user's object behind our interface.
+
+    Raises
+    ------
+    UnknownEncoder
+        If it has neither ``encode_images`` nor ``encode_texts``.
+    ShapeMismatch
+        If they do not return one vector for each item.
+    """
+    kind = type(inner)
+    spec = spec or EncoderSpec("python", f"{kind.__module__}:{kind.__qualname__}")
+    modalities = frozenset(
+        modality for modality, method in _METHODS.items() if callable(getattr(inner, method, None))
+    )
+    if not modalities:
+        raise UnknownEncoder(f"{spec} has neither encode_images nor encode_texts")
+    dims = set()
+    if Modality.IMAGE in modalities:
+        probe = Image.new("RGB", (64, 64), (120, 60, 30))
+        prepare = getattr(inner, "prepare_image", None)
+        dims.add(_checked(inner, "encode_images", [prepare(probe) if prepare else probe]).shape[1])
+    if Modality.TEXT in modalities:
+        dims.add(_checked(inner, "encode_texts", ["a short text"]).shape[1])
+    if len(dims) != 1:
+        raise ShapeMismatch(f"{spec} gives images and texts of dims {sorted(dims)}: expected one")
+    chosen = {
+        "family": "python",
+        "object": f"{kind.__module__}:{kind.__qualname__}",
+        "version": _version(inner),
+    }
+    return Custom(ResolvedEncoder(spec, dims.pop(), modalities, chosen), inner)
+
+
+def _checked(
+    inner: Any, method: str, contents: list[Any], dim: int | None = None
+) -> NDArray[np.float32]:
+    vectors = np.ascontiguousarray(getattr(inner, method)(contents), dtype=np.float32)
+    fits = vectors.ndim == 2 and len(vectors) == len(contents)
+    if not fits or (dim is not None and vectors.shape[1] != dim):
+        raise ShapeMismatch(
+            f"{type(inner).__name__}.{method} gave shape {vectors.shape} for {len(contents)} "
+            f"items: expected ({len(contents)}, {dim or 'dim'})"
+        )
+    return vectors
+
+
+def _version(inner: Any) -> str:
+    version = getattr(inner, "version", None)
+    if version is not None:
+        return str(version)
+    try:
+        source = Path(inspect.getfile(type(inner))).read_bytes()
+    except (OSError, TypeError):
+        return "unversioned"
+    return hashlib.sha256(source).hexdigest()

@@ -1,0 +1,136 @@
+"""From a uri, as a listing names it, to the bytes of an image.
+
+A uri is relative to the root of its source: a path; ``shard.tar#512+965``, bytes 512 to 1477 of
+a tar file; or ``table.parquet#image[17]``, a value of a column. All but columns are read at
+random places by many threads at once.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+from featurestore.sources.places import Place
+
+_MEMBER = re.compile(r"(.+\.tar)#(\d+)\+(\d+)", re.IGNORECASE)
+_VALUE = re.compile(r"(.*)#(.+)\[(\d+)\]")
+_BATCH_ROWS = 16
+_KEPT_BATCHES = 8  # of a column of bytes: threads ask for rows that lie close together
+
+
+def member_uri(shard: str, offset: int, size: int) -> str:
+    """Name the bytes of a member of an uncompressed tar file."""
+    return f"{shard}#{offset}+{size}"
+
+
+def value_uri(table: str, column: str, row: int) -> str:
+    """Name the value of a column of images."""
+    return f"{table}#{column}[{row}]"
+
+
+def reader(kind: str, root: str | Path) -> Callable[[str], bytes]:
+    """Return the function from a uri to its bytes, for a source of a kind and root.
+
+    It raises OSError or ValueError for what cannot be read.
+    """
+    place = Place.of(root)
+
+    def read(uri: str) -> bytes:
+        if kind == "datasets":
+            from featurestore.sources.hf_datasets import read_value
+
+            return read_value(str(root), *_value(uri))
+        if kind == "webdataset" and (member := _MEMBER.fullmatch(uri)):
+            shard, offset, size = member.groups()
+            return place.join(shard).read_range(int(offset), int(size))
+        if kind == "table" and (value := _VALUE.fullmatch(uri)) and ".parquet#" in uri:
+            table, column, row = value.groups()
+            file = place.join(table)
+            state = (0, 0) if file.is_url else file.stat()
+            return _column(file, column, state).read(int(row), file.parent)
+        return place.join(uri).read()
+
+    return read
+
+
+def _value(uri: str) -> tuple[str, str, int]:
+    found = _VALUE.fullmatch(uri)
+    if found is None:
+        raise ValueError(f"{uri!r} names no value of a data set")
+    part, column, row = found.groups()
+    return part, column, int(row)
+
+
+def image_bytes(value: Any, folder: Place) -> bytes:
+    """Return the bytes of a stored image: bytes, or a struct of bytes and path.
+
+    Raises
+    ------
+    ValueError
+        If there are none.
+    """
+    if isinstance(value, dict):
+        content, path = value.get("bytes"), value.get("path")
+        if content is None and path:
+            return folder.join(path).read()
+        value = content
+    if not isinstance(value, bytes):
+        raise ValueError("no image in this row")
+    return value
+
+
+class _Column:
+    """One column of a Parquet file, read forwards in small batches; memory stays flat."""
+
+    def __init__(self, file: Place, column: str) -> None:
+        import pyarrow.parquet as pq
+
+        source = file.open() if file.is_url else file.text
+        self.file = pq.ParquetFile(source, buffer_size=1 << 20, pre_buffer=False)
+        self.column = column
+        self.lock = Lock()
+        groups = [self.file.metadata.row_group(i) for i in range(self.file.num_row_groups)]
+        self.starts = [0]
+        for group in groups:
+            self.starts.append(self.starts[-1] + group.num_rows)
+        self._forget()
+
+    def _forget(self) -> None:
+        self.kept: deque[tuple[int, Any]] = deque(maxlen=_KEPT_BATCHES)  # (first row, values)
+        self.batches: Any = None
+        self.next_row = 0
+
+    def read(self, row: int, folder: Place) -> bytes:
+        with self.lock:
+            for first, values in self.kept:
+                if first <= row < first + len(values):
+                    return image_bytes(values[row - first].as_py(), folder)
+            if not 0 <= row < self.starts[-1]:
+                raise ValueError(f"no row {row}: the table has {self.starts[-1]}")
+            group = max(i for i, start in enumerate(self.starts[:-1]) if start <= row)
+            if self.batches is None or row < self.next_row or self.starts[group] > self.next_row:
+                self._seek(group)
+            while True:
+                batch = next(self.batches).column(0)
+                self.kept.append((self.next_row, batch))
+                first, self.next_row = self.next_row, self.next_row + len(batch)
+                if row < self.next_row:
+                    return image_bytes(batch[row - first].as_py(), folder)
+
+    def _seek(self, group: int) -> None:
+        self._forget()
+        self.next_row = self.starts[group]
+        self.batches = self.file.iter_batches(
+            _BATCH_ROWS, list(range(group, self.file.num_row_groups)), [self.column]
+        )
+
+
+@lru_cache(maxsize=4)
+def _column(file: Place, column: str, state: tuple[int, int]) -> _Column:
+    """Open a column; ``state`` makes a changed file another one."""
+    return _Column(file, column)

@@ -1,0 +1,168 @@
+"""Hugging Face data sets: a folder that `save_to_disk` wrote, or ``hf:NAME`` from the hub.
+
+``hf:org/name``, ``hf:org/name@revision`` and ``hf:org/name#configuration``; all splits are taken.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import pyarrow as pa
+
+from featurestore.errors import BadSource, MissingExtra
+from featurestore.sources import (
+    HF_PREFIX,
+    Listing,
+    SourceOptions,
+    canonical_split,
+    require_column,
+)
+from featurestore.sources.contents import image_bytes, value_uri
+from featurestore.sources.places import Place
+from featurestore.sources.rows import as_listing, named_classes
+from featurestore.values import Modality
+
+
+def is_saved_dataset(folder: Place) -> bool:
+    """Whether `save_to_disk` wrote the folder."""
+    names = ("dataset_dict.json", "state.json")
+    return any(folder.join(name).exists() for name in names)
+
+
+@dataclass(frozen=True)
+class HfDataset:
+    """All splits of one data set."""
+
+    location: Place  # a folder, or hf:NAME
+
+    kind = "datasets"
+
+    @property
+    def root(self) -> str:
+        """The folder or hub name: uris are positions in it."""
+        return self.location.text
+
+    @property
+    def name(self) -> str:
+        """The name of the folder or data set."""
+        return self.location.text.rpartition("/")[2].removeprefix(HF_PREFIX)
+
+    def listing(self, options: SourceOptions) -> Listing:
+        """List the rows of all splits; class numbers become class names."""
+        if options.columns is not None:
+            raise BadSource(f"--columns names the columns of a CSV, but {self.root} has its own")
+        splits = _splits(self.root)
+        features = next(iter(splits.values())).features
+        images = [name for name, kind in features.items() if type(kind).__name__ == "Image"]
+        classes = {
+            name: kind.names
+            for name, kind in features.items()
+            if type(kind).__name__ == "ClassLabel"
+        }
+        known = list(features)
+        if options.text is not None and options.image is not None:
+            raise BadSource("--image and --text name two contents: give one of them")
+        content = options.image or options.text or (images[0] if len(images) == 1 else None)
+        if content is None:
+            raise BadSource(
+                f"{self.name} has several columns that could be embedded: say which with "
+                f"--text COLUMN or --image COLUMN (columns: {', '.join(known)})"
+            )
+        require_column(content, known, "--text or --image", self.location)
+        is_image = options.text is None
+        if is_image and content not in images:
+            raise BadSource(
+                f"column {content!r} of {self.name} holds no images (columns of images: "
+                f"{', '.join(images) or 'none'}); texts are embedded with --text"
+            )
+        parts, ids, uris, names = [], [], [], []
+        for split, dataset in splits.items():
+            kept = [name for name in known if name not in images]
+            table = dataset.select_columns(kept).with_format("arrow")[:] if kept else None
+            if table is None:
+                table = pa.table({"row": range(len(dataset))})
+            for name, of_classes in classes.items():
+                place = table.schema.get_field_index(name)
+                column = named_classes(table.column(name), of_classes)
+                table = table.set_column(place, name, column)
+            parts.append(table.replace_schema_metadata(None))
+            names += [canonical_split(split) if split != "all" else None] * len(table)
+            ids += [f"{split}:{row}" for row in range(len(table))]
+            uris += [value_uri(split, content, row) for row in range(len(table))]
+        table = pa.concat_tables(parts)
+        notes = []
+        if options.id is None:
+            notes.append(f"no --id: items of {self.name} are named by split and row")
+        # A saved data set never changes in place: its fingerprints stand for times.
+        stamps = [
+            stamp
+            for split, dataset in splits.items()
+            for stamp in [_stamps(self.root)[split]] * len(dataset)
+        ]
+        labels = [name for name in classes if name != content]
+        return as_listing(
+            self,
+            options,
+            table,
+            modality=Modality.IMAGE if is_image else Modality.TEXT,
+            content=pa.array(uris) if is_image else table.column(content).cast(pa.string()),
+            sizes=[0] * len(table) if is_image else None,
+            stamps=stamps if is_image else None,
+            ids=pa.array(ids),
+            splits=names,
+            labels=tuple(labels[:1]),
+            used=frozenset({content}),
+            notes=notes,
+        )
+
+
+def read_value(root: str, split: str, column: str, row: int) -> bytes:
+    """Return the bytes of one image of a data set."""
+    dataset = _splits(root)[split]
+    return image_bytes(dataset[row][column], Place(root))
+
+
+@lru_cache(maxsize=4)
+def _splits(root: str) -> dict[str, Any]:
+    """Return split → data set, memory-mapped, images left as bytes; "all" where it has none."""
+    import datasets
+
+    splits = dict(_loaded(root))
+    for split, dataset in splits.items():
+        for name, kind in dataset.features.items():
+            if isinstance(kind, datasets.Image):
+                splits[split] = splits[split].cast_column(name, datasets.Image(decode=False))
+    return splits
+
+
+@lru_cache(maxsize=4)
+def _loaded(root: str) -> dict[str, Any]:
+    try:
+        import datasets
+    except ImportError as error:
+        raise MissingExtra(
+            f"{root} needs the package 'datasets': pip install 'featurestore[datasets]'"
+        ) from error
+    try:
+        if root.startswith(HF_PREFIX):
+            name, _, configuration = root.removeprefix(HF_PREFIX).partition("#")
+            name, _, revision = name.partition("@")
+            found = datasets.load_dataset(name, configuration or None, revision=revision or None)
+        else:
+            found = datasets.load_from_disk(root)
+    except (OSError, ValueError, LookupError, datasets.exceptions.DatasetsError) as error:
+        reason = " ".join(str(error).split())[:300]
+        hint = (
+            "; with no network, save_to_disk it elsewhere and name the folder"
+            if root.startswith(HF_PREFIX)
+            else ""
+        )
+        raise BadSource(f"cannot load {root}: {reason}{hint}") from error
+    return dict(found) if isinstance(found, datasets.DatasetDict) else {"all": found}
+
+
+def _stamps(root: str) -> dict[str, int]:
+    """Return a number for each split that changes with its content."""
+    return {split: int(str(one._fingerprint)[:15], 16) for split, one in _loaded(root).items()}

@@ -1,0 +1,207 @@
+"""WebDataset shards: tar files whose members of one name make a sample; never unpacked.
+
+Listing walks the headers and reads the small members (.cls, .json, .txt); an image is later read
+by its place in the shard. ``0042.jpg``, ``0042.cls``, ``0042.json`` are one item, ``shard/0042``.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import tarfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from featurestore.errors import BadSource
+from featurestore.sources import SPLITS, Listing, SourceOptions
+from featurestore.sources.contents import member_uri
+from featurestore.sources.places import Place
+from featurestore.sources.rows import as_listing, columns_of
+from featurestore.values import Modality
+
+IMAGES = frozenset({"jpg", "jpeg", "png", "webp"})
+_SMALL = frozenset({"txt", "json", "cls"})
+_RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
+
+
+@dataclass(frozen=True)
+class TarShards:
+    """One shard, a folder of them, or ``shard-{000..099}.tar``."""
+
+    location: Place
+
+    kind = "webdataset"
+
+    @property
+    def root(self) -> str:
+        """The folder that holds the shards."""
+        is_shard = self.location.suffix == ".tar"
+        return self.location.parent.text if is_shard else self.location.text
+
+    @property
+    def name(self) -> str:
+        """The name of the folder."""
+        return Place(self.root).name
+
+    def shards(self) -> list[Place]:
+        """Return the shards, sorted.
+
+        Raises
+        ------
+        BadSource
+            If one is not there.
+        """
+        if self.location.suffix != ".tar":
+            return [self.location.join(name) for name in _shard_names(self.location)]
+        shards = [Place(one) for one in expand_braces(self.location.text)]
+        absent = [one for one in shards if not one.exists()]
+        if absent:
+            raise BadSource(f"{len(absent)} shards do not exist (first: {absent[0]})")
+        return shards
+
+    def listing(self, options: SourceOptions) -> Listing:
+        """List the samples of all shards, shard by shard."""
+        for flag in ("image", "columns"):
+            if getattr(options, flag) is not None:
+                raise BadSource(f"--{flag} is for tables, but {self.location} is tar shards")
+        shards = self.shards()
+        samples: list[dict[str, Any]] = []
+        damaged: list[tuple[Place, str]] = []
+        for shard in shards:
+            samples += _samples(shard, damaged)
+        has_images = any("uri" in one for one in samples)
+        if has_images and options.text is not None:
+            raise BadSource(
+                f"--text names what to embed, but {self.location} holds images: leave it out"
+            )
+        content = "uri" if has_images else options.text or "txt"
+        kept = [one for one in samples if content in one]
+        names = list(dict.fromkeys(name for one in kept for name in one if name not in _OURS))
+        notes = [f"{shard} is damaged: {error}" for shard, error in damaged]
+        if len(kept) < len(samples):
+            what = "image" if has_images else content
+            notes.append(
+                f"{len(samples) - len(kept):,} samples of {self.location} have no {what}: left out"
+            )
+        is_part = self.location.suffix == ".tar"  # of the shards in its folder
+        return as_listing(
+            self,
+            options,
+            columns_of(kept, names),
+            modality=Modality.IMAGE if has_images else Modality.TEXT,
+            content=pa.array([str(one[content]) for one in kept], pa.string()),
+            sizes=[one["size"] for one in kept] if has_images else None,
+            stamps=[one["stamp"] for one in kept] if has_images else None,
+            ids=pa.array([one["key"] for one in kept], pa.string()),
+            splits=[one["split"] for one in kept],
+            labels=("label",) if "label" in names else (),
+            used=frozenset() if has_images else frozenset({content}),
+            notes=notes,
+            covers=_beginnings(shards) if is_part else None,
+            unread=_beginnings([shard for shard, _ in damaged]),
+        )
+
+
+def _beginnings(shards: Iterable[Place]) -> tuple[str, ...]:
+    """Return how ids or uris of the shards' items begin."""
+    return tuple(one for shard in shards for one in (f"{shard.stem}/", f"{shard.name}#"))
+
+
+_OURS = frozenset({"key", "uri", "size", "stamp", "split"})
+
+
+def has_shards(folder: Place) -> bool:
+    """Whether a folder holds tar files directly."""
+    return bool(_shard_names(folder))
+
+
+def _shard_names(folder: Place) -> list[str]:
+    if folder.is_url:
+        names = [path for path, _, _ in folder.files() if "/" not in path]
+    else:
+        names = [one.name for one in Path(folder.text).iterdir() if one.is_file()]
+    return sorted(name for name in names if name.lower().endswith(".tar") and name[0] != ".")
+
+
+def expand_braces(text: str) -> list[str]:
+    """Return what ``{000..003}`` stands for.
+
+    >>> expand_braces("a-{8..10}.tar")
+    ['a-8.tar', 'a-9.tar', 'a-10.tar']
+    """
+    parts = _RANGE.split(text)  # text, first, last, text, first, last, text
+    ranges = [
+        [str(n).zfill(len(first)) for n in range(int(first), int(last) + 1)]
+        for first, last in zip(parts[1::3], parts[2::3], strict=True)
+    ]
+    fixed = parts[0::3]
+    return [
+        "".join(a + b for a, b in zip(fixed, [*chosen, ""], strict=True))
+        for chosen in product(*ranges)
+    ]
+
+
+def _samples(shard: Place, damaged: list[tuple[Place, str]]) -> Iterator[dict[str, Any]]:
+    """Yield a dict for each sample: key, uri, size, stamp, split, and what its members say.
+
+    What stands before a damage is kept; the damage itself becomes a sample that cannot be read,
+    so that it is counted among the failures.
+    """
+    size, stamp = shard.stat()
+    split = next((SPLITS[w] for w in re.split(r"\W|_", shard.stem.lower()) if w in SPLITS), None)
+    sample: dict[str, Any] = {}
+    previous = None
+    try:
+        with shard.open() as file, tarfile.open(fileobj=file, mode="r:") as tar:
+            for member in tar:
+                tar.members = []  # type: ignore[attr-defined] # keep no list of a million
+                if not member.isfile() or Path(member.name).name.startswith("."):
+                    continue
+                folder, _, base = member.name.rpartition("/")
+                stem, _, ending = base.partition(".")
+                prefix = f"{folder}/{stem}" if folder else stem
+                if prefix != previous and sample:
+                    yield sample
+                if prefix != previous:
+                    sample = {"key": f"{shard.stem}/{prefix}", "stamp": stamp, "split": split}
+                    previous = prefix
+                ending = ending.lower()
+                if ending in IMAGES:
+                    sample["uri"] = member_uri(shard.name, member.offset_data, member.size)
+                    sample["size"] = member.size
+                elif ending in _SMALL:
+                    content = tar.extractfile(member)
+                    assert content is not None, "a regular file"
+                    sample |= _facts(ending, content.read(), f"{shard}: {member.name}")
+    except (tarfile.TarError, EOFError) as error:
+        damaged.append((shard, str(error)))
+        if sample:
+            yield sample
+        beyond = member_uri(shard.name, size, 1)
+        sample = {
+            "key": f"{shard.stem}/damaged", "uri": beyond, "size": 1, "stamp": stamp,
+            "split": split, "txt": "",
+        }  # fmt: skip
+    if sample:
+        yield sample
+
+
+def _facts(ending: str, content: bytes, where: str) -> dict[str, Any]:
+    try:
+        text = content.decode()
+        if ending == "txt":
+            return {"txt": text}
+        if ending == "cls":
+            return {"label": text.strip()}
+        value = json.load(io.StringIO(text))
+    except ValueError as error:
+        raise BadSource(f"{where} is damaged: {error}") from error
+    if not isinstance(value, dict):
+        return {"json": text}
+    return {name: one for name, one in value.items() if name not in _OURS}

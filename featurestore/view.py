@@ -1,0 +1,203 @@
+"""A view: the vectors of one data set by one encoder, read, searched, and asked anew."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from featurestore.canary import check_canary
+from featurestore.encoders import load_encoder
+from featurestore.errors import BadSource, EncoderMismatch, ModalityMismatch
+from featurestore.images import decode_image
+from featurestore.index import ExactIndex
+from featurestore.tables import Table, each_shard, row_keys, vectors_of
+from featurestore.values import Embeddings, EncoderSpec, Modality, Neighbors, Snapshot
+
+if TYPE_CHECKING:
+    from featurestore.store import DataSet
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """The vectors of one data set by one encoder."""
+
+    dataset: DataSet
+    slug: str
+    info: dict[str, Any]  # encoder.json
+
+    @property
+    def name(self) -> str:
+        """``dataset@encoder``."""
+        return f"{self.dataset.name}@{self.spec}"
+
+    @property
+    def spec(self) -> EncoderSpec:
+        """The encoder."""
+        return EncoderSpec.parse(self.info["spec"])
+
+    @property
+    def fingerprint(self) -> str:
+        """The encoder's fingerprint."""
+        return str(self.info["fingerprint"])
+
+    @property
+    def dim(self) -> int:
+        """Length of a vector."""
+        return int(self.info["dim"])
+
+    @property
+    def modalities(self) -> frozenset[Modality]:
+        """What the encoder embeds: two-tower encoders can be asked in words."""
+        return frozenset(map(Modality, self.info["modalities"]))
+
+    @property
+    def table(self) -> Table:
+        """The table of vectors."""
+        return self.dataset.folder.view(self.slug)
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """The present versions of items and vectors."""
+        return Snapshot(self.dataset.folder.items.version(), self.table.version())
+
+    @property
+    def n_rows(self) -> int:
+        """How many items have a valid vector now."""
+        items = self.dataset.items(["item_id", "content_hash"])
+        pairs = self.table.read(["item_id", "content_hash"])
+        return int((_resolve(items, pairs) >= 0).sum())
+
+    def load(
+        self,
+        *,
+        split: str | None = None,
+        columns: Sequence[str] | None = None,
+        snapshot: Snapshot | None = None,
+    ) -> Embeddings:
+        """Load vectors with what is known of their items, joined by id.
+
+        Parameters
+        ----------
+        split : str, optional
+            Only items of this split.
+        columns : sequence of str, optional
+            Item columns to bring along; all by default.
+        snapshot : Snapshot, optional
+            The state to read; the present one by default.
+
+        Returns
+        -------
+        Embeddings
+            Sorted by id; vectors (n, dim) float32.
+        """
+        snapshot = snapshot or self.snapshot
+        items = self.dataset.items(
+            None if columns is None else sorted({"item_id", "content_hash", "split", *columns}),
+            version=snapshot.items,
+        )
+        if split is not None:
+            items = items.filter(pc.equal(items.column("split"), split))
+        items = items.sort_by("item_id")
+        shards = self.table.shards(snapshot.view)
+        pairs = self.table.read(["item_id", "content_hash"], snapshot.view)
+        place = _resolve(items, pairs)
+        items = items.filter(pa.array(place >= 0))
+        vectors = np.empty((len(items), self.dim), np.float32)
+        target = np.full(len(pairs), -1)  # where in the result a row of the view goes
+        target[place[place >= 0]] = np.arange(len(items))
+        start = 0
+        for part in each_shard(shards, ["vector"]):
+            rows = target[start : start + len(part)]
+            start += len(part)
+            block = vectors_of(part.column("vector"), self.dim)
+            vectors[rows[rows >= 0]] = block[rows >= 0]
+        table = {name: _objects(items.column(name)) for name in items.column_names}
+        ids = table.pop("item_id")
+        labels = self.dataset.label_columns
+        main_label = labels[0] if labels else None
+        return Embeddings(ids, vectors, self.fingerprint, table, main_label, snapshot)
+
+    def index(self) -> ExactIndex:
+        """Return an exact index over the present vectors."""
+        embeddings = self.load(columns=[])
+        return ExactIndex.build(embeddings.ids, embeddings.vectors)
+
+    def search(self, queries: NDArray[np.float32], *, k: int = 10) -> Neighbors:
+        """Find the items closest to each query vector; see `ExactIndex.search`."""
+        return self.index().search(queries, k=k)
+
+    def neighbors(self, item_id: str, *, k: int = 10) -> Neighbors:
+        """Find the items closest to one of the view's own, itself left out."""
+        return self.index().neighbors(item_id, k=k)
+
+    def search_text(self, text: str, *, k: int = 10) -> Neighbors:
+        """Find the items closest to a text, for encoders that read texts."""
+        return self.search(self.encode([text]), k=k)
+
+    def search_image(self, image: str | Path | bytes, *, k: int = 10) -> Neighbors:
+        """Find the items closest to a picture, given as a file or its bytes."""
+        if not isinstance(image, bytes):
+            path = Path(image)
+            try:
+                image = path.read_bytes()
+            except OSError as error:
+                raise BadSource(f"cannot read {path}: {error.strerror}") from None
+        return self.search(self.encode([image]), k=k)
+
+    def encode(self, contents: Sequence[str | bytes]) -> NDArray[np.float32]:
+        """Encode new texts or image bytes with this view's encoder, checked to be the same."""
+        modality = Modality.TEXT if isinstance(contents[0], str) else Modality.IMAGE
+        if modality not in self.modalities:
+            raise ModalityMismatch(
+                f"{self.spec} cannot read {modality}s: it reads "
+                f"{' and '.join(sorted(self.modalities))}s; use an open_clip encoder"
+            )
+        encoder = self._encoder
+        if modality is Modality.TEXT:
+            vectors = encoder.encode_texts(list(contents))
+        else:
+            least = getattr(encoder, "decode_px", None)
+            pictures = [
+                decode_image(one, at_least_px=least) for one in contents if isinstance(one, bytes)
+            ]
+            vectors = encoder.encode_images([encoder.prepare_image(one) for one in pictures])
+        return np.asarray(vectors, np.float32)
+
+    @cached_property
+    def _encoder(self) -> Any:
+        encoder = load_encoder(self.spec)
+        if encoder.resolved.fingerprint != self.fingerprint:
+            raise EncoderMismatch(
+                f"{self.spec} is another encoder now than the one that made {self.name}: "
+                f"fingerprint {encoder.resolved.fingerprint[:8]}, expected {self.fingerprint[:8]}"
+            )
+        check_canary(encoder, self.info["canary"])
+        return encoder
+
+
+def _resolve(items: pa.Table, pairs: pa.Table) -> NDArray[np.intp]:
+    """Return, for each item, the row of the view that is valid for it, or -1.
+
+    A row is valid when its id and content are the item's; among equals the last one counts.
+    """
+    wanted = row_keys([items.column("item_id"), items.column("content_hash")])
+    have = row_keys([pairs.column("item_id"), pairs.column("content_hash")])
+    found = np.asarray(pc.fill_null(pc.index_in(have, value_set=wanted), -1))
+    place = np.full(len(items), -1, np.intp)
+    rows = np.flatnonzero(found >= 0)
+    place[found[rows]] = rows
+    return place
+
+
+def _objects(column: pa.ChunkedArray) -> NDArray[Any]:
+    values = np.empty(len(column), object)
+    values[:] = column.to_pylist()
+    return values
