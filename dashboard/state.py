@@ -17,7 +17,8 @@ from dashboard import views
 from dashboard.launch import STORE_VARIABLE
 from featurestore.errors import FeatureStoreError, nearest
 from featurestore.index import ExactIndex
-from featurestore.store import DataSet, Store, View, open_store
+from featurestore.store import DataSet, Store, open_store
+from featurestore.view import View
 from heads import Comparison, runs
 
 

@@ -17,8 +17,9 @@ import pyarrow.compute as pc
 from dashboard.colors import NEUTRAL, colors
 from featurestore.errors import FeatureStoreError, UnknownItem, nearest
 from featurestore.index import ExactIndex
-from featurestore.store import DataSet, Store, View
+from featurestore.store import DataSet, Store
 from featurestore.values import EncoderSpec
+from featurestore.view import View
 
 if TYPE_CHECKING:
     from heads import Comparison

@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from featurestore.errors import FeatureStoreError
     from featurestore.ingest import EmbedOptions
+    from featurestore.intake import Selection
     from featurestore.sources import SourceOptions
-    from featurestore.store import DataSet, Store, View, open_store
+    from featurestore.store import DataSet, Store, open_store
     from featurestore.values import Embeddings, EncoderSpec, Neighbors, Snapshot
+    from featurestore.view import View
 
 __version__ = "0.1.0"
 
@@ -23,9 +25,10 @@ _HOMES = {
     "open_store": "store",
     "Store": "store",
     "DataSet": "store",
-    "View": "store",
+    "View": "view",
     "EmbedOptions": "ingest",
     "SourceOptions": "sources",
+    "Selection": "intake",
     "EncoderSpec": "values",
     "Embeddings": "values",
     "Neighbors": "values",
@@ -40,6 +43,7 @@ __all__ = [
     "EncoderSpec",
     "FeatureStoreError",
     "Neighbors",
+    "Selection",
     "Snapshot",
     "SourceOptions",
     "Store",

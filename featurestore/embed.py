@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -107,9 +107,10 @@ class Lane:
         run = getattr(self.encoder, "runner", None)
         # A network of ours runs in three steps, so that a GPU never waits: stage (pinned copy),
         # launch (returns at once), fetch. Any other encoder is one function.
-        self.stage, self.launch, self.fetch = (
+        steps: tuple[Callable[..., Any], Callable[..., Any], Callable[..., Any]] = (
             run(encoders, modality) if run else _in_one_step(self.encoder, modality)
         )
+        self.stage, self.launch, self.fetch = steps
         self.is_async = str(self.encoder.device).startswith("cuda")
         self.waiting: list[_Ready] = []
         self.hashes: set[str] = set()  # of what waits or is under way
@@ -340,7 +341,7 @@ def _outcomes(
     lane: Lane, batch: list[_Ready], vectors: Sequence[NDArray[np.float32]]
 ) -> Iterator[Outcome]:
     for view, matrix in zip(lane.views, vectors, strict=True):
-        finite: NDArray[np.bool_] = np.isfinite(matrix).all(axis=1)
+        finite = np.asarray(np.isfinite(matrix).all(axis=1))
         for one, vector, is_finite in zip(batch, matrix, finite.tolist(), strict=True):
             if view not in one.views:
                 continue
@@ -475,7 +476,7 @@ def text_hash(text: str) -> str:
 
 def _ahead(
     function: Callable[[_T], _R], items: Iterable[_T], n_threads: int, window: Callable[[], int]
-) -> Iterator[_R]:
+) -> Generator[_R, None, None]:
     """Map in threads, in order, never more than ``window()`` results ahead."""
     iterator = iter(items)
     ahead: deque[Future[_R]] = deque()

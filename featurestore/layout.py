@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -114,6 +114,13 @@ class DatasetFile:
     labels: Mapping[str, Mapping[str, str]]  # column -> {"task": …}; the first is the main one
     sources: Mapping[str, SourceRecord]
     attached: tuple[str, ...] = ()  # columns given later (labels, splits): sources leave them be
+
+    def with_attached(
+        self, columns: Sequence[str], labels: Mapping[str, Mapping[str, str]]
+    ) -> DatasetFile:
+        """Return this with columns that were given apart from the sources, some of them labels."""
+        attached = tuple(dict.fromkeys((*self.attached, *columns)))
+        return replace(self, labels={**self.labels, **labels}, attached=attached)
 
     def to_json(self) -> dict[str, Any]:
         """Return the JSON object; labels as a list, since their order counts."""

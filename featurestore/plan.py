@@ -77,11 +77,13 @@ def make_plan(
         content_hash = pa.array([None if t is None else text_hash(t) for t in texts], pa.string())
         same_content = np.ones(len(rows), bool)  # the hash tells
     else:
-        same_content = _equal(rows, items, place, "size") & _equal(rows, items, place, "mtime_ns")
+        same_content = is_equal(rows, items, place, "size") & is_equal(
+            rows, items, place, "mtime_ns"
+        )
         stored = items.column("content_hash").take(place).combine_chunks()
         content_hash = pc.if_else(pa.array(same_content), stored, pa.nulls(len(rows), pa.string()))
     compared = [name for name in rows.column_names if name not in ("size", "mtime_ns")]
-    same = np.logical_and.reduce([_equal(rows, items, place, name) for name in compared])
+    same = np.logical_and.reduce([is_equal(rows, items, place, name) for name in compared])
     keys = row_keys([rows.column("item_id"), content_hash])
     failures = folder.failures.read() if folder.exists else FAILURES.empty_table()
     mine = np.ones(len(rows), bool)
@@ -107,7 +109,7 @@ def make_plan(
             # An unreadable image is known by its unchanged size and time, not by its content.
             failed = np.asarray(pc.is_in(keys, value_set=bad)) & ~is_new & same_content
         row[:] = ~embedded & ~failed & mine
-        n_known_failures.append(int((failed & ~embedded).sum()))
+        n_known_failures.append(int((failed & ~embedded & mine).sum()))
     return Plan(
         rows,
         content_hash,
@@ -132,7 +134,7 @@ def _keep(rows: pa.Table, items: pa.Table, place: pa.Array, name: str) -> pa.Tab
     return rows.set_column(at, name, pc.if_else(pc.is_null(place), listed, stored))
 
 
-def _equal(rows: pa.Table, items: pa.Table, place: pa.Array, name: str) -> NDArray[np.bool_]:
+def is_equal(rows: pa.Table, items: pa.Table, place: pa.Array, name: str) -> NDArray[np.bool_]:
     """Tell which listed rows have the stored value in a column; two nulls are equal."""
     ours = rows.column(name)
     if name not in items.column_names:

@@ -35,6 +35,7 @@ from featurestore.errors import (
 from featurestore.images import thumbnail
 from featurestore.ingest import EmbedOptions, EmbedReport, Estimate, Progress
 from featurestore.intake import Intake, Selection
+from featurestore.labelling import attach
 from featurestore.layout import (
     DatasetFile,
     DatasetFolder,
@@ -244,6 +245,11 @@ class DataSet:
     def items(self, columns: list[str] | None = None, *, version: int | None = None) -> pa.Table:
         """Return the items, one row each, with the given columns or all."""
         return self.folder.items.read(columns, version)
+
+    def attach(self, values: pa.Table, *, are_labels: bool = True) -> int:
+        """Write labels (or other columns) of known items; see `featurestore.labelling.attach`."""
+        self.__dict__.pop("description", None)  # it changes
+        return attach(self.folder, values, are_labels=are_labels)
 
     def failures(self) -> pa.Table:
         """Return the items that have no vector, with the reason."""

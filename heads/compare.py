@@ -22,7 +22,7 @@ from heads.intervals import LEVEL
 from heads.plan import Plan, make_plan
 
 if TYPE_CHECKING:
-    from featurestore.store import View
+    from featurestore.view import View
 
 RUN_FORMAT = 1
 DEFAULT_HEADS = ("logistic", "ridge", "prototype", "knn")

@@ -27,7 +27,7 @@ from heads.plan import Plan, make_plan
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from featurestore.store import View
+    from featurestore.view import View
 
 
 def fit(

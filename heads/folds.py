@@ -123,25 +123,50 @@ def make_folds(
     n_folds = min(n_folds, int(n_blocks[n_blocks > 0].min()))
     number = np.empty((n_repeats, len(ids)), dtype=np.intp)
     for repeat in range(n_repeats):
-        fold_of_block = _deal(counts, n_folds, np.random.default_rng([seed, repeat]))
+        fold_of_block = deal(counts, np.ones(n_folds), np.random.default_rng([seed, repeat]))
         number[repeat, order] = fold_of_block[sorted_block]
     return Folds(number, n_folds)
 
 
-def _deal(counts: NDArray[np.float64], n_folds: int, rng: np.random.Generator) -> NDArray[np.intp]:
-    """Return the fold of each block."""
+def deal(
+    counts: NDArray[np.float64],
+    shares: NDArray[np.float64],
+    rng: np.random.Generator,
+    taken: NDArray[np.intp] | None = None,
+) -> NDArray[np.intp]:
+    """Deal blocks to parts, so that each class is spread over the parts by their shares.
+
+    Parameters
+    ----------
+    counts : ndarray of shape (n_blocks, n_classes)
+    shares : ndarray of shape (n_parts,)
+        Relative sizes of the parts, positive.
+    rng : Generator
+    taken : ndarray of shape (n_blocks,), optional
+        Parts that are fixed; -1 where a block is still to be dealt.
+
+    Returns
+    -------
+    ndarray of shape (n_blocks,)
+        The part of each block.
+    """
     share = counts / np.maximum(counts.sum(axis=0), 1)  # rare classes weigh as much as common ones
     sizes = counts.sum(axis=1)
     only = share.argmax(axis=1)
     is_single = (counts > 0).sum(axis=1) == 1  # of one class: no matrix product needed
-    load = np.zeros((n_folds, counts.shape[1]))
-    total = np.zeros(n_folds)
-    fold = np.empty(len(counts), dtype=np.intp)
+    load = np.zeros((len(shares), counts.shape[1]))  # over the part's share
+    total = np.zeros(len(shares))
+    part = np.full(len(counts), -1, dtype=np.intp) if taken is None else taken.copy()
+    for f in range(len(shares)):
+        load[f] = share[part == f].sum(axis=0) / shares[f]
+        total[f] = sizes[part == f].sum() / shares[f]
     shuffled = rng.permutation(len(counts))
     for b in shuffled[np.argsort(-sizes[shuffled], kind="stable")]:
+        if part[b] >= 0:
+            continue
         cost = load[:, only[b]] if is_single[b] else load @ share[b]
-        # The fold's size breaks ties: it is too small to outweigh a row of a class.
-        f = fold[b] = np.argmin(cost + total * 1e-9)
-        load[f] += share[b]
-        total[f] += sizes[b]
-    return fold
+        # The part's size breaks ties: it is too small to outweigh a row of a class.
+        f = part[b] = int(np.argmin(cost + total * 1e-9))
+        load[f] += share[b] / shares[f]
+        total[f] += sizes[b] / shares[f]
+    return part

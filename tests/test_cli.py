@@ -6,7 +6,8 @@ import sys
 
 import pytest
 
-from featurestore.cli import EXIT_FAILED_ITEMS, EXIT_INTERRUPTED, cli, run
+from featurestore.cli import EXIT_INTERRUPTED, cli, run
+from featurestore.cli.embed import EXIT_FAILED_ITEMS
 
 PIXELS = "baseline:pixels#size=2"
 

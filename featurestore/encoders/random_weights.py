@@ -25,7 +25,7 @@ def load(specs: Sequence[EncoderSpec], how: LoadOptions) -> list[Any]:
     if inner.family == "timm":
         from featurestore.encoders.timm_models import load_random
     elif inner.family == "open_clip":
-        from featurestore.encoders.open_clip_models import load_random  # type: ignore[assignment]
+        from featurestore.encoders.open_clip_models import load_random
     else:
         raise UnknownEncoder(
             f"no random weights for {inner.family}: expected random:timm:… or random:open_clip:…"

@@ -237,7 +237,7 @@ class Network:
     preprocessing: Preprocessing | None = None
     forward_images: Callable[[torch.Tensor, Sequence[Depth]], list[torch.Tensor]] | None = None
     tokenize: Callable[[Sequence[str]], tuple[list[Tokens], list[int], list[bool]]] | None = None
-    collate: Callable[[Sequence[Tokens]], dict[str, torch.Tensor]] | None = None
+    collate: Callable[[Sequence[Any]], dict[str, Any]] | None = None
     forward_tokens: Callable[[dict[str, Any], Sequence[Depth]], list[torch.Tensor]] | None = None
     decode_px: int | None = None  # with #decode=fast: JPEGs may shrink to this while decoding
 
@@ -364,7 +364,7 @@ def _upload(tensors: dict[str, Any], device: str) -> _Staged:
 
 @cache
 def _copy_stream(device: str) -> Any:
-    return torch.cuda.Stream(device)
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
 
 def _download(vectors: torch.Tensor) -> tuple[torch.Tensor, Any]:
@@ -477,3 +477,8 @@ def encoders_of(
         )
         for spec, depth, dim in zip(specs, depths, dims, strict=True)
     ]
+
+
+def n_gpus() -> int:
+    """Return how many CUDA devices torch sees."""
+    return int(torch.cuda.device_count())

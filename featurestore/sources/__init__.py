@@ -184,7 +184,7 @@ def checked(rows: pa.Table, source: Source) -> pa.Table:
     return rows
 
 
-def require_column(name: str, known: list[str], flag: str, where: Path) -> str:
+def require_column(name: str, known: list[str], flag: str, where: Place) -> str:
     """Return ``name`` where the table has it.
 
     Raises

@@ -81,6 +81,11 @@ class ImageFolder:
                     found.files.append((prefix + path, size, stamp))
         else:
             _walk(self.location.text, self.root, bool(options.follow_links), found)
+        if found.n_links and not found.files:
+            raise BadSource(
+                f"all images of {self.location} are behind links that lead out of it: "
+                "--follow-links takes them"
+            )
         files = sorted(found.files)
         uris = [uri for uri, _, _ in files]
         folders = [tuple(uri.split("/")[:-1]) for uri in uris]
@@ -152,8 +157,8 @@ def _walk(folder: str, root: str, follow: bool, found: _Found) -> None:
             if entry.name.startswith("."):
                 continue
             if entry.is_symlink() and not follow:
-                real = os.path.realpath(entry.path)
-                if real != home and not real.startswith(home + os.sep):
+                target = os.path.realpath(entry.path)
+                if target != home and not target.startswith(home + os.sep):
                     found.n_links += entry.is_dir() or _is_image(entry.name)
                     continue
             if entry.is_dir():

@@ -144,12 +144,28 @@ def test_ids_and_texts_stay_as_they_are_written(tmp_path):
     ]  # fmt: skip
 
 
-def test_links_to_folders_are_followed_once(tmp_path, write_image):
+def test_links_inside_the_folder_are_followed_once_and_those_out_of_it_where_asked(
+    tmp_path, write_image
+):
     write_image(tmp_path / "real" / "1.png")
-    (tmp_path / "set").mkdir()
+    write_image(tmp_path / "set" / "dog" / "2.png")
     (tmp_path / "set" / "cat").symlink_to(tmp_path / "real")
+    (tmp_path / "set" / "3.png").symlink_to(tmp_path / "real" / "1.png")
     (tmp_path / "set" / "loop").symlink_to(tmp_path / "set")
-    assert rows(tmp_path / "set", "item_id", "label") == [{"item_id": "cat/1.png", "label": "cat"}]
+    found = listing(tmp_path / "set")
+    assert found.rows.column("item_id").to_pylist() == ["dog/2.png"]
+    assert found.notes == (
+        f"2 links lead out of {tmp_path / 'set'} and were left out: --follow-links takes them",
+    )
+    assert rows(tmp_path / "set", "item_id", "label", follow_links=True) == [
+        {"item_id": "3.png", "label": None},
+        {"item_id": "cat/1.png", "label": "cat"},
+        {"item_id": "dog/2.png", "label": "dog"},
+    ]
+    (tmp_path / "links").mkdir()
+    (tmp_path / "links" / "cat").symlink_to(tmp_path / "real")
+    with pytest.raises(BadSource, match="behind links that lead out of it: --follow-links"):
+        listing(tmp_path / "links")
 
 
 def test_a_name_that_is_no_text_stops_nothing(tmp_path, write_image):

@@ -1,0 +1,70 @@
+"""The command line: arguments, output, exit codes. Data to stdout, messages to stderr.
+
+Exit codes: 0 success, 1 error, 2 usage, 3 finished with failed items, 130 interrupted.
+Everything heavy is imported inside the commands, so that ``--help`` starts at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import click
+
+from featurestore import __version__
+from featurestore.cli import browse, embed, learn
+from featurestore.cli.output import say
+from featurestore.errors import FeatureStoreError
+
+EXIT_INTERRUPTED = 130
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit."""
+    sys.exit(run(arguments))
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit code."""
+    try:
+        code = cli.main(args=arguments, standalone_mode=False)
+    except click.exceptions.Exit as done:
+        return done.exit_code
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except FeatureStoreError as error:
+        say(f"error: {error}")
+        return 1
+    except OSError as error:  # a full disk, a read-only folder: what was committed is kept
+        say(f"error: {error.strerror or error}{_at(error)}; what was committed before is kept")
+        return 1
+    except (KeyboardInterrupt, click.Abort):
+        say("interrupted; what was done is kept, and the next run goes on from there")
+        return EXIT_INTERRUPTED
+    return code if isinstance(code, int) else 0
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__)
+def cli() -> None:
+    r"""Embed data sets once with frozen encoders; train and compare light heads in seconds.
+
+    \b
+    featurestore embed photos/ --dataset photos -e timm:mobilenetv3_small_100.lamb_in1k
+    featurestore compare photos
+    featurestore dashboard
+    """
+
+
+for command in (
+    embed.embed, embed.labels, embed.split,
+    browse.list_datasets, browse.info, browse.search, browse.sql, browse.list_encoders,
+    learn.train, learn.compare,
+    browse.dashboard, browse.demo,
+):  # fmt: skip
+    cli.add_command(command)
+
+
+def _at(error: OSError) -> str:
+    return f": {error.filename}" if error.filename else ""

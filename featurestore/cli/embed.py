@@ -1,0 +1,228 @@
+"""embed, labels, split: what comes into a data set."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from featurestore.cli.output import (
+    json_option,
+    open_given,
+    print_json,
+    print_table,
+    progress_bar,
+    say,
+    store_option,
+)
+
+if TYPE_CHECKING:
+    from featurestore.ingest import EmbedReport
+
+EXIT_FAILED_ITEMS = 3
+
+
+@click.command(
+    epilog="Example: featurestore embed reviews.csv --dataset reviews --text body --label stars "
+    "-e st:all-MiniLM-L6-v2"
+)
+@click.argument("sources", nargs=-1)
+@click.option("--dataset", required=True, metavar="NAME", help="Data set to make or to add to.")
+@click.option(
+    "-e", "--encoder", "encoders", multiple=True, required=True, metavar="SPEC",
+    help="Encoder, such as timm:resnet18 (see `featurestore encoders`); repeatable. "
+    "#layer=3+6+-1 takes several layers from one pass.",
+)  # fmt: skip
+@click.option("--text", metavar="COLUMN", help="Column of texts to embed.")
+@click.option(
+    "--image", metavar="COLUMN",
+    help="Column of image paths, relative to the table, or of the images' bytes.",
+)  # fmt: skip
+@click.option("--label", multiple=True, metavar="COLUMN", help="Label column; repeatable.")
+@click.option("--split", metavar="COLUMN", help="Column of train, val, test.")
+@click.option(
+    "--group", metavar="EXPR",
+    help="Column or SQL expression; items of one group never part in evaluation.",
+)  # fmt: skip
+@click.option("--id", "id_column", metavar="COLUMN", help="Column of unique ids.")
+@click.option("--columns", metavar="A,B", help="Column names of a table without a header.")
+@click.option("--where", metavar="SQL", help="Only items that fulfil a condition, in this run.")
+@click.option("--limit", type=click.IntRange(min=1), help="Only the first so many, in this run.")
+@click.option(
+    "--sample", type=click.IntRange(min=1), help="Only so many, drawn at random, in this run."
+)
+@click.option("--seed", default=0, show_default=True, help="Of --sample.")
+@click.option(
+    "--device", default="auto", show_default=True,
+    help="auto, cpu, cuda, cuda:1, mps; all, or cuda:0,cuda:1, for a process a GPU.",
+)  # fmt: skip
+@click.option(
+    "--batch-size", type=click.IntRange(min=1), help="In items; found by measuring by default."
+)
+@click.option(
+    "--num-workers", type=click.IntRange(min=1), help="Decode threads; all cores by default."
+)
+@click.option("--compile", "compiled", is_flag=True, help="torch.compile: for long runs on a GPU.")
+@click.option("--overwrite", is_flag=True, help="Embed everything again.")
+@click.option("--retry-failed", is_flag=True, help="Try unchanged items that failed before.")
+@click.option("--prune", is_flag=True, help="Drop items that are gone from their source.")
+@click.option("--max-failures", type=click.IntRange(min=0), help="Stop when more items fail.")
+@click.option("--follow-links", is_flag=True, help="Also links that lead out of the folder.")
+@click.option(
+    "--trust-remote-code", is_flag=True, help="Run code that comes with a model from a hub."
+)
+@click.option("--dry-run", is_flag=True, help="Count and estimate; write nothing.")
+@click.option("--profile", is_flag=True, help="Print the seconds of each stage.")
+@store_option
+@json_option
+def embed(
+    sources: tuple[str, ...],
+    dataset: str,
+    encoders: tuple[str, ...],
+    text: str | None,
+    image: str | None,
+    label: tuple[str, ...],
+    split: str | None,
+    group: str | None,
+    id_column: str | None,
+    columns: str | None,
+    where: str | None,
+    limit: int | None,
+    sample: int | None,
+    seed: int,
+    device: str,
+    batch_size: int | None,
+    num_workers: int | None,
+    compiled: bool,
+    overwrite: bool,
+    retry_failed: bool,
+    prune: bool,
+    max_failures: int | None,
+    follow_links: bool,
+    trust_remote_code: bool,
+    dry_run: bool,
+    profile: bool,
+    store_path: str,
+    as_json: bool,
+) -> int:
+    """Embed SOURCES into a data set, with one or several encoders in one pass.
+
+    A source is a folder of images, a CSV, TSV, JSONL or Parquet table, tar shards (WebDataset),
+    a saved Hugging Face data set or hf:NAME, or the URL of any of the first three.
+    Class folders become labels; a file or folder named train, val or test gives the split.
+    Only new or changed items are embedded; without SOURCES, those known from earlier runs.
+    """
+    from featurestore.fleet import devices_of, embed_on
+    from featurestore.ingest import EmbedOptions
+    from featurestore.intake import Selection
+    from featurestore.sources import SourceOptions
+    from featurestore.store import open_store
+
+    options = SourceOptions(
+        image, text, label or None, split, group, id_column,
+        tuple(columns.split(",")) if columns else None, follow_links or None,
+    )  # fmt: skip
+    devices = devices_of(device)
+    how = EmbedOptions(
+        devices[0], batch_size, num_workers, overwrite, retry_failed, max_failures, prune,
+        trust_remote_code, compiled,
+    )  # fmt: skip
+    what: dict[str, Any] = {
+        "dataset": dataset, "encoders": encoders, "options": options, "how": how,
+        "select": Selection(where, limit, sample, seed),
+    }  # fmt: skip
+    store = open_store(store_path, create=True)
+    if dry_run:
+        estimates = store.estimate(sources, **what)
+        if as_json:
+            print_json([vars(one) for one in estimates])
+        for one in estimates:
+            say(one.describe())
+        return 0
+    with progress_bar() as progress:
+        if len(devices) > 1:
+            reports = embed_on(devices, store.path, sources, progress=progress, say=say, **what)
+        else:
+            reports = store.embed(sources, progress=progress, say=say, **what)
+    if as_json:
+        print_json([{**vars(one), "items_per_s": one.items_per_s} for one in reports])
+    for report in reports:
+        say(report.describe())
+    if profile:
+        _show_profile(reports[0])
+    return EXIT_FAILED_ITEMS if any(one.n_failed for one in reports) else 0
+
+
+def _show_profile(report: EmbedReport) -> None:
+    rows = [
+        [name, f"{seconds:.2f}", f"{n:,}" if n else "",
+         f"{1e3 * seconds / n:.3f}" if n else ""]
+        for name, (seconds, n) in report.stages.items()
+    ]  # fmt: skip
+    print_table(["stage", "seconds, all threads", "items", "ms/item"], rows, err=True)
+    say(f"limit: {report.limit or 'nothing to encode'} ({report.seconds:.2f} s in all)")
+
+
+@click.command(epilog="Example: featurestore labels photos grades.csv --id file --label grade")
+@click.argument("dataset")
+@click.argument("table")
+@click.option("--id", "id_column", required=True, metavar="COLUMN", help="Column of item ids.")
+@click.option(
+    "--label", multiple=True, metavar="COLUMN", help="Label column; repeatable; all by default."
+)
+@store_option
+def labels(
+    dataset: str, table: str, id_column: str, label: tuple[str, ...], store_path: str
+) -> None:
+    """Attach or change labels of items that are embedded, from a TABLE; nothing is embedded.
+
+    Later runs of embed leave these columns as they are.
+    """
+    from featurestore.labelling import read_labels
+
+    values = read_labels(table, item_id=id_column, columns=label)
+    n_changed = open_given(store_path).dataset(dataset).attach(values)
+    names = ", ".join(name for name in values.column_names if name != "item_id")
+    say(f"{dataset}: {n_changed:,} of {len(values):,} items have new labels ({names})")
+
+
+@click.command(epilog="Example: featurestore split photos --test 0.2 --group patient")
+@click.argument("dataset")
+@click.option("--test", default=0.2, show_default=True, help="Share of the items to test on.")
+@click.option("--val", default=0.0, show_default=True, help="Share to validate on.")
+@click.option(
+    "--group", metavar="COLUMN",
+    help="Items that share a value stay together; those of one --group of embed always do.",
+)  # fmt: skip
+@click.option("--label", metavar="COLUMN", help="Label to stratify by; the main one by default.")
+@click.option("--seed", default=0, show_default=True)
+@click.option("--overwrite", is_flag=True, help="Deal items anew that have a split already.")
+@store_option
+@json_option
+def split(
+    dataset: str,
+    test: float,
+    val: float,
+    group: str | None,
+    label: str | None,
+    seed: int,
+    overwrite: bool,
+    store_path: str,
+    as_json: bool,
+) -> None:
+    """Split a data set into train, val and test; groups and equal content stay together.
+
+    Items that have a split keep it, so that a data set may grow; --overwrite deals all anew.
+    """
+    from collections import Counter
+
+    from heads.splits import split_dataset
+
+    found = split_dataset(
+        open_given(store_path).dataset(dataset), test=test, val=val, group=group, label=label,
+        seed=seed, overwrite=overwrite,
+    )  # fmt: skip
+    counts = Counter(found.tolist())
+    if as_json:
+        print_json(counts)
+    say(f"{dataset}: " + ", ".join(f"{counts[name]:,} {name}" for name in sorted(counts)))

@@ -1,0 +1,146 @@
+"""train, compare: heads on what is embedded."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+
+from featurestore.cli.output import (
+    json_option,
+    label_option,
+    open_given,
+    print_json,
+    print_table,
+    store_option,
+    view_of,
+)
+
+
+@click.command(epilog="Example: featurestore train photos -e baseline:pixels --head ridge")
+@click.argument("dataset")
+@click.option("-e", "--encoder", metavar="SPEC", help="Encoder; the only view's by default.")
+@click.option("--head", default="logistic", show_default=True, help="Which head.")
+@label_option
+@click.option("--seed", default=0, show_default=True)
+@store_option
+@json_option
+def train(
+    dataset: str,
+    encoder: str | None,
+    head: str,
+    label: str | None,
+    seed: int,
+    store_path: str,
+    as_json: bool,
+) -> None:
+    """Train one head on a view, evaluate it, and keep it in the store."""
+    import heads
+
+    fitted = heads.fit(view_of(store_path, dataset, encoder), head, label=label, seed=seed)
+    if as_json:
+        print_json(fitted.card)
+    else:
+        show_head(fitted)
+
+
+@click.command(
+    epilog="Example: featurestore compare photos -e baseline:pixels -e timm:resnet18.a1_in1k"
+)
+@click.argument("dataset")
+@click.option(
+    "-e",
+    "--encoder",
+    "encoders",
+    multiple=True,
+    metavar="SPEC",
+    help="Encoder; repeatable; all views by default.",
+)
+@click.option(
+    "--head",
+    "head_names",
+    multiple=True,
+    metavar="NAME",
+    help="Head; repeatable; logistic, ridge, prototype and knn by default.",
+)
+@label_option
+@click.option("--metric", default="balanced_accuracy", show_default=True)
+@click.option(
+    "--evaluation",
+    default="auto",
+    show_default=True,
+    type=click.Choice(["auto", "test", "folds"]),
+    help="The test split, or 5 × 5 folds; auto: the test split if there is one.",
+)
+@click.option("--ignore-groups", is_flag=True, help="Let items of one group part: shows the leak.")
+@click.option("--seed", default=0, show_default=True)
+@store_option
+@json_option
+def compare(
+    dataset: str,
+    encoders: tuple[str, ...],
+    head_names: tuple[str, ...],
+    label: str | None,
+    metric: str,
+    evaluation: str,
+    ignore_groups: bool,
+    seed: int,
+    store_path: str,
+    as_json: bool,
+) -> None:
+    """Compare encoders × heads on the same folds, beside the baselines without pretraining."""
+    import heads
+
+    found = open_given(store_path).dataset(dataset)
+    views = [found.view(spec) for spec in encoders] or found.views()
+    chosen: dict[str, Any] = {"heads": head_names} if head_names else {}
+    comparison = heads.compare(
+        views, label=label, metric=metric, evaluation=evaluation, seed=seed,
+        group=not ignore_groups, progress=_say_fits if sys.stderr.isatty() else None, **chosen,
+    )  # fmt: skip
+    if as_json:
+        print_json(comparison.rows())
+        return
+    show_comparison(comparison)
+
+
+def _say_fits(n_done: int, n_fits: int, what: str) -> None:
+    click.echo(f"\r\033[K{n_done}/{n_fits} fits: {what}", err=True, nl=n_done == n_fits)
+
+
+def show_head(fitted: Any) -> None:
+    """Print what a fitted head chose, and how well it does."""
+    card = fitted.card
+    click.echo(f"{card['head']} on {card['dataset']}@{card['encoder']}, label {card['label']!r}")
+    chosen = ", ".join(f"{key} {value}" for key, value in card["chosen"].items())
+    click.echo(f"  chosen on training rows: {chosen or 'nothing'}")
+    for metric, found in card["metrics"].items():
+        interval = ""
+        if found["low"] is not None:
+            interval = f" ({found['low']:.3f} to {found['high']:.3f}; {card['estimand']})"
+        click.echo(f"  {metric.replace('_', ' ')}: {found['value']:.3f}{interval}")
+    for note in card["notes"]:
+        click.echo(f"  {note}")
+    click.echo(f"  kept as {fitted.head_id}")
+
+
+def show_comparison(comparison: Any) -> None:
+    """Print a comparison as a table, best first, with what its intervals mean."""
+    from featurestore.values import EncoderSpec
+
+    rows = sorted(comparison.rows(), key=lambda row: -row["value"])
+    table = [
+        [EncoderSpec.parse(r["encoder"]).label, r["head"], f"{r['value']:.3f}",
+         f"{r['low']:.3f} – {r['high']:.3f}", f"{r['seconds']:.2f}"]
+        for r in rows
+    ]  # fmt: skip
+    metric = rows[0]["metric"].replace("_", " ")
+    print_table(["encoder", "head", metric, "95 % interval", "fit (s)"], table)
+    click.echo(f"Intervals: {comparison.estimand}.")
+    for claim in comparison.claims():
+        click.echo(f"{claim.sentence()}.")
+    if comparison.n_pairs > 1:
+        click.echo(f"These sentences hold for all {comparison.n_pairs} pairs at once (Bonferroni).")
+    for note in comparison.notes:
+        click.echo(note)

@@ -1,0 +1,171 @@
+"""Several devices of one machine: a process for each, every one with its part of the items.
+
+Parts are drawn by item id, writers append to the same views, and each row is committed by the
+process that made it: nothing waits for another device.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from queue import Empty
+from typing import Any
+
+from featurestore.errors import BadName, FeatureStoreError
+from featurestore.ingest import EmbedOptions, EmbedReport, Progress
+from featurestore.intake import Selection
+from featurestore.sources import SourceOptions
+from featurestore.store import open_store
+
+ALL = "all"
+_REPORT_S = 0.2
+
+
+def devices_of(wanted: str) -> list[str]:
+    """Return the devices that ``--device`` names: one, several with commas, or all GPUs.
+
+    Raises
+    ------
+    BadName
+        If ``all`` is asked for and there is no GPU.
+    """
+    if wanted != ALL:
+        return wanted.split(",")
+    from featurestore.encoders.torch_network import n_gpus
+
+    found = n_gpus()
+    if not found:
+        raise BadName("--device all: torch sees no GPU here; leave --device out to use the CPU")
+    return [f"cuda:{number}" for number in range(found)]
+
+
+def embed_on(
+    devices: Sequence[str],
+    store: Path,
+    sources: Sequence[str | Path],
+    *,
+    dataset: str,
+    encoders: Sequence[str],
+    options: SourceOptions,
+    how: EmbedOptions,
+    select: Selection,
+    progress: Callable[[Progress], None] | None = None,
+    say: Callable[[str], None] = lambda _: None,
+) -> list[EmbedReport]:
+    """Embed with one process a device; see `Store.embed`.
+
+    Raises
+    ------
+    FeatureStoreError
+        What the first process that failed raised; what the others did is kept.
+    """
+    context = multiprocessing.get_context("spawn")  # delta-rs and CUDA do not survive fork
+    messages = context.Queue()
+    parts = [
+        replace(how, device=device, part=(number, len(devices)))
+        for number, device in enumerate(devices)
+    ]
+    call = {"dataset": dataset, "encoders": list(encoders), "options": options, "select": select}
+    workers = [
+        context.Process(target=_embed_part, args=(messages, str(store), list(sources), call, part))
+        for part in parts
+    ]
+    for worker in workers:
+        worker.start()
+    done: dict[int, list[EmbedReport]] = {}
+    seen: dict[str, dict[int, Progress]] = {}
+    said: set[str] = set()
+    failure: BaseException | None = None
+    finished = 0
+    try:
+        while finished < len(workers):
+            try:
+                number, message = messages.get(timeout=1)
+            except Empty:
+                dead = [n for n, one in enumerate(workers) if one.exitcode not in (None, 0)]
+                if dead and messages.empty():
+                    raise FeatureStoreError(
+                        f"the process on {devices[dead[0]]} died (exit code "
+                        f"{workers[dead[0]].exitcode}); what was committed is kept"
+                    ) from None
+                continue
+            if isinstance(message, Progress):
+                of_encoder = seen.setdefault(message.encoder, {})
+                of_encoder[number] = message
+                if progress is not None:
+                    progress(_together(list(of_encoder.values())))
+            elif isinstance(message, str):
+                if message not in said:  # each process lists the same sources
+                    said.add(message)
+                    say(message)
+            else:
+                finished += 1
+                if isinstance(message, BaseException):
+                    failure = failure or message
+                else:
+                    done[number] = message
+    finally:
+        for worker in workers:
+            worker.join()
+    if failure is not None:
+        raise failure
+    return [_sum([done[n][i] for n in sorted(done)]) for i in range(len(done[0]))]
+
+
+def _embed_part(
+    messages: Any, store: str, sources: list[Any], call: dict[str, Any], how: EmbedOptions
+) -> None:
+    assert how.part is not None
+    number = how.part[0]
+    last: dict[str, float] = {}
+
+    def progress(now: Progress) -> None:
+        moment = time.monotonic()
+        if now.n_done == now.n_total or moment - last.get(now.encoder, 0.0) > _REPORT_S:
+            last[now.encoder] = moment
+            messages.put((number, now))
+
+    result: Any
+    try:
+        result = open_store(store, create=True).embed(
+            sources, how=how, progress=progress, say=lambda text: messages.put((number, text)),
+            **call,
+        )  # fmt: skip
+    except (FeatureStoreError, OSError, KeyboardInterrupt) as error:
+        result = error
+    messages.put((number, result))
+
+
+def _together(parts: list[Progress]) -> Progress:
+    slowest = max(parts, key=lambda one: one.n_total - one.n_done)
+    return Progress(
+        slowest.encoder,
+        sum(one.n_done for one in parts),
+        sum(one.n_total for one in parts),
+        sum(one.n_failed for one in parts),
+        slowest.limit,
+    )
+
+
+def _sum(parts: list[EmbedReport]) -> EmbedReport:
+    """Return one report of several processes: counts add up, the slowest one sets the time."""
+    first = parts[0]
+    counts = ("n_encoded", "n_copied", "n_unchanged", "n_failed", "n_known_failures", "n_cut")
+    stages: dict[str, tuple[float, int]] = {}
+    for one in parts:
+        for name, (seconds, n) in one.stages.items():
+            before = stages.get(name, (0.0, 0))
+            stages[name] = (round(before[0] + seconds, 4), before[1] + n)
+    return replace(
+        first,
+        **{name: sum(getattr(one, name) for one in parts) for name in counts},
+        n_updated=max(one.n_updated for one in parts),
+        seconds=max(one.seconds for one in parts),
+        device=",".join(str(one.device) for one in parts),
+        limit=max(parts, key=lambda one: one.seconds).limit,
+        failures=tuple(text for one in parts for text in one.failures)[:5],
+        stages=stages,
+    )

@@ -1,0 +1,114 @@
+"""Columns given apart from the source: labels that come later, splits; nothing is embedded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from featurestore.errors import BadSource, UnknownItem, nearest
+from featurestore.layout import DatasetFolder
+from featurestore.plan import is_equal
+from featurestore.sources import RESERVED, SourceOptions, canonical_split, require_column
+from featurestore.sources.places import Place
+from featurestore.sources.rows import plain
+from featurestore.sources.table import READERS
+from featurestore.writer import put_items
+
+SPLIT = "split"
+
+
+def read_labels(path: str | Path, *, item_id: str, columns: Sequence[str] = ()) -> pa.Table:
+    """Read labels from a table: its id column as ``item_id``, and the named columns or all.
+
+    Raises
+    ------
+    BadSource, MissingColumn
+        If it is no table that we read, lacks a column, or names an item twice.
+    """
+    place = Place.of(path)
+    if place.suffix not in READERS:
+        raise BadSource(f"{place} is no table: expected {', '.join(sorted(READERS))}")
+    table = READERS[place.suffix](place, SourceOptions(id=item_id))
+    require_column(item_id, table.column_names, "--id", place)
+    names = list(columns) or [name for name in table.column_names if name != item_id]
+    for name in names:
+        require_column(name, table.column_names, "--label", place)
+    ids = table.column(item_id).cast(pa.string())
+    if len(pc.unique(ids)) < len(ids):
+        raise BadSource(f"{place.name} names an item twice in {item_id!r}: expected one row each")
+    return pa.table({"item_id": ids, **{name: plain(table.column(name)) for name in names}})
+
+
+def attach(folder: DatasetFolder, values: pa.Table, *, are_labels: bool = True) -> int:
+    """Write columns of known items; sources no longer touch those columns.
+
+    Parameters
+    ----------
+    folder : DatasetFolder
+    values : pyarrow.Table
+        ``item_id`` and one column for each thing to attach. Items that it does not name keep
+        what they have.
+    are_labels : bool
+        Whether the columns become labels of the data set.
+
+    Returns
+    -------
+    int
+        How many items have other values than before.
+
+    Raises
+    ------
+    UnknownItem
+        If an id is not one of the data set's; nothing is changed.
+    BadSource
+        For a column that the store fills itself, or of another type than before.
+    """
+    names = [name for name in values.column_names if name != "item_id"]
+    taken = [name for name in names if name in RESERVED - {SPLIT}]
+    if taken or not names:
+        raise BadSource(
+            f"columns {', '.join(taken)} are the store's own: rename them"
+            if taken
+            else "no column to attach: expected one beside the id"
+        )
+    if SPLIT in names:
+        splits = [canonical_split(value) for value in values.column(SPLIT).to_pylist()]
+        at = values.schema.get_field_index(SPLIT)
+        values = values.set_column(at, SPLIT, pa.array(splits, pa.string()))
+    with folder.locked("dataset"):
+        items = folder.items.read()
+        place = pc.index_in(values.column("item_id"), value_set=items.column("item_id"))
+        unknown = values.filter(pc.is_null(place)).column("item_id").to_pylist()
+        if unknown:
+            known = items.column("item_id").to_pylist()[:10_000]
+            raise UnknownItem(
+                f"{len(unknown)} of {len(values)} ids are no items of {folder.name!r} "
+                f"(first: {unknown[0]!r}; {nearest(unknown[0], known, n=2)})"
+            )
+        same = np.logical_and.reduce([is_equal(values, items, place, name) for name in names])
+        changed = values.filter(pa.array(~same))
+        rows = items.take(place.filter(pa.array(~same)))
+        for name in names:
+            at = rows.schema.get_field_index(name)
+            column = changed.column(name)
+            rows = (
+                rows.set_column(at, name, column) if at >= 0 else rows.append_column(name, column)
+            )
+        if len(rows):
+            put_items(folder, rows)
+        folder.write(folder.read().with_attached(names, _tasks(values, names, are_labels)))
+    return len(rows)
+
+
+def _tasks(values: pa.Table, names: Sequence[str], are_labels: bool) -> dict[str, dict[str, str]]:
+    if not are_labels:
+        return {}
+    kinds = {name: values.schema.field(name).type for name in names if name != SPLIT}
+    return {
+        name: {"task": "regression" if pa.types.is_floating(kind) else "multiclass"}
+        for name, kind in kinds.items()
+    }
