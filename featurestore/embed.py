@@ -2,7 +2,7 @@
 
 Items are read, hashed and decoded (or tokenized) by worker threads, once for all encoders, into
 a bounded window ahead of them, so that memory stays flat. On a GPU the next batch is uploaded
-while one computes; on a CPU, where decoding and encoding want the same cores, they take turns.
+while one computes.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, field
-from threading import Event, Semaphore
+from dataclasses import dataclass
+from threading import Semaphore
 from typing import Any, TypeVar
 
 import numpy as np
@@ -27,7 +27,9 @@ from featurestore.profile import Clock
 from featurestore.values import Modality
 
 TEXT_WINDOW = 2048  # texts that are sorted by length together
-_READERS_PER_DECODER = 4  # waiting for a disk needs threads, not cores
+# Waiting for a disk or a network needs threads, not cores.
+_READERS_PER_DECODER = 2
+_READERS_PER_DECODER_REMOTE = 16
 _T = TypeVar("_T")
 _R = TypeVar("_R")
 
@@ -134,24 +136,6 @@ def _in_one_step(
     return (lambda contents: contents), encode, (lambda vectors: [vectors])
 
 
-@dataclass
-class _Turns:
-    """On a CPU, workers pause while the encoder runs: sharing cores costs both more."""
-
-    take: bool
-    free: Event = field(default_factory=Event)
-
-    def __post_init__(self) -> None:
-        self.free.set()
-
-    def __enter__(self) -> None:
-        if self.take:
-            self.free.clear()
-
-    def __exit__(self, *_: object) -> None:
-        self.free.set()
-
-
 def embed_items(
     todos: Iterable[Todo],
     lanes: Sequence[Lane],
@@ -161,7 +145,6 @@ def embed_items(
     readers: Mapping[str, Callable[[str], bytes]],
     n_workers: int | None = None,
     clock: Clock | None = None,
-    take_turns: bool | None = None,
 ) -> Iterator[Outcome]:
     """Embed items; outcomes come batch by batch, in no promised order.
 
@@ -176,13 +159,11 @@ def embed_items(
         For each view, content hashes that need no encoding. The caller may add to them while
         the stream runs, and then no content is encoded twice.
     readers : mapping of str to callable
-        For each source, uri → bytes.
+        For each source, uri → bytes; one with ``is_remote`` is asked for more at once.
     n_workers : int, optional
         Decode threads; the number of cores by default.
     clock : Clock, optional
         Filled as the run goes.
-    take_turns : bool, optional
-        Whether decoding pauses while an encoder runs; by default where all run on the CPU.
 
     Yields
     ------
@@ -191,25 +172,24 @@ def embed_items(
     """
     clock = clock or Clock()
     n_workers = n_workers or os.cpu_count() or 1
-    if take_turns is None:
-        take_turns = all(lane.encoder.device == "cpu" for lane in lanes)
-    turns = _Turns(take_turns)
     stack = ExitStack()
     with stack:
         if modality is Modality.TEXT:
             windows = batched(todos, lambda: TEXT_WINDOW)
 
             def prepare_window(window: list[Todo]) -> _Prepared:
-                return _prepare_texts(window, lanes, known, turns, clock)
+                return _prepare_texts(window, lanes, known, clock)
 
             prepared = _ahead(prepare_window, windows, n_workers, lambda: n_workers)
         else:
             decoders = Semaphore(n_workers)
 
             def prepare(todo: Todo) -> _Prepared:
-                return _prepare_image(todo, lanes, known, readers, turns, decoders, clock)
+                return _prepare_image(todo, lanes, known, readers, decoders, clock)
 
-            n_threads = n_workers * _READERS_PER_DECODER
+            is_remote = any(getattr(one, "is_remote", False) for one in readers.values())
+            per_decoder = _READERS_PER_DECODER_REMOTE if is_remote else _READERS_PER_DECODER
+            n_threads = n_workers * per_decoder
 
             # Deep enough to feed a growing batch, shallow enough to bound memory.
             def window() -> int:
@@ -222,11 +202,11 @@ def embed_items(
             yield from outcomes
             for lane, items in zip(lanes, ready, strict=True):
                 for one in items:
-                    yield from _enqueue(lane, one, known, turns, stager, clock)
+                    yield from _enqueue(lane, one, known, stager, clock)
                 if lane.is_text:  # the next window begins with its shortest texts
-                    yield from _drain(lane, turns, stager, clock)
+                    yield from _drain(lane, stager, clock)
         for lane in lanes:
-            yield from _drain(lane, turns, stager, clock)
+            yield from _drain(lane, stager, clock)
             yield from _settle(lane, 0, clock)
 
 
@@ -238,7 +218,6 @@ def _enqueue(
     lane: Lane,
     one: _Ready,
     known: Sequence[Set[str]],
-    turns: _Turns,
     stager: ThreadPoolExecutor,
     clock: Clock,
 ) -> Iterator[Outcome]:
@@ -253,11 +232,11 @@ def _enqueue(
         return
     one.views = views
     if lane.is_text and _overflows(lane, one):
-        yield from _drain(lane, turns, stager, clock)
+        yield from _drain(lane, stager, clock)
     lane.waiting.append(one)
     lane.hashes.add(one.content_hash)
     if not lane.is_text and lane.has_full_batch():
-        yield from _drain(lane, turns, stager, clock)
+        yield from _drain(lane, stager, clock)
 
 
 def _overflows(lane: Lane, one: _Ready) -> bool:
@@ -268,17 +247,13 @@ def _overflows(lane: Lane, one: _Ready) -> bool:
     return (len(lane.waiting) + 1) * longest > lane.batch_size.size
 
 
-def _drain(
-    lane: Lane, turns: _Turns, stager: ThreadPoolExecutor, clock: Clock
-) -> Iterator[Outcome]:
+def _drain(lane: Lane, stager: ThreadPoolExecutor, clock: Clock) -> Iterator[Outcome]:
     batch, lane.waiting = lane.waiting, []
     if not batch:
         return
     if not lane.is_async or not lane.batch_size.settled:
         yield from _settle(lane, 0, clock)
-        with turns:
-            outcomes = list(_encode(lane, batch, clock))
-        yield from outcomes
+        yield from _encode(lane, batch, clock)
         return
     staged = stager.submit(lane.stage, [one.content for one in batch])
     lane.under_way.append(_UnderWay(batch, staged))
@@ -368,7 +343,6 @@ def _prepare_image(
     lanes: Sequence[Lane],
     known: Sequence[Set[str]],
     readers: Mapping[str, Callable[[str], bytes]],
-    turns: _Turns,
     decoders: Semaphore,
     clock: Clock,
 ) -> _Prepared:
@@ -395,7 +369,6 @@ def _prepare_image(
     ]
     if not wanting:
         return outcomes, ready
-    turns.free.wait()
     with decoders, clock.stage("decode"):
         pictures: dict[int | None, Any] = {}  # whole, or shrunk for those who ask for it
         for number, lane in enumerate(lanes):
@@ -416,7 +389,6 @@ def _prepare_texts(
     window: list[Todo],
     lanes: Sequence[Lane],
     known: Sequence[Set[str]],
-    turns: _Turns,
     clock: Clock,
 ) -> _Prepared:
     """Hash and tokenize a window of texts; those of each lane come sorted by length."""
@@ -443,7 +415,6 @@ def _prepare_texts(
     ready: list[list[_Ready]] = [[] for _ in lanes]
     if not wanted:
         return settled, ready
-    turns.free.wait()
     for number, lane in enumerate(lanes):
         of_lane = [
             (todo, content_hash, views)

@@ -46,7 +46,7 @@ from featurestore.layout import (
 )
 from featurestore.profile import Clock
 from featurestore.sources import SourceOptions
-from featurestore.sources.contents import reader
+from featurestore.sources.contents import Reader
 from featurestore.sources.places import Place
 from featurestore.tables import drop_equal, write_file
 from featurestore.values import EncoderSpec, Modality, ResolvedEncoder, parse_specs
@@ -286,7 +286,7 @@ class DataSet:
         row = self._item(item_id)
         record = self.description.sources[row["source"]]
         try:
-            return reader(record.kind, record.root)(row["uri"])
+            return Reader(record.kind, record.root)(row["uri"])
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or str(error)
             raise UnknownItem(f"the file of item {item_id!r} is gone: {place} ({reason})") from None
@@ -392,7 +392,7 @@ class _Job:
     def readers(self) -> dict[str, Callable[[str], bytes]]:
         """For each source, uri → bytes."""
         records = self.intake.sources.items()
-        return {name: reader(record.kind, record.root) for name, record in records}
+        return {name: Reader(record.kind, record.root) for name, record in records}
 
     def write_description(self, say: Callable[[str], None]) -> None:
         """Make the data set, or add to what it knows; drop what is gone where asked."""

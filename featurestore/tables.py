@@ -257,31 +257,63 @@ class Table:
             ) from None
 
     def _write(self, rows: pa.Table) -> AddAction:
-        sink = pa.BufferOutputStream()
-        pq.write_table(
-            rows,
-            sink,
-            compression={
-                name: "none" if name == "vector" else "zstd" for name in rows.column_names
-            },
-            use_dictionary=[
-                name for name in rows.column_names if name not in ("vector", "item_id")
-            ],
-            write_statistics=["item_id"],
-            data_page_version="2.0",
-            row_group_size=ROW_GROUP_ROWS,
-        )
-        content = sink.getvalue()
-        name = f"{hashlib.sha256(content).hexdigest()}.parquet"
-        write_file(self.path / name, content)
+        temporary = self.path / f".{uuid4().hex}.tmp"
+        try:
+            with temporary.open("wb", buffering=0) as file:
+                sink = _Hashed(file)
+                pq.write_table(
+                    rows,
+                    pa.PythonFile(sink, mode="w"),
+                    compression={
+                        name: "none" if name == "vector" else "zstd" for name in rows.column_names
+                    },
+                    use_dictionary=[
+                        name for name in rows.column_names if name not in ("vector", "item_id")
+                    ],
+                    write_statistics=["item_id"],
+                    data_page_version="2.0",
+                    row_group_size=ROW_GROUP_ROWS,
+                )
+                os.fsync(file.fileno())
+            name = f"{sink.digest.hexdigest()}.parquet"
+            temporary.replace(self.path / name)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
         return AddAction(
             name,
-            content.size,
+            sink.n_bytes,
             {},
             int(time.time() * 1000),
             True,
             json.dumps({"numRecords": len(rows)}),
         )
+
+
+class _Hashed:
+    """A file that is only written to, and hashed on the way: a shard is never held twice."""
+
+    closed = False
+
+    def __init__(self, file: Any) -> None:
+        self.file = file
+        self.digest = hashlib.sha256()
+        self.n_bytes = 0
+
+    def write(self, data: Any) -> int:
+        view = memoryview(data)
+        self.digest.update(view)
+        self.n_bytes += view.nbytes
+        done = 0
+        while done < view.nbytes:  # a raw file may take less than it is given
+            done += self.file.write(view[done:])
+        return done
+
+    def flush(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
 
 
 def read_shard(path: Path, columns: list[str] | None = None) -> pa.Table:

@@ -25,6 +25,11 @@ def recall(kind: str, key: str) -> Any:
     return _read(_file(kind)).get(key)
 
 
+def recall_all(kind: str) -> dict[str, Any]:
+    """Return everything of a kind that was remembered."""
+    return _read(_file(kind))
+
+
 def remember(kind: str, key: str, value: Any) -> None:
     """Keep a JSON-able value; a cache folder that cannot be written is no error."""
     path = _file(kind)

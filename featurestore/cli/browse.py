@@ -169,19 +169,33 @@ def sql(statement: str, store_path: str, as_json: bool) -> None:
 @click.command(name="encoders", epilog="Example: featurestore encoders")
 @json_option
 def list_encoders(as_json: bool) -> None:
-    """List the families of encoders and how to write their names."""
-    from featurestore.encoders import FAMILIES
+    """List the families of encoders, and models: cached here, used here, and well-known ones.
+
+    Any model that the libraries know can be named; a name with local-dir:/path needs no network.
+    """
+    from featurestore.encoders import families
+    from featurestore.encoders.installed import known_encoders, missing_packages
 
     rows = [
         {"family": name, "example": family.example, "about": family.about,
-         "options": sorted(family.options)}
-        for name, family in FAMILIES.items()
+         "options": sorted(family.options), "missing": missing_packages(name)}
+        for name, family in families().items()
     ]  # fmt: skip
+    encoders = known_encoders()
     if as_json:
-        print_json(rows)
+        print_json({"families": rows, "encoders": [vars(one) for one in encoders]})
         return
-    table = [[r["family"], r["example"], r["about"], " ".join(r["options"])] for r in rows]
-    print_table(["family", "example", "what it is", "#options"], table)
+    table = [
+        [r["family"], r["example"], r["about"], " ".join(r["options"]),
+         f"pip install {' '.join(r['missing'])}" if r["missing"] else "installed"]
+        for r in rows
+    ]  # fmt: skip
+    print_table(["family", "example", "what it is", "#options", ""], table)
+    models = [
+        [one.spec, one.reads, one.dim, one.licence, one.where or "fetched at first use"]
+        for one in encoders
+    ]
+    print_table(["encoder", "reads", "dim", "licence", "here"], models)
 
 
 @click.command(epilog="Example: featurestore dashboard --port 8501")

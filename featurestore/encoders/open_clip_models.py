@@ -123,15 +123,7 @@ def assemble(
         specs, network, depths, chosen, Modality.IMAGE,
         frozenset({Modality.IMAGE, Modality.TEXT}), encoders.versions(spec),
     )  # fmt: skip
-    # A layer inside one tower shares no space with the other: it is for images alone.
-    return [one if one.depth.layer is None else _images_only(one) for one in found]
-
-
-def _images_only(encoder: TorchEncoder) -> TorchEncoder:
-    from dataclasses import replace
-
-    only = replace(encoder.resolved, modalities=frozenset({Modality.IMAGE}))
-    return TorchEncoder(only, encoder.network, encoder.depth)
+    return [one if one.depth.layer is None else one.for_images() for one in found]
 
 
 def _tokenize(tokenizer: Any) -> Callable[..., tuple[list[Tokens], list[int], list[bool]]]:

@@ -8,7 +8,7 @@ import logging
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
 
@@ -259,6 +259,11 @@ class TorchEncoder:
     def decode_px(self) -> int | None:
         """The side in pixels below which a JPEG must not be shrunk while decoding; None: whole."""
         return self.network.decode_px
+
+    def for_images(self) -> TorchEncoder:
+        """Return this for images alone: a layer inside one tower shares no space with the other."""
+        only = replace(self.resolved, modalities=frozenset({Modality.IMAGE}))
+        return TorchEncoder(only, self.network, self.depth)
 
     def prepare_image(self, image: Image.Image) -> NDArray[Any]:
         """Resize and crop as the model was trained; returns (height, width, 3) uint8."""

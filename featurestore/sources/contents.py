@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import Callable
+from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from featurestore.sources.places import Place
+from featurestore.sources.places import Place, is_url
 
 _MEMBER = re.compile(r"(.+\.tar)#(\d+)\+(\d+)", re.IGNORECASE)
 _VALUE = re.compile(r"(.*)#(.+)\[(\d+)\]")
@@ -33,29 +32,37 @@ def value_uri(table: str, column: str, row: int) -> str:
     return f"{table}#{column}[{row}]"
 
 
-def reader(kind: str, root: str | Path) -> Callable[[str], bytes]:
-    """Return the function from a uri to its bytes, for a source of a kind and root.
+@dataclass(frozen=True)
+class Reader:
+    """The function from a uri to its bytes, for a source of a kind and root.
 
     It raises OSError or ValueError for what cannot be read.
     """
-    place = Place.of(root)
 
-    def read(uri: str) -> bytes:
-        if kind == "datasets":
+    kind: str
+    root: str
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether bytes come over a network."""
+        return is_url(self.root)
+
+    def __call__(self, uri: str) -> bytes:
+        """Return the bytes."""
+        if self.kind == "datasets":
             from featurestore.sources.hf_datasets import read_value
 
-            return read_value(str(root), *_value(uri))
-        if kind == "webdataset" and (member := _MEMBER.fullmatch(uri)):
+            return read_value(self.root, *_value(uri))
+        root = Place(self.root)
+        if self.kind == "webdataset" and (member := _MEMBER.fullmatch(uri)):
             shard, offset, size = member.groups()
-            return place.join(shard).read_range(int(offset), int(size))
-        if kind == "table" and (value := _VALUE.fullmatch(uri)) and ".parquet#" in uri:
-            table, column, row = value.groups()
-            file = place.join(table)
+            return root.join(shard).read_range(int(offset), int(size))
+        if self.kind == "table" and ".parquet#" in uri and _VALUE.fullmatch(uri):
+            table, column, row = _value(uri)
+            file = root.join(table)
             state = (0, 0) if file.is_url else file.stat()
-            return _column(file, column, state).read(int(row), file.parent)
-        return place.join(uri).read()
-
-    return read
+            return _column(file, column, state).read(row, file.parent)
+        return root.join(uri).read()
 
 
 def _value(uri: str) -> tuple[str, str, int]:

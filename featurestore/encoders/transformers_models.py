@@ -1,0 +1,344 @@
+"""``hf:NAME`` and ``hf:local-dir:/path``: image and text models of Hugging Face transformers.
+
+Two-tower models (CLIP, SigLIP) give their projected features. Of others, images are pooled by
+the class token where there is one, then by a trained pooler, else by the mean; texts by the
+mean over their tokens. ``#pool=cls|mean|pooler`` and ``#layer=…`` choose; layer 0 is what the
+first block gets.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from threading import Lock
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
+from transformers.utils import logging as transformers_logging
+
+from featurestore import encoders
+from featurestore.encoders import LoadOptions
+from featurestore.encoders.torch_network import (
+    Depth,
+    Network,
+    Preprocessing,
+    Tokens,
+    TorchEncoder,
+    collator,
+    decode_px_of,
+    encoders_of,
+    loading,
+    n_tokens,
+    pick_device,
+    pool_tokens,
+    precision_of,
+    rows_of,
+    settle,
+    weights_hash,
+)
+from featurestore.errors import BadName, UnknownEncoder
+from featurestore.values import EncoderSpec, Modality
+
+_POOLS = ("cls", "mean", "pooler")
+_CLASS_TOKENS = ("cls_token", "class_embedding")
+_POOLERS = ("pooler", "head")  # how the names of their weights begin
+
+
+@dataclass(frozen=True, eq=False)
+class _Model:
+    """A loaded network and what of it decides how it is read."""
+
+    module: Any
+    is_two_tower: bool
+    n_prefix: int  # class, distillation and register tokens of an image
+    has_pooler: bool  # none of its weights were missing, and drawn at random
+
+
+def load(specs: Sequence[EncoderSpec], how: LoadOptions) -> list[TorchEncoder]:
+    """Load a model by name (with the hub's cache) or from a folder."""
+    spec, device = specs[0], pick_device(how.device)
+    hint = (
+        "expected a transformers folder (config.json, model.safetensors, and "
+        "preprocessor_config.json or a tokenizer)"
+        if spec.local_dir
+        else "download it once on a machine with network, or use hf:local-dir:/path"
+    )
+    name = str(spec.local_dir) if spec.local_dir else spec.model
+    common: dict[str, Any] = {
+        "revision": spec.revision or "main",
+        "trust_remote_code": how.trust_remote_code,
+        "local_files_only": spec.local_dir is not None,
+    }
+    transformers_logging.disable_progress_bar()  # our own bar counts items, not tensors
+    with loading(spec, hint):
+        module, info = AutoModel.from_pretrained(
+            name, output_loading_info=True, dtype=torch.float32, weights_only=True, **common
+        )
+        model = _look(module, info)
+        reads_images = model.is_two_tower or module.main_input_name == "pixel_values"
+        reads_texts = model.is_two_tower or module.main_input_name == "input_ids"
+        processor = AutoImageProcessor.from_pretrained(name, **common) if reads_images else None
+        tokenizer = AutoTokenizer.from_pretrained(name, **common) if reads_texts else None
+    if not reads_images and not reads_texts:
+        raise UnknownEncoder(
+            f"{spec} reads {module.main_input_name}: expected an image or a text model"
+        )
+    depths = [Depth.of(one, _POOLS) for one in specs]
+    n_layers = _n_layers(module, reads_images)
+    depths = [depth.checked(one, n_layers, 0) for depth, one in zip(depths, specs, strict=True)]
+    for depth, one in zip(depths, specs, strict=True):
+        _check_pool(depth, one, model)
+    module = settle(module, device, compile=how.compile)
+    chosen: dict[str, Any] = {
+        "family": "hf",
+        "architecture": type(module).__name__,
+        "weights": weights_hash(module),
+        "precision": spec.option("precision", "fp32"),
+    }
+    preprocessing = None
+    if processor is not None:
+        preprocessing = _preprocessing(processor, spec)
+        chosen["preprocessing"] = preprocessing.description
+    tokenize = collate = None
+    if tokenizer is not None:
+        limit = _max_length(spec, module, tokenizer)
+        chosen |= {"tokenizer": _tokenizer_hash(tokenizer), "max_length": limit}
+        tokenize = _tokenize(tokenizer, limit, fixed=model.is_two_tower)
+        collate = collator({"input_ids": tokenizer.pad_token_id or 0}, tokenizer.padding_side)
+
+    def forward_images(pixels: torch.Tensor, asked: Sequence[Depth]) -> list[torch.Tensor]:
+        return _forward_images(model, pixels, asked)
+
+    def forward_tokens(tokens: dict[str, Any], asked: Sequence[Depth]) -> list[torch.Tensor]:
+        return _forward_tokens(model, tokens, asked)
+
+    network = Network(
+        module,
+        device,
+        precision_of(spec),
+        preprocessing,
+        forward_images if reads_images else None,
+        tokenize,
+        collate,
+        forward_tokens if reads_texts else None,
+        None if preprocessing is None else decode_px_of(spec, preprocessing),
+    )
+    modalities = frozenset(
+        modality
+        for modality, reads in ((Modality.IMAGE, reads_images), (Modality.TEXT, reads_texts))
+        if reads
+    )
+    first = Modality.IMAGE if reads_images else Modality.TEXT
+    found = encoders_of(specs, network, depths, chosen, first, modalities, encoders.versions(spec))
+    # A layer inside one tower shares no space with the other: it is for images alone.
+    is_cut = [model.is_two_tower and depth.layer is not None for depth in depths]
+    return [one.for_images() if cut else one for one, cut in zip(found, is_cut, strict=True)]
+
+
+def _look(module: Any, info: dict[str, Any]) -> _Model:
+    is_two_tower = hasattr(module, "get_image_features") and hasattr(module, "get_text_features")
+    names = [name.rpartition(".")[2] for name, _ in module.named_parameters()]
+    n_prefix = sum(name in names for name in (*_CLASS_TOKENS, "distillation_token"))
+    vision = getattr(module.config, "vision_config", module.config)
+    n_prefix += getattr(vision, "num_register_tokens", 0) or 0
+    missing = info["missing_keys"]
+    has_pooler = not any(one.startswith(_POOLERS) for one in missing)
+    return _Model(module, is_two_tower, n_prefix, has_pooler)
+
+
+def _check_pool(depth: Depth, spec: EncoderSpec, model: _Model) -> None:
+    if depth.pool is None:
+        return
+    if model.is_two_tower and depth.layer is None:
+        raise BadName(
+            f"pool={depth.pool} in {spec}: a two-tower model pools by itself; add layer=…"
+        )
+    if depth.pool == "pooler" and depth.layer is not None:
+        raise BadName(
+            f"pool=pooler in {spec}: the pooler belongs to the last layer; use cls or mean"
+        )
+    if depth.pool == "pooler" and not model.has_pooler:
+        raise BadName(
+            f"pool=pooler in {spec}: these weights have no trained pooler; use cls or mean"
+        )
+
+
+def _vision(model: _Model) -> Any:
+    return model.module.vision_model if model.is_two_tower else model.module
+
+
+def _n_layers(module: Any, reads_images: bool) -> int:
+    config = module.config
+    of_tower = getattr(config, "vision_config" if reads_images else "text_config", config)
+    for name in ("num_hidden_layers", "n_layer", "num_layers"):
+        if isinstance(getattr(of_tower, name, None), int):
+            return int(getattr(of_tower, name))
+    return len(getattr(of_tower, "depths", ())) or len(getattr(of_tower, "hidden_sizes", ()))
+
+
+def _forward_images(
+    model: _Model, pixels: torch.Tensor, asked: Sequence[Depth]
+) -> list[torch.Tensor]:
+    wants_layers = any(depth.layer is not None for depth in asked)
+    projected = None
+    if model.is_two_tower and any(depth.layer is None for depth in asked):
+        if not wants_layers:
+            return [_features(model.module.get_image_features(pixel_values=pixels))] * len(asked)
+        projected = _features(model.module.get_image_features(pixel_values=pixels))
+    out = _vision(model)(pixel_values=pixels, output_hidden_states=wants_layers)
+    vectors = []
+    for depth in asked:
+        if depth.layer is None and projected is not None:
+            vectors.append(projected)
+        elif depth.layer is None:
+            vectors.append(_pool_image(model, out, depth.pool))
+        else:
+            vectors.append(_pool_map(model, out.hidden_states[depth.layer], depth.pool))
+    return vectors
+
+
+def _features(out: Any) -> torch.Tensor:
+    return out if isinstance(out, torch.Tensor) else out.pooler_output
+
+
+def _pool_image(model: _Model, out: Any, pool: str | None) -> torch.Tensor:
+    pooled = getattr(out, "pooler_output", None)
+    use_pooler = pool == "pooler" or (pool is None and not model.n_prefix and model.has_pooler)
+    if use_pooler and pooled is not None:
+        return torch.flatten(pooled, 1)  # convolutional poolers keep two sides of length 1
+    return _pool_map(model, out.last_hidden_state, None if pool == "pooler" else pool)
+
+
+def _pool_map(model: _Model, hidden: torch.Tensor, pool: str | None) -> torch.Tensor:
+    if hidden.ndim == 4:
+        return pool_tokens(hidden, None, pool)
+    n = model.n_prefix
+    return pool_tokens(hidden[:, n:], hidden[:, :n] if n else None, pool)
+
+
+def _forward_tokens(
+    model: _Model, tokens: dict[str, Any], asked: Sequence[Depth]
+) -> list[torch.Tensor]:
+    if model.is_two_tower:
+        return [_features(model.module.get_text_features(**tokens))] * len(asked)
+    wants_layers = any(depth.layer is not None for depth in asked)
+    out = model.module(**tokens, output_hidden_states=wants_layers)
+    mask = tokens["attention_mask"].unsqueeze(-1).to(out.last_hidden_state.dtype)
+    vectors = []
+    for depth in asked:
+        if depth.pool == "pooler":
+            vectors.append(out.pooler_output)
+            continue
+        hidden = out.last_hidden_state if depth.layer is None else out.hidden_states[depth.layer]
+        if depth.pool == "cls":
+            vectors.append(hidden[:, 0])
+        else:
+            vectors.append((hidden * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1))
+    return vectors
+
+
+def _preprocessing(processor: Any, spec: EncoderSpec) -> Preprocessing:
+    """Cut the processor: its geometry in the workers, its numbers on the device.
+
+    Where that does not give what the whole processor gives (one that resizes after scaling),
+    all of it runs in the workers.
+    """
+    facts = {
+        name: value
+        for name, value in processor.to_dict().items()
+        if not name.startswith(("_", "processor_class"))
+    }
+    description = json.dumps(facts, sort_keys=True, default=str)
+
+    def whole(image: Image.Image) -> NDArray[Any]:
+        found = processor(images=image, return_tensors="np")["pixel_values"][0]
+        if found.ndim != 3:
+            raise UnknownEncoder(
+                f"{spec} takes inputs of shape {found.shape}: expected (3, height, width)"
+            )
+        return np.asarray(found, np.float32)
+
+    def geometry(image: Image.Image) -> NDArray[Any]:
+        found = processor(images=image, do_rescale=False, do_normalize=False, return_tensors="np")[
+            "pixel_values"
+        ][0]
+        return np.ascontiguousarray(np.transpose(found, (1, 2, 0)))
+
+    pixels = np.random.default_rng(0).integers(0, 256, (300, 400, 3), np.uint8)
+    probe = Image.fromarray(pixels).resize((280, 340))
+    expected = whole(probe)
+    size = facts.get("size") or {}
+    sides = [n for n in dict(size).values() if isinstance(n, int)]
+    resize_px = max(sides) if sides else None
+    mean = tuple(getattr(processor, "image_mean", None) or (0.0, 0.0, 0.0))
+    std = tuple(getattr(processor, "image_std", None) or (1.0, 1.0, 1.0))
+    if not getattr(processor, "do_normalize", True):
+        mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+    # Ours divides by 255; another factor is put into mean and std.
+    factor = 255.0 * getattr(processor, "rescale_factor", 1 / 255)
+    cut = Preprocessing(
+        geometry,
+        tuple(m / factor for m in mean),
+        tuple(s / factor for s in std),
+        description,
+        resize_px,
+    )
+    found = geometry(probe)
+    if found.dtype == np.uint8 and found.shape[2] == 3:
+        ours = cut.normalize(torch.from_numpy(found)[None])[0].numpy()
+        if ours.shape == expected.shape and np.abs(ours - expected).max() < 0.02:
+            return cut
+    return Preprocessing(whole, (), (), description, resize_px)
+
+
+def _max_length(spec: EncoderSpec, module: Any, tokenizer: Any) -> int:
+    text = spec.option("max_length", "")
+    if text and (not text.isdecimal() or int(text) < 1):
+        raise BadName(f"max_length={text} in {spec}: expected a number of tokens")
+    config = getattr(module.config, "text_config", module.config)
+    positions = getattr(config, "max_position_embeddings", None) or 512
+    # RoBERTa counts positions from behind its padding id.
+    if getattr(config, "model_type", "") in ("roberta", "xlm-roberta", "camembert"):
+        positions -= 2
+    limit = min(positions, tokenizer.model_max_length)
+    return min(limit, int(text)) if text else int(limit)
+
+
+def _tokenize(
+    tokenizer: Any, limit: int, *, fixed: bool
+) -> Callable[..., tuple[list[Tokens], list[int], list[bool]]]:
+    """Return what gives a text its tokens; ``fixed`` pads all to the length of training."""
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    one_at_a_time = Lock()  # a fast tokenizer is parallel inside, and not safe to share
+
+    def tokenize(texts: Sequence[str]) -> tuple[list[Tokens], list[int], list[bool]]:
+        with one_at_a_time:
+            batch = tokenizer(
+                list(texts), padding="max_length" if fixed else True, truncation=True,
+                max_length=limit, return_tensors="pt",
+            )  # fmt: skip
+            if fixed:
+                found = [{name: rows[i] for name, rows in batch.items()} for i in range(len(texts))]
+            else:
+                found = rows_of(batch)
+            lengths = [len(one["input_ids"]) for one in found]
+            is_cut = [
+                n == limit and len(text) > limit and n_tokens(tokenizer, text) > limit
+                for n, text in zip(lengths, texts, strict=True)
+            ]
+        return found, lengths, is_cut
+
+    return tokenize
+
+
+def _tokenizer_hash(tokenizer: Any) -> str:
+    fast = getattr(tokenizer, "backend_tokenizer", None)
+    text = json.dumps(tokenizer.get_vocab(), sort_keys=True) if fast is None else fast.to_str()
+    return hashlib.sha256(text.encode()).hexdigest()
