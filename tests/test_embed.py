@@ -6,12 +6,16 @@ import numpy as np
 import pytest
 
 from featurestore.batching import BatchSize
-from featurestore.embed import Clock, Todo, embed_items
+from featurestore.embed import Lane, Todo, embed_items
+from featurestore.profile import Clock
+from featurestore.sources.contents import Reader
 from featurestore.values import Modality
 
 
 class FakeEncoder:
     """Vectors that a person can predict: mean colour of an image, length of a text."""
+
+    device = "cpu"
 
     def __init__(self, memory=10**9):
         self.memory = memory
@@ -33,22 +37,68 @@ class FakeEncoder:
         return np.array([[len(t), np.nan if "bad" in t else 0] for t in texts], np.float32)
 
 
+class FakeGpu(FakeEncoder):
+    """Three steps as on a GPU; notes what is staged, launched and fetched, in order."""
+
+    device = "cuda"
+    network = "one"
+
+    def __init__(self, memory=10**9):
+        super().__init__(memory)
+        self.steps = []
+
+    def runner(self, encoders, modality):
+        def stage(contents):
+            return list(contents)
+
+        def launch(staged):
+            self.steps.append(("launch", len(staged)))
+            return staged
+
+        def fetch(launched):
+            self.steps.append(("fetch", len(launched)))
+            vectors = self.encode_images(launched)
+            return [vectors * factor for factor in range(1, len(encoders) + 1)]
+
+        return stage, launch, fetch
+
+
 def images(tmp_path, write_image, n):
-    paths = [write_image(tmp_path / f"{i}.png", (i, 0, 0)) for i in range(n)]
-    return [Todo(i, path, None) for i, path in enumerate(paths)]
+    for i in range(n):
+        write_image(tmp_path / f"{i}.png", (i, 0, 0))
+    return [Todo(i, "s", f"{i}.png", None) for i in range(n)]
 
 
-def run(todos, encoder, *, modality=Modality.IMAGE, known=frozenset(), size=4, **options):
-    outcomes = embed_items(
-        todos, encoder, modality=modality, known=known,
-        batch_size=BatchSize(size, settled=True), **options,
-    )  # fmt: skip
+def texts(*values):
+    return [Todo(i, "s", None, text) for i, text in enumerate(values)]
+
+
+def lane(encoder, size=4, modality=Modality.IMAGE, views=(0,), **how):
+    encoders = [encoder] * len(views)
+    return Lane(encoders, views, modality, BatchSize(size, settled=True, **how))
+
+
+def stream(root, todos, lanes, *, modality=Modality.IMAGE, known=None, **options):
+    n_views = 1 + max(view for one in lanes for view in one.views)
+    return embed_items(
+        todos,
+        lanes,
+        modality=modality,
+        known=known or [set() for _ in range(n_views)],
+        readers={"s": Reader("folder", str(root))},
+        **options,
+    )
+
+
+def run(root, todos, encoder, *, size=4, modality=Modality.IMAGE, known=None, **options):
+    lanes = [lane(encoder, size, modality)]
+    outcomes = stream(root, todos, lanes, modality=modality, known=known, **options)
     return {one.row: one for one in outcomes}
 
 
 def test_each_image_gets_the_vector_of_its_own_pixels(tmp_path, write_image):
     encoder = FakeEncoder()
-    found = run(images(tmp_path, write_image, 10), encoder)
+    found = run(tmp_path, images(tmp_path, write_image, 10), encoder)
     assert {row: one.vector.tolist() for row, one in found.items()} == {
         i: [i, 0, 0] for i in range(10)
     }
@@ -59,19 +109,18 @@ def test_each_image_gets_the_vector_of_its_own_pixels(tmp_path, write_image):
 
 def test_known_content_is_neither_decoded_nor_encoded(tmp_path, write_image):
     todos = images(tmp_path, write_image, 3)
-    known = {hashlib.sha256(todos[1].path.read_bytes()).hexdigest()}
+    known = {hashlib.sha256((tmp_path / "1.png").read_bytes()).hexdigest()}
     encoder = FakeEncoder()
-    found = run(todos, encoder, known=known)
+    found = run(tmp_path, todos, encoder, known=[known])
     assert [found[row].is_known for row in range(3)] == [False, True, False]
     assert encoder.prepared == 2
 
 
 def test_a_bad_item_stops_nothing_and_says_why(tmp_path, write_image):
     todos = images(tmp_path, write_image, 3)
-    todos[1].path.write_bytes(b"garbage")
-    todos.append(Todo(3, tmp_path / "absent.png", None))
-    todos.append(Todo(4, None, None))
-    found = run(todos, FakeEncoder())
+    (tmp_path / "1.png").write_bytes(b"garbage")
+    todos += [Todo(3, "s", "absent.png", None), Todo(4, "s", None, None)]
+    found = run(tmp_path, todos, FakeEncoder())
     assert [found[row].failed_stage for row in range(5)] == [None, "decode", None, "read", "read"]
     assert "not an image" in found[1].error
     assert "No such file" in found[3].error
@@ -79,12 +128,66 @@ def test_a_bad_item_stops_nothing_and_says_why(tmp_path, write_image):
     assert found[1].content_hash == hashlib.sha256(b"garbage").hexdigest()
 
 
+def test_several_encoders_share_one_read_and_one_decode(tmp_path, write_image, monkeypatch):
+    import featurestore.embed
+
+    decoded = []
+
+    def counted(content, *, at_least_px=None):
+        decoded.append(at_least_px)
+        return decode(content, at_least_px=at_least_px)
+
+    decode = featurestore.embed.decode_image
+    monkeypatch.setattr(featurestore.embed, "decode_image", counted)
+    small, large, layered = FakeEncoder(), FakeEncoder(), FakeGpu()
+    layered.device = "cpu"
+    lanes = [lane(small, 2), lane(large, 3, views=(1,)), lane(layered, 4, views=(2, 3))]
+    found = {}
+    for one in stream(tmp_path, _for_views(images(tmp_path, write_image, 7), 4), lanes):
+        found[one.view, one.row] = one.vector.tolist()
+    expected = {(view, i): [i, 0, 0] for view in range(3) for i in range(7)}
+    assert found == expected | {(3, i): [2 * i, 0, 0] for i in range(7)}
+    assert decoded == [None] * 7
+    assert (small.batches, large.batches) == ([2, 2, 2, 1], [3, 3, 1])
+    assert layered.batches == [4, 3]  # both layers came from one pass
+
+
+def test_each_view_gets_what_it_lacks_and_no_more(tmp_path, write_image):
+    todos = images(tmp_path, write_image, 4)
+    known = [set(), {hashlib.sha256((tmp_path / "0.png").read_bytes()).hexdigest()}]
+    one, both = FakeEncoder(), FakeEncoder()
+    some = [Todo(t.row, t.source, t.uri, None, (0, 1) if t.row < 2 else (0,)) for t in todos]
+    lanes = [lane(both), lane(one, views=(1,))]
+    found = [(o.view, o.row, o.is_known) for o in stream(tmp_path, some, lanes, known=known)]
+    assert sorted(found) == [
+        (0, 0, False), (0, 1, False), (0, 2, False), (0, 3, False), (1, 0, True), (1, 1, False),
+    ]  # fmt: skip
+    assert (both.batches, one.batches) == ([4], [1])
+
+
+def _for_views(todos, n_views):
+    return [Todo(t.row, t.source, t.uri, t.text, tuple(range(n_views))) for t in todos]
+
+
+def test_a_gpu_computes_one_batch_while_the_next_is_launched(tmp_path, write_image):
+    encoder = FakeGpu()
+    found = run(tmp_path, images(tmp_path, write_image, 12), encoder, size=3)
+    assert {row: one.vector.tolist() for row, one in found.items()} == {
+        i: [i, 0, 0] for i in range(12)
+    }
+    assert encoder.steps == [
+        ("launch", 3), ("launch", 3), ("fetch", 3), ("launch", 3), ("fetch", 3),
+        ("launch", 3), ("fetch", 3), ("fetch", 3),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", [FakeEncoder, FakeGpu])
 @pytest.mark.parametrize("memory", [1, 2, 3, 7])
 def test_when_memory_runs_out_the_batch_is_halved_and_nothing_is_lost(
-    tmp_path, write_image, memory
+    tmp_path, write_image, memory, kind
 ):
-    encoder = FakeEncoder(memory=memory)
-    found = run(images(tmp_path, write_image, 20), encoder, size=16)
+    encoder = kind(memory=memory)
+    found = run(tmp_path, images(tmp_path, write_image, 20), encoder, size=16)
     assert {row: one.vector.tolist() for row, one in found.items()} == {
         i: [i, 0, 0] for i in range(20)
     }
@@ -92,14 +195,11 @@ def test_when_memory_runs_out_the_batch_is_halved_and_nothing_is_lost(
 
 
 def test_equal_content_is_encoded_once_however_it_is_batched(tmp_path, write_image):
-    path = write_image(tmp_path / "a.png", (1, 2, 3))
+    write_image(tmp_path / "a.png", (1, 2, 3))
     encoder, known = FakeEncoder(), set()
-    stream = embed_items(
-        [Todo(row, path, None) for row in range(50)], encoder, modality=Modality.IMAGE,
-        known=known, batch_size=BatchSize(4, settled=True),
-    )  # fmt: skip
+    todos = [Todo(row, "s", "a.png", None) for row in range(50)]
     encoded = 0
-    for one in stream:
+    for one in stream(tmp_path, todos, [lane(encoder)], known=[known]):
         if one.vector is not None:
             encoded += 1
             known.add(one.content_hash)
@@ -107,7 +207,7 @@ def test_equal_content_is_encoded_once_however_it_is_batched(tmp_path, write_ima
 
 
 def test_an_item_that_alone_does_not_fit_is_a_failure(tmp_path, write_image):
-    found = run(images(tmp_path, write_image, 2), FakeEncoder(memory=0))
+    found = run(tmp_path, images(tmp_path, write_image, 2), FakeEncoder(memory=0))
     assert [found[row].failed_stage for row in range(2)] == ["encode", "encode"]
 
 
@@ -115,15 +215,13 @@ def test_other_errors_of_the_encoder_are_not_swallowed(tmp_path, write_image):
     encoder = FakeEncoder()
     encoder.encode_images = lambda prepared: 1 / 0
     with pytest.raises(ZeroDivisionError):
-        run(images(tmp_path, write_image, 2), encoder)
+        run(tmp_path, images(tmp_path, write_image, 2), encoder)
 
 
 def test_texts_go_by_length_and_bad_ones_are_named():
-    texts = ["four", "a", "", "bad", "  ", "seven77", None]
     encoder = FakeEncoder()
-    found = run(
-        [Todo(i, None, t) for i, t in enumerate(texts)], encoder, modality=Modality.TEXT, size=2
-    )
+    todos = texts("four", "a", "", "bad", "  ", "seven77", None)
+    found = run("/", todos, encoder, modality=Modality.TEXT, size=2)
     vectors = {row: one.vector for row, one in found.items() if one.vector is not None}
     assert {row: v.tolist() for row, v in vectors.items()} == {0: [4, 0], 1: [1, 0], 5: [7, 0]}
     assert {row: one.failed_stage for row, one in found.items() if one.vector is None} == {
@@ -132,18 +230,36 @@ def test_texts_go_by_length_and_bad_ones_are_named():
     assert "NaN" in found[3].error
 
 
+def test_batches_of_texts_hold_no_more_tokens_than_they_may():
+    class Tokens(FakeEncoder):
+        def tokenize(self, texts):
+            return [t.split() for t in texts], [len(t.split()) for t in texts], [False] * len(texts)
+
+        def encode_texts(self, tokens):
+            self.batches.append([len(one) for one in tokens])
+            return np.array([[len(one)] for one in tokens], np.float32)
+
+    encoder = Tokens()
+    lengths = np.random.default_rng(0).integers(1, 40, 300).tolist()
+    lanes = [lane(encoder, 256, Modality.TEXT, counts_tokens=True)]
+    todos = texts(*(" ".join(f"{i}w{j}" for j in range(n)) for i, n in enumerate(lengths)))
+    found = {o.row: int(o.vector[0]) for o in stream("/", todos, lanes, modality=Modality.TEXT)}
+    assert found == dict(enumerate(lengths))
+    assert all(len(batch) * max(batch) <= 256 for batch in encoder.batches)
+    padded = sum(len(batch) * max(batch) for batch in encoder.batches)
+    assert padded < 1.06 * sum(lengths)  # sorted by length: little is padding
+    assert len(encoder.batches) < 1.3 * padded / 256
+
+
 def test_decoding_stays_a_bounded_window_ahead(tmp_path, write_image):
     todos = images(tmp_path, write_image, 60)
     encoder = FakeEncoder()
-    stream = embed_items(
-        todos, encoder, modality=Modality.IMAGE, known=frozenset(),
-        batch_size=BatchSize(4, settled=True), n_workers=2,
-    )  # fmt: skip
-    next(stream)
+    outcomes = stream(tmp_path, todos, [lane(encoder)], n_workers=2)
+    next(outcomes)
     time.sleep(0.2)  # time enough for workers to run away, were they free to
-    assert encoder.prepared <= 4 + 2 * 4 + 2
-    stream.close()
-    assert not [t for t in threading.enumerate() if t.name.startswith("decode")]
+    assert encoder.prepared <= 4 + 2 * 4 + 2 * 2
+    outcomes.close()
+    assert not [t for t in threading.enumerate() if t.name.startswith(("decode", "stage"))]
 
 
 def test_the_clock_names_the_slow_stage(tmp_path, write_image):
@@ -153,6 +269,17 @@ def test_the_clock_names_the_slow_stage(tmp_path, write_image):
             return super().encode_images(prepared)
 
     clock = Clock()
-    run(images(tmp_path, write_image, 8), Slow(), clock=clock)
-    assert clock.limit == "encoding"
-    assert clock.n_encoded == 8
+    run(tmp_path, images(tmp_path, write_image, 8), Slow(), clock=clock)
+    assert clock.limit == "encode"
+    assert [(name, n) for name, _, n in clock.rows()] == [
+        ("read", 8), ("decode", 8), ("wait", 0), ("encode", 8),
+    ]  # fmt: skip
+
+    class SlowToPrepare(FakeEncoder):
+        def prepare_image(self, image):
+            time.sleep(0.02)
+            return super().prepare_image(image)
+
+    clock = Clock()
+    run(tmp_path, images(tmp_path, write_image, 8), SlowToPrepare(), clock=clock)
+    assert clock.limit == "decode"

@@ -21,6 +21,7 @@ from featurestore.encoders import check_device_name
 from featurestore.errors import BadName, UnknownEncoder
 from featurestore.values import EncoderSpec, Modality, ResolvedEncoder
 
+_UNSAFE = torch.serialization.pickle.UnpicklingError  # what weights_only=True refuses
 _PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -117,10 +118,17 @@ def loading(spec: EncoderSpec, how: str) -> Iterator[None]:
     logging.disable(logging.WARNING)  # each retry of a hub, each random weight on purpose
     try:
         yield
+    except _UNSAFE as error:
+        raise UnknownEncoder(
+            f"cannot load {spec}: its file holds more than tensors, and reading it could run code; "
+            "convert it to safetensors on a machine where you trust it"
+        ) from error
     except (OSError, RuntimeError, ValueError, KeyError) as error:
         if isinstance(error, torch.OutOfMemoryError):
             raise
         reason = " ".join(str(error).split())[:300]
+        if "custom code" in reason or "trust_remote_code" in reason:
+            reason = "it comes with code of its own, which --trust-remote-code would run"
         raise UnknownEncoder(f"cannot load {spec}: {reason}; {how}") from error
     finally:
         logging.disable(before)

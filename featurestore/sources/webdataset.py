@@ -179,6 +179,9 @@ def _samples(shard: Place, damaged: list[tuple[Place, str]]) -> Iterator[dict[st
                     content = tar.extractfile(member)
                     assert content is not None, "a regular file"
                     sample |= _facts(ending, content.read(), f"{shard}: {member.name}")
+            file.seek(tar.offset)
+            if not file.read(1):
+                raise tarfile.ReadError("it ends without the mark of its end")
     except (tarfile.TarError, EOFError) as error:
         damaged.append((shard, str(error)))
         if sample:
