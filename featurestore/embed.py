@@ -398,8 +398,9 @@ def _prepare_texts(
         for todo in window:
             if todo.text is None or not todo.text.strip():
                 content_hash = None if todo.text is None else text_hash(todo.text)
+                reason = "no text, or none in UTF-8" if todo.text is None else "the text is empty"
                 settled += [
-                    Outcome(todo.row, content_hash, None, "read", "the text is empty", view)
+                    Outcome(todo.row, content_hash, None, "read", reason, view)
                     for view in todo.views
                 ]
                 continue

@@ -21,7 +21,8 @@ from featurestore.encoders import check_device_name
 from featurestore.errors import BadName, UnknownEncoder
 from featurestore.values import EncoderSpec, Modality, ResolvedEncoder
 
-_UNSAFE = torch.serialization.pickle.UnpicklingError  # what weights_only=True refuses
+# What weights_only=True refuses; the only place where torch shows it.
+_UNSAFE = torch.serialization.pickle.UnpicklingError  # type: ignore[attr-defined]
 _PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 

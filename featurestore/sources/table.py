@@ -91,6 +91,15 @@ class TableFile:
         )
 
 
+def _utf8(value: bytes | None) -> str | None:
+    """Return a text, or None, which then fails as that one item."""
+    try:
+        return None if value is None else value.decode()
+    except UnicodeDecodeError:
+        return None
+
+
+_CSV = b"featurestore: texts are bytes"
 _UNREAD = b"featurestore: columns of bytes"
 
 
@@ -101,6 +110,11 @@ def _unread_columns(table: pa.Table) -> list[str]:
 
 def _strings(table: pa.Table, name: str) -> pa.ChunkedArray:
     column = table.column(name)
+    if (table.schema.metadata or {}).get(_CSV) and pa.types.is_binary(column.type):
+        try:
+            return column.cast(pa.string())
+        except pa.ArrowInvalid:
+            return pa.chunked_array([[_utf8(value) for value in column.to_pylist()]], pa.string())
     if pa.types.is_nested(column.type) or pa.types.is_binary(column.type):
         raise BadSource(f"column {name!r} holds {column.type}: expected texts, paths or images")
     return column.cast(pa.string())
@@ -119,7 +133,8 @@ def _read_csv(path: Place, options: SourceOptions, delimiter: str = ",") -> pa.T
 
     # In TSV files quotes are mostly text (sms_spam has them unpaired); in CSV they are quotes.
     quotes = '"' if delimiter == "," else False
-    return csv.read_csv(
+    as_bytes = {options.text: pa.binary()} if options.text else {}
+    table = csv.read_csv(
         _input(path),
         read_options=csv.ReadOptions(
             column_names=list(columns) if columns else None, block_size=_BLOCK_BYTES
@@ -128,12 +143,18 @@ def _read_csv(path: Place, options: SourceOptions, delimiter: str = ",") -> pa.T
             delimiter=delimiter, quote_char=quotes, newlines_in_values=delimiter == ","
         ),
         convert_options=csv.ConvertOptions(
-            column_types=_as_written(options),
+            # As bytes: one text that is no UTF-8 must not cost the whole table.
+            column_types=_as_written(options)
+            | ({options.text: pa.binary()} if options.text else {}),
             null_values=[""],  # "NA" and "null" may be texts and labels
             strings_can_be_null=True,
             quoted_strings_can_be_null=False,
         ),
     )
+    for field in table.schema:
+        if pa.types.is_binary(field.type) and field.name != options.text:
+            raise BadSource(f"column {field.name!r} of {path} is not UTF-8: convert the file")
+    return table.replace_schema_metadata({_CSV: b"1"})
 
 
 def _read_tsv(path: Place, options: SourceOptions) -> pa.Table:
@@ -208,6 +229,8 @@ def _clear(read: Callable[[Place, SourceOptions], pa.Table]) -> Callable[..., pa
             table.column_names  # noqa: B018 - decodes the header
             table.validate(full=True)
             return table
+        except BadSource:
+            raise
         except (pa.ArrowException, ValueError, KeyError, OSError) as error:
             reason = str(error).splitlines()[0]
             raise BadSource(f"cannot read {path} as {path.suffix.lstrip('.')}: {reason}") from None

@@ -216,14 +216,15 @@ def test_code_that_comes_with_a_model_runs_only_where_asked(folder, tmp_path):
     (where / "config.json").write_text(
         '{"model_type": "evil", "auto_map": {"AutoConfig": "evil.Evil", "AutoModel": "evil.Evil"}}'
     )
-    (where / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Evil: pass\n")
+    ran = tmp_path / "ran"
+    (where / "evil.py").write_text(f"open({str(ran)!r}, 'w').close()\nclass Evil: pass\n")
     spec = parse_specs([f"hf:local-dir:{where}"])
     with pytest.raises(UnknownEncoder, match="which --trust-remote-code would run"):
         load_encoders(spec)
-    assert not (tmp_path / "ran").exists()
+    assert not ran.exists()
     with pytest.raises(Exception):  # noqa: B017, PT011 - it is no model; but its code has run
         load_encoders(spec, LoadOptions(trust_remote_code=True))
-    assert (tmp_path / "ran").exists()
+    assert ran.exists()
 
 
 def test_a_name_that_is_not_cached_says_how_to_get_it(monkeypatch):

@@ -86,6 +86,11 @@ def test_every_kind_of_table_gives_the_same_rows(tmp_path):
     assert not any(one.notes for one in found)
 
 
+def test_a_text_that_is_no_utf8_costs_that_item_alone(tmp_path):
+    (tmp_path / "t.csv").write_bytes(b"body\ncaf\xe9\ncaf\xc3\xa9\n")
+    assert rows(tmp_path / "t.csv", "text", text="body") == [{"text": None}, {"text": "café"}]
+
+
 def test_unpaired_quotes_are_text_in_tsv(tmp_path):
     (tmp_path / "s.tsv").write_text('ham\the said "no\nspam\t"win" now\n')
     found = rows(tmp_path / "s.tsv", "text", text="text", columns=("label", "text"))
@@ -179,7 +184,7 @@ def test_a_name_that_is_no_text_stops_nothing(tmp_path, write_image):
     [
         (b"body,body\na,b\n", "columns of one name: body"),
         (b"body,Label,label\na,b,c\n", "'[Ll]abel' and '[Ll]abel' differ in case alone"),
-        (b"body\ncaf\xe9\n", "cannot read .* as csv"),
+        (b"body,x\na,caf\xe9\n", "column 'x' of .* is not UTF-8"),
         (b"caf\xe9,body\na,b\n", "cannot read .* as csv"),
         (b"body,size,size_\na,1,2\n", "columns of one name: size_"),
     ],

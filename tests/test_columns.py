@@ -1,0 +1,250 @@
+"""What is given apart from the source: selections of a run, labels, splits."""
+
+import json
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from featurestore import Selection
+from featurestore.errors import (
+    BadName,
+    BadQuery,
+    BadSource,
+    MissingColumn,
+    NotEnoughData,
+    UnknownItem,
+)
+from featurestore.ingest import EmbedOptions
+from featurestore.labelling import read_labels
+from featurestore.sources import SourceOptions
+from heads.splits import make_split, split_dataset
+
+PIXELS = "baseline:pixels#size=1"
+
+
+def embed(store, source, *, encoders=(PIXELS,), options=None, **select):
+    return store.embed(
+        [source] if source else [], dataset="d", encoders=list(encoders), options=options,
+        select=Selection(**select),
+    )  # fmt: skip
+
+
+def test_a_selection_is_about_one_run_and_drops_nothing(empty_store, tiny_images):
+    embed(empty_store, tiny_images, where="label = 'dark'")
+    assert empty_store.view("d", PIXELS).load().ids.tolist() == [f"dark/{i}.png" for i in range(3)]
+    embed(empty_store, tiny_images, limit=4)
+    assert empty_store.view("d", PIXELS).n_rows == 4
+    (report,) = embed(empty_store, tiny_images)  # none of it is remembered
+    assert (report.n_encoded, report.n_unchanged) == (2, 4)
+    (report,) = empty_store.embed(
+        [tiny_images], dataset="d", encoders=[PIXELS], how=EmbedOptions(prune=True),
+        select=Selection(where="stem = '0'"),
+    )  # fmt: skip
+    assert empty_store.view("d", PIXELS).n_rows == 6  # what was not selected is not gone
+
+
+def test_a_sample_depends_on_the_seed_and_not_on_the_order(empty_store):
+    ids = [f"i{n}" for n in range(1000)]
+    rows = pa.table({"item_id": ids, "uri": ids})
+    drawn = {seed: Selection(sample=100, seed=seed).apply(rows) for seed in (0, 1)}
+    names = {seed: set(one.column("item_id").to_pylist()) for seed, one in drawn.items()}
+    assert [len(one) for one in names.values()] == [100, 100]
+    assert len(names[0] & names[1]) < 30
+    backwards = rows.take(pa.array(np.arange(999, -1, -1)))
+    again = Selection(sample=100).apply(backwards).column("item_id").to_pylist()
+    assert set(again) == names[0]
+    more = pa.concat_tables([rows, pa.table({"item_id": ["j"] * 10, "uri": ["j"] * 10})])
+    grown = set(Selection(sample=100).apply(more).column("item_id").to_pylist())
+    assert len(grown & names[0]) >= 89  # a data set that grows keeps most of its sample
+
+
+@pytest.mark.parametrize(
+    ("where", "error", "message"),
+    [
+        ("label = 'blue'", BadSource, "no item fulfils --where label = 'blue'"),
+        ("label", BadSource, "expected a condition, true or false"),
+        ("colour = 1", BadQuery, "colour"),
+        ("1 = 1) from items; drop table items --", BadQuery, "expected one SELECT|syntax"),
+    ],
+)
+def test_a_condition_that_is_none_says_so(empty_store, tiny_images, where, error, message):
+    with pytest.raises(error, match=message):
+        embed(empty_store, tiny_images, where=where)
+    assert empty_store.datasets() == []
+
+
+@pytest.fixture
+def grades(tmp_path):
+    path = tmp_path / "grades.csv"
+    path.write_text("file,grade,score\n" + "".join(f"dark/{i}.png,g{i},{i}.5\n" for i in range(3)))
+    return path
+
+
+def test_labels_come_later_and_stay_when_the_source_is_embedded_again(
+    empty_store, tiny_images, write_image, grades
+):
+    embed(empty_store, tiny_images)
+    dataset = empty_store.dataset("d")
+    before = dataset.view(PIXELS).table.version()
+    assert dataset.attach(read_labels(grades, item_id="file")) == 3
+    assert dataset.label_columns == ["label", "grade", "score"]
+    assert dataset.view(PIXELS).table.version() == before  # nothing was embedded
+    write_image(tiny_images / "dark" / "1.png", (99, 0, 0))
+    write_image(tiny_images / "dark" / "9.png", (98, 0, 0))
+    (report,) = embed(empty_store, tiny_images)
+    assert report.n_encoded == 2
+    found = empty_store.view("d", PIXELS).load()
+    kept = dict(zip(found.ids, found.column("grade"), strict=True))
+    assert kept == {
+        "dark/0.png": "g0", "dark/1.png": "g1", "dark/2.png": "g2", "dark/9.png": None,
+        "light/0.png": None, "light/1.png": None, "light/2.png": None,
+    }  # fmt: skip
+    assert found.column("score")[:2].tolist() == [0.5, 1.5]
+    assert dataset.folder.read().labels["score"] == {"task": "regression"}
+
+
+def test_labels_of_class_folders_may_be_put_right(empty_store, tiny_images, tmp_path):
+    embed(empty_store, tiny_images)
+    (tmp_path / "l.csv").write_text("id,label\ndark/0.png,light\n")
+    dataset = empty_store.dataset("d")
+    assert dataset.attach(read_labels(tmp_path / "l.csv", item_id="id")) == 1
+    embed(empty_store, tiny_images)
+    assert (
+        empty_store.view("d", PIXELS).load().labels.tolist()
+        == ["light"] + ["dark"] * 2 + ["light"] * 3
+    )
+    assert dataset.attach(read_labels(tmp_path / "l.csv", item_id="id")) == 0
+
+
+def test_labels_that_do_not_fit_change_nothing(empty_store, tiny_images, tmp_path):
+    embed(empty_store, tiny_images)
+    dataset = empty_store.dataset("d")
+    version = dataset.folder.items.version()
+    for text, options, error, message in [
+        ("id,x\ndark/0.pn,1\n", {}, UnknownItem, "1 of 1 ids are no items.*did you mean 'dark/0"),
+        ("id,size\ndark/0.png,1\n", {}, BadSource, "columns size are the store's own"),
+        ("id,x\na,1\na,2\n", {}, BadSource, "names an item twice"),
+        ("id,x\na,1\n", {"columns": ["y"]}, MissingColumn, r"no column 'y' \(--label\)"),
+        ("key,x\na,1\n", {}, MissingColumn, r"no column 'id' \(--id\)"),
+        ("id\ndark/0.png\n", {}, BadSource, "no column to attach"),
+    ]:
+        (tmp_path / "l.csv").write_text(text)
+        with pytest.raises(error, match=message):
+            dataset.attach(read_labels(tmp_path / "l.csv", item_id="id", **options))
+    assert dataset.folder.items.version() == version
+    assert dataset.folder.read().attached == ()
+
+
+def split(n, **how):
+    ids = np.array([f"i{i:04}" for i in range(n)], object)
+    return ids, make_split(ids, **how)
+
+
+def test_a_split_has_its_shares_in_every_class():
+    labels = np.array(["a"] * 600 + ["b"] * 300 + ["c"] * 100, object)
+    _, found = split(1000, test=0.2, val=0.1, labels=labels)
+    for name in "abc":
+        parts = found[labels == name]
+        n = len(parts)
+        counts = [(parts == part).sum() for part in ("train", "val", "test")]
+        np.testing.assert_allclose(counts, [0.7 * n, 0.1 * n, 0.2 * n], atol=1)
+
+
+def test_a_split_depends_on_ids_and_seed_alone():
+    ids, found = split(200, test=0.25, seed=3)
+    order = np.random.default_rng(0).permutation(200)
+    np.testing.assert_array_equal(make_split(ids[order], test=0.25, seed=3), found[order])
+    assert (make_split(ids, test=0.25, seed=4) != found).any()
+
+
+def test_groups_and_equal_content_never_part():
+    rng = np.random.default_rng(0)
+    patient = np.array([f"p{i}" for i in rng.integers(0, 60, 500)], object)
+    content = np.array([f"h{i}" for i in rng.integers(0, 450, 500)], object)
+    _, found = split(500, test=0.3, keys=(patient, content))
+    for key in (patient, content):
+        assert all(len(set(found[key == value])) == 1 for value in set(key))
+    few = np.array([f"p{i % 40}" for i in range(500)], object)
+    _, found = split(500, test=0.3, keys=(few,))
+    assert abs((found == "test").mean() - 0.3) < 0.03
+
+
+def test_items_that_have_a_split_keep_it_and_draw_their_group_after_them():
+    _, found = split(100, test=0.2)
+    more = np.array([f"i{i:04}" for i in range(200)], object)
+    taken = np.concatenate([found, np.full(100, None)])
+    group = np.array([f"g{i % 100}" for i in range(200)], object)
+    grown = make_split(more, test=0.2, taken=taken, keys=(group,))
+    np.testing.assert_array_equal(grown[:100], found)
+    np.testing.assert_array_equal(grown[100:], found)  # each is of a group that is dealt already
+
+
+def test_a_split_is_kept_in_the_store(empty_store, tiny_images, write_image):
+    for i in range(3, 10):
+        write_image(tiny_images / "dark" / f"{i}.png", (100 + i, 0, 0))
+        write_image(tiny_images / "light" / f"{i}.png", (0, 100 + i, 0))
+    embed(empty_store, tiny_images)
+    found = split_dataset(empty_store.dataset("d"), test=0.2)
+    assert sorted(found).count("test") == 4
+    (report,) = embed(empty_store, tiny_images)
+    assert report.n_encoded == 0
+    loaded = empty_store.view("d", PIXELS).load()
+    assert sorted(loaded.splits) == ["test"] * 4 + ["train"] * 16
+    assert len(empty_store.view("d", PIXELS).load(split="test")) == 4
+    with pytest.raises(NotEnoughData, match="every item of d has a split already: --overwrite"):
+        split_dataset(empty_store.dataset("d"), test=0.2)
+    again = split_dataset(empty_store.dataset("d"), test=0.5, overwrite=True)
+    assert sorted(again).count("test") == 10
+
+
+def test_shares_that_make_no_split_say_so(empty_store, tiny_images):
+    for shares in ({"test": 0.0}, {"test": 0.6, "val": 0.4}, {"test": -0.1}):
+        with pytest.raises(BadName, match="expected shares between 0 and 1, some to train"):
+            split(10, **shares)
+    with pytest.raises(NotEnoughData, match="nothing would be in test"):
+        split(10, test=0.2, keys=(np.full(10, "same", object),))
+    embed(empty_store, tiny_images)
+    with pytest.raises(MissingColumn, match="d has no column 'patient'"):
+        split_dataset(empty_store.dataset("d"), test=0.2, group="patient")
+
+
+def test_several_encoders_and_layers_in_one_run(empty_store, tiny_images):
+    vit = "random:timm:test_vit.r160_in1k"
+    specs = [PIXELS, vit, f"{vit}#layer=1+3"]
+    reports = embed(empty_store, tiny_images, encoders=specs)
+    assert [report.n_encoded for report in reports] == [6] * 4
+    assert reports[0].stages["decode"][1] == 6  # once for all four
+    assert reports[0].stages["encode"][1] == 12  # pixels, and one pass for the three depths
+    views = empty_store.dataset("d").views()
+    assert len(views) == 4
+    alone = empty_store.embed([tiny_images], dataset="alone", encoders=[f"{vit}#layer=3"])
+    assert alone[0].n_encoded == 6
+    np.testing.assert_allclose(
+        empty_store.view("d", f"{vit}#layer=3").load().vectors,
+        empty_store.view("alone", f"{vit}#layer=3").load().vectors, rtol=1e-4, atol=1e-5,
+    )  # fmt: skip
+    (more,) = embed(empty_store, tiny_images, encoders=[f"{vit}#layer=2"])
+    assert more.n_encoded == 6
+
+
+def test_texts_longer_than_the_encoder_reads_are_counted(empty_store, tmp_path, minilm):
+    texts = ["short", "word " * 400, "an " * 300]
+    (tmp_path / "t.jsonl").write_text("\n".join(json.dumps({"body": text}) for text in texts))
+    options = SourceOptions(text="body")
+    (report,) = embed(empty_store, tmp_path / "t.jsonl", encoders=[minilm], options=options)
+    assert (report.n_encoded, report.n_cut) == (3, 2)
+    assert "2 texts cut to what the encoder reads" in report.describe()
+
+
+def test_an_estimate_writes_nothing(empty_store, tiny_images):
+    what = {"dataset": "d", "encoders": [PIXELS, "baseline:pixels#size=8"]}
+    first = empty_store.estimate([tiny_images], **what)
+    assert [(one.n_items, one.n_todo) for one in first] == [(6, 6), (6, 6)]
+    assert first[1].disk_bytes > 6 * 4 * 192
+    assert not empty_store.path.exists()
+    empty_store.embed([tiny_images], dataset="d", encoders=[PIXELS])
+    then = empty_store.estimate([tiny_images], **what)
+    assert [one.n_todo for one in then] == [0, 6]
+    assert then[0].describe() == f"d@{PIXELS}: 0 of 6 to embed"
+    assert then[1].describe().startswith("d@baseline:pixels#size=8: 6 of 6 to embed, about ")
