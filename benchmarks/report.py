@@ -20,7 +20,7 @@ SHARED = Path(__file__).parents[2] / "shared"
 
 PACKAGES = (
     "torch", "torchvision", "timm", "open_clip_torch", "sentence-transformers", "scikit-learn",
-    "numpy", "pyarrow", "deltalake", "duckdb", "faiss-cpu", "faiss-gpu", "pillow",
+    "numpy", "pyarrow", "deltalake", "duckdb", "faiss-cpu", "faiss-gpu", "pillow", "transformers",
 )  # fmt: skip
 
 

@@ -144,8 +144,7 @@ def _read_csv(path: Place, options: SourceOptions, delimiter: str = ",") -> pa.T
         ),
         convert_options=csv.ConvertOptions(
             # As bytes: one text that is no UTF-8 must not cost the whole table.
-            column_types=_as_written(options)
-            | ({options.text: pa.binary()} if options.text else {}),
+            column_types=_as_written(options) | as_bytes,
             null_values=[""],  # "NA" and "null" may be texts and labels
             strings_can_be_null=True,
             quoted_strings_can_be_null=False,
