@@ -53,6 +53,7 @@ class TableFile:
             sizes, stamps = [size] * len(table), [stamp] * len(table)
         else:
             content = _strings(table, name)
+            table = table.set_column(table.column_names.index(name), name, content)
             ids = pa.array(rows, pa.string()) if is_text else content
             if not is_text:
                 sizes, stamps = _stats(Place(self.root), content.to_pylist())
