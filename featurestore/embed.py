@@ -381,6 +381,9 @@ def _prepare_image(
                 pixels = lane.encoder.prepare_image(pictures[lane.decode_px])
             except Undecodable as error:
                 return failed(content_hash, "decode", str(error))
+            except (ValueError, MemoryError) as error:  # of the transform: a side of 1 pixel, say
+                reason = f"{type(error).__name__}: {error}"
+                return failed(content_hash, "decode", reason)
             ready[number].append(_Ready(todo, content_hash, pixels, views))
     return outcomes, ready
 

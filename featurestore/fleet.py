@@ -7,6 +7,8 @@ process that made it: nothing waits for another device.
 from __future__ import annotations
 
 import multiprocessing
+import os
+import signal
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -87,10 +89,11 @@ def embed_on(
             except Empty:
                 dead = [n for n, one in enumerate(workers) if one.exitcode not in (None, 0)]
                 if dead and messages.empty():
-                    raise FeatureStoreError(
+                    failure = failure or FeatureStoreError(
                         f"the process on {devices[dead[0]]} died (exit code "
                         f"{workers[dead[0]].exitcode}); what was committed is kept"
-                    ) from None
+                    )
+                    break
                 continue
             if isinstance(message, Progress):
                 of_encoder = seen.setdefault(message.encoder, {})
@@ -107,9 +110,15 @@ def embed_on(
                     failure = failure or message
                 else:
                     done[number] = message
+                if failure is not None:
+                    _stop(workers)
     finally:
-        for worker in workers:
-            worker.join()
+        if finished < len(workers):
+            _stop(workers)
+        while any(worker.is_alive() for worker in workers):
+            _drain(messages)  # a process does not end before its last words are read
+            for worker in workers:
+                worker.join(0.05)
     if failure is not None:
         raise failure
     return [_sum([done[n][i] for n in sorted(done)]) for i in range(len(done[0]))]
@@ -120,6 +129,7 @@ def _embed_part(
 ) -> None:
     assert how.part is not None
     number = how.part[0]
+    signal.signal(signal.SIGINT, _once)
     last: dict[str, float] = {}
 
     def progress(now: Progress) -> None:
@@ -137,6 +147,27 @@ def _embed_part(
     except (FeatureStoreError, OSError, KeyboardInterrupt) as error:
         result = error
     messages.put((number, result))
+
+
+def _once(*_: object) -> None:
+    """Interrupt once: the terminal and the parent may both ask, while we commit."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
+def _stop(workers: Sequence[Any]) -> None:
+    """Interrupt what still runs: it commits what it has, and ends."""
+    for worker in workers:
+        if worker.is_alive() and worker.pid is not None:
+            os.kill(worker.pid, signal.SIGINT)
+
+
+def _drain(messages: Any) -> None:
+    try:
+        while True:
+            messages.get_nowait()
+    except Empty:
+        return
 
 
 def _together(parts: list[Progress]) -> Progress:

@@ -207,9 +207,8 @@ def run(
     writer = Writer(folder, plan, views, options.max_failures, clock)
     try:
         _stream(writer, lanes, modality, readers, resolved, options, progress, clock)
-    except KeyboardInterrupt:
+    finally:  # an interrupt, an encoder that fails: what was encoded is kept
         writer.close()
-        raise
     for i, canary in canaries.items():
         view = views[i]
         if options.overwrite and view is not None:
@@ -388,7 +387,6 @@ def _stream(
             view = writer.views[i]
             n_failed = 0 if view is None else view.n_failed
             progress(Progress(labels[i], n_done[i], totals[i], n_failed, clock.limit))
-    writer.close()
 
 
 def _report(

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
+from threading import Lock
 
 import numpy as np
 import pyarrow as pa
@@ -139,6 +140,8 @@ class Writer:
         self._committed = time.monotonic()
         self._committer = ThreadPoolExecutor(1, thread_name_prefix="commit")
         self._commit: Future[None] | None = None
+        self._counting = Lock()  # failures are counted in both threads
+        self._is_closed = False
 
     def todos(self) -> Iterator[Todo]:
         """Yield what the pipeline has to look at."""
@@ -216,7 +219,10 @@ class Writer:
             self._commit = self._committer.submit(self._write, batch)
 
     def close(self) -> None:
-        """Commit everything; raises what a commit raised."""
+        """Commit everything, once; raises what a commit raised."""
+        if self._is_closed:
+            return
+        self._is_closed = True
         try:
             self.flush()
             self._wait()
@@ -271,7 +277,8 @@ class Writer:
         return settled
 
     def _count_failure(self, view: ViewWriter, outcome: Outcome) -> None:
-        view.n_failed += 1
+        with self._counting:
+            view.n_failed += 1
         if outcome.content_hash is not None:
             view.failed_content[outcome.content_hash] = outcome
         if len(view.first_failures) < 5:

@@ -59,6 +59,10 @@ class TarShards:
         """
         if self.location.suffix != ".tar":
             return [self.location.join(name) for name in _shard_names(self.location)]
+        if _RANGE.search(self.root):
+            raise BadSource(
+                f"{self.location} has braces in its folder: name the folders one by one"
+            )
         shards = [Place(one) for one in expand_braces(self.location.text)]
         absent = [one for one in shards if not one.exists()]
         if absent:

@@ -1,0 +1,161 @@
+"""Shards, columns and data sets go the whole way: embed, change, prune, look at."""
+
+import io
+import tarfile
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from featurestore.errors import UnknownItem
+from featurestore.ingest import EmbedOptions
+from featurestore.sources import SourceOptions
+
+PIXELS = "baseline:pixels#size=1"
+
+
+def png(value):
+    sink = io.BytesIO()
+    Image.new("RGB", (8, 8), (value, 0, 0)).save(sink, "PNG")
+    return sink.getvalue()
+
+
+def write_shard(path, samples):
+    """Write (key, value of the picture, class) as a shard."""
+    path.parent.mkdir(exist_ok=True)
+    with tarfile.open(path, "w") as tar:
+        for key, value, kind in samples:
+            for ending, content in (("png", png(value)), ("cls", kind.encode())):
+                info = tarfile.TarInfo(f"{key}.{ending}")
+                info.size = len(content)
+                tar.addfile(info, io.BytesIO(content))
+
+
+def embed(store, *sources, options=None, **how):
+    (report,) = store.embed(
+        sources, dataset="d", encoders=[PIXELS], options=options, how=EmbedOptions(**how)
+    )
+    return report
+
+
+def vectors(store):
+    found = store.view("d", PIXELS).load()
+    return {i: round(float(v[0]) * 255) for i, v in zip(found.ids, found.vectors, strict=True)}
+
+
+def test_a_shard_written_anew_is_read_again_and_encoded_only_where_it_changed(
+    empty_store, tmp_path
+):
+    shard = tmp_path / "web" / "a.tar"
+    write_shard(shard, [("0", 10, "x"), ("1", 20, "y")])
+    write_shard(tmp_path / "web" / "b.tar", [("0", 30, "x")])
+    assert embed(empty_store, tmp_path / "web").n_encoded == 3
+    assert vectors(empty_store) == {"a/0": 10, "a/1": 20, "b/0": 30}
+    assert embed(empty_store, tmp_path / "web").n_unchanged == 3
+    write_shard(shard, [("new", 40, "x"), ("0", 10, "z"), ("1", 21, "y")])
+    report = embed(empty_store, tmp_path / "web")
+    assert (report.n_encoded, report.n_unchanged) == (2, 2)
+    assert vectors(empty_store) == {"a/new": 40, "a/0": 10, "a/1": 21, "b/0": 30}
+    found = empty_store.view("d", PIXELS).load()
+    assert dict(zip(found.ids, found.labels, strict=True))["a/0"] == "z"
+    dataset = empty_store.dataset("d")
+    assert dataset.read_bytes("a/0") == png(10)  # at its new place in the shard
+    assert Image.open(io.BytesIO(dataset.thumbnail("b/0"))).size == (8, 8)
+
+
+def test_pruning_one_shard_leaves_the_others(empty_store, tmp_path):
+    for name in "ab":
+        write_shard(tmp_path / "web" / f"{name}.tar", [("0", ord(name), "x"), ("1", 1, "x")])
+    embed(empty_store, tmp_path / "web" / "a.tar")
+    embed(empty_store, tmp_path / "web" / "b.tar")  # the same source: one folder
+    assert list(empty_store.dataset("d").description.sources) == ["web"]
+    write_shard(tmp_path / "web" / "a.tar", [("0", ord("a"), "x")])
+    embed(empty_store, tmp_path / "web" / "a.tar", prune=True)
+    assert set(vectors(empty_store)) == {"a/0", "b/0", "b/1"}
+    (tmp_path / "web" / "b.tar").unlink()
+    embed(empty_store, tmp_path / "web", prune=True)
+    assert set(vectors(empty_store)) == {"a/0"}
+
+
+def test_a_damaged_shard_is_a_failure_and_its_items_stay(empty_store, tmp_path):
+    shard = tmp_path / "web" / "a.tar"
+    write_shard(shard, [(str(i), 10 * i, "x") for i in range(8)])
+    whole = shard.read_bytes()
+    embed(empty_store, shard)
+    shard.write_bytes(whole[: 5 * 1024])
+    report = embed(empty_store, shard, prune=True)
+    assert report.n_failed >= 1
+    assert len(vectors(empty_store)) == 8
+    reasons = {r["item_id"]: r["error"] for r in empty_store.dataset("d").failures().to_pylist()}
+    assert "ends before byte" in reasons["a/damaged"]
+    shard.write_bytes(whole)
+    embed(empty_store, shard, prune=True)
+    assert len(vectors(empty_store)) == 8
+    assert len(empty_store.dataset("d").failures()) == 0
+
+
+def test_a_column_of_images_goes_the_whole_way(empty_store, tmp_path):
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    values = [{"bytes": png(i), "path": None} for i in range(40)]
+    values[7] = {"bytes": None, "path": None}
+    table = pa.table({"id": [f"k{i}" for i in range(40)], "image": pa.array(values, kind)})
+    pq.write_table(table, tmp_path / "t.parquet", row_group_size=9)
+    options = SourceOptions(image="image", id="id")
+    report = embed(empty_store, tmp_path / "t.parquet", options=options)
+    assert (report.n_encoded, report.n_failed) == (39, 1)
+    assert vectors(empty_store) == {f"k{i}": i for i in range(40) if i != 7}
+    (row,) = empty_store.dataset("d").failures().to_pylist()
+    assert (row["item_id"], row["stage"]) == ("k7", "read")
+    assert "no image in this row" in row["error"]
+    assert empty_store.dataset("d").read_bytes("k39") == png(39)
+    assert embed(empty_store).n_unchanged == 39  # by its name alone
+
+
+def test_a_saved_data_set_goes_the_whole_way(empty_store, tmp_path):
+    datasets = pytest.importorskip("datasets", reason="the extra 'datasets' is not installed")
+    features = datasets.Features(
+        {"image": datasets.Image(), "kind": datasets.ClassLabel(names=["cat", "dog"])}
+    )
+    rows = {"image": [{"bytes": png(i), "path": None} for i in range(5)], "kind": [0, 1, 0, 1, 0]}
+    datasets.Dataset.from_dict(rows, features=features).save_to_disk(tmp_path / "saved")
+    assert embed(empty_store, tmp_path / "saved").n_encoded == 5
+    assert vectors(empty_store) == {f"all:{i}": i for i in range(5)}
+    found = empty_store.view("d", PIXELS).load()
+    assert found.labels.tolist() == ["cat", "dog", "cat", "dog", "cat"]
+    assert found.splits.tolist() == [None] * 5
+    assert embed(empty_store).n_unchanged == 5
+
+
+def test_a_bucket_goes_the_whole_way(empty_store):
+    import fsspec
+
+    system = fsspec.filesystem("memory")
+    system.pipe({"/bucket/cat/1.png": png(1), "/bucket/dog/2.png": png(2)})
+    try:
+        assert embed(empty_store, "memory://bucket").n_encoded == 2
+        assert vectors(empty_store) == {"cat/1.png": 1, "dog/2.png": 2}
+        assert embed(empty_store).n_unchanged == 2
+        system.pipe("/bucket/dog/2.png", png(9))
+        system.rm_file("/bucket/cat/1.png")
+        report = embed(empty_store, prune=True)
+        assert (report.n_encoded, vectors(empty_store)) == (1, {"dog/2.png": 9})
+        dataset = empty_store.dataset("d")
+        assert dataset.uri("dog/2.png") == "memory://bucket/dog/2.png"
+        system.rm_file("/bucket/dog/2.png")
+        with pytest.raises(UnknownItem, match=r"the file of item 'dog/2[.]png' is gone"):
+            dataset.read_bytes("dog/2.png")
+    finally:
+        for path in list(system.store):
+            system.rm_file(path)
+
+
+def test_order_of_items_does_not_matter_for_their_vectors(empty_store, tmp_path):
+    write_shard(tmp_path / "web" / "a.tar", [(str(i), i, "x") for i in range(50)])
+    embed(empty_store, tmp_path / "web")
+    before = vectors(empty_store)
+    order = np.random.default_rng(0).permutation(50)
+    write_shard(tmp_path / "web" / "a.tar", [(str(i), int(i), "x") for i in order])
+    assert embed(empty_store, tmp_path / "web").n_encoded == 0
+    assert vectors(empty_store) == before
