@@ -61,6 +61,17 @@ def median_s(work: Callable[[], object], repeats: int = 5) -> float:
 
 def finish(name: str, rows: list[Row]) -> int:
     """Print the table, write the JSON; return 1 if a bar was missed."""
+    save(name, rows)
+    width = max(len(row.what) for row in rows)
+    for row in rows:
+        verdict = "" if row.passes is None else ("  ok" if row.passes else "  MISSED")
+        bar = f"  (bar {row.bar})" if row.bar else ""
+        print(f"{row.what:<{width}}  {row.value:>10.4g} {row.unit}{bar}{verdict}")
+    return int(any(row.passes is False for row in rows))
+
+
+def save(name: str, rows: list[Row]) -> None:
+    """Write the JSON, with machine and versions."""
     found = {}
     for package in PACKAGES:
         try:
@@ -82,12 +93,6 @@ def finish(name: str, rows: list[Row]) -> int:
     RESULTS.mkdir(exist_ok=True)
     text = json.dumps(value, indent=1, ensure_ascii=False)
     (RESULTS / f"{name}.json").write_text(text + "\n", encoding="utf-8")
-    width = max(len(row.what) for row in rows)
-    for row in rows:
-        verdict = "" if row.passes is None else ("  ok" if row.passes else "  MISSED")
-        bar = f"  (bar {row.bar})" if row.bar else ""
-        print(f"{row.what:<{width}}  {row.value:>10.4g} {row.unit}{bar}{verdict}")
-    return int(any(row.passes is False for row in rows))
 
 
 def _processor() -> str:

@@ -75,8 +75,10 @@ def embed_on(
         context.Process(target=_embed_part, args=(messages, str(store), list(sources), call, part))
         for part in parts
     ]
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # inherited, until they are ready for it
     for worker in workers:
         worker.start()
+    signal.signal(signal.SIGINT, before)
     done: dict[int, list[EmbedReport]] = {}
     seen: dict[str, dict[int, Progress]] = {}
     said: set[str] = set()
@@ -113,9 +115,9 @@ def embed_on(
                 if failure is not None:
                     _stop(workers)
     finally:
-        if finished < len(workers):
-            _stop(workers)
         while any(worker.is_alive() for worker in workers):
+            if finished < len(workers):
+                _stop(workers)
             _drain(messages)  # a process does not end before its last words are read
             for worker in workers:
                 worker.join(0.05)
@@ -146,6 +148,7 @@ def _embed_part(
         )  # fmt: skip
     except (FeatureStoreError, OSError, KeyboardInterrupt) as error:
         result = error
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # nothing is left to stop
     messages.put((number, result))
 
 

@@ -20,7 +20,7 @@ started = time.perf_counter()
 if how == "encode":
     vectors = model.encode(texts, show_progress_bar=False)
 else:
-    tokenizer, network, pooling = model.tokenizer, model[0], model[1:]
+    tokenizer, network, pooling = model.tokenizer, model[0], list(model)[1:]
     vectors = []
     for start in range(0, len(texts), 32):
         batch = tokenizer(
