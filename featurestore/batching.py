@@ -12,7 +12,7 @@ from typing import TypeVar
 _T = TypeVar("_T")
 
 START = 32  # smaller ones leave decode workers and the forward pass in each other's way
-START_TOKENS = 2048
+START_TOKENS = 1024
 _LARGEST = 1024
 _SAMPLES = 3  # batches timed at each size at least; the first only warms up
 _SAMPLE_S = 1.0  # and for so long: on a busy machine single batches say little

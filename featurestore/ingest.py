@@ -21,7 +21,7 @@ from featurestore.values import EncoderSpec, Modality, ResolvedEncoder
 from featurestore.writer import ViewWriter, Writer, update_metadata
 
 # Memory: on CPUs larger batches gained nothing, in images or in tokens.
-_LARGEST = {("cpu", False): 64, ("gpu", False): 1024, ("cpu", True): 8192, ("gpu", True): 1 << 18}
+_LARGEST = {("cpu", False): 64, ("gpu", False): 1024, ("cpu", True): 4096, ("gpu", True): 1 << 18}
 _DRY_RUN_ITEMS = 64
 
 

@@ -106,7 +106,7 @@ def assemble(
         return _forward(module, pixels, asked)
 
     def forward_tokens(tokens: dict[str, Any], asked: Sequence[Depth]) -> list[torch.Tensor]:
-        return [module.encode_text(tokens["input_ids"])] * len(asked)
+        return [module.encode_text(tokens["input_ids"], normalize=False)] * len(asked)
 
     network = Network(
         module,
@@ -155,7 +155,7 @@ def _forward(module: Any, pixels: torch.Tensor, asked: Sequence[Depth]) -> list[
     """Return the projected output or pooled layers of the image tower, from one pass."""
     layers = sorted({depth.layer - 1 for depth in asked if depth.layer is not None})
     if not layers:
-        return [module.encode_image(pixels)] * len(asked)
+        return [module.encode_image(pixels, normalize=False)] * len(asked)
     wants_end = any(depth.layer is None for depth in asked)
     has_tokens = _has_tokens(module.visual)
     found = module.visual.forward_intermediates(

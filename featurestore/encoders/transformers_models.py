@@ -47,6 +47,7 @@ from featurestore.values import EncoderSpec, Modality
 
 _POOLS = ("cls", "mean", "pooler")
 _CLASS_TOKENS = ("cls_token", "class_embedding")
+_POSITIONS_BEHIND_PADDING = ("roberta", "xlm-roberta", "camembert", "mpnet", "longformer")
 _POOLERS = ("pooler", "head")  # how the names of their weights begin
 
 
@@ -80,20 +81,21 @@ def load(specs: Sequence[EncoderSpec], how: LoadOptions) -> list[TorchEncoder]:
         module, info = AutoModel.from_pretrained(
             name, output_loading_info=True, dtype=torch.float32, weights_only=True, **common
         )
+        if module.config.is_encoder_decoder:
+            module = module.get_encoder()  # T5 and its kin: what reads the text
         model = _look(module, info)
         reads_images = model.is_two_tower or module.main_input_name == "pixel_values"
         reads_texts = model.is_two_tower or module.main_input_name == "input_ids"
         processor = AutoImageProcessor.from_pretrained(name, **common) if reads_images else None
         tokenizer = AutoTokenizer.from_pretrained(name, **common) if reads_texts else None
+        if tokenizer is not None and spec.local_dir is not None:
+            _check_tokenizer_files(spec)
+    if module.config.model_type == "vit_mae":
+        raise UnknownEncoder(f"{spec} hides random parts of its input: no vector twice the same")
     if not reads_images and not reads_texts:
         raise UnknownEncoder(
             f"{spec} reads {module.main_input_name}: expected an image or a text model"
         )
-    depths = [Depth.of(one, _POOLS) for one in specs]
-    n_layers = _n_layers(module, reads_images)
-    depths = [depth.checked(one, n_layers, 0) for depth, one in zip(depths, specs, strict=True)]
-    for depth, one in zip(depths, specs, strict=True):
-        _check_pool(depth, one, model)
     module = settle(module, device, compile=how.compile)
     chosen: dict[str, Any] = {
         "family": "hf",
@@ -105,6 +107,12 @@ def load(specs: Sequence[EncoderSpec], how: LoadOptions) -> list[TorchEncoder]:
     if processor is not None:
         preprocessing = _preprocessing(processor, spec)
         chosen["preprocessing"] = preprocessing.description
+    depths = [Depth.of(one, _POOLS) for one in specs]
+    if any(depth.layer is not None for depth in depths):
+        n_layers = _n_layers(model, preprocessing, device)
+        depths = [depth.checked(one, n_layers, 0) for depth, one in zip(depths, specs, strict=True)]
+    for depth, one in zip(depths, specs, strict=True):
+        _check_pool(depth, one, model, tokenizer)
     tokenize = collate = None
     if tokenizer is not None:
         limit = _max_length(spec, module, tokenizer)
@@ -152,9 +160,23 @@ def _look(module: Any, info: dict[str, Any]) -> _Model:
     return _Model(module, is_two_tower, n_prefix, has_pooler)
 
 
-def _check_pool(depth: Depth, spec: EncoderSpec, model: _Model) -> None:
+def _check_tokenizer_files(spec: EncoderSpec) -> None:
+    """Refuse a folder without a tokenizer: for some models transformers makes an empty one."""
+    assert spec.local_dir is not None
+    names = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "vocab.txt")
+    if not any((spec.local_dir / name).exists() for name in (*names, "spiece.model")):
+        raise OSError(f"no tokenizer in {spec.local_dir}")
+
+
+def _check_pool(depth: Depth, spec: EncoderSpec, model: _Model, tokenizer: Any) -> None:
     if depth.pool is None:
         return
+    if (
+        depth.pool == "cls"
+        and model.module.main_input_name == "input_ids"
+        and (not model.is_two_tower and tokenizer.cls_token is None)
+    ):
+        raise BadName(f"pool=cls in {spec}: its texts begin with no class token; use pool=mean")
     if model.is_two_tower and depth.layer is None:
         raise BadName(
             f"pool={depth.pool} in {spec}: a two-tower model pools by itself; add layer=…"
@@ -173,13 +195,16 @@ def _vision(model: _Model) -> Any:
     return model.module.vision_model if model.is_two_tower else model.module
 
 
-def _n_layers(module: Any, reads_images: bool) -> int:
-    config = module.config
-    of_tower = getattr(config, "vision_config" if reads_images else "text_config", config)
-    for name in ("num_hidden_layers", "n_layer", "num_layers"):
-        if isinstance(getattr(of_tower, name, None), int):
-            return int(getattr(of_tower, name))
-    return len(getattr(of_tower, "depths", ())) or len(getattr(of_tower, "hidden_sizes", ()))
+def _n_layers(model: _Model, preprocessing: Preprocessing | None, device: str) -> int:
+    """Count layers: of texts from the configuration, of images from what a probe gives."""
+    if preprocessing is None:
+        config = getattr(model.module.config, "text_config", model.module.config)
+        return int(config.num_hidden_layers)
+    probe = preprocessing.prepare(Image.new("RGB", (64, 64)))
+    pixels = preprocessing.normalize(torch.from_numpy(probe)[None].to(device))
+    with torch.inference_mode():
+        out = _vision(model)(pixel_values=pixels, output_hidden_states=True)
+    return len(out.hidden_states) - 1
 
 
 def _forward_images(
@@ -303,9 +328,8 @@ def _max_length(spec: EncoderSpec, module: Any, tokenizer: Any) -> int:
         raise BadName(f"max_length={text} in {spec}: expected a number of tokens")
     config = getattr(module.config, "text_config", module.config)
     positions = getattr(config, "max_position_embeddings", None) or 512
-    # RoBERTa counts positions from behind its padding id.
-    if getattr(config, "model_type", "") in ("roberta", "xlm-roberta", "camembert"):
-        positions -= 2
+    if getattr(config, "model_type", "") in _POSITIONS_BEHIND_PADDING:
+        positions -= config.pad_token_id + 1
     limit = min(positions, tokenizer.model_max_length)
     return min(limit, int(text)) if text else int(limit)
 
@@ -316,6 +340,8 @@ def _tokenize(
     """Return what gives a text its tokens; ``fixed`` pads all to the length of training."""
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
+    if not fixed:
+        tokenizer.padding_side = "right"  # our mean leaves padding out wherever it stands
     one_at_a_time = Lock()  # a fast tokenizer is parallel inside, and not safe to share
 
     def tokenize(texts: Sequence[str]) -> tuple[list[Tokens], list[int], list[bool]]:

@@ -152,7 +152,7 @@ def _loaded(root: str) -> dict[str, Any]:
             found = datasets.load_dataset(name, configuration or None, revision=revision or None)
         else:
             found = datasets.load_from_disk(root)
-    except (OSError, ValueError, LookupError, datasets.exceptions.DatasetsError) as error:
+    except (OSError, RuntimeError, ValueError, LookupError) as error:
         reason = " ".join(str(error).split())[:300]
         hint = (
             "; with no network, save_to_disk it elsewhere and name the folder"
