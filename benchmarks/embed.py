@@ -1,8 +1,9 @@
 """Embedding: how near to the machine's limit, against other tools, memory, rates of the store.
 
-Run: python -m benchmarks.embed (some thirty minutes on 2 cores; needs ../shared; nothing else
-should run). PEERS_PYTHON names an environment with thingsvision and FiftyOne, see peers/. On a
-machine with a CUDA GPU, `python -m benchmarks.embed_gpu` gives the figures of the GPU.
+Run: python -m benchmarks.embed [SECTION…] (some thirty minutes on 2 cores; needs ../shared;
+nothing else should run; sections that are not named keep their last figures). PEERS_PYTHON
+names an environment with thingsvision and FiftyOne, see peers/. On a machine with a CUDA GPU,
+`python -m benchmarks.embed_gpu` gives the figures of the GPU.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
@@ -25,7 +27,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from benchmarks.report import SHARED, Row, at_least, at_most, dgemm_s, finish, median_s, save
+from benchmarks.report import SHARED, Row, at_least, at_most, dgemm_s, finish, median_s, save, saved
 from featurestore.encoders import load_encoder
 from featurestore.images import decode_image
 from featurestore.ingest import EmbedOptions, Progress
@@ -43,26 +45,30 @@ ROUNDS = 3  # ours and theirs in turns, so that a slow minute of the machine hit
 CLI = [sys.executable, "-m", "featurestore.cli"]
 
 
-def main() -> int:
+def main(chosen: Sequence[str] = ()) -> int:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         os.environ["FEATURESTORE_CACHE"] = str(folder / "cache")  # as on a fresh machine
         store = open_store(folder / "store", create=True)
-        sections: list[Callable[[], list[Row]]] = [
-            lambda: image_efficiency(store, MOBILENET, "MobileNetV2", 1200, (16, 32, 64)),
-            lambda: image_efficiency(store, VIT, "ViT-B-32, random weights", 240, (8, 16, 32)),
-            lambda: text_efficiency(store, folder),
-            lambda: images_against_others(store, folder),
-            lambda: texts_against_others(store, folder),
-            lambda: warm_run(folder),
-            lambda: memory(folder),
-            lambda: null_encoder(folder),
-        ]
-        rows: list[Row] = []
-        for section in sections:
-            rows += section()
-            save("embed", rows)  # half an hour: a section that fails must not cost the others
-    return finish("embed", rows)
+        vit = "ViT-B-32, random weights"
+        sections: dict[str, Callable[[], list[Row]]] = {
+            "mobilenet": lambda: image_efficiency(
+                store, MOBILENET, "MobileNetV2", 1200, (16, 32, 64)
+            ),
+            "vit": lambda: image_efficiency(store, VIT, vit, 240, (8, 16, 32)),
+            "minilm": lambda: text_efficiency(store, folder),
+            "images": lambda: images_against_others(store, folder),
+            "texts": lambda: texts_against_others(store, folder),
+            "warm": lambda: warm_run(folder),
+            "memory": lambda: memory(folder),
+            "null": lambda: null_encoder(folder),
+        }
+        measured = {name: saved("embed", name) for name in sections}
+        for name in chosen or sections:
+            measured[name] = [replace(row, section=name) for row in sections[name]()]
+            # Half an hour: a section that fails must not cost the others.
+            save("embed", [row for rows in measured.values() for row in rows])
+    return finish("embed", [row for rows in measured.values() for row in rows])
 
 
 # How near to the limit: what the stages take when each has the machine for itself.
@@ -405,4 +411,4 @@ def _seconds(command: list[str]) -> float:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

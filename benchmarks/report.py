@@ -33,6 +33,7 @@ class Row:
     unit: str
     bar: str | None = None
     passes: bool | None = None
+    section: str | None = None  # of a benchmark that may be run in parts
 
 
 def at_least(what: str, value: float, unit: str, bar: float) -> Row:
@@ -68,6 +69,13 @@ def finish(name: str, rows: list[Row]) -> int:
         bar = f"  (bar {row.bar})" if row.bar else ""
         print(f"{row.what:<{width}}  {row.value:>10.4g} {row.unit}{bar}{verdict}")
     return int(any(row.passes is False for row in rows))
+
+
+def saved(name: str, section: str) -> list[Row]:
+    """Return what an earlier run measured of a section."""
+    path = RESULTS / f"{name}.json"
+    rows = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.exists() else []
+    return [Row(**row) for row in rows if row.get("section") == section]
 
 
 def save(name: str, rows: list[Row]) -> None:
