@@ -179,7 +179,8 @@ def run(
             _report(folder, one, plan, i, None, None, n_updated, seconds, clock)
             for i, one in enumerate(resolved)
         ]
-    encoders = dict(zip(due, load([resolved[i].spec for i in due]), strict=True))
+    with clock.stage("load", len(due)):
+        encoders = dict(zip(due, load([resolved[i].spec for i in due]), strict=True))
     if any(encoders[i].resolved.fingerprint != resolved[i].fingerprint for i in due):
         # What the user's cache remembered is no longer so: what is loaded counts.
         now = [encoders[i].resolved if i in encoders else one for i, one in enumerate(resolved)]

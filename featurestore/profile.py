@@ -12,7 +12,7 @@ from typing import TypeVar
 _T = TypeVar("_T")
 
 # In the order of the pipeline. "wait" is the encoder's, for items that are not decoded yet.
-STAGES = ("list", "read", "decode", "tokenize", "wait", "encode", "commit")
+STAGES = ("list", "load", "read", "decode", "tokenize", "wait", "encode", "commit")
 
 
 @dataclass

@@ -365,7 +365,9 @@ class _Job:
             if spec not in loaded and (earlier is None or known_encoder(spec) is None)
         ]
         networks = {spec.network for spec in unknown}
-        job.load([spec for spec in specs if spec.network in networks], keep=True)
+        to_load = [spec for spec in specs if spec.network in networks]
+        with clock.stage("load", len(to_load)):
+            job.load(to_load, keep=True)
         for spec in specs:
             one = loaded[spec].resolved if spec in loaded else known_encoder(spec)
             assert one is not None, "loaded just now, or remembered"
