@@ -136,11 +136,11 @@ def test_bad_input_is_one_line_and_changes_nothing(
 def test_a_full_disk_is_one_line_and_loses_nothing(embedded, tiny_images, write_image, monkeypatch):
     write_image(tiny_images / "dark" / "new.png", 1)
 
-    def full(path, content):
-        raise OSError(28, "No space left on device", str(path))
+    def full(table, rows):
+        raise OSError(28, "No space left on device", str(table.path))
 
     with monkeypatch.context() as patched:
-        patched.setattr("featurestore.tables.write_file", full)
+        patched.setattr("featurestore.tables.Table._write", full)
         code, _, err = embedded("embed", tiny_images, "--dataset", "tiny", "-e", PIXELS)
     assert code == 1
     assert err.startswith("error: No space left on device: ")
