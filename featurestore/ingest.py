@@ -50,6 +50,12 @@ class EmbedOptions:
     trust_remote_code: bool = False
     compile: bool = False
     part: tuple[int, int] | None = None  # (i, n): the i-th of n parts, for a process a GPU
+    is_selection: bool = False  # set by `Store.embed`: some of the items, by a `Selection`
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all items are looked at: only then may other vectors take a view's place."""
+        return self.part is None and not self.is_selection
 
 
 @dataclass(frozen=True)
@@ -193,7 +199,7 @@ def run(
     canaries = {}
     for i, encoder in encoders.items():
         info = existing[i]
-        if info and not options.overwrite:
+        if info and not (options.overwrite and options.is_whole):
             check_canary(encoder, info["canary"])
             table = folder.view(resolved[i].slug)
         else:
@@ -215,6 +221,9 @@ def run(
         if options.overwrite and view is not None:
             view.drop_superseded()
             folder.write_encoder(resolved[i], canary, encoders[i].device)
+    for view in views:
+        if options.overwrite and not options.is_whole and view is not None:
+            view.drop_superseded()
     _remember_batch_sizes(lanes, resolved, options)
     seconds = time.perf_counter() - started
     lane_of = {view: lane for lane in lanes for view in lane.views}

@@ -29,6 +29,7 @@ class Plan:
     """What has to be done so that each listed item has a vector in each view."""
 
     rows: pa.Table  # the listing, with its source
+    items_version: int  # of the items table that it was compared with
     content_hash: pa.Array  # what is known of each row without reading it; null otherwise
     is_new: NDArray[np.bool_]  # (n_rows,), no such item in the store
     stale: NDArray[np.bool_]  # (n_rows,), the items table lacks this row, or has other metadata
@@ -66,7 +67,9 @@ def make_plan(
     part : (int, int), optional
         ``(i, n)``: only the i-th of n parts of the items, drawn by their ids.
     """
-    items = folder.items.read() if folder.exists else ITEMS.empty_table()
+    # The version first: what others commit from now on is not taken for known.
+    version = folder.items.version() if folder.exists else 0
+    items = folder.items.read(version=version) if folder.exists else ITEMS.empty_table()
     place = pc.index_in(rows.column("item_id"), value_set=items.column("item_id"))
     is_new = np.asarray(pc.is_null(place))
     for name in attached:
@@ -112,6 +115,7 @@ def make_plan(
         n_known_failures.append(int((failed & ~embedded & mine).sum()))
     return Plan(
         rows,
+        version,
         content_hash,
         is_new,
         is_new | ~same,

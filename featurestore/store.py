@@ -6,7 +6,7 @@ import hashlib
 import re
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -341,6 +341,7 @@ class _Job:
         select: Selection | None,
     ) -> _Job:
         how, clock = how or EmbedOptions(), Clock()
+        how = replace(how, is_selection=select is not None and not select.is_all)
         folder = store._folder(check_dataset_name(dataset))
         loaded = {one.resolved.spec: one for one in map(_adopted, encoders) if one is not None}
         specs = [*parse_specs(one for one in encoders if isinstance(one, str)), *loaded]
@@ -372,7 +373,7 @@ class _Job:
             one = loaded[spec].resolved if spec in loaded else known_encoder(spec)
             assert one is not None, "loaded just now, or remembered"
             _check_modality(one, intake.modality, dataset)
-            _check_unchanged(folder, one, overwrite=how.overwrite)
+            _check_unchanged(folder, one, overwrite=how.overwrite and how.is_whole)
             job.resolved.append(one)
         return job
 
@@ -384,7 +385,9 @@ class _Job:
             self.loaded |= dict(zip(absent, load_encoders(absent, how), strict=True))
         found = [self.loaded[spec] for spec in specs]
         for encoder in found:
-            _check_unchanged(self.folder, encoder.resolved, overwrite=self.how.overwrite)
+            _check_unchanged(
+                self.folder, encoder.resolved, overwrite=self.how.overwrite and self.how.is_whole
+            )
         if not keep:
             for spec in specs:
                 self.loaded.pop(spec, None)

@@ -23,6 +23,9 @@ SPEC_OPTIONS = ("layer", "pool", "size", "max_length", "prompt", "precision", "d
 # What picks a depth of a network: specs that differ in these alone share one forward pass.
 _DEPTH_OPTIONS = ("layer", "pool")
 
+# A comma that another key follows: a prompt may hold commas of its own.
+_NEXT_OPTION = re.compile(rf",(?=(?:{'|'.join(SPEC_OPTIONS)})=)")
+
 LOCAL_DIR = "local-dir:"
 _PATH_STARTS = ("/", "./", "../", "~")
 
@@ -54,7 +57,8 @@ class EncoderSpec:
     @classmethod
     def parse(cls, text: str) -> Self:
         """Read a spec; a relative path in it (a folder, a checkpoint) is made absolute."""
-        body, _, tail = text.strip().partition("#")
+        body, _, tail = text.lstrip().partition("#")
+        body = body.rstrip()  # but a prompt may end with a space
         family, colon, model = body.partition(":")
         if not colon or not family or not model:
             raise BadName(
@@ -69,7 +73,9 @@ class EncoderSpec:
             model = f"{named[0]}/{_absolute(named[2])}"
         elif "@" in model:
             model, _, revision = model.rpartition("@")
-        options = dict(_parse_option(part, text) for part in tail.split(",") if part)
+        options = dict(
+            _parse_option(part, text) for part in _NEXT_OPTION.split(tail) if part.strip()
+        )
         ordered = tuple((key, options[key]) for key in SPEC_OPTIONS if key in options)
         return cls(family, model, revision, ordered)
 

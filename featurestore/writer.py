@@ -83,6 +83,8 @@ class ViewWriter:
         found: dict[str, NDArray[np.float32]] = {}
         value_set = pa.array(sorted(wanted), pa.string())
         shards = self.table.shards()
+        if self.overwrite:  # what is being replaced is no source of vectors
+            shards = [one for one in shards if one not in self.old_shards]
         shards.sort(key=lambda one: one not in self.old_shards)  # what is newer counts
         holding = [
             shard
@@ -134,7 +136,7 @@ class Writer:
         self._ids = plan.rows.column("item_id").combine_chunks()
         self._is_new = plan.is_new.copy()  # not in the items table yet
         self._is_written = np.zeros(len(plan.rows), bool)  # with the state of this run
-        self._items_version = folder.items.version()
+        self._items_version = plan.items_version
         self._n_pending = 0
         self._pending_bytes = 0
         self._committed = time.monotonic()

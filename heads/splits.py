@@ -60,7 +60,9 @@ def make_split(
     classes = np.zeros(len(ids), dtype=np.intp)
     if labels is not None:
         texts = np.where(is_missing(labels), "", labels.astype(str))
-        classes = np.unique(texts, return_inverse=True)[1]
+        names_of, classes = np.unique(texts, return_inverse=True)
+        if len(names_of) * 3 > len(ids):  # numbers to predict, not classes: nothing to stratify
+            classes = np.zeros(len(ids), dtype=np.intp)
     block = blocks(*(key[order] for key in keys)) if keys else np.arange(len(ids))
     counts = np.zeros((block.max() + 1, classes.max() + 1))
     np.add.at(counts, (block, classes[order]), 1)

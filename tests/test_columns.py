@@ -248,3 +248,14 @@ def test_an_estimate_writes_nothing(empty_store, tiny_images):
     assert [one.n_todo for one in then] == [0, 6]
     assert then[0].describe() == f"d@{PIXELS}: 0 of 6 to embed"
     assert then[1].describe().startswith("d@baseline:pixels#size=8: 6 of 6 to embed, about ")
+
+
+def test_samples_of_two_seeds_share_no_more_than_chance(empty_store):
+    ids = [f"i{n}" for n in range(2000)]
+    rows = pa.table({"item_id": ids, "uri": ids})
+    drawn = [
+        set(Selection(sample=1000, seed=seed).apply(rows).column("item_id").to_pylist())
+        for seed in range(4)
+    ]
+    shared = [len(drawn[a] & drawn[b]) for a in range(4) for b in range(a)]
+    assert all(440 < n < 560 for n in shared), shared

@@ -103,3 +103,11 @@ def test_embeddings_refuse_what_does_not_fit():
         Embeddings(good.ids, good.vectors, "f", {"label": good.labels[:2]})
     with pytest.raises(MissingColumn, match="no column 'group'; known: label"):
         _ = good.groups
+
+
+def test_a_prompt_may_hold_commas_and_end_with_a_space():
+    spec = EncoderSpec.parse("st:x#prompt=Instruct: given a query, retrieve: ,max_length=64")
+    assert dict(spec.options) == {
+        "max_length": "64", "prompt": "Instruct: given a query, retrieve: ",
+    }  # fmt: skip
+    assert EncoderSpec.parse(str(spec)) == spec

@@ -59,7 +59,8 @@ def load(specs: Sequence[EncoderSpec], how: LoadOptions) -> list[TorchEncoder]:
         if not length.isdecimal() or int(length) < 1:
             raise BadName(f"max_length={length} in {spec}: expected a number of tokens")
         pipeline.max_seq_length = int(length)
-    prompt = spec.option("prompt", "") or None
+    default = pipeline.prompts.get(pipeline.default_prompt_name or "") or None
+    prompt = spec.option("prompt", "") or default
     chosen = {
         "family": "st",
         "weights": weights_hash(pipeline),
