@@ -115,7 +115,7 @@ class Lane:
         self.stage, self.launch, self.fetch = steps
         self.is_async = str(self.encoder.device).startswith("cuda")
         self.waiting: list[_Ready] = []
-        self.hashes: set[str] = set()  # of what waits or is under way
+        self.hashes: dict[str, frozenset[int]] = {}  # of what waits or is under way → views
         self.under_way: deque[_UnderWay] = deque()
 
     @property
@@ -222,9 +222,10 @@ def _enqueue(
     clock: Clock,
 ) -> Iterator[Outcome]:
     # Prepared ahead, before its equal was encoded.
-    views = tuple(view for view in one.views if one.content_hash not in known[view])
-    if one.content_hash in lane.hashes:
-        views = ()
+    pending = lane.hashes.get(one.content_hash, frozenset())
+    views = tuple(
+        view for view in one.views if one.content_hash not in known[view] and view not in pending
+    )
     for view in one.views:
         if view not in views:
             yield Outcome(one.todo.row, one.content_hash, view=view)
@@ -234,7 +235,7 @@ def _enqueue(
     if lane.is_text and _overflows(lane, one):
         yield from _drain(lane, stager, clock)
     lane.waiting.append(one)
-    lane.hashes.add(one.content_hash)
+    lane.hashes[one.content_hash] = pending | frozenset(views)
     if not lane.is_text and lane.has_full_batch():
         yield from _drain(lane, stager, clock)
 
@@ -273,10 +274,12 @@ def _settle(lane: Lane, n_left: int, clock: Clock) -> Iterator[Outcome]:
         except (MemoryError, RuntimeError) as error:
             if not _is_out_of_memory(error):
                 raise
+            vectors = None
+        if vectors is None:
             # Whatever else is under way may have failed with it: all of it again, in order.
             again = [one.batch for one in lane.under_way]
             lane.under_way.clear()
-            lane.batch_size.out_of_memory(_size(lane, first.batch))
+            lane.batch_size.out_of_memory(_size(lane, again[0]))
             for batch in again:
                 yield from _encode(lane, batch, clock)
             return
@@ -285,17 +288,19 @@ def _settle(lane: Lane, n_left: int, clock: Clock) -> Iterator[Outcome]:
 
 
 def _encode(lane: Lane, batch: list[_Ready], clock: Clock) -> Iterator[Outcome]:
+    failure = ""
     try:
         with clock.stage("encode", len(batch)) as timing:
             vectors = lane.fetch(lane.launch(lane.stage([one.content for one in batch])))
     except (MemoryError, RuntimeError) as error:
         if not _is_out_of_memory(error):
             raise
+        failure = f"out of memory on one item: {error}"
+    if failure:  # behind the except block, which holds on to what the failed pass had allocated
         if len(batch) == 1:
-            reason = f"out of memory on one item: {error}"
-            lane.hashes.discard(batch[0].content_hash)
+            lane.hashes.pop(batch[0].content_hash, None)
             for view in batch[0].views:
-                yield _failure(batch[0], view, "encode", reason)
+                yield _failure(batch[0], view, "encode", failure)
             return
         middle = len(batch) // 2
         lane.batch_size.out_of_memory(_size(lane, batch))
@@ -325,7 +330,8 @@ def _outcomes(
             else:
                 reason = "the encoder returned NaN or infinite values"
                 yield _failure(one, view, "encode", reason)
-    lane.hashes.difference_update(one.content_hash for one in batch)
+    for one in batch:
+        lane.hashes.pop(one.content_hash, None)
 
 
 def _is_out_of_memory(error: Exception) -> bool:
@@ -359,8 +365,8 @@ def _prepare_image(
     with clock.stage("read"):
         try:
             content = readers[todo.source](todo.uri)
-        except (OSError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or str(error)
+        except Exception as error:  # file systems raise what they like: it is this item's fault
+            reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
             return failed(None, "read", f"{reason}: {todo.uri}")
         content_hash = hashlib.sha256(content).hexdigest()
     wanting = [view for view in todo.views if content_hash not in known[view]]
@@ -381,9 +387,12 @@ def _prepare_image(
                 pixels = lane.encoder.prepare_image(pictures[lane.decode_px])
             except Undecodable as error:
                 return failed(content_hash, "decode", str(error))
-            except (ValueError, MemoryError) as error:  # of the transform: a side of 1 pixel, say
+            except (ValueError, MemoryError) as error:  # this encoder's transform: a side of 1 px
                 reason = f"{type(error).__name__}: {error}"
-                return failed(content_hash, "decode", reason)
+                outcomes += [
+                    Outcome(todo.row, content_hash, None, "encode", reason, view) for view in views
+                ]
+                continue
             ready[number].append(_Ready(todo, content_hash, pixels, views))
     return outcomes, ready
 

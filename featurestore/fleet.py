@@ -64,6 +64,8 @@ def embed_on(
     FeatureStoreError
         What the first process that failed raised; what the others did is kept.
     """
+    if how.overwrite:
+        raise BadName("--overwrite runs on one device: a view is replaced when it is whole")
     context = multiprocessing.get_context("spawn")  # delta-rs and CUDA do not survive fork
     messages = context.Queue()
     parts = [
@@ -196,7 +198,7 @@ def _sum(parts: list[EmbedReport]) -> EmbedReport:
     return replace(
         first,
         **{name: sum(getattr(one, name) for one in parts) for name in counts},
-        n_updated=max(one.n_updated for one in parts),
+        n_updated=sum(one.n_updated for one in parts),
         seconds=max(one.seconds for one in parts),
         device=",".join(str(one.device) for one in parts),
         limit=max(parts, key=lambda one: one.seconds).limit,

@@ -67,6 +67,8 @@ class Intake:
     labels: tuple[str, ...]
     sources: Mapping[str, SourceRecord]  # those of earlier runs as well
     gone: pa.Array  # ids of items that these sources had and no longer list
+    stand_ins: pa.Array  # ids among the stored that stood for what could not be read
+    is_whole: bool  # every stored item is listed, or gone
     notes: tuple[str, ...]
 
     @classmethod
@@ -123,8 +125,9 @@ class Intake:
         rows = _concatenate(parts)
         _check_items(folder, rows, records)
         gone = _gone(folder, rows, looked)
+        stand_ins, is_whole = _others(folder, rows, gone, records)
         rows = (selection or Selection()).apply(rows)
-        return cls(rows, modality, tuple(labels), records, gone, tuple(notes))
+        return cls(rows, modality, tuple(labels), records, gone, stand_ins, is_whole, tuple(notes))
 
     def described(self, earlier: DatasetFile | None) -> DatasetFile:
         """Return dataset.json with this run's labels and sources added."""
@@ -152,12 +155,17 @@ def _listing(source: Source, options: SourceOptions) -> Listing:
 
 def _source_name(source: Source, records: dict[str, SourceRecord]) -> tuple[str, str | None]:
     """Return the name of a source, and its old root where the folder has moved."""
+    for name, record in records.items():
+        is_it = record.kind == source.kind and record.root == source.root
+        if is_it and (source.kind != "table" or source.location.text in record.locations):
+            return name, None
     name, number = source.name, 1
     while name in records:
         record = records[name]
         if record.kind == source.kind and record.root == source.root:
             return name, None
-        if record.kind == source.kind and not Place(record.root).exists():
+        is_local = record.root.startswith("/") and source.root.startswith("/")
+        if record.kind == source.kind and is_local and not Place(record.root).exists():
             return name, record.root
         number += 1
         name = f"{source.name}-{number}"
@@ -229,6 +237,24 @@ def _gone(folder: DatasetFolder, rows: pa.Table, looked: Sequence[tuple[str, Lis
         if listing.unread:  # nobody can say what is there
             unread |= own & _begins(items, listing.unread)
     return items.column("item_id").filter(pa.array(missing & ~unread & ~listed)).combine_chunks()
+
+
+def _others(
+    folder: DatasetFolder, rows: pa.Table, gone: pa.Array, records: Mapping[str, SourceRecord]
+) -> tuple[pa.Array, bool]:
+    """Return stored stand-ins, and whether all stored items are listed or gone."""
+    if not folder.exists:
+        return pa.array([], pa.string()), True
+    items = folder.items.read(["item_id", "source", "uri"])
+    ids = items.column("item_id")
+    known = pa.concat_arrays([rows.column("item_id").combine_chunks(), gone])
+    stands = np.zeros(len(items), bool)
+    for kind, ending in (("folder", "/"), ("webdataset", "/damaged")):
+        names = [name for name, record in records.items() if record.kind == kind]
+        own = np.asarray(pc.is_in(items.column("source"), value_set=pa.array(names, pa.string())))
+        stands |= own & np.asarray(pc.ends_with(ids, ending))
+    is_whole = bool(pc.all(pc.is_in(ids, value_set=known)).as_py()) if len(ids) else True
+    return ids.filter(pa.array(stands)).combine_chunks(), is_whole
 
 
 def _begins(items: pa.Table, prefixes: Sequence[str]) -> NDArray[np.bool_]:

@@ -38,6 +38,8 @@ def read_labels(path: str | Path, *, item_id: str, columns: Sequence[str] = ()) 
     for name in names:
         require_column(name, table.column_names, "--label", place)
     ids = table.column(item_id).cast(pa.string())
+    if ids.null_count:
+        raise BadSource(f"{ids.null_count} rows of {place.name} have no id in {item_id!r}")
     if len(pc.unique(ids)) < len(ids):
         raise BadSource(f"{place.name} names an item twice in {item_id!r}: expected one row each")
     return pa.table({"item_id": ids, **{name: plain(table.column(name)) for name in names}})

@@ -343,7 +343,10 @@ class _Job:
         how, clock = how or EmbedOptions(), Clock()
         how = replace(how, is_selection=select is not None and not select.is_all)
         folder = store._folder(check_dataset_name(dataset))
-        loaded = {one.resolved.spec: one for one in map(_adopted, encoders) if one is not None}
+        own = [one for one in map(_adopted, encoders) if one is not None]
+        loaded = {one.resolved.spec: one for one in own}
+        if len(loaded) < len(own):
+            raise BadName("two encoders of one class are one name: run them one after the other")
         specs = [*parse_specs(one for one in encoders if isinstance(one, str)), *loaded]
         for spec in specs:
             family_of(spec)
@@ -358,6 +361,8 @@ class _Job:
         )
         with clock.stage("list"):
             intake = read_intake(earlier)
+        if not intake.is_whole:
+            how = replace(how, is_selection=True)
         job = cls(folder, earlier, intake, read_intake, [], loaded, how, clock)
         # For a new data set there is something to embed: then fail before it is made.
         unknown = [
@@ -411,8 +416,8 @@ class _Job:
         for note in self.intake.notes:
             say(note)
         gone = self.intake.gone
-        # A folder that could not be listed stood for what is in it; now it can.
-        stood_in = pc.ends_with(gone, "/")
+        # A folder or shard that could not be read stood for what is in it; now it can.
+        stood_in = pc.is_in(gone, value_set=self.intake.stand_ins)
         dropped, gone = gone.filter(stood_in), gone.filter(pc.invert(stood_in))
         if len(gone) and self.how.prune:
             dropped = pa.concat_arrays([dropped, gone])

@@ -305,9 +305,10 @@ class Writer:
         hashes = pa.array(list(changed.values()), pa.string())
         table = self.plan.rows.take(pa.array(rows)).append_column("content_hash", hashes)
         before = self._items_version if self._is_new[rows].all() else None
+        expected = self._items_version + 1
         self._items_version = put_items(self.folder, table, unseen_at=before)
         self._is_written[rows] = True
-        if before is not None and self._items_version != before + 1:  # another writer was here
+        if self._items_version != expected:  # another writer was here
             ids = self.folder.items.read(["item_id"], self._items_version).column("item_id")
             self._is_new &= ~np.asarray(pc.is_in(self._ids, value_set=ids))
         self._is_new[rows] = False

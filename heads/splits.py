@@ -56,6 +56,7 @@ def make_split(
     if min(test, val) < 0 or test <= 0 or shares["train"] <= 0:
         raise BadName(f"--test {test} --val {val}: expected shares between 0 and 1, some to train")
     names = [name for name, share in shares.items() if share > 0]
+    held = [] if taken is None else sorted({str(v) for v in taken if v is not None} - {*names})
     order = np.argsort(ids.astype(str), kind="stable")
     classes = np.zeros(len(ids), dtype=np.intp)
     if labels is not None:
@@ -66,15 +67,17 @@ def make_split(
     block = blocks(*(key[order] for key in keys)) if keys else np.arange(len(ids))
     counts = np.zeros((block.max() + 1, classes.max() + 1))
     np.add.at(counts, (block, classes[order]), 1)
-    votes = np.zeros((len(counts), len(names)))
+    parts = [*names, *held]  # what another hand has named keeps its blocks, and gets no more
+    votes = np.zeros((len(counts), len(parts)))
     known = np.full(len(ids), None, dtype=object) if taken is None else taken
-    for part, name in enumerate(names):
+    for part, name in enumerate(parts):
         np.add.at(votes[:, part], block[known[order] == name], 1)
     fixed = np.where(votes.sum(axis=1) > 0, votes.argmax(axis=1), -1)
     rng = np.random.default_rng(seed)
-    part_of = deal(counts, np.array([shares[name] for name in names]), rng, fixed)
+    sizes = np.array([shares[name] for name in names] + [1e-9] * len(held))
+    part_of = deal(counts, sizes, rng, fixed)
     split = np.empty(len(ids), dtype=object)
-    split[order] = np.array(names, dtype=object)[part_of[block]]
+    split[order] = np.array(parts, dtype=object)[part_of[block]]
     kept = np.array([value is not None for value in known], dtype=bool)
     split[kept] = known[kept]
     empty = [name for name in names if not (split == name).any()]

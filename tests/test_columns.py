@@ -259,3 +259,13 @@ def test_samples_of_two_seeds_share_no_more_than_chance(empty_store):
     ]
     shared = [len(drawn[a] & drawn[b]) for a in range(4) for b in range(a)]
     assert all(440 < n < 560 for n in shared), shared
+
+
+def test_a_group_follows_an_item_that_is_held_elsewhere():
+    group = np.repeat([f"g{i}" for i in range(20)], 2).astype(object)
+    taken = np.full(40, None, object)
+    taken[::2] = "val"
+    taken[20:] = None
+    _, found = split(40, test=0.2, keys=(group,), taken=taken)
+    assert (found[:20] == "val").all()
+    assert all(len(set(found[group == name])) == 1 for name in set(group))

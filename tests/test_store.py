@@ -734,3 +734,27 @@ def test_items_that_another_run_commits_meanwhile_are_not_doubled(empty_store, t
     dataset = empty_store.dataset("d")
     assert len(dataset.items()) == len(set(dataset.items().column("item_id").to_pylist())) == 6
     assert [view.n_rows for view in dataset.views()] == [6, 6]
+
+
+def test_only_what_stood_in_for_an_unread_folder_is_dropped_unasked(empty_store, tmp_path):
+    (tmp_path / "t.csv").write_text("url,body\nhttp://x/a/,one\nhttp://x/b/,two\n")
+    options = SourceOptions(text="body", id="url")
+    embed(empty_store, tmp_path / "t.csv", encoder="baseline:hashing", options=options)
+    (tmp_path / "t.csv").write_text("url,body\nhttp://x/a/,one\n")
+    embed(empty_store, tmp_path / "t.csv", encoder="baseline:hashing", options=options)
+    assert empty_store.dataset("d").n_items == 2
+
+
+def test_one_encoder_that_cannot_take_a_picture_spares_the_others(empty_store, tiny_images):
+    class Picky(Offset):
+        def prepare_image(self, image):
+            if image.getpixel((0, 0))[0] == 10:
+                raise ValueError("too dark for me")
+            return image
+
+    reports = empty_store.embed([tiny_images], dataset="d", encoders=[PIXELS, Picky(0)])
+    assert [(one.n_encoded, one.n_failed) for one in reports] == [(6, 0), (5, 1)]
+    (row,) = empty_store.dataset("d").failures().to_pylist()
+    assert (row["item_id"], row["stage"]) == ("dark/0.png", "encode")
+    assert "too dark for me" in row["error"]
+    assert embed(empty_store, tiny_images, encoder="baseline:pixels#size=2").n_encoded == 6

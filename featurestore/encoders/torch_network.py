@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from safetensors import SafetensorError
 
 from featurestore.encoders import check_device_name
 from featurestore.errors import BadName, UnknownEncoder
@@ -124,7 +125,7 @@ def loading(spec: EncoderSpec, how: str) -> Iterator[None]:
             f"cannot load {spec}: its file holds more than tensors, and reading it could run code; "
             "convert it to safetensors on a machine where you trust it"
         ) from error
-    except (OSError, RuntimeError, ValueError, KeyError) as error:
+    except (OSError, RuntimeError, ValueError, KeyError, SafetensorError) as error:
         if isinstance(error, torch.OutOfMemoryError):
             raise
         reason = " ".join(str(error).split())[:300]

@@ -57,7 +57,7 @@ class Reader:
         if self.kind == "webdataset" and (member := _MEMBER.fullmatch(uri)):
             shard, offset, size = member.groups()
             return root.join(shard).read_range(int(offset), int(size))
-        if self.kind == "table" and ".parquet#" in uri and _VALUE.fullmatch(uri):
+        if self.kind == "table" and ".parquet#" in uri.lower() and _VALUE.fullmatch(uri):
             table, column, row = _value(uri)
             file = root.join(table)
             state = (0, 0) if file.is_url else file.stat()

@@ -79,12 +79,19 @@ class TarShards:
         damaged: list[tuple[Place, str]] = []
         for shard in shards:
             samples += _samples(shard, damaged)
-        has_images = any("uri" in one for one in samples)
+        stand_ins = [one for one in samples if one.get("stands_in")]
+        has_images = any("uri" in one for one in samples if not one.get("stands_in"))
+        has_images |= len(stand_ins) == len(samples)  # nothing says what was in them
+        if options.id is not None:
+            for one in stand_ins:
+                one[options.id] = one["key"]
         if has_images and options.text is not None:
             raise BadSource(
                 f"--text names what to embed, but {self.location} holds images: leave it out"
             )
         content = "uri" if has_images else options.text or "txt"
+        for one in stand_ins:
+            one.setdefault(content, None)
         kept = [one for one in samples if content in one]
         names = list(dict.fromkeys(name for one in kept for name in one if name not in _OURS))
         notes = [f"{shard} is damaged: {error}" for shard, error in damaged]
@@ -93,13 +100,19 @@ class TarShards:
             notes.append(
                 f"{len(samples) - len(kept):,} samples of {self.location} have no {what}: left out"
             )
+        broken = sorted({one["uri"].partition("#")[0] for one in stand_ins})
+        unread = _beginnings([Place(name) for name in broken])
+        if broken and not has_images:
+            unread = ("",)  # texts have no uri to tell their shard by
         is_part = self.location.suffix == ".tar"  # of the shards in its folder
         return as_listing(
             self,
             options,
             columns_of(kept, names),
             modality=Modality.IMAGE if has_images else Modality.TEXT,
-            content=pa.array([str(one[content]) for one in kept], pa.string()),
+            content=pa.array(
+                [None if one[content] is None else str(one[content]) for one in kept], pa.string()
+            ),
             sizes=[one["size"] for one in kept] if has_images else None,
             stamps=[one["stamp"] for one in kept] if has_images else None,
             ids=pa.array([one["key"] for one in kept], pa.string()),
@@ -108,7 +121,7 @@ class TarShards:
             used=frozenset() if has_images else frozenset({content}),
             notes=notes,
             covers=_beginnings(shards) if is_part else None,
-            unread=_beginnings([shard for shard, _ in damaged]),
+            unread=unread,
         )
 
 
@@ -117,7 +130,7 @@ def _beginnings(shards: Iterable[Place]) -> tuple[str, ...]:
     return tuple(one for shard in shards for one in (f"{shard.stem}/", f"{shard.name}#"))
 
 
-_OURS = frozenset({"key", "uri", "size", "stamp", "split"})
+_OURS = frozenset({"stands_in", "key", "uri", "size", "stamp", "split"})
 
 
 def has_shards(folder: Place) -> bool:
@@ -182,7 +195,7 @@ def _samples(shard: Place, damaged: list[tuple[Place, str]]) -> Iterator[dict[st
                 elif ending in _SMALL:
                     content = tar.extractfile(member)
                     assert content is not None, "a regular file"
-                    sample |= _facts(ending, content.read(), f"{shard}: {member.name}")
+                    sample |= _facts(ending, content.read(), shard, member.name, damaged)
             file.seek(tar.offset)
             if not file.read(1):
                 raise tarfile.ReadError("it ends without the mark of its end")
@@ -193,13 +206,16 @@ def _samples(shard: Place, damaged: list[tuple[Place, str]]) -> Iterator[dict[st
         beyond = member_uri(shard.name, size, 1)
         sample = {
             "key": f"{shard.stem}/damaged", "uri": beyond, "size": 1, "stamp": stamp,
-            "split": split, "txt": "",
+            "split": split, "stands_in": True,
         }  # fmt: skip
     if sample:
         yield sample
 
 
-def _facts(ending: str, content: bytes, where: str) -> dict[str, Any]:
+def _facts(
+    ending: str, content: bytes, shard: Place, name: str, damaged: list[tuple[Place, str]]
+) -> dict[str, Any]:
+    """Read a small member; one that is damaged is noted and costs that item alone."""
     try:
         text = content.decode()
         if ending == "txt":
@@ -208,7 +224,8 @@ def _facts(ending: str, content: bytes, where: str) -> dict[str, Any]:
             return {"label": text.strip()}
         value = json.load(io.StringIO(text))
     except ValueError as error:
-        raise BadSource(f"{where} is damaged: {error}") from error
+        damaged.append((shard, f"{name}: {error}"))
+        return {"txt": None} if ending == "txt" else {}
     if not isinstance(value, dict):
         return {"json": text}
     return {name: one for name, one in value.items() if name not in _OURS}

@@ -140,9 +140,25 @@ def test_what_is_no_tar_says_so(tmp_path):
     (tmp_path / "x.tar").write_bytes(b"no tar at all" * 100)
     found = listing(tmp_path / "x.tar")
     assert found.rows.column("item_id").to_pylist() == ["x/damaged"]
-    write_tar(tmp_path / "y.tar", [("1.json", b"{broken")])
-    with pytest.raises(BadSource, match=r"y.tar: 1.json is damaged"):
-        listing(tmp_path / "y.tar")
+
+
+def test_a_damaged_caption_or_record_costs_its_own_item_alone(tmp_path):
+    members = [("1.txt", b"one"), ("2.txt", b"caf\xe9"), ("2.json", b"{broken"), ("3.txt", b"x")]
+    write_tar(tmp_path / "y.tar", members)
+    found = listing(tmp_path / "y.tar")
+    assert found.rows.column("text").to_pylist() == ["one", None, "x"]
+    assert any("2.json: Expecting property name" in note for note in found.notes)
+
+
+def test_a_damaged_shard_of_texts_is_still_of_texts_and_has_ids(tmp_path):
+    write_tar(tmp_path / "a.tar", [("1.txt", b"one"), ("1.json", b'{"uid": "u1"}')])
+    (tmp_path / "b.tar").write_bytes(b"no tar at all" * 100)
+    found = listing(tmp_path, id="uid")
+    assert found.modality is Modality.TEXT
+    assert found.rows.select(["item_id", "text"]).to_pylist() == [
+        {"item_id": "u1", "text": "one"}, {"item_id": "b/damaged", "text": None},
+    ]  # fmt: skip
+    assert found.unread == ("",)
 
 
 def test_real_shards_hold_thirty_thousand_pictures(shared):
