@@ -21,6 +21,7 @@ from featurestore.encoders.torch_network import (
     Tokens,
     TorchEncoder,
     collator,
+    config_of,
     inference,
     loading,
     n_tokens,
@@ -69,7 +70,7 @@ def load(specs: Sequence[EncoderSpec], how: LoadOptions) -> list[TorchEncoder]:
         "max_length": pipeline.max_seq_length,
         "prompt": prompt,
         "precision": spec.option("precision", "fp32"),
-    }
+    } | config_of(spec)
     resolved = ResolvedEncoder(
         spec, int(pipeline.get_embedding_dimension()), frozenset({Modality.TEXT}), chosen,
         encoders.versions(spec),

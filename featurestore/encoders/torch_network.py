@@ -93,6 +93,20 @@ def weights_hash(network: torch.nn.Module) -> str:
     return digest.hexdigest()
 
 
+def config_of(spec: EncoderSpec) -> dict[str, str]:
+    """Return a hash of a local folder's JSON files: pooling, activations, heads, prompts.
+
+    They change vectors and are no weights. A model by name has them from its library or hub.
+    """
+    if spec.local_dir is None:
+        return {}
+    digest = hashlib.sha256()
+    for path in sorted(spec.local_dir.rglob("*.json")):
+        name = path.relative_to(spec.local_dir).as_posix()
+        digest.update(f"{name} {hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
+    return {"config": digest.hexdigest()}
+
+
 def precision_of(spec: EncoderSpec) -> torch.dtype:
     """Return the dtype of ``#precision=…``; fp32 unless the spec says otherwise."""
     name = spec.option("precision", "fp32")
@@ -483,6 +497,7 @@ def encoders_of(
         assert network.tokenize is not None
         contents = network.tokenize(["a"])[0]
     dims = [one.shape[1] for one in fetch(launch(stage(contents)))]
+    chosen = chosen | config_of(spec=specs[0])
     decode = {"decode": "fast"} if network.decode_px is not None else {}
     return [
         TorchEncoder(

@@ -196,6 +196,18 @@ def test_a_package_that_is_missing_is_named(monkeypatch):
         load("timm:resnet18")
 
 
+def test_the_configuration_of_a_local_model_is_part_of_its_fingerprint(mobilenet, tmp_path):
+    shutil.copytree(mobilenet.removeprefix("timm:local-dir:"), tmp_path / "m")
+    spec = EncoderSpec.parse(f"timm:local-dir:{tmp_path / 'm'}")
+    before = resolve(spec)
+    config = tmp_path / "m" / "config.json"
+    config.chmod(0o644)
+    text = config.read_text()
+    config.write_text(text.replace("{", '{"model_args": {"global_pool": "max"},', 1))
+    assert known_encoder(spec) is None
+    assert resolve(spec).fingerprint != before.fingerprint
+
+
 def test_every_family_has_a_readable_example():
     for name, family in FAMILIES.items():
         spec = EncoderSpec.parse(family.example)
