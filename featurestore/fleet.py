@@ -24,6 +24,7 @@ from featurestore.store import open_store
 
 ALL = "all"
 _REPORT_S = 0.2
+_LAST_COMMIT_S = 120.0  # what an interrupted process may take to commit what it has
 
 
 def devices_of(wanted: str) -> list[str]:
@@ -117,7 +118,11 @@ def embed_on(
                 if failure is not None:
                     _stop(workers)
     finally:
+        deadline = time.monotonic() + _LAST_COMMIT_S
         while any(worker.is_alive() for worker in workers):
+            if time.monotonic() > deadline:
+                for worker in workers:
+                    worker.kill()  # what it had committed is kept
             if finished < len(workers):
                 _stop(workers)
             _drain(messages)  # a process does not end before its last words are read

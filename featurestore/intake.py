@@ -172,9 +172,9 @@ def _source_name(source: Source, records: dict[str, SourceRecord]) -> tuple[str,
     return name, None
 
 
-def _options_of(record: SourceRecord | None) -> SourceOptions:
+def _options_of(record: SourceRecord | None) -> SourceOptions | None:
     if record is None:
-        return SourceOptions()
+        return None
     kept: dict[str, Any] = dict(record.options)
     for name in ("label", "columns"):
         if kept.get(name) is not None:
@@ -184,6 +184,7 @@ def _options_of(record: SourceRecord | None) -> SourceOptions:
 
 def _record(source: Source, earlier: SourceRecord | None, options: SourceOptions) -> SourceRecord:
     said = {key: value for key, value in asdict(options).items() if value is not None}
+    said.pop("follow_links", None)  # asked for each time: who may change links changes what is read
     before = earlier.locations if earlier and earlier.root == source.root else ()
     locations = dict.fromkeys((*before, source.location.text))
     # What lies in another one of them (a folder, shards in it) would be listed twice.

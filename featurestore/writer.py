@@ -238,9 +238,13 @@ class Writer:
             self._committer.shutdown()
 
     def _wait(self) -> None:
-        commit, self._commit = self._commit, None
-        if commit is not None:
-            commit.result()
+        if self._commit is None:
+            return
+        try:
+            self._commit.result()
+        finally:
+            if self._commit.done():  # an interrupt while waiting must not hide how it ends
+                self._commit = None
 
     def _write(self, batch: list[tuple[ViewWriter, list[Outcome], list[Outcome]]]) -> None:
         n = sum(len(pending) for _, pending, _ in batch)
@@ -319,7 +323,7 @@ class Writer:
         settled: dict[str, list[str]] = {"": []}  # fingerprint → ids that are decided now
         for view, outcomes in batch:
             fingerprint = view.resolved.fingerprint
-            settled[fingerprint] = []
+            settled.setdefault(fingerprint, [])
             for one in outcomes:
                 if one.failed_stage is None and not self.plan.failed_before:
                     continue

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from featurestore.errors import UnknownItem
+from featurestore.errors import BadSource, UnknownItem
 from featurestore.ingest import EmbedOptions
 from featurestore.sources import SourceOptions
 
@@ -159,3 +159,34 @@ def test_order_of_items_does_not_matter_for_their_vectors(empty_store, tmp_path)
     write_shard(tmp_path / "web" / "a.tar", [(str(i), int(i), "x") for i in order])
     assert embed(empty_store, tmp_path / "web").n_encoded == 0
     assert vectors(empty_store) == before
+
+
+def test_a_first_id_later_would_make_other_items_and_is_refused(empty_store, tmp_path):
+    write_shard(tmp_path / "web" / "a.tar", [("0", 10, "x")])
+    embed(empty_store, tmp_path / "web")
+    with pytest.raises(BadSource, match="was embedded with no --id, not with --id label"):
+        embed(empty_store, tmp_path / "web", options=SourceOptions(id="label"))
+
+
+def test_links_out_of_a_folder_are_asked_for_each_time(empty_store, tmp_path, write_image):
+    write_image(tmp_path / "set" / "1.png", (1, 0, 0))
+    write_image(tmp_path / "out" / "2.png", (2, 0, 0))
+    (tmp_path / "set" / "out").symlink_to(tmp_path / "out")
+    embed(empty_store, tmp_path / "set", options=SourceOptions(follow_links=True))
+    write_image(tmp_path / "out" / "3.png", (3, 0, 0))
+    embed(empty_store)
+    assert set(vectors(empty_store)) == {"1.png", "out/2.png"}
+
+
+def test_a_path_in_a_foreign_table_stays_in_its_folder(empty_store, tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    (tmp_path / "secret.png").write_bytes(png(5))
+    (folder / "own.png").write_bytes(png(6))
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    paths = ["own.png", "../secret.png", str(tmp_path / "secret.png"), "memory://x.png"]
+    values = pa.array([{"bytes": None, "path": path} for path in paths], kind)
+    pq.write_table(pa.table({"image": values}), folder / "t.parquet")
+    report = embed(empty_store, folder / "t.parquet", options=SourceOptions(image="image"))
+    assert (report.n_encoded, report.n_failed) == (1, 3)
+    assert vectors(empty_store) == {"t.parquet:0": 6}

@@ -101,13 +101,13 @@ def progress_bar() -> Iterator[Callable[[Progress], None] | None]:
     )
     tasks: dict[str, Any] = {}
 
-    drawn = 0.0
+    drawn: dict[str, float] = {}
 
     def show(now: Progress) -> None:
-        nonlocal drawn
-        if time.monotonic() - drawn < 0.1 and now.n_done < now.n_total:
+        recently = time.monotonic() - drawn.get(now.encoder, 0.0) < 0.1
+        if recently and now.n_done < now.n_total:
             return  # drawing costs more than some encoders do
-        drawn = time.monotonic()
+        drawn[now.encoder] = time.monotonic()
         if now.encoder not in tasks:
             tasks[now.encoder] = bar.add_task(now.encoder, total=now.n_total, rate="", limit="")
         speed = bar.tasks[tasks[now.encoder]].speed

@@ -76,7 +76,8 @@ def _cached() -> Iterator[KnownEncoder]:
         if repository.repo_type != "model":
             continue
         for revision in repository.revisions:
-            files = {file.file_name: file.file_path for file in revision.files}
+            root = revision.snapshot_path
+            files = {str(f.file_path.relative_to(root)): f.file_path for f in revision.files}
             spec, reads, dim = _what(repository.repo_id, files)
             if spec is not None:
                 size = f"cached, {repository.size_on_disk / 1e6:,.0f} MB"

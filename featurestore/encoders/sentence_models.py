@@ -59,6 +59,10 @@ def load(specs: Sequence[EncoderSpec], how: LoadOptions) -> list[TorchEncoder]:
     if (length := spec.option("max_length", "")) != "":
         if not length.isdecimal() or int(length) < 1:
             raise BadName(f"max_length={length} in {spec}: expected a number of tokens")
+        config = getattr(getattr(pipeline[0], "auto_model", None), "config", None)
+        most = getattr(config, "max_position_embeddings", None) or int(length)
+        if int(length) > most:
+            raise BadName(f"max_length={length} in {spec}: its network reads up to {most} tokens")
         pipeline.max_seq_length = int(length)
     default = pipeline.prompts.get(pipeline.default_prompt_name or "") or None
     prompt = spec.option("prompt", "") or default
@@ -85,12 +89,12 @@ def load(specs: Sequence[EncoderSpec], how: LoadOptions) -> list[TorchEncoder]:
 def _split(pipeline: Any, prompt: str | None, device: str, dtype: torch.dtype) -> Network:
     """Tokenize in the workers, sort by tokens, pad each batch to its own longest text."""
     tokenizer = pipeline.tokenizer
-    limit = pipeline.max_seq_length
+    limit, side = pipeline.max_seq_length, getattr(tokenizer, "padding_side", "right")
     one_at_a_time = Lock()  # a fast tokenizer is parallel inside, and not safe to share
 
     def tokenize(texts: Sequence[str]) -> tuple[list[Tokens], list[int], list[bool]]:
         with one_at_a_time:
-            found = rows_of(pipeline.preprocess(list(texts), prompt=prompt))
+            found = rows_of(pipeline.preprocess(list(texts), prompt=prompt), side)
             lengths = [len(one["input_ids"]) for one in found]
             is_cut = [
                 n == limit and n_tokens(tokenizer, (prompt or "") + text) > n
@@ -103,7 +107,7 @@ def _split(pipeline: Any, prompt: str | None, device: str, dtype: torch.dtype) -
         return [vectors[:, : pipeline.truncate_dim]]
 
     pad = {"input_ids": getattr(tokenizer, "pad_token_id", None) or 0}
-    collate = collator(pad, getattr(tokenizer, "padding_side", "right"))
+    collate = collator(pad, side)
     return Network(
         pipeline, device, dtype, tokenize=tokenize, collate=collate, forward_tokens=forward
     )

@@ -423,8 +423,8 @@ def pool_tokens(
     return spatial.mean(dim=(2, 3)) if spatial.ndim == 4 else spatial.mean(dim=1)
 
 
-def rows_of(batch: Any) -> list[Tokens]:
-    """Cut a padded batch of a tokenizer into the tokens of each text, padding left out.
+def rows_of(batch: Any, side: str) -> list[Tokens]:
+    """Cut a batch, padded on a side, into the tokens of each text, padding left out.
 
     Raises
     ------
@@ -437,8 +437,8 @@ def rows_of(batch: Any) -> list[Tokens]:
         for name, value in batch.items()
         if isinstance(value, torch.Tensor) and value.shape == mask.shape
     ]
-    width, is_left = mask.shape[1], not bool(mask[:, 0].all())
-    ends = [(width - n, width) if is_left else (0, n) for n in mask.sum(dim=1).tolist()]
+    width = mask.shape[1]
+    ends = [(width - n, width) if side == "left" else (0, n) for n in mask.sum(dim=1).tolist()]
     return [
         {name: batch[name][i, start:end] for name in names} for i, (start, end) in enumerate(ends)
     ]

@@ -48,6 +48,7 @@ from featurestore.values import EncoderSpec, Modality
 _POOLS = ("cls", "mean", "pooler")
 _CLASS_TOKENS = ("cls_token", "class_embedding")
 _POSITIONS_BEHIND_PADDING = ("roberta", "xlm-roberta", "camembert", "mpnet", "longformer")
+_NO_POOLER = "pool=pooler: this network has no pooler; use pool=cls or pool=mean"
 _POOLERS = ("pooler", "head")  # how the names of their weights begin
 
 
@@ -237,7 +238,9 @@ def _pool_image(model: _Model, out: Any, pool: str | None) -> torch.Tensor:
     use_pooler = pool == "pooler" or (pool is None and not model.n_prefix and model.has_pooler)
     if use_pooler and pooled is not None:
         return torch.flatten(pooled, 1)  # convolutional poolers keep two sides of length 1
-    return _pool_map(model, out.last_hidden_state, None if pool == "pooler" else pool)
+    if pool == "pooler":
+        raise BadName(_NO_POOLER)
+    return _pool_map(model, out.last_hidden_state, pool)
 
 
 def _pool_map(model: _Model, hidden: torch.Tensor, pool: str | None) -> torch.Tensor:
@@ -258,6 +261,8 @@ def _forward_tokens(
     vectors = []
     for depth in asked:
         if depth.pool == "pooler":
+            if getattr(out, "pooler_output", None) is None:
+                raise BadName(_NO_POOLER)
             vectors.append(out.pooler_output)
             continue
         hidden = out.last_hidden_state if depth.layer is None else out.hidden_states[depth.layer]
@@ -298,6 +303,11 @@ def _preprocessing(processor: Any, spec: EncoderSpec) -> Preprocessing:
     pixels = np.random.default_rng(0).integers(0, 256, (300, 400, 3), np.uint8)
     probe = Image.fromarray(pixels).resize((280, 340))
     expected = whole(probe)
+    if whole(probe.resize((400, 260))).shape != expected.shape:
+        raise UnknownEncoder(
+            f"{spec} gives inputs of the picture's own shape, which make no batch: its "
+            "preprocessor_config.json needs a crop or a size of two sides"
+        )
     size = facts.get("size") or {}
     sides = [n for n in dict(size).values() if isinstance(n, int)]
     resize_px = max(sides) if sides else None
@@ -353,7 +363,7 @@ def _tokenize(
             if fixed:
                 found = [{name: rows[i] for name, rows in batch.items()} for i in range(len(texts))]
             else:
-                found = rows_of(batch)
+                found = rows_of(batch, tokenizer.padding_side)
             lengths = [len(one["input_ids"]) for one in found]
             is_cut = [
                 n == limit and len(text) > limit and n_tokens(tokenizer, text) > limit

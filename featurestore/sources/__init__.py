@@ -64,7 +64,7 @@ class SourceOptions:
     columns: tuple[str, ...] | None = None  # names for a table without a header
     follow_links: bool | None = None  # also links that leave the folder
 
-    def over(self, earlier: SourceOptions, where: Place) -> SourceOptions:
+    def over(self, earlier: SourceOptions | None, where: Place) -> SourceOptions:
         """Return these options, with what they leave open taken from an earlier run.
 
         Raises
@@ -72,10 +72,12 @@ class SourceOptions:
         BadSource
             If they name other contents or ids: every item would become another one.
         """
+        if earlier is None:
+            return self
         said = {name: value for name, value in asdict(self).items() if value is not None}
         for flag in ("image", "text", "id"):
             before = getattr(earlier, flag)
-            if earlier != SourceOptions() and said.get(flag, before) != before:
+            if said.get(flag, before) != before:
                 earlier_flag = f"--{flag} {before}" if before else f"no --{flag}"
                 raise BadSource(
                     f"{where} was embedded with {earlier_flag}, not with --{flag} {said[flag]}: "

@@ -7,6 +7,7 @@ random places by many threads at once.
 
 from __future__ import annotations
 
+import posixpath
 import re
 from collections import deque
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from featurestore.sources.places import Place, is_url
 _MEMBER = re.compile(r"(.+\.tar)#(\d+)\+(\d+)", re.IGNORECASE)
 _VALUE = re.compile(r"(.*)#(.+)\[(\d+)\]")
 _BATCH_ROWS = 16
-_KEPT_BATCHES = 8  # of a column of bytes: threads ask for rows that lie close together
+_KEPT_BATCHES = 24  # of a column of bytes: threads ask for rows that lie close together
 
 
 def member_uri(shard: str, offset: int, size: int) -> str:
@@ -84,7 +85,10 @@ def image_bytes(value: Any, folder: Place) -> bytes:
     if isinstance(value, dict):
         content, path = value.get("bytes"), value.get("path")
         if content is None and path:
-            return folder.join(path).read()
+            inside = posixpath.normpath(path)
+            if is_url(path) or inside.startswith(("/", "..")):  # data from elsewhere names it
+                raise ValueError(f"the image's path leaves the folder of its table: {path}")
+            return folder.join(inside).read()
         value = content
     if not isinstance(value, bytes):
         raise ValueError("no image in this row")

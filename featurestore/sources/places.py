@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -142,21 +142,20 @@ def is_url(text: str) -> bool:
 
 
 def _file_system(url: str) -> Any:
-    protocol = url.partition("://")[0]
     try:
-        return _of_protocol(protocol, url if protocol in ("zip", "tar", "github") else "")
+        return _of_host("/".join(url.split("/", 3)[:3]) if "::" not in url else url)
     except ImportError as error:
         raise MissingExtra(f"{url} needs a package: {error}") from error
     except ValueError as error:
         raise BadSource(f"{url}: {error}; expected a path or a URL that fsspec knows") from error
 
 
-@cache
-def _of_protocol(protocol: str, url: str) -> Any:
+@lru_cache(maxsize=64)
+def _of_host(url: str) -> Any:
     import fsspec
 
     # Keys and endpoints come from the environment, as each file system reads it.
-    return fsspec.core.url_to_fs(url or f"{protocol}://")[0]
+    return fsspec.core.url_to_fs(url)[0]
 
 
 def _stamp(info: dict[str, Any]) -> int:

@@ -50,7 +50,7 @@ def test_layers_of_a_transformer_are_its_blocks(noise):
         np.testing.assert_allclose(one.encode_images(prepared), vectors, rtol=1e-4, atol=1e-5)
         assert one.resolved.dim == vectors.shape[1]
     assert len({one.resolved.fingerprint for one in encoders}) == 6
-    assert last.resolved.chosen["layer"] == 12  # -1 and 12 are one view
+    assert last.resolved.chosen["layer"] == 12  # -1 and 12 have one fingerprint
     assert {first.resolved.chosen["layer"], sixth.resolved.chosen["layer"]} == {1, 6}
     assert "layer" not in pooled.resolved.chosen
     assert mean.resolved.chosen["pool"] == "mean"
