@@ -13,7 +13,8 @@ import pyarrow as pa
 from featurestore import user_cache
 from featurestore.batching import START, START_TOKENS, BatchSize
 from featurestore.canary import canary_vectors, check_canary
-from featurestore.embed import Lane, embed_items
+from featurestore.embed import Lane, Todo, embed_items
+from featurestore.errors import EncoderDrift
 from featurestore.layout import DatasetFolder
 from featurestore.plan import Plan, Target, make_plan
 from featurestore.profile import Clock
@@ -50,12 +51,6 @@ class EmbedOptions:
     trust_remote_code: bool = False
     compile: bool = False
     part: tuple[int, int] | None = None  # (i, n): the i-th of n parts, for a process a GPU
-    is_selection: bool = False  # set by `Store.embed`: some of the items, by a `Selection`
-
-    @property
-    def is_whole(self) -> bool:
-        """Whether all items are looked at: only then may other vectors take a view's place."""
-        return self.part is None and not self.is_selection
 
 
 @dataclass(frozen=True)
@@ -153,14 +148,15 @@ def run(
     options: EmbedOptions,
     *,
     load: Callable[[Sequence[EncoderSpec]], list[Any]],
-    attached: Sequence[str] = (),
+    is_whole: bool,
     progress: Callable[[Progress], None] | None = None,
     clock: Clock | None = None,
 ) -> list[EmbedReport]:
     """Bring views up to date with a listing, in one pass over it; see `EmbedReport`.
 
-    ``load`` gives encoders; it is not called where there is nothing to embed. On an
-    interrupt, what was encoded is committed before KeyboardInterrupt goes on.
+    ``load`` gives encoders; it is not called where there is nothing to embed. ``is_whole``
+    says that all stored items are looked at: only then may vectors of another make take a
+    view's place. On an interrupt, what was encoded is committed before KeyboardInterrupt goes on.
 
     Raises
     ------
@@ -173,7 +169,7 @@ def run(
     clock = clock or Clock()
     infos = folder.encoders()
     existing = [infos.get(one.slug) for one in resolved]
-    plan = _plan(folder, rows, resolved, infos, options, attached)
+    plan = _plan(folder, rows, resolved, infos, options)
     n_updated = update_metadata(folder, plan)
     for one, info in zip(resolved, existing, strict=True):
         if info and info["spec"] != str(one.spec):
@@ -192,38 +188,40 @@ def run(
         now = [encoders[i].resolved if i in encoders else one for i, one in enumerate(resolved)]
         by_spec = {encoder.resolved.spec: encoder for encoder in encoders.values()}
         return run(
-            folder, rows, modality, readers, now, options, attached=attached,
+            folder, rows, modality, readers, now, options, is_whole=is_whole,
             load=lambda specs: [by_spec[spec] for spec in specs], progress=progress, clock=clock,
         )  # fmt: skip
     views: list[ViewWriter | None] = [None] * len(resolved)
-    canaries = {}
+    new: dict[int, Any] = {}  # views that did not exist → their canary vectors
     for i, encoder in encoders.items():
-        info = existing[i]
-        if info and not (options.overwrite and options.is_whole):
-            check_canary(encoder, info["canary"])
-            table = folder.view(resolved[i].slug)
+        one, table = resolved[i], folder.create_view(resolved[i].slug, resolved[i].dim)
+        if info := existing[i]:
+            try:
+                check_canary(encoder, info["canary"])
+            except EncoderDrift:
+                if not (options.overwrite and is_whole):
+                    raise
+                # Old and new vectors must not stand side by side, however this run ends.
+                table.clear()
+                folder.write_encoder(one, canary_vectors(encoder), encoder.device)
         else:
-            canaries[i] = canary_vectors(encoder)
-            table = folder.create_view(resolved[i].slug, resolved[i].dim)
+            new[i] = canary_vectors(encoder)
             # Until it is whole, a new view does not take the place of the one it replaces.
-            if not info:
-                hidden = any(one["spec"] == str(resolved[i].spec) for one in infos.values())
-                folder.write_encoder(resolved[i], canaries[i], encoder.device, is_hidden=hidden)
-        views[i] = ViewWriter(table, resolved[i], options.overwrite)
+            hidden = any(other["spec"] == str(one.spec) for other in infos.values())
+            folder.write_encoder(one, new[i], encoder.device, is_hidden=hidden)
+        views[i] = ViewWriter(table, one, options.overwrite)
     lanes = make_lanes(encoders, resolved, modality, options)
     writer = Writer(folder, plan, views, options.max_failures, clock)
     try:
         _stream(writer, lanes, modality, readers, resolved, options, progress, clock)
     finally:  # an interrupt, an encoder that fails: what was encoded is kept
         writer.close()
-    for i, canary in canaries.items():
-        view = views[i]
-        if options.overwrite and view is not None:
-            view.drop_superseded()
-            folder.write_encoder(resolved[i], canary, encoders[i].device)
-    for view in views:
-        if options.overwrite and not options.is_whole and view is not None:
-            view.drop_superseded()
+    for i, view in enumerate(views):
+        if view is None or not options.overwrite:
+            continue
+        view.drop_superseded()
+        if i in new:  # it is whole now, and takes its place
+            folder.write_encoder(resolved[i], new[i], encoders[i].device)
     _remember_batch_sizes(lanes, resolved, options)
     seconds = time.perf_counter() - started
     lane_of = {view: lane for lane in lanes for view in lane.views}
@@ -246,53 +244,49 @@ def estimate(
     options: EmbedOptions,
     *,
     load: Callable[[Sequence[EncoderSpec]], list[Any]],
-    attached: Sequence[str] = (),
 ) -> list[Estimate]:
     """Count what `run` would do, and time it on a few of the items; nothing is written."""
     infos = folder.encoders() if folder.exists else {}
-    plan = _plan(folder, rows, resolved, infos, options, attached)
-    estimates = []
-    for i, one in enumerate(resolved):
-        todo = np.flatnonzero(plan.todo[i])
-        seconds = None
-        if len(todo):
-            (encoder,) = load([one.spec])
-            sample = todo[np.linspace(0, len(todo) - 1, min(_DRY_RUN_ITEMS, len(todo))).astype(int)]
-            few = rows.take(pa.array(np.unique(sample)))
-            seconds = _time(few, encoder, modality, readers, options) * len(todo)
-        estimates.append(
-            Estimate(
-                folder.name,
-                str(one.spec),
-                len(rows),
-                len(todo),
-                plan.n_known_failures[i],
-                len(todo) * (4 * one.dim + 80),
-                seconds,
-            )
+    plan = _plan(folder, rows, resolved, infos, options)
+    due = [i for i in range(len(resolved)) if plan.todo[i].any()]
+    encoders = dict(zip(due, load([resolved[i].spec for i in due]), strict=True)) if due else {}
+    seconds: dict[int, float] = {}
+    for lane in make_lanes(encoders, resolved, modality, options):
+        todo = np.flatnonzero(plan.todo[list(lane.views)].any(axis=0))
+        sample = todo[np.linspace(0, len(todo) - 1, min(_DRY_RUN_ITEMS, len(todo))).astype(int)]
+        one_s = _seconds_an_item(rows.take(pa.array(np.unique(sample))), lane, readers, options)
+        seconds |= {i: one_s * int(plan.todo[i].sum()) for i in lane.views}
+    return [
+        Estimate(
+            folder.name,
+            str(one.spec),
+            len(rows),
+            int(plan.todo[i].sum()),
+            plan.n_known_failures[i],
+            int(plan.todo[i].sum()) * (4 * one.dim + 80),
+            seconds.get(i),
         )
-    return estimates
+        for i, one in enumerate(resolved)
+    ]
 
 
-def _time(
+def _seconds_an_item(
     rows: pa.Table,
-    encoder: Any,
-    modality: Modality,
+    lane: Lane,
     readers: Mapping[str, Callable[[str], bytes]],
     options: EmbedOptions,
 ) -> float:
     """Return seconds for one item, once it runs."""
-    from featurestore.embed import Todo
-
-    (lane,) = make_lanes({0: encoder}, [encoder.resolved], modality, options)
     todos = [
-        Todo(i, one["source"], one["uri"], one["text"]) for i, one in enumerate(rows.to_pylist())
+        Todo(i, one["source"], one["uri"], one["text"], lane.views)
+        for i, one in enumerate(rows.to_pylist())
     ]
     taken = []
     for _ in range(2):  # the first pass warms up
         started = time.perf_counter()
         for _ in embed_items(
-            todos, [lane], modality=modality, known=[frozenset()], readers=readers,
+            todos, [lane], modality=Modality.TEXT if lane.is_text else Modality.IMAGE,
+            known=[frozenset()] * (max(lane.views) + 1), readers=readers,
             n_workers=options.n_workers,
         ):  # fmt: skip
             pass
@@ -306,7 +300,6 @@ def _plan(
     resolved: Sequence[ResolvedEncoder],
     infos: Mapping[str, Any],
     options: EmbedOptions,
-    attached: Sequence[str],
 ) -> Plan:
     targets = [
         Target(folder.view(one.slug) if one.slug in infos else None, one.fingerprint)
@@ -316,7 +309,6 @@ def _plan(
         folder,
         rows,
         targets,
-        attached=attached,
         overwrite=options.overwrite,
         retry_failed=options.retry_failed,
         part=options.part,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from hashlib import blake2b
@@ -15,10 +16,18 @@ from numpy.typing import NDArray
 
 from featurestore.errors import BadSource, DuplicateIds, ModalityMismatch
 from featurestore.layout import DatasetFile, DatasetFolder, SourceRecord
+from featurestore.plan import keep_attached
 from featurestore.query import evaluate
-from featurestore.sources import Listing, Source, SourceOptions, open_source, with_stem
+from featurestore.sources import (
+    Listing,
+    Source,
+    SourceOptions,
+    lies_in,
+    open_source,
+    with_stem,
+)
 from featurestore.sources.places import Place
-from featurestore.tables import new_columns
+from featurestore.tables import ITEMS, new_columns
 from featurestore.values import Modality
 
 
@@ -123,9 +132,16 @@ class Intake:
             looked.append((name, listing))
         assert modality is not None, "at least one source"
         rows = _concatenate(parts)
-        _check_items(folder, rows, records)
-        gone = _gone(folder, rows, looked)
-        stand_ins, is_whole = _others(folder, rows, gone, records)
+        attached = list(earlier.attached) if earlier else []
+        items = ITEMS.empty_table()
+        if folder.exists:
+            items = folder.items.read(list(dict.fromkeys(["item_id", "source", "uri", *attached])))
+        _check_items(folder, rows, items, records)
+        rows = keep_attached(rows, items, attached)
+        gone = _gone(rows, items, looked)
+        known = pa.concat_arrays([rows.column("item_id").combine_chunks(), gone])
+        is_whole = not pc.any(pc.invert(pc.is_in(items.column("item_id"), value_set=known))).as_py()
+        stand_ins = _stand_ins(items, records)
         rows = (selection or Selection()).apply(rows)
         return cls(rows, modality, tuple(labels), records, gone, stand_ins, is_whole, tuple(notes))
 
@@ -187,9 +203,11 @@ def _record(source: Source, earlier: SourceRecord | None, options: SourceOptions
     said.pop("follow_links", None)  # asked for each time: who may change links changes what is read
     before = earlier.locations if earlier and earlier.root == source.root else ()
     locations = dict.fromkeys((*before, source.location.text))
-    # What lies in another one of them (a folder, shards in it) would be listed twice.
+    # What lies in another one of them (a folder, some of its shards) would be listed twice.
     outermost = [
-        one for one in locations if not any(one.startswith(f"{other}/") for other in locations)
+        one
+        for one in locations
+        if not any(one != other and lies_in(one, other) for other in locations)
     ]
     return SourceRecord(source.kind, source.root, tuple(outermost), said)
 
@@ -202,13 +220,14 @@ def _concatenate(parts: list[pa.Table]) -> pa.Table:
     return pa.concat_tables(parts, promote_options="permissive").combine_chunks()
 
 
-def _check_items(folder: DatasetFolder, rows: pa.Table, records: dict[str, SourceRecord]) -> None:
+def _check_items(
+    folder: DatasetFolder, rows: pa.Table, items: pa.Table, records: dict[str, SourceRecord]
+) -> None:
     """Refuse ids that two sources share, and columns of another type than the store has."""
     counts = pc.value_counts(rows.column("item_id"))
     twice = counts.filter(pc.greater(counts.field("counts"), 1)).field("values").to_pylist()
     if not twice and folder.exists:
         new_columns(folder.items.schema(), rows.schema)
-        items = folder.items.read(["item_id", "source"])
         place = pc.index_in(rows.column("item_id"), value_set=items.column("item_id"))
         theirs = items.column("source").take(place)
         other = pc.fill_null(pc.not_equal(theirs, rows.column("source")), False)
@@ -221,11 +240,8 @@ def _check_items(folder: DatasetFolder, rows: pa.Table, records: dict[str, Sourc
         )
 
 
-def _gone(folder: DatasetFolder, rows: pa.Table, looked: Sequence[tuple[str, Listing]]) -> pa.Array:
+def _gone(rows: pa.Table, items: pa.Table, looked: Sequence[tuple[str, Listing]]) -> pa.Array:
     """Return ids of stored items that lie where we looked and were not found there."""
-    if not folder.exists:
-        return pa.array([], pa.string())
-    items = folder.items.read(["item_id", "source", "uri"])
     listed = np.asarray(pc.is_in(items.column("item_id"), value_set=rows.column("item_id")))
     missing = np.zeros(len(items), bool)
     unread = np.zeros(len(items), bool)
@@ -240,29 +256,22 @@ def _gone(folder: DatasetFolder, rows: pa.Table, looked: Sequence[tuple[str, Lis
     return items.column("item_id").filter(pa.array(missing & ~unread & ~listed)).combine_chunks()
 
 
-def _others(
-    folder: DatasetFolder, rows: pa.Table, gone: pa.Array, records: Mapping[str, SourceRecord]
-) -> tuple[pa.Array, bool]:
-    """Return stored stand-ins, and whether all stored items are listed or gone."""
-    if not folder.exists:
-        return pa.array([], pa.string()), True
-    items = folder.items.read(["item_id", "source", "uri"])
+def _stand_ins(items: pa.Table, records: Mapping[str, SourceRecord]) -> pa.Array:
+    """Return ids of stored items that stand for a folder or shard that could not be read."""
     ids = items.column("item_id")
-    known = pa.concat_arrays([rows.column("item_id").combine_chunks(), gone])
     stands = np.zeros(len(items), bool)
     for kind, ending in (("folder", "/"), ("webdataset", "/damaged")):
         names = [name for name, record in records.items() if record.kind == kind]
         own = np.asarray(pc.is_in(items.column("source"), value_set=pa.array(names, pa.string())))
         stands |= own & np.asarray(pc.ends_with(ids, ending))
-    is_whole = bool(pc.all(pc.is_in(ids, value_set=known)).as_py()) if len(ids) else True
-    return ids.filter(pa.array(stands)).combine_chunks(), is_whole
+    return ids.filter(pa.array(stands)).combine_chunks()
 
 
 def _begins(items: pa.Table, prefixes: Sequence[str]) -> NDArray[np.bool_]:
-    """Mark items whose id, as their source gives it, or uri begins with one of ``prefixes``."""
+    """Mark items whose id or uri begins with one of ``prefixes``, in one pass however many."""
+    pattern = f"^(?:{'|'.join(map(re.escape, prefixes))})"
     found = np.zeros(len(items), bool)
     for name in ("item_id", "uri"):
-        for prefix in prefixes:
-            begins = pc.fill_null(pc.starts_with(items.column(name), prefix), False)
-            found |= np.asarray(begins)
+        begins = pc.match_substring_regex(items.column(name), pattern)
+        found |= np.asarray(pc.fill_null(begins, False))
     return found

@@ -16,7 +16,7 @@ from featurestore.sources import RESERVED, SourceOptions, canonical_split, requi
 from featurestore.sources.places import Place
 from featurestore.sources.rows import plain
 from featurestore.sources.table import READERS
-from featurestore.writer import put_items
+from featurestore.writer import replace_items
 
 SPLIT = "split"
 
@@ -101,7 +101,7 @@ def attach(folder: DatasetFolder, values: pa.Table, *, are_labels: bool = True) 
                 rows.set_column(at, name, column) if at >= 0 else rows.append_column(name, column)
             )
         if len(rows):
-            put_items(folder, rows)
+            replace_items(folder, rows)
         folder.write(folder.read().with_attached(names, _tasks(values, names, are_labels)))
     return len(rows)
 

@@ -44,7 +44,6 @@ def make_plan(
     rows: pa.Table,
     targets: Sequence[Target],
     *,
-    attached: Sequence[str] = (),
     overwrite: bool = False,
     retry_failed: bool = False,
     part: tuple[int, int] | None = None,
@@ -58,8 +57,6 @@ def make_plan(
     rows : pyarrow.Table
         Listed items, with a ``source`` column.
     targets : sequence of Target
-    attached : sequence of str
-        Columns that were given apart from the source: what the store has is kept.
     overwrite : bool
         Everything is to do.
     retry_failed : bool
@@ -72,8 +69,6 @@ def make_plan(
     items = folder.items.read(version=version) if folder.exists else ITEMS.empty_table()
     place = pc.index_in(rows.column("item_id"), value_set=items.column("item_id"))
     is_new = np.asarray(pc.is_null(place))
-    for name in attached:
-        rows = _keep(rows, items, place, name)
     is_text = rows.column("text").null_count < len(rows)
     if is_text:
         texts = rows.column("text").to_pylist()
@@ -126,16 +121,23 @@ def make_plan(
     )
 
 
-def _keep(rows: pa.Table, items: pa.Table, place: pa.Array, name: str) -> pa.Table:
-    """Return the rows with the stored values of a column; new items have what the source says."""
-    if name not in items.column_names:
-        return rows
-    stored = items.column(name).take(place)
-    at = rows.schema.get_field_index(name)
-    if at < 0:
-        return rows.append_column(name, stored)
-    listed = rows.column(name).cast(stored.type)
-    return rows.set_column(at, name, pc.if_else(pc.is_null(place), listed, stored))
+def keep_attached(rows: pa.Table, items: pa.Table, attached: Sequence[str]) -> pa.Table:
+    """Return the rows with the stored values of columns that were given apart from the source.
+
+    Items that are new have what their source says.
+    """
+    place = pc.index_in(rows.column("item_id"), value_set=items.column("item_id"))
+    for name in attached:
+        if name not in items.column_names:
+            continue
+        stored = items.column(name).take(place)
+        at = rows.schema.get_field_index(name)
+        if at < 0:
+            rows = rows.append_column(name, stored)
+        else:
+            listed = rows.column(name).cast(stored.type)
+            rows = rows.set_column(at, name, pc.if_else(pc.is_null(place), listed, stored))
+    return rows
 
 
 def is_equal(rows: pa.Table, items: pa.Table, place: pa.Array, name: str) -> NDArray[np.bool_]:

@@ -6,7 +6,7 @@ import hashlib
 import re
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -173,7 +173,7 @@ class Store:
                 job.resolved,
                 how,
                 load=job.load,
-                attached=folder.read().attached,
+                is_whole=job.is_whole,
                 progress=progress,
                 clock=job.clock,
             )
@@ -198,7 +198,6 @@ class Store:
             job.resolved,
             job.how,
             load=job.load,
-            attached=job.earlier.attached if job.earlier else (),
         )
 
     def _folder(self, name: str) -> DatasetFolder:
@@ -324,6 +323,7 @@ class _Job:
     earlier: DatasetFile | None
     intake: Intake
     read_intake: Callable[[DatasetFile | None], Intake]
+    selects_all: bool
     resolved: list[ResolvedEncoder]
     loaded: dict[EncoderSpec, Any]
     how: EmbedOptions
@@ -341,7 +341,6 @@ class _Job:
         select: Selection | None,
     ) -> _Job:
         how, clock = how or EmbedOptions(), Clock()
-        how = replace(how, is_selection=select is not None and not select.is_all)
         folder = store._folder(check_dataset_name(dataset))
         own = [one for one in map(_adopted, encoders) if one is not None]
         loaded = {one.resolved.spec: one for one in own}
@@ -361,26 +360,32 @@ class _Job:
         )
         with clock.stage("list"):
             intake = read_intake(earlier)
-        if not intake.is_whole:
-            how = replace(how, is_selection=True)
-        job = cls(folder, earlier, intake, read_intake, [], loaded, how, clock)
+        selects_all = select is None or select.is_all
+        job = cls(folder, earlier, intake, read_intake, selects_all, [], loaded, how, clock)
         # For a new data set there is something to embed: then fail before it is made.
-        unknown = [
-            spec
-            for spec in specs
-            if spec not in loaded and (earlier is None or known_encoder(spec) is None)
-        ]
-        networks = {spec.network for spec in unknown}
-        to_load = [spec for spec in specs if spec.network in networks]
+        known = {} if earlier is None else {spec: known_encoder(spec) for spec in specs}
+        known |= {spec: encoder.resolved for spec, encoder in loaded.items()}
+        networks = {spec.network for spec in specs if known.get(spec) is None}
+        to_load = [spec for spec in specs if spec.network in networks and spec not in loaded]
         with clock.stage("load", len(to_load)):
-            job.load(to_load, keep=True)
+            known |= {one.resolved.spec: one.resolved for one in job.load(to_load, keep=True)}
         for spec in specs:
-            one = loaded[spec].resolved if spec in loaded else known_encoder(spec)
-            assert one is not None, "loaded just now, or remembered"
+            one = known[spec]
+            assert one is not None, "remembered, or loaded just now"
             _check_modality(one, intake.modality, dataset)
-            _check_unchanged(folder, one, overwrite=how.overwrite and how.is_whole)
+            _check_unchanged(folder, one, overwrite=job.may_replace)
             job.resolved.append(one)
         return job
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether this run looks at all items that the data set has."""
+        return self.how.part is None and self.selects_all and self.intake.is_whole
+
+    @property
+    def may_replace(self) -> bool:
+        """Whether vectors of other weights may take a view's place."""
+        return self.how.overwrite and self.is_whole
 
     def load(self, specs: Sequence[EncoderSpec], *, keep: bool = False) -> list[Any]:
         """Load encoders, or hand out those that were loaded before (once: memory counts)."""
@@ -390,9 +395,7 @@ class _Job:
             self.loaded |= dict(zip(absent, load_encoders(absent, how), strict=True))
         found = [self.loaded[spec] for spec in specs]
         for encoder in found:
-            _check_unchanged(
-                self.folder, encoder.resolved, overwrite=self.how.overwrite and self.how.is_whole
-            )
+            _check_unchanged(self.folder, encoder.resolved, overwrite=self.may_replace)
         if not keep:
             for spec in specs:
                 self.loaded.pop(spec, None)

@@ -159,6 +159,10 @@ class Table:
         table.update_incremental()
         return int(table.version())
 
+    def clear(self) -> int:
+        """Drop all rows, in one commit; earlier versions keep them."""
+        return self.merge(None, drop=lambda part: np.ones(len(part), bool), keys=["item_id"])
+
     def merge(
         self,
         rows: pa.Table | None,

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from featurestore.embed import Outcome, Todo
 from featurestore.errors import TooManyFailures
 from featurestore.layout import DatasetFolder, utc_now
-from featurestore.plan import Plan
+from featurestore.plan import Plan, keep_attached
 from featurestore.profile import Clock
 from featurestore.tables import (
     FAILURES,
@@ -355,8 +355,19 @@ class Writer:
 def put_items(folder: DatasetFolder, rows: pa.Table, *, unseen_at: int | None = None) -> int:
     """Commit item rows, in place of those with the same ids; return the version.
 
-    ``unseen_at`` says that none of the ids stood in that version: then nothing is looked up.
+    Columns that were attached keep what the store has by now, not what it had when the rows
+    were planned. ``unseen_at`` says that none of the ids stood in that version: then nothing
+    is looked up.
     """
+    with folder.locked("dataset"):
+        attached = folder.read().attached
+        if attached and unseen_at is None:
+            rows = keep_attached(rows, folder.items.read(["item_id", *attached]), attached)
+        return replace_items(folder, rows, unseen_at=unseen_at)
+
+
+def replace_items(folder: DatasetFolder, rows: pa.Table, *, unseen_at: int | None = None) -> int:
+    """Commit item rows as they are; the caller holds the data set's lock."""
     drop = drop_equal({"item_id": rows.column("item_id")}, ["item_id"])
     return folder.items.merge(rows, drop=drop, keys=["item_id"], unseen_at=unseen_at)
 

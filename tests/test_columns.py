@@ -269,3 +269,35 @@ def test_a_group_follows_an_item_that_is_held_elsewhere():
     _, found = split(40, test=0.2, keys=(group,), taken=taken)
     assert (found[:20] == "val").all()
     assert all(len(set(found[group == name])) == 1 for name in set(group))
+
+
+def test_labels_attached_while_a_run_is_under_way_are_kept(empty_store, tiny_images, write_image):
+    embed(empty_store, tiny_images)
+    dataset = empty_store.dataset("d")
+
+    class Meanwhile:
+        version = "1"
+        n_calls = 0
+
+        def encode_images(self, images):
+            self.n_calls += 1
+            if self.n_calls == 2:  # the probes: the plan is made, nothing is written
+                values = {"item_id": ["dark/0.png"], "grade": ["g"], "label": ["light"]}
+                assert dataset.attach(pa.table(values)) == 1
+            return np.stack([np.asarray(one, float).mean(axis=(0, 1)) for one in images])
+
+    for number in range(3):
+        write_image(tiny_images / "dark" / f"{number}.png", (50 + number, 0, 0))
+    empty_store.embed([tiny_images], dataset="d", encoders=[Meanwhile()])
+    rows = {row["item_id"]: row for row in dataset.items().to_pylist()}
+    assert (rows["dark/0.png"]["grade"], rows["dark/0.png"]["label"]) == ("g", "light")
+    assert (rows["dark/1.png"]["grade"], rows["dark/1.png"]["label"]) == (None, "dark")
+
+
+def test_a_condition_may_name_labels_that_came_later(empty_store, tiny_images, grades):
+    embed(empty_store, tiny_images)
+    empty_store.dataset("d").attach(read_labels(grades, item_id="file"))
+    (report,) = embed(
+        empty_store, tiny_images, encoders=["baseline:pixels#size=2"], where="grade = 'g1'"
+    )
+    assert report.n_encoded == 1

@@ -190,3 +190,13 @@ def test_a_path_in_a_foreign_table_stays_in_its_folder(empty_store, tmp_path):
     report = embed(empty_store, folder / "t.parquet", options=SourceOptions(image="image"))
     assert (report.n_encoded, report.n_failed) == (1, 3)
     assert vectors(empty_store) == {"t.parquet:0": 6}
+
+
+def test_patterns_of_shards_may_grow(empty_store, tmp_path):
+    for number in range(3):
+        write_shard(tmp_path / "web" / f"a-{number}.tar", [("0", 10 * number, "x")])
+    embed(empty_store, tmp_path / "web" / "a-{0..1}.tar")
+    embed(empty_store, tmp_path / "web" / "a-{0..2}.tar")
+    assert embed(empty_store).n_unchanged == 3  # each is listed once
+    embed(empty_store, tmp_path / "web" / "a-1.tar")
+    assert embed(empty_store).n_unchanged == 3

@@ -681,45 +681,6 @@ class Offset:
         return np.array(means)
 
 
-def offsets(store):
-    found = store.dataset("d").views()[0].load()
-    return dict(zip(found.ids, found.vectors[:, 3].tolist(), strict=True))
-
-
-def test_overwriting_takes_no_vector_from_what_it_replaces(
-    empty_store, tmp_path, write_image, monkeypatch
-):
-    monkeypatch.setattr(writer, "COMMIT_ROWS", 2)
-    write_image(tmp_path / "set" / "0.png", (0, 0, 0))
-    for number in range(1, 6):
-        write_image(tmp_path / "set" / f"{number}.png", (7, 7, 7))
-    source = [tmp_path / "set"]
-    empty_store.embed(source, dataset="d", encoders=[Offset(0)])
-    how = EmbedOptions(overwrite=True, batch_size=8)
-    empty_store.embed(source, dataset="d", encoders=[Offset(9999)], how=how)
-    assert offsets(empty_store) == {f"{number}.png": 9999 for number in range(6)}
-
-
-def test_only_a_whole_overwrite_may_replace_a_drifted_view(empty_store, tiny_images):
-    from featurestore import Selection
-
-    empty_store.embed([tiny_images], dataset="d", encoders=[Offset(0)])
-    how = EmbedOptions(overwrite=True)
-    with pytest.raises(EncoderDrift):
-        empty_store.embed(
-            [tiny_images], dataset="d", encoders=[Offset(9999)], how=how,
-            select=Selection(limit=2),
-        )  # fmt: skip
-    assert set(offsets(empty_store).values()) == {0}
-    empty_store.embed(
-        [tiny_images], dataset="d", encoders=[Offset(0)], how=how, select=Selection(limit=2)
-    )
-    view = empty_store.dataset("d").views()[0]
-    assert len(view.load()) == len(view.table.read(["item_id"])) == 6
-    empty_store.embed([tiny_images], dataset="d", encoders=[Offset(9999)], how=how)
-    assert set(offsets(empty_store).values()) == {9999}
-
-
 def test_items_that_another_run_commits_meanwhile_are_not_doubled(empty_store, tiny_images):
     class Meanwhile(Offset):
         n_calls = 0

@@ -160,6 +160,17 @@ def open_source(location: str | Path) -> Source:
     )
 
 
+def lies_in(one: str, other: str) -> bool:
+    """Whether all that a location names is among what another one names.
+
+    >>> lies_in("/a/x-{0..1}.tar", "/a/x-{0..2}.tar"), lies_in("/a/train", "/a")
+    (True, True)
+    """
+    from featurestore.sources.webdataset import expand_braces
+
+    return one.startswith(f"{other}/") or set(expand_braces(one)) <= set(expand_braces(other))
+
+
 def checked(rows: pa.Table, source: Source) -> pa.Table:
     """Return the listing's rows, or say why they cannot be items."""
     if len(rows) == 0:

@@ -149,7 +149,10 @@ def columns_of(facts: Sequence[dict[str, Any]], names: Sequence[str]) -> pa.Tabl
             values = [None if value is None else str(value) for value in values]
         elif kinds == {int, float}:
             values = [None if value is None else float(value) for value in values]
-        arrays.append(pa.array(values))
+        try:
+            arrays.append(pa.array(values))
+        except (pa.ArrowException, OverflowError):  # an integer over 64 bits, lists of all sorts
+            arrays.append(pa.array([None if value is None else str(value) for value in values]))
     if not arrays:
         return pa.table({"": pa.nulls(len(facts))}).select([])
     return pa.Table.from_arrays(arrays, names=list(names))

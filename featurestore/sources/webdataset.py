@@ -11,7 +11,7 @@ import json
 import re
 import tarfile
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -75,62 +75,76 @@ class TarShards:
             if getattr(options, flag) is not None:
                 raise BadSource(f"--{flag} is for tables, but {self.location} is tar shards")
         shards = self.shards()
-        samples: list[dict[str, Any]] = []
         damaged: list[tuple[Place, str]] = []
-        for shard in shards:
-            samples += _samples(shard, damaged)
-        stand_ins = [one for one in samples if one.get("stands_in")]
-        has_images = any("uri" in one for one in samples if not one.get("stands_in"))
-        has_images |= len(stand_ins) == len(samples)  # nothing says what was in them
-        if options.id is not None:
-            for one in stand_ins:
-                one[options.id] = one["key"]
+        samples = [sample for shard in shards for sample in _samples(shard, damaged)]
+        stand_ins = [one for one in samples if one.stands_in]
+        readable = [one for one in samples if not one.stands_in]
+        has_images = not readable or any(one.uri is not None for one in readable)
         if has_images and options.text is not None:
             raise BadSource(
                 f"--text names what to embed, but {self.location} holds images: leave it out"
             )
-        content = "uri" if has_images else options.text or "txt"
-        for one in stand_ins:
-            one.setdefault(content, None)
-        kept = [one for one in samples if content in one]
-        names = list(dict.fromkeys(name for one in kept for name in one if name not in _OURS))
+        name = options.text or "txt"
+        kept = [
+            one
+            for one in samples
+            if one.stands_in or (one.uri is not None if has_images else name in one.facts)
+        ]
+        if options.id is not None:
+            for one in stand_ins:
+                one.facts[options.id] = one.key
         notes = [f"{shard} is damaged: {error}" for shard, error in damaged]
         if len(kept) < len(samples):
-            what = "image" if has_images else content
+            what = "image" if has_images else name
             notes.append(
                 f"{len(samples) - len(kept):,} samples of {self.location} have no {what}: left out"
             )
-        broken = sorted({one["uri"].partition("#")[0] for one in stand_ins})
-        unread = _beginnings([Place(name) for name in broken])
-        if broken and not has_images:
+        texts = [one.facts.get(name) for one in kept]
+        names = list(dict.fromkeys(fact for one in kept for fact in one.facts))
+        unread = _beginnings({self.location.join(one.shard) for one in stand_ins})
+        if stand_ins and not has_images:
             unread = ("",)  # texts have no uri to tell their shard by
         is_part = self.location.suffix == ".tar"  # of the shards in its folder
         return as_listing(
             self,
             options,
-            columns_of(kept, names),
+            columns_of([one.facts for one in kept], names),
             modality=Modality.IMAGE if has_images else Modality.TEXT,
             content=pa.array(
-                [None if one[content] is None else str(one[content]) for one in kept], pa.string()
+                [one.uri for one in kept]
+                if has_images
+                else [None if text is None else str(text) for text in texts],
+                pa.string(),
             ),
-            sizes=[one["size"] for one in kept] if has_images else None,
-            stamps=[one["stamp"] for one in kept] if has_images else None,
-            ids=pa.array([one["key"] for one in kept], pa.string()),
-            splits=[one["split"] for one in kept],
+            sizes=[one.size for one in kept] if has_images else None,
+            stamps=[one.stamp for one in kept] if has_images else None,
+            ids=pa.array([one.key for one in kept], pa.string()),
+            splits=[one.split for one in kept],
             labels=("label",) if "label" in names else (),
-            used=frozenset() if has_images else frozenset({content}),
+            used=frozenset() if has_images else frozenset({name}),
             notes=notes,
             covers=_beginnings(shards) if is_part else None,
             unread=unread,
         )
 
 
+@dataclass
+class _Sample:
+    """Members of one name."""
+
+    shard: str  # its file name
+    key: str
+    stamp: int
+    split: str | None
+    uri: str | None = None
+    size: int = 0
+    facts: dict[str, Any] = field(default_factory=dict)  # what the small members say
+    stands_in: bool = False  # for what could not be read
+
+
 def _beginnings(shards: Iterable[Place]) -> tuple[str, ...]:
     """Return how ids or uris of the shards' items begin."""
     return tuple(one for shard in shards for one in (f"{shard.stem}/", f"{shard.name}#"))
-
-
-_OURS = frozenset({"stands_in", "key", "uri", "size", "stamp", "split"})
 
 
 def has_shards(folder: Place) -> bool:
@@ -164,16 +178,15 @@ def expand_braces(text: str) -> list[str]:
     ]
 
 
-def _samples(shard: Place, damaged: list[tuple[Place, str]]) -> Iterator[dict[str, Any]]:
-    """Yield a dict for each sample: key, uri, size, stamp, split, and what its members say.
+def _samples(shard: Place, damaged: list[tuple[Place, str]]) -> Iterator[_Sample]:
+    """Yield the samples of a shard.
 
     What stands before a damage is kept; the damage itself becomes a sample that cannot be read,
     so that it is counted among the failures.
     """
     size, stamp = shard.stat()
     split = next((SPLITS[w] for w in re.split(r"\W|_", shard.stem.lower()) if w in SPLITS), None)
-    sample: dict[str, Any] = {}
-    previous = None
+    sample: _Sample | None = None
     try:
         with shard.open() as file, tarfile.open(fileobj=file, mode="r:") as tar:
             for member in tar:
@@ -182,33 +195,30 @@ def _samples(shard: Place, damaged: list[tuple[Place, str]]) -> Iterator[dict[st
                     continue
                 folder, _, base = member.name.rpartition("/")
                 stem, _, ending = base.partition(".")
-                prefix = f"{folder}/{stem}" if folder else stem
-                if prefix != previous and sample:
-                    yield sample
-                if prefix != previous:
-                    sample = {"key": f"{shard.stem}/{prefix}", "stamp": stamp, "split": split}
-                    previous = prefix
+                key = "/".join(part for part in (shard.stem, folder, stem) if part)
+                if sample is None or sample.key != key:
+                    if sample is not None:
+                        yield sample
+                    sample = _Sample(shard.name, key, stamp, split)
                 ending = ending.lower()
                 if ending in IMAGES:
-                    sample["uri"] = member_uri(shard.name, member.offset_data, member.size)
-                    sample["size"] = member.size
+                    sample.uri = member_uri(shard.name, member.offset_data, member.size)
+                    sample.size = member.size
                 elif ending in _SMALL:
                     content = tar.extractfile(member)
                     assert content is not None, "a regular file"
-                    sample |= _facts(ending, content.read(), shard, member.name, damaged)
+                    sample.facts |= _facts(ending, content.read(), shard, member.name, damaged)
             file.seek(tar.offset)
             if not file.read(1):
                 raise tarfile.ReadError("it ends without the mark of its end")
     except (tarfile.TarError, EOFError) as error:
         damaged.append((shard, str(error)))
-        if sample:
+        if sample is not None:
             yield sample
         beyond = member_uri(shard.name, size, 1)
-        sample = {
-            "key": f"{shard.stem}/damaged", "uri": beyond, "size": 1, "stamp": stamp,
-            "split": split, "stands_in": True,
-        }  # fmt: skip
-    if sample:
+        key = f"{shard.stem}/damaged"
+        sample = _Sample(shard.name, key, stamp, split, beyond, size=1, stands_in=True)
+    if sample is not None:
         yield sample
 
 
@@ -228,4 +238,4 @@ def _facts(
         return {"txt": None} if ending == "txt" else {}
     if not isinstance(value, dict):
         return {"json": text}
-    return {name: one for name, one in value.items() if name not in _OURS}
+    return value

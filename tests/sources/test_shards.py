@@ -326,3 +326,12 @@ def test_places_are_one_however_they_are_written(tmp_path, monkeypatch):
         expected
     }
     assert Place.of("s3://bucket/x/").join("y/z.png").text == "s3://bucket/x/y/z.png"
+
+
+def test_keys_of_our_own_names_are_kept_under_others(tmp_path):
+    record = json.dumps({"split": "test", "size": 2**70, "uri": "x", "key": [1, "a"]}).encode()
+    write_tar(tmp_path / "a.tar", [("1.png", png(1)), ("1.json", record)])
+    found = listing(tmp_path / "a.tar", split="split")
+    assert found.rows.select(["split", "size_", "uri_", "key"]).to_pylist() == [
+        {"split": "test", "size_": str(2**70), "uri_": "x", "key": "[1, 'a']"}
+    ]
