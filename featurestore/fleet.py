@@ -37,7 +37,7 @@ def devices_of(wanted: str) -> list[str]:
     """
     if wanted != ALL:
         return wanted.split(",")
-    from featurestore.encoders.torch_network import n_gpus
+    from featurestore.encoders.torch_setup import n_gpus
 
     found = n_gpus()
     if not found:

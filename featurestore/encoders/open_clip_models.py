@@ -10,17 +10,18 @@ import torch
 
 from featurestore import encoders
 from featurestore.encoders import LoadOptions
+from featurestore.encoders.preprocessing import Preprocessing, decode_px_of
+from featurestore.encoders.tokens import Tokens
 from featurestore.encoders.torch_network import (
     Depth,
     Network,
-    Preprocessing,
-    Tokens,
     TorchEncoder,
-    decode_px_of,
     encoders_of,
+    pool_tokens,
+)
+from featurestore.encoders.torch_setup import (
     loading,
     pick_device,
-    pool_tokens,
     precision_of,
     settle,
     weights_hash,

@@ -15,19 +15,14 @@ from transformers.utils import logging as transformers_logging
 
 from featurestore import encoders
 from featurestore.encoders import LoadOptions
-from featurestore.encoders.torch_network import (
-    Depth,
-    Network,
-    Tokens,
-    TorchEncoder,
-    collator,
+from featurestore.encoders.tokens import Tokens, collator, n_tokens, rows_of
+from featurestore.encoders.torch_network import Depth, Network, TorchEncoder
+from featurestore.encoders.torch_setup import (
     config_of,
     inference,
     loading,
-    n_tokens,
     pick_device,
     precision_of,
-    rows_of,
     settle,
     weights_hash,
 )

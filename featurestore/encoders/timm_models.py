@@ -12,16 +12,17 @@ from timm.data import create_transform, resolve_model_data_config
 
 from featurestore import encoders
 from featurestore.encoders import LoadOptions
+from featurestore.encoders.preprocessing import Preprocessing, decode_px_of
 from featurestore.encoders.torch_network import (
     Depth,
     Network,
-    Preprocessing,
     TorchEncoder,
-    decode_px_of,
     encoders_of,
+    pool_tokens,
+)
+from featurestore.encoders.torch_setup import (
     loading,
     pick_device,
-    pool_tokens,
     precision_of,
     settle,
     weights_hash,

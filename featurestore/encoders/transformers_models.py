@@ -24,21 +24,19 @@ from transformers.utils import logging as transformers_logging
 
 from featurestore import encoders
 from featurestore.encoders import LoadOptions
+from featurestore.encoders.preprocessing import Preprocessing, decode_px_of
+from featurestore.encoders.tokens import Tokens, collator, n_tokens, rows_of
 from featurestore.encoders.torch_network import (
     Depth,
     Network,
-    Preprocessing,
-    Tokens,
     TorchEncoder,
-    collator,
-    decode_px_of,
     encoders_of,
-    loading,
-    n_tokens,
-    pick_device,
     pool_tokens,
+)
+from featurestore.encoders.torch_setup import (
+    loading,
+    pick_device,
     precision_of,
-    rows_of,
     settle,
     weights_hash,
 )

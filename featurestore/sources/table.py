@@ -100,7 +100,7 @@ def _utf8(value: bytes | None) -> str | None:
         return None
 
 
-_CSV = b"featurestore: texts are bytes"
+_BYTES = b"featurestore: texts are bytes"
 _UNREAD = b"featurestore: columns of bytes"
 
 
@@ -111,7 +111,7 @@ def _unread_columns(table: pa.Table) -> list[str]:
 
 def _strings(table: pa.Table, name: str) -> pa.ChunkedArray:
     column = table.column(name)
-    if (table.schema.metadata or {}).get(_CSV) and pa.types.is_binary(column.type):
+    if (table.schema.metadata or {}).get(_BYTES) and pa.types.is_binary(column.type):
         try:
             return column.cast(pa.string())
         except pa.ArrowInvalid:
@@ -127,6 +127,11 @@ def _as_written(options: SourceOptions) -> dict[str, pa.DataType]:
     return {name: pa.string() for name in named if name is not None}
 
 
+def _as_bytes(options: SourceOptions) -> dict[str, pa.DataType]:
+    """Return the column of texts: one that is no UTF-8 must not cost the whole table."""
+    return {options.text: pa.binary()} if options.text else {}
+
+
 def _read_csv(path: Place, options: SourceOptions, delimiter: str = ",") -> pa.Table:
     from pyarrow import csv
 
@@ -134,7 +139,6 @@ def _read_csv(path: Place, options: SourceOptions, delimiter: str = ",") -> pa.T
 
     # In TSV files quotes are mostly text (sms_spam has them unpaired); in CSV they are quotes.
     quotes = '"' if delimiter == "," else False
-    as_bytes = {options.text: pa.binary()} if options.text else {}
     table = csv.read_csv(
         _input(path),
         read_options=csv.ReadOptions(
@@ -144,8 +148,7 @@ def _read_csv(path: Place, options: SourceOptions, delimiter: str = ",") -> pa.T
             delimiter=delimiter, quote_char=quotes, newlines_in_values=delimiter == ","
         ),
         convert_options=csv.ConvertOptions(
-            # As bytes: one text that is no UTF-8 must not cost the whole table.
-            column_types=_as_written(options) | as_bytes,
+            column_types=_as_written(options) | _as_bytes(options),
             null_values=[""],  # "NA" and "null" may be texts and labels
             strings_can_be_null=True,
             quoted_strings_can_be_null=False,
@@ -154,7 +157,7 @@ def _read_csv(path: Place, options: SourceOptions, delimiter: str = ",") -> pa.T
     for field in table.schema:
         if pa.types.is_binary(field.type) and field.name != options.text:
             raise BadSource(f"column {field.name!r} of {path} is not UTF-8: convert the file")
-    return table.replace_schema_metadata({_CSV: b"1"})
+    return table.replace_schema_metadata({_BYTES: b"1"})
 
 
 def _read_tsv(path: Place, options: SourceOptions) -> pa.Table:
@@ -166,7 +169,7 @@ def _read_jsonl(path: Place, options: SourceOptions) -> pa.Table:
 
     _no_columns(path, options.columns)
     read = json.ReadOptions(block_size=_BLOCK_BYTES)
-    written = pa.schema(list(_as_written(options).items()))
+    written = pa.schema(list((_as_written(options) | _as_bytes(options)).items()))
     try:
         options_of = json.ParseOptions(explicit_schema=written)
         table = json.read_json(_input(path), read, options_of)
@@ -174,7 +177,7 @@ def _read_jsonl(path: Place, options: SourceOptions) -> pa.Table:
         return json.read_json(_input(path), read)
     # A column that is named but not there comes as nulls; say later that it is missing.
     absent = [name for name in written.names if table.column(name).null_count == len(table)]
-    return table.drop_columns(absent)
+    return table.drop_columns(absent).replace_schema_metadata({_BYTES: b"1"})
 
 
 def _read_parquet(path: Place, options: SourceOptions) -> pa.Table:

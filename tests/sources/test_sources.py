@@ -88,7 +88,10 @@ def test_every_kind_of_table_gives_the_same_rows(tmp_path):
 
 def test_a_text_that_is_no_utf8_costs_that_item_alone(tmp_path):
     (tmp_path / "t.csv").write_bytes(b"body\ncaf\xe9\ncaf\xc3\xa9\n")
-    assert rows(tmp_path / "t.csv", "text", text="body") == [{"text": None}, {"text": "café"}]
+    expected = [{"text": None}, {"text": "café"}]
+    assert rows(tmp_path / "t.csv", "text", text="body") == expected
+    (tmp_path / "t.jsonl").write_bytes(b'{"body": "caf\xe9"}\n{"body": "caf\xc3\xa9"}\n')
+    assert rows(tmp_path / "t.jsonl", "text", text="body") == expected
 
 
 def test_unpaired_quotes_are_text_in_tsv(tmp_path):
