@@ -27,7 +27,19 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from benchmarks.report import SHARED, Row, at_least, at_most, dgemm_s, finish, median_s, save, saved
+from benchmarks.report import (
+    SHARED,
+    Row,
+    at_least,
+    at_most,
+    dgemm_s,
+    finish,
+    median_s,
+    save,
+    saved,
+    seconds_of,
+    unpack,
+)
 from featurestore.encoders import load_encoder
 from featurestore.images import decode_image
 from featurestore.ingest import EmbedOptions, Progress
@@ -298,7 +310,7 @@ def warm_run(folder: Path) -> list[Row]:
         "-e", "random:timm:test_vit.r160_in1k",
     ]  # fmt: skip
     files = folder / "files"
-    _unpack(files)
+    unpack(files, 10_000)
     rows = []
     for name, source in (("files", str(files)), ("members of a tar shard", arguments[1])):
         command = [
@@ -310,16 +322,9 @@ def warm_run(folder: Path) -> list[Row]:
             str(folder / f"store-{name[:5]}"),
         ]
         subprocess.run(command, check=True, capture_output=True)
-        seconds = [_seconds(command) for _ in range(5)]
+        seconds = [seconds_of(command) for _ in range(5)]
         rows.append(at_most(f"warm run, 10,000 unchanged {name}", median(seconds), "s", 2.0))
     return rows
-
-
-def _unpack(folder: Path) -> None:
-    import tarfile
-
-    with tarfile.open(DATA / "unlabelled" / "cifar10-0000.tar") as tar:
-        tar.extractall(folder, filter="data")
 
 
 def memory(folder: Path) -> list[Row]:
@@ -412,12 +417,6 @@ def _run(command: list[str]) -> dict[str, Any]:
         raise RuntimeError(f"{command[1]} failed:\n{done.stderr[-2000:]}")
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found
-
-
-def _seconds(command: list[str]) -> float:
-    started = time.perf_counter()
-    subprocess.run(command, check=True, capture_output=True)
-    return time.perf_counter() - started
 
 
 if __name__ == "__main__":

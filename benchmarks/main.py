@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import tarfile
 import tempfile
 import time
 from itertools import pairwise
@@ -17,7 +16,17 @@ from statistics import median
 from typing import Any
 
 import heads
-from benchmarks.report import SHARED, Row, at_least, at_most, dgemm_s, finish, median_s
+from benchmarks.report import (
+    SHARED,
+    Row,
+    at_least,
+    at_most,
+    dgemm_s,
+    finish,
+    median_s,
+    seconds_of,
+    unpack,
+)
 from featurestore.encoders import load_encoder
 from featurestore.images import decode_image
 from featurestore.ingest import EmbedOptions, Progress
@@ -198,7 +207,7 @@ def _value(found: Any, encoder: str) -> float:
 def start_up(folder: Path) -> list[Row]:
     """Seconds of whole commands: help, and a second embed with nothing to do."""
     pictures = folder / "pictures"
-    n_pictures = _unpack(pictures, 10_000)
+    n_pictures = unpack(pictures, 10_000)
     arguments = [
         "embed",
         str(pictures),
@@ -213,9 +222,9 @@ def start_up(folder: Path) -> list[Row]:
     help_s, warm_s, bare_s, probe_s = [], [], [], []
     for _ in range(REPEATS):
         probe_s.append(dgemm_s())
-        bare_s.append(_seconds([sys.executable, "-c", "pass"]))
-        help_s.append(_seconds([*CLI, "--help"]))
-        warm_s.append(_seconds([*CLI, *arguments]))
+        bare_s.append(seconds_of([sys.executable, "-c", "pass"]))
+        help_s.append(seconds_of([*CLI, "--help"]))
+        warm_s.append(seconds_of([*CLI, *arguments]))
     return [
         Row("probe: python -c pass", median(bare_s), "s"),
         at_most("featurestore --help", median(help_s), "s", 0.5),
@@ -223,28 +232,6 @@ def start_up(folder: Path) -> list[Row]:
         at_most(f"second embed of {n_pictures:,} unchanged pictures", median(warm_s), "s", 3.0),
         Row("… over dgemm", median(warm_s) / median(probe_s), "ratio"),
     ]
-
-
-def _unpack(folder: Path, n: int) -> int:
-    """Write the first ``n`` real pictures of the unlabelled shards."""
-    folder.mkdir()
-    done = 0
-    for shard in sorted((DATA / "unlabelled").glob("cifar10-*.tar")):
-        with tarfile.open(shard) as tar:
-            for member in tar:
-                file = tar.extractfile(member) if member.name.endswith(".jpg") else None
-                if file is not None:
-                    (folder / Path(member.name).name).write_bytes(file.read())
-                    done += 1
-                if done == n:
-                    return done
-    return done
-
-
-def _seconds(command: list[str]) -> float:
-    started = time.perf_counter()
-    subprocess.run(command, check=True, capture_output=True)
-    return time.perf_counter() - started
 
 
 if __name__ == "__main__":

@@ -6,6 +6,8 @@ import json
 import os
 import platform
 import statistics
+import subprocess
+import tarfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -101,6 +103,29 @@ def save(name: str, rows: list[Row]) -> None:
     RESULTS.mkdir(exist_ok=True)
     text = json.dumps(value, indent=1, ensure_ascii=False)
     (RESULTS / f"{name}.json").write_text(text + "\n", encoding="utf-8")
+
+
+def unpack(folder: Path, n: int) -> int:
+    """Write the first ``n`` real pictures of the unlabelled shards; return how many there were."""
+    folder.mkdir()
+    done = 0
+    for shard in sorted((SHARED / "data" / "unlabelled").glob("cifar10-*.tar")):
+        with tarfile.open(shard) as tar:
+            for member in tar:
+                file = tar.extractfile(member) if member.name.endswith(".jpg") else None
+                if file is not None:
+                    (folder / Path(member.name).name).write_bytes(file.read())
+                    done += 1
+                if done == n:
+                    return done
+    return done
+
+
+def seconds_of(command: list[str]) -> float:
+    """Seconds of a whole command, its start included."""
+    started = time.perf_counter()
+    subprocess.run(command, check=True, capture_output=True)
+    return time.perf_counter() - started
 
 
 def _processor() -> str:

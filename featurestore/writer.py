@@ -9,7 +9,7 @@ makes.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -39,6 +39,7 @@ from featurestore.values import ResolvedEncoder
 COMMIT_ROWS = 16_384
 COMMIT_BYTES = 64 << 20
 COMMIT_S = 30.0
+N_SAMPLE = 64
 _TODO_SLICE = 8192
 
 
@@ -55,6 +56,7 @@ class ViewWriter:
     n_failed: int = 0
     n_cut: int = 0
     first_failures: list[str] = field(default_factory=list)
+    first_rows: list[int] = field(default_factory=list)  # that were encoded: a small sample
     pending: list[Outcome] = field(default_factory=list)
     copies: list[Outcome] = field(default_factory=list)  # of content that has a vector, or will
     failed_content: dict[str, Outcome] = field(default_factory=dict)
@@ -161,6 +163,21 @@ class Writer:
             for row, source, uri, text, of in zip(rows.tolist(), *columns, views, strict=True):
                 yield Todo(row, source, uri, text, of)
 
+    def some_contents(
+        self, view: ViewWriter, readers: Mapping[str, Callable[[str], bytes]]
+    ) -> list[bytes]:
+        """Return the bytes of the first images that were encoded, those that are still there."""
+        chosen = self.plan.rows.select(["source", "uri"]).take(
+            pa.array(view.first_rows, pa.int64())
+        )
+        contents = []
+        for one in chosen.to_pylist():
+            try:
+                contents.append(readers[one["source"]](one["uri"]))
+            except OSError:
+                continue  # it has its vector; that it went away since is no fault of this run
+        return contents
+
     def id_of(self, row: int) -> str:
         """Return the id of a listed item."""
         item_id: str = self._ids[row].as_py()
@@ -180,6 +197,8 @@ class Writer:
         if outcome.vector is not None:
             view.pending.append(outcome)
             view.n_encoded += 1
+            if len(view.first_rows) < N_SAMPLE:
+                view.first_rows.append(outcome.row)
             view.n_cut += outcome.is_cut
             self._pending_bytes += outcome.vector.nbytes
             if outcome.content_hash is not None:

@@ -19,7 +19,7 @@ LAYERS = [
         "featurestore.profile",
     },
     {"featurestore.tables", "featurestore.sources", "featurestore.encoders", "featurestore.index"},
-    {"featurestore.layout", "featurestore.canary", "featurestore.embed"},
+    {"featurestore.layout", "featurestore.canary", "featurestore.embed", "featurestore.gains"},
     {"featurestore.ingest", "featurestore.intake", "featurestore.plan", "featurestore.writer"},
     {"featurestore.store", "featurestore.view", "featurestore.labelling", "featurestore.fleet"},
     {"featurestore.demo_data"},

@@ -97,6 +97,19 @@ class TorchEncoder:
         """The side in pixels below which a JPEG must not be shrunk while decoding; None: whole."""
         return self.network.decode_px
 
+    @property
+    def shrink_px(self) -> int | None:
+        """What ``decode=fast`` would let a JPEG shrink to; None where pixels are not resized."""
+        preprocessing = self.network.preprocessing
+        return None if preprocessing is None else preprocessing.resize_px
+
+    def in_half_precision(self) -> TorchEncoder | None:
+        """Return this in bfloat16, on the same weights; None where it has a precision already."""
+        if self.network.dtype is not torch.float32:
+            return None
+        network = replace(self.network, dtype=torch.bfloat16)
+        return TorchEncoder(self.resolved, network, self.depth)
+
     def for_images(self) -> TorchEncoder:
         """Return this for images alone: a layer inside one tower shares no space with the other."""
         only = replace(self.resolved, modalities=frozenset({Modality.IMAGE}))
