@@ -14,7 +14,6 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Se
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
-from itertools import chain, repeat
 from threading import Semaphore
 from typing import Any, TypeVar
 
@@ -28,7 +27,6 @@ from featurestore.profile import Clock
 from featurestore.values import Modality
 
 TEXT_WINDOW = 2048  # texts that are sorted by length together
-_FIRST_TEXT_WINDOW = 256  # the encoder begins while the next ones are tokenized
 # Waiting for a disk or a network needs threads, not cores.
 _READERS_PER_DECODER = 2
 _READERS_PER_DECODER_REMOTE = 16
@@ -177,8 +175,7 @@ def embed_items(
     stack = ExitStack()
     with stack:
         if modality is Modality.TEXT:
-            sizes = chain([_FIRST_TEXT_WINDOW], repeat(TEXT_WINDOW))
-            windows = batched(todos, lambda: next(sizes))
+            windows = batched(todos, lambda: TEXT_WINDOW)
 
             def prepare_window(window: list[Todo]) -> _Prepared:
                 return _prepare_texts(window, lanes, known, clock)
