@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -179,7 +179,7 @@ def run(
     if not due:
         seconds = time.perf_counter() - started
         return [
-            _report(folder, one, plan, i, None, None, n_updated, seconds, clock)
+            _report(folder, one, plan, i, None, None, n_updated, seconds, clock, {})
             for i, one in enumerate(resolved)
         ]
     with clock.stage("load", len(due)):
@@ -234,10 +234,9 @@ def run(
             gains[i] = measure_gains(encoder, some)
     lane_of = {view: lane for lane in lanes for view in lane.views}
     reports = [
-        _report(folder, one, plan, i, views[i], lane_of.get(i), n_updated, seconds, clock)
+        _report(folder, one, plan, i, views[i], lane_of.get(i), n_updated, seconds, clock, gains)
         for i, one in enumerate(resolved)
     ]
-    reports = [replace(report, gains=gains.get(i, {})) for i, report in enumerate(reports)]
     for i, report in enumerate(reports):
         if i in encoders:
             folder.write_run("embed", {**asdict(report), "items_per_s": report.items_per_s})
@@ -410,6 +409,7 @@ def _report(
     n_updated: int,
     seconds: float,
     clock: Clock,
+    gains: Mapping[int, dict[str, float]],
 ) -> EmbedReport:
     n_todo = int(plan.todo[number].sum())
     n_known_failures = plan.n_known_failures[number]
@@ -434,4 +434,5 @@ def _report(
         limit=clock.limit if has_encoded else None,
         failures=tuple(view.first_failures) if view else (),
         stages={name: (round(s, 4), n) for name, s, n in clock.rows()},
+        gains=gains.get(number, {}),
     )

@@ -135,10 +135,10 @@ def _is_image(name: str) -> bool:
 def _walk(folder: str, root: str, follow: bool, found: _Found) -> None:
     """Collect the images of a local folder; hidden files and folders are left out.
 
-    Links to folders inside it are followed, each folder once; links that lead out of it only
-    where asked. A name that is no text is given with its bytes escaped: it cannot be opened
-    and becomes a failure of that one item. So does a folder that cannot be listed, under its
-    own name with a slash behind.
+    A link inside it gives its target a second name (one to a folder above it ends there);
+    links that lead out of it are followed only where asked. A name that is no text is given
+    with its bytes escaped: it cannot be opened and becomes a failure of that one item. So does
+    a folder that cannot be listed, under its own name with a slash behind.
     """
     home = os.path.realpath(folder)
     pending = [folder]
