@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from featurestore.demo_data import write_digits, write_docstrings
+from featurestore.encoders import BUILTIN
 from featurestore.sources import SourceOptions
 from featurestore.store import Store, open_store
+from featurestore.values import Modality
 
-DIGIT_ENCODERS = ("baseline:pixels", "random:timm:mobilenetv3_small_050#seed=0")
-TEXT_ENCODERS = ("baseline:hashing",)
+IMAGE, TEXT = BUILTIN[Modality.IMAGE], BUILTIN[Modality.TEXT]
+DIGIT_ENCODERS = (IMAGE, "baseline:pixels", f"random:{IMAGE}#seed=0")
 
 
 def run_demo(
@@ -42,19 +44,19 @@ def run_demo(
     say("1. Pictures: scikit-learn's handwritten digits, as PNG files in class folders")
     digits = write_digits(data / "digits")
     _embed(store, [digits], "digits", DIGIT_ENCODERS, SourceOptions(), say, progress_bar)
-    say("\n   Heads on raw pixels and on random weights. Nothing here is pretrained: this is what")
-    say("   a pretrained encoder has to beat.\n")
+    say("\n   Does the pretrained encoder help? Beside it is what it has to beat: raw pixels, and")
+    say("   its own architecture with random weights.\n")
     views = [store.view("digits", spec) for spec in DIGIT_ENCODERS]
     show(compare(views, heads=("logistic", "prototype")))
 
     say("2. Texts: scipy's docstrings, labelled by subpackage (package names masked)")
     docstrings = write_docstrings(data / "scipy_docs.jsonl")
     options = SourceOptions(text="text", label=("subpackage",), id="id")
-    _embed(store, [docstrings], "scipy_docs", TEXT_ENCODERS, options, say, progress_bar)
+    _embed(store, [docstrings], "scipy_docs", (TEXT,), options, say, progress_bar)
     say("")
-    show(compare([store.view("scipy_docs", TEXT_ENCODERS[0])], heads=("logistic", "prototype")))
+    view = store.view("scipy_docs", TEXT)
+    show(compare([view], heads=("logistic", "prototype")))
 
-    view = store.view("scipy_docs", TEXT_ENCODERS[0])
     question = "smooth a noisy time series"
     found = view.search_text(question, k=3)
     say(f"Nearest docstrings to {question!r}:")
@@ -64,8 +66,8 @@ def run_demo(
     say(f"\nDone in {time.perf_counter() - started:.0f} s. Type next:")
     for command in (
         f"featurestore info digits --store {store_path}",
-        f"featurestore search digits -e baseline:pixels --item 3/0003.png --store {store_path}",
-        f"featurestore train digits -e baseline:pixels --head ridge --store {store_path}",
+        f"featurestore search digits -e {IMAGE} --item 3/0003.png --store {store_path}",
+        f"featurestore train digits -e {IMAGE} --head ridge --store {store_path}",
         f"featurestore dashboard --store {store_path}",
     ):
         say(f"  {command}")

@@ -181,11 +181,17 @@ def _source_name(source: Source, records: dict[str, SourceRecord]) -> tuple[str,
         if record.kind == source.kind and record.root == source.root:
             return name, None
         is_local = record.root.startswith("/") and source.root.startswith("/")
-        if record.kind == source.kind and is_local and not Place(record.root).exists():
+        if record.kind == source.kind and is_local and _is_gone(record):
             return name, record.root
         number += 1
         name = f"{source.name}-{number}"
     return name, None
+
+
+def _is_gone(record: SourceRecord) -> bool:
+    # A table's root is the folder it lies in, which may well stay when the table moves.
+    places = record.locations if record.kind == "table" else (record.root,)
+    return not any(Place(one).exists() for one in places)
 
 
 def _options_of(record: SourceRecord | None) -> SourceOptions | None:

@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 
 from featurestore import ingest
 from featurestore.encoders import (
+    BUILTIN,
     LoadOptions,
     check_device_name,
     family_of,
@@ -108,7 +109,7 @@ class Store:
         sources: Sequence[str | Path],
         *,
         dataset: str,
-        encoders: Sequence[Any],
+        encoders: Sequence[Any] = (),
         options: SourceOptions | None = None,
         how: EmbedOptions | None = None,
         select: Selection | None = None,
@@ -129,7 +130,7 @@ class Store:
             Its name; made if it does not exist.
         encoders : sequence of str or object
             Specs, or encoders of your own (see `featurestore.encoders.custom`); each makes or
-            updates a view.
+            updates a view. None means the built-in encoder of what the sources hold.
         options : SourceOptions, optional
             Which columns hold what.
         how : EmbedOptions, optional
@@ -153,6 +154,8 @@ class Store:
         job = _Job.make(self, sources, dataset, encoders, options, how, select)
         make_store(self.path)
         job.write_description(say)
+        if not encoders:
+            say(_what_is_built_in(job.intake.modality))
         folder, how = job.folder, job.how
         suffix = "" if how.part is None else f".{how.part[0]}-of-{how.part[1]}"
         with ExitStack() as locks:
@@ -183,7 +186,7 @@ class Store:
         sources: Sequence[str | Path],
         *,
         dataset: str,
-        encoders: Sequence[Any],
+        encoders: Sequence[Any] = (),
         options: SourceOptions | None = None,
         how: EmbedOptions | None = None,
         select: Selection | None = None,
@@ -342,10 +345,7 @@ class _Job:
     ) -> _Job:
         how, clock = how or EmbedOptions(), Clock()
         folder = store._folder(check_dataset_name(dataset))
-        own = [one for one in map(_adopted, encoders) if one is not None]
-        loaded = {one.resolved.spec: one for one in own}
-        if len(loaded) < len(own):
-            raise BadName("two encoders of one class are one name: run them one after the other")
+        loaded = _own(encoders)
         specs = [*parse_specs(one for one in encoders if isinstance(one, str)), *loaded]
         for spec in specs:
             family_of(spec)
@@ -360,6 +360,7 @@ class _Job:
         )
         with clock.stage("list"):
             intake = read_intake(earlier)
+        specs = specs or [EncoderSpec.parse(BUILTIN[intake.modality])]
         selects_all = select is None or select.is_all
         job = cls(folder, earlier, intake, read_intake, selects_all, [], loaded, how, clock)
         # For a new data set there is something to embed: then fail before it is made.
@@ -436,13 +437,28 @@ class _Job:
             folder.failures.merge(None, drop=drop, keys=["item_id"])
 
 
-def _adopted(encoder: Any) -> Any:
-    """Return a user's object as an encoder of ours; None for specs."""
-    if isinstance(encoder, str):
-        return None
+def _own(encoders: Sequence[Any]) -> dict[EncoderSpec, Any]:
+    """Return a user's objects as encoders of ours, by name; specs are left out."""
+    objects = [one for one in encoders if not isinstance(one, str)]
+    if not objects:
+        return {}
     from featurestore.encoders.custom import adopt
 
-    return adopt(encoder)
+    found = {one.resolved.spec: one for one in map(adopt, objects)}
+    if len(found) < len(objects):
+        raise BadName("two encoders of one class are one name: run them one after the other")
+    return found
+
+
+def _what_is_built_in(modality: Modality) -> str:
+    larger = {
+        Modality.IMAGE: "-e timm:vit_small_patch14_dinov2.lvd142m",
+        Modality.TEXT: "-e st:all-MiniLM-L6-v2",
+    }
+    return (
+        f"no encoder named: using {BUILTIN[modality]}, small and fast; a larger one, such as "
+        f"{larger[modality]}, often tells more (featurestore encoders lists them)"
+    )
 
 
 @lru_cache(maxsize=2)
@@ -455,9 +471,9 @@ def _check_modality(resolved: ResolvedEncoder, modality: Modality, dataset: str)
     if modality not in resolved.modalities:
         reads = " and ".join(sorted(resolved.modalities))
         hint = (
-            "st:… or open_clip:…"
+            "builtin:tiny-text, st:… or open_clip:…"
             if modality is Modality.TEXT
-            else "timm:…, open_clip:… or baseline:pixels"
+            else "builtin:tiny-image, timm:… or open_clip:…"
         )
         raise ModalityMismatch(
             f"{resolved.spec} reads {reads}s, but data set {dataset!r} holds {modality}s: "

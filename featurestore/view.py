@@ -158,7 +158,8 @@ class View:
         if modality not in self.modalities:
             raise ModalityMismatch(
                 f"{self.spec} cannot read {modality}s: it reads "
-                f"{' and '.join(sorted(self.modalities))}s; use an open_clip encoder"
+                f"{' and '.join(sorted(self.modalities))}s; texts and images meet only in an "
+                "encoder that was trained on both, such as open_clip:ViT-B-32/laion2b_s34b_b79k"
             )
         encoder = self._encoder
         if modality is Modality.TEXT:

@@ -231,6 +231,20 @@ def test_a_source_that_moved_is_the_same_source(empty_store, tiny_images, tmp_pa
     )
 
 
+def test_a_table_that_moved_is_the_same_source(empty_store, tmp_path):
+    """Its folder may stay where it is: the table itself has gone from there."""
+    old, new = tmp_path / "t.csv", tmp_path / "elsewhere" / "t.csv"
+    old.write_text("id,text\na,one\nb,two\n")
+    options = SourceOptions(text="text", id="id")
+    assert embed(empty_store, old, encoder="baseline:hashing", options=options).n_encoded == 2
+    new.parent.mkdir()
+    old.rename(new)
+    assert embed(empty_store, new, encoder="baseline:hashing", options=options).n_unchanged == 2
+    old.write_text("id,text\na,one\n")  # a copy is another source: its ids are taken
+    with pytest.raises(DuplicateIds, match="1 ids come from two sources"):
+        embed(empty_store, old, encoder="baseline:hashing", options=options)
+
+
 def test_nothing_is_written_when_the_encoder_does_not_fit(tmp_path, tiny_images):
     store = open_store(tmp_path / "s", create=True)
     with pytest.raises(ModalityMismatch, match="reads texts, but data set 'd' holds images"):

@@ -29,8 +29,9 @@ EXIT_FAILED_ITEMS = 3
 @click.argument("sources", nargs=-1)
 @click.option("--dataset", required=True, metavar="NAME", help="Data set to make or to add to.")
 @click.option(
-    "-e", "--encoder", "encoders", multiple=True, required=True, metavar="SPEC",
+    "-e", "--encoder", "encoders", multiple=True, metavar="SPEC",
     help="Encoder, such as timm:resnet18 (see `featurestore encoders`); repeatable. "
+    "Without it: the built-in one of what SOURCES hold. "
     "#layer=3+6+-1 takes several layers from one pass.",
 )  # fmt: skip
 @click.option("--text", metavar="COLUMN", help="Column of texts to embed.")

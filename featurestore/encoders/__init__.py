@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featurestore import user_cache
+from featurestore.encoders.weights import SHA256
 from featurestore.errors import BadName, MissingExtra, UnknownEncoder, nearest
 from featurestore.values import EncoderSpec, Modality, ResolvedEncoder
 
@@ -87,7 +88,17 @@ class Family:
 _DEPTH = frozenset({"layer", "pool"})
 _IMAGES = frozenset({"precision", "decode"})
 
+# What `embed` uses where no encoder is named.
+BUILTIN = {Modality.IMAGE: "builtin:tiny-image", Modality.TEXT: "builtin:tiny-text"}
+
 FAMILIES = {
+    "builtin": Family(
+        "featurestore.encoders.builtin",
+        ("featurestore", "torch", "pillow", "tokenizers", "safetensors"),
+        _IMAGES | _DEPTH,
+        "builtin:tiny-image",
+        "small, pretrained, in the package: builtin:tiny-image and builtin:tiny-text",
+    ),
     "baseline": Family(
         "featurestore.encoders.baselines",
         ("pillow", "numpy", "scikit-learn"),
@@ -291,6 +302,8 @@ def _versions(family: Family) -> dict[str, str]:
 
 def _files(spec: EncoderSpec) -> list[list[Any]]:
     """Return (name, size, mtime_ns) of a local model's files: what tells that weights changed."""
+    if spec.family == "builtin":
+        return [[name, digest] for name, digest in SHA256.items()]
     folder, file = spec.local_dir, spec.local_file
     paths = sorted(folder.rglob("*")) if folder is not None else [file] if file else []
     found = []

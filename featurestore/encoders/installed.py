@@ -22,8 +22,13 @@ class KnownEncoder:
     reads: str  # images, texts, or both
     dim: int | None = None
     licence: str | None = None
-    where: str = ""  # cached: how large; used here; else how to get it
+    where: str = ""  # cached: how large; used here; in the package; else how to get it
 
+
+SHIPPED = (
+    KnownEncoder("builtin:tiny-image", "images", 672, "apache-2.0", "in the package"),
+    KnownEncoder("builtin:tiny-text", "texts", 256, "apache-2.0", "in the package"),
+)
 
 # From the model cards, November 2026. A start, not a list of what works: that is everything
 # that the libraries know.
@@ -52,8 +57,8 @@ def missing_packages(family: str) -> list[str]:
 
 
 def known_encoders() -> list[KnownEncoder]:
-    """Return what the hub's cache holds, what was used here, and well-known encoders besides."""
-    found: dict[str, KnownEncoder] = {one.spec: one for one in _cached()}
+    """Return what is shipped, cached from the hub, used here, and well-known ones besides."""
+    found: dict[str, KnownEncoder] = {one.spec: one for one in (*SHIPPED, *_cached())}
     for spec, entry in user_cache.recall_all("encoders").items():
         if spec not in found:
             reads = " and ".join(f"{one}s" for one in sorted(entry["modalities"]))

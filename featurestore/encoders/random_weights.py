@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
-from featurestore.encoders import LoadOptions
+from featurestore.encoders import BUILTIN, LoadOptions
 from featurestore.errors import BadName, UnknownEncoder
-from featurestore.values import EncoderSpec
+from featurestore.values import EncoderSpec, Modality
 
 
 def load(specs: Sequence[EncoderSpec], how: LoadOptions) -> list[Any]:
@@ -26,9 +26,12 @@ def load(specs: Sequence[EncoderSpec], how: LoadOptions) -> list[Any]:
         from featurestore.encoders.timm_models import load_random
     elif inner.family == "open_clip":
         from featurestore.encoders.open_clip_models import load_random
+    elif str(inner) == BUILTIN[Modality.IMAGE]:
+        from featurestore.encoders.tiny_image import load_random
     else:
         raise UnknownEncoder(
-            f"no random weights for {inner.family}: expected random:timm:… or random:open_clip:…"
+            f"no random weights for {inner}: expected random:timm:…, random:open_clip:… or "
+            f"random:{BUILTIN[Modality.IMAGE]}"
         )
     with torch.random.fork_rng(devices=[]):  # the caller's random numbers stay as they were
         torch.manual_seed(int(seed))

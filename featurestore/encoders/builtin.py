@@ -1,0 +1,23 @@
+"""The family ``builtin:``: small pretrained encoders whose weights ship with the package."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Any
+
+from featurestore.encoders import LoadOptions
+from featurestore.errors import UnknownEncoder, nearest
+from featurestore.values import EncoderSpec
+
+_MODULES = {"tiny-image": "tiny_image", "tiny-text": "tiny_text"}
+
+
+def load(specs: Sequence[EncoderSpec], how: LoadOptions) -> Sequence[Any]:
+    """Load the encoder that the specs name."""
+    name = specs[0].model
+    if name not in _MODULES:
+        raise UnknownEncoder(f"no encoder {specs[0]}: {nearest(name, _MODULES)}")
+    module = import_module(f"featurestore.encoders.{_MODULES[name]}")
+    found: Sequence[Any] = module.load(specs, how)
+    return found

@@ -1,0 +1,63 @@
+"""``builtin:tiny-text``: a vector for each token, summed. No network runs, no torch is needed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import load as load_tensors
+from scipy.sparse import csr_array
+from tokenizers import Tokenizer
+
+from featurestore import encoders
+from featurestore.encoders import LoadOptions
+from featurestore.encoders.weights import SHA256, read_weights
+from featurestore.errors import BadName
+from featurestore.values import EncoderSpec, Modality, ResolvedEncoder
+
+WEIGHTS, TOKENIZER = "tiny-text.safetensors", "tiny-text.tokenizer.json"
+UNKNOWN = "[UNK]"  # stands for a text without a token
+
+
+@dataclass(frozen=True)
+class TinyText:
+    """Sums of static token vectors, of length 1; a text's order of words does not count."""
+
+    resolved: ResolvedEncoder
+    tokenizer: Any
+    vectors: NDArray[np.float32]  # (n_tokens, dim): how often a token comes is weighed in
+    device: str = "cpu"
+
+    def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Return (n, dim) float32 of length 1. Texts of any length are read whole."""
+        found = self.tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+        nothing = [self.tokenizer.token_to_id(UNKNOWN)]
+        ids = [one.ids or nothing for one in found]
+        ends = np.cumsum([0, *map(len, ids)])
+        flat = np.fromiter(chain.from_iterable(ids), np.int32, ends[-1])
+        counts = csr_array(
+            (np.ones(len(flat), np.float32), flat, ends), shape=(len(ids), len(self.vectors))
+        )
+        sums = counts @ self.vectors
+        lengths = np.linalg.norm(sums, axis=1, keepdims=True)
+        result: NDArray[np.float32] = sums / np.maximum(lengths, np.float32(1e-12))
+        return result
+
+
+def load(specs: Sequence[EncoderSpec], how: LoadOptions) -> list[TinyText]:
+    """Read the token vectors; they stay on the CPU whatever the device."""
+    (spec,) = specs
+    if spec.options:
+        raise BadName(f"{spec}: builtin:tiny-text has no options")
+    tensors = load_tensors(read_weights(WEIGHTS))
+    tokenizer = Tokenizer.from_str(read_weights(TOKENIZER).decode())
+    vectors = tensors["vectors"].astype(np.float32) * tensors["scales"].astype(np.float32)[:, None]
+    chosen = {"family": "builtin", "weights": SHA256[WEIGHTS], "tokenizer": SHA256[TOKENIZER]}
+    resolved = ResolvedEncoder(
+        spec, vectors.shape[1], frozenset({Modality.TEXT}), chosen, encoders.versions(spec)
+    )
+    return [TinyText(resolved, tokenizer, vectors)]
