@@ -7,6 +7,7 @@ FeatureStoreError
 ├── BadQuery (ValueError)               an SQL text that is not one SELECT over our tables
 ├── UnknownDataset (LookupError)        no data set of that name
 ├── UnknownView (LookupError)           the data set was never embedded by that encoder
+├── UnknownSnapshot (LookupError)       a table has no such version
 ├── UnknownItem (LookupError)           no item of that id
 ├── UnknownHead (LookupError)           no head of that name or id
 ├── UnknownEncoder (LookupError)        no such family, model or weights
@@ -56,6 +57,10 @@ class UnknownDataset(FeatureStoreError, LookupError):
 
 class UnknownView(FeatureStoreError, LookupError):
     """The data set was never embedded by that encoder."""
+
+
+class UnknownSnapshot(FeatureStoreError, LookupError):
+    """A table has no such version."""
 
 
 class UnknownItem(FeatureStoreError, LookupError):

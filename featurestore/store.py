@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import re
+import shutil
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -202,6 +204,28 @@ class Store:
             job.how,
             load=job.load,
         )
+
+    def rename(self, name: str, new: str) -> DataSet:
+        """Give a data set another name; heads and cards keep the name that they were made under.
+
+        Raises
+        ------
+        BadName
+            If there is one of that name, or it cannot be a name.
+        """
+        folder, target = self.dataset(name).folder, self._folder(check_dataset_name(new))
+        if target.path.exists():
+            raise BadName(f"there is a data set {new!r} in {self.path}: give another name")
+        with folder.locked("dataset"):
+            folder.path.rename(target.path)
+        return self.dataset(new)
+
+    def drop(self, name: str) -> None:
+        """Delete a data set with its views, heads and cards; its sources stay as they are."""
+        folder = self.dataset(name).folder
+        doomed = folder.path.with_name(f".dropped-{name}-{uuid4().hex[:8]}")
+        folder.path.rename(doomed)  # gone at once; what a kill leaves is no data set
+        shutil.rmtree(doomed)
 
     def _folder(self, name: str) -> DatasetFolder:
         return DatasetFolder(self.path / "datasets" / name)

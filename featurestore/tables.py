@@ -8,6 +8,7 @@ of two concurrent merges the later one reads again and retries.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -15,6 +16,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -24,13 +26,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from deltalake import DeltaTable
-from deltalake.exceptions import CommitFailedError, TableNotFoundError
+from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 from deltalake.transaction import AddAction, CommitProperties, RemoveAction, Transaction
 from numpy.typing import NDArray
 
-from featurestore.errors import BadSource, StoreCorrupt
+from featurestore.errors import BadSource, StoreCorrupt, UnknownSnapshot
 
 ROW_GROUP_ROWS = 16_384
+COMPACT_BYTES = 256 << 20
+YOUNG_S = 86_400.0
 _MERGE_ATTEMPTS = 100
 
 # Delta's defaults silently drop versions after 30 days.
@@ -101,6 +105,17 @@ class Shard:
 
     path: Path
     size_bytes: int
+    n_rows: int | None = dataclasses.field(default=None, compare=False)  # what the log says
+
+
+@dataclass(frozen=True)
+class Commit:
+    """One version of a table."""
+
+    version: int
+    when: datetime  # UTC, by the writer's clock
+    n_rows: int  # in all, superseded ones included
+    n_shards: int
 
 
 class Table:
@@ -129,7 +144,10 @@ class Table:
 
     def _shards(self, table: DeltaTable) -> list[Shard]:
         actions = pa.table(table.get_add_actions(flatten=True)).to_pylist()
-        shards = [Shard(self.path / one["path"], one["size_bytes"]) for one in actions]
+        shards = [
+            Shard(self.path / one["path"], one["size_bytes"], one.get("num_records"))
+            for one in actions
+        ]
         return sorted(shards, key=lambda shard: shard.path.name)
 
     def schema(self, version: int | None = None) -> pa.Schema:
@@ -233,11 +251,15 @@ class Table:
         if not actions and not parts:
             return int(table.version())
         adds = [self._write(pa.concat_tables(parts))] if parts else []
+        return self._commit(table, actions, adds)
+
+    def _commit(self, table: DeltaTable, actions: list[RemoveAction], adds: list[AddAction]) -> int:
+        """Take out files and put in others, unless another writer rewrote some meanwhile."""
         # A file that is both removed and added (the same bytes) is simply kept.
         both = {add.path for add in adds} & {action.path for action in actions}
         if both:
             actions = [action for action in actions if action.path not in both]
-            adds = []
+            adds = [add for add in adds if add.path not in both]
         if not actions and not adds:
             return int(table.version())
         table.create_write_transaction(
@@ -251,6 +273,62 @@ class Table:
         table.update_incremental()
         return int(table.version())
 
+    def history(self, limit: int | None = None) -> list[Commit]:
+        """Return the versions, newest first."""
+        commits = []
+        for one in self._open(None).history(limit):
+            shards = self.shards(one["version"])
+            when = datetime.fromtimestamp(one["timestamp"] / 1000, UTC)
+            n_rows = sum(shard.n_rows or 0 for shard in shards)
+            commits.append(Commit(one["version"], when, n_rows, len(shards)))
+        return commits
+
+    def compact(self, target_bytes: int = COMPACT_BYTES) -> int:
+        """Join small shards into larger ones; return by how many files there are fewer.
+
+        Readers keep what they read: the small files stay until `vacuum`. Rows that another
+        writer drops meanwhile stay dropped: then the joined file is left out.
+        """
+        n_fewer = 0
+        for group in _groups(self.shards(), target_bytes):
+            rows = pa.concat_tables([read_shard(shard.path) for shard in group])
+            add = self._write(rows)
+            for attempt in range(_MERGE_ATTEMPTS):
+                table = self._open(None)
+                if not set(group) <= set(self._shards(table)):
+                    break  # a shard was rewritten: the next call takes what it became
+                try:
+                    self._commit(table, [_remove(shard) for shard in group], [add])
+                    n_fewer += len(group) - 1
+                    break
+                except CommitFailedError:
+                    time.sleep(0.01 * min(attempt, 20))
+        return n_fewer
+
+    def unreferenced(
+        self, keep: Collection[int] = (), *, older_than_s: float = YOUNG_S
+    ) -> list[Path]:
+        """Return files that may go: no version that is kept names them.
+
+        Kept are the versions given, the latest, and all that were the latest at some time
+        within the last ``older_than_s`` seconds; younger files stay too, since a writer may
+        be about to commit them. So a clock that runs ahead only keeps more.
+        """
+        oldest = time.time() - older_than_s
+        kept = {*keep, self.version()}
+        for one in self._open(None).history():  # newest first
+            kept.add(one["version"])
+            if one["timestamp"] / 1000 < oldest:
+                break
+        named = {shard.path for version in kept for shard in self.shards(version)}
+        return sorted(
+            path
+            for path in self.path.iterdir()
+            if path.suffix in (".parquet", ".tmp")
+            and path not in named
+            and path.stat().st_mtime < oldest
+        )
+
     def _open(self, version: int | None) -> DeltaTable:
         try:
             return DeltaTable(str(self.path), version=version)
@@ -258,6 +336,13 @@ class Table:
             raise StoreCorrupt(
                 f"{self.path} holds no Delta log: expected _delta_log/ there; "
                 "restore the folder from a backup, or delete it to embed again"
+            ) from None
+        except DeltaError:
+            latest = None if version is None else DeltaTable(str(self.path)).version()
+            if version is None or latest is None or 0 <= version <= latest:
+                raise
+            raise UnknownSnapshot(
+                f"{self.path} has no version {version}: it has 0 to {latest}"
             ) from None
 
     def _write(self, rows: pa.Table) -> AddAction:
@@ -329,7 +414,8 @@ def read_shard(path: Path, columns: list[str] | None = None) -> pa.Table:
             return file.read(chosen)
     except (OSError, pa.ArrowInvalid) as error:
         raise StoreCorrupt(
-            f"cannot read {path}: {error}; the log names this file, so restore it from a backup"
+            f"cannot read {path}: {error}; the log names this file, so restore it from a backup "
+            "(an old version may have lost it to vacuum)"
         ) from error
 
 
@@ -403,6 +489,20 @@ def each_shard(shards: list[Shard], columns: list[str]) -> Iterator[pa.Table]:
             if number + 4 < len(shards):
                 ahead.append(pool.submit(read_shard, shards[number + 4].path, columns))
             yield table
+
+
+def _groups(shards: list[Shard], target_bytes: int) -> Iterator[list[Shard]]:
+    """Return shards to join: small ones, together no larger than the target."""
+    group: list[Shard] = []
+    for shard in sorted(shards, key=lambda one: one.size_bytes):
+        if shard.size_bytes > target_bytes // 2:
+            break
+        if sum(one.size_bytes for one in group) + shard.size_bytes > target_bytes:
+            yield group
+            group = []
+        group.append(shard)
+    if len(group) > 1:
+        yield group
 
 
 def _remove(shard: Shard) -> RemoveAction:

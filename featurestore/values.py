@@ -175,6 +175,18 @@ class Snapshot:
     def __str__(self) -> str:
         return f"{self.items}.{self.view}"
 
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read what ``str`` gives.
+
+        >>> Snapshot.parse("12.3")
+        Snapshot(items=12, view=3)
+        """
+        items, dot, view = text.partition(".")
+        if not (dot and items.isdecimal() and view.isdecimal()):
+            raise BadName(f"{text!r} is no snapshot: expected two versions, such as 12.3")
+        return cls(int(items), int(view))
+
 
 @dataclass(frozen=True, eq=False)
 class Embeddings:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,6 +32,7 @@ class View:
     dataset: DataSet
     slug: str
     info: dict[str, Any]  # encoder.json
+    pinned: Snapshot | None = None  # the state that is read; None: the present one
 
     @property
     def name(self) -> str:
@@ -65,15 +66,31 @@ class View:
 
     @property
     def snapshot(self) -> Snapshot:
-        """The present versions of items and vectors."""
-        return Snapshot(self.dataset.folder.items.version(), self.table.version())
+        """The versions of items and vectors that are read."""
+        return self.pinned or Snapshot(self.dataset.folder.items.version(), self.table.version())
 
     @property
     def n_rows(self) -> int:
-        """How many items have a valid vector now."""
-        items = self.dataset.items(["item_id", "content_hash"])
-        pairs = self.table.read(["item_id", "content_hash"])
+        """How many items have a valid vector."""
+        snapshot = self.snapshot
+        items = self.dataset.items(["item_id", "content_hash"], version=snapshot.items)
+        pairs = self.table.read(["item_id", "content_hash"], snapshot.view)
         return int((_resolve(items, pairs) >= 0).sum())
+
+    def as_of(self, snapshot: Snapshot | str) -> View:
+        """Return this view as it was: what a head's card names, or ``featurestore history``.
+
+        Raises
+        ------
+        UnknownSnapshot
+            If one of the tables has no such version. A version that `vacuum` took the files of
+            is known still, and reading it raises StoreCorrupt.
+        """
+        if isinstance(snapshot, str):
+            snapshot = Snapshot.parse(snapshot)
+        self.dataset.folder.items.shards(snapshot.items)
+        self.table.shards(snapshot.view)
+        return replace(self, pinned=snapshot)
 
     def load(
         self,
@@ -91,7 +108,7 @@ class View:
         columns : sequence of str, optional
             Item columns to bring along; all by default.
         snapshot : Snapshot, optional
-            The state to read; the present one by default.
+            The state to read; the view's own by default.
 
         Returns
         -------

@@ -22,6 +22,7 @@ LAYERS = [
     {"featurestore.layout", "featurestore.canary", "featurestore.embed", "featurestore.gains"},
     {"featurestore.ingest", "featurestore.intake", "featurestore.plan", "featurestore.writer"},
     {"featurestore.store", "featurestore.view", "featurestore.labelling", "featurestore.fleet"},
+    {"featurestore.upkeep", "featurestore.verify"},
     {"featurestore.demo_data"},
     {"featurestore.demo"},
     {"heads"},

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import click
 
 from featurestore import __version__
-from featurestore.cli import browse, embed, learn
+from featurestore.cli import browse, embed, learn, upkeep
 from featurestore.cli.output import say
 from featurestore.errors import FeatureStoreError
 
@@ -61,7 +61,8 @@ for command in (
     embed.embed, embed.labels, embed.split,
     browse.list_datasets, browse.info, browse.search, browse.sql, browse.list_encoders,
     learn.train, learn.compare,
-    browse.dashboard, browse.demo,
+    upkeep.verify, upkeep.history, upkeep.compact, upkeep.vacuum, upkeep.delete, upkeep.rename,
+    upkeep.drop, browse.dashboard, browse.demo,
 ):  # fmt: skip
     cli.add_command(command)
 

@@ -43,6 +43,9 @@ class TinyImage(nn.Module):
     Early stages see texture, late ones objects; a head picks what its labels need.
     """
 
+    mean: torch.Tensor
+    std: torch.Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.stem = _convolution(3, 32, 3, stride=2)

@@ -1,0 +1,170 @@
+"""verify, history, vacuum, compact, delete, rename, drop: care of a store over years."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import click
+
+from featurestore.cli.output import (
+    json_option,
+    open_given,
+    print_json,
+    print_table,
+    say,
+    store_option,
+)
+
+HOUR_S = 3600
+
+
+@click.command(epilog="Example: featurestore verify photos")
+@click.argument("datasets", nargs=-1)
+@click.option("--no-canary", is_flag=True, help="Do not load encoders.")
+@click.option(
+    "--sample", default=100, show_default=True, help="Items to compare with their source."
+)
+@store_option
+@json_option
+def verify(
+    datasets: tuple[str, ...], no_canary: bool, sample: int, store_path: str, as_json: bool
+) -> int:
+    """Check DATASETS (all by default) file by file; exit code 1 where the store is damaged."""
+    from featurestore.verify import verify as check
+
+    store = open_given(store_path)
+    found = {
+        name: check(store.dataset(name).folder, canary=not no_canary, n_sample=sample)
+        for name in datasets or store.datasets()
+    }
+    is_damaged = any(one.severity == "error" for rows in found.values() for one in rows)
+    if as_json:
+        rows = {name: [asdict(one) for one in findings] for name, findings in found.items()}
+        print_json({"ok": not is_damaged, "findings": rows})
+        return int(is_damaged)
+    for name, findings in found.items():
+        click.echo(f"{name}: {'all is well' if not findings else f'{len(findings)} findings'}")
+        for one in findings:
+            click.echo(f"  {one.severity}: {one.where}: {one.what}")
+    return int(is_damaged)
+
+
+@click.command(epilog="Example: featurestore history photos")
+@click.argument("dataset")
+@click.option("--limit", default=20, show_default=True, type=click.IntRange(min=1))
+@store_option
+@json_option
+def history(dataset: str, limit: int, store_path: str, as_json: bool) -> None:
+    """Show the latest commits; a snapshot is ITEMS.VIEW, two of these versions."""
+    from featurestore.upkeep import history as events_of
+
+    events = events_of(open_given(store_path).dataset(dataset).folder, limit)
+    if as_json:
+        print_json([asdict(one) for one in events])
+        return
+    rows = [[e.when, e.table, e.version, f"{e.n_rows:,}", e.n_shards] for e in events]
+    print_table(["when (UTC)", "table", "version", "rows", "files"], rows)
+
+
+@click.command(epilog="Example: featurestore vacuum photos --dry-run")
+@click.argument("dataset")
+@click.option(
+    "--older-than", "hours", default=24.0, show_default=True, type=click.FloatRange(min=0),
+    help="Hours for which replaced files stay; writers and readers may still need younger ones.",
+)  # fmt: skip
+@click.option("--dry-run", is_flag=True, help="Count; delete nothing.")
+@store_option
+@json_option
+def vacuum(dataset: str, hours: float, dry_run: bool, store_path: str, as_json: bool) -> None:
+    """Delete files that only old versions name; those that heads and comparisons name stay."""
+    from featurestore.upkeep import vacuum as clean
+
+    folder = open_given(store_path).dataset(dataset).folder
+    found = clean(folder, older_than_s=hours * HOUR_S, dry_run=dry_run)
+    if as_json:
+        print_json({"files": [str(one) for one in found.files], "bytes": found.n_bytes,
+                    "deleted": not dry_run})  # fmt: skip
+    done = "would be deleted" if dry_run else "deleted"
+    say(f"{dataset}: {len(found.files):,} files, {found.n_bytes / 1e6:,.1f} MB {done}")
+
+
+@click.command(epilog="Example: featurestore compact photos")
+@click.argument("dataset")
+@store_option
+def compact(dataset: str, store_path: str) -> None:
+    """Join small shards into larger ones; `vacuum` later deletes the small ones."""
+    from featurestore.upkeep import compact as join
+
+    for name, n_fewer in join(open_given(store_path).dataset(dataset).folder).items():
+        say(f"{name}: {n_fewer} files fewer")
+
+
+@click.command(epilog="Example: featurestore delete photos cat/1.jpg --erase")
+@click.argument("dataset")
+@click.argument("ids", nargs=-1)
+@click.option("--where", metavar="SQL", help="All items that fulfil a condition.")
+@click.option(
+    "--erase", is_flag=True,
+    help="Also from old versions, caches, indexes, thumbnails and predictions, for ever.",
+)  # fmt: skip
+@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+@store_option
+def delete(
+    dataset: str, ids: tuple[str, ...], where: str | None, erase: bool, yes: bool, store_path: str
+) -> None:
+    """Delete items by IDS or by a condition; their files stay where they are.
+
+    A later embed of a source that still has them takes them in again.
+    """
+    from featurestore import upkeep
+
+    if not ids and where is None:
+        raise click.UsageError("say which items: IDS or --where")
+    folder = open_given(store_path).dataset(dataset).folder
+    chosen = upkeep.select_ids(folder, ids, where)
+    if len(chosen) == 0:
+        say("no item fulfils the condition")
+        return
+    if not yes:
+        how = "for ever" if erase else "earlier versions keep them"
+        click.confirm(f"delete {len(chosen):,} items of {dataset} ({how})?", abort=True, err=True)
+    if not erase:
+        upkeep.delete(folder, chosen)
+        say(f"{dataset}: {len(chosen):,} items deleted; --erase deletes them from old versions too")
+        return
+    gone = upkeep.erase(folder, chosen)
+    say(
+        f"{dataset}: {len(chosen):,} items erased, with {gone.n_files} files of old versions, "
+        f"{gone.n_thumbnails} thumbnails, {len(gone.run_cards)} run cards"
+    )
+    if gone.heads:
+        say(
+            f"predictions of {', '.join(gone.heads)} lost these items; what the heads learned from "
+            "them stays in their weights: train them again where that matters"
+        )
+
+
+@click.command(epilog="Example: featurestore rename photos holiday_photos")
+@click.argument("dataset")
+@click.argument("new")
+@store_option
+def rename(dataset: str, new: str, store_path: str) -> None:
+    """Give a data set another name."""
+    open_given(store_path).rename(dataset, new)
+    say(f"{dataset} is {new} now")
+
+
+@click.command(epilog="Example: featurestore drop photos")
+@click.argument("dataset")
+@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+@store_option
+def drop(dataset: str, yes: bool, store_path: str) -> None:
+    """Delete a data set with its views, heads and cards; its sources stay as they are."""
+    store = open_given(store_path)
+    found = store.dataset(dataset)
+    if not yes:
+        views = len(found.views())
+        what = f"{dataset} ({found.n_items:,} items, {views} views) for ever?"
+        click.confirm(f"delete {what}", abort=True, err=True)
+    store.drop(dataset)
+    say(f"{dataset} is gone")

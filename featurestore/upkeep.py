@@ -1,0 +1,238 @@
+"""Care of a data set over years: what it was, what may go, what must go."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from featurestore.errors import BadQuery, StoreCorrupt, UnknownItem, nearest
+from featurestore.layout import DatasetFolder, read_json
+from featurestore.query import evaluate
+from featurestore.tables import YOUNG_S, Table, drop_equal, read_shard, write_file
+
+_DERIVED = ("indexes", "cache")
+
+
+@dataclass(frozen=True)
+class Event:
+    """One commit to one of a data set's tables."""
+
+    when: str  # UTC, ISO 8601
+    table: str  # items, failures, or the spec of a view
+    version: int
+    n_rows: int
+    n_shards: int
+
+
+def history(folder: DatasetFolder, limit: int = 20) -> list[Event]:
+    """Return the latest commits, newest first."""
+    events = []
+    for name, table in _tables(folder):
+        for one in table.history(limit):
+            when = one.when.isoformat(timespec="seconds")
+            events.append(Event(when, name, one.version, one.n_rows, one.n_shards))
+    return sorted(events, key=lambda one: (one.when, one.version), reverse=True)[:limit]
+
+
+@dataclass(frozen=True)
+class Vacuumed:
+    """Files that no kept version names."""
+
+    files: tuple[Path, ...]
+    n_bytes: int
+
+
+def vacuum(
+    folder: DatasetFolder, *, older_than_s: float = YOUNG_S, dry_run: bool = False
+) -> Vacuumed:
+    """Delete what was replaced: files that only old versions name.
+
+    The present state stays, and so does every snapshot that a head or a comparison names, all
+    that was the latest within ``older_than_s``, and every file younger than that.
+    """
+    keep = _named_versions(folder)
+    found = [
+        path
+        for _, table in _tables(folder, replaced=True)
+        for path in table.unreferenced(keep.get(table.path, set()), older_than_s=older_than_s)
+    ]
+    size = sum(path.stat().st_size for path in found)
+    if not dry_run:
+        for path in found:
+            path.unlink(missing_ok=True)
+    return Vacuumed(tuple(found), size)
+
+
+def compact(folder: DatasetFolder) -> dict[str, int]:
+    """Join small shards; return by how many files each table has fewer."""
+    return {name: table.compact() for name, table in _tables(folder)}
+
+
+def select_ids(
+    folder: DatasetFolder, ids: Sequence[str] = (), where: str | None = None
+) -> pa.Array:
+    """Return the ids that are meant, each of them an item's.
+
+    Raises
+    ------
+    UnknownItem
+        If one of ``ids`` is no item.
+    BadQuery
+        If ``where`` is no condition.
+    """
+    items = folder.items.read()
+    known = items.column("item_id")
+    asked = pa.array(list(ids), pa.string())
+    absent = asked.filter(pc.invert(pc.is_in(asked, value_set=known)))
+    if len(absent):
+        raise UnknownItem(
+            f"data set {folder.name!r} has no item {absent[0].as_py()!r}: "
+            f"{nearest(absent[0].as_py(), known.to_pylist()[:10_000])}"
+        )
+    if where is None:
+        return asked
+    chosen = evaluate(where, items)
+    if not pa.types.is_boolean(chosen.type):
+        raise BadQuery(f"--where {where} gives {chosen.type}: expected a condition, true or false")
+    found = known.filter(pc.fill_null(chosen, False)).combine_chunks()
+    return pc.unique(pa.concat_arrays([asked, found]))
+
+
+def delete(folder: DatasetFolder, ids: pa.Array) -> None:
+    """Take items out of the present state; earlier versions keep them until `erase`."""
+    drop = drop_equal({"item_id": ids}, ["item_id"])
+    with folder.locked("dataset"):
+        for _, table in _tables(folder, replaced=True):  # items come first: vectors lose theirs
+            table.merge(None, drop=drop, keys=["item_id"])
+
+
+@dataclass(frozen=True)
+class Erased:
+    """What went besides the rows."""
+
+    n_files: int  # of old versions
+    n_thumbnails: int
+    run_cards: tuple[str, ...]
+    heads: tuple[str, ...]  # whose predictions lost rows
+
+
+def erase(folder: DatasetFolder, ids: pa.Array) -> Erased:
+    """Delete items and everything that still holds their content, old versions included.
+
+    Old versions that held them can no longer be read. What a head learned from them stays in
+    its weights: train it again where that matters.
+    """
+    hashes = _content_of(folder, ids)
+    delete(folder, ids)
+    n_files = 0
+    for _, table in _tables(folder, replaced=True):
+        for path in table.unreferenced(older_than_s=-1.0):
+            if path.suffix == ".tmp" or _holds(path, ids):
+                path.unlink(missing_ok=True)
+                n_files += 1
+    for name in _DERIVED:
+        shutil.rmtree(folder.path / name, ignore_errors=True)
+    left = set(folder.items.read(["content_hash"]).column("content_hash").to_pylist())
+    thumbnails = [
+        path
+        for path in (folder.path / "thumbnails").glob("*")
+        if path.name.split("-")[0] in hashes - left
+    ]
+    for path in thumbnails:
+        path.unlink(missing_ok=True)
+    return Erased(n_files, len(thumbnails), _erase_cards(folder, ids), _erase_rows(folder, ids))
+
+
+def _content_of(folder: DatasetFolder, ids: pa.Array) -> set[str]:
+    """Return the hashes of all contents that the items had, in any version that is left."""
+    found: set[str] = set()
+    for path in folder.items.path.glob("*.parquet"):
+        rows = read_shard(path, ["item_id", "content_hash"])
+        mask = pc.is_in(rows.column("item_id"), value_set=ids)
+        found.update(rows.column("content_hash").filter(mask).drop_null().to_pylist())
+    return found
+
+
+def _holds(path: Path, ids: pa.Array) -> bool:
+    try:
+        rows = read_shard(path, ["item_id"])
+    except StoreCorrupt:
+        return True  # nobody can say, and no version that is kept names it
+    return bool(pc.any(pc.is_in(rows.column("item_id"), value_set=ids)).as_py())
+
+
+def _erase_cards(folder: DatasetFolder, ids: pa.Array) -> tuple[str, ...]:
+    """Delete run cards that name one of the items: as tested, or as failed."""
+    wanted = set(ids.to_pylist())
+    gone = []
+    for path in sorted((folder.path / "runs").glob("*.json")):
+        card = read_json(path)
+        failures = card.get("failures", [])
+        if wanted.intersection(card.get("item_ids", [])) or any(
+            line.startswith(f"{one}:") for line in failures for one in wanted
+        ):
+            path.unlink()
+            gone.append(path.name)
+    return tuple(gone)
+
+
+def _erase_rows(folder: DatasetFolder, ids: pa.Array) -> tuple[str, ...]:
+    """Drop the items from the predictions that heads keep."""
+    changed = []
+    for path in sorted((folder.path / "heads").glob("*/predictions.parquet")):
+        rows = pq.read_table(path)
+        kept = rows.filter(pc.invert(pc.is_in(rows.column("item_id"), value_set=ids)))
+        if len(kept) < len(rows):
+            sink = pa.BufferOutputStream()
+            pq.write_table(kept, sink)
+            write_file(path, sink.getvalue())
+            changed.append(path.parent.name)
+    return tuple(changed)
+
+
+def _tables(folder: DatasetFolder, *, replaced: bool = False) -> Iterator[tuple[str, Table]]:
+    """Yield the tables by name; views that others replaced only where asked."""
+    yield "items", folder.items
+    yield "failures", folder.failures
+    if not replaced:
+        for slug, info in folder.encoders().items():
+            yield info["spec"], folder.view(slug)
+        return
+    for path in sorted((folder.path / "views").glob("*/_delta_log")):
+        yield path.parent.name, Table(path.parent)
+
+
+def _named_versions(folder: DatasetFolder) -> dict[Path, set[int]]:
+    """Return the versions of each table that heads and comparisons name."""
+    slugs: dict[str, Path] = {}
+    for path in (folder.path / "views").glob("*/encoder.json"):
+        slugs[read_json(path)["fingerprint"]] = path.parent
+    named: dict[Path, set[int]] = {}
+    for path in (folder.path / "heads").glob("*/card.json"):
+        card = read_json(path)
+        _name(named, folder, slugs, card.get("fingerprint"), card.get("snapshot"))
+    for card in folder.runs("compare"):
+        views = card.get("card", card).get("views", [])
+        for view in views:
+            _name(named, folder, slugs, view.get("fingerprint"), view.get("snapshot"))
+    return named
+
+
+def _name(
+    named: dict[Path, set[int]],
+    folder: DatasetFolder,
+    slugs: dict[str, Path],
+    fingerprint: str | None,
+    snapshot: dict[str, int] | None,
+) -> None:
+    if snapshot is None:
+        return
+    named.setdefault(folder.items.path, set()).add(snapshot["items"])
+    if fingerprint in slugs:
+        named.setdefault(slugs[fingerprint], set()).add(snapshot["view"])
