@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
@@ -188,6 +188,28 @@ class Snapshot:
         return cls(int(items), int(view))
 
 
+class LazyColumns(Mapping[str, NDArray[Any]]):
+    """Columns that are made when they are first asked for: most of them never are."""
+
+    def __init__(self, names: Iterable[str], make: Callable[[str], NDArray[Any]]) -> None:
+        self._names = tuple(names)
+        self._make = make
+        self._made: dict[str, NDArray[Any]] = {}
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        if name not in self._names:
+            raise KeyError(name)
+        if name not in self._made:
+            self._made[name] = self._make(name)
+        return self._made[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
 @dataclass(frozen=True, eq=False)
 class Embeddings:
     """Vectors of one encoder with what is known of their items; row i belongs to ids[i].
@@ -208,7 +230,8 @@ class Embeddings:
                 f"{len(self.ids)} ids, but vectors of shape {self.vectors.shape}: "
                 "expected one row for each id"
             )
-        for name, values in self.columns.items():
+        checked = {} if isinstance(self.columns, LazyColumns) else self.columns
+        for name, values in checked.items():
             if len(values) != len(self.ids):
                 raise ShapeMismatch(f"{len(self.ids)} ids, but {len(values)} values of {name!r}")
 
@@ -259,7 +282,7 @@ class Embeddings:
             self.ids[rows],
             self.vectors[rows],
             self.encoder,
-            {name: values[rows] for name, values in self.columns.items()},
+            LazyColumns(self.columns, lambda name: self.columns[name][rows]),
             self.label_column,
             self.snapshot,
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -13,13 +13,21 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from featurestore.cache import Cached, read_cache, write_cache
 from featurestore.canary import check_canary
 from featurestore.encoders import load_encoder
 from featurestore.errors import BadSource, EncoderMismatch, ModalityMismatch
 from featurestore.images import decode_image
 from featurestore.index import ExactIndex
 from featurestore.tables import Table, each_shard, row_keys, vectors_of
-from featurestore.values import Embeddings, EncoderSpec, Modality, Neighbors, Snapshot
+from featurestore.values import (
+    Embeddings,
+    EncoderSpec,
+    LazyColumns,
+    Modality,
+    Neighbors,
+    Snapshot,
+)
 
 if TYPE_CHECKING:
     from featurestore.store import DataSet
@@ -116,13 +124,69 @@ class View:
             Sorted by id; vectors (n, dim) float32.
         """
         snapshot = snapshot or self.snapshot
-        items = self.dataset.items(
-            None if columns is None else sorted({"item_id", "content_hash", "split", *columns}),
-            version=snapshot.items,
-        )
+        found = self._rows(snapshot)
+        items, vectors = found.items, found.vectors
         if split is not None:
-            items = items.filter(pc.equal(items.column("split"), split))
-        items = items.sort_by("item_id")
+            chosen = np.asarray(pc.fill_null(pc.equal(items.column("split"), split), False))
+            items, vectors = items.filter(pa.array(chosen)), vectors[chosen]
+        if columns is not None:
+            wanted = dict.fromkeys(["item_id", "content_hash", "split", *columns])
+            absent = [name for name in wanted if name not in items.column_names]
+            items = _with_nulls(items, absent).select(list(wanted))
+        return self._embeddings(items, vectors, snapshot)
+
+    def batches(
+        self, n: int = 8192, *, columns: Sequence[str] = (), snapshot: Snapshot | None = None
+    ) -> Iterator[Embeddings]:
+        """Yield the vectors in parts of up to ``n`` rows, for views larger than memory.
+
+        The order is that in which they are stored. At most a few shards are in memory.
+        """
+        snapshot = snapshot or self.snapshot
+        wanted = sorted({"item_id", "content_hash", "split", *columns})
+        items = self.dataset.items(wanted, version=snapshot.items)
+        pairs = self.table.read(["item_id", "content_hash"], snapshot.view)
+        place = _resolve(items, pairs)
+        item_of = np.full(len(pairs), -1)
+        item_of[place[place >= 0]] = np.flatnonzero(place >= 0)
+        start = 0
+        for part in each_shard(self.table.shards(snapshot.view), ["vector"]):
+            block = vectors_of(part.column("vector"), self.dim)
+            valid = np.flatnonzero(item_of[start : start + len(block)] >= 0)
+            for at in range(0, len(valid), n):
+                rows = valid[at : at + n]
+                known = items.take(pa.array(item_of[start + rows]))
+                yield self._embeddings(known, block[rows], snapshot)
+            start += len(block)
+
+    def _embeddings(
+        self, items: pa.Table, vectors: NDArray[np.float32], snapshot: Snapshot
+    ) -> Embeddings:
+        labels = self.dataset.label_columns
+        return Embeddings(
+            _objects(items.column("item_id")),
+            vectors,
+            self.fingerprint,
+            LazyColumns(
+                [name for name in items.column_names if name != "item_id"],
+                lambda name: _objects(items.column(name)),
+            ),
+            labels[0] if labels else None,
+            snapshot,
+        )
+
+    def _rows(self, snapshot: Snapshot) -> Cached:
+        """Return the items that have a vector, sorted by id, and the vectors."""
+        folder = self.dataset.path / "cache" / self.slug
+        cached = read_cache(folder, snapshot)
+        if cached is None:
+            cached = self._read(snapshot)
+            cached.vectors.flags.writeable = False  # as a mapped one; the cache is written from it
+            write_cache(folder, snapshot, cached)
+        return cached
+
+    def _read(self, snapshot: Snapshot) -> Cached:
+        items = self.dataset.items(version=snapshot.items).sort_by("item_id")
         shards = self.table.shards(snapshot.view)
         pairs = self.table.read(["item_id", "content_hash"], snapshot.view)
         place = _resolve(items, pairs)
@@ -134,13 +198,9 @@ class View:
         for part in each_shard(shards, ["vector"]):
             rows = target[start : start + len(part)]
             start += len(part)
-            block = vectors_of(part.column("vector"), self.dim)
-            vectors[rows[rows >= 0]] = block[rows >= 0]
-        table = {name: _objects(items.column(name)) for name in items.column_names}
-        ids = table.pop("item_id")
-        labels = self.dataset.label_columns
-        main_label = labels[0] if labels else None
-        return Embeddings(ids, vectors, self.fingerprint, table, main_label, snapshot)
+            for at, block in _blocks(part.column("vector"), self.dim):
+                _scatter(vectors, rows[at : at + len(block)], block)
+        return Cached(items, vectors)
 
     def index(self) -> ExactIndex:
         """Return an exact index over the present vectors."""
@@ -213,6 +273,32 @@ def _resolve(items: pa.Table, pairs: pa.Table) -> NDArray[np.intp]:
     rows = np.flatnonzero(found >= 0)
     place[found[rows]] = rows
     return place
+
+
+def _blocks(column: pa.ChunkedArray, dim: int) -> Iterator[tuple[int, NDArray[np.float32]]]:
+    """Yield (first row, vectors) of each chunk, none of them copied."""
+    at = 0
+    for chunk in column.chunks:
+        yield at, vectors_of(pa.chunked_array([chunk]), dim)
+        at += len(chunk)
+
+
+def _scatter(
+    vectors: NDArray[np.float32], rows: NDArray[np.intp], block: NDArray[np.float32]
+) -> None:
+    """Put vectors where they belong; a row below 0 belongs nowhere."""
+    if len(rows) and rows[0] >= 0 and (np.diff(rows) == 1).all():
+        vectors[rows[0] : rows[0] + len(rows)] = block  # in order, as a first run leaves them
+    elif (rows >= 0).all():
+        vectors[rows] = block
+    else:
+        vectors[rows[rows >= 0]] = block[rows >= 0]
+
+
+def _with_nulls(items: pa.Table, names: Sequence[str]) -> pa.Table:
+    for name in names:
+        items = items.append_column(name, pa.nulls(len(items), pa.string()))
+    return items
 
 
 def _objects(column: pa.ChunkedArray) -> NDArray[Any]:
