@@ -16,9 +16,8 @@ import streamlit as st
 from dashboard import views
 from dashboard.launch import STORE_VARIABLE
 from featurestore.errors import FeatureStoreError, nearest
-from featurestore.index import ExactIndex
 from featurestore.store import DataSet, Store, open_store
-from featurestore.view import View
+from featurestore.view import Index, View
 from heads import Comparison, runs
 
 
@@ -125,13 +124,13 @@ def _items(path: str, version: int, _dataset: DataSet) -> pa.Table:
     return views.browse(_dataset)
 
 
-def index(view: View) -> ExactIndex:
+def index(view: View) -> Index:
     """Return the view's index, built again when items or vectors changed."""
     return _index(str(view.dataset.path), view.slug, str(view.snapshot), view)
 
 
 @st.cache_resource(max_entries=4, show_spinner="Loading the vectors…")
-def _index(path: str, slug: str, snapshot: str, _view: View) -> ExactIndex:
+def _index(path: str, slug: str, snapshot: str, _view: View) -> Index:
     return _view.index()
 
 

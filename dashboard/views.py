@@ -16,10 +16,9 @@ import pyarrow.compute as pc
 
 from dashboard.colors import NEUTRAL, colors
 from featurestore.errors import FeatureStoreError, UnknownItem, nearest
-from featurestore.index import ExactIndex
 from featurestore.store import DataSet, Store
 from featurestore.values import EncoderSpec
-from featurestore.view import View
+from featurestore.view import Index, View
 
 if TYPE_CHECKING:
     from heads import Comparison
@@ -231,7 +230,7 @@ def rows_of(items: pa.Table, ids: Sequence[str]) -> list[Row]:
     return rows
 
 
-def neighbors(index: ExactIndex, item_id: str, *, k: int) -> list[tuple[str, float]]:
+def neighbors(index: Index, item_id: str, *, k: int) -> list[tuple[str, float]]:
     """Return the closest other items with their cosines, as pairs.
 
     The index is the caller's, so that it can be kept between clicks.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -16,9 +17,23 @@ from numpy.typing import NDArray
 from featurestore.cache import Cached, read_cache, write_cache
 from featurestore.canary import check_canary
 from featurestore.encoders import load_encoder
-from featurestore.errors import BadSource, EncoderMismatch, ModalityMismatch
+from featurestore.errors import (
+    BadQuery,
+    BadSource,
+    EncoderMismatch,
+    ModalityMismatch,
+    StoreCorrupt,
+)
 from featurestore.images import decode_image
-from featurestore.index import ExactIndex
+from featurestore.index import (
+    ApproximateIndex,
+    ExactIndex,
+    Metric,
+    check_metric,
+    combine,
+    read_facts,
+)
+from featurestore.query import evaluate
 from featurestore.tables import Table, each_shard, row_keys, vectors_of
 from featurestore.values import (
     Embeddings,
@@ -31,6 +46,10 @@ from featurestore.values import (
 
 if TYPE_CHECKING:
     from featurestore.store import DataSet
+
+Index = ExactIndex | ApproximateIndex
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -202,32 +221,157 @@ class View:
                 _scatter(vectors, rows[at : at + len(block)], block)
         return Cached(items, vectors)
 
-    def index(self) -> ExactIndex:
-        """Return an exact index over the present vectors."""
-        embeddings = self.load(columns=[])
-        return ExactIndex.build(embeddings.ids, embeddings.vectors)
+    def index(self, *, metric: str = Metric.COSINE, exact: bool = False) -> Index:
+        """Return what finds neighbours: the index that `build_index` made, else an exact one.
 
-    def search(self, queries: NDArray[np.float32], *, k: int = 10) -> Neighbors:
-        """Find the items closest to each query vector; see `ExactIndex.search`."""
-        return self.index().search(queries, k=k)
-
-    def neighbors(self, item_id: str, *, k: int = 10) -> Neighbors:
-        """Find the items closest to one of the view's own, itself left out."""
-        return self.index().neighbors(item_id, k=k)
-
-    def search_text(self, text: str, *, k: int = 10) -> Neighbors:
-        """Find the items closest to a text, for encoders that read texts."""
-        return self.search(self.encode([text]), k=k)
-
-    def search_image(self, image: str | Path | bytes, *, k: int = 10) -> Neighbors:
-        """Find the items closest to a picture, given as a file or its bytes."""
-        if not isinstance(image, bytes):
-            path = Path(image)
+        An index that no longer fits the items is brought up to date first, and measured again.
+        """
+        metric = check_metric(metric)
+        found = self._rows(self.snapshot)
+        ids = _objects(found.items.column("item_id"))
+        folder = self._index_folder
+        if not exact and self.pinned is None:
             try:
-                image = path.read_bytes()
-            except OSError as error:
-                raise BadSource(f"cannot read {path}: {error.strerror}") from None
-        return self.search(self.encode([image]), k=k)
+                facts = read_facts(folder)
+                if facts is not None and facts["metric"] == metric:
+                    return self._opened(folder, facts, ids, found)
+            except StoreCorrupt as error:
+                _log.warning("%s; searching exactly", error)
+        return ExactIndex.build(ids, found.vectors, metric)
+
+    def build_index(
+        self,
+        *,
+        recall: float = 0.95,
+        memory_bytes: int | None = None,
+        metric: str = Metric.COSINE,
+        factory: str | None = None,
+        seed: int = 0,
+    ) -> ApproximateIndex:
+        """Build an approximate index, tuned and measured, and keep it; see `ApproximateIndex`."""
+        found = self._rows(self.snapshot)
+        ids = _objects(found.items.column("item_id"))
+        index = ApproximateIndex.build(
+            ids, _keys(found.items), found.vectors, recall=recall, memory_bytes=memory_bytes,
+            metric=metric, factory=factory, seed=seed,
+        )  # fmt: skip
+        index.save(self._index_folder)
+        return index
+
+    @property
+    def _index_folder(self) -> Path:
+        return self.dataset.path / "indexes" / self.slug
+
+    def _opened(
+        self, folder: Path, facts: dict[str, Any], ids: NDArray[Any], found: Cached
+    ) -> ApproximateIndex:
+        index = ApproximateIndex.open(folder, ids, _keys(found.items), found.vectors)
+        if index is None:  # too much has gone, or come
+            factory = facts["factory"] if facts["is_own_choice"] else None
+            return self.build_index(
+                recall=facts["wanted_recall"], memory_bytes=facts["memory_bytes"],
+                metric=facts["metric"], factory=factory, seed=facts["seed"],
+            )  # fmt: skip
+        if index.facts != facts:
+            try:
+                index.save(folder)
+            except OSError as error:  # a read-only store: the next process does it again
+                _log.info("%s cannot be brought up to date: %s", folder, error)
+        return index
+
+    def matching(self, where: str | None = None, split: str | None = None) -> NDArray[np.bool_]:
+        """Mark the rows of `index` that fulfil an SQL condition and are of a split, (n,)."""
+        items = self._rows(self.snapshot).items
+        chosen = np.ones(len(items), bool)
+        if split is not None:
+            chosen &= np.asarray(pc.fill_null(pc.equal(items.column("split"), split), False))
+        if where is not None:
+            fulfil = evaluate(where, items)
+            if not pa.types.is_boolean(fulfil.type):
+                raise BadQuery(f"{where} gives {fulfil.type}: expected a condition, true or false")
+            chosen &= np.asarray(pc.fill_null(fulfil, False))
+        return chosen
+
+    def search(
+        self,
+        queries: NDArray[np.float32],
+        *,
+        k: int = 10,
+        where: str | None = None,
+        split: str | None = None,
+        metric: str = Metric.COSINE,
+        exact: bool = False,
+    ) -> Neighbors:
+        """Find the items closest to each query vector, among those that are asked for.
+
+        For many calls, keep `index` and, with filters, `matching`.
+
+        Parameters
+        ----------
+        queries : ndarray of shape (n_queries, dim), float32
+        k : int
+            That many come back, as long as so many fulfil the filters.
+        where, split : str, optional
+            SQL condition over the items; their split.
+        metric : {"cosine", "ip", "l2"}
+        exact : bool
+            Even where there is an index.
+        """
+        among = None if where is None and split is None else self.matching(where, split)
+        return self.index(metric=metric, exact=exact).search(queries, k=k, among=among)
+
+    def neighbors(
+        self,
+        item_id: str,
+        *,
+        k: int = 10,
+        where: str | None = None,
+        split: str | None = None,
+        metric: str = Metric.COSINE,
+        exact: bool = False,
+    ) -> Neighbors:
+        """Find the items closest to one of the view's own, itself left out; see `search`."""
+        among = None if where is None and split is None else self.matching(where, split)
+        return self.index(metric=metric, exact=exact).neighbors(item_id, k=k, among=among)
+
+    def like(
+        self,
+        *,
+        items: Sequence[str] = (),
+        images: Sequence[str | Path | bytes] = (),
+        texts: Sequence[str] = (),
+        unlike: Sequence[str] = (),
+        k: int = 10,
+        where: str | None = None,
+        split: str | None = None,
+        metric: str = Metric.COSINE,
+        exact: bool = False,
+    ) -> Neighbors:
+        """Find the items closest to several examples together, and away from others.
+
+        The query is the mean of the examples' directions, less half that of ``unlike``
+        (`featurestore.index.combine`); the items named are left out of the result.
+        """
+        index = self.index(metric=metric, exact=exact)
+        rows = [index.row_of(one) for one in items]
+        away = [index.row_of(one) for one in unlike]
+        examples = [
+            index.vectors[rows],
+            *(self.encode([_content(one)]) for one in images),
+            *(self.encode([one]) for one in texts),
+        ]
+        among = self.matching(where, split)
+        among[[*rows, *away]] = False
+        query = combine(np.concatenate(examples), index.vectors[away])
+        return index.search(query, k=k, among=among)
+
+    def search_text(self, text: str, **options: Any) -> Neighbors:
+        """Find the items closest to a text, for encoders that read texts; see `search`."""
+        return self.search(self.encode([text]), **options)
+
+    def search_image(self, image: str | Path | bytes, **options: Any) -> Neighbors:
+        """Find the items closest to a picture, given as a file or its bytes; see `search`."""
+        return self.search(self.encode([_content(image)]), **options)
 
     def encode(self, contents: Sequence[str | bytes]) -> NDArray[np.float32]:
         """Encode new texts or image bytes with this view's encoder, checked to be the same."""
@@ -299,6 +443,20 @@ def _with_nulls(items: pa.Table, names: Sequence[str]) -> pa.Table:
     for name in names:
         items = items.append_column(name, pa.nulls(len(items), pa.string()))
     return items
+
+
+def _content(image: str | Path | bytes) -> bytes:
+    if isinstance(image, bytes):
+        return image
+    path = Path(image)
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise BadSource(f"cannot read {path}: {error.strerror}") from None
+
+
+def _keys(items: pa.Table) -> pa.Array:
+    return row_keys([items.column("item_id"), items.column("content_hash")])
 
 
 def _objects(column: pa.ChunkedArray) -> NDArray[Any]:

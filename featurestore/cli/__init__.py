@@ -59,8 +59,8 @@ def cli() -> None:
 
 for command in (
     embed.embed, embed.labels, embed.split,
-    browse.list_datasets, browse.info, browse.search, browse.sql, browse.list_encoders,
-    learn.train, learn.compare,
+    browse.list_datasets, browse.info, browse.search, browse.index, browse.sql,
+    browse.list_encoders, learn.train, learn.compare,
     upkeep.verify, upkeep.history, upkeep.compact, upkeep.vacuum, upkeep.delete, upkeep.rename,
     upkeep.drop, browse.dashboard, browse.demo,
 ):  # fmt: skip

@@ -98,33 +98,43 @@ def info(dataset: str, store_path: str, as_json: bool) -> None:
 )
 @click.argument("dataset")
 @click.option("-e", "--encoder", metavar="SPEC", help="Encoder; the only view's by default.")
-@click.option("--item", metavar="ID", help="Neighbours of an item of the data set.")
-@click.option("--image", metavar="FILE", help="Neighbours of a picture.")
-@click.option("--text", metavar="TEXT", help="Neighbours of a text.")
+@click.option("--item", "items", multiple=True, metavar="ID", help="Like an item; repeatable.")
+@click.option("--image", "images", multiple=True, metavar="FILE", help="Like a picture.")
+@click.option("--text", "texts", multiple=True, metavar="TEXT", help="Like a text.")
+@click.option("--unlike", multiple=True, metavar="ID", help="But not like this item.")
 @click.option("-k", default=10, show_default=True, type=click.IntRange(min=1), help="How many.")
+@click.option("--where", metavar="SQL", help="Only items that fulfil a condition.")
+@click.option("--split", metavar="NAME", help="Only items of a split.")
+@click.option("--metric", default="cosine", show_default=True, help="cosine, ip or l2.")
+@click.option("--exact", is_flag=True, help="Even where there is an index.")
 @store_option
 @json_option
 def search(
     dataset: str,
     encoder: str | None,
-    item: str | None,
-    image: str | None,
-    text: str | None,
+    items: tuple[str, ...],
+    images: tuple[str, ...],
+    texts: tuple[str, ...],
+    unlike: tuple[str, ...],
     k: int,
+    where: str | None,
+    split: str | None,
+    metric: str,
+    exact: bool,
     store_path: str,
     as_json: bool,
 ) -> None:
-    """Find the nearest neighbours of an item, a picture or a text: exact, by cosine."""
-    asked = [one for one in (item, image, text) if one is not None]
-    if len(asked) != 1:
-        raise click.UsageError("give one of --item, --image, --text")
+    """Find the nearest neighbours of items, pictures or texts, or of several together.
+
+    Exact, unless `featurestore index` made an index; scores are exact in any case.
+    """
+    if not (items or images or texts):
+        raise click.UsageError("give --item, --image or --text")
     view = view_of(store_path, dataset, encoder)
-    if item is not None:
-        found = view.neighbors(item, k=k)
-    elif image is not None:
-        found = view.search_image(image, k=k)
-    else:
-        found = view.search_text(str(text), k=k)
+    found = view.like(
+        items=items, images=images, texts=texts, unlike=unlike, k=k, where=where, split=split,
+        metric=metric, exact=exact,
+    )  # fmt: skip
     columns = ["item_id", "text", *view.dataset.label_columns]
     known = {row["item_id"]: row for row in view.dataset.items(columns).to_pylist()}
     rows = [
@@ -132,9 +142,9 @@ def search(
         for rank, (item_id, score) in enumerate(zip(found.ids[0], found.scores[0], strict=True), 1)
     ]
     if as_json:
-        print_json({"view": view.name, "metric": "cosine", "neighbors": rows})
+        print_json({"view": view.name, "metric": metric, "neighbors": rows})
         return
-    say(f"{view.name}, cosine")
+    say(f"{view.name}, {metric}")
     labels = view.dataset.label_columns
     table = [
         [
@@ -147,6 +157,63 @@ def search(
         for r in rows
     ]
     print_table(["", "score", "item", *labels, "text"], table)
+
+
+@click.command(epilog="Example: featurestore index photos --recall 0.98 --memory 500M")
+@click.argument("dataset")
+@click.option("-e", "--encoder", metavar="SPEC", help="Encoder; the only view's by default.")
+@click.option(
+    "--recall", default=0.95, show_default=True, type=click.FloatRange(0, 1, min_open=True),
+    help="Wanted share of the true ten nearest among the ten found.",
+)  # fmt: skip
+@click.option("--memory", metavar="SIZE", help="What it may take, such as 500M or 2G.")
+@click.option("--metric", default="cosine", show_default=True, help="cosine, ip or l2.")
+@click.option("--factory", metavar="STRING", help="A FAISS index factory string of your own.")
+@click.option("--seed", default=0, show_default=True)
+@store_option
+@json_option
+def index(
+    dataset: str,
+    encoder: str | None,
+    recall: float,
+    memory: str | None,
+    metric: str,
+    factory: str | None,
+    seed: int,
+    store_path: str,
+    as_json: bool,
+) -> None:
+    """Build an approximate index of a view, tuned to a recall that is measured.
+
+    Worth it from some 30,000 items: below, exact search is as fast. Searches use it from then
+    on, and bring it up to date when items come or go.
+    """
+    view = view_of(store_path, dataset, encoder)
+    built = view.build_index(
+        recall=recall, memory_bytes=_bytes(memory), metric=metric, factory=factory, seed=seed
+    )
+    facts = built.facts
+    if as_json:
+        print_json(facts)
+    say(
+        f"{view.name}: {facts['factory']} over {facts['n']:,} vectors in {facts['seconds']:.1f} s; "
+        f"recall@{facts['recall_at']} {facts['recall']:.3f} (at least {facts['recall_low']:.3f}, "
+        f"{facts['n_queries']} queries that it was not tuned on)"
+    )
+    if facts["recall_low"] < recall:
+        say(f"that is below {recall}: try --factory HNSW32, or search with --exact")
+
+
+def _bytes(text: str | None) -> int | None:
+    """Read 500M, 2G or a number of bytes."""
+    if text is None:
+        return None
+    units = {"K": 1e3, "M": 1e6, "G": 1e9}
+    number, unit = (text[:-1], units.get(text[-1:].upper())) if text[-1:].isalpha() else (text, 1)
+    try:
+        return int(float(number) * unit) if unit else int("")
+    except ValueError:
+        raise click.BadParameter(f"{text!r}: expected a size such as 500M or 2G") from None
 
 
 @click.command(epilog='Example: featurestore sql "select label, count(*) from photos group by 1"')

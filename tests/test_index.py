@@ -1,0 +1,301 @@
+"""Searches find what is nearest: all of it when exact, a measured share of it otherwise."""
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from featurestore.cli import run
+from featurestore.errors import BadName, BadQuery, ShapeMismatch, UnknownItem
+from featurestore.index import (
+    ApproximateIndex,
+    ExactIndex,
+    Metric,
+    choose_factory,
+    combine,
+    normalize_rows,
+)
+from featurestore.sources import SourceOptions
+
+DIM = 16
+
+
+class Clustered:
+    """A text "12" has a vector near the centre of cluster 12 % 50."""
+
+    version = "1"
+
+    def encode_texts(self, texts):
+        centres = np.random.default_rng(0).normal(size=(50, DIM))
+        numbers = [int(text) if text.isdecimal() else len(text) for text in texts]  # probes
+        noise = [np.random.default_rng(n).normal(0, 0.3, DIM) for n in numbers]
+        return (centres[np.array(numbers) % 50] + noise).astype(np.float32)
+
+
+SPEC = f"python:{Clustered.__module__}:Clustered"
+
+
+def write_table(path, numbers):
+    rows = [f"i{n:05d},{n},{'even' if n % 2 == 0 else 'odd'}" for n in numbers]
+    path.write_text("\n".join(["id,text,label", *rows]))
+    return path
+
+
+def embed(store, path, **options):
+    options = SourceOptions(text="text", id="id", label=("label",))
+    store.embed([path], dataset="d", encoders=[Clustered()], options=options)
+    return store.dataset("d").views()[0]
+
+
+@pytest.fixture
+def view(empty_store, tmp_path):
+    return embed(empty_store, write_table(tmp_path / "t.csv", range(2000)))
+
+
+def truth(vectors, queries, metric, k, among=None):
+    """Rows of the nearest by NumPy alone."""
+    vectors, queries = vectors.astype(float), queries.astype(float)
+    if metric == "cosine":
+        vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+        queries = queries / np.linalg.norm(queries, axis=1, keepdims=True)
+    scores = queries @ vectors.T
+    if metric == "l2":
+        scores = -np.linalg.norm(queries[:, None] - vectors, axis=2)
+    if among is not None:
+        scores = np.where(among, scores, -np.inf)
+    rows = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+    return rows, np.take_along_axis(scores, rows, axis=1)
+
+
+# Exact
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.integers(1, 40), st.integers(1, 12), st.sampled_from(list(Metric)), st.integers(0, 10**6),
+    st.booleans(),
+)  # fmt: skip
+def test_exact_search_is_a_sort(n, k, metric, seed, filtered):
+    rng = np.random.default_rng(seed)
+    vectors = rng.normal(size=(n, 5)).astype(np.float32)
+    queries = rng.normal(size=(3, 5)).astype(np.float32)
+    among = rng.random(n) < 0.5 if filtered else None
+    n_among = n if among is None else int(among.sum())
+    found = ExactIndex.build(np.arange(n).astype(str).astype(object), vectors, metric).search(
+        queries, k=k, among=among
+    )
+    rows, scores = truth(vectors, queries, metric, min(k, n_among), among)
+    np.testing.assert_array_equal(found.rows, rows)
+    np.testing.assert_allclose(found.scores, scores, atol=1e-4)
+
+
+def test_a_range_holds_all_that_is_near_enough():
+    rng = np.random.default_rng(1)
+    vectors, queries = (rng.normal(size=(n, 8)).astype(np.float32) for n in (200, 4))
+    ids = np.arange(200).astype(str).astype(object)
+    for metric, limit in ((Metric.COSINE, 0.4), (Metric.INNER_PRODUCT, 3.0), (Metric.L2, -3.0)):
+        rows, scores = truth(vectors, queries, metric, 200)
+        for found, row, score in zip(
+            ExactIndex.build(ids, vectors, metric).within(queries, limit), rows, scores, strict=True
+        ):
+            assert found.rows[0].tolist() == row[score >= limit].tolist()
+
+
+def test_other_dims_and_metrics_are_refused():
+    index = ExactIndex.build(np.array(["a"], object), np.ones((1, 3), np.float32))
+    with pytest.raises(ShapeMismatch, match=r"index has dim 3, queries have shape \(1, 4\)"):
+        index.search(np.ones((1, 4), np.float32))
+    with pytest.raises(BadName, match="did you mean 'cosine'"):
+        ExactIndex.build(index.ids, index.vectors, "cosin")
+    with pytest.raises(UnknownItem, match="there is no vector of 'b' here"):
+        index.neighbors("b")
+
+
+def test_likes_and_dislikes_make_one_query():
+    likes = np.array([[2, 0, 0], [0, 3, 0]], np.float32)
+    query = combine(likes, np.array([[0, 0, 5]], np.float32))
+    np.testing.assert_allclose(query, [[0.5, 0.5, -0.5]])
+    np.testing.assert_allclose(combine(likes[:1]), [[1, 0, 0]])
+
+
+# Approximate
+
+
+@pytest.mark.parametrize("metric", list(Metric))
+@pytest.mark.parametrize("factory", [None, "HNSW16", "SQ8", "PCA8,IVF16,Flat"])
+def test_the_recall_is_what_it_says_and_scores_are_exact(metric, factory, view):
+    index = view.build_index(recall=0.9, metric=metric, factory=factory)
+    facts = index.facts
+    assert facts["recall_low"] <= facts["recall"] <= 1
+    if factory != "PCA8,IVF16,Flat":  # FAISS sets no effort inside a transform
+        assert facts["recall"] >= 0.9
+    vectors = view.load().vectors
+    queries = Clustered().encode_texts([str(n) for n in range(50_000, 50_300)])
+    found = index.search(queries, k=10)
+    rows, _ = truth(vectors, queries, metric, 10)
+    shares = [len(set(a) & set(b)) / 10 for a, b in zip(found.rows, rows, strict=True)]
+    assert np.mean(shares) > facts["recall"] - 0.06
+    full = np.take_along_axis(_by_row(vectors, queries, metric), found.rows, axis=1)
+    np.testing.assert_allclose(found.scores, full, atol=1e-3)
+    assert (np.diff(found.scores, axis=1) <= 1e-6).all()
+
+
+def _by_row(vectors, queries, metric):
+    rows, scores = truth(vectors, queries, metric, len(vectors))
+    result = np.empty_like(scores)
+    np.put_along_axis(result, rows, scores, axis=1)
+    return result
+
+
+@pytest.mark.parametrize("factory", [None, "HNSW16", "SQ8"])
+@pytest.mark.parametrize("share", [0.003, 0.1, 0.9])
+def test_filters_give_exactly_k_that_fulfil_them(share, factory, view, monkeypatch):
+    monkeypatch.setattr("featurestore.index.EXACT_FLOATS", 0)  # never by brute force
+    index = view.build_index(factory=factory)
+    among = np.random.default_rng(0).random(2000) < share
+    queries = view.load().vectors[:20]
+    found = index.search(queries, k=5, among=among)
+    assert found.rows.shape == (20, min(5, among.sum()))
+    assert among[found.rows].all()
+    assert all(len(set(row)) == len(row) for row in found.rows.tolist())
+
+
+def test_filters_that_leave_few_are_searched_exactly(view):
+    index = view.build_index()
+    queries = view.load().vectors[:20]
+    found = view.search(queries, k=5, where="label = 'odd' and cast(text as int) < 200")
+    among = view.matching("label = 'odd' and cast(text as int) < 200")
+    assert among.sum() == 100
+    rows, _ = truth(view.load().vectors, queries, "cosine", 5, among)
+    np.testing.assert_array_equal(found.rows, rows)
+    np.testing.assert_array_equal(index.search(queries, k=5, among=among).rows, rows)
+    with pytest.raises(BadQuery, match="expected a condition"):
+        view.search(queries, where="length(text)")
+
+
+def test_an_index_is_kept_and_used(view):
+    built = view.build_index()
+    opened = view.index()
+    assert isinstance(opened, ApproximateIndex)
+    assert opened.facts == built.facts
+    queries = view.load().vectors[:9]
+    np.testing.assert_array_equal(opened.search(queries).rows, built.search(queries).rows)
+    assert isinstance(view.index(exact=True), ExactIndex)
+    assert isinstance(view.index(metric="l2"), ExactIndex)  # it was made for cosine
+    assert isinstance(view.as_of(view.snapshot).index(), ExactIndex)
+    assert opened.neighbors("i00007").ids[0, 0] != "i00007"
+
+
+def test_new_items_are_added_and_those_that_left_are_masked(view, tmp_path):
+    first = view.build_index()
+    store = view.dataset.store
+    view = embed(store, write_table(tmp_path / "t.csv", range(100, 2050)))
+    store.dataset("d").folder.items.merge(
+        None, drop=lambda part: np.asarray(part.column(0)) < "i00100", keys=["item_id"]
+    )
+    index = view.index()
+    assert isinstance(index, ApproximateIndex)
+    assert len(index.ids) == 1950
+    assert len(index.position_rows) == 2050
+    assert index.share_dead == pytest.approx(100 / 2050)
+    everything = index.search(view.load().vectors[:50], k=1900)
+    assert not {f"i{n:05d}" for n in range(100)} & set(everything.ids.ravel())
+    (found,) = index.search(Clustered().encode_texts(["2040"]), k=1).ids
+    assert found.tolist() == ["i02040"]
+    assert index.facts["n"] == 1950 != first.facts["n"]
+    assert index.facts["recall"] > 0.9
+    again = view.index()  # what was brought up to date was kept
+    assert len(again.position_rows) == 2050
+    assert again.facts == index.facts
+
+
+def test_a_changed_item_is_found_where_it_is_now(view, tmp_path):
+    view.build_index()
+    table = tmp_path / "t.csv"
+    table.write_text(table.read_text().replace("i00003,3,odd", "i00003,70004,odd"))
+    view = embed(view.dataset.store, table)
+    found = view.index().search(Clustered().encode_texts(["70004"]), k=1)
+    assert found.ids[0, 0] == "i00003"
+    assert found.scores[0, 0] == pytest.approx(1)
+
+
+def test_where_much_has_gone_it_is_built_anew(view, tmp_path):
+    view.build_index(recall=0.8)
+    view.dataset.folder.items.merge(
+        None, drop=lambda part: np.asarray(part.column(0)) < "i00500", keys=["item_id"]
+    )
+    index = view.index()
+    assert len(index.ids) == len(index.position_rows) == 1500
+    assert index.facts["wanted_recall"] == 0.8
+
+
+@pytest.mark.parametrize("name", ["index.faiss", "keys.arrow", "index.json"])
+@pytest.mark.parametrize("content", [b"", b"damaged", None])
+def test_a_damaged_index_is_named_and_searched_without(name, content, view, caplog):
+    view.build_index()
+    (path,) = view.dataset.path.glob(f"indexes/*/{name}")
+    path.unlink() if content is None else path.write_bytes(content)
+    expected = view.index(exact=True).search(view.load().vectors[:5]).rows
+    np.testing.assert_array_equal(view.search(view.load().vectors[:5]).rows, expected)
+    if (name, content) != ("index.json", None):  # without it there is none
+        assert "delete" in caplog.text
+
+
+def test_an_index_of_another_format_or_dim_is_not_used(view):
+    view.build_index()
+    (path,) = view.dataset.path.glob("indexes/*/index.json")
+    facts = json.loads(path.read_text())
+    path.write_text(json.dumps(facts | {"format": 99}))
+    assert isinstance(view.index(), ExactIndex)
+    path.write_text(json.dumps(facts))
+    import faiss
+
+    other = faiss.IndexFlatIP(DIM + 1)
+    faiss.write_index(other, str(path.with_name("index.faiss")))
+    assert isinstance(view.index(), ExactIndex)
+
+
+def test_the_choice_follows_rows_and_memory():
+    assert choose_factory(200_000, 512) == "IVF512,SQ8"
+    assert choose_factory(1_000_000, 512) == "IVF1024,SQ8"
+    assert choose_factory(200_000, 512, memory_bytes=30_000_000) == "IVF512,PQ128"
+    with pytest.raises(BadName, match=r"expected at least 1\.8"):
+        choose_factory(200_000, 512, memory_bytes=1_000_000)
+
+
+@pytest.mark.parametrize("factory", ["nonsense", "IVF10"])
+def test_a_factory_string_that_faiss_does_not_know(factory, view):
+    with pytest.raises(BadName, match=f"FAISS cannot make '{factory}'"):
+        view.build_index(factory=factory)
+
+
+def test_several_examples_and_what_they_are_not(view):
+    found = view.like(items=["i00001", "i00051"], unlike=["i00002"], k=5)
+    assert not {"i00001", "i00051", "i00002"} & set(found.ids[0])
+    assert {int(one[1:]) % 50 for one in found.ids[0]} == {1}
+    vectors = normalize_rows(view.load().vectors)
+    query = vectors[[1, 51]].mean(axis=0) - 0.5 * vectors[2]
+    scores = vectors @ (query / np.linalg.norm(query))
+    scores[[1, 51, 2]] = -1
+    assert found.rows[0].tolist() == np.argsort(-scores)[:5].tolist()
+    text = view.like(texts=["1"], where="label = 'even'", k=5)
+    assert {int(one[1:]) % 2 for one in text.ids[0]} == {0}
+
+
+def test_the_command_builds_and_tells_the_recall(view, capsys, monkeypatch):
+    monkeypatch.syspath_prepend(str(view.dataset.path))
+    where = ["--store", str(view.dataset.store.path)]
+    assert run(["index", "d", "--json", "--memory", "1M", *where]) == 0
+    out, err = capsys.readouterr()
+    facts = json.loads(out)
+    assert facts["recall"] >= 0.9
+    assert f"recall@10 {facts['recall']:.3f} (at least {facts['recall_low']:.3f}" in err
+    assert run(["index", "d", "--memory", "much", *where]) == 2
+    arguments = ["search", "d", "--item", "i00001", "-k", "3", "--json", *where]
+    assert run([*arguments, "--where", "label = 'even'"]) == 0
+    found = json.loads(capsys.readouterr().out)["neighbors"]
+    assert [one["label"] for one in found] == ["even"] * 3
+    assert run([*arguments, "--where", "1; drop table items"]) == 1
+    assert run([*arguments, "--metric", "l3"]) == 1
