@@ -28,7 +28,7 @@ LAYERS = [
     },
     {"featurestore.ingest", "featurestore.intake", "featurestore.plan", "featurestore.writer"},
     {"featurestore.store", "featurestore.view", "featurestore.labelling", "featurestore.fleet"},
-    {"featurestore.upkeep", "featurestore.verify"},
+    {"featurestore.upkeep", "featurestore.verify", "featurestore.exchange"},
     {"featurestore.demo_data"},
     {"featurestore.demo"},
     {"heads"},

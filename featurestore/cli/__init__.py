@@ -62,7 +62,7 @@ for command in (
     browse.list_datasets, browse.info, browse.search, browse.index, browse.sql,
     browse.list_encoders, learn.train, learn.compare,
     upkeep.verify, upkeep.history, upkeep.compact, upkeep.vacuum, upkeep.delete, upkeep.rename,
-    upkeep.drop, browse.dashboard, browse.demo,
+    upkeep.drop, upkeep.export, upkeep.import_, browse.dashboard, browse.demo,
 ):  # fmt: skip
     cli.add_command(command)
 

@@ -145,6 +145,14 @@ FAMILIES = {
         "random:timm:mobilenetv2_100#seed=0",
         "the same architecture with random weights: random:timm:… or random:open_clip:…",
     ),
+    "import": Family(
+        "featurestore.encoders.imported",
+        (),
+        frozenset(),
+        "import:clip-from-elsewhere",
+        "vectors that another program made: featurestore import",
+        is_remembered=False,
+    ),
     "python": Family(
         "featurestore.encoders.custom",
         (),

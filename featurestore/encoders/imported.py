@@ -1,0 +1,23 @@
+"""The family ``import:``: vectors that came from a file. There is no encoder to load."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from featurestore.encoders import LoadOptions
+from featurestore.errors import UnknownEncoder
+from featurestore.values import EncoderSpec
+
+
+def load(specs: Sequence[EncoderSpec], how: LoadOptions) -> list[Any]:
+    """Refuse: whatever made these vectors is not here.
+
+    Raises
+    ------
+    UnknownEncoder
+    """
+    raise UnknownEncoder(
+        f"the vectors of {specs[0]} came from a file, so nothing new can be embedded by it: "
+        "search by item, or embed with the encoder that made them"
+    )

@@ -1,0 +1,379 @@
+"""Vectors out to other programs' files, and in from theirs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from featurestore.embed import text_hash
+from featurestore.errors import BadSource, MissingExtra, ModalityMismatch
+from featurestore.layout import (
+    DatasetFile,
+    DatasetFolder,
+    SourceRecord,
+    check_dataset_name,
+    make_store,
+)
+from featurestore.sources import RESERVED, canonical_split, require_column
+from featurestore.sources.places import Place
+from featurestore.sources.rows import plain
+from featurestore.store import Store
+from featurestore.tables import ITEMS, drop_equal, view_rows
+from featurestore.values import EncoderSpec, Modality, ResolvedEncoder
+from featurestore.view import View
+from featurestore.writer import replace_items
+
+FAMILY = "import"
+_STORE_ONLY = ("source", "uri", "size", "mtime_ns")  # say something here alone
+_PATH_COLUMNS = ("item_id", "id", "key", "image_path", "path", "url")
+
+
+# Out
+
+
+def to_arrow(view: View, *, split: str | None = None, where: str | None = None) -> pa.Table:
+    """Return ids, columns and vectors as one Arrow table; `to_pandas()` and polars take it."""
+    chosen = view.matching(where, split)
+    found = view.load()
+    rows = np.flatnonzero(chosen)
+    ids = pa.array(found.ids[rows], pa.string())
+    columns = {
+        name: pa.array(found.column(name)[rows])
+        for name in found.columns
+        if name not in _STORE_ONLY
+    }
+    vectors = np.ascontiguousarray(found.vectors[rows])
+    column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), found.dim)
+    return pa.table({"item_id": ids, **columns, "vector": column})
+
+
+def export(
+    view: View, path: str | Path, *, split: str | None = None, where: str | None = None
+) -> int:
+    """Write a view for other programs; return the number of rows.
+
+    ``.parquet`` and ``.arrow`` hold ids, columns and vectors; ``.npy`` the matrix, with the rest
+    in ``.items.parquet`` beside it; ``.atlas.parquet`` has ``projection_x``, ``projection_y`` and
+    ``neighbors`` besides, as Embedding Atlas reads them; a path without a suffix becomes a
+    Hugging Face data set.
+
+    Raises
+    ------
+    BadSource
+        For another suffix, or where there is something already.
+    """
+    path = Path(path)
+    ending = next((one for one in _WRITERS if one and path.name.endswith(one)), path.suffix)
+    if ending not in _WRITERS:
+        known = ", ".join(one or "a folder" for one in _WRITERS)
+        raise BadSource(f"cannot write {path.name}: expected {known}")
+    if path.exists():
+        raise BadSource(f"there is something at {path}: name another file")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    table = to_arrow(view, split=split, where=where)
+    _WRITERS[ending](table, path, view)
+    return len(table)
+
+
+def _write_parquet(table: pa.Table, path: Path, view: View) -> None:
+    pq.write_table(_with_facts(table, view), path, row_group_size=16_384)
+
+
+def _write_arrow(table: pa.Table, path: Path, view: View) -> None:
+    table = _with_facts(table, view)
+    with pa.ipc.new_file(str(path), table.schema) as file:
+        file.write_table(table)
+
+
+def _write_npy(table: pa.Table, path: Path, view: View) -> None:
+    np.save(path, _matrix(table.column("vector"), path.name))
+    rest = _with_facts(table.drop_columns(["vector"]), view)
+    pq.write_table(rest, path.with_suffix(".items.parquet"))
+
+
+def _write_datasets(table: pa.Table, path: Path, view: View) -> None:
+    try:
+        from datasets import Dataset
+    except ImportError as error:
+        raise MissingExtra(
+            "a Hugging Face data set needs datasets: pip install 'featurestore[datasets]'"
+        ) from error
+    Dataset(_with_facts(table, view)).save_to_disk(path)
+
+
+def _write_atlas(table: pa.Table, path: Path, view: View) -> None:
+    vectors = _matrix(table.column("vector"), path.name)
+    centred = vectors - vectors.mean(axis=0)
+    _, directions = np.linalg.eigh(centred.T @ centred)
+    flat = centred @ directions[:, [-1, -2]] if vectors.shape[1] > 1 else np.repeat(centred, 2, 1)
+    index = view.index()
+    row_of = {item_id: row for row, item_id in enumerate(table.column("item_id").to_pylist())}
+    among = np.isin(index.ids, list(row_of))
+    found = index.search(vectors, k=min(16, len(table)), among=among)
+    neighbors = [
+        {
+            "ids": [row_of[item_id] for item_id in ids],
+            "distances": [float(1 - score) for score in scores],
+        }
+        for ids, scores in zip(found.ids, found.scores, strict=True)
+    ]
+    table = table.append_column("projection_x", pa.array(flat[:, 0], pa.float32()))
+    table = table.append_column("projection_y", pa.array(flat[:, 1], pa.float32()))
+    kind = pa.struct([("ids", pa.list_(pa.int64())), ("distances", pa.list_(pa.float64()))])
+    _write_parquet(table.append_column("neighbors", pa.array(neighbors, kind)), path, view)
+
+
+_WRITERS: dict[str, Callable[[pa.Table, Path, View], None]] = {
+    ".atlas.parquet": _write_atlas,
+    ".parquet": _write_parquet,
+    ".arrow": _write_arrow,
+    ".npy": _write_npy,
+    "": _write_datasets,
+}
+
+
+def _with_facts(table: pa.Table, view: View) -> pa.Table:
+    """Say in the file whose vectors these are."""
+    facts = {
+        "dataset": view.dataset.name, "encoder": str(view.spec), "fingerprint": view.fingerprint,
+        "snapshot": str(view.snapshot),
+    }  # fmt: skip
+    return table.replace_schema_metadata({"featurestore": json.dumps(facts)})
+
+
+# In
+
+
+@dataclass(frozen=True, eq=False)
+class Incoming:
+    """Vectors with what came beside them; row i belongs to ids[i]."""
+
+    ids: pa.Array
+    vectors: NDArray[np.float32]
+    columns: pa.Table
+
+
+def read_vectors(
+    path: str | Path, *, item_id: str | None = None, vector: str | None = None
+) -> Incoming:
+    """Read a Parquet or Arrow file with a vector column, an ``.npy``, or clip-retrieval's folder.
+
+    Raises
+    ------
+    BadSource, MissingColumn
+        If it is none of these, or its vectors are not finite and of one length.
+    """
+    path = Path(path)
+    if path.is_dir():
+        table, vectors = _read_clip_retrieval(path)
+    elif path.suffix == ".npy":
+        vectors = _checked(_load_npy(path), path.name)
+        beside = path.with_suffix(".items.parquet")
+        table = pq.read_table(beside) if beside.exists() else None
+    elif path.suffix in (".parquet", ".arrow"):
+        table = _read_table(path)
+        name = vector or _vector_column(table, path)
+        require_column(name, table.column_names, "--vector", Place.of(path))
+        vectors = _matrix(table.column(name), path.name)
+        table = table.drop_columns([name])
+    else:
+        raise BadSource(
+            f"cannot read vectors from {path}: expected .parquet, .arrow, .npy, or a folder of "
+            "clip-retrieval"
+        )
+    if table is None:
+        table = pa.table({"row": pa.array(range(len(vectors)))}).select([])
+    elif len(table) != len(vectors):
+        raise BadSource(f"{path} has {len(vectors)} vectors, but {len(table)} rows beside them")
+    return Incoming(_ids(table, item_id, path, len(vectors)), vectors, table)
+
+
+def import_vectors(
+    store: Store,
+    incoming: Incoming,
+    *,
+    dataset: str,
+    name: str,
+    origin: str | Path,
+    text: str | None = None,
+    labels: Sequence[str] = (),
+) -> View:
+    """Make a view ``import:<name>`` of vectors that another program made.
+
+    Items that the data set has keep their rows; others are added. There is no encoder: such a
+    view is searched by item, and heads learn from it.
+    """
+    make_store(store.path)
+    folder = DatasetFolder(store.path / "datasets" / check_dataset_name(dataset))
+    table = incoming.columns
+    for column in labels:
+        require_column(column, table.column_names, "--label", Place.of(origin))
+    if text is None and "text" in table.column_names and table["text"].null_count < len(table):
+        text = "text"
+    modality = Modality.TEXT if text is not None else Modality.IMAGE
+    earlier = folder.read() if folder.exists else None
+    if earlier is not None and text is None:
+        modality = earlier.modality
+    if earlier is not None and earlier.modality is not modality:
+        raise ModalityMismatch(
+            f"data set {folder.name!r} holds {earlier.modality}s, these are {modality}s"
+        )
+    spec = EncoderSpec(FAMILY, name)
+    chosen = {"family": FAMILY, "name": name}
+    dim = incoming.vectors.shape[1]
+    resolved = ResolvedEncoder(spec, dim, frozenset({modality}), chosen, {})
+    source = Path(origin).name
+    with folder.locked("dataset"):
+        folder.create_tables()
+        record = SourceRecord(FAMILY, str(Path(origin).absolute()), (), {})
+        known = folder.items.read(["item_id", "content_hash"])
+        place = pc.index_in(incoming.ids, value_set=known.column("item_id"))
+        rows = _item_rows(incoming, source, text, place, known)
+        new = rows.filter(pc.is_null(place))
+        found = earlier or DatasetFile(modality, {}, {})
+        tasks = {one: {"task": _task(table.column(one))} for one in labels}
+        sources = dict(found.sources) | ({source: record} if len(new) else {})
+        folder.write(DatasetFile(modality, {**found.labels, **tasks}, sources, found.attached))
+        if len(new):
+            replace_items(folder, new)
+    view = folder.create_view(resolved.slug, dim)
+    vectors = view_rows(incoming.ids, rows.column("content_hash").combine_chunks(),
+                        incoming.vectors)  # fmt: skip
+    view.merge(None, drop=drop_equal({"item_id": incoming.ids}, ["item_id"]), keys=["item_id"])
+    view.append(vectors)
+    folder.write_encoder(resolved, {}, "elsewhere")
+    return store.view(dataset, str(spec))
+
+
+def _item_rows(
+    incoming: Incoming, source: str, text: str | None, place: pa.Array, known: pa.Table
+) -> pa.Table:
+    """Return item rows; content that is known keeps its hash."""
+    table, n = incoming.columns, len(incoming.ids)
+    named = table.column("content_hash") if "content_hash" in table.column_names else None
+    if named is not None:
+        own = named.combine_chunks()
+    elif text is not None:
+        own = pa.array([text_hash(one) for one in table.column(text).to_pylist()])
+    else:  # nobody here knows the content: the vector stands for it
+        own = pa.array([hashlib.sha256(row.tobytes()).hexdigest() for row in incoming.vectors])
+    theirs = known.column("content_hash").take(place).combine_chunks()
+    splits = table.column("split").to_pylist() if "split" in table.column_names else [None] * n
+    columns: dict[str, Any] = {
+        "item_id": incoming.ids,
+        "source": pa.array([source] * n),
+        "text": table.column(text).cast(pa.string()) if text is not None else pa.nulls(n),
+        "content_hash": pc.coalesce(theirs, own),
+        "split": pa.array([canonical_split(one) for one in splits], pa.string()),
+        "group": table.column("group") if "group" in table.column_names else pa.nulls(n),
+    }
+    for name in table.column_names:
+        if name not in RESERVED and name not in columns and name != text:
+            columns[name] = plain(table.column(name))
+    schema = pa.schema(
+        [ITEMS.field(name) if name in ITEMS.names else pa.field(name, value.type)
+         for name, value in columns.items()]
+    )  # fmt: skip
+    arrays = [value.cast(schema.field(name).type) for name, value in columns.items()]
+    return pa.Table.from_arrays(arrays, schema=schema)
+
+
+def _task(column: pa.ChunkedArray) -> str:
+    return "regression" if pa.types.is_floating(column.type) else "multiclass"
+
+
+def _read_table(path: Path) -> pa.Table:
+    try:
+        if path.suffix == ".parquet":
+            return pq.read_table(path)
+        with pa.memory_map(str(path)) as file:
+            return pa.ipc.open_file(file).read_all()
+    except (OSError, pa.ArrowInvalid) as error:
+        raise BadSource(f"cannot read {path}: {error}") from None
+
+
+def _load_npy(path: Path) -> NDArray[Any]:
+    try:
+        loaded: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise BadSource(f"cannot read {path}: {error}") from None
+    return loaded
+
+
+def _read_clip_retrieval(folder: Path) -> tuple[pa.Table | None, NDArray[np.float32]]:
+    """Read ``img_emb/*.npy`` (or ``text_emb``) and ``metadata/*.parquet``, in order of number."""
+    for kind in ("img_emb", "text_emb"):
+        files = sorted((folder / kind).glob("*.npy"), key=_number)
+        if files:
+            break
+    else:
+        raise BadSource(f"{folder} holds no img_emb/*.npy: expected a folder of clip-retrieval")
+    vectors = np.concatenate([_checked(_load_npy(path), path.name) for path in files])
+    tables = sorted((folder / "metadata").glob("*.parquet"), key=_number)
+    if not tables:
+        return None, vectors
+    return pa.concat_tables(map(pq.read_table, tables), promote_options="permissive"), vectors
+
+
+def _number(path: Path) -> tuple[int, str]:
+    digits = path.stem.rpartition("_")[2]
+    return (int(digits) if digits.isdecimal() else -1, path.name)
+
+
+def _vector_column(table: pa.Table, path: Path) -> str:
+    found = [
+        field.name
+        for field in table.schema
+        if (pa.types.is_list(field.type) or pa.types.is_fixed_size_list(field.type)
+            or pa.types.is_large_list(field.type))
+        and pa.types.is_floating(field.type.value_type)
+    ]  # fmt: skip
+    if len(found) != 1:
+        raise BadSource(
+            f"{path.name} has {len(found)} columns of vectors ({', '.join(found) or 'none'}): "
+            "name one with --vector"
+        )
+    return str(found[0])
+
+
+def _matrix(column: pa.ChunkedArray, name: str) -> NDArray[np.float32]:
+    """Return lists of numbers as (n, dim) float32."""
+    if column.null_count:
+        raise BadSource(f"{column.null_count} rows of {name} have no vector")
+    lengths = pc.unique(pc.list_value_length(column))
+    if len(lengths) > 1:
+        raise BadSource(f"the vectors of {name} have {len(lengths)} lengths: expected one")
+    flat = np.concatenate([np.asarray(chunk.flatten()) for chunk in column.chunks] or [np.empty(0)])
+    return _checked(flat.reshape(len(column), -1), name)
+
+
+def _checked(vectors: NDArray[Any], name: str) -> NDArray[np.float32]:
+    if vectors.ndim != 2 or not np.issubdtype(vectors.dtype, np.number):
+        raise BadSource(f"{name} holds {vectors.dtype}{vectors.shape}: expected (n, dim) numbers")
+    result: NDArray[np.float32] = np.ascontiguousarray(vectors, np.float32)
+    if not np.isfinite(result).all():
+        raise BadSource(f"{name} holds NaN or infinity")
+    return result
+
+
+def _ids(table: pa.Table, item_id: str | None, path: Path, n: int) -> pa.Array:
+    if item_id is not None:
+        require_column(item_id, table.column_names, "--id", Place.of(path))
+    names = [item_id] if item_id else [c for c in _PATH_COLUMNS if c in table.column_names]
+    for name in names:
+        ids = pc.cast(table.column(name), pa.string()).combine_chunks()
+        if ids.null_count == 0 and len(pc.unique(ids)) == n:
+            return ids
+        if item_id is not None:
+            raise BadSource(f"column {name!r} of {path.name} does not name each row once")
+    return pa.array([f"{path.name}:{row}" for row in range(n)])

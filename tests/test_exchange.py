@@ -1,0 +1,206 @@
+"""What goes out comes back the same, and other programs' files come in."""
+
+import json
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import heads
+from featurestore.cli import run
+from featurestore.errors import BadName, BadSource, MissingColumn, UnknownEncoder
+from featurestore.exchange import Incoming, export, import_vectors, read_vectors, to_arrow
+from featurestore.sources import SourceOptions
+from featurestore.store import open_store
+from featurestore.verify import verify
+
+HASHING = "baseline:hashing#size=32"
+
+
+@pytest.fixture
+def view(empty_store, tmp_path):
+    path = tmp_path / "t.csv"
+    rows = [f"i{n},text number{n},{'ab'[n % 2]},{('train', 'test')[n % 3 == 0]}" for n in range(9)]
+    path.write_text("\n".join(["id,text,label,split", *rows]))
+    options = SourceOptions(text="text", id="id", label=("label",), split="split")
+    empty_store.embed([path], dataset="d", encoders=[HASHING], options=options)
+    return empty_store.view("d", HASHING)
+
+
+@pytest.mark.parametrize("name", ["v.parquet", "v.arrow", "v.npy"])
+def test_an_export_comes_back_the_same(name, view, tmp_path):
+    path = tmp_path / "out" / name
+    assert export(view, path) == 9
+    store = open_store(tmp_path / "other", create=True)
+    back = import_vectors(
+        store, read_vectors(path), dataset="d", name="h", origin=path, labels=["label"]
+    )
+    before, after = view.load(), back.load()
+    assert str(back.spec) == "import:h"
+    np.testing.assert_array_equal(after.ids, before.ids)
+    np.testing.assert_array_equal(after.vectors, before.vectors)
+    for column in ("text", "label", "split", "group", "content_hash"):
+        assert after.column(column).tolist() == before.column(column).tolist()
+    assert verify(store.dataset("d").folder) == []
+    assert heads.fit(back, "prototype", register=False).card["label"] == "label"
+    assert back.neighbors("i0", k=3).ids.tolist() == view.neighbors("i0", k=3).ids.tolist()
+    with pytest.raises(UnknownEncoder, match="came from a file"):
+        back.search_text("a")
+
+
+@settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    st.lists(st.text(min_size=1), min_size=1, max_size=8, unique=True), st.integers(1, 5),
+    st.integers(0, 10**6),
+)  # fmt: skip
+def test_any_rows_come_back_the_same(tmp_path_factory, ids, dim, seed):
+    ids = [one for one in ids if one.isprintable()] or ["a"]
+    vectors = np.random.default_rng(seed).normal(size=(len(ids), dim)).astype(np.float32)
+    folder = tmp_path_factory.mktemp("x")
+    store = open_store(folder / "s", create=True)
+    incoming = Incoming(pa.array(ids), vectors, pa.table({"note": [f"n{i}" for i in ids]}))
+    view = import_vectors(store, incoming, dataset="d", name="x", origin="somewhere")
+    export(view, folder / "v.parquet")
+    again = read_vectors(folder / "v.parquet")
+    order = np.argsort(ids)
+    assert again.ids.to_pylist() == [ids[i] for i in order]
+    np.testing.assert_array_equal(again.vectors, vectors[order])
+    assert again.columns["note"].to_pylist() == [f"n{ids[i]}" for i in order]
+
+
+def test_a_hugging_face_folder(view, tmp_path):
+    datasets = pytest.importorskip("datasets")
+    assert export(view, tmp_path / "hf", split="test") == 3
+    found = datasets.load_from_disk(str(tmp_path / "hf"))
+    assert found["item_id"][:] == ["i0", "i3", "i6"]
+    np.testing.assert_allclose(np.array(found["vector"][:]), view.load(split="test").vectors)
+
+
+def test_embedding_atlas_columns(view, tmp_path):
+    export(view, tmp_path / "v.atlas.parquet", where="label = 'a'")
+    rows = pq.read_table(tmp_path / "v.atlas.parquet").to_pylist()
+    assert [row["item_id"] for row in rows] == ["i0", "i2", "i4", "i6", "i8"]
+    for number, row in enumerate(rows):
+        assert row["neighbors"]["ids"][0] == number
+        assert row["neighbors"]["distances"][0] == pytest.approx(0, abs=1e-6)
+        assert sorted(row["neighbors"]["ids"]) == list(range(5))
+    flat = np.array([[row["projection_x"], row["projection_y"]] for row in rows])
+    assert (flat.std(axis=0) > 0).all()
+    assert flat.std(axis=0)[0] >= flat.std(axis=0)[1]
+
+
+def test_frames(view):
+    table = to_arrow(view, where="label = 'b'")
+    frame = table.to_pandas()
+    assert frame["item_id"].tolist() == ["i1", "i3", "i5", "i7"]
+    np.testing.assert_array_equal(np.stack(frame["vector"]), view.load().vectors[1:8:2])
+
+
+def test_the_file_says_whose_vectors_it_holds(view, tmp_path):
+    export(view, tmp_path / "v.parquet")
+    said = json.loads(pq.read_schema(tmp_path / "v.parquet").metadata[b"featurestore"])
+    assert said == {
+        "dataset": "d", "encoder": HASHING, "fingerprint": view.fingerprint,
+        "snapshot": str(view.snapshot),
+    }  # fmt: skip
+
+
+def test_a_folder_of_clip_retrieval(empty_store, tmp_path):
+    """Parts in order of their numbers, float16, with image_path and caption beside them."""
+    folder = tmp_path / "clip"
+    vectors = np.random.default_rng(0).normal(size=(22, 8)).astype(np.float16)
+    (folder / "img_emb").mkdir(parents=True)
+    (folder / "metadata").mkdir()
+    for part in range(11):  # 10 comes after 9
+        np.save(folder / "img_emb" / f"img_emb_{part}.npy", vectors[2 * part : 2 * part + 2])
+        names = [f"{2 * part + i:03d}.jpg" for i in range(2)]
+        table = pa.table({"image_path": names, "caption": [f"a {name}" for name in names]})
+        pq.write_table(table, folder / "metadata" / f"metadata_{part}.parquet")
+    view = import_vectors(empty_store, read_vectors(folder), dataset="d", name="b32", origin=folder)
+    found = view.load()
+    assert found.ids.tolist() == [f"{i:03d}.jpg" for i in range(22)]
+    np.testing.assert_array_equal(found.vectors, vectors.astype(np.float32))
+    assert found.column("caption")[21] == "a 021.jpg"
+
+
+def test_vectors_for_items_that_are_known(view, tmp_path):
+    """They join the items there are; labels and texts stay."""
+    np.save(tmp_path / "v.npy", np.eye(3, dtype=np.float32))
+    pq.write_table(pa.table({"id": ["i2", "i0", "new"]}), tmp_path / "v.items.parquet")
+    store = view.dataset.store
+    made = import_vectors(
+        store, read_vectors(tmp_path / "v.npy"), dataset="d", name="x", origin=tmp_path / "v.npy"
+    )
+    found = made.load()
+    assert found.ids.tolist() == ["i0", "i2", "new"]
+    assert found.vectors.argmax(axis=1).tolist() == [1, 0, 2]
+    assert found.column("text").tolist() == ["text number0", "text number2", None]
+    assert view.n_rows == 9
+    store.embed([], dataset="d", encoders=[HASHING])  # sources that it knows are read as before
+    assert store.dataset("d").n_items == 10
+
+
+@pytest.mark.parametrize(
+    ("write", "error", "message"),
+    [
+        (lambda p: p.with_suffix(".txt").write_text("x"), BadSource, "expected .parquet, .arrow"),
+        (lambda p: np.save(p.with_suffix(".npy"), np.ones(3)), BadSource, r"expected \(n, dim\)"),
+        (lambda p: np.save(p.with_suffix(".npy"), np.full((2, 2), np.nan)), BadSource, "NaN"),
+        (lambda p: p.with_suffix(".npy").write_bytes(b"no"), BadSource, "cannot read"),
+        (
+            lambda p: np.save(p.with_suffix(".npy"), np.array([[{}]]), allow_pickle=True),
+            BadSource, "Python objects",
+        ),
+        (
+            lambda p: pq.write_table(pa.table({"v": [[1.0], [1.0, 2]]}), p.with_suffix(".parquet")),
+            BadSource, "2 lengths",
+        ),
+        (
+            lambda p: pq.write_table(pa.table({"v": [[1.0], None]}), p.with_suffix(".parquet")),
+            BadSource, "1 rows of v.parquet have no vector",
+        ),
+        (
+            lambda p: pq.write_table(pa.table({"a": [1]}), p.with_suffix(".parquet")),
+            BadSource, "has 0 columns of vectors",
+        ),
+        (lambda p: p.with_suffix(".dir").mkdir(), BadSource, "holds no img_emb"),
+    ],
+)  # fmt: skip
+def test_what_holds_no_vectors(write, error, message, tmp_path):
+    write(tmp_path / "v")
+    (path,) = tmp_path.glob("v.*")
+    with pytest.raises(error, match=message):
+        read_vectors(path)
+
+
+def test_names_that_there_are_not(view, tmp_path):
+    export(view, tmp_path / "v.parquet")
+    with pytest.raises(MissingColumn, match="--id"):
+        read_vectors(tmp_path / "v.parquet", item_id="absent")
+    with pytest.raises(BadSource, match="does not name each row once"):
+        read_vectors(tmp_path / "v.parquet", item_id="label")
+    with pytest.raises(BadSource, match="there is something at"):
+        export(view, tmp_path / "v.parquet")
+    with pytest.raises(BadSource, match=r"cannot write v\.csv: expected \.atlas\.parquet"):
+        export(view, tmp_path / "v.csv")
+    incoming = read_vectors(tmp_path / "v.parquet")
+    with pytest.raises(BadName, match="is no data set name"):
+        import_vectors(view.dataset.store, incoming, dataset="../d", name="x", origin="v")
+
+
+def test_the_commands(view, tmp_path, capsys):
+    where = ["--store", str(view.dataset.store.path)]
+    path = str(tmp_path / "v.parquet")
+    assert run(["export", "d", path, "--where", "label = 'a'", *where]) == 0
+    assert "5 rows in" in capsys.readouterr().err
+    other = ["--store", str(tmp_path / "other")]
+    assert run(["import", path, "--dataset", "e", "--name", "h", "--label", "label", *other]) == 0
+    assert "e@import:h: 5 vectors of dim 32" in capsys.readouterr().err
+    assert run(["info", "e", *other]) == run(["search", "e", "--item", "i0", *other]) == 0
+    assert run(["embed", "--dataset", "e", "-e", HASHING, *other]) == 1
+    assert "name a SOURCE" in capsys.readouterr().err
