@@ -1,0 +1,95 @@
+"""The format is what docs/format.md says, and yesterday's stores load."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import heads
+from featurestore.sources import SourceOptions
+from featurestore.store import open_store
+from featurestore.verify import verify
+
+ROOT = Path(__file__).parents[1]
+BLOCKS = re.findall(
+    r"^```python\n(.*?)^```", (ROOT / "docs" / "format.md").read_text(), re.DOTALL | re.M
+)
+KEPT = ROOT / "tests" / "data" / "store-1"
+HASHING = "baseline:hashing#size=16"
+
+
+@pytest.fixture
+def view(empty_store, tmp_path):
+    """A view with superseded rows, an added column and several files."""
+    path = tmp_path / "t.csv"
+    options = SourceOptions(text="text", id="id", label=("label",))
+    for header, rows in (
+        ("id,text,label", ["a,first text,x", "b,second text,y"]),
+        ("id,text,label,note", ["a,first text,x,", "b,changed text,y,new", "c,third text,x,new"]),
+    ):
+        path.write_text("\n".join([header, *rows]))
+        empty_store.embed([path], dataset="d", encoders=[HASHING], options=options)
+    return empty_store.view("d", HASHING)
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=["pyarrow", "duckdb"])
+def test_the_lines_of_the_page_read_a_store_without_us(block, view):
+    names = {"DATASET": str(view.dataset.path)}
+    exec(compile(block, "docs/format.md", "exec"), names)
+    found, expected = names["valid"].sort_by("item_id"), view.load()
+    assert found["item_id"].to_pylist() == expected.ids.tolist() == ["a", "b", "c"]
+    np.testing.assert_array_equal(np.stack(found["vector"].to_pylist()), expected.vectors)
+    if "note" in found.column_names:
+        assert found["note"].to_pylist() == expected.column("note").tolist()
+
+
+def test_a_store_of_format_1_loads(tmp_path):
+    """It was written by `write_kept_store` in November 2026 and is never written again."""
+    shutil.copytree(KEPT / "store", tmp_path / "store")
+    expected = json.loads((KEPT / "expected.json").read_text())
+    store = open_store(tmp_path / "store")
+    assert store.datasets() == ["texts"]
+    dataset = store.dataset("texts")
+    assert verify(dataset.folder) == []
+    found = store.view("texts", HASHING).load()
+    assert found.ids.tolist() == expected["ids"]
+    assert found.labels.tolist() == expected["labels"]
+    np.testing.assert_allclose(found.vectors, expected["vectors"], atol=1e-6)
+    head = heads.load_head(dataset, expected["head_id"])
+    assert head.predict(found).tolist() == expected["predicted"]
+    (comparison,) = heads.runs(dataset)
+    assert [row["head"] for row in comparison.rows()] == expected["compared"]
+    earlier = store.view("texts", HASHING).as_of(expected["first_snapshot"])
+    assert earlier.n_rows == 6
+
+
+def write_kept_store(folder):
+    """Write tests/data/store-1 (python -c "…; write_kept_store(Path('tests/data/store-1'))")."""
+    path = folder / "texts.csv"
+    folder.mkdir(parents=True)
+    store = open_store(folder / "store", create=True)
+    options = SourceOptions(text="text", id="id", label=("label",))
+    snapshots = []
+    for n in (6, 12):
+        rows = [
+            f"t{i:02d},{('red apple', 'blue sea')[i % 2]} {'word ' * i},{'fs'[i % 2]}"
+            for i in range(n)
+        ]
+        path.write_text("\n".join(["id,text,label", *rows]))
+        store.embed([path], dataset="texts", encoders=[HASHING], options=options)
+        snapshots.append(str(store.view("texts", HASHING).snapshot))
+    view = store.view("texts", HASHING)
+    head = heads.fit(view, "prototype")
+    compared = heads.compare(view, ["prototype"])
+    found = view.load()
+    expected = {
+        "ids": found.ids.tolist(), "labels": found.labels.tolist(),
+        "vectors": found.vectors.tolist(), "head_id": head.head_id,
+        "predicted": head.predict(found).tolist(), "first_snapshot": snapshots[0],
+        "compared": [row["head"] for row in compared.rows()],
+    }  # fmt: skip
+    (folder / "expected.json").write_text(json.dumps(expected))
+    shutil.rmtree(folder / "store" / "datasets" / "texts" / "locks")
