@@ -41,22 +41,6 @@ _PATH_COLUMNS = ("item_id", "id", "key", "image_path", "path", "url")
 # Out
 
 
-def to_arrow(view: View, *, split: str | None = None, where: str | None = None) -> pa.Table:
-    """Return ids, columns and vectors as one Arrow table; `to_pandas()` and polars take it."""
-    chosen = view.matching(where, split)
-    found = view.load()
-    rows = np.flatnonzero(chosen)
-    ids = pa.array(found.ids[rows], pa.string())
-    columns = {
-        name: pa.array(found.column(name)[rows])
-        for name in found.columns
-        if name not in _STORE_ONLY
-    }
-    vectors = np.ascontiguousarray(found.vectors[rows])
-    column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), found.dim)
-    return pa.table({"item_id": ids, **columns, "vector": column})
-
-
 def export(
     view: View, path: str | Path, *, split: str | None = None, where: str | None = None
 ) -> int:
@@ -80,7 +64,8 @@ def export(
     if path.exists():
         raise BadSource(f"there is something at {path}: name another file")
     path.parent.mkdir(parents=True, exist_ok=True)
-    table = to_arrow(view, split=split, where=where)
+    table = view.to_arrow(split=split, where=where)
+    table = table.drop_columns([name for name in _STORE_ONLY if name in table.column_names])
     _WRITERS[ending](table, path, view)
     return len(table)
 

@@ -48,10 +48,11 @@ from featurestore.layout import (
     make_store,
 )
 from featurestore.profile import Clock
+from featurestore.query import select
 from featurestore.sources import SourceOptions
 from featurestore.sources.contents import Reader
 from featurestore.sources.places import Place
-from featurestore.tables import drop_equal, write_file
+from featurestore.tables import drop_equal, read_shard, write_file
 from featurestore.values import EncoderSpec, Modality, ResolvedEncoder, parse_specs
 from featurestore.view import View
 
@@ -204,6 +205,32 @@ class Store:
             job.how,
             load=job.load,
         )
+
+    def sql(self, statement: str) -> pa.Table:
+        """Run one SELECT; what it may name are the data sets, their views and predictions.
+
+        ``photos`` holds the items, ``"photos@timm:resnet18"`` ids and vectors (FLOAT[dim]) of a
+        view, ``"photos/<head id>"`` what a head predicted out of fold or on the test split. Each
+        is read only where the statement names it.
+
+        Raises
+        ------
+        BadQuery
+            If it is not one SELECT, or names anything else: files, settings, other databases.
+        """
+        tables = {}
+        for name in self.datasets():
+            if name not in statement:
+                continue
+            dataset = self.dataset(name)
+            tables[name] = dataset.items()
+            for view in dataset.views():
+                if view.name in statement:
+                    tables[view.name] = view.to_arrow(columns=[])
+            for path in dataset.path.glob("heads/*/predictions.parquet"):
+                if (key := f"{name}/{path.parent.name}") in statement:
+                    tables[key] = read_shard(path)
+        return select(statement, tables)
 
     def rename(self, name: str, new: str) -> DataSet:
         """Give a data set another name; heads and cards keep the name that they were made under.

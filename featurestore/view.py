@@ -154,6 +154,24 @@ class View:
             items = _with_nulls(items, absent).select(list(wanted))
         return self._embeddings(items, vectors, snapshot)
 
+    def to_arrow(
+        self,
+        *,
+        split: str | None = None,
+        where: str | None = None,
+        columns: Sequence[str] | None = None,
+    ) -> pa.Table:
+        """Return ids, item columns and vectors as an Arrow table: pandas and polars take it.
+
+        Vectors are ``fixed_size_list<float32>[dim]``.
+        """
+        chosen = self.matching(where, split)
+        found = self._rows(self.snapshot)
+        names = found.items.column_names if columns is None else ["item_id", *columns]
+        items = found.items.select(names).filter(pa.array(chosen))
+        vectors = pa.array(np.ascontiguousarray(found.vectors[chosen]).reshape(-1))
+        return items.append_column("vector", pa.FixedSizeListArray.from_arrays(vectors, self.dim))
+
     def batches(
         self, n: int = 8192, *, columns: Sequence[str] = (), snapshot: Snapshot | None = None
     ) -> Iterator[Embeddings]:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 import heads
 from featurestore.cli import run
 from featurestore.errors import BadName, BadSource, MissingColumn, UnknownEncoder
-from featurestore.exchange import Incoming, export, import_vectors, read_vectors, to_arrow
+from featurestore.exchange import Incoming, export, import_vectors, read_vectors
 from featurestore.sources import SourceOptions
 from featurestore.store import open_store
 from featurestore.verify import verify
@@ -95,7 +95,7 @@ def test_embedding_atlas_columns(view, tmp_path):
 
 
 def test_frames(view):
-    table = to_arrow(view, where="label = 'b'")
+    table = view.to_arrow(where="label = 'b'")
     frame = table.to_pandas()
     assert frame["item_id"].tolist() == ["i1", "i3", "i5", "i7"]
     np.testing.assert_array_equal(np.stack(frame["vector"]), view.load().vectors[1:8:2])

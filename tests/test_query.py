@@ -53,3 +53,52 @@ def test_a_bad_expression_is_refused(expression):
     with pytest.raises(BadQuery) as error:
         evaluate(expression, PETS)
     assert len(str(error.value).splitlines()) == 1
+
+
+def test_a_store_answers_over_items_vectors_and_predictions(empty_store, tiny_images):
+    import heads
+
+    spec = "baseline:pixels#size=1"
+    empty_store.embed([tiny_images], dataset="tiny", encoders=[spec])
+    view = empty_store.view("tiny", spec)
+    head = heads.fit(view, "prototype")
+    found = empty_store.sql(
+        f"select label, count(*) n, avg(vector[1]) red, sum((p.predicted = p.label)::int) hits "
+        f'from tiny join "tiny@{spec}" using (item_id) '
+        f'join "tiny/{head.head_id}" p using (item_id) group by tiny.label order by tiny.label'
+    ).to_pylist()
+    assert [(row["label"], row["n"]) for row in found] == [("dark", 3), ("light", 3)]
+    assert found[0]["red"] == pytest.approx(20 / 255)
+    similar = empty_store.sql(
+        f'select item_id from "tiny@{spec}" order by array_cosine_similarity(vector, '
+        "[0.1, 0, 0]::FLOAT[3]) desc limit 3"
+    )
+    assert {one["item_id"] for one in similar.to_pylist()} == {f"dark/{i}.png" for i in range(3)}
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "copy tiny to '/tmp/x.parquet'",
+        "attach '/tmp/x.db'",
+        "install httpfs",
+        "load httpfs",
+        "pragma database_list",
+        "set enable_external_access = true",
+        "select * from read_csv('/etc/passwd')",
+        "select * from '/etc/passwd'",
+        "select * from glob('/etc/*')",
+        "select 1; select 2",
+        "create table x as select 1",
+        "drop table tiny",
+        "delete from tiny",
+        "export database '/tmp/x'",
+        "call pragma_version()",
+        "explain analyze select 1",
+        "",
+    ],
+)
+def test_nothing_but_one_select_gets_through(statement, empty_store, tiny_images):
+    empty_store.embed([tiny_images], dataset="tiny", encoders=["baseline:pixels#size=1"])
+    with pytest.raises(BadQuery):
+        empty_store.sql(statement)

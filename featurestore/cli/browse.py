@@ -221,12 +221,11 @@ def _bytes(text: str | None) -> int | None:
 @store_option
 @json_option
 def sql(statement: str, store_path: str, as_json: bool) -> None:
-    """Run one SELECT over the items; tables are named after the data sets."""
-    from featurestore.query import select
+    """Run one SELECT over data sets, views and predictions.
 
-    store = open_given(store_path)
-    tables = {name: store.dataset(name).items() for name in store.datasets() if name in statement}
-    result = select(statement, tables)
+    photos is a table of items, "photos@SPEC" of vectors, "photos/HEAD-ID" of predictions.
+    """
+    result = open_given(store_path).sql(statement)
     if as_json:
         print_json(result.to_pylist())
     else:
