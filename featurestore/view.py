@@ -277,6 +277,11 @@ class View:
         return index
 
     @property
+    def index_facts(self) -> dict[str, Any] | None:
+        """What index.json says: factory, recall, effort; None where searches are exact."""
+        return read_facts(self._index_folder)
+
+    @property
     def _index_folder(self) -> Path:
         return self.dataset.path / "indexes" / self.slug
 

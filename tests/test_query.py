@@ -63,7 +63,7 @@ def test_a_store_answers_over_items_vectors_and_predictions(empty_store, tiny_im
     view = empty_store.view("tiny", spec)
     head = heads.fit(view, "prototype")
     found = empty_store.sql(
-        f"select tiny.label, count(*) n, avg(vector[1]) red, sum((p.predicted = p.label)::int) hits "
+        "select tiny.label, count(*) n, avg(vector[1]) red, count_if(p.predicted = p.label) hits "
         f'from tiny join "tiny@{spec}" using (item_id) '
         f'join "tiny/{head.head_id}" p using (item_id) group by tiny.label order by tiny.label'
     ).to_pylist()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -18,6 +18,9 @@ from featurestore.cli.output import (
     store_option,
     view_of,
 )
+
+if TYPE_CHECKING:
+    from featurestore.view import View
 
 
 @click.command(name="ls", epilog="Example: featurestore ls")
@@ -56,6 +59,7 @@ def info(dataset: str, store_path: str, as_json: bool) -> None:
     found = open_given(store_path).dataset(dataset)
     items = found.items()
     failures = found.failures().to_pylist()
+    runs = found.folder.runs("embed")
     columns = [*found.label_columns, "split"]
     value = {
         "dataset": dataset,
@@ -64,11 +68,7 @@ def info(dataset: str, store_path: str, as_json: bool) -> None:
         "sources": {name: record.root for name, record in found.description.sources.items()},
         "columns": items.column_names,
         "counts": {name: Counter(items.column(name).to_pylist()) for name in columns},
-        "views": [
-            {"encoder": str(v.spec), "dim": v.dim, "rows": v.n_rows, "snapshot": str(v.snapshot),
-             "fingerprint": v.fingerprint}
-            for v in found.views()
-        ],
+        "views": [_view_facts(view, runs) for view in found.views()],
         "failures": failures,
     }  # fmt: skip
     if as_json:
@@ -87,10 +87,32 @@ def info(dataset: str, store_path: str, as_json: bool) -> None:
         )
         more = f" and {len(counts) - 12} more" if len(counts) > 12 else ""
         click.echo(f"  {column}: {shown}{more}")
-    rows = [[v["encoder"], v["dim"], f"{v['rows']:,}", v["snapshot"]] for v in value["views"]]
-    print_table(["view", "dim", "rows", "snapshot"], rows)
+    rows = [
+        [v["encoder"], v["dim"], f"{v['rows']:,}", f"{v['bytes'] / 1e6:,.1f}", v["snapshot"],
+         f"{v['items_per_s']:,.0f}" if v["items_per_s"] else "",
+         f"{v['index']['factory']}, recall {v['index']['recall']:.3f}" if v["index"] else "exact"]
+        for v in value["views"]
+    ]  # fmt: skip
+    print_table(["view", "dim", "rows", "MB", "snapshot", "items/s", "search"], rows)
     for one in failures:
         click.echo(f"  failed ({one['stage']}): {one['item_id']}: {one['error']}")
+
+
+def _view_facts(view: View, runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """Tell what a view is, how large, and how fast it was made last."""
+    of_it = [run for run in runs if run["encoder"] == str(view.spec) and run["n_encoded"]]
+    return {
+        "encoder": str(view.spec),
+        "dim": view.dim,
+        "rows": view.n_rows,
+        "bytes": sum(shard.size_bytes for shard in view.table.shards()),
+        "shards": len(view.table.shards()),
+        "snapshot": str(view.snapshot),
+        "fingerprint": view.fingerprint,
+        "embedded": of_it[0]["when"] if of_it else None,
+        "items_per_s": of_it[0]["items_per_s"] if of_it else None,
+        "index": view.index_facts,
+    }
 
 
 @click.command(

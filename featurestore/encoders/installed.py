@@ -26,7 +26,7 @@ class KnownEncoder:
 
 
 SHIPPED = (
-    KnownEncoder("builtin:tiny-image", "images", 672, "apache-2.0", "in the package"),
+    KnownEncoder("builtin:tiny-image", "images", 320, "apache-2.0", "in the package"),
     KnownEncoder("builtin:tiny-text", "texts", 256, "apache-2.0", "in the package"),
 )
 

@@ -33,14 +33,13 @@ _STAGES = (
     (6, 96, 3, 1),
     (6, 160, 3, 2),
 )
-_N_TOP = 512
-EMBEDDED = (3, 4, 6)  # of the pools: two stages and the top
+EMBEDDED = (3, 4, 5)  # of the stages
 
 
 class TinyImage(nn.Module):
-    """Pooled features of the later stages and of a 1 × 1 convolution on top, each standardised.
+    """Pooled features of three stages, each standardised.
 
-    Early stages see texture, late ones objects; a head picks what its labels need.
+    The middle stages see texture, the last one objects; a head picks what its labels need.
     """
 
     mean: torch.Tensor
@@ -57,14 +56,11 @@ class TinyImage(nn.Module):
                 blocks.append(_Block(n_in, n_out, expansion, stride if i == 0 else 1))
                 n_in = n_out
             self.stages.append(nn.Sequential(*blocks))
-        self.top = _convolution(n_in, _N_TOP, 1)
-
         self.register_buffer("mean", torch.zeros(sum(self._embedded_widths())))
         self.register_buffer("std", torch.ones(sum(self._embedded_widths())))
 
     def _embedded_widths(self) -> list[int]:
-        widths = [channels for _, channels, _, _ in _STAGES] + [_N_TOP]
-        return [widths[i] for i in EMBEDDED]
+        return [_STAGES[i][1] for i in EMBEDDED]
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         """Return (n, dim) of pixels in [-1, 1], (n, 3, 128, 128)."""
@@ -75,12 +71,11 @@ class TinyImage(nn.Module):
         return (torch.cat([pools[i] for i in EMBEDDED], dim=1) - self.mean) / self.std
 
     def pools(self, pixels: torch.Tensor) -> list[torch.Tensor]:
-        """Return the mean over space of each stage, then of the top: (n, channels) each."""
+        """Return the mean over space of each stage, (n, channels) each."""
         x, found = functional.relu6(_convolve(self.stem, pixels)), []
         for stage in self.stages:
             x = stage(x)
             found.append(x.mean((2, 3)))
-        found.append(functional.relu6(self.top(x)).mean((2, 3)))
         return found
 
 

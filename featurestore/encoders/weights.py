@@ -11,7 +11,7 @@ FOLDER = Path(__file__).resolve().parent.parent / "weights"
 
 # SHA-256 of each file; how they were made is in tools/ and docs/encoders/.
 SHA256 = {
-    "tiny-image.safetensors": "",
+    "tiny-image.safetensors": "e38a92908e763046d94a9456a52890c5b6948c14fb0cf6cc1b5afce7f19a3143",
     "tiny-text.safetensors": "9225b86b82124c7ef0503269cf8e5e44d3c7636b6d3763d379aaa3f906501c8e",
     "tiny-text.tokenizer.json": "c7e73456f042b80cab1e6f8bcb80d066b5ad566bc34f02b99fc381dd42c7af77",
 }
