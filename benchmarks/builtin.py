@@ -100,6 +100,10 @@ def texts(store: Store) -> list[Row]:
     minilm = _minilm()
     rows = []
     for name, (sources, options) in TEXT_SETS.items():
+        if name == "snips":  # what it holds out is called validation
+            text = sources[0].read_text(encoding="utf-8").replace('"validation"', '"test"')
+            sources = [store.path.parent / "snips.jsonl"]
+            sources[0].write_text(text, encoding="utf-8")
         store.embed(sources, dataset=name, encoders=[TEXT, minilm], options=options)
         views = [store.view(name, spec) for spec in (TEXT, minilm)]
         found = heads.compare(views, ("logistic",), metric="accuracy")

@@ -1,14 +1,19 @@
 """A snapshot of a view as two files that are mapped, not read: derived, may be deleted.
 
-``cache/<slug>/<snapshot>/`` holds ``vectors.npy`` and ``items.arrow``, rows sorted by id. The
+``cache/<slug>/<snapshot>-<digest>/`` holds ``vectors.npy`` and ``items.arrow``, rows sorted by id,
+and ``sums.json``, their SHA-256. The digest is of the names of the shards that were read, which
+are hashes themselves: of tables restored from a backup, another state has another name. The
 folder is written beside its name, synced and renamed: what bears the name is whole.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Thread
@@ -18,10 +23,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from featurestore.values import Snapshot
-
 WORTH_BYTES = 8 << 20  # smaller views are read from Parquet in no time
 N_KEPT = 2  # snapshots of one view
+FILES = ("vectors.npy", "items.arrow")
 
 _log = logging.getLogger(__name__)
 
@@ -34,9 +38,8 @@ class Cached:
     vectors: NDArray[np.float32]
 
 
-def read_cache(folder: Path, snapshot: Snapshot) -> Cached | None:
+def read_cache(place: Path) -> Cached | None:
     """Return a snapshot's files, mapped into memory; None where there are none."""
-    place = folder / str(snapshot)
     try:
         vectors = np.load(place / "vectors.npy", mmap_mode="r", allow_pickle=False)
         with pa.memory_map(str(place / "items.arrow")) as file:
@@ -49,22 +52,36 @@ def read_cache(folder: Path, snapshot: Snapshot) -> Cached | None:
     return Cached(items, vectors) if len(items) == len(vectors) else None
 
 
-def write_cache(folder: Path, snapshot: Snapshot, found: Cached) -> Thread | None:
+def write_cache(place: Path, found: Cached, is_current: Callable[[], bool]) -> Thread | None:
     """Begin to write a snapshot's files in a thread; None where it is not worth it.
 
     The process ends only when they are written. The arrays must not change meanwhile.
+    ``is_current`` is asked last: what was erased meanwhile must not come back.
     """
-    if found.vectors.nbytes < WORTH_BYTES or (folder / str(snapshot)).exists():
+    if found.vectors.nbytes < WORTH_BYTES or place.exists():
         return None
-    thread = Thread(target=_write, args=(folder, snapshot, found), name="featurestore-cache")
+    thread = Thread(target=_write, args=(place, found, is_current), name="featurestore-cache")
     thread.start()
     return thread
 
 
-def _write(folder: Path, snapshot: Snapshot, found: Cached) -> None:
+def is_sound(place: Path) -> bool:
+    """Whether the files are those that were written."""
+    try:
+        sums = json.loads((place / "sums.json").read_text(encoding="utf-8"))
+        return all(sums[name] == _sha256(place / name) for name in FILES)
+    except (OSError, ValueError, KeyError):
+        return False
+
+
+def _write(place: Path, found: Cached, is_current: Callable[[], bool]) -> None:
+    folder = place.parent
     temporary = folder / f".{uuid4().hex}"
     try:
-        temporary.mkdir(parents=True)
+        # Without parents: of a data set that was dropped meanwhile, nothing comes back.
+        folder.parent.mkdir(exist_ok=True)
+        folder.mkdir(exist_ok=True)
+        temporary.mkdir()
         with (temporary / "vectors.npy").open("wb") as file:
             np.save(file, found.vectors)
             os.fsync(file.fileno())
@@ -72,11 +89,20 @@ def _write(folder: Path, snapshot: Snapshot, found: Cached) -> None:
             with pa.ipc.new_file(file, found.items.schema) as writer:
                 writer.write_table(found.items)
             os.fsync(file.fileno())
-        temporary.rename(folder / str(snapshot))
+        sums = {name: _sha256(temporary / name) for name in FILES}
+        (temporary / "sums.json").write_text(json.dumps(sums), encoding="utf-8")
+        temporary.rename(place)
+        if not is_current():
+            shutil.rmtree(place)
+        others = [(path.stat().st_mtime_ns, path) for path in folder.iterdir() if path != place]
+        for _, path in sorted(others, reverse=True)[N_KEPT - 1 :]:
+            shutil.rmtree(path, ignore_errors=True)
     except OSError as error:  # a read-only store, a full disk, another process was first
         _log.info("no cache in %s: %s", folder, error)
+    finally:
         shutil.rmtree(temporary, ignore_errors=True)
-        return
-    kept = sorted(folder.iterdir(), key=lambda path: path.stat().st_mtime_ns, reverse=True)
-    for path in kept[N_KEPT:]:
-        shutil.rmtree(path, ignore_errors=True)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,12 +17,15 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from featurestore.embed import text_hash
-from featurestore.errors import BadSource, MissingExtra, ModalityMismatch
+from featurestore.errors import BadName, BadSource, MissingExtra, ModalityMismatch
+from featurestore.index import ExactIndex
+from featurestore.labelling import attach
 from featurestore.layout import (
     DatasetFile,
     DatasetFolder,
     SourceRecord,
     check_dataset_name,
+    find_spec,
     make_store,
 )
 from featurestore.sources import RESERVED, canonical_split, require_column
@@ -66,6 +70,8 @@ def export(
     path.parent.mkdir(parents=True, exist_ok=True)
     table = view.to_arrow(split=split, where=where)
     table = table.drop_columns([name for name in _STORE_ONLY if name in table.column_names])
+    if len(table) == 0:
+        raise BadSource("no item fulfils the condition: nothing is written")
     _WRITERS[ending](table, path, view)
     return len(table)
 
@@ -101,16 +107,11 @@ def _write_atlas(table: pa.Table, path: Path, view: View) -> None:
     centred = vectors - vectors.mean(axis=0)
     _, directions = np.linalg.eigh(centred.T @ centred)
     flat = centred @ directions[:, [-1, -2]] if vectors.shape[1] > 1 else np.repeat(centred, 2, 1)
-    index = view.index()
-    row_of = {item_id: row for row, item_id in enumerate(table.column("item_id").to_pylist())}
-    among = np.isin(index.ids, list(row_of))
-    found = index.search(vectors, k=min(16, len(table)), among=among)
+    index = ExactIndex.build(np.arange(len(table)).astype(str), vectors)
+    found = index.search(vectors, k=min(16, len(table)))
     neighbors = [
-        {
-            "ids": [row_of[item_id] for item_id in ids],
-            "distances": [float(1 - score) for score in scores],
-        }
-        for ids, scores in zip(found.ids, found.scores, strict=True)
+        {"ids": rows.tolist(), "distances": (1 - scores).tolist()}
+        for rows, scores in zip(found.rows, found.scores, strict=True)
     ]
     table = table.append_column("projection_x", pa.array(flat[:, 0], pa.float32()))
     table = table.append_column("projection_y", pa.array(flat[:, 1], pa.float32()))
@@ -164,7 +165,7 @@ def read_vectors(
     elif path.suffix == ".npy":
         vectors = _checked(_load_npy(path), path.name)
         beside = path.with_suffix(".items.parquet")
-        table = pq.read_table(beside) if beside.exists() else None
+        table = _read_table(beside) if beside.exists() else None
     elif path.suffix in (".parquet", ".arrow"):
         table = _read_table(path)
         name = vector or _vector_column(table, path)
@@ -192,76 +193,131 @@ def import_vectors(
     origin: str | Path,
     text: str | None = None,
     labels: Sequence[str] = (),
+    overwrite: bool = False,
+    say: Callable[[str], None] = lambda _: None,
 ) -> View:
-    """Make a view ``import:<name>`` of vectors that another program made.
+    """Make a view ``import:<name>`` of vectors that another program made, or add to it.
 
-    Items that the data set has keep their rows; others are added. There is no encoder: such a
-    view is searched by item, and heads learn from it.
+    Items that the data set has keep their rows, labels aside; others are added. There is no
+    encoder: such a view is searched by item, and heads learn from it.
+
+    Raises
+    ------
+    BadName
+        If the name is taken by vectors of another length, or no name.
+    BadSource
+        If the view has vectors of some of these items, and ``overwrite`` is false.
     """
-    make_store(store.path)
+    spec = _spec(name)
     folder = DatasetFolder(store.path / "datasets" / check_dataset_name(dataset))
-    table = incoming.columns
+    table, dim = incoming.columns, incoming.vectors.shape[1]
     for column in labels:
         require_column(column, table.column_names, "--label", Place.of(origin))
     if text is None and "text" in table.column_names and table["text"].null_count < len(table):
         text = "text"
-    modality = Modality.TEXT if text is not None else Modality.IMAGE
     earlier = folder.read() if folder.exists else None
+    modality = Modality.TEXT if text is not None else Modality.IMAGE
     if earlier is not None and text is None:
         modality = earlier.modality
     if earlier is not None and earlier.modality is not modality:
         raise ModalityMismatch(
             f"data set {folder.name!r} holds {earlier.modality}s, these are {modality}s"
         )
-    spec = EncoderSpec(FAMILY, name)
-    chosen = {"family": FAMILY, "name": name}
-    dim = incoming.vectors.shape[1]
+    chosen = {"family": FAMILY, "name": name, "dim": dim}
     resolved = ResolvedEncoder(spec, dim, frozenset({modality}), chosen, {})
-    source = Path(origin).name
-    with folder.locked("dataset"):
+    _check_view(folder, resolved, incoming.ids, overwrite=overwrite)
+    source = str(spec)
+    known = folder.items.read(["item_id", "content_hash"]) if earlier else ITEMS.empty_table()
+    place = pc.index_in(incoming.ids, value_set=known.column("item_id"))
+    rows = _item_rows(incoming, source, text, place, known)
+    make_store(store.path)
+    with folder.locked(resolved.slug), folder.locked("dataset"):
         folder.create_tables()
-        record = SourceRecord(FAMILY, str(Path(origin).absolute()), (), {})
-        known = folder.items.read(["item_id", "content_hash"])
-        place = pc.index_in(incoming.ids, value_set=known.column("item_id"))
-        rows = _item_rows(incoming, source, text, place, known)
         new = rows.filter(pc.is_null(place))
-        found = earlier or DatasetFile(modality, {}, {})
-        tasks = {one: {"task": _task(table.column(one))} for one in labels}
-        sources = dict(found.sources) | ({source: record} if len(new) else {})
-        folder.write(DatasetFile(modality, {**found.labels, **tasks}, sources, found.attached))
         if len(new):
             replace_items(folder, new)
-    view = folder.create_view(resolved.slug, dim)
-    vectors = view_rows(incoming.ids, rows.column("content_hash").combine_chunks(),
-                        incoming.vectors)  # fmt: skip
-    view.merge(None, drop=drop_equal({"item_id": incoming.ids}, ["item_id"]), keys=["item_id"])
-    view.append(vectors)
-    folder.write_encoder(resolved, {}, "elsewhere")
+        found = (folder.read() if folder.exists else None) or DatasetFile(modality, {}, {})
+        record = SourceRecord(FAMILY, str(Path(origin).absolute()), (), {})
+        sources = dict(found.sources) | ({source: record} if len(new) else {})
+        tasks = {one: {"task": _task(table.column(one))} for one in labels}
+        folder.write(DatasetFile(modality, {**found.labels, **tasks}, sources, found.attached))
+        view = folder.create_view(resolved.slug, dim)
+        hashes = rows.column("content_hash").combine_chunks()
+        drop = drop_equal({"item_id": incoming.ids}, ["item_id"])
+        view.merge(view_rows(incoming.ids, hashes, incoming.vectors), drop=drop, keys=["item_id"])
+        for derived in ("indexes", "cache"):  # equal keys may have other vectors now
+            shutil.rmtree(folder.path / derived / resolved.slug, ignore_errors=True)
+        folder.write_encoder(resolved, {}, "elsewhere")
+    if labels and len(new) < len(rows):
+        values = pa.table({"item_id": incoming.ids, **{one: rows.column(one) for one in labels}})
+        attach(folder, values.filter(pc.is_valid(place)))
+    theirs = known.column("content_hash").take(place)
+    n_other = pc.sum(pc.not_equal(theirs, hashes)).as_py() or 0
+    if n_other:
+        say(f"{n_other:,} items have other content here than these vectors were made of: "
+            "they stay without a vector")  # fmt: skip
     return store.view(dataset, str(spec))
+
+
+def _spec(name: str) -> EncoderSpec:
+    """Return ``import:<name>``, if it reads back as written."""
+    written = f"{FAMILY}:{name}"
+    spec = EncoderSpec.parse(written)
+    if str(spec) != written or spec.options or spec.revision or not name.isprintable():
+        raise BadName(f"{name!r} is no name for vectors: expected words such as clip-b32")
+    return spec
+
+
+def _check_view(
+    folder: DatasetFolder, resolved: ResolvedEncoder, ids: pa.Array, *, overwrite: bool
+) -> None:
+    infos = folder.encoders() if folder.exists else {}
+    slug = find_spec(infos, resolved.spec)
+    if slug is None:
+        return
+    if slug != resolved.slug:
+        raise BadName(
+            f"{resolved.spec} has dim {infos[slug]['dim']} in {folder.name!r}, these vectors have "
+            f"{resolved.dim}: give them another name"
+        )
+    held = folder.view(slug).read(["item_id"]).column("item_id")
+    n_both = pc.sum(pc.is_in(ids, value_set=held)).as_py() or 0
+    if n_both and not overwrite:
+        raise BadSource(
+            f"{resolved.spec} has vectors of {n_both:,} of these items: --overwrite replaces them, "
+            "another name keeps both"
+        )
 
 
 def _item_rows(
     incoming: Incoming, source: str, text: str | None, place: pa.Array, known: pa.Table
 ) -> pa.Table:
-    """Return item rows; content that is known keeps its hash."""
+    """Return item rows. A hash that the file names counts: it says what the vector was made of."""
     table, n = incoming.columns, len(incoming.ids)
-    named = table.column("content_hash") if "content_hash" in table.column_names else None
-    if named is not None:
-        own = named.combine_chunks()
-    elif text is not None:
-        own = pa.array([text_hash(one) for one in table.column(text).to_pylist()])
+    texts = _strings(table, text) if text is not None else pa.nulls(n, pa.string())
+    if text is not None and texts.null_count:
+        raise BadSource(f"{texts.null_count} rows have no text in {text!r}")
+    if text is not None:
+        own = pa.array([text_hash(one) for one in texts.to_pylist()], pa.string())
     else:  # nobody here knows the content: the vector stands for it
-        own = pa.array([hashlib.sha256(row.tobytes()).hexdigest() for row in incoming.vectors])
+        own = pa.array(
+            [hashlib.sha256(row.tobytes()).hexdigest() for row in incoming.vectors], pa.string()
+        )
     theirs = known.column("content_hash").take(place).combine_chunks()
+    named = pa.nulls(n, pa.string())
+    if "content_hash" in table.column_names:
+        named = _strings(table, "content_hash")
     splits = table.column("split").to_pylist() if "split" in table.column_names else [None] * n
     columns: dict[str, Any] = {
         "item_id": incoming.ids,
-        "source": pa.array([source] * n),
-        "text": table.column(text).cast(pa.string()) if text is not None else pa.nulls(n),
-        "content_hash": pc.coalesce(theirs, own),
+        "source": pa.array([source] * n, pa.string()),
+        "text": texts,
+        "content_hash": pc.coalesce(named, theirs, own),
         "split": pa.array([canonical_split(one) for one in splits], pa.string()),
-        "group": table.column("group") if "group" in table.column_names else pa.nulls(n),
+        "group": pa.nulls(n, pa.string()),
     }
+    if "group" in table.column_names:
+        columns["group"] = _strings(table, "group")
     for name in table.column_names:
         if name not in RESERVED and name not in columns and name != text:
             columns[name] = plain(table.column(name))
@@ -271,6 +327,14 @@ def _item_rows(
     )  # fmt: skip
     arrays = [value.cast(schema.field(name).type) for name, value in columns.items()]
     return pa.Table.from_arrays(arrays, schema=schema)
+
+
+def _strings(table: pa.Table, name: str) -> pa.Array:
+    try:
+        return table.column(name).cast(pa.string()).combine_chunks()
+    except pa.ArrowException:
+        kind = table.schema.field(name).type
+        raise BadSource(f"column {name!r} holds {kind}: expected texts or numbers") from None
 
 
 def _task(column: pa.ChunkedArray) -> str:
@@ -307,7 +371,7 @@ def _read_clip_retrieval(folder: Path) -> tuple[pa.Table | None, NDArray[np.floa
     tables = sorted((folder / "metadata").glob("*.parquet"), key=_number)
     if not tables:
         return None, vectors
-    return pa.concat_tables(map(pq.read_table, tables), promote_options="permissive"), vectors
+    return pa.concat_tables(map(_read_table, tables), promote_options="permissive"), vectors
 
 
 def _number(path: Path) -> tuple[int, str]:
@@ -338,12 +402,14 @@ def _matrix(column: pa.ChunkedArray, name: str) -> NDArray[np.float32]:
     lengths = pc.unique(pc.list_value_length(column))
     if len(lengths) > 1:
         raise BadSource(f"the vectors of {name} have {len(lengths)} lengths: expected one")
-    flat = np.concatenate([np.asarray(chunk.flatten()) for chunk in column.chunks] or [np.empty(0)])
+    if len(column) == 0:
+        raise BadSource(f"{name} holds no vectors")
+    flat = np.concatenate([np.asarray(chunk.flatten()) for chunk in column.chunks])
     return _checked(flat.reshape(len(column), -1), name)
 
 
 def _checked(vectors: NDArray[Any], name: str) -> NDArray[np.float32]:
-    if vectors.ndim != 2 or not np.issubdtype(vectors.dtype, np.number):
+    if vectors.ndim != 2 or vectors.size == 0 or not np.issubdtype(vectors.dtype, np.number):
         raise BadSource(f"{name} holds {vectors.dtype}{vectors.shape}: expected (n, dim) numbers")
     result: NDArray[np.float32] = np.ascontiguousarray(vectors, np.float32)
     if not np.isfinite(result).all():

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from featurestore.errors import (
     BadName,
+    BadQuery,
     MissingExtra,
     NotEnoughData,
     ShapeMismatch,
@@ -109,11 +110,18 @@ class _Search:
         if k == 0:
             none = np.empty((len(queries), 0))
             return Neighbors(none.astype(object), none.astype(np.float32), none.astype(np.intp))
+        if not np.isfinite(queries).all():
+            raise BadQuery("a query holds NaN or infinity: no vector is near it")
         prepared = _prepared(queries, self.metric)
         if among is None or n == len(self.ids):
             scores, rows = self._all(prepared, k)
         elif n * dim <= EXACT_FLOATS:
-            scores, rows = best_among(self.vectors, np.flatnonzero(among), prepared, k, self.metric)
+            few = np.flatnonzero(among)
+            parts = [
+                best_among(self.vectors, few, prepared[at : at + _CHUNK], k, self.metric)
+                for at in range(0, max(len(prepared), 1), _CHUNK)
+            ]
+            scores, rows = (np.concatenate(one) for one in zip(*parts, strict=True))
         else:
             scores, rows = self._some(prepared, k, among)
         return Neighbors(self.ids[rows], scores, rows)
@@ -198,7 +206,11 @@ class ExactIndex(_Search):
 
     def within(self, queries: NDArray[np.float32], score: float) -> list[Neighbors]:
         """Find all items whose score is at least the given one; one result a query."""
-        at = score if self.metric is not Metric.L2 else score * score
+        # FAISS leaves out what is just at the limit.
+        at = np.nextafter(np.float32(score), np.float32(-np.inf))
+        if self.metric is Metric.L2:
+            at = np.nextafter(np.float32(score) ** 2, np.float32(np.inf))
+            at = at if score <= 0 else np.float32(0)  # no distance is below 0
         limits, distances, rows = self._flat.range_search(_prepared(queries, self.metric), at)
         scores, rows = _scored(distances, rows.astype(np.intp), self.metric)
         found = []
@@ -259,7 +271,16 @@ class ApproximateIndex(_Search):
         except RuntimeError as error:
             reason = str(error).rpartition(":")[2].strip()
             raise BadName(f"FAISS cannot make {name!r} of dim {dim}: {reason}") from None
-        _fill(index, vectors, metric, seed)
+        if n < 2:
+            raise NotEnoughData(f"{n} vectors are too few for an index: search exactly")
+        try:
+            _fill(index, vectors, metric, seed)
+        except RuntimeError as error:
+            reason = str(error).rpartition("failed: ")[2].strip() or str(error)
+            raise NotEnoughData(
+                f"FAISS cannot train {name} on {n:,} vectors: {reason}; fewer lists or shorter "
+                "codes need fewer"
+            ) from None
         made = cls(ids, vectors, metric, keys, np.arange(n), 1, {}, index)
         tuned = made.tuned(recall, seed)
         facts = {
@@ -297,31 +318,28 @@ class ApproximateIndex(_Search):
         rng = np.random.default_rng(seed)
         drawn = rng.permutation(len(self.ids))[: 2 * _N_QUERIES]
         some, others = drawn[::2], drawn[1::2]
-        if len(others) == 0:
+        if len(others) == 0 or len(self.ids) < 2:
             raise NotEnoughData(f"{len(self.ids)} vectors are too few for an index: search exactly")
-        true = self._truth(drawn)
+        least = self._least_scores(drawn)
         best = self
         for effort in self._efforts():
             best = replace(self, effort=effort)
-            found = best._recalls(some, true[::2])
-            low = found.mean() - 1.645 * found.std() / np.sqrt(len(found))
-            if low >= recall:
+            if best._recall(some, least[::2]) >= recall:
                 break
-        found = best._recalls(others, true[1::2])
-        half = 1.96 * float(found.std()) / np.sqrt(len(found))
+        found = best._recall(others, least[1::2])
         facts = {
             **self.facts,
             "effort": best.effort,
             "recall_at": RECALL_AT,
-            "recall": float(found.mean()),
-            "recall_low": max(0.0, float(found.mean()) - half),
+            "recall": found,
+            "recall_low": _wilson_low(found, len(others)),
             "n_queries": len(others),
             "n": len(self.ids),
         }
         return replace(best, facts=facts)
 
-    def _truth(self, rows: NDArray[np.intp]) -> NDArray[np.intp]:
-        """Return the true nearest rows of some rows, themselves left out, (n, RECALL_AT)."""
+    def _least_scores(self, rows: NDArray[np.intp]) -> NDArray[np.float32]:
+        """Return how near the last of the true nearest of some rows is, themselves left out."""
         flat = _faiss().IndexFlat(self.vectors.shape[1], _faiss_metric(self.metric))
         k = min(RECALL_AT, len(self.ids) - 1)
         queries = _prepared(self.vectors[rows], self.metric)
@@ -337,13 +355,15 @@ class ApproximateIndex(_Search):
             order = np.argsort(-scores, axis=1, kind="stable")[:, : k + 1]
             best_scores = np.take_along_axis(scores, order, axis=1)
             best_rows = np.take_along_axis(found, order, axis=1)
-        return _without(best_rows, rows, k)
+        return _without_own(best_scores, best_rows, rows, k)[:, -1]
 
-    def _recalls(self, rows: NDArray[np.intp], true: NDArray[np.intp]) -> NDArray[np.float64]:
-        k = true.shape[1]
-        found = self.search(np.ascontiguousarray(self.vectors[rows]), k=k + 1).rows
-        found = _without(found, rows, k)
-        return np.array([len(np.intersect1d(a, b)) / k for a, b in zip(found, true, strict=True)])
+    def _recall(self, rows: NDArray[np.intp], least: NDArray[np.float32]) -> float:
+        """Return the share of what is found that is as near as the true nearest: ties are right."""
+        k = min(RECALL_AT, len(self.ids) - 1)
+        found = self.search(np.ascontiguousarray(self.vectors[rows]), k=k + 1)
+        scores = _without_own(found.scores, found.rows, rows, k)
+        slack = 1e-5 * np.maximum(np.abs(least), 1)
+        return float((scores >= (least - slack)[:, None]).mean())
 
     def _efforts(self) -> list[int]:
         if self.kind == "ivf":
@@ -450,9 +470,9 @@ class ApproximateIndex(_Search):
     # On disk: index.faiss, keys.arrow, index.json
 
     def save(self, folder: Path) -> None:
-        """Write it in place of what is there."""
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = folder.with_name(f".{uuid4().hex}")
+        """Write it in place of what is there; the caller holds the lock of this index."""
+        folder.parent.mkdir(exist_ok=True)
+        temporary, old = (folder.with_name(f".{uuid4().hex}") for _ in range(2))
         try:
             temporary.mkdir()
             _faiss().write_index(self._index, str(temporary / "index.faiss"))
@@ -461,14 +481,12 @@ class ApproximateIndex(_Search):
                 file.write_table(table)
             text = json.dumps(dict(self.facts), indent=1, sort_keys=True)
             (temporary / "index.json").write_text(text + "\n", encoding="utf-8")
-            old = folder.with_name(f".{uuid4().hex}")
             if folder.exists():
                 folder.rename(old)
             temporary.rename(folder)
-            shutil.rmtree(old, ignore_errors=True)
-        except BaseException:
+        finally:
             shutil.rmtree(temporary, ignore_errors=True)
-            raise
+            shutil.rmtree(old, ignore_errors=True)
 
     @classmethod
     def open(
@@ -566,15 +584,18 @@ def best_among(
 
 
 def combine(
-    likes: NDArray[np.float32], dislikes: NDArray[np.float32] | None = None
+    likes: NDArray[np.float32],
+    dislikes: NDArray[np.float32] | None = None,
+    metric: Metric = Metric.COSINE,
 ) -> NDArray[np.float32]:
     """Return one query, (1, dim), for several examples: like these, and not like those.
 
-    The mean of the examples' directions, less half that of the counter-examples (Rocchio, 1971).
+    The mean of the examples (of their directions, for cosine), less half that of the
+    counter-examples (Rocchio, 1971).
     """
-    query = normalize_rows(likes).mean(axis=0)
+    query = _prepared(likes, metric).mean(axis=0)
     if dislikes is not None and len(dislikes):
-        query = query - 0.5 * normalize_rows(dislikes).mean(axis=0)
+        query = query - 0.5 * _prepared(dislikes, metric).mean(axis=0)
     result: NDArray[np.float32] = np.asarray(query, np.float32)[None]
     return result
 
@@ -595,10 +616,19 @@ def _fill(index: Any, vectors: NDArray[np.float32], metric: Metric, seed: int) -
         index.add(_prepared(vectors[start : start + 16_384], metric))
 
 
-def _without(rows: NDArray[np.intp], own: NDArray[np.intp], k: int) -> NDArray[np.intp]:
-    """Leave each query's own row out, and keep k."""
-    kept = [row[row != one][:k] for row, one in zip(rows, own, strict=True)]
+def _without_own(
+    scores: NDArray[np.float32], rows: NDArray[np.intp], own: NDArray[np.intp], k: int
+) -> NDArray[np.float32]:
+    """Return the scores, (n, k), each query's own row left out."""
+    kept = [score[row != one][:k] for score, row, one in zip(scores, rows, own, strict=True)]
     return np.stack(kept)
+
+
+def _wilson_low(share: float, n: int, z: float = 1.96) -> float:
+    """Return the low end of Wilson's interval; each query counts once, however many it finds."""
+    centre = share + z * z / (2 * n)
+    spread = z * float(np.sqrt(share * (1 - share) / n + z * z / (4 * n * n)))
+    return (centre - spread) / (1 + z * z / n)
 
 
 def _prepared(vectors: NDArray[np.float32], metric: Metric) -> NDArray[np.float32]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from featurestore.errors import BadName, NotAStore, StoreCorrupt
-from featurestore.tables import FAILURES, ITEMS, Table, view_schema
+from featurestore.tables import FAILURES, ITEMS, Table, view_schema, write_file
 from featurestore.user_cache import write_json
 from featurestore.values import EncoderSpec, Modality, ResolvedEncoder
 
@@ -65,6 +65,11 @@ def _is_foreign(path: Path) -> bool:
     return not path.name.startswith((MARKER, f".{MARKER}."))
 
 
+def is_dataset_name(name: str) -> bool:
+    """Whether it has a-z, 0-9, "_" and "-" alone."""
+    return _NAME.fullmatch(name) is not None
+
+
 def check_dataset_name(name: str) -> str:
     """Return a data set name that files and specs can bear.
 
@@ -73,7 +78,7 @@ def check_dataset_name(name: str) -> str:
     BadName
         If it has other characters than a-z, 0-9, "_" and "-".
     """
-    if not _NAME.fullmatch(name):
+    if not is_dataset_name(name):
         suggestion = re.sub(r"[^a-z0-9_-]+", "_", name.lower()).strip("_")
         hint = f"; try {suggestion!r}" if suggestion else ""
         raise BadName(f"{name!r} is no data set name: expected a-z, 0-9, '_' and '-'{hint}")
@@ -255,6 +260,16 @@ class DatasetFolder:
         found = sorted((self.path / "runs").glob(f"*-{kind}.json"), reverse=True)
         return [read_json(path) for path in found]
 
+    @property
+    def n_erasures(self) -> int:
+        """How often items were erased: what was read before must not be written after."""
+        path = self.path / "erasures"
+        return int(path.read_text()) if path.exists() else 0
+
+    def count_erasure(self) -> None:
+        """Tell processes that still hold what is being erased."""
+        write_file(self.path / "erasures", str(self.n_erasures + 1).encode())
+
     @contextmanager
     def locked(self, what: str, *, on_wait: Any = None) -> Iterator[None]:
         """Hold an advisory lock of this data set; ``on_wait`` is called once if it is taken.
@@ -275,6 +290,20 @@ class DatasetFolder:
             yield
         finally:
             lock.release()
+
+
+@contextmanager
+def all_views_locked(folder: DatasetFolder) -> Iterator[None]:
+    """Hold the locks that every writer of this data set takes, in the order in which they do."""
+    names = {path.parent.name for path in (folder.path / "views").glob("*/_delta_log")}
+    parts = {path.stem for path in (folder.path / "locks").glob("*.lock")}  # a process a GPU
+    with ExitStack() as locks:
+        for name in sorted(
+            names | {one for one in parts if one.startswith(tuple(f"{n}." for n in names))}
+        ):
+            locks.enter_context(folder.locked(name))
+        locks.enter_context(folder.locked("dataset"))
+        yield
 
 
 def find_spec(encoders: Mapping[str, Mapping[str, Any]], spec: EncoderSpec) -> str | None:

@@ -45,6 +45,7 @@ from featurestore.layout import (
     check_dataset_name,
     check_store,
     find_spec,
+    is_dataset_name,
     make_store,
 )
 from featurestore.profile import Clock
@@ -92,12 +93,26 @@ class Store:
 
     def datasets(self) -> list[str]:
         """Return the names of the data sets, sorted."""
-        return sorted(one.parent.name for one in self.path.glob("datasets/*/dataset.json"))
+        found = (one.parent.name for one in self.path.glob("datasets/*/dataset.json"))
+        return sorted(name for name in found if is_dataset_name(name))
+
+    def folders(self) -> list[str]:
+        """Return the names of what should be data sets, damaged ones included, sorted."""
+        found = (one.name for one in self.path.glob("datasets/*"))
+        return sorted(name for name in found if is_dataset_name(name))
+
+    def folder(self, name: str) -> DatasetFolder:
+        """Return the folder of a data set, which may be damaged."""
+        if name not in self.folders():
+            raise UnknownDataset(
+                f"no data set {name!r} in {self.path}: {nearest(name, self.folders())}"
+            )
+        return self._folder(name)
 
     def dataset(self, name: str) -> DataSet:
         """Return a data set by name."""
         folder = self._folder(name)
-        if not folder.exists:
+        if not is_dataset_name(name) or not folder.exists:
             raise UnknownDataset(
                 f"no data set {name!r} in {self.path}: {nearest(name, self.datasets())}"
             )
@@ -241,10 +256,11 @@ class Store:
             If there is one of that name, or it cannot be a name.
         """
         folder, target = self.dataset(name).folder, self._folder(check_dataset_name(new))
-        if target.path.exists():
+        if target.exists:
             raise BadName(f"there is a data set {new!r} in {self.path}: give another name")
         with folder.locked("dataset"):
             folder.path.rename(target.path)
+        _whereabouts.cache_clear()
         return self.dataset(new)
 
     def drop(self, name: str) -> None:
@@ -252,6 +268,7 @@ class Store:
         folder = self.dataset(name).folder
         doomed = folder.path.with_name(f".dropped-{name}-{uuid4().hex[:8]}")
         folder.path.rename(doomed)  # gone at once; what a kill leaves is no data set
+        _whereabouts.cache_clear()
         shutil.rmtree(doomed)
 
     def _folder(self, name: str) -> DatasetFolder:

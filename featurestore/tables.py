@@ -291,8 +291,12 @@ class Table:
         """
         n_fewer = 0
         for group in _groups(self.shards(), target_bytes):
-            rows = pa.concat_tables([read_shard(shard.path) for shard in group])
-            add = self._write(rows)
+            schema = self.schema()
+            parts = [read_shard(shard.path) for shard in group]
+            if "vector" not in schema.names:  # a column may have come between two shards
+                parts = [_fit(part, schema) for part in parts]
+            add = self._write(pa.concat_tables(parts))
+            is_in = False
             for attempt in range(_MERGE_ATTEMPTS):
                 table = self._open(None)
                 if not set(group) <= set(self._shards(table)):
@@ -300,34 +304,62 @@ class Table:
                 try:
                     self._commit(table, [_remove(shard) for shard in group], [add])
                     n_fewer += len(group) - 1
+                    is_in = True
                     break
                 except CommitFailedError:
                     time.sleep(0.01 * min(attempt, 20))
+            if not is_in:
+                (self.path / add.path).unlink(missing_ok=True)
         return n_fewer
 
     def unreferenced(
-        self, keep: Collection[int] = (), *, older_than_s: float = YOUNG_S
+        self,
+        keep: Collection[int] = (),
+        *,
+        older_than_s: float = YOUNG_S,
+        unnamed_s: float = YOUNG_S,
     ) -> list[Path]:
         """Return files that may go: no version that is kept names them.
 
         Kept are the versions given, the latest, and all that were the latest at some time
-        within the last ``older_than_s`` seconds; younger files stay too, since a writer may
-        be about to commit them. So a clock that runs ahead only keeps more.
+        within the last ``older_than_s`` seconds; younger files stay too. What no version ever
+        named stays for ``unnamed_s`` seconds, since a writer may be about to commit it. So a
+        clock that runs ahead only keeps more.
         """
-        oldest = time.time() - older_than_s
+        now = time.time()
+        oldest = now - older_than_s
         kept = {*keep, self.version()}
         for one in self._open(None).history():  # newest first
             kept.add(one["version"])
             if one["timestamp"] / 1000 < oldest:
                 break
         named = {shard.path for version in kept for shard in self.shards(version)}
-        return sorted(
-            path
-            for path in self.path.iterdir()
-            if path.suffix in (".parquet", ".tmp")
-            and path not in named
-            and path.stat().st_mtime < oldest
-        )
+        once = self._ever_named()
+        found = []
+        for path in self.path.iterdir():
+            if path.suffix not in (".parquet", ".tmp") or path in named:
+                continue
+            try:
+                changed = path.stat().st_mtime
+            except FileNotFoundError:
+                continue  # a writer has just renamed it
+            if changed < (oldest if path.name in once else now - unnamed_s):
+                found.append(path)
+        return sorted(found)
+
+    def _ever_named(self) -> set[str]:
+        """Return the names of all files that a version had: the log is never cleaned away."""
+        names = set()
+        for path in (self.path / "_delta_log").glob("*.json"):
+            for line in path.read_text(encoding="utf-8").splitlines():
+                if (added := json.loads(line).get("add")) is not None:
+                    names.add(added["path"])
+        return names
+
+    def digest(self, version: int | None = None) -> str:
+        """Return a hash of a version's files, which are named by their bytes."""
+        names = "\n".join(shard.path.name for shard in self.shards(version))
+        return hashlib.sha256(names.encode()).hexdigest()
 
     def _open(self, version: int | None) -> DeltaTable:
         try:
@@ -337,10 +369,13 @@ class Table:
                 f"{self.path} holds no Delta log: expected _delta_log/ there; "
                 "restore the folder from a backup, or delete it to embed again"
             ) from None
-        except DeltaError:
-            latest = None if version is None else DeltaTable(str(self.path)).version()
+        except (DeltaError, OverflowError) as error:
+            latest = None if version is None else self.version()
             if version is None or latest is None or 0 <= version <= latest:
-                raise
+                raise StoreCorrupt(
+                    f"the log of {self.path} cannot be read: {str(error).splitlines()[0]}; "
+                    "restore its _delta_log from a backup"
+                ) from None
             raise UnknownSnapshot(
                 f"{self.path} has no version {version}: it has 0 to {latest}"
             ) from None
@@ -514,6 +549,8 @@ def _remove(shard: Shard) -> RemoveAction:
 def _fits(come: pa.DataType, have: pa.DataType) -> bool:
     if come == have or pa.types.is_null(come):
         return True
+    if pa.types.is_fixed_size_list(come):  # Delta knows plain lists alone
+        return bool(pa.types.is_list(have) and come.value_type == have.value_type)
     return bool(pa.types.is_floating(have) and pa.types.is_integer(come))
 
 

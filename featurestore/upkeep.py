@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from featurestore.errors import BadQuery, StoreCorrupt, UnknownItem, nearest
-from featurestore.layout import DatasetFolder, read_json
+from featurestore.layout import DatasetFolder, all_views_locked, read_json
 from featurestore.query import evaluate
 from featurestore.tables import YOUNG_S, Table, drop_equal, read_shard, write_file
 
@@ -56,28 +56,34 @@ def vacuum(
     The present state stays, and so does every snapshot that a head or a comparison names, all
     that was the latest within ``older_than_s``, and every file younger than that.
     """
-    keep = _named_versions(folder)
-    found = [
-        path
-        for _, table in _tables(folder, replaced=True)
-        for path in table.unreferenced(keep.get(table.path, set()), older_than_s=older_than_s)
-    ]
-    size = sum(path.stat().st_size for path in found)
-    if not dry_run:
-        for path in found:
-            path.unlink(missing_ok=True)
+    with all_views_locked(folder):
+        keep = _named_versions(folder)
+        found = [
+            path
+            for _, table in _tables(folder, replaced=True)
+            for path in table.unreferenced(keep.get(table.path, set()), older_than_s=older_than_s)
+        ]
+        size = sum(path.stat().st_size for path in found)
+        if not dry_run:
+            for path in found:
+                path.unlink(missing_ok=True)
     return Vacuumed(tuple(found), size)
 
 
 def compact(folder: DatasetFolder) -> dict[str, int]:
     """Join small shards; return by how many files each table has fewer."""
-    return {name: table.compact() for name, table in _tables(folder)}
+    with all_views_locked(folder):
+        return {name: table.compact() for name, table in _tables(folder)}
 
 
 def select_ids(
-    folder: DatasetFolder, ids: Sequence[str] = (), where: str | None = None
+    folder: DatasetFolder,
+    ids: Sequence[str] = (),
+    where: str | None = None,
+    *,
+    ever: bool = False,
 ) -> pa.Array:
-    """Return the ids that are meant, each of them an item's.
+    """Return the ids that are meant, each of them an item's, or once one's with ``ever``.
 
     Raises
     ------
@@ -90,6 +96,9 @@ def select_ids(
     known = items.column("item_id")
     asked = pa.array(list(ids), pa.string())
     absent = asked.filter(pc.invert(pc.is_in(asked, value_set=known)))
+    if ever and len(absent):
+        once = pa.array(sorted(_ids_ever(folder)), pa.string())
+        absent = absent.filter(pc.invert(pc.is_in(absent, value_set=once)))
     if len(absent):
         raise UnknownItem(
             f"data set {folder.name!r} has no item {absent[0].as_py()!r}: "
@@ -106,10 +115,14 @@ def select_ids(
 
 def delete(folder: DatasetFolder, ids: pa.Array) -> None:
     """Take items out of the present state; earlier versions keep them until `erase`."""
+    with all_views_locked(folder):
+        _delete(folder, ids)
+
+
+def _delete(folder: DatasetFolder, ids: pa.Array) -> None:
     drop = drop_equal({"item_id": ids}, ["item_id"])
-    with folder.locked("dataset"):
-        for _, table in _tables(folder, replaced=True):  # items come first: vectors lose theirs
-            table.merge(None, drop=drop, keys=["item_id"])
+    for _, table in _tables(folder, replaced=True):  # items come first: vectors lose theirs
+        table.merge(None, drop=drop, keys=["item_id"])
 
 
 @dataclass(frozen=True)
@@ -119,43 +132,52 @@ class Erased:
     n_files: int  # of old versions
     n_thumbnails: int
     run_cards: tuple[str, ...]
-    heads: tuple[str, ...]  # whose predictions lost rows
+    heads: tuple[str, ...]  # all there are: any of them may have learned from the items
 
 
 def erase(folder: DatasetFolder, ids: pa.Array) -> Erased:
     """Delete items and everything that still holds their content, old versions included.
 
-    Old versions that held them can no longer be read. What a head learned from them stays in
-    its weights: train it again where that matters.
+    Old versions that held them can no longer be read. What heads learned stays in them, kNN and
+    TF-IDF keep rows and words as they were: delete those, or train them again. Interrupted, it
+    can be run again.
     """
-    hashes = _content_of(folder, ids)
-    delete(folder, ids)
-    n_files = 0
-    for _, table in _tables(folder, replaced=True):
-        for path in table.unreferenced(older_than_s=-1.0):
-            if path.suffix == ".tmp" or _holds(path, ids):
-                path.unlink(missing_ok=True)
-                n_files += 1
-    for name in _DERIVED:
-        shutil.rmtree(folder.path / name, ignore_errors=True)
-    left = set(folder.items.read(["content_hash"]).column("content_hash").to_pylist())
-    thumbnails = [
-        path
-        for path in (folder.path / "thumbnails").glob("*")
-        if path.name.split("-")[0] in hashes - left
-    ]
-    for path in thumbnails:
-        path.unlink(missing_ok=True)
-    return Erased(n_files, len(thumbnails), _erase_cards(folder, ids), _erase_rows(folder, ids))
+    with all_views_locked(folder):
+        folder.count_erasure()
+        _delete(folder, ids)
+        n_files = 0
+        for _, table in _tables(folder, replaced=True):
+            # Nobody writes now: what no version names was left behind.
+            for path in table.unreferenced(older_than_s=-1.0, unnamed_s=-1.0):
+                if path.suffix == ".tmp" or _holds(path, ids):
+                    path.unlink(missing_ok=True)
+                    n_files += 1
+        for name in _DERIVED:
+            if (folder.path / name).exists():
+                shutil.rmtree(folder.path / name)
+        left = set(folder.items.read(["content_hash"]).column("content_hash").to_pylist())
+        thumbnails = [
+            path
+            for path in (folder.path / "thumbnails").glob("*")
+            if path.name.split("-")[0] not in left
+        ]
+        for path in thumbnails:
+            path.unlink(missing_ok=True)
+        cards = _erase_cards(folder, ids)
+        _erase_rows(folder, ids)
+    heads = sorted(path.parent.name for path in (folder.path / "heads").glob("*/card.json"))
+    return Erased(n_files, len(thumbnails), cards, tuple(heads))
 
 
-def _content_of(folder: DatasetFolder, ids: pa.Array) -> set[str]:
-    """Return the hashes of all contents that the items had, in any version that is left."""
+def _ids_ever(folder: DatasetFolder) -> set[str]:
+    """Return the ids of all rows in files that are still there, of any version."""
     found: set[str] = set()
-    for path in folder.items.path.glob("*.parquet"):
-        rows = read_shard(path, ["item_id", "content_hash"])
-        mask = pc.is_in(rows.column("item_id"), value_set=ids)
-        found.update(rows.column("content_hash").filter(mask).drop_null().to_pylist())
+    for _, table in _tables(folder, replaced=True):
+        for path in table.path.glob("*.parquet"):
+            try:
+                found.update(read_shard(path, ["item_id"]).column("item_id").to_pylist())
+            except StoreCorrupt:
+                continue  # erase deletes it, or names it
     return found
 
 
@@ -172,7 +194,10 @@ def _erase_cards(folder: DatasetFolder, ids: pa.Array) -> tuple[str, ...]:
     wanted = set(ids.to_pylist())
     gone = []
     for path in sorted((folder.path / "runs").glob("*.json")):
-        card = read_json(path)
+        try:
+            card = read_json(path)
+        except StoreCorrupt:
+            card = {"item_ids": list(wanted)}  # nobody can say that it holds none of them
         failures = card.get("failures", [])
         if wanted.intersection(card.get("item_ids", [])) or any(
             line.startswith(f"{one}:") for line in failures for one in wanted
@@ -182,18 +207,19 @@ def _erase_cards(folder: DatasetFolder, ids: pa.Array) -> tuple[str, ...]:
     return tuple(gone)
 
 
-def _erase_rows(folder: DatasetFolder, ids: pa.Array) -> tuple[str, ...]:
+def _erase_rows(folder: DatasetFolder, ids: pa.Array) -> None:
     """Drop the items from the predictions that heads keep."""
-    changed = []
     for path in sorted((folder.path / "heads").glob("*/predictions.parquet")):
-        rows = pq.read_table(path)
+        try:
+            rows = read_shard(path)
+        except StoreCorrupt:
+            path.unlink()  # nobody can say that it holds none of them
+            continue
         kept = rows.filter(pc.invert(pc.is_in(rows.column("item_id"), value_set=ids)))
         if len(kept) < len(rows):
             sink = pa.BufferOutputStream()
             pq.write_table(kept, sink)
             write_file(path, sink.getvalue())
-            changed.append(path.parent.name)
-    return tuple(changed)
 
 
 def _tables(folder: DatasetFolder, *, replaced: bool = False) -> Iterator[tuple[str, Table]]:

@@ -183,7 +183,7 @@ class Snapshot:
         Snapshot(items=12, view=3)
         """
         items, dot, view = text.partition(".")
-        if not (dot and items.isdecimal() and view.isdecimal()):
+        if not (dot and items.isdecimal() and view.isdecimal() and len(text) < 20):
             raise BadName(f"{text!r} is no snapshot: expected two versions, such as 12.3")
         return cls(int(items), int(view))
 
@@ -208,6 +208,9 @@ class LazyColumns(Mapping[str, NDArray[Any]]):
 
     def __len__(self) -> int:
         return len(self._names)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return dict, (dict(self),)  # another process gets them made
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,7 +13,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from featurestore.cache import is_sound
 from featurestore.canary import check_canary
+from featurestore.embed import text_hash
 from featurestore.encoders import load_encoder
 from featurestore.errors import FeatureStoreError, StoreCorrupt
 from featurestore.layout import DatasetFolder, read_json
@@ -54,10 +56,18 @@ def _findings(folder: DatasetFolder, canary: bool, n_sample: int, seed: int) -> 
     except StoreCorrupt as error:
         yield Finding(str(folder.path), str(error), "error")
         return
+    for log in sorted((folder.path / "views").glob("*/_delta_log")):
+        if not (log.parent / "encoder.json").exists():
+            what = "has no encoder.json: restore it from a backup"
+            yield Finding(str(log.parent), what, "error")
     yield from _check_table(folder.items, partial(_check_ids, seen=set()))
     yield from _check_table(folder.failures)
     for slug, info in infos.items():
         yield from _check_table(folder.view(slug), partial(_check_vectors, dim=info["dim"]))
+    for place in sorted((folder.path / "cache").glob("*/[0-9]*")):
+        if not is_sound(place):
+            what = "is not what was written, and may be served: delete the folder"
+            yield Finding(str(place), what, "error")
     yield from _check_heads(folder.path)
     yield from _check_sources(folder, n_sample, seed)
     if canary:
@@ -109,6 +119,12 @@ def _check_ids(rows: pa.Table, seen: set[str]) -> Iterator[str]:
         if item_id in seen:
             yield f"item {item_id!r} has two rows"
         seen.add(item_id)
+    texts = rows.filter(pc.is_valid(rows.column("text"))).select(
+        ["item_id", "text", "content_hash"]
+    )
+    for row in texts.to_pylist():
+        if row["content_hash"] is not None and text_hash(row["text"]) != row["content_hash"]:
+            yield f"the text of item {row['item_id']!r} is not the one that was hashed"
 
 
 def _check_vectors(rows: pa.Table, dim: int) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -21,8 +22,8 @@ from featurestore.errors import (
     BadQuery,
     BadSource,
     EncoderMismatch,
+    FeatureStoreError,
     ModalityMismatch,
-    StoreCorrupt,
 )
 from featurestore.images import decode_image
 from featurestore.index import (
@@ -165,8 +166,8 @@ class View:
 
         Vectors are ``fixed_size_list<float32>[dim]``.
         """
-        chosen = self.matching(where, split)
         found = self._rows(self.snapshot)
+        chosen = _matching(found, where, split)
         names = found.items.column_names if columns is None else ["item_id", *columns]
         items = found.items.select(names).filter(pa.array(chosen))
         vectors = pa.array(np.ascontiguousarray(found.vectors[chosen]).reshape(-1))
@@ -179,6 +180,8 @@ class View:
 
         The order is that in which they are stored. At most a few shards are in memory.
         """
+        if n < 1:
+            raise ValueError(f"batches of {n} rows: expected at least 1")
         snapshot = snapshot or self.snapshot
         wanted = sorted({"item_id", "content_hash", "split", *columns})
         items = self.dataset.items(wanted, version=snapshot.items)
@@ -214,12 +217,16 @@ class View:
 
     def _rows(self, snapshot: Snapshot) -> Cached:
         """Return the items that have a vector, sorted by id, and the vectors."""
-        folder = self.dataset.path / "cache" / self.slug
-        cached = read_cache(folder, snapshot)
+        folder = self.dataset.folder
+        n_erasures = folder.n_erasures
+        state = folder.items.digest(snapshot.items) + self.table.digest(snapshot.view)
+        name = f"{snapshot}-{hashlib.sha256(state.encode()).hexdigest()[:12]}"
+        place = self.dataset.path / "cache" / self.slug / name
+        cached = read_cache(place)
         if cached is None:
             cached = self._read(snapshot)
             cached.vectors.flags.writeable = False  # as a mapped one; the cache is written from it
-            write_cache(folder, snapshot, cached)
+            write_cache(place, cached, lambda: folder.n_erasures == n_erasures)
         return cached
 
     def _read(self, snapshot: Snapshot) -> Cached:
@@ -243,18 +250,22 @@ class View:
         """Return what finds neighbours: the index that `build_index` made, else an exact one.
 
         An index that no longer fits the items is brought up to date first, and measured again.
+        One that cannot be used is named in a warning, and searches are exact.
         """
-        metric = check_metric(metric)
-        found = self._rows(self.snapshot)
+        return self._index_over(self._rows(self.snapshot), check_metric(metric), exact)
+
+    def _index_over(self, found: Cached, metric: Metric, exact: bool) -> Index:
         ids = _objects(found.items.column("item_id"))
-        folder = self._index_folder
         if not exact and self.pinned is None:
             try:
-                facts = read_facts(folder)
-                if facts is not None and facts["metric"] == metric:
-                    return self._opened(folder, facts, ids, found)
-            except StoreCorrupt as error:
-                _log.warning("%s; searching exactly", error)
+                facts = read_facts(self._index_folder)
+                if facts is not None and facts.get("metric") == metric:
+                    return self._opened(facts, ids, found)
+            except (FeatureStoreError, OSError, KeyError, TypeError, RuntimeError) as error:
+                _log.warning(
+                    "the index in %s cannot be used (%s): searching exactly; delete it, or build "
+                    "it anew with `featurestore index`", self._index_folder, error,
+                )  # fmt: skip
         return ExactIndex.build(ids, found.vectors, metric)
 
     def build_index(
@@ -268,13 +279,20 @@ class View:
     ) -> ApproximateIndex:
         """Build an approximate index, tuned and measured, and keep it; see `ApproximateIndex`."""
         found = self._rows(self.snapshot)
+        n_erasures = self.dataset.folder.n_erasures
         ids = _objects(found.items.column("item_id"))
         index = ApproximateIndex.build(
             ids, _keys(found.items), found.vectors, recall=recall, memory_bytes=memory_bytes,
             metric=metric, factory=factory, seed=seed,
         )  # fmt: skip
-        index.save(self._index_folder)
+        self._keep(index, n_erasures)
         return index
+
+    def _keep(self, index: ApproximateIndex, n_erasures: int) -> None:
+        """Save an index, unless what it holds was erased meanwhile."""
+        with self.dataset.folder.locked(f"index-{self.slug}"):
+            if self.dataset.folder.n_erasures == n_erasures:
+                index.save(self._index_folder)
 
     @property
     def index_facts(self) -> dict[str, Any] | None:
@@ -285,35 +303,25 @@ class View:
     def _index_folder(self) -> Path:
         return self.dataset.path / "indexes" / self.slug
 
-    def _opened(
-        self, folder: Path, facts: dict[str, Any], ids: NDArray[Any], found: Cached
-    ) -> ApproximateIndex:
-        index = ApproximateIndex.open(folder, ids, _keys(found.items), found.vectors)
+    def _opened(self, facts: dict[str, Any], ids: NDArray[Any], found: Cached) -> ApproximateIndex:
+        n_erasures = self.dataset.folder.n_erasures
+        index = ApproximateIndex.open(self._index_folder, ids, _keys(found.items), found.vectors)
         if index is None:  # too much has gone, or come
-            factory = facts["factory"] if facts["is_own_choice"] else None
-            return self.build_index(
-                recall=facts["wanted_recall"], memory_bytes=facts["memory_bytes"],
-                metric=facts["metric"], factory=factory, seed=facts["seed"],
+            index = ApproximateIndex.build(
+                ids, _keys(found.items), found.vectors, recall=facts["wanted_recall"],
+                memory_bytes=facts["memory_bytes"], metric=facts["metric"], seed=facts["seed"],
+                factory=facts["factory"] if facts["is_own_choice"] else None,
             )  # fmt: skip
         if index.facts != facts:
             try:
-                index.save(folder)
+                self._keep(index, n_erasures)
             except OSError as error:  # a read-only store: the next process does it again
-                _log.info("%s cannot be brought up to date: %s", folder, error)
+                _log.info("%s cannot be brought up to date: %s", self._index_folder, error)
         return index
 
     def matching(self, where: str | None = None, split: str | None = None) -> NDArray[np.bool_]:
         """Mark the rows of `index` that fulfil an SQL condition and are of a split, (n,)."""
-        items = self._rows(self.snapshot).items
-        chosen = np.ones(len(items), bool)
-        if split is not None:
-            chosen &= np.asarray(pc.fill_null(pc.equal(items.column("split"), split), False))
-        if where is not None:
-            fulfil = evaluate(where, items)
-            if not pa.types.is_boolean(fulfil.type):
-                raise BadQuery(f"{where} gives {fulfil.type}: expected a condition, true or false")
-            chosen &= np.asarray(pc.fill_null(fulfil, False))
-        return chosen
+        return _matching(self._rows(self.snapshot), where, split)
 
     def search(
         self,
@@ -340,8 +348,10 @@ class View:
         exact : bool
             Even where there is an index.
         """
-        among = None if where is None and split is None else self.matching(where, split)
-        return self.index(metric=metric, exact=exact).search(queries, k=k, among=among)
+        found = self._rows(self.snapshot)
+        among = _filter(found, where, split)
+        index = self._index_over(found, check_metric(metric), exact)
+        return index.search(queries, k=k, among=among)
 
     def neighbors(
         self,
@@ -354,8 +364,10 @@ class View:
         exact: bool = False,
     ) -> Neighbors:
         """Find the items closest to one of the view's own, itself left out; see `search`."""
-        among = None if where is None and split is None else self.matching(where, split)
-        return self.index(metric=metric, exact=exact).neighbors(item_id, k=k, among=among)
+        found = self._rows(self.snapshot)
+        among = _filter(found, where, split)
+        index = self._index_over(found, check_metric(metric), exact)
+        return index.neighbors(item_id, k=k, among=among)
 
     def like(
         self,
@@ -375,7 +387,10 @@ class View:
         The query is the mean of the examples' directions, less half that of ``unlike``
         (`featurestore.index.combine`); the items named are left out of the result.
         """
-        index = self.index(metric=metric, exact=exact)
+        if not (items or images or texts):
+            raise BadQuery("nothing to look for: expected at least one item, image or text")
+        found = self._rows(self.snapshot)
+        index = self._index_over(found, check_metric(metric), exact)
         rows = [index.row_of(one) for one in items]
         away = [index.row_of(one) for one in unlike]
         examples = [
@@ -383,9 +398,9 @@ class View:
             *(self.encode([_content(one)]) for one in images),
             *(self.encode([one]) for one in texts),
         ]
-        among = self.matching(where, split)
+        among = _matching(found, where, split)
         among[[*rows, *away]] = False
-        query = combine(np.concatenate(examples), index.vectors[away])
+        query = combine(np.concatenate(examples), index.vectors[away], index.metric)
         return index.search(query, k=k, among=among)
 
     def search_text(self, text: str, **options: Any) -> Neighbors:
@@ -440,6 +455,23 @@ def _resolve(items: pa.Table, pairs: pa.Table) -> NDArray[np.intp]:
     rows = np.flatnonzero(found >= 0)
     place[found[rows]] = rows
     return place
+
+
+def _filter(found: Cached, where: str | None, split: str | None) -> NDArray[np.bool_] | None:
+    return None if where is None and split is None else _matching(found, where, split)
+
+
+def _matching(found: Cached, where: str | None, split: str | None) -> NDArray[np.bool_]:
+    items = found.items
+    chosen = np.ones(len(items), bool)
+    if split is not None:
+        chosen &= np.asarray(pc.fill_null(pc.equal(items.column("split"), split), False))
+    if where is not None:
+        fulfil = evaluate(where, items)
+        if not pa.types.is_boolean(fulfil.type):
+            raise BadQuery(f"{where} gives {fulfil.type}: expected a condition, true or false")
+        chosen &= np.asarray(pc.fill_null(fulfil, False))
+    return chosen
 
 
 def _blocks(column: pa.ChunkedArray, dim: int) -> Iterator[tuple[int, NDArray[np.float32]]]:

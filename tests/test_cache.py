@@ -1,12 +1,15 @@
 """A snapshot is read from Parquet once, then mapped; what is mapped is what was read."""
 
 import os
+import pickle
+import shutil
 from threading import Thread
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
-from featurestore import cache
+from featurestore import cache, upkeep
 from featurestore.errors import StoreCorrupt
 from featurestore.sources import SourceOptions
 
@@ -54,7 +57,8 @@ def equal(one, other):
 
 def test_the_second_load_is_mapped_and_the_same(view):
     first, second = view.load(), view.load()
-    assert folders(view) == [str(view.snapshot)]
+    (name,) = folders(view)
+    assert name.startswith(f"{view.snapshot}-")
     assert equal(first, second)
     assert isinstance(second.vectors.base, np.memmap) or isinstance(second.vectors, np.memmap)
     for one in (first, second):
@@ -89,7 +93,7 @@ def test_a_cache_is_of_one_snapshot_and_few_are_kept(view, write_image):
 )
 def test_a_damaged_cache_is_passed_over(damage, view):
     first = view.load()
-    damage(view.dataset.path / "cache" / view.slug / str(view.snapshot))
+    damage(view.dataset.path / "cache" / view.slug / folders(view)[0])
     assert equal(view.load(), first)
 
 
@@ -126,3 +130,51 @@ def test_a_lost_shard_is_named_where_no_cache_has_its_rows(view):
     cache.shutil.rmtree(view.dataset.path / "cache")
     with pytest.raises(StoreCorrupt, match=r"cannot read .*\.parquet"):
         view.load()
+
+
+def test_a_restored_backup_is_not_taken_for_what_came_after_it(view, tmp_path, write_image):
+    """Versions repeat; the files that they name do not."""
+    dataset, table = view.dataset, view.dataset.path.parents[2] / "t.csv"
+    backup, rows = tmp_path / "backup", table.read_text()
+    for name in ("items", "views"):
+        shutil.copytree(dataset.path / name, backup / name)
+    for name in ("new", "other"):
+        write_image(table.parent / f"{name}.png", (7, 7, 7))
+        table.write_text(f"{rows}\n{name}.png,a,")
+        dataset.store.embed([], dataset="d", encoders=[PIXELS])
+        assert f"{name}.png" in view.load().ids
+        if name == "new":
+            for part in ("items", "views"):
+                shutil.rmtree(dataset.path / part)
+                shutil.copytree(backup / part, dataset.path / part)
+    assert "new.png" not in view.load().ids
+
+
+def test_what_is_erased_while_a_cache_is_written_does_not_come_back(view, monkeypatch):
+    write = cache._write
+
+    def later(place, found, is_current):
+        upkeep.erase(view.dataset.folder, pa.array(["0.png"]))
+        write(place, found, is_current)
+
+    monkeypatch.setattr(cache, "_write", later)
+    view.load()
+    assert folders(view) == []
+
+
+def test_a_dropped_data_set_does_not_come_back(view, monkeypatch):
+    write = cache._write
+    assert view.dataset.label_columns == ["label"]  # known from here on
+
+    def later(place, found, is_current):
+        view.dataset.store.drop("d")
+        write(place, found, is_current)
+
+    monkeypatch.setattr(cache, "_write", later)
+    view.load()
+    assert not view.dataset.path.exists()
+
+
+def test_loaded_vectors_travel_to_other_processes(view):
+    found = pickle.loads(pickle.dumps(view.load()))
+    assert equal(found, view.load())

@@ -204,3 +204,92 @@ def test_the_commands(view, tmp_path, capsys):
     assert run(["info", "e", *other]) == run(["search", "e", "--item", "i0", *other]) == 0
     assert run(["embed", "--dataset", "e", "-e", HASHING, *other]) == 1
     assert "name a SOURCE" in capsys.readouterr().err
+
+
+def a_view(store, ids=("a", "b"), dim=3, name="x", seed=0, columns=None, **options):
+    vectors = np.random.default_rng(seed).normal(size=(len(ids), dim)).astype(np.float32)
+    incoming = Incoming(pa.array(list(ids)), vectors, pa.table(columns or {}))
+    return import_vectors(store, incoming, dataset="d", name=name, origin="photos", **options)
+
+
+def test_a_second_import_replaces_only_what_it_is_told_to(empty_store):
+    view = a_view(empty_store)
+    first = view.load().vectors.copy()
+    with pytest.raises(BadName, match="has dim 3 in 'd', these vectors have 4"):
+        a_view(empty_store, ["c"], dim=4)
+    with pytest.raises(BadSource, match="has vectors of 1 of these items: --overwrite"):
+        a_view(empty_store, ["b", "c"], seed=1)
+    np.testing.assert_array_equal(view.load().vectors, first)
+    a_view(empty_store, ["c"], seed=1)
+    assert view.load().ids.tolist() == ["a", "b", "c"]
+    view.build_index(factory="Flat")
+    a_view(empty_store, ["a", "b"], seed=2, overwrite=True)
+    assert not np.array_equal(view.load().vectors[:2], first)
+    assert view.index_facts is None  # of vectors that are no more
+
+
+def test_a_vector_of_other_content_is_not_taken_for_this_one(view, tmp_path):
+    """Exported, then the text changed: the old vector is not the new text's."""
+    export(view, tmp_path / "v.parquet")
+    table = tmp_path / "t.csv"
+    table.write_text(table.read_text().replace("text number0", "another text").replace(
+        "text number0", "another text"))  # fmt: skip
+    table.write_text(table.read_text().replace("number0", "changed"))
+    store, said = view.dataset.store, []
+    store.embed([], dataset="d", encoders=[HASHING])
+    back = import_vectors(
+        store, read_vectors(tmp_path / "v.parquet"), dataset="d", name="x", origin="v",
+        say=said.append,
+    )  # fmt: skip
+    assert back.load().ids.tolist() == [f"i{n}" for n in range(1, 9)]
+    assert said == [
+        "1 items have other content here than these vectors were made of: "
+        "they stay without a vector"
+    ]
+
+
+def test_an_import_leaves_registered_sources_alone(empty_store, tiny_images):
+    photos = tiny_images.rename(tiny_images.parent / "photos")
+    pixels = "baseline:pixels#size=1"
+    empty_store.embed([photos], dataset="d", encoders=[pixels])
+    a_view(empty_store)  # from another place that is called photos
+    assert empty_store.embed([], dataset="d", encoders=[pixels])[0].n_unchanged == 6
+    assert empty_store.dataset("d").read_bytes("dark/0.png")
+
+
+@pytest.mark.parametrize("name", ["", " x ", "a#b", "x\n", "a#layer=3", "local-dir:rel", "a@b"])
+def test_a_name_that_would_not_read_back_is_refused(name, empty_store):
+    with pytest.raises(BadName):
+        a_view(empty_store, name=name)
+    assert empty_store.datasets() == []
+
+
+def test_labels_reach_items_that_are_known(empty_store, capsys):
+    a_view(empty_store)
+    a_view(empty_store, ["a", "c"], name="y", columns={"grade": ["g1", "g2"]}, labels=["grade"])
+    found = empty_store.view("d", "import:x").load()
+    assert found.column("grade").tolist() == ["g1", None]
+    assert run(["info", "d", "--store", str(empty_store.path)]) == 0
+
+
+@pytest.mark.parametrize(
+    ("columns", "options", "message"),
+    [
+        ({"text": ["a", None]}, {"text": "text"}, "1 rows have no text"),
+        ({"group": [["g"], ["h"]]}, {}, "'group' holds list"),
+        ({"content_hash": [["g"], ["h"]]}, {}, "'content_hash' holds list"),
+    ],
+)
+def test_columns_of_the_wrong_kind_make_no_data_set(columns, options, message, empty_store):
+    with pytest.raises(BadSource, match=message):
+        a_view(empty_store, columns=columns, **options)
+    assert empty_store.datasets() == []
+    a_view(empty_store, columns={"content_hash": [7, None], "text": [1, 2]})
+    assert empty_store.view("d", "import:x").load().column("content_hash")[0] == "7"
+
+
+def test_nothing_to_write_writes_nothing(view, tmp_path):
+    for name in ("v.parquet", "v.npy", "v.atlas.parquet"):
+        with pytest.raises(BadSource, match="no item fulfils the condition"):
+            export(view, tmp_path / name, where="false")
+        assert not (tmp_path / name).exists()

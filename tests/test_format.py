@@ -11,6 +11,7 @@ import pytest
 import heads
 from featurestore.sources import SourceOptions
 from featurestore.store import open_store
+from featurestore.tables import read_shard
 from featurestore.verify import verify
 
 ROOT = Path(__file__).parents[1]
@@ -32,6 +33,8 @@ def view(empty_store, tmp_path):
     ):
         path.write_text("\n".join([header, *rows]))
         empty_store.embed([path], dataset="d", encoders=[HASHING], options=options)
+    table = empty_store.view("d", HASHING).table
+    table.append(read_shard(table.shards()[0].path))  # two writers did the same work
     return empty_store.view("d", HASHING)
 
 

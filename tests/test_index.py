@@ -3,12 +3,15 @@
 import json
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from featurestore import upkeep
 from featurestore.cli import run
-from featurestore.errors import BadName, BadQuery, ShapeMismatch, UnknownItem
+from featurestore.errors import BadName, BadQuery, NotEnoughData, ShapeMismatch, UnknownItem
+from featurestore.exchange import Incoming, import_vectors
 from featurestore.index import (
     ApproximateIndex,
     ExactIndex,
@@ -118,6 +121,22 @@ def test_likes_and_dislikes_make_one_query():
     query = combine(likes, np.array([[0, 0, 5]], np.float32))
     np.testing.assert_allclose(query, [[0.5, 0.5, -0.5]])
     np.testing.assert_allclose(combine(likes[:1]), [[1, 0, 0]])
+
+
+def test_a_range_includes_its_limit_and_nothing_impossible():
+    vectors = np.eye(3, dtype=np.float32)
+    ids = np.arange(3).astype(str).astype(object)
+    for metric, score in ((Metric.COSINE, 1.0), (Metric.INNER_PRODUCT, 1.0), (Metric.L2, 0.0)):
+        (found,) = ExactIndex.build(ids, vectors, metric).within(vectors[:1], score)
+        assert found.ids.tolist() == [["0"]]
+    (found,) = ExactIndex.build(ids, vectors, Metric.L2).within(vectors[:1], 0.5)
+    assert found.ids.shape == (1, 0)
+
+
+def test_a_query_that_is_no_number_is_refused():
+    index = ExactIndex.build(np.array(["a"], object), np.ones((1, 3), np.float32))
+    with pytest.raises(BadQuery, match="NaN or infinity"):
+        index.search(np.full((1, 3), np.nan, np.float32))
 
 
 # Approximate
@@ -299,3 +318,68 @@ def test_the_command_builds_and_tells_the_recall(view, capsys, monkeypatch):
     assert [one["label"] for one in found] == ["even"] * 3
     assert run([*arguments, "--where", "1; drop table items"]) == 1
     assert run([*arguments, "--metric", "l3"]) == 1
+
+
+def test_ties_are_right_answers(empty_store):
+    """Forty vectors, fifty times each: which of the fifty is found does not matter."""
+    vectors = np.repeat(np.random.default_rng(0).normal(size=(40, 8)), 50, axis=0)
+    incoming = Incoming(
+        pa.array([f"i{n}" for n in range(2000)]), vectors.astype(np.float32), pa.table({})
+    )
+    view = import_vectors(empty_store, incoming, dataset="d", name="x", origin="here")
+    facts = view.build_index().facts
+    assert facts["recall"] == 1
+    assert 0.97 < facts["recall_low"] < 1  # never of no width
+
+
+def test_a_view_that_shrank_or_cannot_be_written_is_searched_all_the_same(
+    view, monkeypatch, caplog
+):
+    view.build_index()
+    for left in (1000, 1, 0):
+        upkeep.delete(
+            view.dataset.folder,
+            pa.array([f"i{n:05d}" for n in range(left, 2000)]).filter(
+                pa.array([f"i{n:05d}" in set(view.load().ids) for n in range(left, 2000)])
+            ),
+        )
+        with monkeypatch.context() as patched:
+            patched.setattr(ApproximateIndex, "save", lambda *a: (_ for _ in ()).throw(OSError(30)))
+            found = view.search(Clustered().encode_texts(["3"]), k=5)
+        assert found.ids.shape == (1, min(5, left))
+
+
+@pytest.mark.parametrize("factory", ["IVF4096,Flat", "IVF8,PQ8x12"])
+def test_too_few_vectors_to_train_with(factory, view):
+    with pytest.raises(NotEnoughData, match=f"FAISS cannot train {factory} on 2,000 vectors"):
+        view.build_index(factory=factory)
+
+
+def test_a_search_reads_one_state(view, monkeypatch):
+    """Filter and vectors are of the same commit, whatever comes in between."""
+    rows, calls = type(view)._rows, []
+
+    def counted(self, snapshot):
+        calls.append(snapshot)
+        return rows(self, snapshot)
+
+    monkeypatch.setattr(type(view), "_rows", counted)
+    for work in (
+        lambda: view.search(np.ones((1, DIM), np.float32), where="label = 'odd'"),
+        lambda: view.neighbors("i00001", where="label = 'odd'"),
+        lambda: view.like(items=["i00001"], where="label = 'odd'"),
+        lambda: view.to_arrow(where="label = 'odd'"),
+    ):
+        calls.clear()
+        work()
+        assert len(calls) == 1
+
+
+@pytest.mark.parametrize("metric", list(Metric))
+def test_one_example_is_a_plain_search(metric, view):
+    one = view.like(items=["i00007"], metric=metric, k=8)
+    other = view.neighbors("i00007", metric=metric, k=8)
+    assert one.ids.tolist() == other.ids.tolist()
+    np.testing.assert_allclose(one.scores, other.scores, rtol=1e-4, atol=1e-5)
+    with pytest.raises(BadQuery, match="expected at least one item, image or text"):
+        view.like(metric=metric)

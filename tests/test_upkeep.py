@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import time
 
 import numpy as np
@@ -10,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import heads
-from featurestore import upkeep
+from featurestore import cache, upkeep
 from featurestore.cli import run
 from featurestore.errors import BadName, BadQuery, UnknownDataset, UnknownItem, UnknownSnapshot
 from featurestore.sources import SourceOptions
@@ -49,12 +50,6 @@ ROWS = [
     ("erin", "her other diary", "x"),
     ("frank", "his diary", "x"),
 ]
-
-
-def aged(folder):
-    """Make all files of a data set two days old."""
-    for path in folder.path.rglob("*"):
-        os.utime(path, (time.time() - 2 * 86_400,) * 2)
 
 
 # What it was
@@ -230,13 +225,16 @@ def test_what_names_no_items_deletes_none(ids, where, error, message, texts):
     assert store.dataset("d").n_items == 6
 
 
-def test_erased_items_leave_no_trace(texts, tmp_path):
+def test_erased_items_leave_no_trace(texts, monkeypatch):
+    monkeypatch.setattr(cache, "WORTH_BYTES", 0)
     store, path = texts
     dataset = store.dataset("d")
     heads.compare(store.view("d", HASHING), ["prototype"])
     heads.fit(store.view("d", HASHING), "prototype")
     path.write_text(path.read_text().replace("secret diary", "hidden diary"))  # an older version
     embed(store, None, HASHING)
+    store.view("d", HASHING).load()
+    store.view("d", HASHING).build_index()
     hashes = {
         row["content_hash"]
         for file in dataset.folder.items.path.glob("*.parquet")
@@ -244,9 +242,13 @@ def test_erased_items_leave_no_trace(texts, tmp_path):
         if row["item_id"] == "alice"
     }
     assert len(hashes) == 2
+    while not list(dataset.path.glob("cache/*/[0-9]*")):
+        time.sleep(0.01)  # a thread writes it
     gone = upkeep.erase(dataset.folder, pa.array(["alice"]))
     assert gone.n_files >= 2
     assert (len(gone.run_cards), len(gone.heads)) == (1, 1)
+    assert not (dataset.path / "cache").exists()
+    assert not (dataset.path / "indexes").exists()
     traces = {"alice", "her secret diary", "her hidden diary", *hashes}
     for file in dataset.path.rglob("*"):
         if file.suffix == ".parquet":
@@ -258,6 +260,74 @@ def test_erased_items_leave_no_trace(texts, tmp_path):
             assert not [one for one in traces if one.encode() in content], file
     assert store.view("d", HASHING).n_rows == 5
     assert verify(dataset.folder) == []
+
+
+def test_what_was_deleted_before_can_be_erased_and_an_erasure_resumed(texts, monkeypatch):
+    store, _ = texts
+    folder = store.dataset("d").folder
+    upkeep.delete(folder, pa.array(["alice"]))
+    with pytest.raises(UnknownItem):
+        upkeep.select_ids(folder, ["alice"])
+    ids = upkeep.select_ids(folder, ["alice"], ever=True)
+    with monkeypatch.context() as patched:
+        patched.setattr(upkeep, "_holds", lambda path, ids: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            upkeep.erase(folder, ids)
+    assert upkeep.erase(folder, upkeep.select_ids(folder, ["alice"], ever=True)).n_files >= 1
+    with pytest.raises(UnknownItem):
+        upkeep.select_ids(folder, ["alice"], ever=True)
+    assert verify(folder) == []
+
+
+def test_what_a_writer_is_about_to_commit_stays(many_shards, monkeypatch):
+    """However short the time that replaced files are kept."""
+    commit = Table._commit
+
+    def late(self, table, actions, adds):
+        assert self.unreferenced(older_than_s=-1) == []
+        return commit(self, table, actions, adds)
+
+    monkeypatch.setattr(Table, "_commit", late)
+    assert many_shards.compact() == 19
+    assert len(many_shards.unreferenced(older_than_s=-1)) == 20
+
+
+def test_care_waits_for_writers(empty_store, tiny_images, monkeypatch):
+    """Each takes the locks of all views, those of a process a GPU included."""
+    embed(empty_store, tiny_images)
+    folder = empty_store.dataset("d").folder
+    slug = empty_store.view("d", PIXELS).slug
+    with folder.locked(f"{slug}.0-of-2"):
+        pass
+    taken = []
+    locked = type(folder).locked
+
+    def note(self, what, **options):
+        taken.append(what)
+        return locked(self, what, **options)
+
+    monkeypatch.setattr(type(folder), "locked", note)
+    for work in (
+        upkeep.compact, upkeep.vacuum, lambda f: upkeep.delete(f, pa.array(["dark/0.png"])),
+        lambda f: upkeep.erase(f, pa.array(["dark/1.png"])),
+    ):  # fmt: skip
+        taken.clear()
+        work(folder)
+        assert taken == [slug, f"{slug}.0-of-2", "dataset"]
+
+
+def test_compaction_takes_columns_that_came_between(texts):
+    store, path = texts
+    rows = [f"{name},{text},{label},n" for name, text, label in ROWS[:3]]
+    for n in range(3):
+        rows.append(f"new{n},a text,y,n{n}")
+        path.write_text("\n".join(["id,text,label,note", *rows]))
+        embed(store, None, HASHING)
+    items = store.dataset("d").folder.items
+    before = items.read().sort_by("item_id")
+    items.compact()
+    assert len(items.shards()) == 1
+    assert items.read().sort_by("item_id") == before
 
 
 def test_erasing_takes_the_thumbnail_unless_another_item_looks_the_same(
@@ -291,6 +361,24 @@ def test_renaming_and_dropping(empty_store, tiny_images):
     assert sorted(path.name for path in (empty_store.path / "datasets").iterdir()) == ["other"]
     with pytest.raises(UnknownDataset):
         empty_store.drop("d")
+    for name in ("./other", "other/", "../datasets/other", "o\n", ""):
+        with pytest.raises(UnknownDataset):
+            empty_store.drop(name)
+    (empty_store.path / "datasets" / ".dropped-x-1").mkdir()
+    shutil.copy(
+        empty_store.path / "datasets" / "other" / "dataset.json",
+        empty_store.path / "datasets" / ".dropped-x-1",
+    )
+    assert empty_store.datasets() == ["other"]
+
+
+def test_a_new_data_set_of_an_old_name_shows_its_own_files(empty_store, tiny_images, write_image):
+    embed(empty_store, tiny_images)
+    assert empty_store.dataset("d").uri("dark/0.png") == str(tiny_images / "dark" / "0.png")
+    empty_store.drop("d")
+    other = write_image(tiny_images.parent / "more" / "p" / "new.png").parents[1]
+    embed(empty_store, other)
+    assert empty_store.dataset("d").uri("p/new.png") == str(other / "p" / "new.png")
 
 
 # Damage
@@ -328,6 +416,13 @@ DAMAGE = {
     "a missing shard": (lambda f: first_shard(f, "items").unlink(), "No such file"),
     "a flipped byte": (lambda f: flip(first_shard(f, "views/*")), "SHA-256"),
     "no log": (lambda f: [p.unlink() for p in f.path.glob("items/_delta_log/*")], "no Delta log"),
+    "a damaged log": (
+        lambda f: next(f.path.glob("items/_delta_log/*1.json")).write_text("{"), "cannot be read",
+    ),
+    "no dataset.json": (lambda f: (f.path / "dataset.json").unlink(), "dataset.json"),
+    "no encoder.json": (
+        lambda f: next(f.path.glob("views/*/encoder.json")).unlink(), "has no encoder.json",
+    ),
     "a damaged dataset.json": (lambda f: (f.path / "dataset.json").write_text("{"), "dataset.json"),
     "NaN": (nan_in_a_vector, "1 vectors hold NaN"),
     "an id twice": (twice_an_id, "'dark/0.png' has two rows"),
@@ -350,6 +445,25 @@ def test_damage_is_named_and_ends_in_exit_code_1(what, empty_store, tiny_images,
     report = json.loads(capsys.readouterr().out)
     assert report["ok"] is False
     assert [message in one["what"] for one in report["findings"]["d"]].count(True) == 1
+
+
+def test_a_text_and_a_cache_that_changed_are_named(texts, monkeypatch):
+    monkeypatch.setattr(cache, "WORTH_BYTES", 0)
+    store, _ = texts
+    folder = store.dataset("d").folder
+    store.view("d", HASHING).load()
+    while not (found := list(folder.path.glob("cache/*/[0-9]*/sums.json"))):
+        time.sleep(0.01)
+    assert verify(folder) == []
+    flip(found[0].with_name("vectors.npy"))
+    (one,) = verify(folder)
+    assert "is not what was written" in one.what
+    shutil.rmtree(folder.path / "cache")
+    rows = folder.items.read()
+    at = rows.column_names.index("text")
+    other = rows.set_column(at, "text", pa.array(["changed"] * len(rows)))
+    folder.items.merge(other, drop=lambda part: np.ones(len(part), bool), keys=["item_id"])
+    assert len([one for one in verify(folder) if "is not the one that was hashed" in one.what]) == 6
 
 
 def test_sources_that_changed_are_warnings(empty_store, tiny_images, write_image, capsys):

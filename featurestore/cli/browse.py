@@ -159,8 +159,13 @@ def search(
     )  # fmt: skip
     columns = ["item_id", "text", *view.dataset.label_columns]
     known = {row["item_id"]: row for row in view.dataset.items(columns).to_pylist()}
+    nothing = dict.fromkeys(columns)  # of an item that was deleted just now
     rows = [
-        {"rank": rank, "score": round(float(score), 6), **known[item_id]}
+        {
+            "rank": rank,
+            "score": round(float(score), 6),
+            **known.get(item_id, nothing | {"item_id": item_id}),
+        }
         for rank, (item_id, score) in enumerate(zip(found.ids[0], found.scores[0], strict=True), 1)
     ]
     if as_json:
@@ -191,7 +196,7 @@ def search(
 @click.option("--memory", metavar="SIZE", help="What it may take, such as 500M or 2G.")
 @click.option("--metric", default="cosine", show_default=True, help="cosine, ip or l2.")
 @click.option("--factory", metavar="STRING", help="A FAISS index factory string of your own.")
-@click.option("--seed", default=0, show_default=True)
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0))
 @store_option
 @json_option
 def index(

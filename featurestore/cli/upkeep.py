@@ -35,8 +35,8 @@ def verify(
 
     store = open_given(store_path)
     found = {
-        name: check(store.dataset(name).folder, canary=not no_canary, n_sample=sample)
-        for name in datasets or store.datasets()
+        name: check(store.folder(name), canary=not no_canary, n_sample=sample)
+        for name in datasets or store.folders()
     }
     is_damaged = any(one.severity == "error" for rows in found.values() for one in rows)
     if as_json:
@@ -122,7 +122,7 @@ def delete(
     if not ids and where is None:
         raise click.UsageError("say which items: IDS or --where")
     folder = open_given(store_path).dataset(dataset).folder
-    chosen = upkeep.select_ids(folder, ids, where)
+    chosen = upkeep.select_ids(folder, ids, where, ever=erase)
     if len(chosen) == 0:
         say("no item fulfils the condition")
         return
@@ -140,8 +140,8 @@ def delete(
     )
     if gone.heads:
         say(
-            f"predictions of {', '.join(gone.heads)} lost these items; what the heads learned from "
-            "them stays in their weights: train them again where that matters"
+            "what heads learned stays in them, kNN and TF-IDF keep rows and words: delete or train "
+            f"again {', '.join(gone.heads)}"
         )
 
 
@@ -202,6 +202,7 @@ def export(
 @click.option("--vector", metavar="COLUMN", help="Column of vectors; the only one by default.")
 @click.option("--text", metavar="COLUMN", help="Column of texts.")
 @click.option("--label", "labels", multiple=True, metavar="COLUMN", help="Label; repeatable.")
+@click.option("--overwrite", is_flag=True, help="Replace vectors that the view has.")
 @store_option
 def import_(
     path: str,
@@ -211,6 +212,7 @@ def import_(
     vector: str | None,
     text: str | None,
     labels: tuple[str, ...],
+    overwrite: bool,
     store_path: str,
 ) -> None:
     """Take in vectors that another program made.
@@ -224,6 +226,7 @@ def import_(
     store = open_store(store_path, create=True)
     incoming = read_vectors(path, item_id=item_id, vector=vector)
     view = import_vectors(
-        store, incoming, dataset=dataset, name=name, origin=path, text=text, labels=labels
-    )
+        store, incoming, dataset=dataset, name=name, origin=path, text=text, labels=labels,
+        overwrite=overwrite, say=say,
+    )  # fmt: skip
     say(f"{view.name}: {view.n_rows:,} vectors of dim {view.dim}")
