@@ -31,8 +31,9 @@ def test_the_demo_embeds_searches_and_tells_what_to_type_next(tmp_path):
             progress_bar=lambda: nullcontext(None),
         )  # fmt: skip
     assert compared[0] == [
+        "digits@builtin:tiny-image",
         "digits@baseline:pixels",
-        "digits@random:timm:mobilenetv3_small_050#seed=0",
+        "digits@random:builtin:tiny-image#seed=0",
     ]
     text = "\n".join(said)
     assert "digits@baseline:pixels: 1,797 embedded" in text

@@ -22,18 +22,28 @@ def test_the_first_example_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.delenv("FEATURESTORE_STORE", raising=False)
     write_digits(tmp_path / "digits")
     commands = [line[2:] for line in blocks("console")[0].splitlines() if line.startswith("$ ")]
-    assert [run(shlex.split(one)[1:]) for one in commands] == [0, 0]
+    assert [run(shlex.split(one)[1:]) for one in commands] == [0, 0, 0]
     table = capsys.readouterr().out
-    shown = [line for line in blocks("console")[0].splitlines() if line.startswith(" baseline")]
+    shown = [
+        line
+        for line in blocks("console")[0].splitlines()
+        if line.startswith((" baseline", " builtin"))
+    ]
+    assert len(shown) == 7
     for line in shown:  # the README's figures are what comes out, seconds left aside
-        encoder, head, value, low, _, high, _ = line.split()
-        assert re.search(rf"{encoder} +{head} +{value} +{low} – {high} ", table), line
+        encoder, head, *figures = line.replace("–", "").split()[:5]
+        found = re.search(rf"{encoder} +{head} +([\d.]+) +([\d.]+) – ([\d.]+) ", table)
+        assert found, line
+        # Convolutions differ in the last bits between processors, and a prediction may flip.
+        slack = 0.004 if encoder.startswith("builtin") else 0
+        for shown_figure, figure in zip(figures, found.groups(), strict=True):
+            assert float(figure) == pytest.approx(float(shown_figure), abs=slack), line
     (claim,) = [line for line in blocks("console")[0].splitlines() if "is better than" in line]
-    assert claim in table
+    assert claim.partition(" by ")[0] in table
     (python,) = blocks("python")
     exec(compile(python, "README.md", "exec"), {})
     printed = capsys.readouterr().out.splitlines()
-    assert printed[0] == "(1797, 3072) ['0' '0' '0']"
+    assert printed[0] == "(1797, 320) ['0' '0' '0']"
     assert printed[-1] == "['0' '0' '0']"
 
 
