@@ -15,6 +15,7 @@ import os
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -442,11 +443,17 @@ class _Hashed:
 
 def read_shard(path: Path, columns: list[str] | None = None) -> pa.Table:
     """Read one Parquet file; columns that it lacks are left out."""
+    with _opened(path) as file:
+        names = file.schema_arrow.names
+        chosen = None if columns is None else [name for name in columns if name in names]
+        return file.read(chosen)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[pq.ParquetFile]:
     try:
         with pq.ParquetFile(path, memory_map=False) as file:
-            names = file.schema_arrow.names
-            chosen = None if columns is None else [name for name in columns if name in names]
-            return file.read(chosen)
+            yield file
     except (OSError, pa.ArrowInvalid) as error:
         raise StoreCorrupt(
             f"cannot read {path}: {error}; the log names this file, so restore it from a backup "
@@ -513,6 +520,29 @@ def row_keys(columns: list[Any]) -> pa.Array:
     strings = [pc.fill_null(column, "\x00") for column in columns]
     joined = strings[0] if len(strings) == 1 else pc.binary_join_element_wise(*strings, "\x1f")
     return joined.combine_chunks() if isinstance(joined, pa.ChunkedArray) else joined
+
+
+def each_row_group(
+    shards: list[Shard], column: str, work: Callable[[int, pa.ChunkedArray], None]
+) -> None:
+    """Call ``work`` with the first row and the values of each row group, in threads.
+
+    A group is small enough for its memory to be used again for the next one.
+    """
+    groups, start = [], 0
+    for shard in shards:
+        with _opened(shard.path) as file:
+            for number in range(file.num_row_groups):
+                groups.append((shard.path, number, start))
+                start += file.metadata.row_group(number).num_rows
+
+    def read(group: tuple[Path, int, int]) -> None:
+        path, number, first = group
+        with _opened(path) as file:
+            work(first, file.read_row_group(number, [column], use_threads=False).column(column))
+
+    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+        list(pool.map(read, groups))
 
 
 def each_shard(shards: list[Shard], columns: list[str]) -> Iterator[pa.Table]:

@@ -35,7 +35,7 @@ from featurestore.index import (
     read_facts,
 )
 from featurestore.query import evaluate
-from featurestore.tables import Table, each_shard, row_keys, vectors_of
+from featurestore.tables import Table, each_row_group, each_shard, row_keys, vectors_of
 from featurestore.values import (
     Embeddings,
     EncoderSpec,
@@ -238,12 +238,12 @@ class View:
         vectors = np.empty((len(items), self.dim), np.float32)
         target = np.full(len(pairs), -1)  # where in the result a row of the view goes
         target[place[place >= 0]] = np.arange(len(items))
-        start = 0
-        for part in each_shard(shards, ["vector"]):
-            rows = target[start : start + len(part)]
-            start += len(part)
-            for at, block in _blocks(part.column("vector"), self.dim):
-                _scatter(vectors, rows[at : at + len(block)], block)
+
+        def put(start: int, column: pa.ChunkedArray) -> None:
+            block = vectors_of(column, self.dim)
+            _scatter(vectors, target[start : start + len(block)], block)
+
+        each_row_group(shards, "vector", put)
         return Cached(items, vectors)
 
     def index(self, *, metric: str = Metric.COSINE, exact: bool = False) -> Index:
@@ -474,14 +474,6 @@ def _matching(found: Cached, where: str | None, split: str | None) -> NDArray[np
     return chosen
 
 
-def _blocks(column: pa.ChunkedArray, dim: int) -> Iterator[tuple[int, NDArray[np.float32]]]:
-    """Yield (first row, vectors) of each chunk, none of them copied."""
-    at = 0
-    for chunk in column.chunks:
-        yield at, vectors_of(pa.chunked_array([chunk]), dim)
-        at += len(chunk)
-
-
 def _scatter(
     vectors: NDArray[np.float32], rows: NDArray[np.intp], block: NDArray[np.float32]
 ) -> None:
@@ -515,6 +507,8 @@ def _keys(items: pa.Table) -> pa.Array:
 
 
 def _objects(column: pa.ChunkedArray) -> NDArray[Any]:
+    if pa.types.is_string(column.type):
+        return np.asarray(column.to_numpy(zero_copy_only=False), object)
     values = np.empty(len(column), object)
     values[:] = column.to_pylist()
     return values
