@@ -36,9 +36,10 @@ class Cached:
 
     items: pa.Table
     vectors: NDArray[np.float32]
+    n_erasures: int = 0  # of the data set, when reading began
 
 
-def read_cache(place: Path) -> Cached | None:
+def read_cache(place: Path, n_erasures: int = 0) -> Cached | None:
     """Return a snapshot's files, mapped into memory; None where there are none."""
     try:
         vectors = np.load(place / "vectors.npy", mmap_mode="r", allow_pickle=False)
@@ -49,7 +50,7 @@ def read_cache(place: Path) -> Cached | None:
     except (OSError, ValueError, pa.ArrowInvalid) as error:
         _log.warning("%s cannot be read (%s): read from Parquet instead", place, error)
         return None
-    return Cached(items, vectors) if len(items) == len(vectors) else None
+    return Cached(items, vectors, n_erasures) if len(items) == len(vectors) else None
 
 
 def write_cache(place: Path, found: Cached, is_current: Callable[[], bool]) -> Thread | None:

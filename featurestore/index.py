@@ -117,9 +117,10 @@ class _Search:
             scores, rows = self._all(prepared, k)
         elif n * dim <= EXACT_FLOATS:
             few = np.flatnonzero(among)
+            step = max(1, min(_CHUNK, EXACT_FLOATS // n))  # scores in memory at once
             parts = [
-                best_among(self.vectors, few, prepared[at : at + _CHUNK], k, self.metric)
-                for at in range(0, max(len(prepared), 1), _CHUNK)
+                best_among(self.vectors, few, prepared[at : at + step], k, self.metric)
+                for at in range(0, max(len(prepared), 1), step)
             ]
             scores, rows = (np.concatenate(one) for one in zip(*parts, strict=True))
         else:

@@ -306,6 +306,15 @@ def all_views_locked(folder: DatasetFolder) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def indexes_locked(folder: DatasetFolder) -> Iterator[None]:
+    """Hold the locks under which indexes are saved."""
+    with ExitStack() as locks:
+        for path in sorted((folder.path / "views").glob("*/_delta_log")):
+            locks.enter_context(folder.locked(f"index-{path.parent.name}"))
+        yield
+
+
 def find_spec(encoders: Mapping[str, Mapping[str, Any]], spec: EncoderSpec) -> str | None:
     """Return the slug of the view whose spec is the given one."""
     return next((slug for slug, one in encoders.items() if one["spec"] == str(spec)), None)

@@ -329,7 +329,8 @@ class Table:
         """
         now = time.time()
         oldest = now - older_than_s
-        kept = {*keep, self.version()}
+        latest = self.version()
+        kept = {latest, *(one for one in keep if one <= latest)}  # a backup may be older
         for one in self._open(None).history():  # newest first
             kept.add(one["version"])
             if one["timestamp"] / 1000 < oldest:

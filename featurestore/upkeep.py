@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from featurestore.errors import BadQuery, StoreCorrupt, UnknownItem, nearest
-from featurestore.layout import DatasetFolder, all_views_locked, read_json
+from featurestore.layout import DatasetFolder, all_views_locked, indexes_locked, read_json
 from featurestore.query import evaluate
 from featurestore.tables import YOUNG_S, Table, drop_equal, read_shard, write_file
 
@@ -143,18 +144,19 @@ def erase(folder: DatasetFolder, ids: pa.Array) -> Erased:
     can be run again.
     """
     with all_views_locked(folder):
-        folder.count_erasure()
         _delete(folder, ids)
         n_files = 0
         for _, table in _tables(folder, replaced=True):
             # Nobody writes now: what no version names was left behind.
-            for path in table.unreferenced(older_than_s=-1.0, unnamed_s=-1.0):
+            for path in table.unreferenced(older_than_s=-math.inf, unnamed_s=-math.inf):
                 if path.suffix == ".tmp" or _holds(path, ids):
                     path.unlink(missing_ok=True)
                     n_files += 1
-        for name in _DERIVED:
-            if (folder.path / name).exists():
-                shutil.rmtree(folder.path / name)
+        with indexes_locked(folder):  # who saves one afterwards sees that it was counted
+            folder.count_erasure()
+            for name in _DERIVED:
+                if (folder.path / name).exists():
+                    shutil.rmtree(folder.path / name)
         left = set(folder.items.read(["content_hash"]).column("content_hash").to_pylist())
         thumbnails = [
             path

@@ -64,8 +64,8 @@ def _findings(folder: DatasetFolder, canary: bool, n_sample: int, seed: int) -> 
     yield from _check_table(folder.failures)
     for slug, info in infos.items():
         yield from _check_table(folder.view(slug), partial(_check_vectors, dim=info["dim"]))
-    for place in sorted((folder.path / "cache").glob("*/[0-9]*")):
-        if not is_sound(place):
+    for place in sorted((folder.path / "cache").glob("*/[0-9]*-*")):
+        if not is_sound(place) and place.exists():
             what = "is not what was written, and may be served: delete the folder"
             yield Finding(str(place), what, "error")
     yield from _check_heads(folder.path)

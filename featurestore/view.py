@@ -222,9 +222,9 @@ class View:
         state = folder.items.digest(snapshot.items) + self.table.digest(snapshot.view)
         name = f"{snapshot}-{hashlib.sha256(state.encode()).hexdigest()[:12]}"
         place = self.dataset.path / "cache" / self.slug / name
-        cached = read_cache(place)
+        cached = read_cache(place, n_erasures)
         if cached is None:
-            cached = self._read(snapshot)
+            cached = replace(self._read(snapshot), n_erasures=n_erasures)
             cached.vectors.flags.writeable = False  # as a mapped one; the cache is written from it
             write_cache(place, cached, lambda: folder.n_erasures == n_erasures)
         return cached
@@ -279,13 +279,12 @@ class View:
     ) -> ApproximateIndex:
         """Build an approximate index, tuned and measured, and keep it; see `ApproximateIndex`."""
         found = self._rows(self.snapshot)
-        n_erasures = self.dataset.folder.n_erasures
         ids = _objects(found.items.column("item_id"))
         index = ApproximateIndex.build(
             ids, _keys(found.items), found.vectors, recall=recall, memory_bytes=memory_bytes,
             metric=metric, factory=factory, seed=seed,
         )  # fmt: skip
-        self._keep(index, n_erasures)
+        self._keep(index, found.n_erasures)
         return index
 
     def _keep(self, index: ApproximateIndex, n_erasures: int) -> None:
@@ -304,7 +303,6 @@ class View:
         return self.dataset.path / "indexes" / self.slug
 
     def _opened(self, facts: dict[str, Any], ids: NDArray[Any], found: Cached) -> ApproximateIndex:
-        n_erasures = self.dataset.folder.n_erasures
         index = ApproximateIndex.open(self._index_folder, ids, _keys(found.items), found.vectors)
         if index is None:  # too much has gone, or come
             index = ApproximateIndex.build(
@@ -314,7 +312,7 @@ class View:
             )  # fmt: skip
         if index.facts != facts:
             try:
-                self._keep(index, n_erasures)
+                self._keep(index, found.n_erasures)
             except OSError as error:  # a read-only store: the next process does it again
                 _log.info("%s cannot be brought up to date: %s", self._index_folder, error)
         return index

@@ -279,6 +279,40 @@ def test_what_was_deleted_before_can_be_erased_and_an_erasure_resumed(texts, mon
     assert verify(folder) == []
 
 
+def test_an_erasure_does_not_trust_clocks(texts):
+    store, _ = texts
+    folder = store.dataset("d").folder
+    for path in folder.path.rglob("*.parquet"):
+        os.utime(path, (time.time() + 3600,) * 2)
+    upkeep.erase(folder, pa.array(["alice"]))
+    for path in folder.path.rglob("*.parquet"):
+        assert "alice" not in pq.read_table(path).column("item_id").to_pylist()
+
+
+def test_vacuum_of_a_table_that_is_older_than_a_card(empty_store, tiny_images):
+    """As after a backup was restored."""
+    embed(empty_store, tiny_images)
+    head = heads.fit(empty_store.view("d", PIXELS), "prototype")
+    (path,) = empty_store.path.glob("datasets/d/heads/*/card.json")
+    path.write_text(json.dumps(head.card | {"snapshot": {"items": 99, "view": 99}}))
+    assert upkeep.vacuum(empty_store.dataset("d").folder, older_than_s=0).files == ()
+
+
+def test_what_is_erased_while_an_index_is_built_is_not_kept(texts, monkeypatch):
+    store, _ = texts
+    view = store.view("d", HASHING)
+    read = type(view)._rows
+
+    def slow(self, snapshot):
+        found = read(self, snapshot)
+        upkeep.erase(view.dataset.folder, pa.array(["alice"]))
+        return found
+
+    monkeypatch.setattr(type(view), "_rows", slow)
+    view.build_index(factory="Flat")
+    assert view.index_facts is None
+
+
 def test_what_a_writer_is_about_to_commit_stays(many_shards, monkeypatch):
     """However short the time that replaced files are kept."""
     commit = Table._commit

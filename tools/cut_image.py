@@ -4,7 +4,7 @@ Run: python -m tools.cut_image --photos PATH/cifar10-*.tar --teacher PATH
 
 The convolutions up to the last block but one are the teacher's, normalisation folded in. What
 their pools give on photographs and drawn pictures sets the scale of each feature. Seeds are
-fixed; three minutes on 2 cores. docs/decisions/0008 tells why nothing is trained.
+fixed; two minutes on 2 cores. docs/decisions/0008 tells why nothing is trained.
 """
 
 import argparse
@@ -45,7 +45,7 @@ def main() -> None:
         batch = np.stack([draw(photos, number) for number in range(start, start + 50)])
         pixels = torch.from_numpy(batch).permute(0, 3, 1, 2).to(torch.float32) / 127.5 - 1
         with torch.inference_mode():
-            pools = network.pools(pixels)
+            pools = network(pixels)
         found.append(torch.cat([pools[i] for i in EMBEDDED], dim=1))
     features = torch.cat(found)
     state = {name: one.to(torch.float16) for name, one in network.state_dict().items()}

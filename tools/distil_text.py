@@ -21,13 +21,12 @@ from numpy.typing import NDArray
 
 SEED = 0
 DIM = 256
-FIRST_WORD = 1996  # in the teacher's vocabulary; from here on the more frequent come first
 MAX_TOKENS = 28_700  # what fits: 8 MB with the tokenizer
 BATCH, EPOCHS, LEARNING_RATE = 1024, 20, 2e-3
 
 
 def main() -> None:
-    """Embed, fit, write the weights; each step goes on where it was left."""
+    """Embed, fit, write the weights; embedding goes on where it was left."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--teacher", required=True, help="a sentence-transformers folder")
     parser.add_argument("--wordnet", type=Path, required=True, help="folder of data.noun, …")

@@ -62,16 +62,15 @@ class TinyImage(nn.Module):
     def _embedded_widths(self) -> list[int]:
         return [_STAGES[i][1] for i in EMBEDDED]
 
-    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Return (n, dim) of pixels in [-1, 1], (n, 3, 128, 128)."""
-        return self.embed(self.pools(pixels))
-
     def embed(self, pools: Sequence[torch.Tensor]) -> torch.Tensor:
         """Join and standardise what makes the vector."""
         return (torch.cat([pools[i] for i in EMBEDDED], dim=1) - self.mean) / self.std
 
-    def pools(self, pixels: torch.Tensor) -> list[torch.Tensor]:
-        """Return the mean over space of each stage, (n, channels) each."""
+    def forward(self, pixels: torch.Tensor) -> list[torch.Tensor]:
+        """Return the mean over space of each stage, (n, channels) each.
+
+        ``pixels`` is (n, 3, 128, 128) in [-1, 1].
+        """
         x, found = functional.relu6(_convolve(self.stem, pixels)), []
         for stage in self.stages:
             x = stage(x)
@@ -154,7 +153,7 @@ def assemble(
     settle(network, device, compile=how.compile)
 
     def forward(pixels: torch.Tensor, asked: Sequence[Depth]) -> list[torch.Tensor]:
-        pools = network.pools(pixels)
+        pools = network(pixels)
         return [
             network.embed(pools) if depth.layer is None else pools[depth.layer - 1]
             for depth in asked

@@ -82,8 +82,9 @@ def test_layers_come_from_one_pass_and_are_the_pools_of_the_stages():
     assert [one.shape for one in prepared] == [(128, 128, 3)] * 2
     pixels = torch.from_numpy(np.stack(prepared)).permute(0, 3, 1, 2) / 127.5 - 1
     with torch.inference_mode():
-        pools = [one.numpy() for one in whole.network.module.pools(pixels)]
-        joined = whole.network.module(pixels).numpy()
+        pools = whole.network.module(pixels)
+        joined = whole.network.module.embed(pools).numpy()
+        pools = [one.numpy() for one in pools]
     for encoder, expected in ((third, pools[2]), (sixth, pools[5]), (whole, joined)):
         assert encoder.resolved.dim == expected.shape[1]
         found = encoder.encode_images(prepared)
@@ -103,10 +104,17 @@ def test_its_stages_are_those_of_its_teacher(mobilenet, tiny_image):
     take_convolutions(student, teacher)
     pixels = torch.rand(2, 3, 128, 128, generator=torch.Generator().manual_seed(0)) * 2 - 1
     with torch.inference_mode():
-        x, found = teacher.bn1(teacher.conv_stem(pixels)), student.pools(pixels)
+        x, found = teacher.bn1(teacher.conv_stem(pixels)), student(pixels)
         for stage, pool in zip(teacher.blocks, found, strict=False):
             x = stage(x)
             np.testing.assert_allclose(x.mean((2, 3)), pool, atol=1e-4)
+    shipped = tiny_image.network.module.state_dict()
+    for name, values in student.state_dict().items():
+        if name in ("mean", "std"):
+            assert torch.isfinite(shipped[name]).all()
+        else:
+            assert torch.equal(values.half().float(), shipped[name]), name
+    assert (shipped["std"] > 0).all()
 
 
 def test_random_weights_have_the_same_shape_and_other_vectors(tiny_image):
