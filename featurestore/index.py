@@ -297,7 +297,7 @@ class ApproximateIndex(_Search):
         }
         return replace(tuned, facts={**tuned.facts, **facts})
 
-    @property
+    @cached_property
     def kind(self) -> str:
         """``ivf``, ``hnsw`` or ``other``: what the effort means."""
         faiss = _faiss()

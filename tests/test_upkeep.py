@@ -347,7 +347,7 @@ def test_care_waits_for_writers(empty_store, tiny_images, monkeypatch):
     ):  # fmt: skip
         taken.clear()
         work(folder)
-        assert taken == [slug, f"{slug}.0-of-2", "dataset"]
+        assert taken[:3] == [slug, f"{slug}.0-of-2", "dataset"]
 
 
 def test_compaction_takes_columns_that_came_between(texts):
