@@ -24,6 +24,7 @@ CLI = [sys.executable, "-m", "featurestore.cli"]
 
 # An encoder that anyone can predict, slow enough to be interrupted.
 SLOW = """
+import os
 import time
 import numpy as np
 
@@ -32,7 +33,7 @@ class Slow:
     version = "1"
 
     def encode_images(self, images):
-        time.sleep(0.004 * len(images))
+        time.sleep(float(os.environ.get("SLOW_S", "0.004")) * len(images))
         return np.stack([np.asarray(one, float).mean(axis=(0, 1)) for one in images])
 """
 CHILD = """
@@ -100,7 +101,8 @@ def test_ctrl_c_keeps_what_was_done_and_says_130(tmp_path, many, child_env, monk
     spec = "python:slow_encoder:Slow"
     command = [*CLI, "embed", str(many), "--dataset", "d", "-e", spec, "--batch-size", "2"]
     command += ["--store", str(tmp_path / "store")]
-    child = subprocess.Popen(command, env=child_env, stderr=subprocess.PIPE, text=True)
+    slower = child_env | {"SLOW_S": "0.05"}  # 6 s in all: a busy machine may come late
+    child = subprocess.Popen(command, env=slower, stderr=subprocess.PIPE, text=True)
     views = tmp_path / "store" / "datasets" / "d" / "views"
     while child.poll() is None and not list(views.glob("*/encoder.json")):
         time.sleep(0.005)
