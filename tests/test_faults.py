@@ -102,7 +102,11 @@ def test_ctrl_c_keeps_what_was_done_and_says_130(tmp_path, many, child_env, monk
     command = [*CLI, "embed", str(many), "--dataset", "d", "-e", spec, "--batch-size", "2"]
     command += ["--store", str(tmp_path / "store")]
     slower = child_env | {"SLOW_S": "0.05"}  # 6 s in all: a busy machine may come late
-    child = subprocess.Popen(command, env=slower, stderr=subprocess.PIPE, text=True)
+    child = subprocess.Popen(
+        command, env=slower, stderr=subprocess.PIPE, text=True,
+        # A suite that a shell runs with & inherits an ignored SIGINT, and hands it on.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
     views = tmp_path / "store" / "datasets" / "d" / "views"
     while child.poll() is None and not list(views.glob("*/encoder.json")):
         time.sleep(0.005)
