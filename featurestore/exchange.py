@@ -297,22 +297,21 @@ def _item_rows(
     texts = _strings(table, text) if text is not None else pa.nulls(n, pa.string())
     if text is not None and texts.null_count:
         raise BadSource(f"{texts.null_count} rows have no text in {text!r}")
-    if text is not None:
-        own = pa.array([text_hash(one) for one in texts.to_pylist()], pa.string())
-    else:  # nobody here knows the content: the vector stands for it
-        own = pa.array(
-            [hashlib.sha256(row.tobytes()).hexdigest() for row in incoming.vectors], pa.string()
-        )
-    theirs = known.column("content_hash").take(place).combine_chunks()
-    named = pa.nulls(n, pa.string())
+    hashes = known.column("content_hash").take(place).combine_chunks()
     if "content_hash" in table.column_names:
-        named = _strings(table, "content_hash")
+        hashes = pc.coalesce(_strings(table, "content_hash"), hashes)
+    unnamed = np.flatnonzero(np.asarray(pc.is_null(hashes)))
+    if text is not None:
+        made = [text_hash(texts[int(row)].as_py()) for row in unnamed]
+    else:  # nobody here knows the content: the vector stands for it
+        made = [hashlib.sha256(incoming.vectors[row]).hexdigest() for row in unnamed]
+    hashes = pc.replace_with_mask(hashes, pc.is_null(hashes), pa.array(made, pa.string()))
     splits = table.column("split").to_pylist() if "split" in table.column_names else [None] * n
     columns: dict[str, Any] = {
         "item_id": incoming.ids,
         "source": pa.array([source] * n, pa.string()),
         "text": texts,
-        "content_hash": pc.coalesce(named, theirs, own),
+        "content_hash": hashes,
         "split": pa.array([canonical_split(one) for one in splits], pa.string()),
         "group": pa.nulls(n, pa.string()),
     }

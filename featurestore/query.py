@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import duckdb
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from featurestore.errors import BadQuery
 
@@ -67,3 +70,17 @@ def evaluate(expression: str, table: pa.Table) -> pa.ChunkedArray:
     if len(result) != len(table):
         raise BadQuery(f"expected one value for each of {len(table)} rows from: {expression}")
     return result.column("value")
+
+
+def fulfils(condition: str, table: pa.Table) -> NDArray[np.bool_]:
+    """Mark the rows that fulfil an SQL condition, (n,); null counts as no.
+
+    Raises
+    ------
+    BadQuery
+        If it is no condition.
+    """
+    found = evaluate(condition, table)
+    if not pa.types.is_boolean(found.type):
+        raise BadQuery(f"{condition} gives {found.type}: expected a condition, true or false")
+    return np.asarray(pc.fill_null(found, False))

@@ -12,9 +12,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from featurestore.errors import BadQuery, StoreCorrupt, UnknownItem, nearest
+from featurestore.errors import StoreCorrupt, UnknownItem, nearest
 from featurestore.layout import DatasetFolder, all_views_locked, indexes_locked, read_json
-from featurestore.query import evaluate
+from featurestore.query import fulfils
 from featurestore.tables import YOUNG_S, Table, drop_equal, read_shard, write_file
 
 _DERIVED = ("indexes", "cache")
@@ -107,10 +107,7 @@ def select_ids(
         )
     if where is None:
         return asked
-    chosen = evaluate(where, items)
-    if not pa.types.is_boolean(chosen.type):
-        raise BadQuery(f"--where {where} gives {chosen.type}: expected a condition, true or false")
-    found = known.filter(pc.fill_null(chosen, False)).combine_chunks()
+    found = known.filter(pa.array(fulfils(where, items))).combine_chunks()
     return pc.unique(pa.concat_arrays([asked, found]))
 
 

@@ -41,10 +41,10 @@ def verify(
     """Check the present state of a data set; no finding means that all is well.
 
     Shards: present, of their size, of the SHA-256 that is their name, readable, of as many rows
-    as the log says. Items: ids unique. Views: dim, finite vectors. Heads: estimators as their
-    cards have them. Sources: ``n_sample`` items drawn by
-    ``seed`` still have the content that was embedded. Encoders, with ``canary``: those that can
-    be loaded still give their probe vectors.
+    as the log says. Items: ids unique, texts those that were hashed. Views: dim, finite vectors.
+    Caches: of the bytes that were written. Heads: estimators as their cards have them. Sources:
+    ``n_sample`` items drawn by ``seed`` still have the content that was embedded. Encoders, with
+    ``canary``: those that can be loaded still give their probe vectors.
     """
     return list(_findings(folder, canary, n_sample, seed))
 

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from featurestore.approximate import ApproximateIndex, read_facts
 from featurestore.cache import Cached, read_cache, write_cache
 from featurestore.canary import check_canary
 from featurestore.encoders import load_encoder
@@ -26,15 +27,8 @@ from featurestore.errors import (
     ModalityMismatch,
 )
 from featurestore.images import decode_image
-from featurestore.index import (
-    ApproximateIndex,
-    ExactIndex,
-    Metric,
-    check_metric,
-    combine,
-    read_facts,
-)
-from featurestore.query import evaluate
+from featurestore.index import ExactIndex, Metric, check_metric, combine
+from featurestore.query import fulfils
 from featurestore.tables import Table, each_row_group, each_shard, row_keys, vectors_of
 from featurestore.values import (
     Embeddings,
@@ -147,7 +141,7 @@ class View:
         found = self._rows(snapshot)
         items, vectors = found.items, found.vectors
         if split is not None:
-            chosen = np.asarray(pc.fill_null(pc.equal(items.column("split"), split), False))
+            chosen = _matching(found, None, split)
             items, vectors = items.filter(pa.array(chosen)), vectors[chosen]
         if columns is not None:
             wanted = dict.fromkeys(["item_id", "content_hash", "split", *columns])
@@ -346,9 +340,7 @@ class View:
         exact : bool
             Even where there is an index.
         """
-        found = self._rows(self.snapshot)
-        among = _filter(found, where, split)
-        index = self._index_over(found, check_metric(metric), exact)
+        index, among = self._ready(where, split, metric, exact)
         return index.search(queries, k=k, among=among)
 
     def neighbors(
@@ -362,10 +354,17 @@ class View:
         exact: bool = False,
     ) -> Neighbors:
         """Find the items closest to one of the view's own, itself left out; see `search`."""
-        found = self._rows(self.snapshot)
-        among = _filter(found, where, split)
-        index = self._index_over(found, check_metric(metric), exact)
+        index, among = self._ready(where, split, metric, exact)
         return index.neighbors(item_id, k=k, among=among)
+
+    def _ready(
+        self, where: str | None, split: str | None, metric: str, exact: bool
+    ) -> tuple[Index, NDArray[np.bool_] | None]:
+        """Return an index and the rows that count (None: all), both of one state."""
+        found = self._rows(self.snapshot)
+        is_all = where is None and split is None
+        among = None if is_all else _matching(found, where, split)
+        return self._index_over(found, check_metric(metric), exact), among
 
     def like(
         self,
@@ -387,8 +386,7 @@ class View:
         """
         if not (items or images or texts):
             raise BadQuery("nothing to look for: expected at least one item, image or text")
-        found = self._rows(self.snapshot)
-        index = self._index_over(found, check_metric(metric), exact)
+        index, among = self._ready(where, split, metric, exact)
         rows = [index.row_of(one) for one in items]
         away = [index.row_of(one) for one in unlike]
         examples = [
@@ -396,7 +394,8 @@ class View:
             *(self.encode([_content(one)]) for one in images),
             *(self.encode([one]) for one in texts),
         ]
-        among = _matching(found, where, split)
+        if among is None:
+            among = np.ones(len(index.ids), bool)
         among[[*rows, *away]] = False
         query = combine(np.concatenate(examples), index.vectors[away], index.metric)
         return index.search(query, k=k, among=among)
@@ -455,20 +454,13 @@ def _resolve(items: pa.Table, pairs: pa.Table) -> NDArray[np.intp]:
     return place
 
 
-def _filter(found: Cached, where: str | None, split: str | None) -> NDArray[np.bool_] | None:
-    return None if where is None and split is None else _matching(found, where, split)
-
-
 def _matching(found: Cached, where: str | None, split: str | None) -> NDArray[np.bool_]:
     items = found.items
     chosen = np.ones(len(items), bool)
     if split is not None:
         chosen &= np.asarray(pc.fill_null(pc.equal(items.column("split"), split), False))
     if where is not None:
-        fulfil = evaluate(where, items)
-        if not pa.types.is_boolean(fulfil.type):
-            raise BadQuery(f"{where} gives {fulfil.type}: expected a condition, true or false")
-        chosen &= np.asarray(pc.fill_null(fulfil, False))
+        chosen &= fulfils(where, items)
     return chosen
 
 

@@ -19,6 +19,7 @@ LAYERS = [
         "featurestore.profile",
     },
     {"featurestore.tables", "featurestore.sources", "featurestore.encoders", "featurestore.index"},
+    {"featurestore.approximate"},
     {
         "featurestore.layout",
         "featurestore.cache",

@@ -9,14 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from featurestore import upkeep
+from featurestore.approximate import ApproximateIndex, choose_factory
 from featurestore.cli import run
 from featurestore.errors import BadName, BadQuery, NotEnoughData, ShapeMismatch, UnknownItem
 from featurestore.exchange import Incoming, import_vectors
 from featurestore.index import (
-    ApproximateIndex,
     ExactIndex,
     Metric,
-    choose_factory,
     combine,
     normalize_rows,
 )

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import click
 
 from featurestore import __version__
-from featurestore.cli import browse, embed, learn, upkeep
+from featurestore.cli import browse, embed, exchange, learn, upkeep
 from featurestore.cli.output import say
 from featurestore.errors import FeatureStoreError
 
@@ -62,7 +62,7 @@ for command in (
     browse.list_datasets, browse.info, browse.search, browse.index, browse.sql,
     browse.list_encoders, learn.train, learn.compare,
     upkeep.verify, upkeep.history, upkeep.compact, upkeep.vacuum, upkeep.delete, upkeep.rename,
-    upkeep.drop, upkeep.export, upkeep.import_, browse.dashboard, browse.demo,
+    upkeep.drop, exchange.export, exchange.import_, browse.dashboard, browse.demo,
 ):  # fmt: skip
     cli.add_command(command)
 

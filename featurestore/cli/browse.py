@@ -100,13 +100,14 @@ def info(dataset: str, store_path: str, as_json: bool) -> None:
 
 def _view_facts(view: View, runs: list[dict[str, Any]]) -> dict[str, Any]:
     """Tell what a view is, how large, and how fast it was made last."""
+    shards = view.table.shards()
     of_it = [run for run in runs if run["encoder"] == str(view.spec) and run["n_encoded"]]
     return {
         "encoder": str(view.spec),
         "dim": view.dim,
         "rows": view.n_rows,
-        "bytes": sum(shard.size_bytes for shard in view.table.shards()),
-        "shards": len(view.table.shards()),
+        "bytes": sum(shard.size_bytes for shard in shards),
+        "shards": len(shards),
         "snapshot": str(view.snapshot),
         "fingerprint": view.fingerprint,
         "embedded": of_it[0]["when"] if of_it else None,

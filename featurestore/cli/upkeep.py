@@ -1,4 +1,4 @@
-"""verify, history, vacuum, compact, delete, rename, drop, export, import: care over years."""
+"""verify, history, vacuum, compact, delete, rename, drop: care of a store over years."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from featurestore.cli.output import (
     print_table,
     say,
     store_option,
-    view_of,
 )
 
 HOUR_S = 3600
@@ -169,64 +168,3 @@ def drop(dataset: str, yes: bool, store_path: str) -> None:
         click.confirm(f"delete {what}", abort=True, err=True)
     store.drop(dataset)
     say(f"{dataset} is gone")
-
-
-@click.command(epilog="Example: featurestore export photos vectors.parquet --split test")
-@click.argument("dataset")
-@click.argument("path")
-@click.option("-e", "--encoder", metavar="SPEC", help="Encoder; the only view's by default.")
-@click.option("--where", metavar="SQL", help="Only items that fulfil a condition.")
-@click.option("--split", metavar="NAME", help="Only items of a split.")
-@store_option
-def export(
-    dataset: str,
-    path: str,
-    encoder: str | None,
-    where: str | None,
-    split: str | None,
-    store_path: str,
-) -> None:
-    """Write a view to PATH: .parquet, .arrow, .npy, .atlas.parquet, or a Hugging Face folder."""
-    from featurestore.exchange import export as write
-
-    view = view_of(store_path, dataset, encoder)
-    n = write(view, path, split=split, where=where)
-    say(f"{view.name}: {n:,} rows in {path}")
-
-
-@click.command(name="import", epilog="Example: featurestore import out/ --dataset laion --name b32")
-@click.argument("path")
-@click.option("--dataset", required=True, metavar="NAME", help="Data set to make or to add to.")
-@click.option("--name", required=True, help="What made the vectors; the view is import:NAME.")
-@click.option("--id", "item_id", metavar="COLUMN", help="Column of unique ids.")
-@click.option("--vector", metavar="COLUMN", help="Column of vectors; the only one by default.")
-@click.option("--text", metavar="COLUMN", help="Column of texts.")
-@click.option("--label", "labels", multiple=True, metavar="COLUMN", help="Label; repeatable.")
-@click.option("--overwrite", is_flag=True, help="Replace vectors that the view has.")
-@store_option
-def import_(
-    path: str,
-    dataset: str,
-    name: str,
-    item_id: str | None,
-    vector: str | None,
-    text: str | None,
-    labels: tuple[str, ...],
-    overwrite: bool,
-    store_path: str,
-) -> None:
-    """Take in vectors that another program made.
-
-    PATH is a .parquet or .arrow file with a vector column, an .npy file (with .items.parquet
-    beside it, as `export` writes it), or a folder of clip-retrieval.
-    """
-    from featurestore.exchange import import_vectors, read_vectors
-    from featurestore.store import open_store
-
-    store = open_store(store_path, create=True)
-    incoming = read_vectors(path, item_id=item_id, vector=vector)
-    view = import_vectors(
-        store, incoming, dataset=dataset, name=name, origin=path, text=text, labels=labels,
-        overwrite=overwrite, say=say,
-    )  # fmt: skip
-    say(f"{view.name}: {view.n_rows:,} vectors of dim {view.dim}")

@@ -71,7 +71,7 @@ class TinyImage(nn.Module):
 
         ``pixels`` is (n, 3, 128, 128) in [-1, 1].
         """
-        x, found = functional.relu6(_convolve(self.stem, pixels)), []
+        x, found = functional.relu6(_convolve(self.stem, pixels), inplace=True), []
         for stage in self.stages:
             x = stage(x)
             found.append(x.mean((2, 3)))
@@ -91,8 +91,8 @@ class _Block(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return (n, n_out, height, width)."""
-        wide = x if self.widen is None else functional.relu6(self.widen(x))
-        wide = functional.relu6(_convolve(self.depthwise, wide))
+        wide = x if self.widen is None else functional.relu6(self.widen(x), inplace=True)
+        wide = functional.relu6(_convolve(self.depthwise, wide), inplace=True)
         narrow: torch.Tensor = self.narrow(wide)
         return x + narrow if self.is_residual else narrow
 

@@ -3,6 +3,7 @@
 import hashlib
 import subprocess
 import sys
+import tomllib
 
 import numpy as np
 import pytest
@@ -40,6 +41,23 @@ def test_the_files_are_those_that_were_made_and_small():
         assert hashlib.sha256(content).hexdigest() == weights.SHA256[name]
     assert sizes.pop("tiny-image.safetensors") <= 4_000_000
     assert sum(sizes.values()) <= 8_000_000
+
+
+def test_the_wheel_has_them_and_the_notices():
+    """By the patterns that setuptools packs; one wheel takes longer than all tests here."""
+    root = weights.FOLDER.parents[1]
+    project = tomllib.loads((root / "pyproject.toml").read_text())
+    packed = {
+        path
+        for pattern in project["tool"]["setuptools"]["package-data"]["featurestore"]
+        for path in weights.FOLDER.parent.glob(pattern)
+    }
+    assert packed >= {weights.FOLDER / name for name in weights.SHA256}
+    notice = (root / "NOTICE").read_text()
+    assert set(project["project"]["license-files"]) == {"LICENSE", "NOTICE"}
+    assert "WordNet 3.0 Copyright 2006 by Princeton University" in notice
+    assert "all-MiniLM-L6-v2" in notice
+    assert "tf2_mobilenet_v2_1.0_224_ptq.tflite" in notice
 
 
 @pytest.mark.parametrize("damage", [b"", b"{}", None])
