@@ -294,17 +294,22 @@ def leaderboard(run: Comparison) -> list[Row]:
         {
             "head": row["head"],
             "encoder": encoder_label(row["encoder"]),
-            "value": _percent(row["value"]),
-            "low": _percent(row["low"]),
-            "high": _percent(row["high"]),
+            "value": _shown(run, row["value"]),
+            "low": _shown(run, row["low"]),
+            "high": _shown(run, row["high"]),
             "seconds": row["seconds"],
         }
         for row in run.rows()
     ]
 
 
-def _percent(share: float | None) -> float | None:
-    return None if share is None else 100 * share
+def _shown(run: Comparison, value: float | None) -> float | None:
+    return None if value is None else 100 * value if run.is_share else value
+
+
+def metric_name(run: Comparison) -> str:
+    """Name a comparison's metric with its unit: ``balanced accuracy (%)``."""
+    return f"{run.metric.replace('_', ' ')}{' (%)' if run.is_share else ''}"
 
 
 def encoder_colors(dataset: DataSet, run: Comparison) -> Mapping[str, str]:
@@ -320,9 +325,9 @@ def interval_figure(run: Comparison, palette: Mapping[str, str]) -> go.Figure:
     figure = go.Figure()
     for encoder in dict.fromkeys(row["encoder"] for row in rows):
         own = [row for row in rows if row["encoder"] == encoder]
-        value = [100 * row["value"] for row in own]
-        low = [_percent(row["low"]) for row in own]
-        high = [_percent(row["high"]) for row in own]
+        value = [_shown(run, row["value"]) or 0.0 for row in own]
+        low = [_shown(run, row["low"]) for row in own]
+        high = [_shown(run, row["high"]) for row in own]
         figure.add_scatter(
             name=encoder_label(encoder),
             mode="markers",
@@ -336,14 +341,14 @@ def interval_figure(run: Comparison, palette: Mapping[str, str]) -> go.Figure:
             },
             marker={"color": palette[encoder], "size": 10},
             customdata=list(zip(low, high, strict=True)),
-            hovertemplate="%{y}<br>%{x:.1f} % (%{customdata[0]:.1f} to %{customdata[1]:.1f})"
+            hovertemplate="%{y}<br>%{x:.3g} (%{customdata[0]:.3g} to %{customdata[1]:.3g})"
             "<extra></extra>",
         )
     figure.update_layout(
         height=110 + 28 * len(rows),
         margin={"l": 0, "r": 0, "t": 10, "b": 40},
         showlegend=False,  # the rows name their encoder
-        xaxis={"title": f"{run.metric.replace('_', ' ')} (%), with 95 % interval"},
+        xaxis={"title": f"{metric_name(run)}, with 95 % interval"},
         yaxis={
             "categoryorder": "array",
             "categoryarray": order,

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from heads.bundle import FittedHead, list_heads, load_head
-    from heads.compare import Comparison, Difference, compare, runs
+    from heads.compare import compare, runs
+    from heads.comparison import Comparison, Difference
     from heads.fit import fit
 
 __all__ = [
@@ -31,8 +32,8 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Comparison": "heads.compare",
-    "Difference": "heads.compare",
+    "Comparison": "heads.comparison",
+    "Difference": "heads.comparison",
     "FittedHead": "heads.bundle",
     "compare": "heads.compare",
     "fit": "heads.fit",

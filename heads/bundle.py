@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from featurestore.errors import EncoderMismatch, ShapeMismatch, StoreCorrupt, UnknownHead, nearest
 from featurestore.values import Embeddings
 from heads.folds import is_missing
+from heads.tasks import Target, Task
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -29,9 +30,13 @@ CARD_FORMAT = 1
 OUR_TYPES = frozenset(
     {
         "heads.estimators.knn.KnnHead",
+        "heads.estimators.lda.LdaHead",
         "heads.estimators.logistic.LogisticHead",
         "heads.estimators.normaliser.Normaliser",
+        "heads.estimators.per_label.PerLabel",
         "heads.estimators.prototype.PrototypeHead",
+        "heads.estimators.regression.KnnRegressor",
+        "heads.estimators.regression.RidgeRegressor",
         "heads.estimators.ridge.RidgeHead",
     }
 )
@@ -46,8 +51,8 @@ class FittedHead:
     card: Mapping[str, Any]
     path: Path | None = None  # None until registered
 
-    def predict(self, items: Any) -> NDArray[np.str_]:
-        """Return the label of each item, shape (n,), str.
+    def predict(self, items: Any) -> NDArray[Any]:
+        """Return the label of each item, shape (n,): str, a list of str, or a number.
 
         Parameters
         ----------
@@ -60,16 +65,29 @@ class FittedHead:
         ShapeMismatch
             If vectors have another dim.
         """
-        return np.asarray(self.estimator.predict(self._inputs(items)))
+        said = np.asarray(self.estimator.predict(self._inputs(items)))
+        if self.task is not Task.MULTILABEL:
+            return said
+        names = np.array(self.classes)
+        labels = np.empty(len(said), dtype=object)
+        labels[:] = [names[row].tolist() for row in said.astype(bool)]
+        return labels
 
     def predict_proba(self, items: Any) -> NDArray[np.float64]:
         """Return probabilities, shape (n, n_classes), columns in the order of ``classes``."""
         return np.asarray(self.estimator.predict_proba(self._inputs(items)))
 
     @property
+    def task(self) -> Task:
+        """What is predicted."""
+        return Task(self.card.get("task", Task.MULTICLASS))  # cards of 0.1 knew nothing else
+
+    @property
     def classes(self) -> list[str]:
-        """Labels that can be predicted."""
-        return [str(label) for label in self.estimator.classes_]
+        """Labels that can be predicted; none where it is a number."""
+        if self.task is Task.MULTICLASS:
+            return [str(label) for label in self.estimator.classes_]
+        return list(self.card["classes"])
 
     def _inputs(self, items: Any) -> Any:
         if self.card["reads"] == "texts":
@@ -89,6 +107,18 @@ class FittedHead:
                 f"these have shape {vectors.shape}: same encoder?"
             )
         return vectors
+
+
+def said_of(target: Target, values: NDArray[Any]) -> pa.Array:
+    """Return values of a target in people's terms: class names, lists of labels, numbers."""
+    import pyarrow as pa
+
+    if target.task is Task.REGRESSION:
+        return pa.array(values, pa.float64())
+    names = np.array(target.classes)
+    if target.task is Task.MULTILABEL:
+        return pa.array([names[row].tolist() for row in values], pa.list_(pa.string()))
+    return pa.array(names[values])
 
 
 def texts_of(embeddings: Embeddings) -> NDArray[Any]:

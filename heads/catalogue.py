@@ -2,86 +2,210 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
-from sklearn.dummy import DummyClassifier
+from sklearn.base import BaseEstimator, clone, is_classifier, is_regressor
+from sklearn.dummy import DummyClassifier, DummyRegressor
 from sklearn.pipeline import Pipeline
 
-from featurestore.errors import UnknownHead, nearest
+from featurestore.errors import BadName, UnknownHead, nearest
 from heads.estimators.knn import KnnHead
+from heads.estimators.lda import LdaHead
 from heads.estimators.logistic import LogisticHead
+from heads.estimators.per_label import PerLabel
 from heads.estimators.prototype import PrototypeHead
+from heads.estimators.regression import KnnRegressor, RidgeRegressor
 from heads.estimators.ridge import RidgeHead
 from heads.estimators.tfidf import CountsTfidf, text_features
+from heads.tasks import Task
 
 TFIDF_CS = (1.0, 10.0, 100.0)  # rows of two unit blocks; each C costs seconds on long texts
+PYTHON = "python:"  # python:module:object names an estimator of the user's
+Build = Callable[[int], Any]  # seed → unfitted estimator
 
 
 @dataclass(frozen=True)
 class HeadEntry:
     """One head that can be asked for by name."""
 
-    build: Callable[[int], Any]  # seed → unfitted classifier
     search_space: str  # in words, for cards
+    classifier: Build | None = None
+    regressor: Build | None = None
     reads: str = "vectors"  # or "texts"
     is_baseline: bool = False  # rows of it are named baseline:… in tables
+
+    def builder(self, task: Task) -> Build | None:
+        """Return what builds the head for a task; None where it cannot do it."""
+        if task is Task.REGRESSION:
+            return self.regressor
+        if task is Task.MULTICLASS or self.classifier is None:
+            return self.classifier
+        build = self.classifier
+        if self.reads == "texts":  # one head a label behind the features, which are learned once
+            return lambda seed: _per_label_of_texts(build(seed))
+        return lambda seed: PerLabel(build(seed))
 
 
 HEADS: dict[str, HeadEntry] = {
     "logistic": HeadEntry(
-        lambda seed: LogisticHead(random_state=seed),
         "normalisation centre, l2 or standardise by ridge leave-one-out; "
         "C from 0.1 to 1e5 in half decades by held-out log loss",
+        lambda seed: LogisticHead(random_state=seed),
     ),
     "ridge": HeadEntry(
-        lambda seed: RidgeHead(random_state=seed),
         "normalisation centre, l2 or standardise, and alpha from 1e-3 to 1e3 in half decades, "
         "by exact leave-one-out squared error",
+        lambda seed: RidgeHead(random_state=seed),
+        lambda seed: RidgeRegressor(random_state=seed),
+    ),
+    "lda": HeadEntry(
+        "none: Ledoit-Wolf shrinkage of the covariance within classes; "
+        "temperature by held-out log loss",
+        lambda seed: LdaHead(random_state=seed),
     ),
     "prototype": HeadEntry(
-        lambda seed: PrototypeHead(),
         "none: centred vectors of length 1; temperature by leave-one-out log loss",
+        lambda seed: PrototypeHead(),
     ),
     "knn": HeadEntry(
+        "k of 1, 3, 5, 10, 20 or 50 by leave-one-out balanced accuracy, for numbers by squared "
+        "error; centred cosine, votes at temperature 0.07",
         lambda seed: KnnHead(random_state=seed),
-        "k of 1, 3, 5, 10, 20 or 50 by leave-one-out balanced accuracy; "
-        "centred cosine, votes at temperature 0.07",
+        lambda seed: KnnRegressor(random_state=seed),
     ),
     "majority": HeadEntry(
+        "none: the most frequent class; for numbers, their mean",
         lambda seed: DummyClassifier(strategy="prior"),
-        "none: the most frequent class",
-        "vectors",
-        True,
+        lambda seed: DummyRegressor(),
+        is_baseline=True,
     ),
     "tfidf": HeadEntry(
-        lambda seed: Pipeline([("features", text_features()), ("logistic", _text_logistic(seed))]),
         "TF-IDF of words (1-2) and characters (3-5), then logistic with C of 1, 10 or 100 "
-        "by held-out log loss",
-        "texts",
-        True,
+        "by held-out log loss; for numbers, ridge with alpha by leave-one-out",
+        lambda seed: Pipeline([("features", text_features()), ("logistic", _text_logistic(seed))]),
+        lambda seed: Pipeline([("features", text_features()), ("ridge", _text_ridge(seed))]),
+        reads="texts",
+        is_baseline=True,
     ),
 }
+DEFAULT_HEADS = ("logistic", "ridge", "lda", "prototype", "knn")
+
+
+def default_heads(task: Task) -> tuple[str, ...]:
+    """Return the heads that are compared where nobody names any."""
+    return tuple(name for name in DEFAULT_HEADS if HEADS[name].builder(task) is not None)
 
 
 def head_entry(name: str) -> HeadEntry:
-    """Look up a head by its name.
+    """Look up a head by its name; ``python:module:object`` is a scikit-learn estimator.
 
     Raises
     ------
     UnknownHead
         With the nearest names.
     """
+    if name.startswith(PYTHON):
+        return entry_of(_imported(name))
     try:
         return HEADS[name]
     except KeyError:
-        raise UnknownHead(f"no head {name!r}: {nearest(name, HEADS, n=len(HEADS))}") from None
+        raise UnknownHead(
+            f"no head {name!r}: {nearest(name, HEADS, n=len(HEADS))}; an estimator of your own is "
+            "python:module:object"
+        ) from None
 
 
-def counts_head(n_words: int, seed: int) -> Pipeline:
+def head_builder(name: str, task: Task) -> Build:
+    """Return what builds a head for a task.
+
+    Raises
+    ------
+    UnknownHead
+        If there is no such head, or it does not do the task.
+    """
+    build = head_entry(name).builder(task)
+    if build is None:
+        able = [one for one, entry in HEADS.items() if entry.builder(task) is not None]
+        raise UnknownHead(f"head {name!r} is none for {task}; those that are: {', '.join(able)}")
+    return build
+
+
+def entry_of(estimator: Any) -> HeadEntry:
+    """Make an entry of an unfitted scikit-learn estimator.
+
+    Raises
+    ------
+    BadName
+        If it is neither a classifier nor a regressor.
+    """
+
+    def build(seed: int) -> Any:
+        copy = clone(estimator)
+        if copy.get_params().get("random_state", 0) is None:
+            copy.set_params(random_state=seed)
+        return copy
+
+    about = f"as given: {estimator!r}"
+    if is_classifier(estimator):
+        return HeadEntry(about, classifier=build)
+    if is_regressor(estimator):
+        return HeadEntry(about, regressor=build)
+    raise BadName(f"{estimator!r} is no classifier or regressor of scikit-learn's kind")
+
+
+def register(estimator: Any) -> str:
+    """Give an estimator a name in this process, that of its class, and return it.
+
+    Raises
+    ------
+    BadName
+        If it is no estimator.
+    """
+    entry = entry_of(estimator)
+    stem = name = type(estimator).__name__
+    n = 1
+    while name in HEADS and HEADS[name].search_space != entry.search_space:
+        n += 1
+        name = f"{stem}-{n}"
+    HEADS[name] = entry
+    return name
+
+
+def _imported(name: str) -> Any:
+    module, colon, attribute = name.removeprefix(PYTHON).partition(":")
+    try:
+        found = getattr(import_module(module), attribute) if colon else None
+    except (ImportError, AttributeError) as error:
+        raise UnknownHead(f"{name} cannot be imported: {error}") from error
+    if inspect.isclass(found) or (callable(found) and not isinstance(found, BaseEstimator)):
+        try:
+            found = found()
+        except TypeError as error:
+            raise UnknownHead(f"{name} needs arguments: {error}") from error
+    if not isinstance(found, BaseEstimator):
+        raise UnknownHead(f"{name} is {found!r}: expected python:module:object of an estimator")
+    return found
+
+
+def counts_head(n_words: int, task: Task, seed: int) -> Pipeline:
     """Return ``tfidf`` for n-grams that are already counted (`estimators.tfidf`)."""
-    return Pipeline([("features", CountsTfidf(n_words)), ("logistic", _text_logistic(seed))])
+    if task is Task.REGRESSION:
+        return Pipeline([("features", CountsTfidf(n_words)), ("ridge", _text_ridge(seed))])
+    head = Pipeline([("features", CountsTfidf(n_words)), ("logistic", _text_logistic(seed))])
+    return _per_label_of_texts(head) if task is Task.MULTILABEL else head
+
+
+def _per_label_of_texts(head: Pipeline) -> Pipeline:
+    (_, features), (name, last) = head.steps
+    return Pipeline([("features", features), (name, PerLabel(last))])
+
+
+def _text_ridge(seed: int) -> RidgeRegressor:
+    return RidgeRegressor(random_state=seed)
 
 
 def _text_logistic(seed: int) -> LogisticHead:

@@ -10,18 +10,28 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from heads.intervals import LEVEL, corrected_t, mean_recall, mean_recall_difference
+from heads.intervals import (
+    LEVEL,
+    bootstrap_difference,
+    bootstrap_interval,
+    bootstrap_weights,
+    corrected_t,
+    mean_recall,
+    mean_recall_difference,
+)
+from heads.metrics import METRICS, Metric, Predictions, score
+from heads.tasks import Target, Task
 
 ON_TEST = "these fitted heads, on the test split"
-METRICS = ("balanced_accuracy", "accuracy")  # those that heads are compared by
+CLOSED_FORM = ("balanced_accuracy", "accuracy")  # score intervals; of one class a row
 Parts = Iterable[tuple[NDArray[np.intp], NDArray[np.intp]]]  # training and test rows
 
 
@@ -44,82 +54,75 @@ class Estimate:
 class Report:
     """What one head did on the rows it had not seen.
 
-    On a test split ``scores`` has one value per metric; over folds it has one for each
-    fold, and ``predicted`` is that of the first repeat.
+    On a test split ``scores`` has one value per metric, and ``draws`` those of the same
+    bootstrap draws of the rows for every head; over folds it has one for each fold, and
+    ``predicted`` is that of the first repeat.
     """
 
-    codes: NDArray[np.intp]  # (n,), true classes of the tested rows
-    predicted: NDArray[np.intp]  # (n,)
+    truth: NDArray[Any]  # (n,) class numbers or numbers; (n, n_labels) bool
+    predicted: NDArray[Any]  # the same shape
     scores: Mapping[str, NDArray[np.float64]]  # metric → (1,) or (n_repeats * n_folds,)
     estimand: str
     test_ratio: float = 0.0  # test rows over training rows of one fold
+    task: Task = Task.MULTICLASS
+    draws: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)  # (n_draws,)
 
     def estimate(self, metric: str, *, level: float = LEVEL) -> Estimate:
         """Return a metric with its interval."""
         scores = self.scores[metric]
+        about = self.metric(metric)
         value = float(scores.mean())
         interval = corrected_t(scores, self.test_ratio, level=level) if len(scores) > 1 else None
-        if interval is not None and metric != "log_loss":
-            interval = max(0.0, interval[0]), min(1.0, interval[1])
-        if interval is None and metric in METRICS:
+        if interval is None and self._is_closed(metric):
             # On a test split; or all folds agree, where the rows of one repeat bound
             # what may have gone unseen.
-            interval = mean_recall(self.codes == self.predicted, self._strata(metric), level=level)
+            interval = mean_recall(self.truth == self.predicted, self._strata(metric), level=level)
+        if interval is None and metric in self.draws:
+            interval = bootstrap_interval(
+                value, self.draws[metric], is_share=about.is_share, level=level
+            )
+        if interval is not None and about.is_share:
+            interval = max(0.0, interval[0]), min(1.0, interval[1])
         low, high = interval or (None, None)
         return Estimate(value, low, high, self.estimand)
 
     def difference(self, other: Report, metric: str, *, level: float = LEVEL) -> Estimate:
-        """Return how much better this head is than another on the same rows or folds."""
-        if metric not in METRICS:
-            raise ValueError(f"no paired interval for {metric!r}; known: {', '.join(METRICS)}")
-        if self.estimand != other.estimand or not np.array_equal(self.codes, other.codes):
+        """Return this head's metric less that of another on the same rows or folds."""
+        if self.estimand != other.estimand or not np.array_equal(self.truth, other.truth):
             raise ValueError("heads can only be paired over the same rows and folds")
         gains = self.scores[metric] - other.scores[metric]
         interval = corrected_t(gains, self.test_ratio, level=level) if len(gains) > 1 else None
-        if interval is None:  # as in `estimate`
+        if interval is None and self._is_closed(metric):  # as in `estimate`
             interval = mean_recall_difference(
-                self.codes == self.predicted,
-                self.codes == other.predicted,
+                self.truth == self.predicted,
+                self.truth == other.predicted,
                 self._strata(metric),
                 level=level,
             )
-        return Estimate(
-            float(gains.mean()), max(-1.0, interval[0]), min(1.0, interval[1]), self.estimand
-        )
+        value = float(gains.mean())
+        if interval is None:
+            draws = self.draws.get(metric, np.zeros(2)) - other.draws.get(metric, np.zeros(2))
+            n = len(self.truth) if self.metric(metric).is_share else None
+            interval = bootstrap_difference(value, draws, n_rows=n, level=level)
+        if self.metric(metric).is_share:
+            interval = max(-1.0, interval[0]), min(1.0, interval[1])
+        return Estimate(value, *interval, self.estimand)
+
+    def metric(self, name: str) -> Metric:
+        """Return what is known of a metric."""
+        return METRICS[self.task][name]
+
+    def _is_closed(self, metric: str) -> bool:
+        return self.task is Task.MULTICLASS and metric in CLOSED_FORM
 
     def _strata(self, metric: str) -> NDArray[np.intp]:
-        return self.codes if metric == "balanced_accuracy" else np.zeros_like(self.codes)
+        return self.truth if metric == "balanced_accuracy" else np.zeros_like(self.truth)
 
     def confusion(self, n_classes: int) -> NDArray[np.intp]:
         """Count true (rows) against predicted classes (columns), shape (n_classes, n_classes)."""
         counts = np.zeros((n_classes, n_classes), dtype=np.intp)
-        np.add.at(counts, (self.codes, self.predicted), 1)
+        np.add.at(counts, (self.truth, self.predicted), 1)
         return counts
-
-
-def score(
-    codes: NDArray[np.intp], predicted: NDArray[np.intp], proba: NDArray[np.float64]
-) -> dict[str, float]:
-    """Compute every metric on one set of rows; classes without rows here do not count.
-
-    Parameters
-    ----------
-    codes, predicted : ndarray of shape (n,)
-    proba : ndarray of shape (n, n_classes)
-        In ``log_loss`` (nats) no class counts as less likely than 1e-6.
-    """
-    n_classes = proba.shape[1]
-    right = np.bincount(codes[codes == predicted], minlength=n_classes)
-    n_true = np.bincount(codes, minlength=n_classes)
-    n_predicted = np.bincount(predicted, minlength=n_classes)
-    seen = n_true + n_predicted > 0
-    true_share = np.maximum(proba[np.arange(len(codes)), codes], 1e-6)
-    return {
-        "balanced_accuracy": float(np.mean(right[n_true > 0] / n_true[n_true > 0])),
-        "accuracy": float(np.mean(codes == predicted)),
-        "macro_f1": float(np.mean(2 * right[seen] / (n_true + n_predicted)[seen])),
-        "log_loss": float(-np.mean(np.log(true_share))),
-    }
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,7 +131,7 @@ class Evaluation:
 
     report: Report
     seconds: float  # median of one fit, choices included
-    probabilities: NDArray[np.float64]  # (n, n_classes), of the rows of ``report.predicted``
+    probabilities: NDArray[np.float64] | None  # (n, n_classes), of the rows of the report
     chosen: tuple[dict[str, Any], ...]  # what each fit chose
     last: Any  # the head fitted last
 
@@ -136,71 +139,118 @@ class Evaluation:
 def evaluate(
     build: Callable[[], Any],
     X: Any,
-    codes: NDArray[np.intp],
+    target: Target,
     parts: Parts,
     *,
-    classes: Sequence[str],
     estimand: str,
     groups: NDArray[np.intp] | None = None,
     on_fit: Callable[[], None] | None = None,
+    intervals_of: Collection[str] = (),
+    seed: int = 0,
 ) -> Evaluation:
     """Fit a head on each training part and score it on the test part.
 
     Parameters
     ----------
     build : callable
-        Returns an unfitted classifier.
+        Returns an unfitted head.
     X : ndarray or CSR of shape (n, dim)
-    codes : ndarray of shape (n,)
-        Class numbers.
+    target : Target
+        Of the n rows.
     parts : iterable of (training rows, test rows)
         One pair for a test split; for folds all repeats, each covering every row once.
-    classes : sequence of str
-        Sorted class names; heads learn these.
     groups : ndarray of shape (n,), optional
-        Rows of one group stay together when a head makes inner folds.
+        Rows of one group stay together when a head makes inner folds, and when the rows of
+        a test split are drawn for an interval.
     on_fit : callable, optional
         Called after each part.
+    intervals_of : collection of str
+        Metrics without a closed form that are to have an interval on a test split.
+    seed : int
+        Of the bootstrap that gives it.
     """
-    names = np.array(classes)
-    n_classes = len(names)
     parts = list(parts)
+    lesson = target.lesson
 
     def run(part: tuple[NDArray[np.intp], NDArray[np.intp]]) -> _Part:
         train, test = part
         within = None if groups is None else groups[train]
         begin = time.perf_counter()
-        head = fit_head(build(), X[train], names[codes[train]], within)
+        head = fit_head(build(), X[train], lesson[train], within)
         seconds = time.perf_counter() - begin
-        proba = np.zeros((len(test), n_classes))
-        proba[:, np.searchsorted(names, head.classes_)] = head.predict_proba(X[test])
-        return _Part(head, np.searchsorted(names, head.predict(X[test])), proba, seconds)
+        return _Part(head, predictions(head, X[test], target.take(test)), seconds)
 
-    predicted = np.full(len(codes), -1, dtype=np.intp)
-    probabilities = np.zeros((len(codes), n_classes))
+    is_new = np.ones(len(target), dtype=bool)
+    predicted = np.zeros_like(target.values)
+    shape = (len(target), len(target.classes))
+    probabilities = np.zeros(shape) if target.classes else None
     scores: dict[str, list[float]] = {}
     seconds, chosen = [], []
     for (_, test), found in zip(parts, _each(run, parts), strict=True):
-        for metric, value in score(codes[test], found.predicted, found.probabilities).items():
+        for metric, value in score(target.task, found.predictions).items():
             scores.setdefault(metric, []).append(value)
         seconds.append(found.seconds)
         chosen.append(chosen_by(found.head))
-        is_new = predicted[test] < 0  # later repeats do not overwrite the first
-        predicted[test[is_new]] = found.predicted[is_new]
-        probabilities[test[is_new]] = found.probabilities[is_new]
+        new = is_new[test]  # later repeats do not overwrite the first
+        predicted[test[new]] = found.predictions.predicted[new]
+        if found.predictions.proba is None:
+            probabilities = None
+        elif probabilities is not None:
+            probabilities[test[new]] = found.predictions.proba[new]
+        is_new[test] = False
         if on_fit is not None:
             on_fit()
-    tested = predicted >= 0
+    tested = ~is_new
+    if probabilities is not None:
+        probabilities = probabilities[tested]
+    wanted = {
+        name: METRICS[target.task][name]
+        for name in intervals_of
+        if name in scores and not (target.task is Task.MULTICLASS and name in CLOSED_FORM)
+    }
     report = Report(
-        codes[tested],
+        target.values[tested],
         predicted[tested],
         {metric: np.array(values) for metric, values in scores.items()},
         estimand,
         float(np.mean([len(test) / len(train) for train, test in parts])) if len(parts) > 1 else 0,
+        target.task,
+        _draws(found.predictions, wanted, groups, test, seed) if len(parts) == 1 else {},
     )
-    return Evaluation(
-        report, float(np.median(seconds)), probabilities[tested], tuple(chosen), found.head
-    )
+    return Evaluation(report, float(np.median(seconds)), probabilities, tuple(chosen), found.head)
+
+
+def predictions(head: Any, X: Any, target: Target) -> Predictions:
+    """Let a fitted head say what it thinks of rows X, in the terms of their target."""
+    said = head.predict(X)
+    if target.task is Task.REGRESSION:
+        return Predictions(target.values, np.asarray(said, dtype=np.float64).reshape(len(target)))
+    proba = head.predict_proba(X) if hasattr(head, "predict_proba") else None
+    if target.task is Task.MULTILABEL:
+        return Predictions(target.values, np.asarray(said).astype(bool), proba)
+    names = np.array(target.classes)
+    if proba is not None:
+        found = np.zeros((len(target), len(names)))
+        found[:, np.searchsorted(names, head.classes_)] = proba
+        proba = found
+    return Predictions(target.values, np.searchsorted(names, said), proba)
+
+
+def _draws(
+    found: Predictions,
+    metrics: Mapping[str, Metric],
+    groups: NDArray[np.intp] | None,
+    test: NDArray[np.intp],
+    seed: int,
+) -> dict[str, NDArray[np.float64]]:
+    """Compute metrics on bootstrap draws of the test rows."""
+    if not metrics:
+        return {}
+    draws: dict[str, list[NDArray[np.float64]]] = {name: [] for name in metrics}
+    for weights in bootstrap_weights(test if groups is None else groups[test], seed=seed):
+        for name, metric in metrics.items():
+            draws[name].append(metric.compute(found, weights))
+    return {name: np.concatenate(values) for name, values in draws.items()}
 
 
 @dataclass(frozen=True, eq=False)
@@ -208,8 +258,7 @@ class _Part:
     """What one fit gave."""
 
     head: Any
-    predicted: NDArray[np.intp]
-    probabilities: NDArray[np.float64]
+    predictions: Predictions
     seconds: float
 
 

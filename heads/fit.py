@@ -17,12 +17,16 @@ from heads.bundle import (
     FittedHead,
     heads_folder,
     library_versions,
+    said_of,
     save_head,
     texts_of,
 )
-from heads.catalogue import head_entry
+from heads.catalogue import head_builder, head_entry
+from heads.catalogue import register as name_estimator
 from heads.evaluate import Evaluation, chosen_by, evaluate, fit_head
+from heads.metrics import METRICS
 from heads.plan import Plan, make_plan
+from heads.tasks import Task
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -32,9 +36,10 @@ if TYPE_CHECKING:
 
 def fit(
     view: View,
-    head: str = "logistic",
+    head: str | Any = "logistic",
     *,
     label: str | None = None,
+    task: str | None = None,
     seed: int = 0,
     register: bool = True,
 ) -> FittedHead:
@@ -47,10 +52,13 @@ def fit(
     Parameters
     ----------
     view : View
-    head : str
-        A name from `heads.catalogue`.
+    head : str or estimator
+        A name from `heads.catalogue`, ``python:module:object``, or an unfitted scikit-learn
+        estimator.
     label : str, optional
         Label column; default the data set's main label.
+    task : {"multiclass", "multilabel", "regression"}, optional
+        Default what the labels look like.
     seed : int
         Of folds and of every drawing within the head.
     register : bool
@@ -65,29 +73,32 @@ def fit(
     ------
     UnknownHead, MissingColumn, NotEnoughData
     """
+    if not isinstance(head, str):
+        head = name_estimator(head)
     entry = head_entry(head)
     begin = time.perf_counter()
     created = datetime.now(UTC)
     embeddings = view.load()
-    plan = make_plan(embeddings, label=label, seed=seed)
+    plan = make_plan(embeddings, label=label, task=task, seed=seed)
     reads_texts = entry.reads == "texts"
     if reads_texts and view.dataset.modality != Modality.TEXT:
         raise ModalityMismatch(f"{head} reads texts, but {view.dataset.name!r} holds pictures")
     X = (texts_of(embeddings) if reads_texts else embeddings.vectors)[plan.rows]
-    build = partial(entry.build, seed)
+    build = partial(head_builder(head, plan.task), seed)
     evaluation = evaluate(
         build,
         X,
-        plan.codes,
+        plan.target,
         plan.parts,
-        classes=plan.classes,
         estimand=plan.estimand,
         groups=plan.block,
+        intervals_of=tuple(METRICS[plan.task]),
+        seed=seed,
     )
     estimator = evaluation.last
     if plan.folds is not None:
-        labels = np.array(plan.classes)[plan.codes]
-        estimator = fit_head(build(), X[plan.train], labels[plan.train], plan.block[plan.train])
+        lesson = plan.target.lesson
+        estimator = fit_head(build(), X[plan.train], lesson[plan.train], plan.block[plan.train])
     head_id = f"{head}-{created:%Y%m%dT%H%M%S%f}-{view.fingerprint[:8]}"
     card = {
         "format": CARD_FORMAT,
@@ -118,6 +129,7 @@ def _card_of_plan(plan: Plan) -> dict[str, Any]:
     n_folds, n_repeats = (plan.folds.n_folds, plan.folds.n_repeats) if plan.folds else (0, 0)
     return {
         "label": plan.label,
+        "task": str(plan.task),
         "classes": list(plan.classes),
         "never_part": ["content_hash", "group"],
         "n_blocks": len(np.unique(plan.block)),
@@ -137,31 +149,33 @@ def _card_of_plan(plan: Plan) -> dict[str, Any]:
 
 def _card_of_evaluation(evaluation: Evaluation, plan: Plan) -> dict[str, Any]:
     report = evaluation.report
-    return {
+    found: dict[str, Any] = {
         "estimand": report.estimand,
         "metrics": {metric: asdict(report.estimate(metric)) for metric in report.scores},
-        "confusion": report.confusion(len(plan.classes)).tolist(),
     }
+    if plan.task is Task.MULTICLASS:
+        found["confusion"] = report.confusion(len(plan.classes)).tolist()
+    return found
 
 
 def _predictions(evaluation: Evaluation, plan: Plan) -> pa.Table:
     """Return one row for each tested item; over folds, of the first repeat."""
     import pyarrow as pa
 
-    classes = np.array(plan.classes)
-    report = evaluation.report
-    tested = plan.tested
+    report, tested = evaluation.report, plan.tested
     folds = [None] * len(tested) if plan.folds is None else plan.folds.number[0].tolist()
-    probabilities = evaluation.probabilities.astype(np.float32)
-    return pa.table(
-        {
-            "item_id": pa.array(plan.ids[tested].astype(str)),
-            "label": pa.array(classes[report.codes]),
-            "predicted": pa.array(classes[report.predicted]),
-            "confidence": probabilities.max(axis=1),
-            "probabilities": pa.FixedSizeListArray.from_arrays(probabilities.ravel(), len(classes)),
-            "fold": pa.array(folds, pa.int32()),
-            "split": pa.array(plan.split[tested].tolist(), pa.string()),
-        },
-        metadata={"classes": "\n".join(plan.classes)},
-    )
+    columns = {
+        "item_id": pa.array(plan.ids[tested].astype(str)),
+        "label": said_of(plan.target, report.truth),
+        "predicted": said_of(plan.target, report.predicted),
+    }
+    if evaluation.probabilities is not None:
+        probabilities = evaluation.probabilities.astype(np.float32)
+        if plan.task is Task.MULTICLASS:
+            columns["confidence"] = probabilities.max(axis=1)
+        columns["probabilities"] = pa.FixedSizeListArray.from_arrays(
+            probabilities.ravel(), len(plan.classes)
+        )
+    columns["fold"] = pa.array(folds, pa.int32())
+    columns["split"] = pa.array(plan.split[tested].tolist(), pa.string())
+    return pa.table(columns, metadata={"classes": "\n".join(plan.classes)})

@@ -74,7 +74,7 @@ def blocks(*keys: NDArray[Any]) -> NDArray[np.intp]:
 
 def make_folds(
     ids: NDArray[np.str_],
-    codes: NDArray[np.intp],
+    codes: NDArray[np.intp] | NDArray[np.bool_],
     block: NDArray[np.intp],
     *,
     classes: Sequence[str] = (),
@@ -90,8 +90,8 @@ def make_folds(
     Parameters
     ----------
     ids : ndarray of shape (n,), str
-    codes : ndarray of shape (n,)
-        Class numbers from 0.
+    codes : ndarray of shape (n,), or of shape (n, n_strata), bool
+        Class numbers from 0; or which strata each row is in, to be spread as well as can be.
     block : ndarray of shape (n,)
         Rows of one block stay together.
     classes : sequence of str
@@ -102,18 +102,25 @@ def make_folds(
     Raises
     ------
     NotEnoughData
-        With fewer than two classes, or with a class that lies in one block.
+        With fewer than two classes or blocks, or with a class that lies in one block.
     """
-    if len(np.unique(codes)) < 2:
+    are_classes = codes.ndim == 1
+    if are_classes and len(np.unique(codes)) < 2:
         raise NotEnoughData("at least two classes with labels are needed, found one or none")
     order = np.argsort(ids.astype(str), kind="stable")
-    sorted_codes = codes[order]
     _, first, sorted_block = np.unique(block[order], return_index=True, return_inverse=True)
     sorted_block = np.argsort(np.argsort(first))[sorted_block]  # numbered by id order
-    counts = np.zeros((len(first), codes.max() + 1))  # (n_blocks, n_classes)
-    np.add.at(counts, (sorted_block, sorted_codes), 1)
-    n_blocks = (counts > 0).sum(axis=0)  # of each class
-    for c in np.flatnonzero(n_blocks == 1).tolist():
+    if are_classes:
+        counts = np.zeros((len(first), codes.max() + 1))  # (n_blocks, n_classes)
+        np.add.at(counts, (sorted_block, codes[order]), 1)
+        n_blocks = (counts > 0).sum(axis=0)  # of each class
+    else:
+        counts = np.zeros((len(first), codes.shape[1]))
+        np.add.at(counts, sorted_block, codes[order].astype(float))
+        n_blocks = np.array([len(first)])
+        if len(first) < 2:
+            raise NotEnoughData("all items are in one group: folds need two or more")
+    for c in np.flatnonzero(n_blocks == 1).tolist() if are_classes else ():
         name = repr(classes[c]) if len(classes) else f"number {c}"
         n_rows = int(counts[:, c].sum())
         raise NotEnoughData(

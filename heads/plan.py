@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from featurestore.errors import BadName, MissingColumn, NotEnoughData, nearest
 from featurestore.values import Embeddings
 from heads.evaluate import ON_TEST, over_folds
 from heads.folds import Folds, blocks, is_missing, make_folds
+from heads.tasks import Target, Task, class_name, guess_task, read_target
 
 EVALUATIONS = ("auto", "test", "folds")
 
@@ -24,8 +25,7 @@ class Plan:
     label: str
     ids: NDArray[np.str_]  # (n,), sorted
     rows: NDArray[np.intp]  # (n,), positions in the embeddings it was made from
-    classes: tuple[str, ...]
-    codes: NDArray[np.intp]  # (n,), class numbers
+    target: Target  # of the n rows
     block: NDArray[np.intp]  # (n,), rows of one block never part
     split: NDArray[Any]  # (n,), train | val | test | None
     train: NDArray[np.intp]  # rows that the final head learns from
@@ -36,6 +36,16 @@ class Plan:
     notes: tuple[str, ...]
 
     @property
+    def task(self) -> Task:
+        """What is predicted."""
+        return self.target.task
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of classes or labels; empty for numbers."""
+        return self.target.classes
+
+    @property
     def parts(self) -> list[tuple[NDArray[np.intp], NDArray[np.intp]]]:
         """Training and test rows, in the order of scores."""
         return [(self.train, self.test)] if self.folds is None else list(self.folds.parts())
@@ -44,6 +54,18 @@ class Plan:
     def tested(self) -> NDArray[np.intp]:
         """Rows that get a prediction, ascending."""
         return self.test if self.folds is None else np.arange(len(self.ids))
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 (hex) of the items, their targets, and who teaches and tests whom."""
+        found = hashlib.sha256(f"{self.task} {self.label} {self.classes}".encode())
+        found.update("\0".join(self.ids.astype(str)).encode())
+        found.update(np.ascontiguousarray(self.target.values).tobytes())
+        found.update(self.block.astype(np.int64).tobytes())
+        for part in self.parts:
+            for rows in part:
+                found.update(rows.astype(np.int64).tobytes() + b"|")
+        return found.hexdigest()
 
     @property
     def estimand(self) -> str:
@@ -57,12 +79,13 @@ def make_plan(
     embeddings: Embeddings,
     *,
     label: str | None = None,
+    task: str | None = None,
     evaluation: str = "auto",
     use_groups: bool = True,
     seed: int = 0,
     leave_out: frozenset[str] = frozenset(),
 ) -> Plan:
-    """Decide on rows, classes, blocks, and on the test split or folds.
+    """Decide on rows, targets, blocks, and on the test split or folds.
 
     Parameters
     ----------
@@ -70,6 +93,8 @@ def make_plan(
         Of any view of the data set: the vectors are not looked at.
     label : str, optional
         Label column; default the data set's main label.
+    task : {"multiclass", "multilabel", "regression"}, optional
+        Default what the labels look like (`heads.tasks.guess_task`).
     evaluation : {"auto", "test", "folds"}
         ``auto``: the test split where there is one, else folds. Folds use every labelled row,
         but not those of a class that lies in one block: it cannot be learned and tested.
@@ -82,27 +107,26 @@ def make_plan(
         Too few labels, classes or groups; or no test split where one was asked for.
     MissingColumn
         No such label.
+    BadName
+        No such task or evaluation, or labels that do not fit the task.
     """
     if evaluation not in EVALUATIONS:
         raise BadName(f"no evaluation {evaluation!r}: {nearest(evaluation, EVALUATIONS)}")
+    if task is not None and task not in list(Task):
+        raise BadName(f"no task {task!r}: {nearest(task, list(Task))}")
     name = label or embeddings.label_column
     if name is None:
         raise MissingColumn("this data set has no labels: name a column with label=…")
     values = embeddings.column(name)
     is_known = ~is_missing(values)
-    if any(isinstance(value, float) and value % 1 for value in values[is_known]):
-        raise BadName(
-            f"label {name!r} holds numbers with fractions, which are no classes: name a column of "
-            "texts or whole numbers (heads for regression are still to come)"
-        )
-    takes_part = is_known & ~np.isin(values.astype(str), sorted(leave_out))
+    guessed, remark = guess_task(values[is_known], name)
+    kind = guessed if task is None else Task(task)
+    takes_part = is_known.copy()
+    if leave_out:
+        takes_part &= [class_name(value) not in leave_out for value in values]
     known = np.flatnonzero(takes_part)
     rows = known[np.argsort(embeddings.ids[known].astype(str), kind="stable")]
-    names, codes = np.unique(values[rows].astype(str), return_inverse=True)
-    classes = tuple(str(c) for c in names)
-    if len(classes) < 2:
-        found = f"one class ({classes[0]!r})" if classes else "no label"
-        raise NotEnoughData(f"{found} in column {name!r}: heads need two classes or more")
+    target = read_target(values[rows], kind, name)
     empty = np.full(len(embeddings), None, dtype=object)
     split, content, group = (
         embeddings.columns.get(key, empty)[rows] for key in ("split", "content_hash", "group")
@@ -115,19 +139,23 @@ def make_plan(
     is_train = split == "train"
     if not is_train.any():
         is_train = ~np.isin(split, ["val", "test"])
-    if not use_test:
-        lonely = _in_one_block(codes, block, classes)
-        if lonely and len(classes) - len(lonely) >= 2:
+    is_multiclass = kind is Task.MULTICLASS
+    if not use_test and is_multiclass:
+        lonely = _in_one_block(target, block)
+        if lonely and len(target.classes) - len(lonely) >= 2:
             return make_plan(
                 embeddings,
                 label=label,
+                task=task,
                 evaluation=evaluation,
                 use_groups=use_groups,
                 seed=seed,
                 leave_out=leave_out | lonely,
             )
     n_unlabelled = int((~is_known).sum())
-    notes = [f"Left out for want of a label: {n_unlabelled} items."] if n_unlabelled else []
+    notes = [remark] if remark and task is None else []
+    if n_unlabelled:
+        notes.append(f"Left out for want of a label: {n_unlabelled} items.")
     if leave_out:
         shown = ", ".join(sorted(leave_out)[:5]) + (" …" if len(leave_out) > 5 else "")
         notes.append(
@@ -138,30 +166,38 @@ def make_plan(
     folds = None
     if use_test:
         train, test = np.flatnonzero(is_train), np.flatnonzero(is_test)
-        if len(np.unique(codes[train])) < 2:
+        if len(train) < 2 or (is_multiclass and len(np.unique(target.values[train])) < 2):
             raise NotEnoughData(
-                f"{len(train)} labelled items in the training split, of fewer than two classes"
+                f"{len(train)} labelled items in the training split"
+                + (", of fewer than two classes" if is_multiclass else ": expected two or more")
             )
         leaked = np.isin(content[test].astype(str), content[train].astype(str))
         n_leaked = int((leaked & ~is_missing(content[test])).sum())
         n_shared = int(np.isin(block[test], block[train]).sum()) - n_leaked
-        notes += _test_notes(n_leaked, n_shared, len(test), classes, codes[train], codes[test])
+        notes += _test_notes(n_leaked, n_shared, target, train, test)
     else:
         test = np.empty(0, dtype=np.intp)
         train = np.flatnonzero(is_train) if is_test.any() else np.arange(len(rows))
-        folds = make_folds(embeddings.ids[rows], codes, block, classes=classes, seed=seed)
-        if any(len(np.unique(codes[teach])) < 2 for teach, _ in folds.parts()):
+        folds = make_folds(
+            embeddings.ids[rows],
+            target.values if is_multiclass else target.strata,
+            block,
+            classes=target.classes,
+            seed=seed,
+        )
+        if is_multiclass and any(
+            len(np.unique(target.values[teach])) < 2 for teach, _ in folds.parts()
+        ):
             raise NotEnoughData(
                 f"{len(np.unique(block))} groups are too few for folds that each teach two "
                 "classes: label more groups, or let them part with --ignore-groups"
             )
-        notes += _fold_notes(folds, codes, block)
+        notes += _fold_notes(folds, target, block)
     return Plan(
         name,
         embeddings.ids[rows],
         rows,
-        classes,
-        codes.astype(np.intp),
+        target,
         block,
         split,
         train,
@@ -173,37 +209,37 @@ def make_plan(
     )
 
 
-def _in_one_block(
-    codes: NDArray[np.intp], block: NDArray[np.intp], classes: Sequence[str]
-) -> frozenset[str]:
-    pairs = np.unique(np.column_stack([codes, block]), axis=0)
-    n_blocks = np.bincount(pairs[:, 0], minlength=len(classes))
-    return frozenset(classes[c] for c in np.flatnonzero(n_blocks == 1).tolist())
+def _in_one_block(target: Target, block: NDArray[np.intp]) -> frozenset[str]:
+    pairs = np.unique(np.column_stack([target.values, block]), axis=0)
+    n_blocks = np.bincount(pairs[:, 0], minlength=len(target.classes))
+    return frozenset(target.classes[c] for c in np.flatnonzero(n_blocks == 1).tolist())
 
 
 def _test_notes(
     n_leaked: int,
     n_shared: int,
-    n_test: int,
-    classes: Sequence[str],
+    target: Target,
     train: NDArray[np.intp],
     test: NDArray[np.intp],
 ) -> list[str]:
     notes = []
     if n_leaked:
         notes.append(
-            f"The split leaks: the content of {n_leaked} of {n_test} test items also stands in "
+            f"The split leaks: the content of {n_leaked} of {len(test)} test items also stands in "
             "the training split, so scores are too good."
         )
     if n_shared:
-        notes.append(f"{n_shared} of {n_test} test items share a group with training items.")
-    unseen = [classes[c] for c in np.setdiff1d(test, train)]
-    if unseen:
-        notes.append(f"No training item has the label {', '.join(unseen)}: always wrong on it.")
+        notes.append(f"{n_shared} of {len(test)} test items share a group with training items.")
+    if target.task is not Task.REGRESSION:
+        strata = target.strata
+        is_unseen = np.atleast_1d(strata[test].any(axis=0) & ~strata[train].any(axis=0))
+        unseen = [target.classes[c] for c in np.flatnonzero(is_unseen[: len(target.classes)])]
+        if unseen:
+            notes.append(f"No training item has the label {', '.join(unseen)}: always wrong on it.")
     return notes
 
 
-def _fold_notes(folds: Folds, codes: NDArray[np.intp], block: NDArray[np.intp]) -> list[str]:
+def _fold_notes(folds: Folds, target: Target, block: NDArray[np.intp]) -> list[str]:
     notes = []
     n_blocks = len(np.unique(block))
     if n_blocks < len(block):
@@ -213,7 +249,11 @@ def _fold_notes(folds: Folds, codes: NDArray[np.intp], block: NDArray[np.intp]) 
         )
     if folds.n_folds < 5:
         notes.append(f"Only {folds.n_folds} folds: a class has no more groups than that.")
-    n_classes = len(np.unique(codes))
-    if any(len(np.unique(codes[train])) < n_classes for train, _ in folds.parts()):
-        notes.append("In some folds a class is only in the test part: always wrong on it there.")
+    if target.task is not Task.REGRESSION:
+        strata = target.strata
+        known = strata.any(axis=0)
+        if any((strata[train].any(axis=0) < known).any() for train, _ in folds.parts()):
+            notes.append(
+                "In some folds a class is only in the test part: always wrong on it there."
+            )
     return notes

@@ -21,8 +21,11 @@ chosen = state.select(
 )
 run = comparisons[chosen]
 metric = run.metric.replace("_", " ").capitalize()
+unit = views.metric_name(run)
+digits = "%.1f" if run.is_share else "%.3f"
 st.markdown(
-    f"{metric} on {run.n_items:,} items of {len(run.classes):,} classes. "
+    f"{metric} on {run.n_items:,} items"
+    f"{f' of {len(run.classes):,} classes' if run.classes else ''}. "
     f"Each 95 % interval speaks of **{views.plain(run.estimand)}**."
 )
 if views.is_outdated(dataset, run):
@@ -35,9 +38,9 @@ st.dataframe(
     views.leaderboard(run),
     hide_index=True,
     column_config={
-        "value": st.column_config.NumberColumn(f"{metric} (%)", format="%.1f"),
-        "low": st.column_config.NumberColumn("From (%)", format="%.1f"),
-        "high": st.column_config.NumberColumn("To (%)", format="%.1f"),
+        "value": st.column_config.NumberColumn(unit.capitalize(), format=digits),
+        "low": st.column_config.NumberColumn("From", format=digits),
+        "high": st.column_config.NumberColumn("To", format=digits),
         "seconds": st.column_config.NumberColumn(
             "Fit (s)", format="%.2f", help="Median of one fit, its choices included"
         ),

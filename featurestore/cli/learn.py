@@ -17,12 +17,24 @@ from featurestore.cli.output import (
     view_of,
 )
 
+task_option = click.option(
+    "--task",
+    type=click.Choice(["multiclass", "multilabel", "regression"]),
+    help="What the label is; told from its values by default.",
+)
+
 
 @click.command(epilog="Example: featurestore train photos -e baseline:pixels --head ridge")
 @click.argument("dataset")
 @click.option("-e", "--encoder", metavar="SPEC", help="Encoder; the only view's by default.")
-@click.option("--head", default="logistic", show_default=True, help="Which head.")
+@click.option(
+    "--head",
+    default="logistic",
+    show_default=True,
+    help="logistic, ridge, lda, prototype, knn, majority, tfidf, or python:module:estimator.",
+)
 @label_option
+@task_option
 @click.option("--seed", default=0, show_default=True)
 @store_option
 @json_option
@@ -31,6 +43,7 @@ def train(
     encoder: str | None,
     head: str,
     label: str | None,
+    task: str | None,
     seed: int,
     store_path: str,
     as_json: bool,
@@ -38,7 +51,8 @@ def train(
     """Train one head on a view, evaluate it, and keep it in the store."""
     import heads
 
-    fitted = heads.fit(view_of(store_path, dataset, encoder), head, label=label, seed=seed)
+    view = view_of(store_path, dataset, encoder)
+    fitted = heads.fit(view, head, label=label, task=task, seed=seed)
     if as_json:
         print_json(fitted.card)
     else:
@@ -62,10 +76,11 @@ def train(
     "head_names",
     multiple=True,
     metavar="NAME",
-    help="Head; repeatable; logistic, ridge, prototype and knn by default.",
+    help="Head; repeatable; all that do the task by default.",
 )
 @label_option
-@click.option("--metric", default="balanced_accuracy", show_default=True)
+@task_option
+@click.option("--metric", help="balanced_accuracy, macro_f1 or r2 by default, by task.")
 @click.option(
     "--evaluation",
     default="auto",
@@ -82,7 +97,8 @@ def compare(
     encoders: tuple[str, ...],
     head_names: tuple[str, ...],
     label: str | None,
-    metric: str,
+    task: str | None,
+    metric: str | None,
     evaluation: str,
     ignore_groups: bool,
     seed: int,
@@ -96,7 +112,7 @@ def compare(
     views = [found.view(spec) for spec in encoders] or found.views()
     chosen: dict[str, Any] = {"heads": head_names} if head_names else {}
     comparison = heads.compare(
-        views, label=label, metric=metric, evaluation=evaluation, seed=seed,
+        views, label=label, task=task, metric=metric, evaluation=evaluation, seed=seed,
         group=not ignore_groups, progress=_say_fits if sys.stderr.isatty() else None, **chosen,
     )  # fmt: skip
     if as_json:
@@ -129,10 +145,10 @@ def show_comparison(comparison: Any) -> None:
     """Print a comparison as a table, best first, with what its intervals mean."""
     from featurestore.values import EncoderSpec
 
-    rows = sorted(comparison.rows(), key=lambda row: -row["value"])
+    rows = comparison.rows()
     table = [
         [EncoderSpec.parse(r["encoder"]).label, r["head"], f"{r['value']:.3f}",
-         f"{r['low']:.3f} – {r['high']:.3f}", f"{r['seconds']:.2f}"]
+         "" if r["low"] is None else f"{r['low']:.3f} – {r['high']:.3f}", f"{r['seconds']:.2f}"]
         for r in rows
     ]  # fmt: skip
     metric = rows[0]["metric"].replace("_", " ")

@@ -13,6 +13,8 @@ from heads.estimators.normaliser import Normaliser
 
 TEMPERATURE = 0.07  # of DINO's k-NN evaluation: facebookresearch/dinov2, eval/knn.py
 CHUNK_ROWS = 1024
+CHOICE_ROWS = 1000  # on which k is chosen
+KS = (1, 3, 5, 10, 20, 50)
 
 
 class KnnHead(ScoreHead):
@@ -29,7 +31,7 @@ class KnnHead(ScoreHead):
         Draws those rows.
     """
 
-    def __init__(self, ks: Sequence[int] = (1, 3, 5, 10, 20, 50), random_state: int | None = 0):
+    def __init__(self, ks: Sequence[int] = KS, random_state: int | None = 0):
         self.ks = ks
         self.random_state = random_state
 
@@ -41,8 +43,10 @@ class KnnHead(ScoreHead):
         self.codes_ = codes
         block = np.arange(len(codes)) if groups is None else np.asarray(groups)
         rng = np.random.default_rng(self.random_state)
-        rows = rng.permutation(len(codes))[:1000]
-        nearest, cosines = self._nearest(self.vectors_[rows], max(self.ks), block[rows], block)
+        rows = rng.permutation(len(codes))[:CHOICE_ROWS]
+        nearest, cosines = nearest_rows(
+            self.vectors_[rows], self.vectors_, max(self.ks), block[rows], block
+        )
         class_sizes = np.bincount(codes[rows], minlength=len(self.classes_))
         recall_weights = 1 / class_sizes[codes[rows]]
         right = [
@@ -51,28 +55,6 @@ class KnnHead(ScoreHead):
         ]
         self.k_ = self.ks[int(np.argmax(right))]
         return self
-
-    def _nearest(
-        self,
-        queries: NDArray[Any],
-        k: int,
-        query_block: NDArray[Any] | None = None,
-        block: NDArray[Any] | None = None,
-    ) -> tuple[NDArray[np.intp], NDArray[Any]]:
-        """Return training rows and cosines of the k nearest, best first; -inf where barred."""
-        k = min(k, len(self.vectors_))
-        rows, cosines = [], []
-        for begin in range(0, len(queries), CHUNK_ROWS):
-            chunk = slice(begin, begin + CHUNK_ROWS)
-            cosine = queries[chunk] @ self.vectors_.T  # (n_chunk, n)
-            if query_block is not None and block is not None:
-                cosine[query_block[chunk, None] == block] = -np.inf
-            found = np.argpartition(-cosine, k - 1, axis=1)[:, :k]
-            score = np.take_along_axis(cosine, found, axis=1)
-            order = np.argsort(-score, axis=1, kind="stable")
-            rows.append(np.take_along_axis(found, order, axis=1))
-            cosines.append(np.take_along_axis(score, order, axis=1))
-        return np.concatenate(rows), np.concatenate(cosines)
 
     def _votes(self, rows: NDArray[np.intp], cosines: NDArray[Any]) -> NDArray[np.float64]:
         """Return the share of the votes for each class, shape (n_queries, n_classes)."""
@@ -84,8 +66,34 @@ class KnnHead(ScoreHead):
         return np.asarray(votes / np.maximum(votes.sum(axis=1, keepdims=True), 1e-300))
 
     def _scores(self, X: Any) -> NDArray[np.float64]:
-        return self._votes(*self._nearest(self.normaliser_.transform(X), self.k_))
+        return self._votes(*nearest_rows(self.normaliser_.transform(X), self.vectors_, self.k_))
 
     def predict_proba(self, X: Any) -> NDArray[np.float64]:
         """Return shares of the votes, shape (n, n_classes)."""
         return self._checked_scores(X)
+
+
+def nearest_rows(
+    queries: NDArray[Any],
+    vectors: NDArray[Any],
+    k: int,
+    query_block: NDArray[Any] | None = None,
+    block: NDArray[Any] | None = None,
+) -> tuple[NDArray[np.intp], NDArray[Any]]:
+    """Return rows and inner products of the k nearest vectors, best first; -inf where barred.
+
+    A query has no neighbour of its own block. Both results have shape (n_queries, min(k, n)).
+    """
+    k = min(k, len(vectors))
+    rows, cosines = [], []
+    for begin in range(0, len(queries), CHUNK_ROWS):
+        chunk = slice(begin, begin + CHUNK_ROWS)
+        cosine = queries[chunk] @ vectors.T  # (n_chunk, n)
+        if query_block is not None and block is not None:
+            cosine[query_block[chunk, None] == block] = -np.inf
+        found = np.argpartition(-cosine, k - 1, axis=1)[:, :k]
+        score = np.take_along_axis(cosine, found, axis=1)
+        order = np.argsort(-score, axis=1, kind="stable")
+        rows.append(np.take_along_axis(found, order, axis=1))
+        cosines.append(np.take_along_axis(score, order, axis=1))
+    return np.concatenate(rows), np.concatenate(cosines)

@@ -13,7 +13,7 @@ from scipy.sparse import issparse
 from featurestore.errors import NotEnoughData
 from heads.estimators.base import ScoreHead
 from heads.estimators.normaliser import Normaliser
-from heads.estimators.ridge import choose_normalisation
+from heads.estimators.ridge import choose_normalisation, indicators
 from heads.estimators.softmax import fit_softmax, log_loss
 from heads.folds import make_folds
 
@@ -58,7 +58,10 @@ class LogisticHead(ScoreHead):
         self.normalisation_ = "none" if issparse(X) else self.normalisation
         if self.normalisation_ == "auto":
             self.normalisation_ = choose_normalisation(
-                X, codes, groups, random_state=self.random_state
+                X,
+                indicators(codes, len(self.classes_)),
+                groups,
+                random_state=self.random_state,
             )
         self.normaliser_ = None
         if self.normalisation_ != "none":

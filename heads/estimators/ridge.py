@@ -114,24 +114,24 @@ def indicators(codes: NDArray[np.intp], n_classes: int) -> NDArray[np.float64]:
 
 def choose_normalisation(
     X: NDArray[Any],
-    codes: NDArray[np.intp],
+    targets: NDArray[Any],
     groups: NDArray[Any] | None = None,
     *,
     random_state: int | None = 0,
 ) -> str:
     """Choose the normalisation under which ridge regression errs least when left out.
 
-    Looks at 500 rows, or 10 for each class where that is more: the choice is coarse, and
-    the cost grows with the cube of the rows.
+    Looks at 500 rows, or 10 for each target where that is more: the choice is coarse, and
+    the cost grows with the cube of the rows. Targets have shape (n, n_targets).
     """
-    n_classes = int(codes.max()) + 1
-    rows = np.arange(len(codes))
-    if len(rows) > (n_rows := max(500, 10 * n_classes)):
+    rows = np.arange(len(targets))
+    if len(rows) > (n_rows := max(500, 10 * targets.shape[1])):
         rows = np.random.default_rng(random_state).choice(rows, n_rows, replace=False)
-    targets = indicators(codes[rows], n_classes)
     within = None if groups is None else np.asarray(groups)[rows]
     losses = {
-        kind: ridge_loo(Normaliser(kind).fit_transform(X[rows]), targets, ALPHAS[::2], within).loss
+        kind: ridge_loo(
+            Normaliser(kind).fit_transform(X[rows]), targets[rows], ALPHAS[::2], within
+        ).loss
         for kind in KINDS
     }
     return min(losses, key=losses.__getitem__)
@@ -165,13 +165,13 @@ class RidgeHead(ScoreHead):
     def fit(self, X: Any, y: Any, groups: Any = None) -> Self:
         """Learn from X of shape (n, dim), labels y and, optionally, groups of shape (n,)."""
         X, codes = self._begin_fit(X, y)
+        targets = indicators(codes, len(self.classes_))
         self.normalisation_ = self.normalisation
         if self.normalisation == "auto":
             self.normalisation_ = choose_normalisation(
-                X, codes, groups, random_state=self.random_state
+                X, targets, groups, random_state=self.random_state
             )
         self.normaliser_ = Normaliser(self.normalisation_).fit(X)
-        targets = indicators(codes, len(self.classes_))
         found = ridge_loo(self.normaliser_.transform(X), targets, self.alphas, groups)
         self.alpha_ = found.alpha
         self.weights_ = found.weights

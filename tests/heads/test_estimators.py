@@ -9,10 +9,13 @@ from sklearn.linear_model import LogisticRegression, Ridge, RidgeCV
 from sklearn.neighbors import KNeighborsClassifier, NearestCentroid
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from heads.estimators.knn import KnnHead
+from heads.estimators.knn import KnnHead, nearest_rows
+from heads.estimators.lda import LdaHead
 from heads.estimators.logistic import LogisticHead
 from heads.estimators.normaliser import Normaliser
+from heads.estimators.per_label import PerLabel
 from heads.estimators.prototype import PrototypeHead
+from heads.estimators.regression import KnnRegressor, RidgeRegressor
 from heads.estimators.ridge import RidgeHead, indicators, ridge_loo
 from heads.estimators.tfidf import CountsTfidf, count_ngrams, text_features
 
@@ -23,6 +26,10 @@ from heads.estimators.tfidf import CountsTfidf, count_ngrams, text_features
         RidgeHead(),
         LogisticHead(),
         KnnHead(),
+        LdaHead(),
+        PerLabel(PrototypeHead()),
+        RidgeRegressor(),
+        KnnRegressor(),
         CountsTfidf(n_first=1),
         *(Normaliser(kind) for kind in ("centre", "l2", "standardise")),
     ]
@@ -146,7 +153,8 @@ def test_knn_gives_a_rows_own_group_no_vote_when_it_chooses_k():
     labels = np.repeat(rng.permutation(np.repeat([0, 0, 0, 1], 25)), 2)
     pairs = np.repeat(np.arange(100), 2)
     assert KnnHead(ks=(1, 50)).fit(vectors, labels).k_ == 1
-    nearest, cosines = KnnHead(ks=(1,)).fit(vectors, labels)._nearest(vectors, 3, pairs, pairs)
+    Z = KnnHead(ks=(1,)).fit(vectors, labels).vectors_
+    nearest, cosines = nearest_rows(Z, Z, 3, pairs, pairs)
     assert not (pairs[nearest] == pairs[:, None]).any()
     assert np.isfinite(cosines).all()
 

@@ -9,26 +9,10 @@ from sklearn.dummy import DummyClassifier
 
 from heads.estimators.prototype import PrototypeHead
 from heads.estimators.ridge import RidgeHead
-from heads.evaluate import ON_TEST, Report, evaluate, over_folds, score
+from heads.evaluate import ON_TEST, Report, evaluate, over_folds
 from heads.folds import make_folds
 from heads.intervals import corrected_t, mean_recall, mean_recall_difference, wilson
-
-
-def test_scores_are_those_of_scikit_learn():
-    rng = np.random.default_rng(0)
-    codes = rng.integers(0, 4, 60)
-    proba = rng.dirichlet(np.ones(5), 60)  # a fifth class that no row has
-    predicted = proba.argmax(axis=1)
-    assert score(codes, predicted, proba) == pytest.approx(
-        {
-            "balanced_accuracy": metrics.recall_score(
-                codes, predicted, average="macro", labels=range(4)
-            ),
-            "accuracy": metrics.accuracy_score(codes, predicted),
-            "macro_f1": metrics.f1_score(codes, predicted, average="macro"),
-            "log_loss": metrics.log_loss(codes, proba, labels=range(5)),
-        }
-    )
+from heads.tasks import Target, Task
 
 
 def test_on_a_test_split_accuracy_is_wilsons():
@@ -83,7 +67,11 @@ def test_evaluate_scores_each_part_with_a_head_that_did_not_see_it(blobs):
     classes, codes = np.unique(labels, return_inverse=True)
     folds = make_folds(np.array([f"{i:02d}" for i in range(60)]), codes, np.arange(60), n_repeats=2)
     found = evaluate(
-        PrototypeHead, vectors, codes, folds.parts(), classes=list(classes), estimand="e"
+        PrototypeHead,
+        vectors,
+        Target(Task.MULTICLASS, codes, tuple(classes.tolist())),
+        folds.parts(),
+        estimand="e",
     )
     expected, first_repeat = [], np.empty(60, dtype=int)
     for i, (train, test) in enumerate(folds.parts()):
@@ -102,9 +90,8 @@ def test_a_class_that_training_lacks_is_always_wrong():
     found = evaluate(
         lambda: DummyClassifier(strategy="prior"),
         np.zeros((6, 1)),
-        codes,
+        Target(Task.MULTICLASS, codes, ("a", "b", "c")),
         [(np.arange(4), np.array([4, 5]))],
-        classes=["a", "b", "c"],
         estimand=ON_TEST,
     )
     assert found.report.predicted.tolist() == [0, 0]
@@ -128,9 +115,8 @@ def test_exchangeable_encoders_are_rarely_called_different(on):
             evaluate(
                 lambda: RidgeHead("centre", alphas=(1.0,)),
                 rng.normal(size=(n, 4)) + 0.5 * codes[:, None],
-                codes,
+                Target(Task.MULTICLASS, codes, ("a", "b")),
                 parts,
-                classes=["a", "b"],
                 estimand=on,
             ).report
             for _ in range(2)

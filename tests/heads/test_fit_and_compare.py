@@ -284,7 +284,7 @@ def test_groups_never_part_unless_asked(make_view, blobs):
 
 def test_texts_have_tfidf_as_their_baseline_fitted_in_each_fold(make_view):
     """The table's row equals a loop that fits the catalogue's pipeline on each fold's texts."""
-    from heads.catalogue import head_entry
+    from heads.catalogue import head_builder
     from heads.evaluate import evaluate
     from heads.plan import make_plan
 
@@ -299,11 +299,10 @@ def test_texts_have_tfidf_as_their_baseline_fitted_in_each_fold(make_view):
     found = heads.compare(view, ["prototype"], save=False).cell("baseline:tfidf", "logistic")
     plan = make_plan(view.load())
     plain = evaluate(
-        lambda: head_entry("tfidf").build(0),
+        lambda: head_builder("tfidf", plan.task)(0),
         np.array(texts, dtype=object),
-        plan.codes,
+        plan.target,
         plan.parts,
-        classes=plan.classes,
         estimand=plan.estimand,
         groups=plan.block,
     )
@@ -382,7 +381,7 @@ def test_tfidf_on_pictures_or_without_words_says_so(make_view, blobs):
 def test_fractions_are_no_classes(make_view, blobs):
     vectors, _ = blobs(n=30)
     with pytest.raises(BadName, match="numbers with fractions"):
-        heads.fit(make_view(vectors, [i / 7 for i in range(30)]))
+        heads.fit(make_view(vectors, [i / 7 for i in range(30)]), task="multiclass")
 
 
 def test_folds_that_would_teach_one_class_are_refused_in_words(make_view):

@@ -1,0 +1,278 @@
+"""What a comparison says: rows with intervals, paired differences, sentences; JSON and back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featurestore.errors import StoreCorrupt, UnknownHead, nearest
+from featurestore.values import EncoderSpec
+from heads.evaluate import Report
+from heads.intervals import LEVEL
+from heads.metrics import METRICS
+from heads.tasks import Task
+
+RUN_FORMAT = 2
+Cell = tuple[str, str]  # encoder, head
+# From a 95 % half width to the difference that is found in 80 % of cases: (1.96 + 0.84) / 1.96
+TO_DETECTABLE = 1.43
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A metric of one head on one encoder, less that of another."""
+
+    first: Cell
+    second: Cell
+    value: float
+    low: float
+    high: float
+    estimand: str
+    metric: str = "balanced_accuracy"
+
+    @property
+    def detectable(self) -> float:
+        """The difference that data of this size would show in 80 % of cases."""
+        return TO_DETECTABLE * (self.high - self.low) / 2
+
+    def sentence(self) -> str:
+        """Say what the interval says, shares in percentage points.
+
+        >>> a, b = ("timm:x", "logistic"), ("baseline:pixels", "logistic")
+        >>> Difference(a, b, 0.021, 0.004, 0.039, "the learning procedure, 5 × 5 folds").sentence()
+        'logistic on timm:x is better than logistic on baseline:pixels by 2.1 points \
+(0.4 to 3.9; the learning procedure, 5 × 5 folds)'
+        """
+        first, second = cell_name(self.first), cell_name(self.second)
+        about = next(task[self.metric] for task in METRICS.values() if self.metric in task)
+        sign = 1 if about.higher_is_better else -1
+        ends = sorted((sign * self.low, sign * self.high))
+        value, low, high = ((100 * x if about.is_share else x) for x in (sign * self.value, *ends))
+        unit = " points" if about.is_share else f" in {self.metric.replace('_', ' ')}"
+        digits = ".1f" if about.is_share else ".3g"
+
+        def said(x: float, sign: str = "") -> str:
+            return f"{x:{sign}{digits}}"
+
+        if low > 0:
+            return (
+                f"{first} is better than {second} by {said(value)}{unit} "
+                f"({said(low)} to {said(high)}; {self.estimand})"
+            )
+        if high < 0:
+            return (
+                f"{first} is worse than {second} by {said(-value)}{unit} "
+                f"({said(-high)} to {said(-low)}; {self.estimand})"
+            )
+        seen = self.detectable * (100 if about.is_share else 1)
+        return (
+            f"{first} and {second} are not separable at this size: {said(value, '+')}{unit} "
+            f"({said(low, '+')} to {said(high, '+')}; {self.estimand}); "
+            f"a difference of {said(seen)}{unit} would be seen"
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class ComparedHead:
+    """One row of a comparison."""
+
+    encoder: str
+    head: str
+    report: Report
+    seconds: float  # median of one fit, choices included
+    chosen: tuple[Mapping[str, Any], ...] = ()  # what each fit chose
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all but the truth, which the rows of a comparison share."""
+        return {
+            "encoder": self.encoder,
+            "head": self.head,
+            "seconds": self.seconds,
+            "chosen": [dict(chosen) for chosen in self.chosen],
+            "predicted": self.report.predicted.tolist(),
+            "scores": {name: s.tolist() for name, s in self.report.scores.items()},
+            "draws": {name: s.tolist() for name, s in self.report.draws.items()},
+            "test_ratio": self.report.test_ratio,
+        }
+
+    @classmethod
+    def from_json(
+        cls, data: Mapping[str, Any], truth: NDArray[Any], task: Task, estimand: str
+    ) -> Self:
+        """Read what `to_json` gave."""
+        report = Report(
+            truth,
+            np.array(data["predicted"], dtype=truth.dtype).reshape(truth.shape),
+            {name: np.array(values) for name, values in data["scores"].items()},
+            estimand,
+            data["test_ratio"],
+            task,
+            {name: np.array(values) for name, values in data.get("draws", {}).items()},
+        )
+        return cls(data["encoder"], data["head"], report, data["seconds"], tuple(data["chosen"]))
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """Heads on encoders, all taught and tested on the same rows."""
+
+    dataset: str
+    label: str
+    metric: str
+    estimand: str
+    task: Task
+    classes: tuple[str, ...]
+    item_ids: tuple[str, ...]  # tested items, in the order of every report
+    heads: tuple[ComparedHead, ...]
+    notes: tuple[str, ...]
+    card: Mapping[str, Any]  # seed, snapshots, fingerprints, versions, created …
+
+    @property
+    def n_items(self) -> int:
+        """Number of items that heads were tested on."""
+        return len(self.item_ids)
+
+    @property
+    def higher_is_better(self) -> bool:
+        """Whether the best row has the largest value."""
+        return METRICS[self.task][self.metric].higher_is_better
+
+    @property
+    def is_share(self) -> bool:
+        """Whether values are shares of 1, to be shown as percentages."""
+        return METRICS[self.task][self.metric].is_share
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return the table, best first.
+
+        Each row has encoder, head, metric, value, low, high (95 % interval, None where the
+        metric has none) and seconds (median of one fit, its choices included).
+        """
+        rows = []
+        for cell in self.heads:
+            found = cell.report.estimate(self.metric)
+            rows.append(
+                {
+                    "encoder": cell.encoder,
+                    "head": cell.head,
+                    "metric": self.metric,
+                    "value": found.value,
+                    "low": found.low,
+                    "high": found.high,
+                    "seconds": cell.seconds,
+                }
+            )
+        sign = -1 if self.higher_is_better else 1
+        return sorted(rows, key=lambda row: sign * row["value"])
+
+    def cell(self, encoder: str, head: str) -> ComparedHead:
+        """Return one row's report; `Report.confusion` is in it.
+
+        Raises
+        ------
+        UnknownHead
+            With the nearest rows.
+        """
+        for cell in self.heads:
+            if (cell.encoder, cell.head) == (encoder, head):
+                return cell
+        known = [f"{cell.encoder} {cell.head}" for cell in self.heads]
+        raise UnknownHead(f"no {head!r} on {encoder!r} here: {nearest(f'{encoder} {head}', known)}")
+
+    def difference(self, first: Cell, second: Cell, *, n_claims: int = 1) -> Difference:
+        """Compare two rows, each an (encoder, head), paired over rows or folds.
+
+        Parameters
+        ----------
+        n_claims : int
+            How many differences will be claimed together: Bonferroni widens each interval
+            so that all of them hold at once in 95 %.
+        """
+        found = self.cell(*first).report.difference(
+            self.cell(*second).report, self.metric, level=1 - (1 - LEVEL) / n_claims
+        )
+        assert found.low is not None
+        assert found.high is not None
+        return Difference(
+            first, second, found.value, found.low, found.high, found.estimand, self.metric
+        )
+
+    def claims(self) -> list[Difference]:
+        """Compare the best row with the best of each other encoder.
+
+        They are picked after the fact, so each interval is widened until those of all pairs
+        of rows would hold at once in 95 % (Bonferroni).
+        """
+        best: dict[str, Cell] = {}
+        for row in self.rows():
+            best.setdefault(row["encoder"], (row["encoder"], row["head"]))
+        first, *others = best.values()
+        return [self.difference(first, other, n_claims=self.n_pairs) for other in others]
+
+    @property
+    def n_pairs(self) -> int:
+        """How many pairs of rows there are: what simultaneous intervals allow for."""
+        return max(1, len(self.heads) * (len(self.heads) - 1) // 2)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return everything that is needed to draw it again."""
+        return {
+            "format": RUN_FORMAT,
+            "kind": "compare",
+            "dataset": self.dataset,
+            "label": self.label,
+            "metric": self.metric,
+            "estimand": self.estimand,
+            "task": str(self.task),
+            "rows": self.rows(),  # for other readers: from_json computes them anew
+            "notes": list(self.notes),
+            "card": dict(self.card),
+            "classes": list(self.classes),
+            "item_ids": list(self.item_ids),
+            "truth": self.heads[0].report.truth.tolist(),
+            "heads": [cell.to_json() for cell in self.heads],
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """Read what `to_json` gave, also of format 1, which knew classes alone.
+
+        Raises
+        ------
+        StoreCorrupt
+            If it is something else, or of a newer format.
+        """
+        try:
+            if data["format"] > RUN_FORMAT or data["kind"] != "compare":
+                raise StoreCorrupt(f"no comparison of format {RUN_FORMAT} or older")
+            task = Task(data.get("task", Task.MULTICLASS))
+            kind = {Task.MULTICLASS: np.intp, Task.MULTILABEL: np.bool_, Task.REGRESSION: float}
+            known = data["truth"] if "truth" in data else data["codes"]
+            truth: NDArray[Any] = np.array(known, dtype=kind[task])
+            return cls(
+                data["dataset"],
+                data["label"],
+                data["metric"],
+                data["estimand"],
+                task,
+                tuple(data["classes"]),
+                tuple(data["item_ids"]),
+                tuple(
+                    ComparedHead.from_json(head, truth, task, data["estimand"])
+                    for head in data["heads"]
+                ),
+                tuple(data["notes"]),
+                data["card"],
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise StoreCorrupt(f"this is no stored comparison: {error!r}") from error
+
+
+def cell_name(cell: Cell) -> str:
+    """Name a row in a sentence: ``logistic on timm:resnet18``."""
+    encoder, head = cell
+    return f"{head} on {EncoderSpec.parse(encoder).label}"

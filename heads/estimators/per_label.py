@@ -1,0 +1,83 @@
+"""Several labels at once: one classifier for each."""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator, ClassifierMixin, clone
+from sklearn.utils import column_or_1d, get_tags
+from sklearn.utils.validation import check_is_fitted, has_fit_parameter, validate_data
+
+FLOATS = [np.float64, np.float32]
+
+
+class PerLabel(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+    """A copy of one classifier for each label, groups and all.
+
+    (``OneVsRestClassifier`` hands no groups to its classifiers.) A label that every training
+    row has, or none, is predicted as it stands.
+
+    Parameters
+    ----------
+    estimator : classifier
+        Of two classes, with ``predict_proba``.
+    """
+
+    def __init__(self, estimator: Any):
+        self.estimator = estimator
+
+    def fit(self, X: Any, y: Any, groups: Any = None) -> Self:
+        """Learn from X (n, dim) and an indicator matrix y of shape (n, n_labels).
+
+        With y of shape (n,) it is the one classifier itself.
+        """
+        X, y = validate_data(self, X, y, accept_sparse="csr", multi_output=True, dtype=FLOATS)
+        if y.ndim == 2 and y.shape[1] == 1 and not np.isin(y, [0, 1]).all():
+            y = column_or_1d(y, warn=True)  # classes in a column
+        takes_groups = groups is not None and has_fit_parameter(self.estimator, "groups")
+        options = {"groups": groups} if takes_groups else {}
+        self.single_ = clone(self.estimator).fit(X, y, **options) if y.ndim == 1 else None
+        if self.single_ is not None:
+            self.classes_ = self.single_.classes_
+            return self
+        Y = y.astype(bool)
+        self.heads_ = [
+            clone(self.estimator).fit(X, column.astype(int), **options)
+            if 0 < column.sum() < len(column)
+            else None
+            for column in Y.T
+        ]
+        self.always_ = Y.mean(axis=0)
+        self.classes_ = np.arange(Y.shape[1])
+        return self
+
+    def predict_proba(self, X: Any) -> NDArray[np.float64]:
+        """Return the probability of each label, shape (n, n_labels)."""
+        X = self._checked(X)
+        if self.single_ is not None:
+            return np.asarray(self.single_.predict_proba(X))
+        columns = [
+            np.full(X.shape[0], always) if head is None else head.predict_proba(X)[:, 1]
+            for head, always in zip(self.heads_, self.always_, strict=True)
+        ]
+        return np.stack(columns, axis=1).astype(np.float64)
+
+    def predict(self, X: Any) -> NDArray[Any]:
+        """Return which labels each row has, shape (n, n_labels), 0 or 1."""
+        check_is_fitted(self)
+        if self.single_ is not None:
+            return np.asarray(self.single_.predict(self._checked(X)))
+        return np.asarray(self.predict_proba(X) > 0.5).astype(np.intp)
+
+    def _checked(self, X: Any) -> Any:
+        check_is_fitted(self)
+        return validate_data(self, X, accept_sparse="csr", dtype=FLOATS, reset=False)
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.classifier_tags.multi_label = True
+        tags.target_tags.multi_output = True
+        tags.input_tags.sparse = get_tags(self.estimator).input_tags.sparse
+        return tags

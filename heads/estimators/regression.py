@@ -1,0 +1,145 @@
+"""Heads that predict numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import solve_triangular
+from scipy.sparse import csr_array, issparse
+from sklearn.base import BaseEstimator, RegressorMixin
+from sklearn.linear_model import Ridge
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from heads.estimators.knn import CHOICE_ROWS, KS, TEMPERATURE, nearest_rows
+from heads.estimators.logistic import DENSE_ROWS, same_geometry
+from heads.estimators.normaliser import KINDS, Normaliser
+from heads.estimators.ridge import ALPHAS, choose_normalisation, ridge_loo
+
+
+class RidgeRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
+    """Ridge regression; normalisation and penalty by exact leave-one-out squared error.
+
+    Parameters
+    ----------
+    normalisation : {"auto", "centre", "l2", "standardise"}
+    alphas : sequence of float
+        Penalties to choose from; vectors are scaled to a mean squared length of 1.
+    random_state : int or None
+        Draws the rows on which the normalisation is chosen.
+    """
+
+    def __init__(
+        self,
+        normalisation: str = "auto",
+        alphas: Sequence[float] = ALPHAS,
+        random_state: int | None = 0,
+    ):
+        self.normalisation = normalisation
+        self.alphas = alphas
+        self.random_state = random_state
+
+    def fit(self, X: Any, y: Any, groups: Any = None) -> Self:
+        """Learn from X of shape (n, dim), y (n,) and, optionally, groups (n,)."""
+        X, y = validate_data(
+            self, X, y, dtype=[np.float64, np.float32], accept_sparse="csr", y_numeric=True
+        )
+        targets = np.asarray(y, dtype=np.float64)[:, None]
+        if issparse(X):
+            return self._fit_sparse(csr_array(X), targets, groups)
+        self.normaliser_: Normaliser | None
+        self.normalisation_ = self.normalisation
+        if self.normalisation == "auto":
+            self.normalisation_ = choose_normalisation(
+                X, targets, groups, random_state=self.random_state
+            )
+        elif self.normalisation not in KINDS:
+            raise ValueError(
+                f"no normalisation {self.normalisation!r}; known: {', '.join(KINDS)}, auto"
+            )
+        self.normaliser_ = Normaliser(self.normalisation_).fit(X)
+        found = ridge_loo(self.normaliser_.transform(X), targets, self.alphas, groups)
+        self.alpha_ = found.alpha
+        self.weights_ = found.weights
+        return self
+
+    def _fit_sparse(self, X: Any, targets: NDArray[np.float64], groups: Any) -> Self:
+        """Learn from rows as they come, such as TF-IDF; alpha is chosen on 3,000 of them."""
+        self.normalisation_, self.normaliser_ = "none", None
+        n = X.shape[0]
+        rows = np.random.default_rng(self.random_state).permutation(n)[:DENSE_ROWS]
+        within = None if groups is None else np.asarray(groups)[rows]
+        L = same_geometry(X[rows]).astype(np.float64)
+        found = ridge_loo(L, targets[rows], self.alphas, within)
+        self.alpha_ = found.alpha
+        if n == len(rows):  # W = Lᵀ A and the weights of X are Xᵀ A, by the representer theorem
+            A = solve_triangular(L, found.weights[:-1], trans="T", lower=True)
+            self.weights_ = np.vstack([X[rows].T @ A, found.weights[-1]])
+            return self
+        # The penalty stands beside a sum over rows.
+        whole = Ridge(found.alpha * n / len(rows), solver="sparse_cg").fit(X, targets[:, 0])
+        self.weights_ = np.append(whole.coef_, whole.intercept_)[:, None]
+        return self
+
+    def predict(self, X: Any) -> NDArray[np.float64]:
+        """Return the number of each row, shape (n,)."""
+        check_is_fitted(self)
+        X = validate_data(self, X, dtype=[np.float64, np.float32], accept_sparse="csr", reset=False)
+        Z = X if self.normaliser_ is None else self.normaliser_.transform(X)
+        return np.asarray((Z @ self.weights_[:-1] + self.weights_[-1])[:, 0])
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        return tags
+
+
+class KnnRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
+    """Mean of the k nearest by cosine of centred vectors, weighted by exp(cosine / 0.07).
+
+    Parameters
+    ----------
+    ks : sequence of int
+        Numbers of neighbours to choose from, by leave-one-out squared error on 1,000
+        training rows at most; the smallest of equals is kept.
+    random_state : int or None
+        Draws those rows.
+    """
+
+    def __init__(self, ks: Sequence[int] = KS, random_state: int | None = 0):
+        self.ks = ks
+        self.random_state = random_state
+
+    def fit(self, X: Any, y: Any, groups: Any = None) -> Self:
+        """Keep X (n, dim) and y (n,); a row's own group (n,) is no neighbour when k is chosen."""
+        X, y = validate_data(self, X, y, dtype=[np.float64, np.float32], y_numeric=True)
+        self.normaliser_ = Normaliser("l2").fit(X)
+        self.vectors_ = self.normaliser_.transform(X)
+        self.targets_ = np.asarray(y, dtype=np.float64)
+        block = np.arange(len(y)) if groups is None else np.asarray(groups)
+        rows = np.random.default_rng(self.random_state).permutation(len(y))[:CHOICE_ROWS]
+        found, cosines = nearest_rows(
+            self.vectors_[rows], self.vectors_, max(self.ks), block[rows], block
+        )
+        losses = [
+            np.mean((self._mean(found[:, :k], cosines[:, :k]) - self.targets_[rows]) ** 2)
+            for k in self.ks
+        ]
+        self.k_ = self.ks[int(np.argmin(losses))]
+        return self
+
+    def _mean(self, rows: NDArray[np.intp], cosines: NDArray[Any]) -> NDArray[np.float64]:
+        best = cosines[:, :1]
+        weights = np.exp((cosines - np.where(np.isfinite(best), best, 0)) / TEMPERATURE)
+        total = weights.sum(axis=1)
+        mean = (weights * self.targets_[rows]).sum(axis=1) / np.where(total > 0, total, 1)
+        return np.asarray(np.where(total > 0, mean, self.targets_.mean()))  # every row is barred
+
+    def predict(self, X: Any) -> NDArray[np.float64]:
+        """Return the number of each row, shape (n,)."""
+        check_is_fitted(self)
+        X = validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
+        Z = self.normaliser_.transform(X)
+        return self._mean(*nearest_rows(Z, self.vectors_, self.k_))

@@ -1,0 +1,93 @@
+"""Metrics are those of scikit-learn and scipy, also where rows count several times."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import sklearn.metrics as theirs
+from scipy.stats import spearmanr
+
+from heads.metrics import METRICS, Predictions, score
+from heads.tasks import Task
+
+
+@pytest.fixture(params=[0, 1, 2])
+def counted(request):
+    """Row weights of one draw, and the rows that they stand for."""
+    rng = np.random.default_rng(request.param)
+    counts = np.ones(80, dtype=int) if request.param == 0 else rng.multinomial(80, [1 / 80] * 80)
+    return counts[None].astype(float), np.repeat(np.arange(80), counts)
+
+
+def values(task, found, weights):
+    return {name: metric.compute(found, weights)[0] for name, metric in METRICS[task].items()}
+
+
+@pytest.mark.parametrize("n_classes", [2, 4])
+def test_of_classes(counted, n_classes):
+    weights, rows = counted
+    rng = np.random.default_rng(5)
+    codes = rng.integers(0, n_classes, 80)
+    proba = rng.dirichlet(np.ones(n_classes) + (n_classes == 4), 80).round(2)  # ties
+    proba /= proba.sum(axis=1, keepdims=True)
+    predicted = proba.argmax(axis=1)
+    y, p, said = codes[rows], proba[rows], predicted[rows]
+    confidence = p.max(axis=1)
+    number = np.minimum((confidence * 15).astype(int), 14)
+    bins = [confidence[number == b].mean() - (y == said)[number == b].mean() for b in set(number)]
+    shares = [np.mean(number == b) for b in set(number)]
+    is_class = y[:, None] == np.arange(n_classes)
+    assert values(Task.MULTICLASS, Predictions(codes, predicted, proba), weights) == pytest.approx(
+        {
+            "balanced_accuracy": theirs.balanced_accuracy_score(y, said),
+            "accuracy": theirs.accuracy_score(y, said),
+            "macro_f1": theirs.f1_score(y, said, average="macro"),
+            "auroc": theirs.roc_auc_score(is_class, p, average="macro"),
+            "average_precision": theirs.average_precision_score(is_class, p, average="macro"),
+            "log_loss": theirs.log_loss(y, np.clip(p, 1e-6, 1 - 1e-6 * (n_classes == 2))),
+            "brier": theirs.brier_score_loss(y, p if n_classes > 2 else p[:, 1]),
+            "calibration_error": np.dot(np.abs(bins), shares),
+        },
+        rel=1e-5,
+    )
+
+
+def test_of_labels(counted):
+    weights, rows = counted
+    rng = np.random.default_rng(6)
+    truth = rng.random((80, 3)) < [0.5, 0.2, 0.1]
+    proba = (0.6 * truth + rng.random((80, 3))).round(1) / 1.6
+    said = proba > 0.5
+    y, p, guess = truth[rows], proba[rows], said[rows]
+    assert values(Task.MULTILABEL, Predictions(truth, said, proba), weights) == pytest.approx(
+        {
+            "macro_f1": theirs.f1_score(y, guess, average="macro"),
+            "micro_f1": theirs.f1_score(y, guess, average="micro"),
+            "accuracy": theirs.accuracy_score(y, guess),
+            "auroc": theirs.roc_auc_score(y, p, average="macro"),
+            "average_precision": theirs.average_precision_score(y, p, average="macro"),
+            "hamming_loss": theirs.hamming_loss(y, guess),
+        }
+    )
+
+
+def test_of_numbers(counted):
+    weights, rows = counted
+    rng = np.random.default_rng(7)
+    truth = rng.normal(size=80).round(1)
+    said = (truth + rng.normal(size=80)).round(1)
+    y, guess = truth[rows], said[rows]
+    assert values(Task.REGRESSION, Predictions(truth, said), weights) == pytest.approx(
+        {
+            "r2": theirs.r2_score(y, guess),
+            "rmse": theirs.root_mean_squared_error(y, guess),
+            "mae": theirs.mean_absolute_error(y, guess),
+            "spearman": spearmanr(y, guess).statistic,
+        }
+    )
+
+
+def test_a_class_without_rows_does_not_count_and_a_head_without_probabilities_has_no_auroc():
+    codes, said = np.array([0, 0, 2]), np.array([0, 2, 2])
+    found = score(Task.MULTICLASS, Predictions(codes, said))
+    assert found == pytest.approx({"balanced_accuracy": 0.75, "accuracy": 2 / 3, "macro_f1": 2 / 3})
