@@ -27,6 +27,7 @@ from featurestore.layout import (
     check_dataset_name,
     find_spec,
     make_store,
+    task_of,
 )
 from featurestore.sources import RESERVED, canonical_split, require_column
 from featurestore.sources.places import Place
@@ -239,7 +240,7 @@ def import_vectors(
         found = (folder.read() if folder.exists else None) or DatasetFile(modality, {}, {})
         record = SourceRecord(FAMILY, str(Path(origin).absolute()), (), {})
         sources = dict(found.sources) | ({source: record} if len(new) else {})
-        tasks = {one: {"task": _task(table.column(one))} for one in labels}
+        tasks = {one: {"task": task_of(table.column(one))} for one in labels}
         folder.write(DatasetFile(modality, {**found.labels, **tasks}, sources, found.attached))
         view = folder.create_view(resolved.slug, dim)
         hashes = rows.column("content_hash").combine_chunks()
@@ -334,10 +335,6 @@ def _strings(table: pa.Table, name: str) -> pa.Array:
     except pa.ArrowException:
         kind = table.schema.field(name).type
         raise BadSource(f"column {name!r} holds {kind}: expected texts or numbers") from None
-
-
-def _task(column: pa.ChunkedArray) -> str:
-    return "regression" if pa.types.is_floating(column.type) else "multiclass"
 
 
 def _read_table(path: Path) -> pa.Table:

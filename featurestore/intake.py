@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from featurestore.errors import BadSource, DuplicateIds, ModalityMismatch
-from featurestore.layout import DatasetFile, DatasetFolder, SourceRecord
+from featurestore.layout import DatasetFile, DatasetFolder, SourceRecord, task_of
 from featurestore.plan import keep_attached
 from featurestore.query import evaluate
 from featurestore.sources import (
@@ -149,9 +149,7 @@ class Intake:
         """Return dataset.json with this run's labels and sources added."""
         labels = dict(earlier.labels) if earlier else {}
         for name in self.labels:
-            kind = self.rows.schema.field(name).type
-            task = "regression" if pa.types.is_floating(kind) else "multiclass"
-            labels.setdefault(name, {"task": task})
+            labels.setdefault(name, {"task": task_of(self.rows.column(name))})
         sources = (dict(earlier.sources) if earlier else {}) | dict(self.sources)
         return DatasetFile(self.modality, labels, sources, earlier.attached if earlier else ())
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from featurestore.errors import BadSource, UnknownItem, nearest
-from featurestore.layout import DatasetFolder
+from featurestore.layout import DatasetFolder, task_of
 from featurestore.plan import is_equal
 from featurestore.sources import RESERVED, SourceOptions, canonical_split, require_column
 from featurestore.sources.places import Place
@@ -109,8 +109,4 @@ def attach(folder: DatasetFolder, values: pa.Table, *, are_labels: bool = True) 
 def _tasks(values: pa.Table, names: Sequence[str], are_labels: bool) -> dict[str, dict[str, str]]:
     if not are_labels:
         return {}
-    kinds = {name: values.schema.field(name).type for name in names if name != SPLIT}
-    return {
-        name: {"task": "regression" if pa.types.is_floating(kind) else "multiclass"}
-        for name, kind in kinds.items()
-    }
+    return {name: {"task": task_of(values.column(name))} for name in names if name != SPLIT}

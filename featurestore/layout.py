@@ -11,12 +11,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
 from filelock import FileLock, Timeout
 
 from featurestore.errors import BadName, NotAStore, StoreCorrupt
 from featurestore.tables import FAILURES, ITEMS, Table, view_schema, write_file
 from featurestore.user_cache import write_json
-from featurestore.values import EncoderSpec, Modality, ResolvedEncoder
+from featurestore.values import SEPARATOR, EncoderSpec, Modality, ResolvedEncoder
 
 FORMAT_VERSION = 1
 MARKER = "featurestore.json"
@@ -148,6 +150,15 @@ class DatasetFile:
         }
         attached = tuple(value.get("attached", ()))  # absent from files of 0.1
         return cls(Modality(value["modality"]), labels, sources, attached)
+
+
+def task_of(column: pa.ChunkedArray) -> str:
+    """Tell what a label column looks like: regression, multilabel or multiclass."""
+    if pa.types.is_floating(column.type):
+        return "regression"
+    if pa.types.is_string(column.type) and pc.any(pc.match_substring(column, SEPARATOR)).as_py():
+        return "multilabel"
+    return "multiclass"
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from heads.intervals import (
     corrected_t,
     mean_recall,
     mean_recall_difference,
+    wilson,
 )
 from heads.metrics import METRICS, Metric, Predictions, score
 from heads.tasks import Target, Task
@@ -81,6 +82,8 @@ class Report:
             interval = bootstrap_interval(
                 value, self.draws[metric], is_share=about.is_share, level=level
             )
+        if interval is None and about.is_share:  # nothing varies, which n rows may well hide
+            interval = wilson(min(1.0, max(0.0, value)), len(self.truth), level=level)
         if interval is not None and about.is_share:
             interval = max(0.0, interval[0]), min(1.0, interval[1])
         low, high = interval or (None, None)

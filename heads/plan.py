@@ -121,6 +121,8 @@ def make_plan(
     is_known = ~is_missing(values)
     guessed, remark = guess_task(values[is_known], name)
     kind = guessed if task is None else Task(task)
+    if kind is Task.MULTILABEL:  # an empty text is an item without labels, and known to be
+        is_known |= np.array([isinstance(value, str) for value in values], dtype=bool)
     takes_part = is_known.copy()
     if leave_out:
         takes_part &= [class_name(value) not in leave_out for value in values]

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featurestore.errors import BadName, NotEnoughData
+from featurestore.values import SEPARATOR
 
-SEPARATOR = "|"  # between the labels of one text cell
 MOST_CLASSES = 20  # more whole numbers than that in a column of floats are a quantity
 N_BINS = 5  # of numbers, to spread them over folds
 
@@ -65,11 +65,16 @@ class Target:
 def guess_task(values: NDArray[Any], name: str) -> tuple[Task, str | None]:
     """Tell the task of known label values, and say so where it is no matter of course.
 
-    Lists are several labels; floats are numbers, unless they are a few whole ones, as
-    classes become where a program had to write a gap between them.
+    Lists, and texts with ``|`` in them, are several labels; floats are numbers, unless they
+    are a few whole ones, as classes become where a program had to write a gap between them.
     """
     if any(isinstance(value, (list, tuple, np.ndarray)) for value in values):
         return Task.MULTILABEL, None
+    if any(isinstance(value, str) and SEPARATOR in value for value in values):
+        return Task.MULTILABEL, (
+            f"Label {name!r} holds {SEPARATOR!r}, taken as standing between several labels: task "
+            "multiclass takes each text as one."
+        )
     floats = [value for value in values if isinstance(value, float)]
     if not floats:
         return Task.MULTICLASS, None

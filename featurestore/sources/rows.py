@@ -22,7 +22,7 @@ from featurestore.sources import (
     require_column,
     with_group,
 )
-from featurestore.values import Modality
+from featurestore.values import SEPARATOR, Modality
 
 
 def as_listing(
@@ -115,7 +115,10 @@ def free_name(name: str) -> str:
 
 
 def plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Return a column in a type that every store keeps: dictionaries and nulls become strings."""
+    """Return a column in a type that every store keeps.
+
+    Dictionaries and nulls become strings, lists of plain values texts such as ``cat|dog``.
+    """
     kind = column.type
     if pa.types.is_dictionary(kind):
         return column.cast(kind.value_type)
@@ -125,6 +128,9 @@ def plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
         return column.cast(pa.float64() if kind == pa.uint64() else pa.int64(), safe=False)
     if pa.types.is_floating(kind) and kind != pa.float64():
         return column.cast(pa.float64())
+    if pa.types.is_list(kind) and not pa.types.is_nested(kind.value_type):
+        lists = pc.cast(column, pa.list_(pa.string()))
+        return pc.binary_join(lists, SEPARATOR)
     if pa.types.is_nested(kind) or pa.types.is_binary(kind) or pa.types.is_temporal(kind):
         return pc.cast(
             pa.array([None if v is None else str(v) for v in column.to_pylist()]), pa.string()

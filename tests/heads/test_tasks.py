@@ -29,6 +29,7 @@ def column(*values):
         (column(0.0, 1.0, 1.0), Task.MULTICLASS, True),  # whole numbers next to a gap
         (column(*np.arange(30.0).tolist()), Task.REGRESSION, True),
         (column(["a"], ["a", "b"]), Task.MULTILABEL, False),
+        (column("a", "a|b"), Task.MULTILABEL, True),
     ],
 )
 def test_the_task_is_told_from_the_values(values, task, is_said):
