@@ -32,7 +32,7 @@ from featurestore.sources import SourceOptions
 from featurestore.store import Store, open_store
 from featurestore.values import Embeddings, EncoderSpec
 from heads.bundle import texts_of
-from heads.catalogue import head_builder
+from heads.catalogue import HEADS
 from heads.intervals import corrected_t
 from heads.tasks import Task
 
@@ -143,7 +143,7 @@ def _few_labels(name: str, ours: Embeddings, teacher: Embeddings) -> list[Row]:
             ("MiniLM", "logistic", teacher.vectors),
             ("TF-IDF", "tfidf", raw),
         ):
-            fitted = head_builder(head, Task.MULTICLASS)(0).fit(X[taught], y[taught])
+            fitted = HEADS[head].builder(Task.MULTICLASS)(0).fit(X[taught], y[taught])
             scores[what].append(float(np.mean(fitted.predict(X[test]) == y[test])))
     gains = np.array(scores["tiny-text"]) - np.array(scores["TF-IDF"])
     low, _ = corrected_t(gains, 0.0) or (float(gains[0]),) * 2

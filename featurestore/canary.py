@@ -46,7 +46,20 @@ def check_canary(encoder: Any, stored: dict[str, list[list[float]]]) -> None:
     EncoderDrift
         If a probe's cosine to its stored vector is below 0.999.
     """
-    for modality, now in canary_vectors(encoder).items():
+    check_probes(canary_vectors(encoder), stored, str(encoder.resolved.spec))
+
+
+def check_probes(
+    found: dict[str, list[list[float]]], stored: dict[str, list[list[float]]], spec: str
+) -> None:
+    """Stop where probes that an encoder has just embedded are other than they were.
+
+    Raises
+    ------
+    EncoderDrift
+        If a probe's cosine to its stored vector is below 0.999.
+    """
+    for modality, now in found.items():
         if modality not in stored:
             continue
         a, b = np.asarray(now), np.asarray(stored[modality])
@@ -54,7 +67,7 @@ def check_canary(encoder: Any, stored: dict[str, list[list[float]]]) -> None:
         cosine = float(((a * b).sum(axis=1) / np.maximum(norms, 1e-30)).min())
         if not cosine >= LEAST_COSINE:
             raise EncoderDrift(
-                f"{encoder.resolved.spec} gives other vectors than when the view was made: "
+                f"{spec} gives other vectors than when the view was made: "
                 f"cosine {cosine:.4f} on a probe {modality}, expected at least {LEAST_COSINE}; "
                 "run with the library versions that encoder.json records, or embed again with "
                 "--overwrite"

@@ -15,18 +15,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from featurestore import direct
 from featurestore.approximate import ApproximateIndex, read_facts
 from featurestore.cache import Cached, read_cache, write_cache
-from featurestore.canary import check_canary
-from featurestore.encoders import load_encoder
 from featurestore.errors import (
     BadQuery,
     BadSource,
-    EncoderMismatch,
     FeatureStoreError,
-    ModalityMismatch,
 )
-from featurestore.images import decode_image
 from featurestore.index import ExactIndex, Metric, check_metric, combine
 from featurestore.query import fulfils
 from featurestore.tables import Table, each_row_group, each_shard, row_keys, vectors_of
@@ -411,33 +407,12 @@ class View:
     def encode(self, contents: Sequence[str | bytes]) -> NDArray[np.float32]:
         """Encode new texts or image bytes with this view's encoder, checked to be the same."""
         modality = Modality.TEXT if isinstance(contents[0], str) else Modality.IMAGE
-        if modality not in self.modalities:
-            raise ModalityMismatch(
-                f"{self.spec} cannot read {modality}s: it reads "
-                f"{' and '.join(sorted(self.modalities))}s; texts and images meet only in an "
-                "encoder that was trained on both, such as open_clip:ViT-B-32/laion2b_s34b_b79k"
-            )
-        encoder = self._encoder
-        if modality is Modality.TEXT:
-            vectors = encoder.encode_texts(list(contents))
-        else:
-            least = getattr(encoder, "decode_px", None)
-            pictures = [
-                decode_image(one, at_least_px=least) for one in contents if isinstance(one, bytes)
-            ]
-            vectors = encoder.encode_images([encoder.prepare_image(one) for one in pictures])
-        return np.asarray(vectors, np.float32)
+        direct.check_reads(self.spec, self.modalities, modality)  # before anything is loaded
+        return direct.encode(self._encoder, contents)
 
     @cached_property
     def _encoder(self) -> Any:
-        encoder = load_encoder(self.spec)
-        if encoder.resolved.fingerprint != self.fingerprint:
-            raise EncoderMismatch(
-                f"{self.spec} is another encoder now than the one that made {self.name}: "
-                f"fingerprint {encoder.resolved.fingerprint[:8]}, expected {self.fingerprint[:8]}"
-            )
-        check_canary(encoder, self.info["canary"])
-        return encoder
+        return direct.open_encoder(self.info)
 
 
 def _resolve(items: pa.Table, pairs: pa.Table) -> NDArray[np.intp]:

@@ -15,9 +15,10 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from heads.bundle import FittedHead, list_heads, load_head
+    from heads.bundle import FittedHead, list_heads, load_bundle, load_head
     from heads.compare import compare, runs
     from heads.comparison import Comparison, Difference
+    from heads.concat import concat
     from heads.fit import fit
 
 __all__ = [
@@ -25,8 +26,10 @@ __all__ = [
     "Difference",
     "FittedHead",
     "compare",
+    "concat",
     "fit",
     "list_heads",
+    "load_bundle",
     "load_head",
     "runs",
 ]
@@ -36,8 +39,10 @@ _HOMES = {
     "Difference": "heads.comparison",
     "FittedHead": "heads.bundle",
     "compare": "heads.compare",
+    "concat": "heads.concat",
     "fit": "heads.fit",
     "list_heads": "heads.bundle",
+    "load_bundle": "heads.bundle",
     "load_head": "heads.bundle",
     "runs": "heads.compare",
 }
@@ -54,7 +59,7 @@ def __dir__() -> list[str]:
 
 
 class _Package(ModuleType):
-    """Keeps `heads.fit` and `heads.compare` functions.
+    """Keeps `heads.fit`, `heads.compare` and their like functions.
 
     Importing the submodules that they live in would otherwise bind the modules to their names.
     """

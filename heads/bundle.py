@@ -9,7 +9,8 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,8 @@ from heads.tasks import Target, Task
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+    from heads.serve import Answers
 
 CARD_FORMAT = 1
 # What skops does not know of itself: its own list holds scikit-learn's and numpy's types.
@@ -49,6 +52,7 @@ class FittedHead:
     head_id: str
     estimator: Any
     card: Mapping[str, Any]
+    blocks: tuple[Mapping[str, Any], ...] = ()  # encoder.json of each encoder, and its scale
     path: Path | None = None  # None until registered
 
     def predict(self, items: Any) -> NDArray[Any]:
@@ -76,6 +80,31 @@ class FittedHead:
     def predict_proba(self, items: Any) -> NDArray[np.float64]:
         """Return probabilities, shape (n, n_classes), columns in the order of ``classes``."""
         return np.asarray(self.estimator.predict_proba(self._inputs(items)))
+
+    def ask(self, items: Sequence[str | Path | bytes], **options: Any) -> Answers:
+        """Predict for raw items: texts, or images as paths or bytes; see `serve.predict_items`."""
+        from heads.serve import predict_items
+
+        return predict_items(self, items, **options)
+
+    def save(self, folder: str | Path) -> Path:
+        """Write a bundle: head, card and encoder, all that `load_bundle` needs, and no items.
+
+        Raises
+        ------
+        FileExistsError
+            If the folder is there and holds something else than a bundle.
+        """
+        target = Path(folder)
+        if target.exists() and any(target.iterdir()) and not (target / "card.json").is_file():
+            raise FileExistsError(f"{target} holds something else than a bundle")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with _beside(target) as temporary:
+            _write(self, temporary)
+            if target.exists():
+                shutil.rmtree(target)
+            temporary.rename(target)
+        return target
 
     @property
     def task(self) -> Task:
@@ -130,22 +159,44 @@ def texts_of(embeddings: Embeddings) -> NDArray[Any]:
 def save_head(head: FittedHead, predictions: pa.Table, folder: Path) -> FittedHead:
     """Register a head as ``folder/<head-id>``, all of it or nothing."""
     import pyarrow.parquet as pq
-    import skops.io
 
+    target = folder / head.head_id
     folder.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=".", dir=folder))
-    try:
-        skops.io.dump(head.estimator, temporary / "head.skops")
+    with _beside(target) as temporary:
+        card = _write(head, temporary)
         pq.write_table(predictions, temporary / "predictions.parquet")
-        card = {**head.card, "head_sha256": _sha256(temporary / "head.skops")}
-        (temporary / "card.json").write_text(json.dumps(card, indent=1, ensure_ascii=False))
-        temporary.chmod(0o755)  # mkdtemp's are closed to others
-        target = folder / head.head_id
         temporary.rename(target)
+    return FittedHead(head.head_id, head.estimator, card, head.blocks, target)
+
+
+@contextmanager
+def _beside(target: Path) -> Iterator[Path]:
+    """Give a folder to fill and rename; it is gone if that fails."""
+    temporary = Path(tempfile.mkdtemp(prefix=".", dir=target.parent))
+    temporary.chmod(0o755)  # mkdtemp's are closed to others
+    try:
+        yield temporary
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-    return FittedHead(head.head_id, head.estimator, card, target)
+
+
+def _write(head: FittedHead, folder: Path) -> dict[str, Any]:
+    import skops.io
+
+    skops.io.dump(head.estimator, folder / "head.skops")
+    _write_json(folder / "encoder.json", {"blocks": [dict(block) for block in head.blocks]})
+    card = {
+        **head.card,
+        "head_sha256": _sha256(folder / "head.skops"),
+        "encoder_sha256": _sha256(folder / "encoder.json"),
+    }
+    _write_json(folder / "card.json", card)
+    return card
+
+
+def _write_json(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, indent=1, ensure_ascii=False), encoding="utf-8")
 
 
 def load_head(dataset: Any, head_id: str) -> FittedHead:
@@ -163,23 +214,54 @@ def load_head(dataset: Any, head_id: str) -> FittedHead:
     StoreCorrupt
         If its files are damaged, edited, or hold types that our heads are not made of.
     """
-    import skops.io
-
     folder = heads_folder(dataset)
     path = folder / head_id
     if not (path / "card.json").is_file():
         known = [card["head_id"] for card in list_heads(dataset)]
         raise UnknownHead(f"no head {head_id!r} in {folder}: {nearest(head_id, known)}")
+    return load_bundle(path)
+
+
+def load_bundle(folder: str | Path, *, trusted: Sequence[str] = ()) -> FittedHead:
+    """Load a bundle that `FittedHead.save` wrote, or the folder of a registered head.
+
+    Parameters
+    ----------
+    trusted : sequence of str
+        Further types that may be made, such as ``my_module.MyHead``; those of scikit-learn,
+        numpy and our own heads are.
+
+    Raises
+    ------
+    UnknownHead
+        If there is no bundle.
+    StoreCorrupt
+        If its files are damaged, edited, or hold types that nobody trusts.
+    """
+    import skops.io
+
+    path = Path(folder)
+    if not (path / "card.json").is_file():
+        raise UnknownHead(f"{path} is no bundle: it has no card.json")
     card = _read_card(path)
+    for name in ("head.skops", "encoder.json"):
+        key = f"{name.partition('.')[0]}_sha256"
+        file = path / name
+        if key in card and (not file.is_file() or _sha256(file) != card[key]):
+            raise StoreCorrupt(f"{file} is not what its card describes: fit the head again")
     file = path / "head.skops"
-    if not file.is_file() or _sha256(file) != card["head_sha256"]:
-        raise StoreCorrupt(f"{file} is not what its card describes: fit the head again")
-    foreign = set(skops.io.get_untrusted_types(file=file)) - OUR_TYPES
+    known = OUR_TYPES | set(trusted)
+    foreign = set(skops.io.get_untrusted_types(file=file)) - known
     if foreign:
         raise StoreCorrupt(
-            f"{file} holds {', '.join(sorted(foreign))}: no head of ours; not loaded"
+            f"{file} holds {', '.join(sorted(foreign))}: no head of ours; not loaded "
+            "(load_bundle(…, trusted=[…]) loads what you name)"
         )
-    return FittedHead(head_id, skops.io.load(file, trusted=sorted(OUR_TYPES)), card, path)
+    estimator = skops.io.load(file, trusted=sorted(known))
+    blocks: tuple[Any, ...] = ()
+    if "encoder_sha256" in card:  # heads of 0.1 did not keep their encoder
+        blocks = tuple(json.loads((path / "encoder.json").read_text(encoding="utf-8"))["blocks"])
+    return FittedHead(card["head_id"], estimator, card, blocks, path)
 
 
 def list_heads(dataset: Any) -> list[dict[str, Any]]:
@@ -203,7 +285,7 @@ def library_versions() -> dict[str, str]:
 
 def _read_card(path: Path) -> dict[str, Any]:
     try:
-        card = json.loads((path / "card.json").read_text())
+        card = json.loads((path / "card.json").read_text(encoding="utf-8"))
         if card["format"] > CARD_FORMAT:
             raise StoreCorrupt(f"{path} was written by a newer release: format {card['format']}")
         missing = {"head_id", "created", "head_sha256", "fingerprint", "reads"} - set(card)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
@@ -119,19 +119,36 @@ def head_entry(name: str) -> HeadEntry:
         ) from None
 
 
-def head_builder(name: str, task: Task) -> Build:
-    """Return what builds a head for a task.
+def head_entries(heads: Sequence[str | Any], task: Task) -> dict[str, HeadEntry]:
+    """Look up heads for a task by name; an estimator gets that of its class.
 
     Raises
     ------
     UnknownHead
         If there is no such head, or it does not do the task.
+    BadName
+        If something is neither a name nor an estimator.
     """
-    build = head_entry(name).builder(task)
-    if build is None:
-        able = [one for one, entry in HEADS.items() if entry.builder(task) is not None]
-        raise UnknownHead(f"head {name!r} is none for {task}; those that are: {', '.join(able)}")
-    return build
+    found: dict[str, HeadEntry] = {}
+    for one in heads:
+        name, entry = (one, head_entry(one)) if isinstance(one, str) else _named(one, found)
+        if entry.builder(task) is None:
+            able = [n for n, known in HEADS.items() if known.builder(task) is not None]
+            raise UnknownHead(
+                f"head {name!r} is none for {task}; those that are: {', '.join(able)}"
+            )
+        found[name] = entry
+    return found
+
+
+def _named(estimator: Any, taken: Mapping[str, HeadEntry]) -> tuple[str, HeadEntry]:
+    entry = entry_of(estimator)
+    stem = name = type(estimator).__name__
+    n = 1
+    while name in taken or name in HEADS:
+        n += 1
+        name = f"{stem}-{n}"
+    return name, entry
 
 
 def entry_of(estimator: Any) -> HeadEntry:
@@ -155,24 +172,6 @@ def entry_of(estimator: Any) -> HeadEntry:
     if is_regressor(estimator):
         return HeadEntry(about, regressor=build)
     raise BadName(f"{estimator!r} is no classifier or regressor of scikit-learn's kind")
-
-
-def register(estimator: Any) -> str:
-    """Give an estimator a name in this process, that of its class, and return it.
-
-    Raises
-    ------
-    BadName
-        If it is no estimator.
-    """
-    entry = entry_of(estimator)
-    stem = name = type(estimator).__name__
-    n = 1
-    while name in HEADS and HEADS[name].search_space != entry.search_space:
-        n += 1
-        name = f"{stem}-{n}"
-    HEADS[name] = entry
-    return name
 
 
 def _imported(name: str) -> Any:

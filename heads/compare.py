@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from featurestore.errors import BadName, nearest
 from featurestore.layout import DatasetFolder
 from heads.bundle import library_versions
-from heads.catalogue import default_heads, head_builder, head_entry, register
+from heads.catalogue import HeadEntry, default_heads, head_entries
 from heads.comparison import ComparedHead, Comparison, cell_name
 from heads.materials import baselines, load_shared, of_view, run_cell
 from heads.metrics import METRICS
@@ -80,9 +80,9 @@ def compare(
         tables[0], label=label, task=task, evaluation=evaluation, use_groups=group, seed=seed
     )
     metric = check_metric(metric, plan.task)
-    names = head_names(heads, plan.task)
+    entries = chosen_heads(heads, plan.task)
     materials = [of_view(view, table, plan) for view, table in zip(views, tables, strict=True)]
-    jobs = [(material, name) for material in materials for name in names]
+    jobs = [(one, name, entry) for one in materials for name, entry in entries.items()]
     jobs += baselines(views, tables[0], plan)
     n_fits = len(plan.parts) * len(jobs)
     n_done = 0
@@ -94,13 +94,14 @@ def compare(
             progress(n_done, n_fits, what)
 
     compared = []
-    for material, name in jobs:
+    for material, name, entry in jobs:
         what = f"{name} on {material.encoder}"
         count(what, 0)
         compared.append(
             run_cell(
                 material,
                 name,
+                entry,
                 plan,
                 seed=seed,
                 intervals_of=(metric,),
@@ -125,9 +126,7 @@ def compare(
             "n_folds": plan.folds.n_folds if plan.folds else 0,
             "n_repeats": plan.folds.n_repeats if plan.folds else 0,
             "never_part": ["content_hash", "group"] if group else ["content_hash"],
-            "search_spaces": {
-                name: head_entry(name).search_space for name in (*names, "majority", "tfidf")
-            },
+            "search_spaces": {name: entry.search_space for _, name, entry in jobs},
             "views": [
                 {
                     "encoder": str(view.spec),
@@ -163,20 +162,17 @@ def check_metric(metric: str | None, task: Task) -> str:
     return metric
 
 
-def head_names(heads: Sequence[str | Any] | None, task: Task) -> list[str]:
-    """Return the heads to compare by name; kNN is always among them.
+def chosen_heads(heads: Sequence[str | Any] | None, task: Task) -> dict[str, HeadEntry]:
+    """Return the heads to compare by name; kNN is always among them, baselines come apart.
 
     Raises
     ------
     UnknownHead
         If there is no such head, or it does not do the task.
     """
-    if heads is None:
-        return list(default_heads(task))
-    names = [one if isinstance(one, str) else register(one) for one in heads]
-    for name in names:
-        head_builder(name, task)
-    return [n for n in dict.fromkeys([*names, "knn"]) if not head_entry(n).is_baseline]
+    wanted = default_heads(task) if heads is None else (*heads, "knn")
+    found = head_entries(wanted, task)
+    return {name: entry for name, entry in found.items() if not entry.is_baseline}
 
 
 def runs(dataset: Any) -> list[Comparison]:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from featurestore.errors import ModalityMismatch
+from featurestore.errors import BadName, ModalityMismatch
 from featurestore.values import Modality
 from heads.bundle import (
     CARD_FORMAT,
@@ -21,9 +22,12 @@ from heads.bundle import (
     save_head,
     texts_of,
 )
-from heads.catalogue import head_builder, head_entry
-from heads.catalogue import register as name_estimator
-from heads.evaluate import Evaluation, chosen_by, evaluate, fit_head
+from heads.catalogue import head_entries
+from heads.concat import blocks_of
+from heads.conformal import misfit, sets, threshold
+from heads.evaluate import Evaluation, chosen_by, evaluate, fit_head, predictions
+from heads.folds import make_folds
+from heads.intervals import wilson
 from heads.metrics import METRICS
 from heads.plan import Plan, make_plan
 from heads.tasks import Task
@@ -40,6 +44,7 @@ def fit(
     *,
     label: str | None = None,
     task: str | None = None,
+    coverage: float | None = None,
     seed: int = 0,
     register: bool = True,
 ) -> FittedHead:
@@ -59,6 +64,10 @@ def fit(
         Label column; default the data set's main label.
     task : {"multiclass", "multilabel", "regression"}, optional
         Default what the labels look like.
+    coverage : float, optional
+        Share of new items whose prediction set is to hold the truth, say 0.9: a split-conformal
+        set of classes, or an interval of numbers. It is calibrated on the split ``val``, or
+        else on a fifth of the training rows, which then do not teach the head.
     seed : int
         Of folds and of every drawing within the head.
     register : bool
@@ -73,18 +82,19 @@ def fit(
     ------
     UnknownHead, MissingColumn, NotEnoughData
     """
-    if not isinstance(head, str):
-        head = name_estimator(head)
-    entry = head_entry(head)
     begin = time.perf_counter()
     created = datetime.now(UTC)
     embeddings = view.load()
     plan = make_plan(embeddings, label=label, task=task, seed=seed)
+    ((head, entry),) = head_entries([head], plan.task).items()
     reads_texts = entry.reads == "texts"
     if reads_texts and view.dataset.modality != Modality.TEXT:
         raise ModalityMismatch(f"{head} reads texts, but {view.dataset.name!r} holds pictures")
     X = (texts_of(embeddings) if reads_texts else embeddings.vectors)[plan.rows]
-    build = partial(head_builder(head, plan.task), seed)
+    plan, calibrate = _set_aside(plan, coverage, seed)
+    builder = entry.builder(plan.task)
+    assert builder is not None, "checked by head_entries"
+    build = partial(builder, seed)
     evaluation = evaluate(
         build,
         X,
@@ -99,7 +109,10 @@ def fit(
     if plan.folds is not None:
         lesson = plan.target.lesson
         estimator = fit_head(build(), X[plan.train], lesson[plan.train], plan.block[plan.train])
-    head_id = f"{head}-{created:%Y%m%dT%H%M%S%f}-{view.fingerprint[:8]}"
+    conformal = None
+    if coverage is not None:
+        conformal = _conformal(estimator, X, plan, calibrate, coverage)
+    head_id = f"{head.replace(':', '-')}-{created:%Y%m%dT%H%M%S%f}-{view.fingerprint[:8]}"
     card = {
         "format": CARD_FORMAT,
         "head_id": head_id,
@@ -113,16 +126,69 @@ def fit(
         "dim": embeddings.dim,
         "search_space": entry.search_space,
         "chosen": chosen_by(estimator),
+        "conformal": conformal,
         "seed": seed,
         **_card_of_plan(plan),
         **_card_of_evaluation(evaluation, plan),
         "seconds": {"one_fit": evaluation.seconds, "in_all": time.perf_counter() - begin},
         "versions": library_versions(),
     }
-    fitted = FittedHead(head_id, estimator, card)
+    fitted = FittedHead(head_id, estimator, card, () if reads_texts else tuple(blocks_of(view)))
     if not register:
         return fitted
     return save_head(fitted, _predictions(evaluation, plan), heads_folder(view.dataset))
+
+
+def _set_aside(plan: Plan, coverage: float | None, seed: int) -> tuple[Plan, NDArray[np.intp]]:
+    """Return the plan without its calibration rows among the training rows, and those rows."""
+    nobody = np.empty(0, dtype=np.intp)
+    if coverage is None:
+        return plan, nobody
+    if not 0 < coverage < 1:
+        raise BadName(f"coverage {coverage}: expected a share between 0 and 1, such as 0.9")
+    if plan.task is Task.MULTILABEL:
+        raise BadName("prediction sets are for one class or a number an item, not several labels")
+    val = np.flatnonzero(plan.split == "val")
+    if plan.folds is None and len(val):
+        return plan, val[~np.isin(plan.block[val], plan.block[plan.train])]
+    strata = plan.target.values if plan.task is Task.MULTICLASS else plan.target.strata
+    train = plan.train
+    folds = make_folds(
+        plan.ids[train], strata[train], plan.block[train], classes=plan.classes, n_repeats=1,
+        seed=seed,
+    )  # fmt: skip
+    teach, calibrate = next(folds.parts())
+    return replace(plan, train=train[teach]), train[calibrate]
+
+
+def _conformal(
+    estimator: Any, X: Any, plan: Plan, rows: NDArray[np.intp], coverage: float
+) -> dict[str, Any]:
+    """Calibrate prediction sets, and say how they do on a test split."""
+
+    def said(rows: NDArray[np.intp]) -> Any:
+        found = predictions(estimator, X[rows], plan.target.take(rows))
+        if plan.task is Task.REGRESSION:
+            return found.predicted
+        if found.proba is None:
+            raise BadName("prediction sets need a head with probabilities (predict_proba)")
+        return found.proba
+
+    truth = plan.target.values
+    limit = threshold(misfit(plan.task, truth[rows], said(rows)), coverage)
+    found: dict[str, Any] = {
+        "coverage": coverage,
+        "n_calibration": len(rows),
+        "limit": None if limit == np.inf else limit,  # None: everything is in the set
+    }
+    if len(plan.test):
+        on_test = said(plan.test)
+        is_held = misfit(plan.task, truth[plan.test], on_test) <= limit + 1e-12
+        low, high = wilson(float(is_held.mean()), len(is_held))
+        found["on_test"] = {"coverage": float(is_held.mean()), "low": low, "high": high}
+        if plan.task is Task.MULTICLASS:
+            found["on_test"]["mean_size"] = float(sets(on_test, limit).sum(axis=1).mean())
+    return found
 
 
 def _card_of_plan(plan: Plan) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from featurestore.errors import BadSource
 from featurestore.user_cache import write_json
 from featurestore.values import Embeddings, Modality
 from heads.bundle import library_versions, texts_of
-from heads.catalogue import Build, counts_head, head_builder, head_entry
+from heads.catalogue import HEADS, Build, HeadEntry, counts_head
 from heads.comparison import ComparedHead
 from heads.evaluate import evaluate
 from heads.plan import Plan
@@ -38,7 +38,7 @@ class Material:
     encoder: str
     identity: Mapping[str, Any]  # what decides the numbers: fingerprint, snapshot
     read: Callable[[], tuple[Any, float]]  # (n, dim) and the seconds that a fit would add
-    build: Callable[[str, int], Build]  # head, n_words of counted texts → builder
+    build: Callable[[HeadEntry], Build]  # how a head is built for it
 
 
 def load_shared(views: Sequence[View]) -> tuple[list[Embeddings], int]:
@@ -79,8 +79,10 @@ def of_vectors(
 ) -> Material:
     """Return vectors of the plan's rows under an encoder's name."""
 
-    def build(head: str, seed: int) -> Build:
-        return head_builder(head, plan.task)
+    def build(entry: HeadEntry) -> Build:
+        found = entry.builder(plan.task)
+        assert found is not None, "checked by head_entries"
+        return found
 
     return Material(encoder, identity, lambda: (vectors(), 0.0), build)
 
@@ -109,25 +111,28 @@ def of_texts(table: Embeddings, plan: Plan) -> Material:
         counts, _, seconds = count()
         return counts, seconds
 
-    def build(head: str, seed: int) -> Build:
+    def build(entry: HeadEntry) -> Build:
         return lambda seed: counts_head(count()[1], plan.task, seed)
 
     identity = {"snapshot": asdict(table.snapshot) if table.snapshot else None}
     return Material(TFIDF, identity, read, build)
 
 
-def baselines(views: Sequence[View], table: Embeddings, plan: Plan) -> list[tuple[Material, str]]:
+def baselines(
+    views: Sequence[View], table: Embeddings, plan: Plan
+) -> list[tuple[Material, str, HeadEntry]]:
     """Return what needs no encoder, each with its head: majority and, for texts, TF-IDF."""
-    found = [(of_nothing(plan), "majority")]
+    found = [(of_nothing(plan), "majority", HEADS["majority"])]
     if views[0].dataset.modality == Modality.TEXT:
         head = "ridge" if plan.task is Task.REGRESSION else "logistic"
-        found.append((of_texts(table, plan), head))
+        found.append((of_texts(table, plan), head, HEADS["tfidf"]))
     return found
 
 
 def run_cell(
     material: Material,
     head: str,
+    entry: HeadEntry,
     plan: Plan,
     *,
     seed: int = 0,
@@ -144,13 +149,12 @@ def run_cell(
     cache_in : path, optional
         Folder of found results; their names hash everything that decides the numbers.
     """
-    search_space = head_entry("tfidf" if material.encoder == TFIDF else head).search_space
     decides = {
         "format": CACHE_FORMAT,
         "encoder": material.encoder,
         "identity": dict(material.identity),
         "head": head,
-        "search_space": search_space,
+        "search_space": entry.search_space,
         "plan": plan.digest,
         "seed": seed,
         "intervals_of": sorted(intervals_of),
@@ -165,7 +169,7 @@ def run_cell(
                 on_fit()  # type: ignore[misc]
             return found
     X, more_seconds = material.read()
-    build = material.build(head, seed)
+    build = material.build(entry)
     done = evaluate(
         lambda: build(seed),
         X,

@@ -24,6 +24,7 @@ LAYERS = [
         "featurestore.layout",
         "featurestore.cache",
         "featurestore.canary",
+        "featurestore.direct",
         "featurestore.embed",
         "featurestore.gains",
     },

@@ -13,6 +13,7 @@ from featurestore.cli.output import (
     open_given,
     print_json,
     print_table,
+    say,
     store_option,
     view_of,
 )
@@ -35,6 +36,17 @@ task_option = click.option(
 )
 @label_option
 @task_option
+@click.option(
+    "--coverage",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    help="Also calibrate prediction sets that hold the truth this often, such as 0.9.",
+)
+@click.option(
+    "--save",
+    "bundle",
+    metavar="FOLDER",
+    help="Also write a bundle that predict takes, apart from the store.",
+)
 @click.option("--seed", default=0, show_default=True)
 @store_option
 @json_option
@@ -44,6 +56,8 @@ def train(
     head: str,
     label: str | None,
     task: str | None,
+    coverage: float | None,
+    bundle: str | None,
     seed: int,
     store_path: str,
     as_json: bool,
@@ -52,7 +66,9 @@ def train(
     import heads
 
     view = view_of(store_path, dataset, encoder)
-    fitted = heads.fit(view, head, label=label, task=task, seed=seed)
+    fitted = heads.fit(view, head, label=label, task=task, coverage=coverage, seed=seed)
+    if bundle is not None:
+        say(f"bundle written to {fitted.save(bundle)}")
     if as_json:
         print_json(fitted.card)
     else:
@@ -136,9 +152,16 @@ def show_head(fitted: Any) -> None:
         if found["low"] is not None:
             interval = f" ({found['low']:.3f} to {found['high']:.3f}; {card['estimand']})"
         click.echo(f"  {metric.replace('_', ' ')}: {found['value']:.3f}{interval}")
+    if conformal := card["conformal"]:
+        click.echo(
+            f"  prediction sets hold the truth in {conformal['coverage']:.0%} of new items or more "
+            f"(calibrated on {conformal['n_calibration']} that taught nothing)"
+        )
     for note in card["notes"]:
         click.echo(f"  {note}")
     click.echo(f"  kept as {fitted.head_id}")
+    if fitted.path is not None:
+        say(f"predict new items with: featurestore predict {fitted.path} SOURCE")
 
 
 def show_comparison(comparison: Any) -> None:

@@ -31,6 +31,16 @@ class FakeView:
         return self.embeddings.encoder
 
     @property
+    def info(self) -> dict[str, object]:
+        return {
+            "spec": str(self.spec),
+            "fingerprint": self.fingerprint,
+            "dim": self.embeddings.dim,
+            "modalities": [str(self.dataset.modality)],
+            "canary": {},
+        }
+
+    @property
     def name(self) -> str:
         return f"{self.dataset.name}@{self.spec}"
 

@@ -284,7 +284,7 @@ def test_groups_never_part_unless_asked(make_view, blobs):
 
 def test_texts_have_tfidf_as_their_baseline_fitted_in_each_fold(make_view):
     """The table's row equals a loop that fits the catalogue's pipeline on each fold's texts."""
-    from heads.catalogue import head_builder
+    from heads.catalogue import HEADS
     from heads.evaluate import evaluate
     from heads.plan import make_plan
 
@@ -299,7 +299,7 @@ def test_texts_have_tfidf_as_their_baseline_fitted_in_each_fold(make_view):
     found = heads.compare(view, ["prototype"], save=False).cell("baseline:tfidf", "logistic")
     plan = make_plan(view.load())
     plain = evaluate(
-        lambda: head_builder("tfidf", plan.task)(0),
+        lambda: HEADS["tfidf"].classifier(0),
         np.array(texts, dtype=object),
         plan.target,
         plan.parts,

@@ -1,0 +1,71 @@
+"""Prediction sets hold the truth as often as they say."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+import heads
+from featurestore.errors import BadName
+from heads.conformal import misfit, sets, threshold
+from heads.tasks import Task
+
+
+def test_the_limit_is_the_rank_that_the_theorem_names():
+    scores = np.arange(1.0, 20.0)  # 19 scores: (19 + 1) × 0.9 = 18
+    assert threshold(np.random.default_rng(0).permutation(scores), 0.9) == 18
+    assert threshold(np.arange(8.0), 0.9) == math.inf  # ⌈9 × 0.9⌉ = 9 of 8 scores
+
+
+def test_sets_and_misfits():
+    proba = np.array([[0.7, 0.2, 0.1], [0.4, 0.35, 0.25]])
+    assert misfit(Task.MULTICLASS, np.array([0, 2]), proba) == pytest.approx([0.3, 0.75])
+    assert sets(proba, 0.65).tolist() == [[True, False, False], [True, True, False]]
+    assert misfit(Task.REGRESSION, np.array([1.0]), np.array([3.0])).tolist() == [2]
+
+
+@pytest.mark.parametrize("n", [19, 99])
+def test_the_coverage_over_calibration_draws_is_the_promised_one(n):
+    """The mean coverage over draws lies in [c, c + 1/(n + 1)] within Monte-Carlo error."""
+    rng = np.random.default_rng(n)
+    coverage = []
+    for _ in range(2000):
+        limit = threshold(rng.random(n), 0.9)
+        coverage.append(limit)  # of uniform scores, the share below the limit
+    error = 3 * np.std(coverage) / math.sqrt(len(coverage))
+    assert 0.9 - error <= np.mean(coverage) <= 0.9 + 1 / (n + 1) + error
+
+
+def test_a_head_with_sets_says_so_and_keeps_its_promise_on_the_test_split(make_view, blobs):
+    vectors, labels = blobs(n=1200, noise=5)
+    split = ["train"] * 400 + ["val"] * 300 + ["test"] * 500
+    view = make_view(vectors, labels, split=split)
+    fitted = heads.fit(view, "lda", coverage=0.8, register=False)
+    found = fitted.card["conformal"]
+    assert (found["coverage"], found["n_calibration"]) == (0.8, 300)
+    assert found["on_test"]["low"] - 0.05 < 0.8 < found["on_test"]["high"] + 0.05
+    assert fitted.card["evaluation"]["n_train"] == 400  # val taught nothing anyway
+
+
+def test_without_a_val_split_a_fifth_of_the_training_rows_is_set_aside(make_view, blobs):
+    vectors, labels = blobs(n=100)
+    fitted = heads.fit(make_view(vectors, labels), "prototype", coverage=0.9, register=False)
+    assert fitted.card["conformal"]["n_calibration"] == 20
+    numbers = heads.fit(
+        make_view(vectors, vectors[:, 0].astype(float).tolist()), "ridge", coverage=0.9,
+        register=False,
+    )  # fmt: skip
+    assert numbers.card["conformal"]["n_calibration"] == 20
+
+
+def test_too_few_rows_to_promise_put_every_class_into_the_set(make_view, blobs):
+    vectors, labels = blobs(n=30)
+    fitted = heads.fit(make_view(vectors, labels), "prototype", coverage=0.95, register=False)
+    assert fitted.card["conformal"]["limit"] is None
+
+
+def test_a_share_that_is_none_is_refused(make_view, blobs):
+    with pytest.raises(BadName, match="between 0 and 1"):
+        heads.fit(make_view(*blobs(n=30)), "prototype", coverage=90, register=False)
