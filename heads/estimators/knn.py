@@ -91,9 +91,27 @@ def nearest_rows(
         cosine = queries[chunk] @ vectors.T  # (n_chunk, n)
         if query_block is not None and block is not None:
             cosine[query_block[chunk, None] == block] = -np.inf
-        found = np.argpartition(-cosine, k - 1, axis=1)[:, :k]
+        found = _largest(cosine, k)
         score = np.take_along_axis(cosine, found, axis=1)
         order = np.argsort(-score, axis=1, kind="stable")
         rows.append(np.take_along_axis(found, order, axis=1))
         cosines.append(np.take_along_axis(score, order, axis=1))
     return np.concatenate(rows), np.concatenate(cosines)
+
+
+def _largest(values: NDArray[Any], k: int) -> NDArray[np.intp]:
+    """Return the columns of the k largest values of each row, in no order, (n_rows, k).
+
+    Finding the k-th value and then who reaches it is several times faster than
+    ``argpartition``; rows where others tie with it take the slow way.
+    """
+    at = values.shape[1] - k
+    least = np.partition(values, at, axis=1)[:, at]
+    reaches = values >= least[:, None]
+    is_tied = reaches.sum(axis=1) > k
+    if not is_tied.any():
+        return np.nonzero(reaches)[1].reshape(len(values), k)
+    found = np.empty((len(values), k), dtype=np.intp)
+    found[~is_tied] = np.nonzero(reaches[~is_tied])[1].reshape(-1, k)
+    found[is_tied] = np.argpartition(-values[is_tied], k - 1, axis=1)[:, :k]
+    return found

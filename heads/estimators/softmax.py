@@ -25,8 +25,11 @@ def log_loss(scores: NDArray[Any], codes: NDArray[np.intp]) -> float:
 def fit_sharpness(scores: NDArray[Any], codes: NDArray[np.intp]) -> float:
     """Find the factor on held-out scores that makes their softmax most likely.
 
-    The inverse of a temperature (Guo et al., 2017, arXiv:1706.04599), from 0.01 to 1000.
+    The inverse of a temperature (Guo et al., 2017, arXiv:1706.04599), from 0.01 to 1000;
+    from 10,000 rows spread over all of them, which tell one number well enough.
     """
+    step = max(1, len(codes) // 10_000)
+    scores, codes = scores[::step], codes[::step]
     found = minimize_scalar(
         lambda log_factor: log_loss(np.exp(log_factor) * scores, codes),
         bounds=(np.log(0.01), np.log(1000)),

@@ -5,12 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from scipy.sparse import csr_array
+from sklearn.base import BaseEstimator
+from sklearn.covariance import ledoit_wolf
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.linear_model import LogisticRegression, Ridge, RidgeCV
 from sklearn.neighbors import KNeighborsClassifier, NearestCentroid
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from heads.estimators.knn import KnnHead, nearest_rows
-from heads.estimators.lda import LdaHead
+from heads.estimators.lda import LdaHead, shrunk_covariance
 from heads.estimators.logistic import LogisticHead
 from heads.estimators.normaliser import Normaliser
 from heads.estimators.per_label import PerLabel
@@ -189,3 +192,50 @@ def test_counted_once_is_fitted_in_the_fold():
     np.testing.assert_allclose(
         np.sort(a.toarray()[4]), np.sort(b.toarray()[4])[-a.shape[1] :], atol=1e-6
     )
+
+
+def test_shrinkage_of_the_covariance_is_scikit_learns():
+    rng = np.random.default_rng(0)
+    for n, dim in ((40, 8), (10, 30), (200, 5)):
+        R = rng.normal(size=(n, dim)) * np.arange(1, dim + 1)
+        covariance, shrinkage = shrunk_covariance(R)
+        theirs, their_shrinkage = ledoit_wolf(R, assume_centered=True)
+        assert shrinkage == pytest.approx(their_shrinkage)
+        np.testing.assert_allclose(covariance, theirs)
+
+
+def test_lda_is_scikit_learns_with_the_same_covariance(blobs):
+    vectors, labels = blobs(noise=3)
+    vectors = vectors.astype(np.float64)
+    head = LdaHead().fit(vectors, labels)
+    Z = head.normaliser_.transform(vectors)
+    codes = np.unique(labels, return_inverse=True)[1]
+    means = np.stack([Z[codes == c].mean(axis=0) for c in range(3)])
+    theirs = LinearDiscriminantAnalysis(
+        solver="lsqr", covariance_estimator=Fixed(shrunk_covariance(Z - means[codes])[0])
+    ).fit(Z, labels)
+    queries = head.normaliser_.transform(blobs(noise=3, seed=3)[0].astype(np.float64))
+    ours = queries @ head.weights_[:-1] + head.weights_[-1]
+    np.testing.assert_allclose(
+        np.diff(ours, axis=1), np.diff(theirs.decision_function(queries), axis=1), rtol=1e-3
+    )
+
+
+class Fixed(BaseEstimator):
+    """A covariance that is known."""
+
+    def __init__(self, covariance):
+        self.covariance = covariance
+
+    def fit(self, X):
+        self.covariance_ = self.covariance
+        return self
+
+
+def test_the_nearest_are_found_among_ties():
+    rng = np.random.default_rng(0)
+    vectors = rng.integers(0, 3, (60, 3)).astype(np.float32)
+    rows, scores = nearest_rows(vectors[:20], vectors, 7)
+    expected = -np.sort(-(vectors[:20] @ vectors.T), axis=1)[:, :7]
+    np.testing.assert_array_equal(scores, expected)
+    assert all(len(set(row)) == 7 for row in rows.tolist())
