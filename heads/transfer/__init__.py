@@ -1,0 +1,1 @@
+"""Which encoder, which layer, does pretraining help, and what to do."""
