@@ -19,14 +19,17 @@ if TYPE_CHECKING:
     from heads.compare import compare, runs
     from heads.comparison import Comparison, Difference
     from heads.concat import concat
+    from heads.fewshot import Curve, curve
     from heads.fit import fit
 
 __all__ = [
     "Comparison",
+    "Curve",
     "Difference",
     "FittedHead",
     "compare",
     "concat",
+    "curve",
     "fit",
     "list_heads",
     "load_bundle",
@@ -36,10 +39,12 @@ __all__ = [
 
 _HOMES = {
     "Comparison": "heads.comparison",
+    "Curve": "heads.fewshot",
     "Difference": "heads.comparison",
     "FittedHead": "heads.bundle",
     "compare": "heads.compare",
     "concat": "heads.concat",
+    "curve": "heads.fewshot",
     "fit": "heads.fit",
     "list_heads": "heads.bundle",
     "load_bundle": "heads.bundle",

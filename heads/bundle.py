@@ -32,6 +32,7 @@ CARD_FORMAT = 1
 # What skops does not know of itself: its own list holds scikit-learn's and numpy's types.
 OUR_TYPES = frozenset(
     {
+        "heads.chosen.ChosenHead",
         "heads.estimators.knn.KnnHead",
         "heads.estimators.lda.LdaHead",
         "heads.estimators.logistic.LogisticHead",

@@ -13,6 +13,7 @@ from sklearn.dummy import DummyClassifier, DummyRegressor
 from sklearn.pipeline import Pipeline
 
 from featurestore.errors import BadName, UnknownHead, nearest
+from heads.chosen import ChosenHead
 from heads.estimators.knn import KnnHead
 from heads.estimators.lda import LdaHead
 from heads.estimators.logistic import LogisticHead
@@ -21,6 +22,7 @@ from heads.estimators.prototype import PrototypeHead
 from heads.estimators.regression import KnnRegressor, RidgeRegressor
 from heads.estimators.ridge import RidgeHead
 from heads.estimators.tfidf import CountsTfidf, text_features
+from heads.metrics import METRICS
 from heads.tasks import Task
 
 TFIDF_CS = (1.0, 10.0, 100.0)  # rows of two unit blocks; each C costs seconds on long texts
@@ -35,11 +37,14 @@ class HeadEntry:
     search_space: str  # in words, for cards
     classifier: Build | None = None
     regressor: Build | None = None
+    per_task: Callable[[Task], Build] | None = None  # in place of the two
     reads: str = "vectors"  # or "texts"
     is_baseline: bool = False  # rows of it are named baseline:… in tables
 
     def builder(self, task: Task) -> Build | None:
         """Return what builds the head for a task; None where it cannot do it."""
+        if self.per_task is not None:
+            return self.per_task(task)
         if task is Task.REGRESSION:
             return self.regressor
         if task is Task.MULTICLASS or self.classifier is None:
@@ -92,6 +97,7 @@ HEADS: dict[str, HeadEntry] = {
         is_baseline=True,
     ),
 }
+BEST = "best"  # of the default heads, chosen within the training rows
 DEFAULT_HEADS = ("logistic", "ridge", "lda", "prototype", "knn")
 
 
@@ -110,12 +116,14 @@ def head_entry(name: str) -> HeadEntry:
     """
     if name.startswith(PYTHON):
         return entry_of(_imported(name))
+    if name == BEST:
+        return best_of(DEFAULT_HEADS)
     try:
         return HEADS[name]
     except KeyError:
         raise UnknownHead(
-            f"no head {name!r}: {nearest(name, HEADS, n=len(HEADS))}; an estimator of your own is "
-            "python:module:object"
+            f"no head {name!r}: {nearest(name, [*HEADS, BEST], n=len(HEADS) + 1)}; an estimator of "
+            "your own is python:module:object"
         ) from None
 
 
@@ -149,6 +157,32 @@ def _named(estimator: Any, taken: Mapping[str, HeadEntry]) -> tuple[str, HeadEnt
         n += 1
         name = f"{stem}-{n}"
     return name, entry
+
+
+def best_of(names: Sequence[str], metric: str | None = None) -> HeadEntry:
+    """Make an entry of the best of several heads, chosen on held-out training rows.
+
+    Parameters
+    ----------
+    metric : str, optional
+        What the choice looks at; default the main metric of the task.
+    """
+
+    def build(task: Task) -> Build:
+        builders = [(name, HEADS[name].builder(task)) for name in names]
+
+        def make(seed: int) -> ChosenHead:
+            candidates = [(name, one(seed)) for name, one in builders if one is not None]
+            by = metric or next(iter(METRICS[task]))
+            return ChosenHead(candidates, str(task), by, random_state=seed)
+
+        return make
+
+    return HeadEntry(
+        f"the best of {', '.join(names)} on a held-out fifth of the training rows (by "
+        f"{metric or 'the main metric'}); with fewer than 300 of them on five inner folds",
+        per_task=build,
+    )
 
 
 def entry_of(estimator: Any) -> HeadEntry:

@@ -143,7 +143,7 @@ def compare(
         },
     )
     if save:
-        _folder(views[0].dataset).write_run("compare", comparison.to_json())
+        runs_folder(views[0].dataset).write_run("compare", comparison.to_json())
     return comparison
 
 
@@ -177,10 +177,11 @@ def chosen_heads(heads: Sequence[str | Any] | None, task: Task) -> dict[str, Hea
 
 def runs(dataset: Any) -> list[Comparison]:
     """Return the stored comparisons of a data set (or of its folder), newest first."""
-    return [Comparison.from_json(card) for card in _folder(dataset).runs("compare")]
+    return [Comparison.from_json(card) for card in runs_folder(dataset).runs("compare")]
 
 
-def _folder(dataset: Any) -> DatasetFolder:
+def runs_folder(dataset: Any) -> DatasetFolder:
+    """Return the folder that keeps a data set's runs."""
     return DatasetFolder(Path(getattr(dataset, "path", dataset)))
 
 

@@ -86,8 +86,12 @@ class ComparedHead:
     seconds: float  # median of one fit, choices included
     chosen: tuple[Mapping[str, Any], ...] = ()  # what each fit chose
 
-    def to_json(self) -> dict[str, Any]:
-        """Return all but the truth, which the rows of a comparison share."""
+    def to_json(self, *, repeats: bool = False) -> dict[str, Any]:
+        """Return all but the truth, which the rows of a comparison share.
+
+        ``repeats`` adds what each repeat of the folds predicted.
+        """
+        kept = self.report.repeats if repeats else None
         return {
             "encoder": self.encoder,
             "head": self.head,
@@ -97,6 +101,7 @@ class ComparedHead:
             "scores": {name: s.tolist() for name, s in self.report.scores.items()},
             "draws": {name: s.tolist() for name, s in self.report.draws.items()},
             "test_ratio": self.report.test_ratio,
+            **({} if kept is None else {"repeats": kept.tolist()}),
         }
 
     @classmethod
@@ -112,6 +117,7 @@ class ComparedHead:
             data["test_ratio"],
             task,
             {name: np.array(values) for name, values in data.get("draws", {}).items()},
+            np.array(data["repeats"], dtype=truth.dtype) if "repeats" in data else None,
         )
         return cls(data["encoder"], data["head"], report, data["seconds"], tuple(data["chosen"]))
 

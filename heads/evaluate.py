@@ -67,6 +67,7 @@ class Report:
     test_ratio: float = 0.0  # test rows over training rows of one fold
     task: Task = Task.MULTICLASS
     draws: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)  # (n_draws,)
+    repeats: NDArray[Any] | None = None  # (n_repeats, n, …), what each repeat predicted
 
     def estimate(self, metric: str, *, level: float = LEVEL) -> Estimate:
         """Return a metric with its interval."""
@@ -183,8 +184,8 @@ def evaluate(
         seconds = time.perf_counter() - begin
         return _Part(head, predictions(head, X[test], target.take(test)), seconds)
 
-    is_new = np.ones(len(target), dtype=bool)
-    predicted = np.zeros_like(target.values)
+    times = np.zeros(len(target), dtype=np.intp)  # that a row was tested
+    repeats = [np.zeros_like(target.values)]
     shape = (len(target), len(target.classes))
     probabilities = np.zeros(shape) if target.classes else None
     scores: dict[str, list[float]] = {}
@@ -194,16 +195,18 @@ def evaluate(
             scores.setdefault(metric, []).append(value)
         seconds.append(found.seconds)
         chosen.append(chosen_by(found.head))
-        new = is_new[test]  # later repeats do not overwrite the first
-        predicted[test[new]] = found.predictions.predicted[new]
+        repeat = int(times[test[0]])  # every row is tested once in each
+        if repeat == len(repeats):
+            repeats.append(np.zeros_like(target.values))
+        repeats[repeat][test] = found.predictions.predicted
         if found.predictions.proba is None:
             probabilities = None
-        elif probabilities is not None:
-            probabilities[test[new]] = found.predictions.proba[new]
-        is_new[test] = False
+        elif probabilities is not None and repeat == 0:
+            probabilities[test] = found.predictions.proba
+        times[test] += 1
         if on_fit is not None:
             on_fit()
-    tested = ~is_new
+    tested = times > 0
     if probabilities is not None:
         probabilities = probabilities[tested]
     wanted = {
@@ -213,12 +216,13 @@ def evaluate(
     }
     report = Report(
         target.values[tested],
-        predicted[tested],
+        repeats[0][tested],
         {metric: np.array(values) for metric, values in scores.items()},
         estimand,
         float(np.mean([len(test) / len(train) for train, test in parts])) if len(parts) > 1 else 0,
         target.task,
         _draws(found.predictions, wanted, groups, test, seed) if len(parts) == 1 else {},
+        np.stack(repeats) if len(parts) > 1 else None,
     )
     return Evaluation(report, float(np.median(seconds)), probabilities, tuple(chosen), found.head)
 
@@ -296,5 +300,5 @@ def fit_head(head: Any, X: Any, y: NDArray[Any], groups: NDArray[Any] | None) ->
 def chosen_by(head: Any) -> dict[str, Any]:
     """Return the settings that a fitted head chose for itself."""
     last = head[-1] if hasattr(head, "steps") else head
-    names = ("normalisation_", "C_", "alpha_", "k_")
+    names = ("chosen_", "normalisation_", "C_", "alpha_", "k_")
     return {name.rstrip("_"): getattr(last, name) for name in names if hasattr(last, name)}

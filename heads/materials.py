@@ -26,7 +26,7 @@ from heads.tasks import Task
 if TYPE_CHECKING:
     from featurestore.view import View
 
-CACHE_FORMAT = 1  # a change to how heads learn or are scored makes it one more
+CACHE_FORMAT = 2  # a change to how heads learn or are scored makes it one more
 TFIDF = "baseline:tfidf"
 MAJORITY = "baseline:majority"
 
@@ -186,7 +186,7 @@ def run_cell(
     )
     if file is not None:
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_json(file, {"decides": decides, "cell": cell.to_json()}, indent=None)
+        write_json(file, {"decides": decides, "cell": cell.to_json(repeats=True)}, indent=None)
     return cell
 
 

@@ -34,6 +34,7 @@ class Plan:
     n_unlabelled: int
     n_leaked: int  # test rows whose content also stands in the training rows
     notes: tuple[str, ...]
+    draws: tuple[tuple[NDArray[np.intp], NDArray[np.intp]], ...] = ()  # in place of folds or split
 
     @property
     def task(self) -> Task:
@@ -48,11 +49,15 @@ class Plan:
     @property
     def parts(self) -> list[tuple[NDArray[np.intp], NDArray[np.intp]]]:
         """Training and test rows, in the order of scores."""
+        if self.draws:
+            return list(self.draws)
         return [(self.train, self.test)] if self.folds is None else list(self.folds.parts())
 
     @property
     def tested(self) -> NDArray[np.intp]:
         """Rows that get a prediction, ascending."""
+        if self.draws:
+            return np.unique(np.concatenate([test for _, test in self.draws]))
         return self.test if self.folds is None else np.arange(len(self.ids))
 
     @property
@@ -70,6 +75,8 @@ class Plan:
     @property
     def estimand(self) -> str:
         """What intervals speak of."""
+        if self.draws:
+            return f"one new draw of labels, {len(self.draws)} draws"
         if self.folds is None:
             return ON_TEST
         return over_folds(self.folds.n_repeats, self.folds.n_folds)
