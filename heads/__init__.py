@@ -21,12 +21,16 @@ if TYPE_CHECKING:
     from heads.concat import concat
     from heads.fewshot import Curve, curve
     from heads.fit import fit
+    from heads.transfer.assess import Assessment, assess_transfer, assessments
 
 __all__ = [
+    "Assessment",
     "Comparison",
     "Curve",
     "Difference",
     "FittedHead",
+    "assess_transfer",
+    "assessments",
     "compare",
     "concat",
     "curve",
@@ -38,6 +42,9 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Assessment": "heads.transfer.assess",
+    "assess_transfer": "heads.transfer.assess",
+    "assessments": "heads.transfer.assess",
     "Comparison": "heads.comparison",
     "Curve": "heads.fewshot",
     "Difference": "heads.comparison",

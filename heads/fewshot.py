@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 N_DRAWS = 10
 PER_CLASS = (1, 2, 4, 8, 16, 32, 64, 128)
 MOST_BEYOND = 4  # times the largest budget: farther out nobody knows
-N_BOOTSTRAPS = 200
-BACKTEST_LEVEL = 0.8
+N_BOOTSTRAPS = 100
+LEAST_BUDGETS = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,24 +60,22 @@ class Budget:
 
 @dataclass(frozen=True)
 class PowerLaw:
-    """``error = a n^-b + c`` through a learning curve, and what it says."""
+    """``error = a n^-b + c``."""
 
     a: float
     b: float
     c: float
-    n_most: int  # labels of the largest budget; it says nothing beyond four times that
-    holds: bool  # the back-test: fitted on a quarter of the labels it foretold the rest
 
     def error(self, n: float) -> float:
         """Return the error expected with n labels."""
         return float(self.a * n**-self.b + self.c)
 
-    def labels_for(self, error: float) -> float | None:
-        """Return the labels for an error; None where that is beyond four times what was seen."""
-        if error <= self.c:
-            return None
-        n = (self.a / (error - self.c)) ** (1 / self.b)
-        return float(n) if n <= MOST_BEYOND * self.n_most else None
+    def labels_for(self, error: float) -> float:
+        """Return the labels for an error; infinite where it is never reached."""
+        if error <= self.c or self.b <= 0:
+            return math.inf
+        with np.errstate(over="ignore"):
+            return float(np.float64(self.a / (error - self.c)) ** (1 / self.b))
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,221 +119,57 @@ class Curve:
             )
         return rows
 
-    def labels_needed(self, encoder: str, value: float) -> str:
-        """Say how many labels an encoder needs for a score, or that nobody can tell."""
-        found = labels_needed(self.of(encoder), 1 - value)
-        percent = f"{100 * value:.3g} %"
-        name = self.metric.replace("_", " ")
-        if isinstance(found, str):
-            return f"for {percent} {name}: {found}"
-        n, low, high = found
-        return f"for {percent} {name} you need about {n:,} labels ({low:,} to {high:,})"
-
-    def to_json(self) -> dict[str, Any]:
-        """Return everything that is needed to draw it again."""
-        return {
-            "format": 1,
-            "kind": "curve",
-            "dataset": self.dataset,
-            "label": self.label,
-            "metric": self.metric,
-            "task": str(self.task),
-            "budgets": [{**vars(one), "scores": one.scores.tolist()} for one in self.budgets],
-            "notes": list(self.notes),
-            "card": dict(self.card),
-        }
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Curve:
-        """Read what `to_json` gave."""
-        budgets = tuple(
-            Budget(**{**one, "scores": np.array(one["scores"])}) for one in data["budgets"]
-        )
-        return cls(
-            data["dataset"],
-            data["label"],
-            data["metric"],
-            Task(data["task"]),
-            budgets,
-            tuple(data["notes"]),
-            data["card"],
-        )
-
-
-def curve(
-    views: View | Sequence[View],
-    head: str | Any = "logistic",
-    *,
-    label: str | None = None,
-    task: str | None = None,
-    metric: str | None = None,
-    per_class: Sequence[int] = PER_CLASS,
-    n_draws: int = N_DRAWS,
-    seed: int = 0,
-    progress: Callable[[int, int, str], None] | None = None,
-    save: bool = True,
-) -> Curve:
-    """Draw few labels again and again, train on them, and test on rows that are none of them.
-
-    All encoders learn from the same draws. At most half of a class's rows are drawn, so that
-    draws differ; the test rows are the test split, or another fold for each draw.
-
-    Parameters
-    ----------
-    views : View or sequence of View
-        Of one data set.
-    head : str or estimator
-    per_class : sequence of int
-        Labels per class; for numbers and several labels, five times as many rows in all.
-    n_draws : int
-        At least 2; 10 or more for bands that mean something.
-    metric, label, task, seed, progress, save
-        As of `heads.compare`.
-
-    Raises
-    ------
-    NotEnoughData
-        If not even the smallest budget can be drawn.
-    """
-    if n_draws < 2 or min(per_class, default=0) < 1:
-        raise BadName(
-            f"{n_draws} draws of {list(per_class)} labels a class: expected 2 and 1 or more"
-        )
-    views = list(views) if isinstance(views, Sequence) else [views]
-    tables, _ = load_shared(views)
-    plan = make_plan(tables[0], label=label, task=task, seed=seed)
-    metric = check_metric(metric, plan.task)
-    ((name, entry),) = head_entries([head], plan.task).items()
-    materials = [
-        (of_view(view, table, plan), name, entry) for view, table in zip(views, tables, strict=True)
-    ]
-    materials += [one for one in baselines(views, tables[0], plan) if one[1] != "majority"]
-    drawn = {
-        k: draws
-        for k in sorted(set(per_class))
-        if (draws := draw_labels(plan, k, n_draws, seed)) is not None
-    }
-    if not drawn:
-        raise NotEnoughData(
-            f"half of the smallest class is fewer than {min(per_class)} rows: label more"
-        )
-    n_fits, n_done = len(drawn) * len(materials) * n_draws, 0
-
-    def count(what: str) -> None:
-        nonlocal n_done
-        n_done += 1
-        if progress is not None:
-            progress(n_done, n_fits, what)
-
-    budgets = []
-    for material, head_name, head_entry in materials:
-        for k, draws in drawn.items():
-            cell = run_cell(
-                material,
-                head_name,
-                head_entry,
-                replace(plan, draws=tuple(draws)),
-                seed=seed,
-                on_fit=partial(count, f"{head_name} on {material.encoder}"),
-                cache_in=found_in(views[0].dataset) if save else None,
-            )
-            n_labels = round(float(np.mean([len(train) for train, _ in draws])))
-            scores = cell.report.scores[metric]
-            budgets.append(Budget(material.encoder, head_name, k, n_labels, scores))
-    found = Curve(
-        views[0].dataset.name,
-        plan.label,
-        metric,
-        plan.task,
-        tuple(budgets),
-        _notes(plan, drawn, per_class, n_draws),
-        {
-            "created": datetime.now(UTC).isoformat(),
-            "seed": seed,
-            "n_draws": n_draws,
-            "head": name,
-            "search_space": entry.search_space,
-            "views": [
-                {"encoder": str(view.spec), "fingerprint": view.fingerprint} for view in views
-            ],
-            "versions": library_versions(),
-        },
-    )
-    if save:
-        runs_folder(views[0].dataset).write_run("curve", found.to_json())
-    return found
-
-
-def draw_labels(
-    plan: Plan, per_class: int, n_draws: int, seed: int
-) -> list[tuple[NDArray[np.intp], NDArray[np.intp]]] | None:
-    """Draw training rows anew ``n_draws`` times; None where half of every class is too few.
-
-    A class with fewer rows gives half of them. With folds, draw r learns from the training rows
-    of part r and is tested on its test rows.
-    """
-    parts = [plan.parts[r % len(plan.parts)] for r in range(n_draws)]
-    draws = []
-    for r, (pool, test) in enumerate(parts):
-        rng = np.random.default_rng([seed, per_class, r])
-        if plan.task is Task.MULTICLASS:
-            codes = plan.target.values[pool]
-            order = rng.permutation(len(pool))
-            place = np.empty(len(pool), dtype=np.intp)
-            sizes = np.bincount(codes, minlength=len(plan.classes))
-            for c in range(len(plan.classes)):
-                own = order[codes[order] == c]
-                place[own] = np.arange(len(own))
-            most = np.maximum(1, sizes // 2)
-            if most.max() < per_class:
-                return None
-            rows = pool[place < np.minimum(per_class, most)[codes]]
-        else:
-            n = 5 * per_class
-            if len(pool) // 2 < n:
-                return None
-            rows = rng.permutation(pool)[:n]
-        draws.append((np.sort(rows), test))
-    return draws
-
-
-def labels_needed(budgets: Sequence[Budget], error: float) -> tuple[int, int, int] | str:
+    def labels_needed(budgets: Sequence[Budget], error: float) -> tuple[int, int, int | None] | str:
     """Return the labels that bring the mean error down to a value, with an 80 % interval.
 
     Returns
     -------
     (n, low, high), or str
-        The reason why nobody can tell: too few budgets, a back-test that fails, or an answer
-        beyond four times the labels that were seen.
+        ``high`` is None where it lies beyond four times the labels that were seen. A text says
+        why nobody can tell: too few budgets, a back-test that fails, an answer that far out.
     """
-    n = np.array([one.n_labels for one in budgets], dtype=np.float64)
-    errors = 1 - np.stack([one.scores for one in budgets])  # (n_budgets, n_draws)
-    law = fit_power_law(n, errors)
-    if law is None:
-        return "four budgets or more are needed to tell"
-    if not law.holds:
+    kept = [one for one in budgets if one.per_class > 1] or list(budgets)
+    n = np.array([one.n_labels for one in kept], dtype=np.float64)
+    errors = 1 - np.stack([one.scores for one in kept])  # (n_budgets, n_draws)
+    reached = np.flatnonzero(errors.mean(axis=1) <= error)
+    if len(reached):
+        seen = int(n[reached[0]])
+        return seen, seen, seen
+    if len(n) < LEAST_BUDGETS:
+        return f"{LEAST_BUDGETS} budgets or more are needed to tell"
+    if not backtest(n, errors):
         return (
             "nobody can tell: fitted on a quarter of these labels, the curve did not foretell the "
             "rest"
         )
-    best = float(errors.mean(axis=1).min())
-    if best <= error:
-        reached = int(n[np.flatnonzero(errors.mean(axis=1) <= error)[0]])
-        return reached, reached, reached
-    found = law.labels_for(error)
-    if found is None:
-        return f"not within {MOST_BEYOND} × {law.n_most:,} labels, and beyond that nobody can tell"
-    laws = _bootstrap(n, errors)
-    needed = [one.labels_for(error) or MOST_BEYOND * law.n_most for one in laws]
-    low, high = np.quantile(needed, [(1 - BACKTEST_LEVEL) / 2, (1 + BACKTEST_LEVEL) / 2])
-    return round(found), round(float(low)), round(float(high))
+    most = MOST_BEYOND * n[-1]
+    needed = [law.labels_for(error) for law in laws_of(n, errors)]
+    low, middle, high = (float(np.quantile(needed, q, method="lower")) for q in (0.1, 0.5, 0.9))
+    if middle > most:
+        return f"not within {MOST_BEYOND} × {int(n[-1]):,} labels, and beyond that nobody can tell"
+    return round(middle), round(low), round(high) if high <= most else None
 
 
-def fit_power_law(n: NDArray[np.float64], errors: NDArray[np.float64]) -> PowerLaw | None:
-    """Fit ``a n^-b + c`` to mean errors, and test it on the budgets that it should foretell.
+def backtest(n: NDArray[np.float64], errors: NDArray[np.float64]) -> bool:
+    """Tell whether the budgets of at most a quarter of the labels foretell the largest one.
 
-    The back-test fits the budgets of at most a quarter of the labels, and asks whether the mean
-    error of the largest lies in the 80 % interval over bootstrapped draws.
+    They do where its mean error lies in the 80 % interval of the laws through them.
+    """
+    early = n <= n[-1] / 4
+    if early.sum() < 3:
+        return False
+    foretold = [law.error(n[-1]) for law in laws_of(n[early], errors[early])]
+    low, high = np.quantile(foretold, [0.1, 0.9])
+    return bool(low <= errors[-1].mean() <= high)
+
+
+def laws_of(n: NDArray[np.float64], errors: NDArray[np.float64]) -> list[PowerLaw]:
+    """Return power laws through bootstrapped means of the draws, in four forms each.
+
+    One form alone is far too sure of itself: fitted by least squares with a free floor, its
+    80 % interval held the truth in half of the cases on the ten data sets of the benchmark.
+    So the floor is 0, a half or four fifths of the least error, and a fourth law goes through
+    the last three budgets alone (24 of 30).
 
     Parameters
     ----------
@@ -343,48 +177,24 @@ def fit_power_law(n: NDArray[np.float64], errors: NDArray[np.float64]) -> PowerL
         Labels, ascending.
     errors : ndarray of shape (n_budgets, n_draws)
 
-    Returns
-    -------
-    PowerLaw, or None
-        None with fewer than four budgets.
-
     References
     ----------
     .. [1] Power laws fit best of the parametric forms: Viering and Loog, 2023; Brumen, 2021.
     """
-    if len(n) < 4:
-        return None
-    a, b, c = _fit(n, errors.mean(axis=1))
-    early = n <= n[-1] / 4
-    holds = False
-    if early.sum() >= 3:
-        foretold = [law.error(n[-1]) for law in _bootstrap(n[early], errors[early])]
-        low, high = np.quantile(foretold, [(1 - BACKTEST_LEVEL) / 2, (1 + BACKTEST_LEVEL) / 2])
-        noise = errors[-1].std(ddof=1) / math.sqrt(errors.shape[1])
-        holds = bool(low - noise <= errors[-1].mean() <= high + noise)
-    return PowerLaw(a, b, c, int(n[-1]), holds)
-
-
-def _bootstrap(n: NDArray[np.float64], errors: NDArray[np.float64]) -> list[PowerLaw]:
     rng = np.random.default_rng(0)
     laws = []
     for _ in range(N_BOOTSTRAPS):
         drawn = rng.integers(0, errors.shape[1], errors.shape[1])
-        laws.append(PowerLaw(*_fit(n, errors[:, drawn].mean(axis=1)), int(n[-1]), False))
+        mean = errors[:, drawn].mean(axis=1)
+        laws += [_through(n, mean, floor * mean.min()) for floor in (0.0, 0.5, 0.8)]
+        laws.append(_through(n[-3:], mean[-3:], 0.0))
     return laws
 
 
-def _fit(n: NDArray[np.float64], error: NDArray[np.float64]) -> tuple[float, float, float]:
-    """Fit a, b and c by least squares."""
-    from scipy.optimize import least_squares
-
-    def misfit(p: NDArray[np.float64]) -> NDArray[np.float64]:
-        return np.asarray(math.exp(p[0]) * n ** -p[1] + p[2] - error)
-
-    top = max(float(error.min()), 1e-9)
-    start = np.array([math.log(max(float(error[0]), 1e-6)), 0.5, top / 2])
-    found = least_squares(misfit, start, bounds=([-20, 0.01, 0], [20, 2, top + 1e-9]))
-    return math.exp(float(found.x[0])), float(found.x[1]), float(found.x[2])
+def _through(n: NDArray[np.float64], error: NDArray[np.float64], floor: float) -> PowerLaw:
+    """Fit a line to the logarithms of n and of what lies above the floor."""
+    slope, start = np.polyfit(np.log(n), np.log(np.maximum(error - floor, 1e-6)), 1)
+    return PowerLaw(math.exp(start), -float(slope), float(floor))
 
 
 def _notes(

@@ -18,6 +18,7 @@ from featurestore.user_cache import write_json
 from featurestore.values import Embeddings, Modality
 from heads.bundle import library_versions, texts_of
 from heads.catalogue import HEADS, Build, HeadEntry, counts_head
+from heads.chosen import ChosenHead
 from heads.comparison import ComparedHead
 from heads.evaluate import evaluate
 from heads.plan import Plan
@@ -94,8 +95,11 @@ def of_nothing(plan: Plan) -> Material:
     )
 
 
-def of_texts(table: Embeddings, plan: Plan) -> Material:
-    """Return the texts' n-grams, counted once for all folds."""
+def of_texts(table: Embeddings, plan: Plan, *, or_majority: str | None = None) -> Material:
+    """Return the texts' n-grams, counted once for all folds.
+
+    ``or_majority`` lets the majority compete with them within each training part, by a metric.
+    """
 
     @cache
     def count() -> tuple[Any, int, float]:
@@ -112,7 +116,16 @@ def of_texts(table: Embeddings, plan: Plan) -> Material:
         return counts, seconds
 
     def build(entry: HeadEntry) -> Build:
-        return lambda seed: counts_head(count()[1], plan.task, seed)
+        def one(seed: int) -> Any:
+            head = counts_head(count()[1], plan.task, seed)
+            if or_majority is None:
+                return head
+            majority = HEADS["majority"].builder(plan.task)
+            assert majority is not None
+            candidates = [("tfidf", head), ("majority", majority(seed))]
+            return ChosenHead(candidates, str(plan.task), or_majority, random_state=seed)
+
+        return one
 
     identity = {"snapshot": asdict(table.snapshot) if table.snapshot else None}
     return Material(TFIDF, identity, read, build)

@@ -79,13 +79,44 @@ def _discriminant(
     sums = np.zeros((n_classes, Z.shape[1]))
     np.add.at(sums, codes, Z.astype(np.float64))
     means = sums / np.maximum(counts, 1)[:, None]
-    covariance, shrinkage = shrunk_covariance(Z - means[codes].astype(Z.dtype))
-    # Where nothing varies within classes any small ridge will do.
-    floor = max(1e-9, 1e-6 * float(np.trace(covariance)) / len(covariance))
-    covariance.flat[:: len(covariance) + 1] += floor
-    W = cho_solve(cho_factor(covariance), means.T)  # (dim, n_classes)
+    residuals = Z - means[codes].astype(Z.dtype)
+    if len(Z) < Z.shape[1]:
+        W, shrinkage = _solve_in_rows(residuals, means.T)
+    else:
+        covariance, shrinkage = shrunk_covariance(residuals)
+        covariance.flat[:: len(covariance) + 1] += _floor(float(np.trace(covariance)), Z.shape[1])
+        W = cho_solve(cho_factor(covariance), means.T)  # (dim, n_classes)
     share = np.maximum(counts, 0.5) / counts.sum()  # a class that is not here is unlikely
     return np.vstack([W, np.log(share) - (means.T * W).sum(axis=0) / 2]), float(shrinkage)
+
+
+def _floor(trace: float, dim: int) -> float:
+    """Return a small ridge: where nothing varies within classes any will do."""
+    return max(1e-9, 1e-6 * trace / dim)
+
+
+def _solve_in_rows(R: NDArray[Any], M: NDArray[np.float64]) -> tuple[NDArray[np.float64], float]:
+    """Return S⁻¹ M and the shrinkage, with fewer rows than columns, where S is never made.
+
+    ``S = c I + (1 - a) RᵀR / n``, so ``S⁻¹ M = (M - Rᵀ (c n / (1 - a) I + R Rᵀ)⁻¹ R M) / c``.
+    """
+    n, dim = R.shape
+    R = R.astype(np.float64)
+    G = R @ R.T
+    trace = float(np.trace(G)) / n
+    shrinkage = _shrinkage(G.diagonal(), float(np.vdot(G, G)) / n**2, trace, n, dim)
+    c = shrinkage * trace / dim + _floor(trace, dim)
+    if shrinkage >= 1:
+        return M / c, shrinkage
+    G.flat[:: n + 1] += c * n / (1 - shrinkage)
+    return (M - R.T @ cho_solve(cho_factor(G), R @ M)) / c, shrinkage
+
+
+def _shrinkage(lengths: NDArray[Any], squares: float, trace: float, n: int, dim: int) -> float:
+    """Return the share of the identity, from squared row lengths, ‖S‖² and the trace of S."""
+    noise = (float(lengths @ lengths) / n - squares) / (n * dim)
+    spread = squares / dim - (trace / dim) ** 2
+    return 0.0 if spread <= 0 or noise <= 0 else min(noise, spread) / spread
 
 
 def shrunk_covariance(R: NDArray[Any]) -> tuple[NDArray[np.float64], float]:
@@ -111,12 +142,9 @@ def shrunk_covariance(R: NDArray[Any]) -> tuple[NDArray[np.float64], float]:
     """
     n, dim = R.shape
     S = (R.T @ R).astype(np.float64) / n
-    mean = float(np.trace(S)) / dim
-    squares = float(np.vdot(S, S))
+    trace = float(np.trace(S))
     lengths = np.einsum("ij,ij->i", R, R, dtype=np.float64)
-    noise = (float(lengths @ lengths) / n - squares) / (n * dim)
-    spread = squares / dim - mean**2
-    shrinkage = 0.0 if spread <= 0 or noise <= 0 else min(noise, spread) / spread
+    shrinkage = _shrinkage(lengths, float(np.vdot(S, S)), trace, n, dim)
     S *= 1 - shrinkage
-    S.flat[:: dim + 1] += shrinkage * mean
+    S.flat[:: dim + 1] += shrinkage * trace / dim
     return S, shrinkage

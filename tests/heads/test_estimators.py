@@ -204,8 +204,10 @@ def test_shrinkage_of_the_covariance_is_scikit_learns():
         np.testing.assert_allclose(covariance, theirs)
 
 
-def test_lda_is_scikit_learns_with_the_same_covariance(blobs):
-    vectors, labels = blobs(noise=3)
+@pytest.mark.parametrize("dim", [12, 300])
+def test_lda_is_scikit_learns_with_the_same_covariance(blobs, dim):
+    """Also with fewer rows than columns, where the covariance is never made."""
+    vectors, labels = blobs(noise=3, dim=dim)
     vectors = vectors.astype(np.float64)
     head = LdaHead().fit(vectors, labels)
     Z = head.normaliser_.transform(vectors)
@@ -214,7 +216,7 @@ def test_lda_is_scikit_learns_with_the_same_covariance(blobs):
     theirs = LinearDiscriminantAnalysis(
         solver="lsqr", covariance_estimator=Fixed(shrunk_covariance(Z - means[codes])[0])
     ).fit(Z, labels)
-    queries = head.normaliser_.transform(blobs(noise=3, seed=3)[0].astype(np.float64))
+    queries = head.normaliser_.transform(blobs(noise=3, dim=dim, seed=3)[0].astype(np.float64))
     ours = queries @ head.weights_[:-1] + head.weights_[-1]
     np.testing.assert_allclose(
         np.diff(ours, axis=1), np.diff(theirs.decision_function(queries), axis=1), rtol=1e-3

@@ -1,0 +1,141 @@
+"""Which encoder or layer first: scores without training, beside what real heads do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from heads.tasks import Target, Task
+from heads.transfer.scores import SCORES, ridge_loo_rows
+
+MOST_ROWS = 5000  # that scores look at: they rank, and rows beyond these change no rank
+N_DRAWS = 1000
+PRIMARY = "ridge_loo"
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """One encoder among others."""
+
+    encoder: str
+    dim: int
+    scores: Mapping[str, float]
+    rank: int  # by ridge_loo, 1 is best
+    rank_low: int  # 95 % of bootstrap draws of the rows
+    rank_high: int
+    head_value: float | None = None  # what the real head reaches, where it was trained
+
+
+def rank_encoders(
+    vectors: Mapping[str, NDArray[np.float32]],
+    target: Target,
+    *,
+    groups: NDArray[np.intp] | None = None,
+    head_values: Mapping[str, float] | None = None,
+    seed: int = 0,
+) -> list[Ranked]:
+    """Score vectors of the same rows by several encoders, best first.
+
+    The rank is that of ridge leave-one-out; its interval is from a bootstrap of whole groups of
+    rows, with the left-out predictions as they are.
+
+    Parameters
+    ----------
+    vectors : mapping
+        Encoder → (n, dim).
+    target : Target
+        Of the n rows; of one class or a number each.
+    """
+    rng = np.random.default_rng(seed)
+    rows = np.sort(rng.permutation(len(target))[:MOST_ROWS])
+    block = np.arange(len(rows)) if groups is None else np.asarray(groups)[rows]
+    y = target.values[rows]
+    if target.task is Task.MULTILABEL:
+        raise NotImplementedError("scores are for one class or a number an item")
+    scores: dict[str, dict[str, float]] = {}
+    right, codes = [], None
+    for encoder, F in vectors.items():
+        F = F[rows]
+        scores[encoder] = {
+            name: _score(name, F, y, block)
+            for name, entry in SCORES.items()
+            if entry.of_numbers or target.task is Task.MULTICLASS
+        }
+        found, codes = ridge_loo_rows(F, y, groups=block)
+        right.append(found)
+    draws = _ranks_of_draws(np.stack(right), codes, block, rng)
+    order = sorted(scores, key=lambda encoder: -scores[encoder][PRIMARY])
+    low, high = np.quantile(draws, [0.025, 0.975], axis=0, method="inverted_cdf")
+    place = {encoder: i for i, encoder in enumerate(scores)}
+    return [
+        Ranked(
+            encoder,
+            int(vectors[encoder].shape[1]),
+            scores[encoder],
+            number,
+            int(low[place[encoder]]),
+            int(high[place[encoder]]),
+            (head_values or {}).get(encoder),
+        )
+        for number, encoder in enumerate(order, 1)
+    ]
+
+
+def _score(
+    name: str, F: NDArray[np.float32], y: NDArray[np.float64], block: NDArray[np.intp]
+) -> float:
+    compute = SCORES[name].compute
+    if name in ("ridge_loo", "knn_loo"):
+        return compute(F, y, groups=block)
+    return compute(F, y)
+
+
+def _ranks_of_draws(
+    right: NDArray[np.float64],
+    codes: NDArray[np.intp] | None,
+    block: NDArray[np.intp],
+    rng: np.random.Generator,
+) -> NDArray[np.intp]:
+    """Return each encoder's rank in each bootstrap draw, (n_draws, n_encoders)."""
+    _, number = np.unique(block, return_inverse=True)
+    n_blocks = int(number.max()) + 1
+    counts = rng.multinomial(n_blocks, np.full(n_blocks, 1 / n_blocks), size=N_DRAWS)
+    strata = np.zeros(len(number), dtype=np.intp) if codes is None else codes
+    total = np.zeros((N_DRAWS, len(right)))
+    n_seen = np.zeros((N_DRAWS, 1))
+    for c in np.unique(strata):
+        rows = strata == c
+        size = np.bincount(number[rows], minlength=n_blocks)
+        drawn = counts @ size  # rows of the class in each draw
+        sums = np.stack(
+            [np.bincount(number[rows], weights=r[rows], minlength=n_blocks) for r in right]
+        )
+        seen = drawn > 0
+        total[seen] += (counts @ sums.T)[seen] / drawn[seen, None]
+        n_seen[seen] += 1
+    value = total / np.maximum(n_seen, 1)
+    return np.asarray((-value).argsort(axis=1).argsort(axis=1) + 1)
+
+
+def agreement(ranking: Sequence[Ranked]) -> dict[str, float]:
+    """Return Kendall's τ of each score, and of dim alone, with what the heads reach.
+
+    Empty with fewer than three encoders whose heads are known: dim stands beside the scores
+    so that nobody trusts one that does no better.
+    """
+    from scipy.stats import kendalltau
+
+    known = [one for one in ranking if one.head_value is not None]
+    if len(known) < 3:
+        return {}
+    values = [one.head_value for one in known]
+    columns = {name: [one.scores[name] for one in known] for name in known[0].scores}
+    columns["dim"] = [float(one.dim) for one in known]
+    found = {}
+    for name, column in columns.items():
+        tau = float(kendalltau(column, values).statistic)
+        found[name] = tau if tau == tau else 0.0  # a column that does not vary
+    return found
