@@ -119,7 +119,188 @@ class Curve:
             )
         return rows
 
-    def labels_needed(budgets: Sequence[Budget], error: float) -> tuple[int, int, int | None] | str:
+    def labels_needed(self, encoder: str, value: float) -> str:
+        """Say how many labels an encoder needs for a score, or that nobody can tell."""
+        found = labels_needed(self.of(encoder), 1 - value)
+        percent = f"{100 * value:.3g} %"
+        name = self.metric.replace("_", " ")
+        if isinstance(found, str):
+            return f"for {percent} {name}: {found}"
+        n, low, high = found
+        if low == high:
+            return f"for {percent} {name} {n:,} labels were enough"
+        to = "more than can be told" if high is None else f"{high:,}"
+        return f"for {percent} {name} you need about {n:,} labels ({low:,} to {to})"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return everything that is needed to draw it again."""
+        return {
+            "format": 1,
+            "kind": "curve",
+            "dataset": self.dataset,
+            "label": self.label,
+            "metric": self.metric,
+            "task": str(self.task),
+            "budgets": [{**vars(one), "scores": one.scores.tolist()} for one in self.budgets],
+            "notes": list(self.notes),
+            "card": dict(self.card),
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Curve:
+        """Read what `to_json` gave."""
+        budgets = tuple(
+            Budget(**{**one, "scores": np.array(one["scores"])}) for one in data["budgets"]
+        )
+        return cls(
+            data["dataset"],
+            data["label"],
+            data["metric"],
+            Task(data["task"]),
+            budgets,
+            tuple(data["notes"]),
+            data["card"],
+        )
+
+
+def curve(
+    views: View | Sequence[View],
+    head: str | Any = "logistic",
+    *,
+    label: str | None = None,
+    task: str | None = None,
+    metric: str | None = None,
+    per_class: Sequence[int] = PER_CLASS,
+    n_draws: int = N_DRAWS,
+    seed: int = 0,
+    progress: Callable[[int, int, str], None] | None = None,
+    save: bool = True,
+) -> Curve:
+    """Draw few labels again and again, train on them, and test on rows that are none of them.
+
+    All encoders learn from the same draws. At most half of a class's rows are drawn, so that
+    draws differ; the test rows are the test split, or another fold for each draw.
+
+    Parameters
+    ----------
+    views : View or sequence of View
+        Of one data set.
+    head : str or estimator
+    per_class : sequence of int
+        Labels per class; for numbers and several labels, five times as many rows in all.
+    n_draws : int
+        At least 2; 10 or more for bands that mean something.
+    metric, label, task, seed, progress, save
+        As of `heads.compare`.
+
+    Raises
+    ------
+    NotEnoughData
+        If not even the smallest budget can be drawn.
+    """
+    if n_draws < 2 or min(per_class, default=0) < 1:
+        raise BadName(
+            f"{n_draws} draws of {list(per_class)} labels a class: expected 2 and 1 or more"
+        )
+    views = list(views) if isinstance(views, Sequence) else [views]
+    tables, _ = load_shared(views)
+    plan = make_plan(tables[0], label=label, task=task, seed=seed)
+    metric = check_metric(metric, plan.task)
+    ((name, entry),) = head_entries([head], plan.task).items()
+    materials = [
+        (of_view(view, table, plan), name, entry) for view, table in zip(views, tables, strict=True)
+    ]
+    materials += [one for one in baselines(views, tables[0], plan) if one[1] != "majority"]
+    drawn = {
+        k: draws
+        for k in sorted(set(per_class))
+        if (draws := draw_labels(plan, k, n_draws, seed)) is not None
+    }
+    if not drawn:
+        raise NotEnoughData(
+            f"half of the smallest class is fewer than {min(per_class)} rows: label more"
+        )
+    n_fits, n_done = len(drawn) * len(materials) * n_draws, 0
+
+    def count(what: str) -> None:
+        nonlocal n_done
+        n_done += 1
+        if progress is not None:
+            progress(n_done, n_fits, what)
+
+    budgets = []
+    for material, head_name, head_entry in materials:
+        for k, draws in drawn.items():
+            cell = run_cell(
+                material,
+                head_name,
+                head_entry,
+                replace(plan, draws=tuple(draws)),
+                seed=seed,
+                on_fit=partial(count, f"{head_name} on {material.encoder}"),
+                cache_in=found_in(views[0].dataset) if save else None,
+            )
+            n_labels = round(float(np.mean([len(train) for train, _ in draws])))
+            scores = cell.report.scores[metric]
+            budgets.append(Budget(material.encoder, head_name, k, n_labels, scores))
+    found = Curve(
+        views[0].dataset.name,
+        plan.label,
+        metric,
+        plan.task,
+        tuple(budgets),
+        _notes(plan, drawn, per_class, n_draws),
+        {
+            "created": datetime.now(UTC).isoformat(),
+            "seed": seed,
+            "n_draws": n_draws,
+            "head": name,
+            "search_space": entry.search_space,
+            "views": [
+                {"encoder": str(view.spec), "fingerprint": view.fingerprint} for view in views
+            ],
+            "versions": library_versions(),
+        },
+    )
+    if save:
+        runs_folder(views[0].dataset).write_run("curve", found.to_json())
+    return found
+
+
+def draw_labels(
+    plan: Plan, per_class: int, n_draws: int, seed: int
+) -> list[tuple[NDArray[np.intp], NDArray[np.intp]]] | None:
+    """Draw training rows anew ``n_draws`` times; None where half of every class is too few.
+
+    A class with fewer rows gives half of them. With folds, draw r learns from the training rows
+    of part r and is tested on its test rows.
+    """
+    parts = [plan.parts[r % len(plan.parts)] for r in range(n_draws)]
+    draws = []
+    for r, (pool, test) in enumerate(parts):
+        rng = np.random.default_rng([seed, per_class, r])
+        if plan.task is Task.MULTICLASS:
+            codes = plan.target.values[pool]
+            order = rng.permutation(len(pool))
+            place = np.empty(len(pool), dtype=np.intp)
+            sizes = np.bincount(codes, minlength=len(plan.classes))
+            for c in range(len(plan.classes)):
+                own = order[codes[order] == c]
+                place[own] = np.arange(len(own))
+            most = np.maximum(1, sizes // 2)
+            if most.max() < per_class:
+                return None
+            rows = pool[place < np.minimum(per_class, most)[codes]]
+        else:
+            n = 5 * per_class
+            if len(pool) // 2 < n:
+                return None
+            rows = rng.permutation(pool)[:n]
+        draws.append((np.sort(rows), test))
+    return draws
+
+
+def labels_needed(budgets: Sequence[Budget], error: float) -> tuple[int, int, int | None] | str:
     """Return the labels that bring the mean error down to a value, with an 80 % interval.
 
     Returns
