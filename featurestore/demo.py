@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from featurestore.demo_data import write_digits, write_docstrings
+from featurestore.demo_data import write_digits, write_docstrings, write_pictographs
 from featurestore.encoders import BUILTIN
 from featurestore.sources import SourceOptions
 from featurestore.store import Store, open_store
@@ -22,20 +22,23 @@ def run_demo(
     store_path: Path,
     *,
     compare: Callable[..., Any],
+    assess: Callable[..., Any],
     say: Callable[[str], None],
     show: Callable[[Any], None],
+    show_verdict: Callable[[Any], None],
     progress_bar: Callable[[], AbstractContextManager[Any]],
 ) -> None:
-    """Build a store from data that installed packages bring, embed it, compare heads.
+    """Build a store from data that installed packages bring, embed it, compare, judge.
 
     Parameters
     ----------
     store_path : Path
         Where the store goes; its sources go beside it, in ``<store>-data``.
-    compare : callable
-        `heads.compare`, given by the caller since this package does not import heads.
-    say, show, progress_bar : callable
-        How to print a line, a comparison, and progress.
+    compare, assess : callable
+        `heads.compare` and `heads.assess_transfer`, given by the caller since this package
+        does not import heads.
+    say, show, show_verdict, progress_bar : callable
+        How to print a line, a comparison, an assessment, and progress.
     """
     started = time.perf_counter()
     data = store_path.absolute().with_name(f"{store_path.name}-data")
@@ -44,12 +47,11 @@ def run_demo(
     say("1. Pictures: scikit-learn's handwritten digits, as PNG files in class folders")
     digits = write_digits(data / "digits")
     _embed(store, [digits], "digits", DIGIT_ENCODERS, SourceOptions(), say, progress_bar)
-    say("\n   Does the pretrained encoder help? Beside it is what it has to beat: raw pixels, and")
-    say("   its own architecture with random weights.\n")
+    say("")
     views = [store.view("digits", spec) for spec in DIGIT_ENCODERS]
     show(compare(views, heads=("logistic", "prototype")))
 
-    say("2. Texts: scipy's docstrings, labelled by subpackage (package names masked)")
+    say("\n2. Texts: scipy's docstrings, labelled by subpackage (package names masked)")
     docstrings = write_docstrings(data / "scipy_docs.jsonl")
     options = SourceOptions(text="text", label=("subpackage",), id="id")
     _embed(store, [docstrings], "scipy_docs", (TEXT,), options, say, progress_bar)
@@ -63,9 +65,20 @@ def run_demo(
     for item_id, score in zip(found.ids[0], found.scores[0], strict=True):
         say(f"  {score:.3f}  {item_id}")
 
+    say("\n3. Does pretraining help? Twice the same question, two answers\n")
+    say("   Names of Unicode's pictographs, sorted by what they show:")
+    names = write_pictographs(data / "pictographs.jsonl")
+    options = SourceOptions(text="text", label=("kind",), id="id")
+    _embed(store, [names], "pictographs", (TEXT,), options, say, progress_bar)
+    say("")
+    show_verdict(assess([store.view("pictographs", TEXT)]))
+    say("\n   And the digits, 8 × 8 pixels that look like no photograph:\n")
+    view = store.view("digits", IMAGE)
+    show_verdict(assess([view], heads=("logistic", "knn"), blend=False))
+
     say(f"\nDone in {time.perf_counter() - started:.0f} s. Type next:")
     for command in (
-        f"featurestore info digits --store {store_path}",
+        f"featurestore transfer digits --rank --store {store_path}",
         f"featurestore search digits -e {IMAGE} --item 3/0003.png --store {store_path}",
         f"featurestore train digits -e {IMAGE} --head ridge --store {store_path}",
         f"featurestore dashboard --store {store_path}",

@@ -1,4 +1,4 @@
-"""Two real data sets out of installed packages: digits as pictures, docstrings as texts."""
+"""Three real data sets out of installed packages: digits, docstrings, names of pictographs."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import inspect
 import json
 import pkgutil
 import re
+import unicodedata
 import warnings
 from pathlib import Path
 
@@ -19,6 +20,16 @@ SUBPACKAGES = (
     "fft", "integrate", "interpolate", "linalg", "ndimage", "optimize",
     "signal", "sparse", "spatial", "special", "stats",
 )  # fmt: skip
+
+# Where Unicode's charts keep pictographs of a kind: first and last code point of each run.
+PICTOGRAPHS = {
+    "animal": ((0x1F400, 0x1F43E), (0x1F980, 0x1F9AE)),
+    "food": ((0x1F32D, 0x1F32F), (0x1F345, 0x1F37F), (0x1F950, 0x1F96F), (0x1F9C0, 0x1F9CB)),
+    "transport": ((0x1F680, 0x1F6A4), (0x1F6E5, 0x1F6E5), (0x1F6F0, 0x1F6FC)),
+    "clothing": ((0x1F451, 0x1F462), (0x1F97B, 0x1F97F), (0x1F9E2, 0x1F9E6)),
+    "building": ((0x1F3E0, 0x1F3F0), (0x1F3D4, 0x1F3DF)),
+    "music or sport": ((0x1F3A0, 0x1F3D3),),
+}
 
 
 def write_digits(folder: Path) -> Path:
@@ -64,6 +75,24 @@ def write_docstrings(path: Path) -> Path:
     ]
     unique = {row["id"]: row for row in sorted(rows, key=lambda row: row["id"])}
     lines = [json.dumps(row, ensure_ascii=False) for row in unique.values()]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+def write_pictographs(path: Path) -> Path:
+    """Write the names of Unicode's pictographs as JSON lines; the label is what they show.
+
+    Names such as ``goat`` and ``dumpling`` share no words, so that only somebody who knows
+    what they mean can sort them.
+    """
+    lines = [
+        json.dumps({"id": f"U+{code:X}", "text": name.lower(), "kind": kind})
+        for kind, runs in PICTOGRAPHS.items()
+        for first, last in runs
+        for code in range(first, last + 1)
+        if (name := unicodedata.name(chr(code), ""))
+    ]
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return path

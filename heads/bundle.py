@@ -42,6 +42,8 @@ OUR_TYPES = frozenset(
         "heads.estimators.regression.KnnRegressor",
         "heads.estimators.regression.RidgeRegressor",
         "heads.estimators.ridge.RidgeHead",
+        "heads.estimators.tfidf.CountsTfidf",
+        "heads.estimators.tfidf.Lsa",
     }
 )
 

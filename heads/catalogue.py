@@ -21,7 +21,7 @@ from heads.estimators.per_label import PerLabel
 from heads.estimators.prototype import PrototypeHead
 from heads.estimators.regression import KnnRegressor, RidgeRegressor
 from heads.estimators.ridge import RidgeHead
-from heads.estimators.tfidf import CountsTfidf, text_features
+from heads.estimators.tfidf import CountsTfidf, Lsa, text_features
 from heads.metrics import METRICS
 from heads.tasks import Task
 
@@ -224,12 +224,44 @@ def _imported(name: str) -> Any:
     return found
 
 
-def counts_head(n_words: int, task: Task, seed: int) -> Pipeline:
-    """Return ``tfidf`` for n-grams that are already counted (`estimators.tfidf`)."""
-    if task is Task.REGRESSION:
-        return Pipeline([("features", CountsTfidf(n_words)), ("ridge", _text_ridge(seed))])
-    head = Pipeline([("features", CountsTfidf(n_words)), ("logistic", _text_logistic(seed))])
-    return _per_label_of_texts(head) if task is Task.MULTILABEL else head
+def counts_builder(n_words: int, task: Task) -> Build:
+    """Return what builds ``tfidf`` for n-grams that are already counted (`estimators.tfidf`)."""
+
+    def build(seed: int) -> Pipeline:
+        features = ("features", CountsTfidf(n_words))
+        if task is Task.REGRESSION:
+            return Pipeline([features, ("ridge", _text_ridge(seed))])
+        head = Pipeline([features, ("logistic", _text_logistic(seed))])
+        return _per_label_of_texts(head) if task is Task.MULTILABEL else head
+
+    return build
+
+
+def best_on_counts(names: Sequence[str], n_words: int, task: Task, metric: str) -> Build:
+    """Return what builds the best head on TF-IDF, or the majority.
+
+    The head that reads all terms competes with the heads of ``names`` on their first 256
+    principal directions, which is as many columns as an encoder's vectors have.
+    """
+
+    def build(seed: int) -> ChosenHead:
+        sparse = "ridge" if task is Task.REGRESSION else "logistic"
+        dense = [name for name in names if name != sparse]
+        candidates: list[tuple[str, Any]] = []
+        if sparse in names or not dense:
+            candidates.append((f"{sparse} on tfidf", counts_builder(n_words, task)(seed)))
+        if dense:
+            chosen = best_of(dense, metric).builder(task)
+            assert chosen is not None
+            steps = [("features", CountsTfidf(n_words)), ("lsa", Lsa(random_state=seed)),
+                     ("head", chosen(seed))]  # fmt: skip
+            candidates.append((f"best of {', '.join(dense)} on lsa", Pipeline(steps)))
+        majority = HEADS["majority"].builder(task)
+        assert majority is not None
+        candidates.append(("majority", majority(seed)))
+        return ChosenHead(candidates, str(task), metric, random_state=seed)
+
+    return build
 
 
 def _per_label_of_texts(head: Pipeline) -> Pipeline:

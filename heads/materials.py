@@ -17,8 +17,7 @@ from featurestore.errors import BadSource
 from featurestore.user_cache import write_json
 from featurestore.values import Embeddings, Modality
 from heads.bundle import library_versions, texts_of
-from heads.catalogue import HEADS, Build, HeadEntry, counts_head
-from heads.chosen import ChosenHead
+from heads.catalogue import HEADS, Build, HeadEntry, best_on_counts, counts_builder
 from heads.comparison import ComparedHead
 from heads.evaluate import evaluate
 from heads.plan import Plan
@@ -95,11 +94,21 @@ def of_nothing(plan: Plan) -> Material:
     )
 
 
-def of_texts(table: Embeddings, plan: Plan, *, or_majority: str | None = None) -> Material:
-    """Return the texts' n-grams, counted once for all folds.
+def of_texts(table: Embeddings, plan: Plan) -> Material:
+    """Return the texts' n-grams, counted once for all folds."""
+    return _of_counts(table, plan, lambda entry, n_words: counts_builder(n_words, plan.task))
 
-    ``or_majority`` lets the majority compete with them within each training part, by a metric.
-    """
+
+def of_texts_and_heads(
+    table: Embeddings, plan: Plan, names: Sequence[str], metric: str
+) -> Material:
+    """Return the texts' n-grams for the best of several heads, chosen in each training part."""
+    return _of_counts(
+        table, plan, lambda entry, n_words: best_on_counts(names, n_words, plan.task, metric)
+    )
+
+
+def _of_counts(table: Embeddings, plan: Plan, build: Callable[[HeadEntry, int], Build]) -> Material:
 
     @cache
     def count() -> tuple[Any, int, float]:
@@ -115,20 +124,8 @@ def of_texts(table: Embeddings, plan: Plan, *, or_majority: str | None = None) -
         counts, _, seconds = count()
         return counts, seconds
 
-    def build(entry: HeadEntry) -> Build:
-        def one(seed: int) -> Any:
-            head = counts_head(count()[1], plan.task, seed)
-            if or_majority is None:
-                return head
-            majority = HEADS["majority"].builder(plan.task)
-            assert majority is not None
-            candidates = [("tfidf", head), ("majority", majority(seed))]
-            return ChosenHead(candidates, str(plan.task), or_majority, random_state=seed)
-
-        return one
-
     identity = {"snapshot": asdict(table.snapshot) if table.snapshot else None}
-    return Material(TFIDF, identity, read, build)
+    return Material(TFIDF, identity, read, lambda entry: build(entry, count()[1]))
 
 
 def baselines(

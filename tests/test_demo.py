@@ -2,7 +2,7 @@ import json
 from contextlib import nullcontext
 
 from featurestore.demo import run_demo
-from featurestore.demo_data import SUBPACKAGES, write_docstrings
+from featurestore.demo_data import PICTOGRAPHS, SUBPACKAGES, write_docstrings, write_pictographs
 
 
 def test_the_docstrings_are_real_labelled_and_masked(tmp_path):
@@ -15,8 +15,16 @@ def test_the_docstrings_are_real_labelled_and_masked(tmp_path):
     assert not words & {"scipy", *SUBPACKAGES}
 
 
+def test_the_pictographs_are_unicodes(tmp_path):
+    path = write_pictographs(tmp_path / "names.jsonl")
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    assert len(rows) > 350
+    assert {row["kind"] for row in rows} == set(PICTOGRAPHS)
+    assert {"id": "U+1F410", "text": "goat", "kind": "animal"} in rows
+
+
 def test_the_demo_embeds_searches_and_tells_what_to_type_next(tmp_path):
-    said, compared = [], []
+    said, compared, judged = [], [], []
 
     def compare(views, heads):
         compared.append([view.name for view in views])
@@ -25,16 +33,20 @@ def test_the_demo_embeds_searches_and_tells_what_to_type_next(tmp_path):
     def show(views):
         assert all(view.n_rows > 1000 for view in views)
 
+    def assess(views, **options):
+        judged.append([view.name for view in views])
+
     for _ in range(2):  # a second run finds everything done
         run_demo(
-            tmp_path / "s", compare=compare, say=said.append, show=show,
-            progress_bar=lambda: nullcontext(None),
+            tmp_path / "s", compare=compare, assess=assess, say=said.append, show=show,
+            show_verdict=lambda found: None, progress_bar=lambda: nullcontext(None),
         )  # fmt: skip
     assert compared[0] == [
         "digits@builtin:tiny-image",
         "digits@baseline:pixels",
         "digits@random:builtin:tiny-image#seed=0",
     ]
+    assert judged[:2] == [["pictographs@builtin:tiny-text"], ["digits@builtin:tiny-image"]]
     text = "\n".join(said)
     assert "digits@baseline:pixels: 1,797 embedded" in text
     assert "digits@baseline:pixels: 0 embedded, 1,797 unchanged" in text

@@ -18,6 +18,7 @@ from featurestore.cli.output import (
     store_option,
     view_of,
 )
+from featurestore.cli.transfer import show_assessment
 
 if TYPE_CHECKING:
     from featurestore.view import View
@@ -314,6 +315,6 @@ def demo(store_path: str) -> None:
     from featurestore.demo import run_demo
 
     run_demo(
-        Path(store_path), compare=heads.compare, say=click.echo, show=show_comparison,
-        progress_bar=progress_bar,
+        Path(store_path), compare=heads.compare, assess=heads.assess_transfer, say=click.echo,
+        show=show_comparison, show_verdict=show_assessment, progress_bar=progress_bar,
     )  # fmt: skip

@@ -129,7 +129,7 @@ def compare(
     chosen: dict[str, Any] = {"heads": head_names} if head_names else {}
     comparison = heads.compare(
         views, label=label, task=task, metric=metric, evaluation=evaluation, seed=seed,
-        group=not ignore_groups, progress=_say_fits if sys.stderr.isatty() else None, **chosen,
+        group=not ignore_groups, progress=say_fits if sys.stderr.isatty() else None, **chosen,
     )  # fmt: skip
     if as_json:
         print_json(comparison.rows())
@@ -137,7 +137,8 @@ def compare(
     show_comparison(comparison)
 
 
-def _say_fits(n_done: int, n_fits: int, what: str) -> None:
+def say_fits(n_done: int, n_fits: int, what: str) -> None:
+    """Count fits on one line."""
     click.echo(f"\r\033[K{n_done}/{n_fits} fits: {what}", err=True, nl=n_done == n_fits)
 
 

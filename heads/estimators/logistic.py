@@ -137,10 +137,16 @@ def same_geometry(X: Any) -> NDArray[np.float32]:
     A linear head with an L2 penalty sees nothing else, and n columns are far fewer than
     the terms of n texts.
     """
-    n = X.shape[0]
-    is_common = np.bincount(X.indices, minlength=X.shape[1]) > n / 20
-    common, rare = X[:, is_common].toarray(), X[:, ~is_common]
-    # Products of sparse rows cost the square of a column's count: slow for common terms.
-    gram = (rare @ rare.T).toarray() + common @ common.T
-    gram.flat[:: n + 1] += 1e-5 * gram.diagonal().mean()  # equal rows would make it singular
+    gram = inner_products(X)
+    gram.flat[:: len(gram) + 1] += 1e-5 * gram.diagonal().mean()  # equal rows: else singular
     return np.asarray(cholesky(gram, lower=True, check_finite=False), dtype=np.float32)
+
+
+def inner_products(X: Any) -> NDArray[Any]:
+    """Return those of sparse rows, (n, n).
+
+    Products of sparse rows cost the square of a column's count, so common terms go dense.
+    """
+    is_common = np.bincount(X.indices, minlength=X.shape[1]) > X.shape[0] / 20
+    common, rare = X[:, is_common].toarray(), X[:, ~is_common]
+    return np.asarray((rare @ rare.T).toarray() + common @ common.T)

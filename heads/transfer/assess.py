@@ -19,7 +19,14 @@ from heads.compare import check_metric, found_in, runs_folder
 from heads.comparison import ComparedHead, Difference
 from heads.concat import concat
 from heads.folds import is_missing
-from heads.materials import Material, load_shared, of_nothing, of_texts, of_view, run_cell
+from heads.materials import (
+    Material,
+    load_shared,
+    of_nothing,
+    of_texts_and_heads,
+    of_view,
+    run_cell,
+)
 from heads.plan import Plan, make_plan
 from heads.tasks import Task
 from heads.transfer.advice import Evidence, advise
@@ -41,6 +48,7 @@ if TYPE_CHECKING:
 PIXELS = "baseline:pixels"
 WITHOUT_PRETRAINING = ("baseline", "random")
 IMPORTED = "import"
+LEAST_SEEDS = 3  # of random weights: their mean is to say something
 FAR = 0.2  # raw features that are so much worse by themselves are not tried beside an encoder
 
 
@@ -148,9 +156,9 @@ def assess_transfer(
 
     Δ is the metric of the best head on the encoder less that of the best head on the
     reference, where *best* is chosen within each training part among the same heads: nobody's
-    luck counts. The reference is raw pixels or the majority for pictures, TF-IDF or the
-    majority for texts (there with the head ``logistic`` on both sides, since TF-IDF rows are
-    sparse).
+    luck counts. The reference is raw pixels or the majority for pictures; for texts it is
+    TF-IDF, all terms for ``logistic`` and their first 256 principal directions for the other
+    heads, or the majority.
 
     Parameters
     ----------
@@ -199,7 +207,7 @@ def assess_transfer(
         tables[0], label=label, task=task, evaluation=evaluation, use_groups=group, seed=seed
     )
     metric = check_metric(metric, plan.task)
-    names = _heads(heads, plan.task, sparse=is_text and pixels is None)
+    names = list(head_entries(heads or default_heads(plan.task), plan.task))
     entry = best_of(names, metric) if len(names) > 1 else HEADS[names[0]]
     head = "best" if len(names) > 1 else names[0]
     table = dict(zip((str(view.spec) for view in loaded), tables, strict=True))
@@ -221,8 +229,10 @@ def assess_transfer(
     ]
     pretraining = {}
     for spec, found in randoms.items():
+        if len(found) < LEAST_SEEDS:
+            continue
         cells = [run.cell(of_view(v, table[str(v.spec)], plan), head, entry) for v in found]
-        if cells and (gain := attribution(stated[spec], cells, metric)) is not None:
+        if (gain := attribution(stated[spec], cells, metric)) is not None:
             pretraining[spec] = gain
     layers, together = _compare_layers(run, groups, stated, plan, head, entry)
     blends = {}
@@ -268,7 +278,7 @@ def assess_transfer(
         shifts,
         tuple(ranking),
         agreement(ranking),
-        _notes(plan, n_apart, names, judged, is_text),
+        _notes(plan, n_apart, names, judged),
         {
             "created": datetime.now(UTC).isoformat(),
             "seed": seed,
@@ -360,14 +370,6 @@ def _random_weights(spec: EncoderSpec, known: Mapping[str, View]) -> list[View]:
     ]
 
 
-def _heads(heads: Sequence[str] | None, task: Task, *, sparse: bool) -> list[str]:
-    if heads is None:
-        if sparse:
-            return ["ridge" if task is Task.REGRESSION else "logistic"]
-        return list(default_heads(task))
-    return list(head_entries(heads, task))
-
-
 def _reference(
     run: _Runner,
     pixels: View | None,
@@ -387,7 +389,7 @@ def _reference(
     if pixels is not None:
         spec = str(pixels.spec)
         return run.cell(of_view(pixels, table[spec], plan), "best", entry), "raw pixels"
-    return run.cell(of_texts(any_table, plan, or_majority=metric), "best", entry), "TF-IDF"
+    return run.cell(of_texts_and_heads(any_table, plan, names, metric), "best", entry), "TF-IDF"
 
 
 def _of_concat(both: Any, plan: Plan) -> Material:
@@ -530,7 +532,7 @@ def _rank(
 
 
 def _notes(
-    plan: Plan, n_apart: int, names: Sequence[str], judged: Sequence[View], is_text: bool
+    plan: Plan, n_apart: int, names: Sequence[str], judged: Sequence[View]
 ) -> tuple[str, ...]:
     notes = list(plan.notes)
     if n_apart:
@@ -541,8 +543,8 @@ def _notes(
         notes.append(
             f"On both sides the best of {', '.join(names)}, chosen within each training part."
         )
-    elif is_text:
-        notes.append(f"On both sides the head {names[0]}, which also reads TF-IDF.")
+    else:
+        notes.append(f"On both sides the head {names[0]}.")
     if len(judged) > 1:
         notes.append(f"The {len(judged)} verdicts hold at once in 95 % (Bonferroni).")
     return tuple(notes)

@@ -1,0 +1,322 @@
+"""transfer, curve: does an encoder help, what to do, and how many labels are enough."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+
+from featurestore.cli.learn import say_fits, task_option
+from featurestore.cli.output import (
+    json_option,
+    label_option,
+    open_given,
+    print_json,
+    print_table,
+    progress_bar,
+    say,
+    store_option,
+)
+
+PIXELS = "baseline:pixels"
+
+encoder_option = click.option(
+    "-e", "--encoder", "encoders", multiple=True, metavar="SPEC",
+    help="Encoder; repeatable; all views by default.",
+)  # fmt: skip
+
+
+@click.command(epilog="Example: featurestore transfer photos -e timm:resnet18.a1_in1k --rank")
+@click.argument("dataset")
+@encoder_option
+@click.option(
+    "--layers",
+    metavar="A,B,…",
+    help="Embed these layers of each encoder, in one pass, and compare them with the last.",
+)
+@click.option(
+    "--random",
+    "n_random",
+    type=click.IntRange(0, 20),
+    default=0,
+    metavar="N",
+    help="Embed N seeds of random weights of each architecture: is it the pretraining? 3 or more.",
+)
+@click.option("--against", metavar="SPEC", help="Judge against this view, not the baselines.")
+@click.option("--rank", is_flag=True, help="Also score all views without training a head.")
+@click.option("--shift-to", metavar="DATASET", help="How far another data set lies.")
+@click.option("--by", metavar="COLUMN", help="Look at the values of a column, not at classes.")
+@label_option
+@task_option
+@click.option("--metric", help="balanced_accuracy, macro_f1 or r2 by default, by task.")
+@click.option(
+    "--margin",
+    type=click.FloatRange(0, min_open=True),
+    default=1.0,
+    show_default=True,
+    help="Smallest difference that matters, in percentage points.",
+)
+@click.option(
+    "--head",
+    "head_names",
+    multiple=True,
+    metavar="NAME",
+    help="Heads to choose among, on both sides; repeatable; all that do the task by default.",
+)
+@click.option(
+    "--evaluation",
+    default="auto",
+    show_default=True,
+    type=click.Choice(["auto", "test", "folds"]),
+    help="The test split, or 5 × 5 folds; auto: the test split if there is one.",
+)
+@click.option("--ignore-groups", is_flag=True, help="Let items of one group part: shows the leak.")
+@click.option("--no-blend", is_flag=True, help="Do not try raw pixels beside the encoder.")
+@click.option("--seed", default=0, show_default=True)
+@store_option
+@json_option
+def transfer(
+    dataset: str,
+    encoders: tuple[str, ...],
+    layers: str | None,
+    n_random: int,
+    against: str | None,
+    rank: bool,
+    shift_to: str | None,
+    by: str | None,
+    label: str | None,
+    task: str | None,
+    metric: str | None,
+    margin: float,
+    head_names: tuple[str, ...],
+    evaluation: str,
+    ignore_groups: bool,
+    no_blend: bool,
+    seed: int,
+    store_path: str,
+    as_json: bool,
+) -> None:
+    """Say whether an encoder helps, against the best baseline without pretraining."""
+    import heads
+
+    store = open_given(store_path)
+    found = store.dataset(dataset)
+    specs = list(encoders) or [
+        str(view.spec) for view in found.views() if view.spec.family not in ("baseline", "random")
+    ]
+    wanted = [
+        f"{spec}{',' if '#' in spec else '#'}layer={'+'.join(layers.split(','))}"
+        for spec in specs
+        if layers
+    ]
+    judged = _with_layers(specs, wanted)
+    lacking = [*wanted, *_random_specs(judged, n_random)]
+    if against is None and found.modality == "image" and not _is_imported(found):
+        lacking.append(PIXELS)
+    _embed_lacking(store, found, lacking)
+    views = [found.view(spec) for spec in judged] or found.views()
+    assessment = heads.assess_transfer(
+        views,
+        reference=found.view(against) if against else None,
+        heads=head_names or None,
+        label=label,
+        task=task,
+        metric=metric,
+        margin=margin / 100,
+        evaluation=evaluation,
+        group=not ignore_groups,
+        by=by,
+        shift_to=store.dataset(shift_to).views() if shift_to else (),
+        blend=not no_blend,
+        rank=rank,
+        seed=seed,
+        progress=say_fits if sys.stderr.isatty() else None,
+    )
+    if as_json:
+        print_json(assessment.to_json())
+    else:
+        show_assessment(assessment)
+
+
+@click.command(epilog="Example: featurestore curve photos --target 95")
+@click.argument("dataset")
+@encoder_option
+@click.option("--head", default="logistic", show_default=True)
+@label_option
+@task_option
+@click.option("--metric", help="balanced_accuracy, macro_f1 or r2 by default, by task.")
+@click.option(
+    "--per-class",
+    default="1,2,4,8,16,32,64,128",
+    show_default=True,
+    metavar="K,K,…",
+    help="Labels per class.",
+)
+@click.option("--draws", default=10, show_default=True, type=click.IntRange(2))
+@click.option(
+    "--target",
+    "targets",
+    multiple=True,
+    type=click.FloatRange(0, 100),
+    help="Say how many labels reach this percentage; repeatable.",
+)
+@click.option("--seed", default=0, show_default=True)
+@store_option
+@json_option
+def curve(
+    dataset: str,
+    encoders: tuple[str, ...],
+    head: str,
+    label: str | None,
+    task: str | None,
+    metric: str | None,
+    per_class: str,
+    draws: int,
+    targets: tuple[float, ...],
+    seed: int,
+    store_path: str,
+    as_json: bool,
+) -> None:
+    """Train on few labels, again and again: how good with k, and how many are enough."""
+    import heads
+
+    try:
+        budgets = [int(one) for one in per_class.split(",")]
+    except ValueError:
+        raise click.UsageError(f"--per-class {per_class}: expected numbers, as 1,2,4") from None
+    found = open_given(store_path).dataset(dataset)
+    views = [found.view(spec) for spec in encoders] or found.views()
+    drawn = heads.curve(
+        views,
+        head,
+        label=label,
+        task=task,
+        metric=metric,
+        per_class=budgets,
+        n_draws=draws,
+        seed=seed,
+        progress=say_fits if sys.stderr.isatty() else None,
+    )
+    if as_json:
+        print_json(drawn.rows())
+        return
+    rows = [
+        [_label(r["encoder"]), r["head"], f"{r['n_labels']:,}", f"{r['value']:.3f}",
+         f"{r['low']:.3f} – {r['high']:.3f}"]
+        for r in drawn.rows()
+    ]  # fmt: skip
+    name = drawn.metric.replace("_", " ")
+    print_table(["encoder", "head", "labels in all", name, "one new draw, 95 %"], rows)
+    for target in targets:
+        for encoder in drawn.encoders:
+            click.echo(f"{_label(encoder)}: {drawn.labels_needed(encoder, target / 100)}.")
+    for note in drawn.notes:
+        click.echo(note)
+
+
+def show_assessment(assessment: Any) -> None:
+    """Print verdicts, their evidence, and what to do."""
+    about = assessment.metric.replace("_", " ")
+    click.echo(f"Transfer to {assessment.dataset}, label {assessment.label!r}: {about} on "
+               f"{assessment.n_items:,} items")  # fmt: skip
+    rows = [
+        [_label(v.encoder), v.kind.upper(), f"{v.encoder_value:.3f}", f"{v.reference_value:.3f}",
+         f"{100 * v.value:+.1f}", f"{100 * v.low:+.1f} – {100 * v.high:+.1f}",
+         f"{100 * v.detectable:.1f}", f"{v.rows_needed:,}"]
+        for v in assessment.verdicts
+    ]  # fmt: skip
+    reference = assessment.verdicts[0].reference
+    print_table(
+        ["encoder", "verdict", "encoder's", reference, "Δ × 100", "95 % interval", "would be seen",
+         f"items to see {100 * assessment.verdicts[0].margin:g}"],
+        rows,
+    )  # fmt: skip
+    click.echo(f"Intervals: {assessment.estimand}.")
+    for spec, (value, low, high) in assessment.pretraining.items():
+        click.echo(
+            f"{_label(spec)} less random weights of its architecture: {100 * value:+.1f} points "
+            f"({100 * low:+.1f} to {100 * high:+.1f}): what pretraining adds."
+        )
+    for gain in (*assessment.layers, *assessment.blends):
+        click.echo(f"{gain.sentence()}.")
+    _show_slices(assessment)
+    for spec, shift in assessment.shifts.items():
+        click.echo(
+            f"Shift in {_label(spec)}: A-distance {shift.a_distance:.2f} of 2 (chance stays below "
+            f"{shift.floor:.2f}); {shift.beyond:.0%} lie farther out than 95 % of the others."
+        )
+    if assessment.ranking:
+        _show_ranking(assessment)
+    for spec, lines in assessment.advice.items():
+        click.echo(f"\nWhat to do with {_label(spec)}:")
+        for line in lines:
+            click.echo(f"  • {line}")
+    click.echo("")
+    for note in assessment.notes:
+        click.echo(note)
+
+
+def _show_slices(assessment: Any) -> None:
+    for spec, found in assessment.slices.items():
+        worse = [one for one in found if one.is_found and one.value < 0]
+        for one in worse[:5]:
+            click.echo(
+                f"{_label(spec)} is worse on {one.name}: {100 * one.value:+.1f} points "
+                f"({100 * one.low:+.1f} to {100 * one.high:+.1f}), {one.n_rows} items "
+                "(exploration, Benjamini-Hochberg)."
+            )
+
+
+def _show_ranking(assessment: Any) -> None:
+    names = list(assessment.ranking[0].scores)
+    rows = [
+        [r.rank, f"{r.rank_low} – {r.rank_high}", _label(r.encoder), r.dim,
+         *(f"{r.scores[name]:.3f}" for name in names),
+         "" if r.head_value is None else f"{r.head_value:.3f}"]
+        for r in assessment.ranking
+    ]  # fmt: skip
+    click.echo("\nScores without training, ranked by ridge_loo:")
+    print_table(["rank", "95 %", "encoder", "dim", *names, "head"], rows)
+    if assessment.agreement:
+        taus = ", ".join(f"{name} {tau:+.2f}" for name, tau in assessment.agreement.items())
+        click.echo(f"Kendall's τ with the heads: {taus}.")
+
+
+def _label(spec: str) -> str:
+    from featurestore.values import EncoderSpec
+
+    return EncoderSpec.parse(spec).label
+
+
+def _with_layers(specs: list[str], wanted: list[str]) -> list[str]:
+    from featurestore.values import parse_specs
+
+    return [str(spec) for spec in parse_specs([*specs, *wanted])]
+
+
+def _random_specs(specs: list[str], n: int) -> list[str]:
+    return [
+        f"random:{spec}{',' if '#' in spec else '#'}seed={seed}"
+        for spec in specs
+        for seed in range(n)
+    ]
+
+
+def _is_imported(dataset: Any) -> bool:
+    return all(view.spec.family == "import" for view in dataset.views())
+
+
+def _embed_lacking(store: Any, dataset: Any, specs: list[str]) -> None:
+    """Embed what the verdict needs and the store has not."""
+    from featurestore.values import parse_specs
+
+    known = {str(view.spec) for view in dataset.views()}
+    lacking = [str(spec) for spec in parse_specs(specs) if str(spec) not in known]
+    if not lacking:
+        return
+    say(f"embedding what the verdict needs: {', '.join(_label(one) for one in lacking)}")
+    with progress_bar() as progress:
+        reports = store.embed([], dataset=dataset.name, encoders=lacking, progress=progress)
+    for report in reports:
+        say(report.describe())
