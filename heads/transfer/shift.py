@@ -48,8 +48,8 @@ def domain_shift(
 
     The proxy A-distance is ``2 (1 - 2 ε)`` [1]_, with ε the leave-one-out error of ridge
     regression; the sides weigh the same. Its floor is the 95 % quantile over 50 permutations
-    of the sides, all from one decomposition. The tails compare each item's cosine to its
-    fifth nearest item of the first set.
+    of the sides, all from one decomposition. The tails compare each item's distance to
+    its fifth nearest item of the first set.
 
     Parameters
     ----------
@@ -134,13 +134,17 @@ def _error(scores: NDArray[np.float64], side: NDArray[np.float64]) -> float:
 
 
 def _distance(queries: NDArray[Any], items: NDArray[Any], *, own: bool) -> NDArray[np.float64]:
-    """Return 1 - cosine to the fifth nearest item; a row is no neighbour of its own."""
-    q, v = (_unit(one - items.mean(axis=0)) for one in (queries, items))
+    """Return the distance to the fifth nearest item; a row is no neighbour of its own.
+
+    The nearest v of q has the largest ``q v - |v|² / 2``, an inner product with one more column.
+    """
+    centre = items.mean(axis=0)
+    q, v = (np.asarray(one - centre, dtype=np.float32) for one in (queries, items))
+    q = np.column_stack([q, np.ones(len(q), dtype=np.float32)])
+    squares = (v**2).sum(axis=1)
     rows = np.arange(len(q)) if own else None
-    _, cosines = nearest_rows(q, v, NEIGHBORS, rows, np.arange(len(v)) if own else None)
-    return np.asarray(1 - cosines[:, -1])
-
-
-def _unit(vectors: NDArray[Any]) -> NDArray[np.float32]:
-    length = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return (vectors / np.where(length > 0, length, 1)).astype(np.float32)
+    _, scores = nearest_rows(
+        q, np.column_stack([v, -squares / 2]), NEIGHBORS, rows, np.arange(len(v)) if own else None
+    )
+    lengths = (q[:, :-1].astype(np.float64) ** 2).sum(axis=1)
+    return np.asarray(np.sqrt(np.maximum(lengths - 2 * scores[:, -1], 0)))

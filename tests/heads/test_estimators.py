@@ -20,7 +20,7 @@ from heads.estimators.per_label import PerLabel
 from heads.estimators.prototype import PrototypeHead
 from heads.estimators.regression import KnnRegressor, RidgeRegressor
 from heads.estimators.ridge import RidgeHead, indicators, ridge_loo
-from heads.estimators.tfidf import CountsTfidf, count_ngrams, text_features
+from heads.estimators.tfidf import CountsTfidf, Lsa, count_ngrams, text_features
 
 
 @parametrize_with_checks(
@@ -34,6 +34,7 @@ from heads.estimators.tfidf import CountsTfidf, count_ngrams, text_features
         RidgeRegressor(),
         KnnRegressor(),
         CountsTfidf(n_first=1),
+        Lsa(),
         *(Normaliser(kind) for kind in ("centre", "l2", "standardise")),
     ]
 )
@@ -241,3 +242,13 @@ def test_the_nearest_are_found_among_ties():
     expected = -np.sort(-(vectors[:20] @ vectors.T), axis=1)[:, :7]
     np.testing.assert_array_equal(scores, expected)
     assert all(len(set(row)) == 7 for row in rows.tolist())
+
+
+def test_principal_directions_of_sparse_rows_are_those_of_an_svd():
+    counts, n_words = count_ngrams([f"{a} {b} end" for a in "uvw" for b in ("cat", "dog", "ox")])
+    X = CountsTfidf(n_words).fit_transform(counts).astype(np.float64)
+    lsa = Lsa(n_components=3).fit(X)
+    _, _, Vt = np.linalg.svd(X.toarray(), full_matrices=False)
+    theirs = X.toarray() @ Vt[:3].T
+    ours = lsa.transform(X)[:, ::-1]
+    np.testing.assert_allclose(np.abs(ours), np.abs(theirs), atol=1e-8)

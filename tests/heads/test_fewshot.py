@@ -1,0 +1,160 @@
+"""Learning curves: fair draws, honest bands, and extrapolation only where it has been right."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+import heads
+from featurestore.cli import run
+from featurestore.errors import BadName, NotEnoughData
+from heads.fewshot import Budget, PowerLaw, backtest, draw_labels, labels_needed, laws_of
+from heads.plan import make_plan
+
+
+@pytest.fixture
+def view(make_view, blobs):
+    vectors, labels = blobs(n=240, noise=5)
+    return make_view(vectors, labels)
+
+
+def test_draws_are_balanced_different_and_apart_from_the_test_rows(view):
+    plan = make_plan(view.load())
+    draws = draw_labels(plan, 8, 10, 0)
+    assert len(draws) == 10
+    for train, test in draws:
+        assert np.bincount(plan.target.values[train]).tolist() == [8, 8, 8]
+        assert not set(train) & set(test)
+        assert not set(plan.block[train]) & set(plan.block[test])
+    assert len({tuple(train) for train, _ in draws}) == 10
+    assert [train.tolist() for train, _ in draw_labels(plan, 8, 10, 0)] == [
+        train.tolist() for train, _ in draws
+    ]
+    assert draw_labels(plan, 64, 10, 0) is None  # more than half of each class
+
+
+def test_a_rare_class_gives_half_of_its_rows(make_view, blobs):
+    vectors, _ = blobs(n=110)
+    labels = ["common"] * 100 + ["rare"] * 10
+    plan = make_plan(make_view(vectors, labels).load())
+    for train, _ in draw_labels(plan, 16, 5, 0):
+        assert np.bincount(plan.target.values[train]).tolist() == [16, 4]  # half of 8 in the pool
+
+
+def test_all_encoders_learn_from_the_same_draws(view, make_view):
+    found = heads.curve([view, view_like(view)], "prototype", per_class=(1, 4, 16), save=False)
+    a, b = (found.of(encoder) for encoder in found.encoders)
+    for one, other in zip(a, b, strict=True):
+        np.testing.assert_array_equal(one.scores, other.scores)
+    assert [one.n_labels for one in a] == [3, 12, 48]
+    assert a[0].mean < a[-1].mean
+    assert heads.Curve.from_json(found.to_json()).rows() == found.rows()
+
+
+def view_like(view):
+    from dataclasses import replace
+
+    from featurestore.values import EncoderSpec
+
+    return replace(view, spec=EncoderSpec.parse("timm:twin"))
+
+
+def test_the_band_is_for_one_new_draw():
+    """It covers a new draw as often as it says, where an interval of the mean would not."""
+    rng = np.random.default_rng(0)
+    inside = 0
+    for _ in range(1000):
+        drawn = rng.normal(0.8, 0.05, 11)
+        low, high = Budget("e", "h", 1, 1, drawn[:10]).band()
+        inside += low <= drawn[10] <= high
+    assert inside == pytest.approx(950, abs=25)
+
+
+def power_budgets(a=1.0, b=0.5, c=0.05, noise=0.003, n_draws=10, seed=0, sizes=None):
+    rng = np.random.default_rng(seed)
+    sizes = sizes or [2, 4, 8, 16, 32, 64, 128]
+    return [
+        Budget("e", "h", k, 5 * k, 1 - (a * (5 * k) ** -b + c) - noise * rng.normal(size=n_draws))
+        for k in sizes
+    ]
+
+
+def test_labels_needed_on_a_curve_that_is_a_power_law():
+    budgets = power_budgets()
+    wanted = 0.05 + 1.0 * 1500**-0.5  # the error at 1,500 labels; 640 were seen
+    n, low, high = labels_needed(budgets, wanted)
+    assert low <= 1500
+    assert n == pytest.approx(1500, rel=0.4)
+    assert high is None or high >= 1500
+
+
+def test_what_was_seen_is_not_extrapolated_and_what_is_too_far_is_not_told():
+    budgets = power_budgets()
+    assert labels_needed(budgets, 0.2) == (80, 80, 80)
+    assert "not within 4 × 640 labels" in labels_needed(budgets, 0.051)
+    assert "four budgets" in labels_needed(budgets[:2], 0.01).replace("4", "four")
+
+
+def test_a_curve_that_bends_is_not_believed():
+    budgets = power_budgets(noise=0.001)
+    bent = [
+        Budget("e", "h", b.per_class, b.n_labels, b.scores - (0.1 if b.per_class == 128 else 0))
+        for b in budgets
+    ]
+    assert "nobody can tell" in labels_needed(bent, 0.02)
+    n = np.array([b.n_labels for b in budgets], dtype=float)
+    errors = 1 - np.stack([b.scores for b in budgets])
+    assert backtest(n, errors)
+    assert len(laws_of(n, errors)) == 400
+
+
+def test_a_law_inverts():
+    law = PowerLaw(2.0, 0.5, 0.1)
+    assert law.labels_for(law.error(300)) == pytest.approx(300)
+    assert law.labels_for(0.1) == math.inf
+
+
+def test_bad_budgets_are_said_clearly(view):
+    with pytest.raises(BadName, match="expected 2 and 1 or more"):
+        heads.curve(view, per_class=(0, 1))
+    with pytest.raises(NotEnoughData, match="half of the smallest class"):
+        heads.curve(view, per_class=(100,))
+
+
+def test_numbers_have_a_curve_too(make_view):
+    rng = np.random.default_rng(0)
+    vectors = rng.normal(size=(200, 5))
+    y = (vectors @ np.arange(5) + rng.normal(size=200)).tolist()
+    found = heads.curve(make_view(vectors, y), "ridge", per_class=(1, 2, 4, 8), save=False)
+    assert [one.n_labels for one in found.of("timm:x")] == [5, 10, 20, 40]
+    assert found.metric == "r2"
+
+
+def test_the_command_prints_the_table_and_the_labels_needed(tiny_store, capsys):
+    assert (
+        run(["curve", "texts", "--store", tiny_store, "--per-class", "1,2,4", "--target", "90"])
+        == 0
+    )
+    out = capsys.readouterr().out
+    assert "labels in all" in out
+    assert "builtin:tiny-text: for 90 % balanced accuracy" in out
+    assert run([*arguments, "many"]) == 2
+
+
+@pytest.fixture
+def tiny_store(tmp_path):
+    import json
+
+    rows = [
+        {"text": f"{word} number {i}", "kind": kind}
+        for i in range(12)
+        for word, kind in (("goat", "animal"), ("dumpling", "food"))
+    ]
+    table = tmp_path / "texts.jsonl"
+    table.write_text("\n".join(map(json.dumps, rows)))
+    store = str(tmp_path / "store")
+    arguments = ["embed", str(table), "--dataset", "texts", "--text", "text", "--label", "kind"]
+    assert run([*arguments, "--store", store]) == 0
+    return store

@@ -1,0 +1,244 @@
+"""The door: verdicts on planted cases, through real stores and the command line."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import heads
+from featurestore.cli import run
+from featurestore.errors import NotEnoughData
+from featurestore.store import open_store
+from heads.transfer.verdict import Kind
+
+
+@dataclass(frozen=True)
+class Family:
+    """A fake data set that knows its views."""
+
+    inner: object
+    known: tuple
+
+    def views(self):
+        return list(self.known)
+
+    def __getattr__(self, name):
+        return getattr(self.inner, name)
+
+
+@pytest.fixture
+def family(make_view):
+    """Make views of one data set from a mapping of spec to vectors."""
+
+    def make(vectors, labels, **columns):
+        views = [make_view(v, labels, spec=spec, **columns) for spec, v in vectors.items()]
+        dataset = Family(views[0].dataset, tuple(views))
+        return {str(v.spec): replace(v, dataset=dataset) for v in views}
+
+    return make
+
+
+@pytest.fixture
+def planted():
+    """Raw features that tell the classes, and encoders that keep or drop what tells them."""
+    rng = np.random.default_rng(0)
+    codes = np.arange(200) % 2
+    raw = rng.normal(size=(200, 12))
+    raw[:, 0] += 3 * codes
+    return raw, [f"class {c}" for c in codes]
+
+
+HEADS = ("ridge", "prototype")
+
+
+def test_an_encoder_that_drops_what_tells_is_found_harmful(family, planted):
+    raw, labels = planted
+    views = family({"baseline:pixels": raw, "timm:x": raw[:, 1:], "timm:y": 2 * raw}, labels)
+    found = heads.assess_transfer(
+        [views["timm:x"], views["timm:y"]], heads=HEADS, blend=True, rank=True
+    )
+    harmful, same = found.verdict("timm:x"), found.verdict("timm:y")
+    assert harmful.kind is Kind.NEGATIVE
+    assert harmful.is_material
+    assert same.kind in (Kind.NEUTRAL, Kind.INCONCLUSIVE)
+    assert found.advice["timm:x"][0].startswith(("Do not transfer", "Put the raw features"))
+    assert {one.second[0]: one.low > 0 for one in found.blends}["timm:x"]
+    assert all(one.is_found and one.value < 0 for one in found.slices["timm:x"])
+    assert [one.encoder for one in found.ranking][-1] == "timm:x"
+    assert found.agreement["ridge_loo"] > 0
+    (stored,) = heads.assessments(views["timm:x"].dataset)
+    again, once = (json.loads(json.dumps(one.to_json())) for one in (stored, found))
+    assert again == once
+
+
+def test_an_encoder_that_adds_what_tells_is_found_helpful(family, planted):
+    raw, labels = planted
+    rng = np.random.default_rng(1)
+    random = {f"random:timm:x#seed={s}": rng.normal(size=(200, 5)) for s in range(3)}
+    views = family({"baseline:pixels": raw[:, 1:], "timm:x": raw, **random}, labels)
+    found = heads.assess_transfer(views["timm:x"], heads=HEADS)
+    assert found.verdict("timm:x").kind is Kind.POSITIVE
+    value, low, high = found.pretraining["timm:x"]
+    assert 0 < low < value < high
+    assert found.advice["timm:x"][0].startswith("Use timm:x frozen")
+
+
+def test_permuted_labels_are_seldom_claimed(family, planted):
+    raw, labels = planted
+    rng = np.random.default_rng(2)
+    claims = 0
+    for seed in range(6):
+        shuffled = rng.permutation(labels).tolist()
+        views = family({"baseline:pixels": raw, "timm:x": rng.normal(size=(200, 6))}, shuffled)
+        found = heads.assess_transfer(
+            views["timm:x"], heads=("prototype",), seed=seed, save=False, blend=False
+        )
+        claims += found.verdict("timm:x").kind in (Kind.POSITIVE, Kind.NEGATIVE)
+    assert claims <= 1
+
+
+def test_identical_encoders_are_neutral_against_each_other(family, planted):
+    raw, labels = planted
+    views = family({"timm:x": raw, "timm:y": raw}, labels)
+    found = heads.assess_transfer(views["timm:x"], reference=views["timm:y"], heads=HEADS)
+    verdict = found.verdict("timm:x")
+    assert verdict.value == 0
+    assert verdict.kind in (Kind.NEUTRAL, Kind.INCONCLUSIVE)
+    assert verdict.reference == "timm:y"
+
+
+def test_layers_are_compared_with_the_last(family, planted):
+    raw, labels = planted
+    views = family(
+        {"baseline:pixels": raw[:, 1:], "timm:x#layer=1": raw, "timm:x": raw[:, 1:]}, labels
+    )
+    found = heads.assess_transfer(
+        [views["timm:x"], views["timm:x#layer=1"]], heads=("ridge",), blend=False
+    )
+    earlier, together = found.layers
+    assert (earlier.first[0], earlier.second[0]) == ("timm:x#layer=1", "timm:x")
+    assert earlier.low > 0
+    assert together.low > 0
+    assert any("Use timm:x#layer=1" in line for line in found.advice["timm:x"])
+
+
+def test_a_test_split_speaks_of_one_training_set_and_shows_its_shift(family, planted):
+    raw, labels = planted
+    moved = raw.copy()
+    moved[120:, 5] += 6
+    split = ["train"] * 120 + ["test"] * 80
+    views = family({"baseline:pixels": raw[:, 1:], "timm:x": moved}, labels, split=split)
+    found = heads.assess_transfer(views["timm:x"], heads=HEADS, blend=False)
+    assert "One draw of labels: the verdict is for this training set." in found.notes
+    assert found.shifts["timm:x"].is_shifted
+    assert any("Training and test items differ" in line for line in found.advice["timm:x"])
+
+
+def test_numbers_get_a_verdict(family):
+    rng = np.random.default_rng(0)
+    t = rng.normal(size=150)
+    good = np.column_stack([t + 0.1 * rng.normal(size=150), rng.normal(size=(150, 4))])
+    views = family({"baseline:pixels": rng.normal(size=(150, 6)), "timm:x": good}, t.tolist())
+    found = heads.assess_transfer(views["timm:x"], blend=False)
+    assert (found.metric, found.verdict("timm:x").kind) == ("r2", Kind.POSITIVE)
+    by_error = heads.assess_transfer(views["timm:x"], metric="rmse", blend=False, margin=0.01)
+    assert by_error.verdict("timm:x").kind is Kind.POSITIVE
+    assert by_error.verdict("timm:x").margin == pytest.approx(0.01 * np.std(t))
+
+
+def test_texts_are_judged_against_tfidf_with_all_heads(make_view):
+    rng = np.random.default_rng(0)
+    words = np.array(["plate", "crack", "rust", "dent", "scale", "pit", "roll", "edge"])
+    labels = ["a", "b"] * 40
+    texts = [
+        " ".join(rng.choice(words, 6, p=np.roll([0.2, 0.2] + [0.1] * 6, 3 * (x == "a"))))
+        for x in labels
+    ]
+    view = make_view(rng.normal(size=(80, 3)), labels, spec="st:m", texts=texts)
+    view = replace(view, dataset=Family(view.dataset, (view,)))
+    found = heads.assess_transfer(view, heads=("logistic", "prototype"))
+    verdict = found.verdict("st:m")
+    assert verdict.reference == "TF-IDF"
+    assert verdict.reference_value > 0.6 > verdict.encoder_value
+    assert verdict.kind is Kind.NEGATIVE
+
+
+@pytest.mark.parametrize(
+    ("specs", "judged", "said"),
+    [
+        (("timm:x",), "timm:x", "no view of baseline:pixels to judge encoders against: featurest"),
+        (("import:clip",), "import:clip", "imported vectors without their items"),
+        (("baseline:pixels",), "baseline:pixels", "no pretrained encoder"),
+    ],
+)
+def test_what_cannot_be_judged_is_said(family, planted, specs, judged, said):
+    raw, labels = planted
+    views = family(dict.fromkeys(specs, raw), labels)
+    with pytest.raises(NotEnoughData, match=said):
+        heads.assess_transfer(views[judged])
+
+
+def test_too_few_labels_are_inconclusive_with_the_number_that_would_do(family, planted):
+    raw, labels = planted
+    few = np.arange(24)
+    views = family(
+        {"baseline:pixels": raw[few, 1:], "timm:x": raw[few] + 0}, [labels[i] for i in few]
+    )
+    found = heads.assess_transfer(views["timm:x"], heads=("prototype",), blend=False)
+    verdict = found.verdict("timm:x")
+    if verdict.kind is Kind.INCONCLUSIVE:
+        assert verdict.rows_needed > 24
+        assert any("cannot tell" in line for line in found.advice["timm:x"])
+    assert verdict.detectable > 0.1
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """Pictures whose class is the side on which a bright square lies."""
+    rng = np.random.default_rng(0)
+    for number in range(40):
+        side = "left" if number % 2 else "right"
+        pixels = rng.integers(0, 60, (48, 48, 3)).astype(np.uint8)
+        x = 6 if side == "left" else 30
+        y = int(rng.integers(4, 32))
+        pixels[y : y + 12, x : x + 12] = 255
+        path = tmp_path / "pictures" / side / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(path)
+    return tmp_path / "pictures"
+
+
+def test_the_command_embeds_what_the_verdict_needs_and_says_what_to_do(pictures, tmp_path, capsys):
+    store = str(tmp_path / "store")
+    assert run(["embed", str(pictures), "--dataset", "sides", "--store", store]) == 0
+    arguments = ["transfer", "sides", "--store", store, "--head", "ridge", "--head", "prototype"]
+    assert run([*arguments, "--random", "3", "--rank"]) == 0
+    out = capsys.readouterr()
+    assert "embedding what the verdict needs: random:builtin:tiny-image#seed=0" in out.err
+    assert "baseline:pixels: 40 embedded" in out.err
+    assert "Transfer to sides, label 'label': balanced accuracy on 40 items" in out.out
+    assert "less random weights of its architecture" in out.out
+    assert "What to do with builtin:tiny-image:" in out.out
+    assert "ranked by ridge_loo" in out.out
+    assert run([*arguments, "--json"]) == 0
+    out = capsys.readouterr()
+    found = json.loads(out.out)
+    assert found["verdicts"][0]["encoder"] == "builtin:tiny-image"
+    assert "embedding" not in out.err
+    dataset = open_store(store).dataset("sides")
+    assert {str(view.spec) for view in dataset.views()} >= {"baseline:pixels"}
+    assert len(heads.assessments(dataset)) == 2
+
+
+def test_the_command_compares_layers(pictures, tmp_path, capsys):
+    store = str(tmp_path / "store")
+    assert run(["embed", str(pictures), "--dataset", "sides", "--store", store]) == 0
+    arguments = ["transfer", "sides", "--store", store, "--head", "prototype", "--no-blend"]
+    assert run([*arguments, "--layers", "2,4"]) == 0
+    out = capsys.readouterr().out
+    assert "builtin:tiny-image#layer=2" in out
+    assert "concat:" in out

@@ -1,0 +1,158 @@
+"""Shift, ranking and advice on planted cases."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from featurestore.errors import NotEnoughData, ShapeMismatch
+from heads.comparison import Difference
+from heads.tasks import Target, Task
+from heads.transfer.advice import RULES, Evidence, advise
+from heads.transfer.rank import agreement, rank_encoders
+from heads.transfer.shift import Shift, domain_shift
+from heads.transfer.verdict import Kind, SliceDifference, Verdict
+
+
+def test_two_halves_of_one_set_are_not_shifted_and_two_sets_are():
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(2, 300, 20))
+    same = domain_shift(a, b)
+    assert same.a_distance <= same.floor + 0.05
+    assert same.beyond == pytest.approx(0.05, abs=0.05)
+    moved = domain_shift(a, b + 1.0)
+    assert moved.is_shifted
+    assert moved.a_distance > 1.5
+    assert moved.beyond > 0.2
+    a_little = domain_shift(a, b + 0.1)
+    assert same.a_distance < a_little.a_distance < moved.a_distance
+
+
+def test_shift_of_one_class_shows_in_its_own_tail():
+    rng = np.random.default_rng(1)
+    a, b = rng.normal(size=(2, 300, 10))
+    classes = np.array(["old", "new"])[np.arange(300) % 2]
+    b[classes == "new"] += 4 * rng.normal(size=10)
+    found = domain_shift(a, b, classes=classes)
+    assert found.beyond_of_class["new"] > found.beyond_of_class["old"] + 0.2
+
+
+def test_groups_do_not_pass_for_a_shift():
+    """Each group has a signature; without leaving groups out the sides look different."""
+    rng = np.random.default_rng(2)
+    group = np.repeat(np.arange(40), 15)
+    vectors = 3 * rng.normal(size=(40, 12))[group] + rng.normal(size=(600, 12))
+    first = group < 20
+    naive = domain_shift(vectors[first], vectors[~first])
+    aware = domain_shift(vectors[first], vectors[~first], groups=(group[first], group[~first]))
+    assert naive.is_shifted
+    assert not aware.is_shifted
+
+
+def test_what_cannot_be_compared_is_said():
+    with pytest.raises(ShapeMismatch, match="one dim"):
+        domain_shift(np.zeros((20, 3)), np.zeros((20, 4)))
+    with pytest.raises(NotEnoughData, match="ten or more"):
+        domain_shift(np.zeros((20, 3)), np.zeros((5, 3)))
+
+
+def test_encoders_are_ranked_with_an_interval_and_compared_with_heads():
+    rng = np.random.default_rng(0)
+    codes = np.arange(240) % 3
+    means = rng.normal(size=(3, 10))[codes]
+    vectors = {
+        name: (strength * means + rng.normal(size=(240, 10))).astype(np.float32)
+        for name, strength in (("weak", 0.3), ("strong", 2.0), ("fair", 0.9), ("fair too", 0.9))
+    }
+    heads = {"weak": 0.5, "strong": 1.0, "fair": 0.8, "fair too": 0.8}
+    target = Target(Task.MULTICLASS, codes, ("a", "b", "c"))
+    found = rank_encoders(vectors, target, head_values=heads)
+    assert [found[0].encoder, found[-1].encoder] == ["strong", "weak"]
+    assert (found[0].rank_low, found[0].rank_high) == (1, 1)
+    twins = [one for one in found if one.encoder.startswith("fair")]
+    assert all((one.rank_low, one.rank_high) == (2, 3) for one in twins)
+    taus = agreement(found)
+    assert taus["ridge_loo"] > 0.8
+    assert taus["dim"] == 0
+    assert agreement(found[:2]) == {}
+
+
+def test_numbers_are_ranked_by_the_scores_that_are_defined_for_them():
+    rng = np.random.default_rng(0)
+    t = rng.normal(size=100)
+    vectors = {
+        "good": np.column_stack([t, rng.normal(size=100)]).astype(np.float32),
+        "bad": rng.normal(size=(100, 2)).astype(np.float32),
+    }
+    found = rank_encoders(vectors, Target(Task.REGRESSION, t))
+    assert found[0].encoder == "good"
+    assert set(found[0].scores) == {"ridge_loo", "knn_loo", "logme"}
+
+
+VERDICT = Verdict(
+    Kind.POSITIVE, "timm:x", "raw pixels", "balanced_accuracy", 0.1, 0.05, 0.15, 0.01, "folds",
+    0.95, 0.85, 2000,
+)  # fmt: skip
+WINS = Difference(("timm:x#layer=2", "best"), ("timm:x", "best"), 0.03, 0.01, 0.05, "folds")
+TIES = replace(WINS, low=-0.01)
+SHIFTED = Shift(1.5, 0.2, 100, 100, 0.4, {})
+WORSE = SliceDifference("cats", 50, -0.2, -0.3, -0.1, 0.001, True)
+NEGATIVE = replace(VERDICT, kind=Kind.NEGATIVE, value=-0.1, low=-0.15, high=-0.05)
+UNSURE = replace(VERDICT, kind=Kind.INCONCLUSIVE, value=0.01, low=-0.03, high=0.05)
+
+
+@pytest.mark.parametrize(
+    ("evidence", "expected"),
+    [
+        (Evidence(VERDICT), ["Use timm:x frozen: at least 5.0 points better than raw pixels."]),
+        (
+            Evidence(replace(VERDICT, low=0.004)),
+            ["timm:x is better than raw pixels, perhaps by as little as 0.4 points"],
+        ),
+        (Evidence(NEGATIVE), ["Do not transfer: heads on timm:x are 10.0 points worse"]),
+        (
+            Evidence(NEGATIVE, layer=WINS),
+            ["Use timm:x#layer=2: +3.0 points, +1.0 to +5.0 over the last layer."],
+        ),
+        (Evidence(NEGATIVE, layer=TIES), ["Do not transfer"]),
+        (Evidence(VERDICT, blend=WINS), ["Use timm:x frozen", "Put the raw features beside"]),
+        (Evidence(VERDICT, layers_together=WINS), ["Use timm:x frozen", "Put the layers side"]),
+        (
+            Evidence(UNSURE),
+            ["These 2,000 items cannot tell: a difference of 5.7 points would have shown. About"],
+        ),
+        (
+            Evidence(replace(VERDICT, kind=Kind.NEUTRAL, low=-0.005, high=0.005, value=0.0)),
+            ["The encoder makes no difference that matters (within ±1.0 points)"],
+        ),
+        (
+            Evidence(VERDICT, pretraining=(0.0, -0.02, 0.02)),
+            ["Use timm:x frozen", "The gain may come from the architecture"],
+        ),
+        (Evidence(VERDICT, pretraining=(0.1, 0.05, 0.15)), ["Use timm:x frozen"]),
+        (Evidence(VERDICT, slices=(WORSE,)), ["Use timm:x frozen", "Look at cats (-20.0 points)"]),
+        (Evidence(VERDICT, slices=(replace(WORSE, is_found=False),)), ["Use timm:x frozen"]),
+        (Evidence(VERDICT, shift=SHIFTED), ["Use timm:x frozen", "Training and test items differ"]),
+        (
+            Evidence(replace(VERDICT, encoder_value=0.6)),
+            ["Use timm:x frozen", "Frozen features leave 40.0 % wrong"],
+        ),
+        (
+            Evidence(replace(VERDICT, encoder_value=0.6), blend=WINS),
+            ["Use timm:x frozen", "Put the raw features beside"],
+        ),
+    ],
+)
+def test_each_planted_case_gets_its_advice(evidence, expected):
+    lines = advise(evidence)
+    assert len(lines) == len(expected), lines
+    for line, begin in zip(lines, expected, strict=True):
+        assert line.startswith(begin)
+
+
+def test_every_sentence_names_a_figure():
+    everything = Evidence(VERDICT, WINS, WINS, WINS, (0.0, -0.1, 0.1), SHIFTED, (WORSE,))
+    for rule in RULES:
+        assert any(character.isdigit() for character in rule.say(everything)), rule.name
