@@ -133,10 +133,8 @@ def test_numbers_have_a_curve_too(make_view):
 
 
 def test_the_command_prints_the_table_and_the_labels_needed(tiny_store, capsys):
-    assert (
-        run(["curve", "texts", "--store", tiny_store, "--per-class", "1,2,4", "--target", "90"])
-        == 0
-    )
+    arguments = ["curve", "texts", "--store", tiny_store, "--per-class"]
+    assert run([*arguments, "1,2,4", "--target", "90"]) == 0
     out = capsys.readouterr().out
     assert "labels in all" in out
     assert "builtin:tiny-text: for 90 % balanced accuracy" in out

@@ -1,0 +1,69 @@
+"""Views that live in memory, for simulations: what heads ask of a view, and no store."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featurestore.values import Embeddings, EncoderSpec, Modality, Snapshot
+
+
+@dataclass(frozen=True)
+class MemoryDataset:
+    """A data set that knows its views."""
+
+    name: str = "simulated"
+    path: Path = Path(tempfile.gettempdir()) / "featurestore-simulated"
+    modality: Modality = Modality.IMAGE
+    known: list[Any] = field(default_factory=list)
+
+    def views(self) -> list[Any]:
+        return list(self.known)
+
+
+@dataclass(frozen=True)
+class MemoryView:
+    """Vectors under an encoder's name."""
+
+    dataset: MemoryDataset
+    spec: EncoderSpec
+    embeddings: Embeddings
+
+    @property
+    def fingerprint(self) -> str:
+        return self.embeddings.encoder
+
+    @property
+    def name(self) -> str:
+        return f"{self.dataset.name}@{self.spec}"
+
+    @property
+    def snapshot(self) -> Snapshot:
+        return Snapshot(0, 0)
+
+    def load(self) -> Embeddings:
+        return self.embeddings
+
+
+def views_of(
+    vectors: Mapping[str, NDArray[Any]], labels: Sequence[Any], **columns: Sequence[Any]
+) -> dict[str, Any]:
+    """Make views of one data set; nothing of them is written unless heads save."""
+    n = len(labels)
+    known = {
+        "label": labels, "split": [None] * n, "group": [None] * n,
+        "content_hash": [f"hash-{i}" for i in range(n)], "text": [None] * n, **columns,
+    }  # fmt: skip
+    made = {name: np.array(list(values), dtype=object) for name, values in known.items()}
+    ids = np.array([f"item-{i:06d}" for i in range(n)], dtype=object)
+    dataset = MemoryDataset()
+    for spec, X in vectors.items():
+        found = Embeddings(ids, np.asarray(X, dtype=np.float32), spec, made, "label")
+        dataset.known.append(MemoryView(dataset, EncoderSpec.parse(spec), found))
+    return {str(view.spec): view for view in dataset.known}
