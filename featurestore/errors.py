@@ -10,6 +10,7 @@ FeatureStoreError
 ├── UnknownSnapshot (LookupError)       a table has no such version
 ├── UnknownItem (LookupError)           no item of that id
 ├── UnknownHead (LookupError)           no head of that name or id
+├── UnknownRun (LookupError)            no run of that name
 ├── UnknownEncoder (LookupError)        no such family, model or weights
 ├── BadSource (ValueError)              a folder or table that cannot be embedded
 │   ├── MissingColumn (LookupError)     the table has no column of that name
@@ -65,6 +66,10 @@ class UnknownSnapshot(FeatureStoreError, LookupError):
 
 class UnknownItem(FeatureStoreError, LookupError):
     """No item of that id."""
+
+
+class UnknownRun(FeatureStoreError, LookupError):
+    """No run of that name."""
 
 
 class UnknownHead(FeatureStoreError, LookupError):

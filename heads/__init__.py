@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from heads.bundle import FittedHead, list_heads, load_bundle, load_head
-    from heads.compare import compare, runs
+    from heads.compare import compare, run_again, runs
     from heads.comparison import Comparison, Difference
     from heads.concat import concat
     from heads.fewshot import Curve, curve
@@ -38,6 +38,7 @@ __all__ = [
     "list_heads",
     "load_bundle",
     "load_head",
+    "run_again",
     "runs",
 ]
 
@@ -56,6 +57,7 @@ _HOMES = {
     "list_heads": "heads.bundle",
     "load_bundle": "heads.bundle",
     "load_head": "heads.bundle",
+    "run_again": "heads.compare",
     "runs": "heads.compare",
 }
 

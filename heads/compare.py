@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from featurestore.errors import BadName, nearest
 from featurestore.layout import DatasetFolder
+from featurestore.values import Snapshot
 from heads.bundle import library_versions
 from heads.catalogue import HeadEntry, default_heads, head_entries
 from heads.comparison import ComparedHead, Comparison, cell_name
@@ -122,6 +123,8 @@ def compare(
         {
             "created": created.isoformat(),
             "seed": seed,
+            "heads": list(entries),
+            "group": group,
             "evaluation": "folds" if plan.folds else "test",
             "n_folds": plan.folds.n_folds if plan.folds else 0,
             "n_repeats": plan.folds.n_repeats if plan.folds else 0,
@@ -145,6 +148,35 @@ def compare(
     if save:
         runs_folder(views[0].dataset).write_run("compare", comparison.to_json())
     return comparison
+
+
+def run_again(dataset: Any, run: Comparison) -> Comparison:
+    """Run a stored comparison again, on the versions that it names.
+
+    Equal libraries give equal numbers. Heads that were given as objects are not known by name.
+
+    Raises
+    ------
+    UnknownView, UnknownSnapshot, UnknownHead
+        If a view, its version, or a head is no more.
+    """
+    card = run.card
+    views = []
+    for one in card["views"]:
+        view = dataset.view(one["encoder"])
+        at = one["snapshot"]
+        views.append(view.as_of(Snapshot(at["items"], at["view"])) if at else view)
+    return compare(
+        views,
+        card["heads"],
+        label=run.label,
+        task=run.task,
+        metric=run.metric,
+        evaluation=card["evaluation"],
+        seed=card["seed"],
+        group=card["group"],
+        save=False,
+    )
 
 
 def check_metric(metric: str | None, task: Task) -> str:

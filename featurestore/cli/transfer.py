@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import click
@@ -201,6 +202,11 @@ def curve(
     if as_json:
         print_json(drawn.rows())
         return
+    show_curve(drawn, targets)
+
+
+def show_curve(drawn: Any, targets: Sequence[float] = ()) -> None:
+    """Print a learning curve, and how many labels reach the targets (percentages)."""
     rows = [
         [_label(r["encoder"]), r["head"], f"{r['n_labels']:,}", f"{r['value']:.3f}",
          f"{r['low']:.3f} – {r['high']:.3f}"]

@@ -1,0 +1,80 @@
+"""show: what was found before, printed again from its run card."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from featurestore.cli.learn import show_comparison
+from featurestore.cli.output import json_option, open_given, print_json, print_table, store_option
+from featurestore.cli.transfer import show_assessment, show_curve
+
+
+@click.command(epilog="Example: featurestore show photos latest")
+@click.argument("dataset")
+@click.argument("run", required=False)
+@store_option
+@json_option
+def show(dataset: str, run: str | None, store_path: str, as_json: bool) -> None:
+    """List the runs of a data set, or print one again: its name, or latest."""
+    from featurestore.layout import read_json
+
+    folder = open_given(store_path).dataset(dataset).path / "runs"
+    files = sorted(folder.glob("*.json"), reverse=True)
+    if run is None:
+        found = [_line(path) for path in files]
+        if as_json:
+            print_json([dict(zip(("run", "kind", "about"), row, strict=True)) for row in found])
+        else:
+            print_table(["run", "kind", "about"], found)
+        return
+    path = _chosen(files, run, dataset)
+    card = read_json(path)
+    if as_json:
+        print_json(card)
+    else:
+        _print(card)
+
+
+def _chosen(files: list[Path], run: str, dataset: str) -> Path:
+    from featurestore.errors import UnknownRun, nearest
+
+    learned = [path for path in files if not path.stem.endswith("-embed")]
+    if run == "latest" and learned:
+        return learned[0]
+    for path in files:
+        if path.stem == run.removesuffix(".json"):
+            return path
+    known = [path.stem for path in files]
+    raise UnknownRun(
+        f"{dataset} has no run {run!r}: {nearest(run, known) if known else 'none yet'}"
+    )
+
+
+def _line(path: Path) -> tuple[str, str, str]:
+    from featurestore.layout import read_json
+
+    card = read_json(path)
+    about = {
+        "compare": lambda: f"{card['label']}, {len(card['heads'])} rows by {card['metric']}",
+        "curve": lambda: f"{card['label']}, {len(card['budgets'])} budgets by {card['metric']}",
+        "transfer": lambda: ", ".join(
+            f"{one['encoder']}: {one['kind']}" for one in card["verdicts"]
+        ),
+    }.get(card.get("kind", ""), lambda: "")
+    return path.stem, str(card.get("kind", "")), about()
+
+
+def _print(card: dict[str, Any]) -> None:
+    from heads.comparison import Comparison
+    from heads.fewshot import Curve
+    from heads.transfer.assess import Assessment
+
+    kinds = {
+        "compare": lambda: show_comparison(Comparison.from_json(card)),
+        "curve": lambda: show_curve(Curve.from_json(card)),
+        "transfer": lambda: show_assessment(Assessment.from_json(card)),
+    }
+    kinds.get(card.get("kind", ""), lambda: print_json(card))()

@@ -1,0 +1,91 @@
+"""Runs are kept, printed again, run again, and read instead of computed twice."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+import heads
+from featurestore.cli import run
+from featurestore.demo_data import write_pictographs
+from featurestore.sources import SourceOptions
+from featurestore.store import open_store
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    table = write_pictographs(folder / "names.jsonl")
+    store = open_store(folder / "store", create=True)
+    options = SourceOptions(text="text", label=("kind",), id="id")
+    store.embed([table], dataset="names", options=options)
+    return store.dataset("names")
+
+
+def test_a_run_card_run_again_gives_the_same_numbers(dataset):
+    first = heads.compare(dataset.views(), ["prototype", "ridge"], seed=3)
+    (stored,) = heads.runs(dataset)
+    again = heads.run_again(dataset, stored)
+    for one, other in zip(first.heads, again.heads, strict=True):
+        assert (one.encoder, one.head) == (other.encoder, other.head)
+        for metric, scores in one.report.scores.items():
+            np.testing.assert_array_equal(scores, other.report.scores[metric])
+        np.testing.assert_array_equal(one.report.predicted, other.report.predicted)
+    assert [{**r, "seconds": 0} for r in again.rows()] == [
+        {**r, "seconds": 0} for r in first.rows()
+    ]
+
+
+def test_what_was_found_is_not_computed_twice_and_other_choices_are(dataset, monkeypatch):
+    import heads.materials
+
+    fits = []
+    plain = heads.materials.evaluate
+
+    def counted(*args, **options):
+        fits.append(options["estimand"])
+        return plain(*args, **options)
+
+    monkeypatch.setattr(heads.materials, "evaluate", counted)
+    first = heads.compare(dataset.views(), ["prototype"], seed=11)
+    n = len(fits)
+    assert n == 4  # prototype, knn, majority, TF-IDF
+    seen = []
+    second = heads.compare(
+        dataset.views(), ["prototype"], seed=11, progress=lambda *now: seen.append(now)
+    )
+    assert len(fits) == n
+    assert seen[-1][0] == seen[-1][1] == 4 * 25
+    assert second.rows() == first.rows()
+    np.testing.assert_array_equal(first.heads[0].report.repeats, second.heads[0].report.repeats)
+    heads.compare(dataset.views(), ["prototype"], seed=12)  # other folds
+    assert len(fits) == 2 * n
+    heads.compare(dataset.views(), ["prototype", "ridge"], seed=11)  # one head more
+    assert len(fits) == 2 * n + 1
+    for file in (dataset.path / "cache" / "heads").glob("*.json"):
+        file.write_text("{")  # damaged
+    heads.compare(dataset.views(), ["prototype"], seed=11)
+    assert len(fits) == 2 * n + 1 + n
+
+
+def test_show_lists_runs_and_prints_each_kind_again(dataset, capsys):
+    store = str(dataset.store.path)
+    heads.compare(dataset.views(), ["prototype"])
+    assert run(["show", "names", "latest", "--store", store]) == 0
+    assert "prototype" in capsys.readouterr().out
+    heads.curve(dataset.views(), "prototype", per_class=(1, 2))
+    assert run(["show", "names", "latest", "--store", store]) == 0
+    assert "labels in all" in capsys.readouterr().out
+    heads.assess_transfer(dataset.views(), heads=("prototype",))
+    assert run(["show", "names", "latest", "--store", store]) == 0
+    assert "What to do with builtin:tiny-text" in capsys.readouterr().out
+    assert run(["show", "names", "--store", store, "--json"]) == 0
+    kinds = [row["kind"] for row in json.loads(capsys.readouterr().out)]
+    assert kinds[:3] == ["transfer", "curve", "compare"]
+    assert kinds[-1] == "embed"
+    assert run(["show", "names", "latest", "--store", store, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["kind"] == "transfer"
+    assert run(["show", "names", "yesterday", "--store", store]) == 1
+    assert "no run 'yesterday'" in capsys.readouterr().err
