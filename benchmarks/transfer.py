@@ -238,19 +238,14 @@ def verdicts() -> list[Row]:
         views = [store.view(name, spec) for spec in encoders_of(name)]
         found = heads.assess_transfer(views)
         for verdict in found.verdicts:
-            encoder = (
-                verdict.encoder.rpartition("/")[2] if "/" in verdict.encoder else verdict.encoder
-            )
+            encoder = verdict.encoder.rpartition("/")[2]
             encoder = "MiniLM" if encoder == "model" else encoder
-            rows.append(
-                Row(
-                    f"{name}, {encoder} against {verdict.reference} "
-                    f"({verdict.encoder_value:.3f}, {verdict.reference_value:.3f}): "
-                    f"{verdict.kind.upper()}, {100 * verdict.low:+.1f} to {100 * verdict.high:+.1f}",
-                    100 * verdict.value,
-                    "points",
-                )
+            low, high = 100 * verdict.low, 100 * verdict.high
+            what = (
+                f"{name}, {encoder} against {verdict.reference} ({verdict.encoder_value:.3f}, "
+                f"{verdict.reference_value:.3f}): {verdict.kind.upper()}, {low:+.1f} to {high:+.1f}"
             )
+            rows.append(Row(what, 100 * verdict.value, "points"))
             print(rows[-1].what, file=sys.stderr, flush=True)
     return rows
 

@@ -47,24 +47,23 @@ def _chosen(files: list[Path], run: str, dataset: str) -> Path:
     for path in files:
         if path.stem == run.removesuffix(".json"):
             return path
-    known = [path.stem for path in files]
-    raise UnknownRun(
-        f"{dataset} has no run {run!r}: {nearest(run, known) if known else 'none yet'}"
-    )
+    hint = nearest(run, [path.stem for path in files]) if files else "none yet"
+    raise UnknownRun(f"{dataset} has no run {run!r}: {hint}")
 
 
 def _line(path: Path) -> tuple[str, str, str]:
     from featurestore.layout import read_json
 
     card = read_json(path)
-    about = {
-        "compare": lambda: f"{card['label']}, {len(card['heads'])} rows by {card['metric']}",
-        "curve": lambda: f"{card['label']}, {len(card['budgets'])} budgets by {card['metric']}",
-        "transfer": lambda: ", ".join(
-            f"{one['encoder']}: {one['kind']}" for one in card["verdicts"]
-        ),
-    }.get(card.get("kind", ""), lambda: "")
-    return path.stem, str(card.get("kind", "")), about()
+    kind = str(card.get("kind", ""))
+    if kind == "transfer":
+        about = ", ".join(f"{one['encoder']}: {one['kind']}" for one in card["verdicts"])
+    elif kind in ("compare", "curve"):
+        rows = card["heads" if kind == "compare" else "budgets"]
+        about = f"{card['label']}, {len(rows)} rows by {card['metric']}"
+    else:
+        about = ""
+    return path.stem, kind, about
 
 
 def _print(card: dict[str, Any]) -> None:
@@ -72,9 +71,12 @@ def _print(card: dict[str, Any]) -> None:
     from heads.fewshot import Curve
     from heads.transfer.assess import Assessment
 
-    kinds = {
-        "compare": lambda: show_comparison(Comparison.from_json(card)),
-        "curve": lambda: show_curve(Curve.from_json(card)),
-        "transfer": lambda: show_assessment(Assessment.from_json(card)),
-    }
-    kinds.get(card.get("kind", ""), lambda: print_json(card))()
+    kind = card.get("kind")
+    if kind == "compare":
+        show_comparison(Comparison.from_json(card))
+    elif kind == "curve":
+        show_curve(Curve.from_json(card))
+    elif kind == "transfer":
+        show_assessment(Assessment.from_json(card))
+    else:
+        print_json(card)
