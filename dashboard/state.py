@@ -18,7 +18,9 @@ from dashboard.launch import STORE_VARIABLE
 from featurestore.errors import FeatureStoreError, nearest
 from featurestore.store import DataSet, Store, open_store
 from featurestore.view import Index, View
-from heads import Comparison, runs
+from heads import Assessment, Comparison, Curve, runs
+from heads import assessments as read_assessments
+from heads import curves as read_curves
 
 
 class UnknownChoice(FeatureStoreError, LookupError):
@@ -166,3 +168,25 @@ def comparisons(dataset: DataSet) -> list[Comparison]:
 @st.cache_resource(max_entries=8, show_spinner=False)
 def _comparisons(path: str, names: list[str]) -> list[Comparison]:
     return runs(path)
+
+
+def assessments(dataset: DataSet) -> list[Assessment]:
+    """Return the stored assessments, newest first, read again when one was added."""
+    names = sorted(file.name for file in (dataset.path / "runs").glob("*-transfer.json"))
+    return _assessments(str(dataset.path), names)
+
+
+@st.cache_resource(max_entries=8, show_spinner=False)
+def _assessments(path: str, names: list[str]) -> list[Assessment]:
+    return read_assessments(path)
+
+
+def curves(dataset: DataSet) -> list[Curve]:
+    """Return the stored learning curves, newest first, read again when one was added."""
+    names = sorted(file.name for file in (dataset.path / "runs").glob("*-curve.json"))
+    return _curves(str(dataset.path), names)
+
+
+@st.cache_resource(max_entries=8, show_spinner=False)
+def _curves(path: str, names: list[str]) -> list[Curve]:
+    return read_curves(path)

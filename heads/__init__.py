@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from heads.compare import compare, run_again, runs
     from heads.comparison import Comparison, Difference
     from heads.concat import concat
-    from heads.fewshot import Curve, curve
+    from heads.fewshot import Curve, curve, curves
     from heads.fit import fit
     from heads.transfer.assess import Assessment, assess_transfer, assessments
 
@@ -34,6 +34,7 @@ __all__ = [
     "compare",
     "concat",
     "curve",
+    "curves",
     "fit",
     "list_heads",
     "load_bundle",
@@ -53,6 +54,7 @@ _HOMES = {
     "compare": "heads.compare",
     "concat": "heads.concat",
     "curve": "heads.fewshot",
+    "curves": "heads.fewshot",
     "fit": "heads.fit",
     "list_heads": "heads.bundle",
     "load_bundle": "heads.bundle",

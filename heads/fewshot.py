@@ -267,6 +267,11 @@ def curve(
     return found
 
 
+def curves(dataset: Any) -> list[Curve]:
+    """Return the stored learning curves of a data set (or of its folder), newest first."""
+    return [Curve.from_json(card) for card in runs_folder(dataset).runs("curve")]
+
+
 def draw_labels(
     plan: Plan, per_class: int, n_draws: int, seed: int
 ) -> list[tuple[NDArray[np.intp], NDArray[np.intp]]] | None:

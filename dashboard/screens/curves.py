@@ -1,0 +1,31 @@
+"""How many labels are enough: stored learning curves."""
+
+import streamlit as st
+
+from dashboard import state, views
+from dashboard import transfer_views as shown
+
+dataset = state.dataset()
+curves = {str(one.card["created"]): one for one in state.curves(dataset)}
+
+if not curves:
+    st.info("No learning curve of this data set yet. Draw one:")
+    state.show_command(dataset.store, "curve", dataset.name)
+    st.stop()
+
+chosen = state.select(
+    "Learning curve",
+    list(curves),
+    key="curve",
+    show=lambda created: shown.curve_title(curves[created]),
+)
+found = curves[chosen]
+name = found.metric.replace("_", " ")
+st.plotly_chart(shown.curve_figure(found), alt=f"{name} over the number of labels")
+if shown.scale_of(found)[1] == "points":
+    target = st.slider(f"Wanted {name} (%)", 50.0, 99.5, 90.0, 0.5)
+    for encoder in found.encoders:
+        needed = found.labels_needed(encoder, target / 100)
+        st.markdown(f"- **{views.plain(views.encoder_label(encoder))}**: {views.plain(needed)}.")
+for note in found.notes:
+    st.caption(views.plain(note))

@@ -1,0 +1,83 @@
+"""Does pretraining help: stored verdicts, their evidence, and what to do."""
+
+import streamlit as st
+
+from dashboard import state, views
+from dashboard import transfer_views as shown
+
+dataset = state.dataset()
+assessments = {str(one.card["created"]): one for one in state.assessments(dataset)}
+
+if not assessments:
+    st.info("No verdict on this data set yet. Ask for one:")
+    state.show_command(dataset.store, "transfer", dataset.name, "--rank")
+    st.stop()
+
+chosen = state.select(
+    "Assessment",
+    list(assessments),
+    key="assessment",
+    show=lambda created: shown.assessment_title(assessments[created]),
+)
+found = assessments[chosen]
+_, unit = shown.scale_of(found)
+for verdict in found.verdicts:
+    color = shown.VERDICT_COLORS[verdict.kind]
+    sentence = views.plain(shown.verdict_sentence(found, verdict.encoder))
+    st.markdown(f"#### {str(verdict.kind).capitalize()}")
+    st.markdown(sentence)
+    for line in found.advice[verdict.encoder]:
+        st.markdown(f"- {views.plain(line)}")
+st.plotly_chart(
+    shown.verdict_figure(found),
+    alt=f"Difference of each encoder to {found.verdicts[0].reference}, with its 95 % interval",
+)
+number = st.column_config.NumberColumn
+st.dataframe(
+    shown.verdict_rows(found),
+    hide_index=True,
+    column_config={
+        **{
+            name: number(format="%.1f" if unit == "points" else "%.3f")
+            for name in ("encoder's", "reference", "difference", "low", "high", "would be seen")
+        },
+        "items needed": number(
+            format="localized", help="To see a difference of the margin in 80 % of cases"
+        ),
+    },
+)
+st.caption(f"Intervals: {views.plain(found.estimand)}.")
+
+more = shown.more_sentences(found)
+if more:
+    st.subheader("What stands beside it")
+    for line in more:
+        st.markdown(f"- {views.plain(line)}")
+
+encoders = [one.encoder for one in found.verdicts if found.slices.get(one.encoder)]
+if encoders:
+    st.subheader("Class by class, or value by value")
+    encoder = state.select("Encoder", encoders, key="of", show=views.encoder_label)
+    st.dataframe(
+        shown.slice_rows(found, encoder),
+        hide_index=True,
+        column_config={
+            **{
+                name: number(format="%+.1f" if unit == "points" else "%+.3f")
+                for name in ("difference", "low", "high")
+            },
+            "found": st.column_config.CheckboxColumn(
+                help="After Benjamini-Hochberg over all rows, at 5 %"
+            ),
+        },
+    )
+    st.caption("Exploration: many looks at the same items.")
+
+if found.ranking:
+    st.subheader("Scores without training")
+    st.dataframe(shown.ranking_rows(found), hide_index=True)
+    if found.agreement:
+        taus = ", ".join(f"{name} {tau:+.2f}" for name, tau in found.agreement.items())
+        st.caption(views.plain(f"Kendall's τ with the heads: {taus}."))
+for note in found.notes:
+    st.caption(views.plain(note))

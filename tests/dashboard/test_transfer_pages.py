@@ -1,0 +1,78 @@
+"""The pages on transfer: what they show of stored runs, and what they say where there is none."""
+
+from __future__ import annotations
+
+import pytest
+
+import heads
+from dashboard import transfer_views as shown
+from featurestore.store import Store
+from heads.transfer.verdict import Kind
+from tests.dashboard.test_app import opened, texts_of
+
+
+@pytest.fixture(scope="module")
+def judged(small_store: Store) -> heads.Assessment:
+    """An assessment and a curve of the pictures, kept in the store."""
+    view = small_store.view("pictures", "baseline:pixels")
+    if not heads.curves(view.dataset):
+        heads.curve(view, "prototype", per_class=(1, 2))
+        heads.assess_transfer(view, reference=view, heads=("prototype",), rank=True)
+    return heads.assessments(view.dataset)[0]
+
+
+def test_tables_and_figures_say_what_the_verdict_says(judged: heads.Assessment) -> None:
+    (row,) = shown.verdict_rows(judged)
+    verdict = judged.verdicts[0]
+    assert (row["verdict"], row["difference"], row["low"]) == (
+        str(verdict.kind),
+        0,
+        pytest.approx(100 * verdict.low),
+    )
+    figure = shown.verdict_figure(judged)
+    (point,) = figure.data
+    assert point.x == (0.0,)
+    assert point.error_x.array == (pytest.approx(100 * verdict.high),)
+    assert figure.layout.shapes[0].x0 == -1.0  # the margin, a point
+    assert {one["class or value"] for one in shown.slice_rows(judged, "baseline:pixels")} == {
+        "black",
+        "grey",
+        "white",
+    }
+    assert shown.ranking_rows(judged)[0]["encoder"] == "baseline:pixels"
+    assert set(shown.VERDICT_WORDS) == set(shown.VERDICT_COLORS) == set(Kind)
+
+
+def test_a_curve_is_drawn_with_its_band(judged: heads.Assessment, small_store: Store) -> None:
+    (found,) = heads.curves(small_store.dataset("pictures"))
+    band, line = shown.curve_figure(found).data
+    budgets = found.of("baseline:pixels")
+    assert line.x == tuple(one.n_labels for one in budgets)
+    assert line.y == tuple(100 * one.mean for one in budgets)
+    assert max(band.y) <= 100
+    assert "prototype" in shown.curve_title(found)
+
+
+@pytest.mark.usefixtures("store_variable", "judged")
+def test_the_transfer_page_shows_verdict_figure_and_table() -> None:
+    app = opened("transfer", dataset="pictures")
+    said = " ".join(texts_of(app.markdown))
+    assert "baseline:pixels" in said
+    assert "against baseline:pixels" in said
+    assert len(app.get("plotly_chart")) == 1
+    assert app.dataframe[0].value["encoder"].tolist() == ["baseline:pixels"]
+
+
+@pytest.mark.usefixtures("store_variable", "judged")
+def test_the_curve_page_answers_the_wanted_score() -> None:
+    app = opened("curves", dataset="pictures")
+    assert len(app.get("plotly_chart")) == 1
+    app.slider[0].set_value(60.0).run()
+    assert any("for 60 % balanced accuracy" in one for one in texts_of(app.markdown))
+
+
+@pytest.mark.usefixtures("store_variable")
+@pytest.mark.parametrize(("page", "command"), [("transfer", "transfer"), ("curves", "curve")])
+def test_without_runs_the_pages_say_what_to_type(page: str, command: str) -> None:
+    app = opened(page, dataset="texts")
+    assert f"featurestore {command} texts" in app.code[0].value
