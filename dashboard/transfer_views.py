@@ -12,7 +12,7 @@ from dashboard.colors import NEUTRAL, PALETTE, colors
 from dashboard.views import encoder_label
 from heads.fewshot import Curve
 from heads.metrics import METRICS
-from heads.transfer.assess import Assessment
+from heads.transfer.assessment import Assessment
 from heads.transfer.verdict import Kind
 
 Row = dict[str, Any]
@@ -156,10 +156,13 @@ def more_sentences(found: Assessment) -> list[str]:
         f"{unit} ({said(low, found)} to {said(high, found)}): what pretraining adds."
         for spec, (value, low, high) in found.pretraining.items()
     ]
-    lines += [f"{gain.sentence()}." for gain in (*found.layers, *found.blends)]
     lines += [
-        f"Shift in {encoder_label(spec)}: A-distance {shift.a_distance:.2f} of 2, chance stays "
-        f"below {shift.floor:.2f}; {shift.beyond:.0%} lie farther out than 95 % of the others."
+        f"{one.over_encoder.sentence()}." for tried in found.alternatives.values() for one in tried
+    ]
+    lines += [
+        f"Shift in {encoder_label(spec)} between {shift.between}: A-distance "
+        f"{shift.a_distance:.2f} of 2, chance stays below {shift.floor:.2f}; {shift.beyond:.0%} "
+        "lie farther out than 95 % of the others."
         for spec, shift in found.shifts.items()
     ]
     return lines

@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 from featurestore.errors import BadName, NotAStore, StoreCorrupt
 from featurestore.tables import FAILURES, ITEMS, Table, view_schema, write_file
 from featurestore.user_cache import write_json
-from featurestore.values import SEPARATOR, EncoderSpec, Modality, ResolvedEncoder
+from featurestore.values import MOST_CLASSES, SEPARATOR, EncoderSpec, Modality, ResolvedEncoder
 
 FORMAT_VERSION = 1
 MARKER = "featurestore.json"
@@ -155,7 +155,9 @@ class DatasetFile:
 def task_of(column: pa.ChunkedArray) -> str:
     """Tell what a label column looks like: regression, multilabel or multiclass."""
     if pa.types.is_floating(column.type):
-        return "regression"
+        values = column.unique().drop_null().to_pylist()
+        are_whole = all(value % 1 == 0 for value in values)  # classes with a gap between them
+        return "multiclass" if are_whole and len(values) <= MOST_CLASSES else "regression"
     if pa.types.is_string(column.type) and pc.any(pc.match_substring(column, SEPARATOR)).as_py():
         return "multilabel"
     return "multiclass"

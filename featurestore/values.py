@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from featurestore.errors import BadName, MissingColumn, ShapeMismatch
 
 # The canonical order of options in a spec: two spellings of one encoder are one view.
+MOST_CLASSES = 20  # more whole numbers than that in a column of floats are a quantity
 SEPARATOR = "|"  # between the labels of an item that has several
 SPEC_OPTIONS = ("layer", "pool", "size", "max_length", "prompt", "precision", "decode", "seed")
 

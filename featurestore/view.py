@@ -205,12 +205,20 @@ class View:
             snapshot,
         )
 
+    @property
+    def state(self) -> str:
+        """A digest of the shards that are read: the same versions may hold others some day."""
+        return self._state(self.snapshot)
+
+    def _state(self, snapshot: Snapshot) -> str:
+        state = self.dataset.folder.items.digest(snapshot.items) + self.table.digest(snapshot.view)
+        return hashlib.sha256(state.encode()).hexdigest()[:12]
+
     def _rows(self, snapshot: Snapshot) -> Cached:
         """Return the items that have a vector, sorted by id, and the vectors."""
         folder = self.dataset.folder
         n_erasures = folder.n_erasures
-        state = folder.items.digest(snapshot.items) + self.table.digest(snapshot.view)
-        name = f"{snapshot}-{hashlib.sha256(state.encode()).hexdigest()[:12]}"
+        name = f"{snapshot}-{self._state(snapshot)}"
         place = self.dataset.path / "cache" / self.slug / name
         cached = read_cache(place, n_erasures)
         if cached is None:

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from heads.concat import concat
     from heads.fewshot import Curve, curve, curves
     from heads.fit import fit
-    from heads.transfer.assess import Assessment, assess_transfer, assessments
+    from heads.transfer.assess import assess_transfer, assessments
+    from heads.transfer.assessment import Assessment
 
 __all__ = [
     "Assessment",
@@ -44,7 +45,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Assessment": "heads.transfer.assess",
+    "Assessment": "heads.transfer.assessment",
     "assess_transfer": "heads.transfer.assess",
     "assessments": "heads.transfer.assess",
     "Comparison": "heads.comparison",

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 import numpy as np
 from numpy.typing import NDArray
@@ -99,14 +100,18 @@ class FittedHead:
             If the folder is there and holds something else than a bundle.
         """
         target = Path(folder)
-        if target.exists() and any(target.iterdir()) and not (target / "card.json").is_file():
-            raise FileExistsError(f"{target} holds something else than a bundle")
+        if target.exists() and not _is_bundle(target):
+            raise FileExistsError(f"{target} is something else than a bundle")
         target.parent.mkdir(parents=True, exist_ok=True)
         with _beside(target) as temporary:
             _write(self, temporary)
-            if target.exists():
-                shutil.rmtree(target)
-            temporary.rename(target)
+            if target.exists():  # the old one is gone only once the new one is there
+                old = target.with_name(f".{target.name}.{uuid4().hex}")
+                target.rename(old)
+                temporary.rename(target)
+                shutil.rmtree(old)
+            else:
+                temporary.rename(target)
         return target
 
     @property
@@ -172,6 +177,14 @@ def save_head(head: FittedHead, predictions: pa.Table, folder: Path) -> FittedHe
     return FittedHead(head.head_id, head.estimator, card, head.blocks, target)
 
 
+_BUNDLE = frozenset({"card.json", "encoder.json", "head.skops"})
+
+
+def _is_bundle(folder: Path) -> bool:
+    """Tell whether a folder holds a bundle, or nothing; a registered head holds more."""
+    return folder.is_dir() and {path.name for path in folder.iterdir()} in (_BUNDLE, set())
+
+
 @contextmanager
 def _beside(target: Path) -> Iterator[Path]:
     """Give a folder to fill and rename; it is gone if that fails."""
@@ -194,6 +207,7 @@ def _write(head: FittedHead, folder: Path) -> dict[str, Any]:
         "head_sha256": _sha256(folder / "head.skops"),
         "encoder_sha256": _sha256(folder / "encoder.json"),
     }
+    card["card_sha256"] = _sum_of(card)
     _write_json(folder / "card.json", card)
     return card
 
@@ -202,27 +216,29 @@ def _write_json(path: Path, value: Any) -> None:
     path.write_text(json.dumps(value, indent=1, ensure_ascii=False), encoding="utf-8")
 
 
-def load_head(dataset: Any, head_id: str) -> FittedHead:
+def load_head(dataset: Any, head_id: str, *, trusted: Sequence[str] = ()) -> FittedHead:
     """Load a registered head.
 
     Parameters
     ----------
     dataset : DataSet or path
         The data set, or its folder.
+    trusted : sequence of str
+        Further types that may be made: those of an estimator of your own.
 
     Raises
     ------
     UnknownHead
         With the nearest ids.
     StoreCorrupt
-        If its files are damaged, edited, or hold types that our heads are not made of.
+        If its files are damaged, edited, or hold types that nobody trusts.
     """
     folder = heads_folder(dataset)
     path = folder / head_id
     if not (path / "card.json").is_file():
         known = [card["head_id"] for card in list_heads(dataset)]
         raise UnknownHead(f"no head {head_id!r} in {folder}: {nearest(head_id, known)}")
-    return load_bundle(path)
+    return load_bundle(path, trusted=trusted)
 
 
 def load_bundle(folder: str | Path, *, trusted: Sequence[str] = ()) -> FittedHead:
@@ -257,8 +273,8 @@ def load_bundle(folder: str | Path, *, trusted: Sequence[str] = ()) -> FittedHea
     foreign = set(skops.io.get_untrusted_types(file=file)) - known
     if foreign:
         raise StoreCorrupt(
-            f"{file} holds {', '.join(sorted(foreign))}: no head of ours; not loaded "
-            "(load_bundle(…, trusted=[…]) loads what you name)"
+            f"{file} holds {', '.join(sorted(foreign))}: no head of ours; not loaded (name what "
+            "you trust: trusted=[…], or --trust on the command line)"
         )
     estimator = skops.io.load(file, trusted=sorted(known))
     blocks: tuple[Any, ...] = ()
@@ -294,9 +310,17 @@ def _read_card(path: Path) -> dict[str, Any]:
         missing = {"head_id", "created", "head_sha256", "fingerprint", "reads"} - set(card)
         if missing:
             raise StoreCorrupt(f"{path / 'card.json'} lacks {', '.join(sorted(missing))}")
+        if "card_sha256" in card and card["card_sha256"] != _sum_of(card):
+            raise StoreCorrupt(f"{path / 'card.json'} was edited: fit the head again")
     except (ValueError, KeyError, TypeError) as error:  # no JSON, or no card
         raise StoreCorrupt(f"{path / 'card.json'} cannot be read: {error!r}") from error
     return dict(card)
+
+
+def _sum_of(card: Mapping[str, Any]) -> str:
+    """Hash what a card says, apart from this hash."""
+    rest = {key: value for key, value in card.items() if key != "card_sha256"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 def _sha256(file: Path) -> str:

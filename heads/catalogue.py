@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from sklearn.base import BaseEstimator, clone, is_classifier, is_regressor
@@ -40,6 +42,7 @@ class HeadEntry:
     per_task: Callable[[Task], Build] | None = None  # in place of the two
     reads: str = "vectors"  # or "texts"
     is_baseline: bool = False  # rows of it are named baseline:… in tables
+    is_known: bool = True  # whether the search space says all that decides what it learns
 
     def builder(self, task: Task) -> Build | None:
         """Return what builds the head for a task; None where it cannot do it."""
@@ -117,7 +120,7 @@ def head_entry(name: str) -> HeadEntry:
     if name.startswith(PYTHON):
         return entry_of(_imported(name))
     if name == BEST:
-        return best_of(DEFAULT_HEADS)
+        return best_of({name: HEADS[name] for name in DEFAULT_HEADS})
     try:
         return HEADS[name]
     except KeyError:
@@ -159,17 +162,19 @@ def _named(estimator: Any, taken: Mapping[str, HeadEntry]) -> tuple[str, HeadEnt
     return name, entry
 
 
-def best_of(names: Sequence[str], metric: str | None = None) -> HeadEntry:
+def best_of(entries: Mapping[str, HeadEntry], metric: str | None = None) -> HeadEntry:
     """Make an entry of the best of several heads, chosen on held-out training rows.
 
     Parameters
     ----------
+    entries : mapping
+        Name → head.
     metric : str, optional
         What the choice looks at; default the main metric of the task.
     """
 
     def build(task: Task) -> Build:
-        builders = [(name, HEADS[name].builder(task)) for name in names]
+        builders = [(name, entry.builder(task)) for name, entry in entries.items()]
 
         def make(seed: int) -> ChosenHead:
             candidates = [(name, one(seed)) for name, one in builders if one is not None]
@@ -178,10 +183,12 @@ def best_of(names: Sequence[str], metric: str | None = None) -> HeadEntry:
 
         return make
 
+    spaces = "; ".join(f"{name}: {entry.search_space}" for name, entry in entries.items())
     return HeadEntry(
-        f"the best of {', '.join(names)} on a held-out fifth of the training rows (by "
-        f"{metric or 'the main metric'}); with fewer than 300 of them on five inner folds",
+        f"the best on a held-out fifth of the training rows (by {metric or 'the main metric'}; "
+        f"with fewer than 300 of them on five inner folds) of {spaces}",
         per_task=build,
+        is_known=all(entry.is_known for entry in entries.values()),
     )
 
 
@@ -196,20 +203,25 @@ def entry_of(estimator: Any) -> HeadEntry:
 
     def build(seed: int) -> Any:
         copy = clone(estimator)
-        if copy.get_params().get("random_state", 0) is None:
-            copy.set_params(random_state=seed)
-        return copy
+        unset = [
+            name
+            for name, value in copy.get_params(deep=True).items()
+            if value is None and name.rpartition("__")[2] == "random_state"
+        ]
+        return copy.set_params(**dict.fromkeys(unset, seed))
 
     about = f"as given: {estimator!r}"
     if is_classifier(estimator):
-        return HeadEntry(about, classifier=build)
+        return HeadEntry(about, classifier=build, is_known=False)
     if is_regressor(estimator):
-        return HeadEntry(about, regressor=build)
+        return HeadEntry(about, regressor=build, is_known=False)
     raise BadName(f"{estimator!r} is no classifier or regressor of scikit-learn's kind")
 
 
 def _imported(name: str) -> Any:
     module, colon, attribute = name.removeprefix(PYTHON).partition(":")
+    if "" not in sys.path and str(Path.cwd()) not in sys.path:
+        sys.path.append(str(Path.cwd()))  # as `python` itself would, and `python:` encoders do
     try:
         found = getattr(import_module(module), attribute) if colon else None
     except (ImportError, AttributeError) as error:
@@ -237,18 +249,20 @@ def counts_builder(n_words: int, task: Task) -> Build:
     return build
 
 
-def best_on_counts(names: Sequence[str], n_words: int, task: Task, metric: str) -> Build:
+def best_on_counts(
+    entries: Mapping[str, HeadEntry], n_words: int, task: Task, metric: str
+) -> Build:
     """Return what builds the best head on TF-IDF, or the majority.
 
-    The head that reads all terms competes with the heads of ``names`` on their first 256
+    The head that reads all terms competes with the others of ``entries`` on their first 256
     principal directions, which is as many columns as an encoder's vectors have.
     """
 
     def build(seed: int) -> ChosenHead:
         sparse = "ridge" if task is Task.REGRESSION else "logistic"
-        dense = [name for name in names if name != sparse]
+        dense = {name: entry for name, entry in entries.items() if name != sparse}
         candidates: list[tuple[str, Any]] = []
-        if sparse in names or not dense:
+        if sparse in entries or not dense:
             candidates.append((f"{sparse} on tfidf", counts_builder(n_words, task)(seed)))
         if dense:
             chosen = best_of(dense, metric).builder(task)

@@ -51,7 +51,9 @@ class ChosenHead(BaseEstimator):  # type: ignore[misc]
 
     def fit(self, X: Any, y: NDArray[Any], groups: Any = None) -> Self:
         """Learn from X (n, dim), y as the task wants it and, optionally, groups (n,)."""
-        block = np.arange(len(y)) if groups is None else np.asarray(groups)
+        block = np.arange(len(y))
+        if groups is not None:
+            block = np.unique(np.asarray(groups), return_inverse=True)[1]
         task = Task(self.task)
         names = [name for name, _ in self.candidates]
         chosen = 0
@@ -67,21 +69,17 @@ class ChosenHead(BaseEstimator):  # type: ignore[misc]
     def _held_out(
         self, X: Any, y: NDArray[Any], block: NDArray[Any], task: Task
     ) -> NDArray[np.float64] | None:
-        """Return each candidate's mean score, higher is better; None where none can be held out."""
+        """Return each candidate's mean score, higher is better; None if nothing can be held out."""
         if task is Task.MULTICLASS:
             classes, values = np.unique(y, return_inverse=True)
             target = Target(task, values, tuple(classes.tolist()))
         else:
             target = Target(task, y)
-        ids = np.char.zfill(np.arange(len(y)).astype(str), 12)
-        strata = target.values if task is Task.MULTICLASS else target.strata
-        try:
-            folds = make_folds(ids, strata, block, n_repeats=1, seed=self.random_state or 0)
-        except NotEnoughData:  # a class that lies in one group
+        parts = _inner_parts(target, block, self.random_state or 0)
+        if not parts:
             return None
         metric = METRICS[task][self.metric]
         sign = 1 if metric.higher_is_better else -1
-        parts = list(folds.parts())[: None if len(y) < FEW_ROWS else 1]
         scores = np.zeros((len(self.candidates), len(parts)))
         for p, (train, test) in enumerate(parts):
             for c, (_, head) in enumerate(self.candidates):
@@ -99,3 +97,35 @@ class ChosenHead(BaseEstimator):  # type: ignore[misc]
     def predict_proba(self, X: Any) -> NDArray[np.float64]:
         """Return the chosen head's probabilities."""
         return np.asarray(self.head_.predict_proba(X))
+
+
+def _inner_parts(
+    target: Target, block: NDArray[Any], seed: int
+) -> list[tuple[NDArray[np.intp], NDArray[np.intp]]]:
+    """Return training and held-out rows; none where nothing can be held out.
+
+    A class that lies in one block always teaches: it cannot be held out, and must not keep the
+    others from being so.
+    """
+    rows = np.arange(len(target))
+    if target.task is Task.MULTICLASS:
+        pairs = np.unique(np.column_stack([target.values, block]), axis=0)
+        n_blocks = np.bincount(pairs[:, 0], minlength=len(target.classes))
+        rows = np.flatnonzero(n_blocks[target.values] > 1)
+    if len(rows) == 0:
+        return []
+    apart = np.setdiff1d(np.arange(len(target)), rows)
+    strata = target.values if target.task is Task.MULTICLASS else target.strata
+    try:
+        folds = make_folds(
+            np.char.zfill(rows.astype(str), 12), strata[rows], block[rows], n_repeats=1, seed=seed
+        )
+    except NotEnoughData:  # a single group
+        return []
+    parts = [
+        (np.union1d(rows[teach], apart[~np.isin(block[apart], block[rows[test]])]), rows[test])
+        for teach, test in folds.parts()
+    ]
+    if target.task is Task.MULTICLASS:
+        parts = [part for part in parts if len(np.unique(target.values[part[0]])) > 1]
+    return parts[: None if len(target) < FEW_ROWS else 1]

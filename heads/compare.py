@@ -17,7 +17,7 @@ from heads.catalogue import HeadEntry, default_heads, head_entries
 from heads.comparison import ComparedHead, Comparison, cell_name
 from heads.materials import baselines, load_shared, of_view, run_cell
 from heads.metrics import METRICS
-from heads.plan import Plan, make_plan
+from heads.plan import Plan, make_plan, task_of
 from heads.tasks import Task
 
 if TYPE_CHECKING:
@@ -78,7 +78,13 @@ def compare(
     created = datetime.now(UTC)
     tables, n_apart = load_shared(views)
     plan = make_plan(
-        tables[0], label=label, task=task, evaluation=evaluation, use_groups=group, seed=seed
+        tables[0],
+        label=label,
+        task=task,
+        recorded=task_of(views[0], label),
+        evaluation=evaluation,
+        use_groups=group,
+        seed=seed,
     )
     metric = check_metric(metric, plan.task)
     entries = chosen_heads(heads, plan.task)
@@ -124,7 +130,6 @@ def compare(
             "created": created.isoformat(),
             "seed": seed,
             "heads": list(entries),
-            "group": group,
             "evaluation": "folds" if plan.folds else "test",
             "n_folds": plan.folds.n_folds if plan.folds else 0,
             "n_repeats": plan.folds.n_repeats if plan.folds else 0,
@@ -161,6 +166,9 @@ def run_again(dataset: Any, run: Comparison) -> Comparison:
         If a view, its version, or a head is no more.
     """
     card = run.card
+    names = card.get("heads") or list(dict.fromkeys(c.head for c in run.heads if _is_plain(c)))
+    if any(one["encoder"].startswith("concat:") for one in card["views"]):
+        raise BadName("a comparison with views side by side is run again from its views")
     views = []
     for one in card["views"]:
         view = dataset.view(one["encoder"])
@@ -168,15 +176,19 @@ def run_again(dataset: Any, run: Comparison) -> Comparison:
         views.append(view.as_of(Snapshot(at["items"], at["view"])) if at else view)
     return compare(
         views,
-        card["heads"],
+        names,
         label=run.label,
         task=run.task,
         metric=run.metric,
         evaluation=card["evaluation"],
         seed=card["seed"],
-        group=card["group"],
+        group="group" in card["never_part"],
         save=False,
     )
+
+
+def _is_plain(cell: ComparedHead) -> bool:
+    return not cell.encoder.startswith("baseline:majority") and cell.encoder != "baseline:tfidf"
 
 
 def check_metric(metric: str | None, task: Task) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Any, Self
 
 import numpy as np
@@ -13,13 +14,12 @@ from featurestore.errors import StoreCorrupt, UnknownHead, nearest
 from featurestore.values import EncoderSpec
 from heads.evaluate import Report
 from heads.intervals import LEVEL
-from heads.metrics import METRICS
+from heads.metrics import METRICS, Metric
 from heads.tasks import Task
 
 RUN_FORMAT = 2
 Cell = tuple[str, str]  # encoder, head
-# From a 95 % half width to the difference that is found in 80 % of cases: (1.96 + 0.84) / 1.96
-TO_DETECTABLE = 1.43
+POWER = 0.8  # with which a difference "would be seen"
 
 
 @dataclass(frozen=True)
@@ -33,11 +33,19 @@ class Difference:
     high: float
     estimand: str
     metric: str = "balanced_accuracy"
+    n_claims: int = 1  # the interval holds for so many differences at once
 
     @property
     def detectable(self) -> float:
         """The difference that data of this size would show in 80 % of cases."""
-        return TO_DETECTABLE * (self.high - self.low) / 2
+        return detectable(self.low, self.high, self.n_claims)
+
+    @property
+    def gain(self) -> tuple[float, float, float]:
+        """Value, low and high, turned so that higher is better."""
+        if metric_of(self.metric).higher_is_better:
+            return self.value, self.low, self.high
+        return -self.value, -self.high, -self.low
 
     def sentence(self) -> str:
         """Say what the interval says, shares in percentage points.
@@ -48,31 +56,26 @@ class Difference:
 (0.4 to 3.9; the learning procedure, 5 × 5 folds)'
         """
         first, second = cell_name(self.first), cell_name(self.second)
-        about = next(task[self.metric] for task in METRICS.values() if self.metric in task)
-        sign = 1 if about.higher_is_better else -1
-        ends = sorted((sign * self.low, sign * self.high))
-        value, low, high = ((100 * x if about.is_share else x) for x in (sign * self.value, *ends))
-        unit = " points" if about.is_share else f" in {self.metric.replace('_', ' ')}"
-        digits = ".1f" if about.is_share else ".3g"
+        unit = unit_of(self.metric)
+        value, low, high = self.gain
 
         def said(x: float, sign: str = "") -> str:
-            return f"{x:{sign}{digits}}"
+            return number(x, self.metric, sign)
 
         if low > 0:
             return (
-                f"{first} is better than {second} by {said(value)}{unit} "
+                f"{first} is better than {second} by {said(value)} {unit} "
                 f"({said(low)} to {said(high)}; {self.estimand})"
             )
         if high < 0:
             return (
-                f"{first} is worse than {second} by {said(-value)}{unit} "
+                f"{first} is worse than {second} by {said(-value)} {unit} "
                 f"({said(-high)} to {said(-low)}; {self.estimand})"
             )
-        seen = self.detectable * (100 if about.is_share else 1)
         return (
-            f"{first} and {second} are not separable at this size: {said(value, '+')}{unit} "
+            f"{first} and {second} are not separable at this size: {said(value, '+')} {unit} "
             f"({said(low, '+')} to {said(high, '+')}; {self.estimand}); "
-            f"a difference of {said(seen)}{unit} would be seen"
+            f"a difference of {said(self.detectable)} {unit} would be seen"
         )
 
 
@@ -101,6 +104,7 @@ class ComparedHead:
             "scores": {name: s.tolist() for name, s in self.report.scores.items()},
             "draws": {name: s.tolist() for name, s in self.report.draws.items()},
             "test_ratio": self.report.test_ratio,
+            "n_blocks": self.report.n_blocks,
             **({} if kept is None else {"repeats": kept.tolist()}),
         }
 
@@ -118,6 +122,7 @@ class ComparedHead:
             task,
             {name: np.array(values) for name, values in data.get("draws", {}).items()},
             np.array(data["repeats"], dtype=truth.dtype) if "repeats" in data else None,
+            data.get("n_blocks"),
         )
         return cls(data["encoder"], data["head"], report, data["seconds"], tuple(data["chosen"]))
 
@@ -204,7 +209,14 @@ class Comparison:
         assert found.low is not None
         assert found.high is not None
         return Difference(
-            first, second, found.value, found.low, found.high, found.estimand, self.metric
+            first,
+            second,
+            found.value,
+            found.low,
+            found.high,
+            found.estimand,
+            self.metric,
+            n_claims,
         )
 
     def claims(self) -> list[Difference]:
@@ -276,6 +288,35 @@ class Comparison:
             )
         except (KeyError, TypeError, ValueError) as error:
             raise StoreCorrupt(f"this is no stored comparison: {error!r}") from error
+
+
+def metric_of(name: str) -> Metric:
+    """Return what is known of a metric; names mean the same in every task."""
+    return next(task[name] for task in METRICS.values() if name in task)
+
+
+def number(x: float, metric: str, sign: str = "") -> str:
+    """Write a difference of a metric: a share in percentage points.
+
+    >>> number(0.0214, "accuracy", "+"), number(0.0214, "rmse")
+    ('+2.1', '0.0214')
+    """
+    return f"{100 * x:{sign}.1f}" if metric_of(metric).is_share else f"{x:{sign}.3g}"
+
+
+def unit_of(metric: str) -> str:
+    """Name what `number` counts: ``points``, or ``in rmse``."""
+    return "points" if metric_of(metric).is_share else f"in {metric.replace('_', ' ')}"
+
+
+def detectable(low: float, high: float, n_claims: int = 1) -> float:
+    """Return the difference that is found in 80 % of cases, from an interval's half width.
+
+    The half width is z times the standard error, with z of 95 % shared by n claims; a difference
+    of z + 0.84 standard errors is found in 80 %.
+    """
+    z = NormalDist().inv_cdf(1 - (1 - LEVEL) / n_claims / 2)
+    return (z + NormalDist().inv_cdf(POWER)) / z * (high - low) / 2
 
 
 def cell_name(cell: Cell) -> str:

@@ -68,56 +68,81 @@ class Report:
     task: Task = Task.MULTICLASS
     draws: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)  # (n_draws,)
     repeats: NDArray[Any] | None = None  # (n_repeats, n, …), what each repeat predicted
+    n_blocks: int | None = None  # of the test rows; None where each stands for itself
+
+    @property
+    def n_units(self) -> int:
+        """How many independent things were tested: blocks of rows, or rows."""
+        return len(self.truth) if self.n_blocks is None else self.n_blocks
 
     def estimate(self, metric: str, *, level: float = LEVEL) -> Estimate:
-        """Return a metric with its interval."""
+        """Return a metric with its interval; ``low`` and ``high`` are None where it has none."""
         scores = self.scores[metric]
-        about = self.metric(metric)
+        is_share = self.metric(metric).is_share
         value = float(scores.mean())
-        interval = corrected_t(scores, self.test_ratio, level=level) if len(scores) > 1 else None
-        if interval is None and self._is_closed(metric):
-            # On a test split; or all folds agree, where the rows of one repeat bound
-            # what may have gone unseen.
-            interval = mean_recall(self.truth == self.predicted, self._strata(metric), level=level)
-        if interval is None and metric in self.draws:
+        if len(scores) > 1:
+            interval = corrected_t(scores, self.test_ratio, level=level)
+            if interval is None and self._is_closed(metric):
+                interval = self._recall(metric, level)  # of the rows of one repeat
+            elif interval is None and is_share:  # nothing varies, which n rows may well hide
+                interval = wilson(min(1.0, max(0.0, value)), len(self.truth), level=level)
+        elif metric in self.draws:
             interval = bootstrap_interval(
-                value, self.draws[metric], is_share=about.is_share, level=level
+                value, self.draws[metric], n_units=self.n_units, is_share=is_share, level=level
             )
-        if interval is None and about.is_share:  # nothing varies, which n rows may well hide
-            interval = wilson(min(1.0, max(0.0, value)), len(self.truth), level=level)
-        if interval is not None and about.is_share:
+        else:
+            interval = self._recall(metric, level) if self._is_closed(metric) else None
+        if interval is not None and is_share:
             interval = max(0.0, interval[0]), min(1.0, interval[1])
         low, high = interval or (None, None)
         return Estimate(value, low, high, self.estimand)
 
     def difference(self, other: Report, metric: str, *, level: float = LEVEL) -> Estimate:
-        """Return this head's metric less that of another on the same rows or folds."""
+        """Return this head's metric less that of another on the same rows or folds.
+
+        Raises
+        ------
+        ValueError
+            If they were tested on other rows, or without the draws that the metric needs.
+        """
         if self.estimand != other.estimand or not np.array_equal(self.truth, other.truth):
             raise ValueError("heads can only be paired over the same rows and folds")
         gains = self.scores[metric] - other.scores[metric]
+        value = float(gains.mean())
+        is_share = self.metric(metric).is_share
         interval = corrected_t(gains, self.test_ratio, level=level) if len(gains) > 1 else None
-        if interval is None and self._is_closed(metric):  # as in `estimate`
+        if interval is None and self._is_closed(metric):
             interval = mean_recall_difference(
                 self.truth == self.predicted,
                 self.truth == other.predicted,
                 self._strata(metric),
                 level=level,
             )
-        value = float(gains.mean())
-        if interval is None:
-            draws = self.draws.get(metric, np.zeros(2)) - other.draws.get(metric, np.zeros(2))
-            n = len(self.truth) if self.metric(metric).is_share else None
-            interval = bootstrap_difference(value, draws, n_rows=n, level=level)
-        if self.metric(metric).is_share:
+        elif interval is None:
+            if len(gains) > 1:
+                draws = gains
+            elif metric in self.draws and metric in other.draws:
+                draws = self.draws[metric] - other.draws[metric]
+            else:
+                raise ValueError(f"{metric} was not drawn: ask for its interval when evaluating")
+            interval = bootstrap_difference(
+                value, draws, n_units=self.n_units, is_share=is_share, level=level
+            )
+        if is_share:
             interval = max(-1.0, interval[0]), min(1.0, interval[1])
         return Estimate(value, *interval, self.estimand)
+
+    def _recall(self, metric: str, level: float) -> tuple[float, float]:
+        return mean_recall(self.truth == self.predicted, self._strata(metric), level=level)
 
     def metric(self, name: str) -> Metric:
         """Return what is known of a metric."""
         return METRICS[self.task][name]
 
     def _is_closed(self, metric: str) -> bool:
-        return self.task is Task.MULTICLASS and metric in CLOSED_FORM
+        """Whether a score interval of independent rows is right for it."""
+        is_known = self.task is Task.MULTICLASS and metric in CLOSED_FORM
+        return is_known and metric not in self.draws
 
     def _strata(self, metric: str) -> NDArray[np.intp]:
         return self.truth if metric == "balanced_accuracy" else np.zeros_like(self.truth)
@@ -209,10 +234,15 @@ def evaluate(
     tested = times > 0
     if probabilities is not None:
         probabilities = probabilities[tested]
+    on_test = len(parts) == 1
+    block = test if groups is None else groups[test]
+    n_blocks = len(np.unique(block)) if on_test and len(np.unique(block)) < len(test) else None
+    # Rows of one group are no independent draws: there score intervals would be too narrow.
+    closed = CLOSED_FORM if target.task is Task.MULTICLASS and n_blocks is None else ()
     wanted = {
         name: METRICS[target.task][name]
-        for name in intervals_of
-        if name in scores and not (target.task is Task.MULTICLASS and name in CLOSED_FORM)
+        for name in {*intervals_of, *(CLOSED_FORM if n_blocks else ())}
+        if name in scores and name not in closed
     }
     report = Report(
         target.values[tested],
@@ -221,8 +251,9 @@ def evaluate(
         estimand,
         float(np.mean([len(test) / len(train) for train, test in parts])) if len(parts) > 1 else 0,
         target.task,
-        _draws(found.predictions, wanted, groups, test, seed) if len(parts) == 1 else {},
-        np.stack(repeats) if len(parts) > 1 else None,
+        _draws(found.predictions, wanted, block, seed) if on_test else {},
+        None if on_test else np.stack(repeats),
+        n_blocks,
     )
     return Evaluation(report, float(np.median(seconds)), probabilities, tuple(chosen), found.head)
 
@@ -246,15 +277,14 @@ def predictions(head: Any, X: Any, target: Target) -> Predictions:
 def _draws(
     found: Predictions,
     metrics: Mapping[str, Metric],
-    groups: NDArray[np.intp] | None,
-    test: NDArray[np.intp],
+    block: NDArray[np.intp],
     seed: int,
 ) -> dict[str, NDArray[np.float64]]:
-    """Compute metrics on bootstrap draws of the test rows."""
+    """Compute metrics on bootstrap draws of whole blocks of the test rows."""
     if not metrics:
         return {}
     draws: dict[str, list[NDArray[np.float64]]] = {name: [] for name in metrics}
-    for weights in bootstrap_weights(test if groups is None else groups[test], seed=seed):
+    for weights in bootstrap_weights(block, seed=seed):
         for name, metric in metrics.items():
             draws[name].append(metric.compute(found, weights))
     return {name: np.concatenate(values) for name, values in draws.items()}
@@ -301,4 +331,6 @@ def chosen_by(head: Any) -> dict[str, Any]:
     """Return the settings that a fitted head chose for itself."""
     last = head[-1] if hasattr(head, "steps") else head
     names = ("chosen_", "normalisation_", "C_", "alpha_", "k_")
-    return {name.rstrip("_"): getattr(last, name) for name in names if hasattr(last, name)}
+    found = {name.rstrip("_"): getattr(last, name) for name in names if hasattr(last, name)}
+    plain = {name: v.item() if isinstance(v, np.generic) else v for name, v in found.items()}
+    return {name: v for name, v in plain.items() if isinstance(v, (str, int, float, bool))}

@@ -18,7 +18,8 @@ from heads.catalogue import head_entries
 from heads.compare import check_metric, found_in, runs_folder
 from heads.intervals import LEVEL
 from heads.materials import baselines, load_shared, of_view, run_cell
-from heads.plan import Plan, make_plan
+from heads.metrics import METRICS
+from heads.plan import Plan, make_plan, task_of
 from heads.tasks import Task
 
 if TYPE_CHECKING:
@@ -121,16 +122,19 @@ class Curve:
 
     def labels_needed(self, encoder: str, value: float) -> str:
         """Say how many labels an encoder needs for a score, or that nobody can tell."""
-        found = labels_needed(self.of(encoder), 1 - value)
+        about = METRICS[self.task][self.metric]
         percent = f"{100 * value:.3g} %"
         name = self.metric.replace("_", " ")
+        if not (about.is_share and about.higher_is_better):
+            return f"labels needed are told for shares such as accuracy, not for {name}"
+        found = labels_needed(self.of(encoder), 1 - value)
         if isinstance(found, str):
             return f"for {percent} {name}: {found}"
         n, low, high = found
         if low == high:
             return f"for {percent} {name} {n:,} labels were enough"
         to = "more than can be told" if high is None else f"{high:,}"
-        return f"for {percent} {name} you need about {n:,} labels ({low:,} to {to})"
+        return f"for {percent} {name} you need about {n:,} labels ({low:,} to {to}; 80 %)"
 
     def to_json(self) -> dict[str, Any]:
         """Return everything that is needed to draw it again."""
@@ -204,9 +208,13 @@ def curve(
         )
     views = list(views) if isinstance(views, Sequence) else [views]
     tables, _ = load_shared(views)
-    plan = make_plan(tables[0], label=label, task=task, seed=seed)
+    plan = make_plan(
+        tables[0], label=label, task=task, recorded=task_of(views[0], label), seed=seed
+    )
     metric = check_metric(metric, plan.task)
     ((name, entry),) = head_entries([head], plan.task).items()
+    if entry.reads != "vectors":
+        raise BadName(f"{name} reads no vectors: its curve is drawn beside those of all encoders")
     materials = [
         (of_view(view, table, plan), name, entry) for view, table in zip(views, tables, strict=True)
     ]
@@ -218,7 +226,7 @@ def curve(
     }
     if not drawn:
         raise NotEnoughData(
-            f"half of the smallest class is fewer than {min(per_class)} rows: label more"
+            f"half of the rows of every class are fewer than {min(per_class)}: label more"
         )
     n_fits, n_done = len(drawn) * len(materials) * n_draws, 0
 
@@ -321,8 +329,8 @@ def labels_needed(budgets: Sequence[Budget], error: float) -> tuple[int, int, in
     if len(reached):
         seen = int(n[reached[0]])
         return seen, seen, seen
-    if len(n) < LEAST_BUDGETS:
-        return f"{LEAST_BUDGETS} budgets or more are needed to tell"
+    if len(n) < LEAST_BUDGETS or (n <= n[-1] / 4).sum() < 3:
+        return "more budgets are needed to tell: three of at most a quarter of the labels"
     if not backtest(n, errors):
         return (
             "nobody can tell: fitted on a quarter of these labels, the curve did not foretell the "
@@ -333,7 +341,8 @@ def labels_needed(budgets: Sequence[Budget], error: float) -> tuple[int, int, in
     low, middle, high = (float(np.quantile(needed, q, method="lower")) for q in (0.1, 0.5, 0.9))
     if middle > most:
         return f"not within {MOST_BEYOND} × {int(n[-1]):,} labels, and beyond that nobody can tell"
-    return round(middle), round(low), round(high) if high <= most else None
+    seen = n[-1]  # with so many it was not reached
+    return round(max(middle, seen)), round(max(low, seen)), round(high) if high <= most else None
 
 
 def backtest(n: NDArray[np.float64], errors: NDArray[np.float64]) -> bool:
@@ -390,7 +399,8 @@ def _notes(
     left = sorted(set(per_class) - set(drawn))
     if left:
         notes.append(
-            f"Budgets of {', '.join(map(str, left))} are left out: half of the rows are fewer."
+            f"Budgets of {', '.join(map(str, left))} are left out: half of the rows of every "
+            "class are fewer."
         )
     notes.append(
         f"Bands are where one new draw of labels is expected (95 %, from {n_draws} draws)."

@@ -29,7 +29,7 @@ from heads.evaluate import Evaluation, chosen_by, evaluate, fit_head, prediction
 from heads.folds import make_folds
 from heads.intervals import wilson
 from heads.metrics import METRICS
-from heads.plan import Plan, make_plan
+from heads.plan import Plan, make_plan, task_of
 from heads.tasks import Task
 
 if TYPE_CHECKING:
@@ -66,8 +66,8 @@ def fit(
         Default what the labels look like.
     coverage : float, optional
         Share of new items whose prediction set is to hold the truth, say 0.9: a split-conformal
-        set of classes, or an interval of numbers. It is calibrated on the split ``val``, or
-        else on a fifth of the training rows, which then do not teach the head.
+        set of classes, or an interval of numbers. It is calibrated on the split ``val`` beside
+        a test split, or else on a fifth of the training rows, which then do not teach the head.
     seed : int
         Of folds and of every drawing within the head.
     register : bool
@@ -85,7 +85,7 @@ def fit(
     begin = time.perf_counter()
     created = datetime.now(UTC)
     embeddings = view.load()
-    plan = make_plan(embeddings, label=label, task=task, seed=seed)
+    plan = make_plan(embeddings, label=label, task=task, recorded=task_of(view, label), seed=seed)
     ((head, entry),) = head_entries([head], plan.task).items()
     reads_texts = entry.reads == "texts"
     if reads_texts and view.dataset.modality != Modality.TEXT:
@@ -119,6 +119,7 @@ def fit(
         "head": head,
         "created": created.isoformat(),
         "dataset": view.dataset.name,
+        "modality": str(view.dataset.modality),
         "encoder": "baseline:tfidf" if reads_texts else str(view.spec),
         "fingerprint": "" if reads_texts else view.fingerprint,
         "snapshot": asdict(embeddings.snapshot) if embeddings.snapshot else None,
@@ -149,8 +150,9 @@ def _set_aside(plan: Plan, coverage: float | None, seed: int) -> tuple[Plan, NDA
     if plan.task is Task.MULTILABEL:
         raise BadName("prediction sets are for one class or a number an item, not several labels")
     val = np.flatnonzero(plan.split == "val")
+    val = val[~np.isin(plan.block[val], plan.block[plan.train])]
     if plan.folds is None and len(val):
-        return plan, val[~np.isin(plan.block[val], plan.block[plan.train])]
+        return plan, val
     strata = plan.target.values if plan.task is Task.MULTICLASS else plan.target.strata
     train = plan.train
     folds = make_folds(

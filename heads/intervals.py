@@ -205,41 +205,71 @@ def bootstrap_weights(
 
 
 def bootstrap_interval(
-    value: float, draws: NDArray[np.float64], *, is_share: bool, level: float = LEVEL
-) -> tuple[float, float] | None:
-    """Return value ± normal quantile × the bootstrap's standard error; None where no draw differs.
+    value: float,
+    draws: NDArray[np.float64],
+    *,
+    n_units: int,
+    is_share: bool,
+    level: float = LEVEL,
+) -> tuple[float, float]:
+    """Return value ± t quantile × the bootstrap's standard error.
 
     For shares on the logit scale, which keeps it within [0, 1] and lets it lean. From a
     standard error any level can be had, also the strict ones of many claims at once, whose
-    percentiles 500 draws would not show.
+    percentiles 500 draws would not show. With t of n_units - 1 degrees few blocks count as few.
+
+    Parameters
+    ----------
+    n_units : int
+        Blocks or rows that were drawn; a single one tells nothing, and gets all there is.
 
     References
     ----------
     .. [1] Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13.
     """
+    if n_units < 2:
+        return (0.0, 1.0) if is_share else (-math.inf, math.inf)
+    quantile = _t_quantile(level, n_units)
     if is_share and 0 < value < 1:
         clipped = np.clip(draws, 1e-6, 1 - 1e-6)
         spread = float(np.std(np.log(clipped / (1 - clipped)), ddof=1))
         if spread > 1e-12:
-            centre, half = math.log(value / (1 - value)), _normal_quantile(level) * spread
+            centre, half = math.log(value / (1 - value)), quantile * spread
             low, high = (1 / (1 + math.exp(-x)) for x in (centre - half, centre + half))
             return low, high
-    half = _normal_quantile(level) * float(np.std(draws, ddof=1))
-    return (value - half, value + half) if half > 1e-12 else None
+    half = quantile * float(np.std(draws, ddof=1))
+    if half <= 1e-12 and is_share:
+        return wilson(min(1.0, max(0.0, value)), n_units, level=level)
+    return value - half, value + half
 
 
 def bootstrap_difference(
-    value: float, draws: NDArray[np.float64], *, n_rows: int | None, level: float = LEVEL
+    value: float,
+    draws: NDArray[np.float64],
+    *,
+    n_units: int,
+    is_share: bool,
+    level: float = LEVEL,
 ) -> tuple[float, float]:
-    """Return a paired difference ± normal quantile × the bootstrap's standard error.
+    """Return a paired difference ± t quantile × the bootstrap's standard error.
 
-    Where no draw differs, a share may still differ by what n rows cannot show (Wilson's
-    bound for none of n); without ``n_rows`` the two are equal, and the interval is a point.
+    Where no draw differs, a share may still differ by what n units cannot show (Wilson's
+    bound for none of n); other metrics are then equal, and the interval is a point.
     """
-    half = _normal_quantile(level) * float(np.std(draws, ddof=1))
-    if half <= 1e-12 and n_rows is not None:
-        half = wilson(0.0, n_rows, level=level)[1]
+    if n_units < 2:
+        return (-1.0, 1.0) if is_share else (-math.inf, math.inf)
+    half = _t_quantile(level, n_units) * float(np.std(draws, ddof=1))
+    if half <= 1e-12 and is_share:
+        half = wilson(0.0, n_units, level=level)[1]
+    elif half <= 1e-12 < abs(value):  # a difference that no draw shakes is not understood
+        half = math.inf
     return value - half, value + half
+
+
+def _t_quantile(level: float, n: int) -> float:
+    from scipy.stats import t
+
+    return float(t.ppf((1 + level) / 2, n - 1))
 
 
 def _normal_quantile(level: float) -> float:

@@ -26,7 +26,7 @@ from heads.tasks import Task
 if TYPE_CHECKING:
     from featurestore.view import View
 
-CACHE_FORMAT = 2  # a change to how heads learn or are scored makes it one more
+CACHE_FORMAT = 3  # a change to how heads learn or are scored makes it one more
 TFIDF = "baseline:tfidf"
 MAJORITY = "baseline:majority"
 
@@ -70,6 +70,7 @@ def of_view(view: View, table: Embeddings, plan: Plan) -> Material:
     identity = {
         "fingerprint": view.fingerprint,
         "snapshot": asdict(table.snapshot) if table.snapshot else None,
+        "state": getattr(view, "state", None),
     }
     return of_vectors(str(view.spec), lambda: table.vectors[plan.rows], plan, identity)
 
@@ -100,11 +101,11 @@ def of_texts(table: Embeddings, plan: Plan) -> Material:
 
 
 def of_texts_and_heads(
-    table: Embeddings, plan: Plan, names: Sequence[str], metric: str
+    table: Embeddings, plan: Plan, entries: Mapping[str, HeadEntry], metric: str
 ) -> Material:
     """Return the texts' n-grams for the best of several heads, chosen in each training part."""
     return _of_counts(
-        table, plan, lambda entry, n_words: best_on_counts(names, n_words, plan.task, metric)
+        table, plan, lambda entry, n_words: best_on_counts(entries, n_words, plan.task, metric)
     )
 
 
@@ -171,7 +172,8 @@ def run_cell(
         "versions": library_versions(),
     }
     key = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
-    file = None if cache_in is None else cache_in / f"{key[:32]}.json"
+    # Of an estimator of the user's nobody knows all that decides what it learns.
+    file = None if cache_in is None or not entry.is_known else cache_in / f"{key[:32]}.json"
     if file is not None and file.exists():
         found = _read(file, decides, plan)
         if found is not None:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featurestore.errors import BadName, MissingColumn, NotEnoughData, nearest
-from featurestore.values import Embeddings
+from featurestore.values import MOST_CLASSES, Embeddings
 from heads.evaluate import ON_TEST, over_folds
 from heads.folds import Folds, blocks, is_missing, make_folds
 from heads.tasks import Target, Task, class_name, guess_task, read_target
@@ -82,11 +82,22 @@ class Plan:
         return over_folds(self.folds.n_repeats, self.folds.n_folds)
 
 
+def task_of(view: Any, label: str | None) -> str | None:
+    """Return the task that dataset.json records of a label; None where it says nothing."""
+    description = getattr(view.dataset, "description", None)
+    if description is None or not description.labels:
+        return None
+    name = label or next(iter(description.labels))
+    task: str | None = description.labels.get(name, {}).get("task")
+    return task
+
+
 def make_plan(
     embeddings: Embeddings,
     *,
     label: str | None = None,
     task: str | None = None,
+    recorded: str | None = None,
     evaluation: str = "auto",
     use_groups: bool = True,
     seed: int = 0,
@@ -102,6 +113,8 @@ def make_plan(
         Label column; default the data set's main label.
     task : {"multiclass", "multilabel", "regression"}, optional
         Default what the labels look like (`heads.tasks.guess_task`).
+    recorded : str, optional
+        What the data set's own description says, where nobody says otherwise.
     evaluation : {"auto", "test", "folds"}
         ``auto``: the test split where there is one, else folds. Folds use every labelled row,
         but not those of a class that lies in one block: it cannot be learned and tested.
@@ -127,7 +140,13 @@ def make_plan(
     values = embeddings.column(name)
     is_known = ~is_missing(values)
     guessed, remark = guess_task(values[is_known], name)
-    kind = guessed if task is None else Task(task)
+    kind = Task(task or recorded or guessed)
+    remark = remark if kind is guessed else None
+    if task is None and kind is Task.MULTICLASS and _looks_like_numbers(values[is_known]):
+        remark = (
+            f"Label {name!r} holds many different whole numbers, taken as classes: task "
+            "regression takes them as a quantity."
+        )
     if kind is Task.MULTILABEL:  # an empty text is an item without labels, and known to be
         is_known |= np.array([isinstance(value, str) for value in values], dtype=bool)
     takes_part = is_known.copy()
@@ -156,6 +175,7 @@ def make_plan(
                 embeddings,
                 label=label,
                 task=task,
+                recorded=recorded,
                 evaluation=evaluation,
                 use_groups=use_groups,
                 seed=seed,
@@ -187,13 +207,18 @@ def make_plan(
     else:
         test = np.empty(0, dtype=np.intp)
         train = np.flatnonzero(is_train) if is_test.any() else np.arange(len(rows))
-        folds = make_folds(
-            embeddings.ids[rows],
-            target.values if is_multiclass else target.strata,
-            block,
-            classes=target.classes,
-            seed=seed,
-        )
+        try:
+            folds = make_folds(
+                embeddings.ids[rows],
+                target.values if is_multiclass else target.strata,
+                block,
+                classes=target.classes,
+                seed=seed,
+            )
+        except NotEnoughData as error:
+            if remark is None or task is not None:
+                raise
+            raise NotEnoughData(f"{error}. {remark}") from None
         if is_multiclass and any(
             len(np.unique(target.values[teach])) < 2 for teach, _ in folds.parts()
         ):
@@ -216,6 +241,12 @@ def make_plan(
         n_leaked,
         tuple(notes),
     )
+
+
+def _looks_like_numbers(values: NDArray[Any]) -> bool:
+    """Tell whether these are whole numbers, and too many different ones for classes."""
+    are_whole = [isinstance(value, (int, np.integer)) for value in values]
+    return all(are_whole) and len(set(values.tolist())) > max(MOST_CLASSES, len(values) / 10)
 
 
 def _in_one_block(target: Target, block: NDArray[np.intp]) -> frozenset[str]:

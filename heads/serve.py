@@ -82,8 +82,8 @@ def predict_items(
     ------
     EncoderMismatch, EncoderDrift
         If the encoder is not the one that the head learned from.
-    Undecodable
-        If an image cannot be read.
+    BadSource, Undecodable
+        If an image is not there, or cannot be read.
     """
     if isinstance(items, (str, bytes, Path)):
         raise BadSource("expected a sequence of items: put the one into a list")
@@ -92,13 +92,20 @@ def predict_items(
     if head.card["reads"] == "texts":
         return answer(head, ids, list(map(str, items)), least_confidence)
     parts = []
+    contents = [_content(one, head.card.get("modality", "image")) for one in items]
     for block in _blocks(head):
         loaded = direct.open_encoder(block, moved(block, encoder))
-        reads_texts = "text" in block["modalities"] and "image" not in block["modalities"]
-        contents = [one if isinstance(one, bytes) else str(one) if reads_texts
-                    else Path(one).read_bytes() for one in items]  # fmt: skip
         parts.append(direct.encode(loaded, contents) * np.float32(block["scale"]))
     return answer(head, ids, np.hstack(parts), least_confidence)
+
+
+def _content(item: str | Path | bytes, modality: str) -> str | bytes:
+    if isinstance(item, bytes) or modality == "text":
+        return item if isinstance(item, bytes) else str(item)
+    path = Path(item)
+    if not path.is_file():
+        raise BadSource(f"there is no file {path}: this head reads images, as paths or bytes")
+    return path.read_bytes()
 
 
 def predict_source(
@@ -129,6 +136,8 @@ def predict_source(
         store = open_store(Path(folder), create=True)
         blocks = _blocks(head) if head.card["reads"] == "vectors" else []
         specs = [moved(block, encoder) or EncoderSpec.parse(block["spec"]) for block in blocks]
+        for block, spec in zip(blocks, specs, strict=True):
+            direct.open_encoder(block, spec)  # refused before anything is embedded
         reports = store.embed(
             [source],
             dataset="items",
@@ -175,6 +184,8 @@ def answer(
     predicted = np.empty(len(ids), dtype=object)
     predicted[:] = head.predict(inputs).tolist()
     conformal = head.card.get("conformal")
+    if least_confidence > 0 and head.task is not Task.MULTICLASS:
+        raise BadName(f"abstention is for one class an item; this head's task is {head.task}")
     if head.task is Task.REGRESSION:
         interval = None
         if conformal:
@@ -202,10 +213,13 @@ def moved(block: Mapping[str, Any], encoder: str | None) -> EncoderSpec | None:
     if encoder is None:
         return None
     old = EncoderSpec.parse(block["spec"])
-    if Path(encoder).is_dir() and old.local_dir is not None:
-        here, now = (f"{LOCAL_DIR}{place}" for place in (old.local_dir, encoder))
-        return EncoderSpec.parse(str(old).replace(here, now))
-    return EncoderSpec.parse(encoder)
+    if not Path(encoder).is_dir():
+        return EncoderSpec.parse(encoder)
+    _, hash_, options = str(old).partition("#")
+    before, _, _ = old.model.partition(LOCAL_DIR)  # what stands before it, as in random:timm:
+    if old.local_dir is None:
+        before = ""
+    return EncoderSpec.parse(f"{old.family}:{before}{LOCAL_DIR}{encoder}{hash_}{options}")
 
 
 def _blocks(head: FittedHead) -> list[Mapping[str, Any]]:

@@ -11,9 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featurestore.errors import BadName, NotEnoughData
-from featurestore.values import SEPARATOR
+from featurestore.values import MOST_CLASSES, SEPARATOR
 
-MOST_CLASSES = 20  # more whole numbers than that in a column of floats are a quantity
 N_BINS = 5  # of numbers, to spread them over folds
 
 
@@ -75,7 +74,7 @@ def guess_task(values: NDArray[Any], name: str) -> tuple[Task, str | None]:
             f"Label {name!r} holds {SEPARATOR!r}, taken as standing between several labels: task "
             "multiclass takes each text as one."
         )
-    floats = [value for value in values if isinstance(value, float)]
+    floats = [value for value in values if isinstance(value, (float, np.floating))]
     if not floats:
         return Task.MULTICLASS, None
     if any(value % 1 for value in floats):
@@ -118,7 +117,7 @@ def read_target(values: NDArray[Any], task: Task, name: str) -> Target:
         return Target(task, members, tuple(known))
     if any(isinstance(value, (list, tuple, np.ndarray)) for value in values):
         raise BadName(f"label {name!r} holds lists: its task is multilabel")
-    fractions = [value for value in values if isinstance(value, float) and value % 1]
+    fractions = [value for value in values if isinstance(value, (float, np.floating)) and value % 1]
     if fractions:
         raise BadName(
             f"label {name!r} holds numbers with fractions such as {fractions[0]}, which are no "
@@ -138,7 +137,9 @@ def class_name(value: Any) -> str:
     >>> class_name(2.0), class_name("cat")
     ('2', 'cat')
     """
-    return str(int(value)) if isinstance(value, float) and not value % 1 else str(value)
+    return (
+        str(int(value)) if isinstance(value, (float, np.floating)) and not value % 1 else str(value)
+    )
 
 
 def _numbers(values: Sequence[Any] | NDArray[Any], name: str) -> NDArray[np.float64]:

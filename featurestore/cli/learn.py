@@ -154,10 +154,13 @@ def show_head(fitted: Any) -> None:
             interval = f" ({found['low']:.3f} to {found['high']:.3f}; {card['estimand']})"
         click.echo(f"  {metric.replace('_', ' ')}: {found['value']:.3f}{interval}")
     if conformal := card["conformal"]:
-        click.echo(
+        said = (
             f"  prediction sets hold the truth in {conformal['coverage']:.0%} of new items or more "
             f"(calibrated on {conformal['n_calibration']} that taught nothing)"
         )
+        if conformal["limit"] is None:
+            said += ", but so few can only promise it by putting everything into each set"
+        click.echo(said)
     for note in card["notes"]:
         click.echo(f"  {note}")
     click.echo(f"  kept as {fitted.head_id}")

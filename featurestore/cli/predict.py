@@ -29,6 +29,12 @@ from featurestore.values import SEPARATOR
     help="Abstain below it: predicted is empty.",
 )
 @click.option("-o", "--output", metavar="FILE.csv|.parquet|.json", help="CSV to stdout by default.")
+@click.option(
+    "--trust",
+    multiple=True,
+    metavar="TYPE",
+    help="A type of an estimator of your own that may be loaded; repeatable.",
+)
 @json_option
 def predict(
     bundle: str,
@@ -39,6 +45,7 @@ def predict(
     encoder: str | None,
     min_confidence: float,
     output: str | None,
+    trust: tuple[str, ...],
     as_json: bool,
 ) -> int:
     """Predict for raw items with a bundle, or with the folder of a registered head."""
@@ -47,7 +54,8 @@ def predict(
     from heads.bundle import load_bundle
     from heads.serve import predict_items, predict_source
 
-    head = load_bundle(bundle)
+    ending = _ending(output, as_json=as_json)
+    head = load_bundle(bundle, trusted=trust)
     if Path(source).suffix.lower() in IMAGE_ENDINGS and Path(source).is_file():
         found = predict_items(head, [source], encoder=encoder, least_confidence=min_confidence)
     else:
@@ -57,20 +65,25 @@ def predict(
                 head, source, options=options, encoder=encoder,
                 least_confidence=min_confidence, progress=progress,
             )  # fmt: skip
-    write_answers(found.to_arrow(), output, as_json=as_json)
+    write_answers(found.to_arrow(), output, ending)
     for one in found.failures:
         say(f"failed: {one}")
     return EXIT_FAILED_ITEMS if found.failures else 0
 
 
-def write_answers(table: Any, output: str | None, *, as_json: bool) -> None:
-    """Write predictions to a file by its ending, or to stdout."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
+def _ending(output: str | None, *, as_json: bool) -> str:
+    """Return the format that is asked for, as a file's ending."""
     ending = Path(output).suffix.lower() if output else ".json" if as_json else ".csv"
     if ending not in (".csv", ".parquet", ".json"):
         raise click.UsageError(f"-o {output}: expected a file that ends in .csv, .parquet or .json")
+    return ending
+
+
+def write_answers(table: Any, output: str | None, ending: str) -> None:
+    """Write predictions to a file, or to stdout."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     if ending == ".parquet":
         pq.write_table(table, output)
         return

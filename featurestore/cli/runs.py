@@ -69,7 +69,7 @@ def _line(path: Path) -> tuple[str, str, str]:
 def _print(card: dict[str, Any]) -> None:
     from heads.comparison import Comparison
     from heads.fewshot import Curve
-    from heads.transfer.assess import Assessment
+    from heads.transfer.assessment import Assessment
 
     kind = card.get("kind")
     if kind == "compare":

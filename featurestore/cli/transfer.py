@@ -56,7 +56,8 @@ encoder_option = click.option(
     type=click.FloatRange(0, min_open=True),
     default=1.0,
     show_default=True,
-    help="Smallest difference that matters, in percentage points.",
+    help="Smallest difference that matters, in points; of errors, in hundredths of the label's "
+    "standard deviation.",
 )
 @click.option(
     "--head",
@@ -112,10 +113,10 @@ def transfer(
         if layers
     ]
     judged = _with_layers(specs, wanted)
-    lacking = [*wanted, *_random_specs(judged, n_random)]
+    lacking = list(wanted)
     if against is None and found.modality == "image" and not _is_imported(found):
         lacking.append(PIXELS)
-    _embed_lacking(store, found, lacking)
+    _embed_lacking(store, found, lacking, _random_specs(judged, n_random))
     views = [found.view(spec) for spec in judged] or found.views()
     assessment = heads.assess_transfer(
         views,
@@ -223,35 +224,50 @@ def show_curve(drawn: Any, targets: Sequence[float] = ()) -> None:
 
 def show_assessment(assessment: Any) -> None:
     """Print verdicts, their evidence, and what to do."""
-    about = assessment.metric.replace("_", " ")
-    click.echo(f"Transfer to {assessment.dataset}, label {assessment.label!r}: {about} on "
-               f"{assessment.n_items:,} items")  # fmt: skip
+    from heads.comparison import metric_of, number, unit_of
+
+    metric = assessment.metric
+    unit = unit_of(metric)
+    scale = " × 100" if metric_of(metric).is_share else ""
+
+    def said(x: float, sign: str = "+") -> str:
+        return number(x, metric, sign)
+
+    click.echo(
+        f"Transfer to {assessment.dataset}, label {assessment.label!r}: "
+        f"{metric.replace('_', ' ')} on {assessment.n_items:,} items"
+    )
+    first = assessment.verdicts[0]
     rows = [
         [_label(v.encoder), v.kind.upper(), f"{v.encoder_value:.3f}", f"{v.reference_value:.3f}",
-         f"{100 * v.value:+.1f}", f"{100 * v.low:+.1f} – {100 * v.high:+.1f}",
-         f"{100 * v.detectable:.1f}", f"{v.rows_needed:,}"]
+         said(v.value), f"{said(v.low)} – {said(v.high)}", said(v.detectable, ""),
+         f"{v.rows_needed:,}" if v.rows_needed >= 0 else "no end"]
         for v in assessment.verdicts
     ]  # fmt: skip
-    reference = assessment.verdicts[0].reference
     print_table(
-        ["encoder", "verdict", "encoder's", reference, "Δ × 100", "95 % interval", "would be seen",
-         f"items to see {100 * assessment.verdicts[0].margin:g}"],
+        ["encoder", "verdict", "encoder's", first.reference, f"Δ{scale}", "95 % interval",
+         "would be seen", f"{first.rows_word} to see {number(first.margin, metric)}"],
         rows,
     )  # fmt: skip
     click.echo(f"Intervals: {assessment.estimand}.")
     for spec, (value, low, high) in assessment.pretraining.items():
         click.echo(
-            f"{_label(spec)} less random weights of its architecture: {100 * value:+.1f} points "
-            f"({100 * low:+.1f} to {100 * high:+.1f}): what pretraining adds."
+            f"{_label(spec)} less random weights of its architecture: {said(value)} {unit} "
+            f"({said(low)} to {said(high)}): what pretraining adds."
         )
-    for gain in (*assessment.layers, *assessment.blends):
-        click.echo(f"{gain.sentence()}.")
+    for tried in assessment.alternatives.values():
+        for one in tried:
+            click.echo(f"{one.over_encoder.sentence()}.")
     _show_slices(assessment)
     for spec, shift in assessment.shifts.items():
         click.echo(
-            f"Shift in {_label(spec)}: A-distance {shift.a_distance:.2f} of 2 (chance stays below "
-            f"{shift.floor:.2f}); {shift.beyond:.0%} lie farther out than 95 % of the others."
+            f"Shift in {_label(spec)} between {shift.between}: A-distance {shift.a_distance:.2f} "
+            f"of 2 (chance stays below {shift.floor:.2f}); {shift.beyond:.0%} lie farther out than "
+            "95 % of the others."
         )
+        worst = sorted(shift.beyond_of_class.items(), key=lambda one: -one[1])[:5]
+        if shift.is_shifted and worst:
+            click.echo("  by class: " + ", ".join(f"{name} {share:.0%}" for name, share in worst))
     if assessment.ranking:
         _show_ranking(assessment)
     for spec, lines in assessment.advice.items():
@@ -264,12 +280,14 @@ def show_assessment(assessment: Any) -> None:
 
 
 def _show_slices(assessment: Any) -> None:
+    is_error = assessment.task == "regression"
     for spec, found in assessment.slices.items():
         worse = [one for one in found if one.is_found and one.value < 0]
         for one in worse[:5]:
+            scale, unit = (1, "mean absolute error saved") if is_error else (100, "points")
             click.echo(
-                f"{_label(spec)} is worse on {one.name}: {100 * one.value:+.1f} points "
-                f"({100 * one.low:+.1f} to {100 * one.high:+.1f}), {one.n_rows} items "
+                f"{_label(spec)} is worse on {one.name}: {scale * one.value:+.3g} {unit} "
+                f"({scale * one.low:+.3g} to {scale * one.high:+.3g}), {one.n_rows} items "
                 "(exploration, Benjamini-Hochberg)."
             )
 
@@ -313,16 +331,29 @@ def _is_imported(dataset: Any) -> bool:
     return all(view.spec.family == "import" for view in dataset.views())
 
 
-def _embed_lacking(store: Any, dataset: Any, specs: list[str]) -> None:
-    """Embed what the verdict needs and the store has not."""
+def _embed_lacking(store: Any, dataset: Any, specs: list[str], optional: list[str]) -> None:
+    """Embed what the verdict needs and the store has not; what is optional may be impossible."""
+    from featurestore.errors import FeatureStoreError
     from featurestore.values import parse_specs
 
     known = {str(view.spec) for view in dataset.views()}
-    lacking = [str(spec) for spec in parse_specs(specs) if str(spec) not in known]
-    if not lacking:
-        return
-    say(f"embedding what the verdict needs: {', '.join(_label(one) for one in lacking)}")
-    with progress_bar() as progress:
-        reports = store.embed([], dataset=dataset.name, encoders=lacking, progress=progress)
-    for report in reports:
-        say(report.describe())
+
+    def embed(wanted: list[str]) -> None:
+        lacking = [str(spec) for spec in parse_specs(wanted) if str(spec) not in known]
+        if not lacking:
+            return
+        say(f"embedding what the verdict needs: {', '.join(_label(one) for one in lacking)}")
+        with progress_bar() as progress:
+            reports = store.embed([], dataset=dataset.name, encoders=lacking, progress=progress)
+        for report in reports:
+            say(report.describe())
+
+    embed(specs)
+    try:
+        embed(optional)  # in one pass over the data
+    except FeatureStoreError:
+        for one in optional:
+            try:
+                embed([one])
+            except FeatureStoreError as error:
+                say(f"not embedded: {error}")

@@ -128,14 +128,30 @@ def plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
         return column.cast(pa.float64() if kind == pa.uint64() else pa.int64(), safe=False)
     if pa.types.is_floating(kind) and kind != pa.float64():
         return column.cast(pa.float64())
-    if pa.types.is_list(kind) and not pa.types.is_nested(kind.value_type):
-        lists = pc.cast(column, pa.list_(pa.string()))
-        return pc.binary_join(lists, SEPARATOR)
+    if _is_any_list(kind) and not pa.types.is_nested(kind.value_type):
+        return _joined(pc.cast(column, pa.list_(pa.string())))
     if pa.types.is_nested(kind) or pa.types.is_binary(kind) or pa.types.is_temporal(kind):
         return pc.cast(
             pa.array([None if v is None else str(v) for v in column.to_pylist()]), pa.string()
         )
     return column
+
+
+def _is_any_list(kind: pa.DataType) -> bool:
+    return bool(
+        pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+    )
+
+
+def _joined(lists: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Write lists of texts as one text each, without their nulls; a | within a text becomes /."""
+    texts = [
+        None
+        if one is None
+        else SEPARATOR.join(t.replace(SEPARATOR, "/") for t in one if t is not None)
+        for one in lists.to_pylist()
+    ]
+    return pa.chunked_array([pa.array(texts, pa.string())])
 
 
 def named_classes(column: pa.ChunkedArray, names: Sequence[str]) -> pa.Array:

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.utils import column_or_1d, get_tags
+from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted, has_fit_parameter, validate_data
 
 FLOATS = [np.float64, np.float32]
@@ -22,7 +23,7 @@ class PerLabel(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     Parameters
     ----------
     estimator : classifier
-        Of two classes, with ``predict_proba``.
+        Of two classes.
     """
 
     def __init__(self, estimator: Any):
@@ -53,6 +54,7 @@ class PerLabel(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.classes_ = np.arange(Y.shape[1])
         return self
 
+    @available_if(lambda self: hasattr(self.estimator, "predict_proba"))  # type: ignore[untyped-decorator]
     def predict_proba(self, X: Any) -> NDArray[np.float64]:
         """Return the probability of each label, shape (n, n_labels)."""
         X = self._checked(X)
@@ -69,7 +71,12 @@ class PerLabel(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         check_is_fitted(self)
         if self.single_ is not None:
             return np.asarray(self.single_.predict(self._checked(X)))
-        return np.asarray(self.predict_proba(X) > 0.5).astype(np.intp)
+        X = self._checked(X)
+        columns = [
+            np.full(X.shape[0], always > 0.5) if head is None else head.predict(X)
+            for head, always in zip(self.heads_, self.always_, strict=True)
+        ]
+        return np.stack(columns, axis=1).astype(np.intp)
 
     def _checked(self, X: Any) -> Any:
         check_is_fitted(self)

@@ -69,9 +69,7 @@ def ridge_loo(
         error = T - U @ (shrink[:, a, None].astype(UT.dtype) * UT)
         without = error / np.maximum(1 - leverage[:, a], 1e-12).astype(error.dtype)[:, None]
         for rows, basis in together:
-            H = 1 / n + (basis * shrink[:, a]) @ basis.transpose(0, 2, 1)
-            within = np.eye(rows.shape[1]) * (1 + 1e-12) - H
-            without[rows] = np.linalg.solve(within, error[rows])
+            without[rows] = _without(basis, shrink[:, a], n, error[rows])
         return np.asarray(without)
 
     chosen = 0
@@ -88,6 +86,29 @@ def ridge_loo(
     intercept = mean - centre @ weights
     loss = float(np.mean(error**2))
     return RidgeLoo(alpha, loss, targets - error, np.vstack([weights, intercept]))
+
+
+def _without(
+    basis: NDArray[Any], shrink: NDArray[np.float64], n: int, error: NDArray[Any]
+) -> NDArray[Any]:
+    """Return ``(I - H)⁻¹ error`` of groups, with ``H = 1/n + B S Bᵀ``.
+
+    Parameters
+    ----------
+    basis : ndarray of shape (n_groups, size, rank)
+    error : ndarray of shape (n_groups, size, n_targets)
+    """
+    size, rank = basis.shape[1:]
+    if size <= rank:
+        H = 1 / n + (basis * shrink) @ basis.transpose(0, 2, 1)
+        return np.asarray(np.linalg.solve(np.eye(size) * (1 + 1e-12) - H, error))
+    # A large group in few columns: (I - C Cᵀ)⁻¹ = I + C (I - Cᵀ C)⁻¹ Cᵀ, group by group.
+    found = np.empty(error.shape)
+    for g, (B, e) in enumerate(zip(basis, error, strict=True)):
+        C = np.column_stack([B * np.sqrt(shrink), np.full(size, 1 / np.sqrt(n))])
+        inner = np.eye(rank + 1) * (1 + 1e-12) - C.T @ C
+        found[g] = e + C @ np.linalg.solve(inner, C.T @ e)
+    return found
 
 
 def _left_basis(Z: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

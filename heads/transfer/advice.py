@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 
 from featurestore.values import EncoderSpec
-from heads.comparison import Difference
+from heads.comparison import Difference, metric_of, number, unit_of
 from heads.transfer.shift import Shift
 from heads.transfer.verdict import Kind, SliceDifference, Verdict
 
@@ -15,25 +16,47 @@ HEADROOM = 0.1  # errors that are left and that nothing cheap removes
 ENOUGH_ROWS = 1000  # for fine-tuning to be worth a try
 
 
+class Way(StrEnum):
+    """What may stand in an encoder's place."""
+
+    LAYER = "another layer"
+    LAYERS = "layers side by side"
+    BLEND = "raw features beside the encoder"
+
+
+@dataclass(frozen=True)
+class Alternative:
+    """Something cheap in the encoder's place, and what it is worth."""
+
+    way: Way
+    over_encoder: Difference
+    over_reference: Verdict
+
+    @property
+    def wins(self) -> bool:
+        """Whether it beats the encoder as it is, and what needs no encoder as well."""
+        return self.over_encoder.gain[1] > 0 and self.over_reference.low > 0
+
+
 @dataclass(frozen=True)
 class Evidence:
-    """What is known of one encoder; None where it was not looked at. Higher is better."""
+    """What is known of one encoder; None where it was not looked at."""
 
     verdict: Verdict
-    layer: Difference | None = None  # the best other layer, less the last one
-    layers_together: Difference | None = None  # all layers side by side, less the last one
-    blend: Difference | None = None  # side by side with the raw features, less the encoder
-    pretraining: tuple[float, float, float] | None = None  # less random weights: Δ, low, high
+    alternatives: Sequence[Alternative] = ()
+    pretraining: tuple[float, float, float] | None = None  # less random weights, higher is better
     shift: Shift | None = None
     slices: Sequence[SliceDifference] = ()
 
     @property
-    def helps_more(self) -> bool:
-        """Whether something cheap beats the encoder as it is."""
-        return any(
-            one is not None and one.low > 0
-            for one in (self.layer, self.layers_together, self.blend)
-        )
+    def best(self) -> Alternative | None:
+        """The alternative that wins by most; None where none does."""
+        winners = [one for one in self.alternatives if one.wins]
+        return max(winners, key=lambda one: one.over_encoder.gain[0], default=None)
+
+    def said(self, x: float, sign: str = "") -> str:
+        """Write an amount of the metric with its unit."""
+        return f"{number(x, self.verdict.metric, sign)} {unit_of(self.verdict.metric)}"
 
 
 @dataclass(frozen=True)
@@ -45,134 +68,144 @@ class Rule:
     say: Callable[[Evidence], str]
 
 
-def points(x: float, sign: str = "+") -> str:
-    """Write a share as percentage points: ``+2.1``."""
-    return f"{100 * x:{sign}.1f}"
-
-
-def _range(one: Difference | None) -> str:
-    assert one is not None
-    return f"{points(one.value)} points, {points(one.low)} to {points(one.high)}"
-
-
 def _name(spec: str) -> str:
     return EncoderSpec.parse(spec).label
+
+
+def _encoder(e: Evidence) -> str:
+    return _name(e.verdict.encoder)
 
 
 def _found(e: Evidence) -> list[SliceDifference]:
     return [one for one in e.slices if one.is_found and one.value < 0]
 
 
+def _say_best(e: Evidence) -> str:
+    assert e.best is not None
+    value, low, high = e.best.over_encoder.gain
+    what = {
+        Way.LAYER: f"Use {_name(e.best.over_encoder.first[0])} instead",
+        Way.LAYERS: "Put the layers side by side (heads.concat)",
+        Way.BLEND: "Put the raw features beside the encoder (heads.concat)",
+    }[e.best.way]
+    return (
+        f"{what}: {e.said(value, '+')} ({e.said(low, '+')} to {e.said(high, '+')}) over "
+        f"{_encoder(e)} alone, and at least {e.said(e.best.over_reference.low)} over "
+        f"{e.verdict.reference}."
+    )
+
+
+def _say_unknown(e: Evidence) -> str:
+    v = e.verdict
+    begin = f"These {v.n_rows:,} {v.rows_word} cannot tell"
+    if v.rows_needed < 0:
+        return f"{begin}: they are of one group; label items of other groups."
+    return (
+        f"{begin}: a difference of {e.said(v.detectable)} would have shown. About "
+        f"{v.rows_needed:,} {v.rows_word} would show one of {e.said(v.margin)}."
+    )
+
+
+def _say_pretraining(e: Evidence) -> str:
+    assert e.pretraining is not None
+    value, low, high = e.pretraining
+    how = "are better than" if high < 0 else "are not separable from"
+    return (
+        f"It is not the pretraining that helps: random weights of the architecture {how} the "
+        f"pretrained ones ({e.said(value, '+')}, {e.said(low, '+')} to {e.said(high, '+')})."
+    )
+
+
+def _say_shift(e: Evidence) -> str:
+    assert e.shift is not None
+    first, _, second = e.shift.between.partition(" and ")
+    return (
+        f"{first.capitalize()} and {second} differ (A-distance {e.shift.a_distance:.2f} of 2, "
+        f"chance {e.shift.floor:.2f}): heads taught on the one may do worse on the other; label "
+        "some items of the second."
+    )
+
+
+def _has_headroom(e: Evidence) -> bool:
+    v = e.verdict
+    return (
+        v.kind in (Kind.POSITIVE, Kind.NEUTRAL)
+        and metric_of(v.metric).is_share
+        and metric_of(v.metric).higher_is_better
+        and v.encoder_value < 1 - HEADROOM
+        and v.n_taught >= ENOUGH_ROWS
+        and e.best is None
+    )
+
+
+def _say_fine_tuning(e: Evidence) -> str:
+    v = e.verdict
+    tried = " and nothing cheap that was tried beats them" if e.alternatives else ""
+    return (
+        f"Frozen features reach {100 * v.encoder_value:.1f} % {v.metric.replace('_', ' ')}{tried}: "
+        f"with {v.n_taught:,} labels fine-tuning, or a larger encoder, is worth a try."
+    )
+
+
 RULES: tuple[Rule, ...] = (
     Rule(
         "do not transfer",
-        lambda e: e.verdict.kind is Kind.NEGATIVE and not e.helps_more,
+        lambda e: e.verdict.kind is Kind.NEGATIVE,
         lambda e: (
-            f"Do not transfer: heads on {_name(e.verdict.encoder)} are "
-            f"{points(-e.verdict.value, '')} points worse than {e.verdict.reference}; use that."
+            f"Do not transfer {_encoder(e)} as it is: its heads are {e.said(-e.verdict.value)} "
+            f"worse than those on {e.verdict.reference}"
+            + ("." if e.best is not None else "; use that.")
         ),
     ),
     Rule(
         "use frozen",
         lambda e: e.verdict.kind is Kind.POSITIVE and e.verdict.is_material,
         lambda e: (
-            f"Use {_name(e.verdict.encoder)} frozen: at least {points(e.verdict.low, '')} points "
-            f"better than {e.verdict.reference}."
+            f"Use {_encoder(e)} frozen: at least {e.said(e.verdict.low)} better than "
+            f"{e.verdict.reference}."
         ),
     ),
     Rule(
         "use frozen, though it gains little",
         lambda e: e.verdict.kind is Kind.POSITIVE and not e.verdict.is_material,
         lambda e: (
-            f"{_name(e.verdict.encoder)} is better than {e.verdict.reference}, perhaps by as "
-            f"little as {points(e.verdict.low, '')} points: below the margin of "
-            f"{points(e.verdict.margin, '')}, so cost may decide."
+            f"{_encoder(e)} is better than {e.verdict.reference}, perhaps by as little as "
+            f"{e.said(e.verdict.low)}: below the margin of {e.said(e.verdict.margin)}, so cost "
+            "may decide."
         ),
     ),
     Rule(
         "neutral",
         lambda e: e.verdict.kind is Kind.NEUTRAL,
         lambda e: (
-            f"The encoder makes no difference that matters (within ±{points(e.verdict.margin, '')} "
-            f"points): take whichever is cheaper, {e.verdict.reference} needs no encoder."
+            f"The encoder makes no difference that matters (within ±{e.said(e.verdict.margin)}): "
+            f"take whichever is cheaper, it or {e.verdict.reference}."
         ),
     ),
-    Rule(
-        "use another layer",
-        lambda e: e.layer is not None and e.layer.low > 0,
-        lambda e: f"Use {_name(e.layer.first[0])}: {_range(e.layer)} over the last layer.",  # type: ignore[union-attr]
-    ),
-    Rule(
-        "use the layers together",
-        lambda e: e.layers_together is not None and e.layers_together.low > 0,
-        lambda e: (
-            f"Put the layers side by side (heads.concat): {_range(e.layers_together)} over the "
-            "last one."
-        ),
-    ),
-    Rule(
-        "concatenate with raw features",
-        lambda e: e.blend is not None and e.blend.low > 0,
-        lambda e: (
-            f"Put the raw features beside the encoder (heads.concat): {_range(e.blend)} over the "
-            "encoder alone."
-        ),
-    ),
-    Rule(
-        "label more to know",
-        lambda e: e.verdict.kind is Kind.INCONCLUSIVE,
-        lambda e: (
-            f"These {e.verdict.n_rows:,} items cannot tell: a difference of "
-            f"{points(e.verdict.detectable, '')} points would have shown. About "
-            f"{e.verdict.rows_needed:,} labelled items would show one of "
-            f"{points(e.verdict.margin, '')}."
-        ),
-    ),
+    Rule("use something beside it", lambda e: e.best is not None, _say_best),
+    Rule("label more to know", lambda e: e.verdict.kind is Kind.INCONCLUSIVE, _say_unknown),
     Rule(
         "pretraining is not what helps",
         lambda e: (
-            e.pretraining is not None
-            and e.verdict.kind is Kind.POSITIVE
-            and e.pretraining[1] <= 0 <= e.pretraining[2]
+            e.pretraining is not None and e.verdict.kind is Kind.POSITIVE and e.pretraining[1] <= 0
         ),
-        lambda e: (
-            "The gain may come from the architecture: random weights of it are not separable from "
-            f"the pretrained ones ({points(e.pretraining[0])} points, "  # type: ignore[index]
-            f"{points(e.pretraining[1])} to {points(e.pretraining[2])})."  # type: ignore[index]
-        ),
+        _say_pretraining,
     ),
     Rule(
         "hidden negatives",
         lambda e: e.verdict.kind is not Kind.NEGATIVE and bool(_found(e)),
         lambda e: (
             "Look at "
-            + ", ".join(f"{s.name} ({points(s.value)} points)" for s in _found(e)[:5])
-            + ": the encoder is worse there (exploration: Benjamini-Hochberg at 5 %)."
+            + ", ".join(f"{s.name} ({100 * s.value:+.1f} %)" for s in _found(e)[:5])
+            + ": fewer are right there (exploration: Benjamini-Hochberg at 5 %)."
         ),
     ),
     Rule(
-        "the split is shifted",
+        "shifted",
         lambda e: e.shift is not None and e.shift.is_shifted and e.shift.a_distance > MUCH_SHIFT,
-        lambda e: (
-            f"Training and test items differ (A-distance {e.shift.a_distance:.2f} of 2, chance "  # type: ignore[union-attr]
-            f"{e.shift.floor:.2f}): label some items like those of the test side."  # type: ignore[union-attr]
-        ),
+        _say_shift,
     ),
-    Rule(
-        "try fine-tuning",
-        lambda e: (
-            e.verdict.kind in (Kind.POSITIVE, Kind.NEUTRAL)
-            and e.verdict.metric in ("balanced_accuracy", "accuracy", "macro_f1")
-            and e.verdict.encoder_value < 1 - HEADROOM
-            and e.verdict.n_rows >= ENOUGH_ROWS
-            and not e.helps_more
-        ),
-        lambda e: (
-            f"Frozen features leave {points(1 - e.verdict.encoder_value, '')} % wrong, and no "
-            f"layer or blend that was tried helps: with {e.verdict.n_rows:,} labels fine-tuning, "
-            "or a larger encoder, is worth a try."
-        ),
-    ),
+    Rule("try fine-tuning", _has_headroom, _say_fine_tuning),
 )
 
 

@@ -3,33 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from featurestore.errors import NotEnoughData
+from featurestore.errors import BadName, NotEnoughData
 from featurestore.values import Embeddings, EncoderSpec, Modality
 from heads.bundle import library_versions
 from heads.catalogue import HEADS, HeadEntry, best_of, default_heads, head_entries
 from heads.compare import check_metric, found_in, runs_folder
-from heads.comparison import ComparedHead, Difference
+from heads.comparison import ComparedHead, Difference, unit_of
 from heads.concat import concat
 from heads.folds import is_missing
+from heads.intervals import LEVEL
 from heads.materials import (
     Material,
     load_shared,
-    of_nothing,
     of_texts_and_heads,
+    of_vectors,
     of_view,
     run_cell,
 )
-from heads.plan import Plan, make_plan
+from heads.metrics import METRICS
+from heads.plan import Plan, make_plan, task_of
 from heads.tasks import Task
-from heads.transfer.advice import Evidence, advise
+from heads.transfer.advice import Alternative, Evidence, Way, advise
+from heads.transfer.assessment import Assessment
 from heads.transfer.rank import Ranked, agreement, rank_encoders
 from heads.transfer.shift import Shift, domain_shift
 from heads.transfer.verdict import (
@@ -52,92 +56,11 @@ LEAST_SEEDS = 3  # of random weights: their mean is to say something
 FAR = 0.2  # raw features that are so much worse by themselves are not tried beside an encoder
 
 
-@dataclass(frozen=True, eq=False)
-class Assessment:
-    """What is known of transfer to one data set."""
-
-    dataset: str
-    label: str
-    metric: str
-    task: Task
-    n_items: int
-    estimand: str
-    verdicts: tuple[Verdict, ...]
-    advice: Mapping[str, tuple[str, ...]]  # encoder → sentences
-    pretraining: Mapping[str, tuple[float, float, float]]  # less random weights: Δ, low, high
-    layers: tuple[Difference, ...]  # each other layer, and all together, less the last
-    blends: tuple[Difference, ...]  # with raw features beside it, less the encoder alone
-    slices: Mapping[str, tuple[SliceDifference, ...]]  # encoder → classes or values
-    shifts: Mapping[str, Shift]  # encoder → how far the test items or another data set lie
-    ranking: tuple[Ranked, ...]
-    agreement: Mapping[str, float]  # Kendall's τ of each score with the heads
-    notes: tuple[str, ...]
-    card: Mapping[str, Any] = field(default_factory=dict)
-
-    def verdict(self, encoder: str) -> Verdict:
-        """Return the verdict on one encoder."""
-        return next(one for one in self.verdicts if one.encoder == encoder)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return everything that was found."""
-        return {
-            "format": 1,
-            "kind": "transfer",
-            "dataset": self.dataset,
-            "label": self.label,
-            "metric": self.metric,
-            "task": str(self.task),
-            "n_items": self.n_items,
-            "estimand": self.estimand,
-            "verdicts": [one.to_json() for one in self.verdicts],
-            "advice": {name: list(lines) for name, lines in self.advice.items()},
-            "pretraining": {name: list(values) for name, values in self.pretraining.items()},
-            "layers": [asdict(one) for one in self.layers],
-            "blends": [asdict(one) for one in self.blends],
-            "slices": {name: [asdict(s) for s in found] for name, found in self.slices.items()},
-            "shifts": {name: asdict(shift) for name, shift in self.shifts.items()},
-            "ranking": [asdict(one) for one in self.ranking],
-            "agreement": dict(self.agreement),
-            "notes": list(self.notes),
-            "card": dict(self.card),
-        }
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Assessment:
-        """Read what `to_json` gave."""
-        return cls(
-            data["dataset"],
-            data["label"],
-            data["metric"],
-            Task(data["task"]),
-            data["n_items"],
-            data["estimand"],
-            tuple(Verdict.from_json(one) for one in data["verdicts"]),
-            {name: tuple(lines) for name, lines in data["advice"].items()},
-            {name: tuple(values) for name, values in data["pretraining"].items()},
-            tuple(_difference(one) for one in data["layers"]),
-            tuple(_difference(one) for one in data["blends"]),
-            {
-                name: tuple(SliceDifference(**one) for one in found)
-                for name, found in data["slices"].items()
-            },
-            {name: Shift(**shift) for name, shift in data["shifts"].items()},
-            tuple(Ranked(**one) for one in data["ranking"]),
-            data["agreement"],
-            tuple(data["notes"]),
-            data["card"],
-        )
-
-
-def _difference(data: Mapping[str, Any]) -> Difference:
-    return Difference(**{**data, "first": tuple(data["first"]), "second": tuple(data["second"])})
-
-
 def assess_transfer(
     views: View | Sequence[View],
     *,
     reference: View | None = None,
-    heads: Sequence[str] | None = None,
+    heads: Sequence[str | Any] | None = None,
     label: str | None = None,
     task: str | None = None,
     metric: str | None = None,
@@ -168,7 +91,7 @@ def assess_transfer(
         layers of the same network are compared with the last.
     reference : View, optional
         In place of the baselines: what the encoders are judged against.
-    heads : sequence of str, optional
+    heads : sequence of str or estimator, optional
         Heads to choose among, on both sides; default all of the task.
     margin : float
         The smallest difference that matters, in shares of 1; of errors, in standard
@@ -193,75 +116,107 @@ def assess_transfer(
     dataset = views[0].dataset
     known = {str(view.spec): view for view in dataset.views()}
     is_text = dataset.modality == Modality.TEXT
-    pixels = reference or known.get(PIXELS)
-    _check_baseline(views, is_text, pixels, reference)
-    judged = [v for v in views if reference is not None or not _is_baseline(v.spec)]
+    pixels = known.get(PIXELS) if reference is None else reference
+    _check_baseline(views, is_text, pixels)
+    judged = [
+        view
+        for view in views
+        if (reference is None and view.spec.family not in WITHOUT_PRETRAINING)
+        or (reference is not None and view.spec != reference.spec)
+    ]
     if not judged:
         raise NotEnoughData("no pretrained encoder among the views: nothing to judge")
     randoms = {str(v.spec): _random_weights(v.spec, known) for v in judged}
-    others = [one for found in randoms.values() for one in found]
-    loaded = [*judged, *others] if pixels is None else [*judged, *others, pixels]
+    notes = [
+        f"{spec} has {len(found)} views of random weights: {LEAST_SEEDS} or more seeds are needed."
+        for spec, found in randoms.items()
+        if 0 < len(found) < LEAST_SEEDS
+    ]
+    randoms = {spec: found for spec, found in randoms.items() if len(found) >= LEAST_SEEDS}
+    seeds = [one for found in randoms.values() for one in found]
+    loaded = [*judged, *seeds, *([] if pixels is None else [pixels])]
     loaded = list({str(view.spec): view for view in loaded}.values())
     tables, n_apart = load_shared(loaded)
+    if by is not None:
+        tables[0].column(by)  # a wrong name is found before anything is trained
     plan = make_plan(
-        tables[0], label=label, task=task, evaluation=evaluation, use_groups=group, seed=seed
+        tables[0],
+        label=label,
+        task=task,
+        recorded=task_of(views[0], label),
+        evaluation=evaluation,
+        use_groups=group,
+        seed=seed,
     )
     metric = check_metric(metric, plan.task)
-    names = list(head_entries(heads or default_heads(plan.task), plan.task))
-    entry = best_of(names, metric) if len(names) > 1 else HEADS[names[0]]
-    head = "best" if len(names) > 1 else names[0]
+    entries = head_entries(heads or default_heads(plan.task), plan.task)
+    if any(entry.is_baseline or entry.per_task for entry in entries.values()):
+        raise BadName("heads to choose among are single ones that read vectors, not best or tfidf")
     table = dict(zip((str(view.spec) for view in loaded), tables, strict=True))
-    run = _Runner(plan, metric, seed, found_in(dataset) if save else None, progress)
-    groups = _layers(judged)
-    can_blend = blend and not is_text and pixels is not None
-    run.n_cells = 1 + len(judged) + len(others) + can_blend * len(judged) + len(groups)
+    run = _Runner(plan, metric, entries, seed, found_in(dataset) if save else None, progress)
+    networks = _layers(judged)
+    can_blend = blend and pixels is not None and not (is_text and reference is None)
+    run.n_cells = 1 + len(loaded) - (pixels is not None) + len(networks) + can_blend * len(judged)
 
-    stated = {}
-    for view in judged:
-        spec = str(view.spec)
-        stated[spec] = run.cell(of_view(view, table[spec], plan), head, entry)
-    against, against_name = _reference(run, pixels, reference, table, tables[0], names)
+    stated = {str(v.spec): run.cell(of_view(v, table[str(v.spec)], plan)) for v in judged}
+    against, name = _reference(run, pixels, reference is not None, table, tables[0])
+    to = partial(
+        judge,
+        metric=metric,
+        margin=margin_of(plan.task, metric, plan.target.values, margin),
+        reference_name=name,
+        n_taught=round(float(np.mean([len(teach) for teach, _ in plan.parts]))),
+    )
     n_claims = len(judged)
-    size = margin_of(plan.task, metric, plan.target.values, margin)
-    verdicts = [
-        judge(cell, against, metric, margin=size, n_claims=n_claims, reference_name=against_name)
-        for cell in stated.values()
-    ]
-    pretraining = {}
-    for spec, found in randoms.items():
-        if len(found) < LEAST_SEEDS:
-            continue
-        cells = [run.cell(of_view(v, table[str(v.spec)], plan), head, entry) for v in found]
-        if (gain := attribution(stated[spec], cells, metric)) is not None:
-            pretraining[spec] = gain
-    layers, together = _compare_layers(run, groups, stated, plan, head, entry)
-    blends = {}
-    for view, verdict in zip(judged, verdicts, strict=True) if can_blend else ():
-        if verdict.low > FAR:
-            continue
-        both = concat([view, pixels])  # type: ignore[list-item]
-        cell = run.cell(_of_concat(both, plan), head, entry)
-        blends[str(view.spec)] = _gain(cell, stated[str(view.spec)], metric, n_claims)
+    verdicts = [to(cell, against, n_claims=n_claims) for cell in stated.values()]
+    pretraining = {
+        spec: attribution(
+            stated[spec],
+            [run.cell(of_view(one, table[str(one.spec)], plan)) for one in found],
+            metric,
+            n_claims=len(randoms),
+        )
+        for spec, found in randoms.items()
+    }
+    tried = _layer_cells(run, networks, stated)
+    if can_blend:
+        assert pixels is not None
+        tried += _blend_cells(run, judged, pixels, verdicts)
+    alternatives: dict[str, tuple[Alternative, ...]] = {}
+    for spec, way, cell in tried:
+        one = Alternative(
+            way,
+            _difference(cell, stated[spec], metric, len(tried)),
+            to(cell, against, n_claims=len(tried)),
+        )
+        alternatives[spec] = (*alternatives.get(spec, ()), one)
     slices = {
         spec: tuple(_slices(cell, against, plan, table[spec], by)) for spec, cell in stated.items()
     }
-    shifts = _shifts(judged, table, plan, shift_to)
+    shifts, more = _shifts(judged, table, plan, shift_to)
+    notes += more
     ranking: list[Ranked] = []
-    if rank and plan.task is not Task.MULTILABEL:
-        ranking = _rank(list(known.values()), plan, stated, against, metric, reference or pixels)
-    advice = {}
-    for verdict in verdicts:
-        spec = verdict.encoder
-        evidence = Evidence(
-            verdict,
-            layers.get(spec),
-            together.get(spec),
-            blends.get(spec),
-            pretraining.get(spec),
-            shifts.get(spec),
-            slices[spec],
+    higher = METRICS[plan.task][metric].higher_is_better
+    if rank:
+        values = {spec: cell.report.estimate(metric).value for spec, cell in stated.items()}
+        if pixels is not None:
+            values[str(pixels.spec)] = against.report.estimate(metric).value
+        ranking, more = _rank(list(known.values()), plan, values)
+        notes += more
+    advice = {
+        verdict.encoder: tuple(
+            advise(
+                Evidence(
+                    verdict,
+                    alternatives.get(verdict.encoder, ()),
+                    pretraining.get(verdict.encoder),
+                    shifts.get(verdict.encoder),
+                    slices[verdict.encoder],
+                )
+            )
         )
-        advice[spec] = tuple(advise(evidence))
+        for verdict in verdicts
+    }
     assessment = Assessment(
         dataset.name,
         plan.label,
@@ -272,19 +227,18 @@ def assess_transfer(
         tuple(verdicts),
         advice,
         pretraining,
-        (*layers.values(), *together.values()),
-        tuple(blends.values()),
+        alternatives,
         slices,
         shifts,
         tuple(ranking),
-        agreement(ranking),
-        _notes(plan, n_apart, names, judged),
+        agreement(ranking, higher_is_better=higher),
+        (*plan.notes, *_notes(plan, n_apart, list(entries), against, n_claims), *notes),
         {
             "created": datetime.now(UTC).isoformat(),
             "seed": seed,
             "margin": margin,
-            "heads": names,
-            "search_space": entry.search_space,
+            "heads": list(entries),
+            "search_spaces": {one: entry.search_space for one, entry in entries.items()},
             "views": [
                 {
                     "encoder": str(view.spec),
@@ -308,25 +262,31 @@ def assessments(dataset: Any) -> list[Assessment]:
 
 @dataclass
 class _Runner:
-    """Runs cells of one plan and says how far it is."""
+    """Runs the best of some heads on one material after the other, and says how far it is."""
 
     plan: Plan
     metric: str
+    entries: Mapping[str, HeadEntry]
     seed: int
-    cache_in: Any
+    cache_in: Path | None
     progress: Callable[[int, int, str], None] | None
     n_cells: int = 0
     n_done: int = 0
 
-    def cell(self, material: Material, head: str, entry: HeadEntry) -> ComparedHead:
+    def cell(self, material: Material, *, or_majority: bool = False) -> ComparedHead:
+        """Evaluate the best head, or the only one; the majority may be among them."""
+        heads = {**self.entries, **({"majority": HEADS["majority"]} if or_majority else {})}
+        name, entry = next(iter(heads.items()))
+        if len(heads) > 1:
+            name, entry = "best", best_of(heads, self.metric)
         return run_cell(
             material,
-            head,
+            name,
             entry,
             self.plan,
             seed=self.seed,
             intervals_of=(self.metric,),
-            on_fit=partial(self._count, f"{head} on {material.encoder}"),
+            on_fit=partial(self._count, f"{name} on {material.encoder}"),
             cache_in=self.cache_in,
         )
 
@@ -336,14 +296,8 @@ class _Runner:
             self.progress(self.n_done, self.n_cells * len(self.plan.parts), what)
 
 
-def _is_baseline(spec: EncoderSpec) -> bool:
-    return spec.family in WITHOUT_PRETRAINING
-
-
-def _check_baseline(
-    views: Sequence[View], is_text: bool, pixels: View | None, reference: View | None
-) -> None:
-    if reference is not None or is_text or pixels is not None:
+def _check_baseline(views: Sequence[View], is_text: bool, pixels: View | None) -> None:
+    if is_text or pixels is not None:
         return
     name = views[0].dataset.name
     if all(view.spec.family == IMPORTED for view in views):
@@ -358,97 +312,104 @@ def _check_baseline(
 
 
 def _random_weights(spec: EncoderSpec, known: Mapping[str, View]) -> list[View]:
-    """Return the views of random weights of an encoder's architecture, at the same layer."""
-    model = str(spec).partition("#")[0]
+    """Return the views of random weights of an encoder's architecture, at the same layer.
+
+    Two spellings of one seed are one network, told by their fingerprints.
+    """
     options = [one for one in spec.options if one[0] != "seed"]
-    return [
-        view
+    found = {
+        view.fingerprint: view
         for view in known.values()
         if view.spec.family == "random"
-        and view.spec.model == model
+        and (view.spec.model, view.spec.revision) == (f"{spec.family}:{spec.model}", spec.revision)
         and [one for one in view.spec.options if one[0] != "seed"] == options
-    ]
+    }
+    return list(found.values())
 
 
 def _reference(
     run: _Runner,
     pixels: View | None,
-    reference: View | None,
+    is_given: bool,
     table: Mapping[str, Embeddings],
     any_table: Embeddings,
-    names: Sequence[str],
 ) -> tuple[ComparedHead, str]:
-    """Evaluate the best baseline, and name it."""
-    plan, metric = run.plan, run.metric
-    if reference is not None:
-        spec = str(reference.spec)
-        entry = best_of(names, metric)
-        cell = run.cell(of_view(reference, table[spec], plan), "best", entry)
-        return cell, reference.spec.label
-    entry = best_of([*names, "majority"], metric)
+    """Evaluate what the encoders are judged against, and name it."""
     if pixels is not None:
-        spec = str(pixels.spec)
-        return run.cell(of_view(pixels, table[spec], plan), "best", entry), "raw pixels"
-    return run.cell(of_texts_and_heads(any_table, plan, names, metric), "best", entry), "TF-IDF"
+        material = of_view(pixels, table[str(pixels.spec)], run.plan)
+        cell = run.cell(material, or_majority=not is_given)
+        name = pixels.spec.label if is_given else "raw pixels"
+    else:
+        cell = run.cell(of_texts_and_heads(any_table, run.plan, run.entries, run.metric))
+        name = "TF-IDF"
+    is_mostly = sum(one.get("chosen") == "majority" for one in cell.chosen) * 2 > len(cell.chosen)
+    if is_mostly:
+        name = "the mean" if run.plan.task is Task.REGRESSION else "the majority class"
+    return cell, name
 
 
-def _of_concat(both: Any, plan: Plan) -> Material:
+def _of_concat(views: Sequence[View], plan: Plan) -> Material:
+    both = concat(views)
     loaded = both.load()
     place = {str(item): row for row, item in enumerate(loaded.ids)}
     rows = np.array([place[str(item)] for item in plan.ids])
-    vectors = loaded.vectors[rows]
-    found = of_nothing(plan)
     identity = {"fingerprint": both.fingerprint}
-    return Material(str(both.spec), identity, lambda: (vectors, 0.0), found.build)
+    return of_vectors(str(both.spec), lambda: loaded.vectors[rows], plan, identity)
 
 
-def _gain(first: ComparedHead, second: ComparedHead, metric: str, n_claims: int) -> Difference:
-    """Return the difference of two cells, higher is better."""
-    found = judge(first, second, metric, margin=0.0, n_claims=n_claims)
+def _difference(
+    first: ComparedHead, second: ComparedHead, metric: str, n_claims: int
+) -> Difference:
+    found = first.report.difference(second.report, metric, level=1 - (1 - LEVEL) / n_claims)
+    assert found.low is not None
+    assert found.high is not None
     return Difference(
-        (first.encoder, first.head),
-        (second.encoder, second.head),
-        found.value,
-        found.low,
-        found.high,
-        found.estimand,
-        metric,
-    )
+        (first.encoder, first.head), (second.encoder, second.head), found.value, found.low,
+        found.high, found.estimand, metric, n_claims,
+    )  # fmt: skip
+
+
+_Tried = list[tuple[str, Way, ComparedHead]]  # in place of which encoder, how, with what result
 
 
 def _layers(judged: Sequence[View]) -> list[list[View]]:
-    """Return the views that are layers of one network, the last layer last."""
-    networks: dict[str, list[View]] = {}
+    """Return the views that are layers of one network, pooled alike, the last layer last."""
+    networks: dict[tuple[str, str], list[View]] = {}
     for view in judged:
-        networks.setdefault(str(view.spec.network), []).append(view)
+        key = str(view.spec.network), view.spec.option("pool", "")
+        networks.setdefault(key, []).append(view)
     return [sorted(found, key=_depth) for found in networks.values() if len(found) > 1]
 
 
 def _depth(view: View) -> float:
-    layer = view.spec.option("layer", "")
-    return float("inf") if layer in ("", "-1") else float(layer)
+    """Return a number that grows with the depth; -1 and nothing are the end."""
+    layer = view.spec.option("layer", "-1")
+    number = float(layer) if layer.lstrip("-").isdecimal() else 0.0
+    return number if number >= 0 else 1e6 + number
 
 
-def _compare_layers(
-    run: _Runner,
-    groups: Sequence[Sequence[View]],
-    stated: Mapping[str, ComparedHead],
-    plan: Plan,
-    head: str,
-    entry: HeadEntry,
-) -> tuple[dict[str, Difference], dict[str, Difference]]:
-    """Return, under the last layer's spec, the best other layer and all together less the last."""
-    best, together = {}, {}
-    for found in groups:
-        *others, last = found
+def _layer_cells(
+    run: _Runner, networks: Sequence[Sequence[View]], stated: Mapping[str, ComparedHead]
+) -> _Tried:
+    """Return what may stand in the place of each last layer: the others, and all together."""
+    tried: _Tried = []
+    for views in networks:
+        *others, last = views
         spec = str(last.spec)
-        gains = [
-            _gain(stated[str(one.spec)], stated[spec], run.metric, len(found)) for one in others
-        ]
-        best[spec] = max(gains, key=lambda gain: gain.value)
-        cell = run.cell(_of_concat(concat(found), plan), head, entry)
-        together[spec] = _gain(cell, stated[spec], run.metric, len(found))
-    return best, together
+        tried += [(spec, Way.LAYER, stated[str(one.spec)]) for one in others]
+        tried.append((spec, Way.LAYERS, run.cell(_of_concat(views, run.plan))))
+    return tried
+
+
+def _blend_cells(
+    run: _Runner, judged: Sequence[View], pixels: View, verdicts: Sequence[Verdict]
+) -> _Tried:
+    """Return each encoder with the raw features beside it, unless those are far behind."""
+    return [
+        (str(view.spec), Way.BLEND, run.cell(_of_concat([view, pixels], run.plan)))
+        for view, verdict in zip(judged, verdicts, strict=True)
+        if verdict.low <= FAR or unit_of(run.metric) != "points"
+    ]
 
 
 def _slices(
@@ -471,7 +432,7 @@ def _slices(
     place[tested] = np.arange(len(tested))
     parts = [place[test] for _, test in plan.parts]
     masks = {name: mask for name, mask in masks.items() if mask.any()}
-    return slice_differences(cell.report, against.report, masks, parts)
+    return slice_differences(cell.report, against.report, masks, parts, block=plan.block[tested])
 
 
 def _shifts(
@@ -479,72 +440,95 @@ def _shifts(
     table: Mapping[str, Embeddings],
     plan: Plan,
     shift_to: Sequence[View],
-) -> dict[str, Shift]:
+) -> tuple[dict[str, Shift], list[str]]:
     """Compare training with test items, or with those of another data set."""
     elsewhere = {view.fingerprint: view for view in shift_to}
-    shifts = {}
+    shifts, notes = {}, []
     for view in judged:
         spec = str(view.spec)
         vectors = table[spec].vectors[plan.rows]
-        names = np.array(plan.classes)
-        if view.fingerprint in elsewhere:
-            other = elsewhere[view.fingerprint].load()
-            of_class = other.labels if other.label_column is not None else None
-            if of_class is not None:
-                of_class = np.where(is_missing(of_class), "(no label)", of_class.astype(str))
-            shifts[spec] = domain_shift(vectors, other.vectors, classes=of_class)
-        elif plan.folds is None and len(plan.test) >= 10 and len(plan.train) >= 10:
-            classes = None
-            if plan.task is Task.MULTICLASS:
-                classes = names[plan.target.values[plan.test]]
-            shifts[spec] = domain_shift(
-                vectors[plan.train],
-                vectors[plan.test],
-                groups=(plan.block[plan.train], plan.block[plan.test]),
-                classes=classes,
-            )
-    return shifts
+        try:
+            if shift_to:
+                if view.fingerprint not in elsewhere:
+                    there = shift_to[0].dataset.name
+                    notes.append(f"No shift: {there} has no view by {view.spec.label}.")
+                    continue
+                shifts[spec] = _shift_to(elsewhere[view.fingerprint], vectors, plan)
+            elif plan.folds is None:
+                classes = None
+                if plan.task is Task.MULTICLASS:
+                    classes = np.array(plan.classes)[plan.target.values[plan.test]]
+                shifts[spec] = domain_shift(
+                    vectors[plan.train],
+                    vectors[plan.test],
+                    groups=(plan.block[plan.train], plan.block[plan.test]),
+                    classes=classes,
+                )
+        except NotEnoughData as error:
+            notes.append(f"No shift: {error}.")
+    return shifts, list(dict.fromkeys(notes))
+
+
+def _shift_to(view: View, vectors: NDArray[np.float32], plan: Plan) -> Shift:
+    other = view.load()
+    of_class = None
+    if other.label_column is not None:
+        labels = other.labels
+        of_class = np.where(is_missing(labels), "(no label)", labels.astype(str))
+    empty = np.full(len(other), None, dtype=object)
+    group = other.columns.get("group", empty)
+    theirs = np.where(is_missing(group), other.ids, group).astype(str)
+    own = np.array([f"own {number}" for number in plan.block])
+    return domain_shift(
+        vectors,
+        other.vectors,
+        groups=(own, theirs),
+        classes=of_class,
+        between=f"the items here and those of {view.dataset.name}",
+    )
 
 
 def _rank(
-    views: Sequence[View],
-    plan: Plan,
-    stated: Mapping[str, ComparedHead],
-    against: ComparedHead,
-    metric: str,
-    pixels: View | None,
-) -> list[Ranked]:
+    views: Sequence[View], plan: Plan, values: Mapping[str, float]
+) -> tuple[list[Ranked], list[str]]:
     """Score all views on the rows that teach."""
+    if plan.task is Task.MULTILABEL:
+        return [], ["No ranking: the scores are for one class or a number an item."]
     rows = plan.train
-    vectors = {}
+    vectors, notes = {}, []
     for view in views:
         found = view.load()
         place = {str(item): row for row, item in enumerate(found.ids)}
         if all(str(item) in place for item in plan.ids[rows]):
             at = np.array([place[str(item)] for item in plan.ids[rows]])
             vectors[str(view.spec)] = found.vectors[at]
-    values = {spec: cell.report.estimate(metric).value for spec, cell in stated.items()}
-    if pixels is not None:
-        values[str(pixels.spec)] = against.report.estimate(metric).value
-    return rank_encoders(
+        else:
+            notes.append(f"Not ranked: {view.spec.label} lacks vectors of some training items.")
+    ranked = rank_encoders(
         vectors, plan.target.take(rows), groups=plan.block[rows], head_values=values
     )
+    return ranked, notes
 
 
 def _notes(
-    plan: Plan, n_apart: int, names: Sequence[str], judged: Sequence[View]
-) -> tuple[str, ...]:
-    notes = list(plan.notes)
+    plan: Plan, n_apart: int, names: Sequence[str], against: ComparedHead, n_claims: int
+) -> list[str]:
+    notes = []
     if n_apart:
         notes.append(f"Left out for want of a vector in some view: {n_apart} items.")
     if plan.folds is None:
         notes.append("One draw of labels: the verdict is for this training set.")
+    if against.report.n_blocks is not None:
+        notes.append(
+            f"The {len(plan.test)} test items are of {against.report.n_blocks} groups: intervals "
+            "draw whole groups."
+        )
     if len(names) > 1:
         notes.append(
             f"On both sides the best of {', '.join(names)}, chosen within each training part."
         )
     else:
         notes.append(f"On both sides the head {names[0]}.")
-    if len(judged) > 1:
-        notes.append(f"The {len(judged)} verdicts hold at once in 95 % (Bonferroni).")
-    return tuple(notes)
+    if n_claims > 1:
+        notes.append(f"The {n_claims} verdicts hold at once in 95 % (Bonferroni).")
+    return notes

@@ -14,6 +14,7 @@ from heads.transfer.scores import SCORES, ridge_loo_rows
 MOST_ROWS = 5000  # that scores look at: they rank, and rows beyond these change no rank
 N_DRAWS = 1000
 PRIMARY = "ridge_loo"
+LEAST_BLOCKS = 5  # of rows, for an interval of ranks
 
 
 @dataclass(frozen=True)
@@ -68,19 +69,22 @@ def rank_encoders(
         right.append(found)
     draws = _ranks_of_draws(np.stack(right), codes, block, rng)
     order = sorted(scores, key=lambda encoder: -scores[encoder][PRIMARY])
-    low, high = np.quantile(draws, [0.025, 0.975], axis=0, method="inverted_cdf")
+    low = np.quantile(draws[0], 0.025, axis=0, method="inverted_cdf")
+    high = np.quantile(draws[1], 0.975, axis=0, method="inverted_cdf")
+    if len(np.unique(block)) < LEAST_BLOCKS:  # that few cannot tell
+        low, high = np.ones(len(scores)), np.full(len(scores), len(scores))
     place = {encoder: i for i, encoder in enumerate(scores)}
     return [
         Ranked(
             encoder,
             int(vectors[encoder].shape[1]),
             scores[encoder],
-            number,
+            1 + sum(one[PRIMARY] > scores[encoder][PRIMARY] + 1e-12 for one in scores.values()),
             int(low[place[encoder]]),
             int(high[place[encoder]]),
             (head_values or {}).get(encoder),
         )
-        for number, encoder in enumerate(order, 1)
+        for encoder in order
     ]
 
 
@@ -98,8 +102,11 @@ def _ranks_of_draws(
     codes: NDArray[np.intp] | None,
     block: NDArray[np.intp],
     rng: np.random.Generator,
-) -> NDArray[np.intp]:
-    """Return each encoder's rank in each bootstrap draw, (n_draws, n_encoders)."""
+) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Return each encoder's best and worst rank in each bootstrap draw, (n_draws, n_encoders).
+
+    They differ where encoders tie.
+    """
     _, number = np.unique(block, return_inverse=True)
     n_blocks = int(number.max()) + 1
     counts = rng.multinomial(n_blocks, np.full(n_blocks, 1 / n_blocks), size=N_DRAWS)
@@ -117,10 +124,12 @@ def _ranks_of_draws(
         total[seen] += (counts @ sums.T)[seen] / drawn[seen, None]
         n_seen[seen] += 1
     value = total / np.maximum(n_seen, 1)
-    return np.asarray((-value).argsort(axis=1).argsort(axis=1) + 1)
+    better = value[:, None, :] > value[:, :, None] + 1e-12  # (n_draws, encoder, others)
+    as_good = value[:, None, :] >= value[:, :, None] - 1e-12
+    return 1 + better.sum(axis=2), as_good.sum(axis=2)
 
 
-def agreement(ranking: Sequence[Ranked]) -> dict[str, float]:
+def agreement(ranking: Sequence[Ranked], *, higher_is_better: bool = True) -> dict[str, float]:
     """Return Kendall's τ of each score, and of dim alone, with what the heads reach.
 
     Empty with fewer than three encoders whose heads are known: dim stands beside the scores
@@ -131,7 +140,8 @@ def agreement(ranking: Sequence[Ranked]) -> dict[str, float]:
     known = [one for one in ranking if one.head_value is not None]
     if len(known) < 3:
         return {}
-    values = [one.head_value for one in known]
+    sign = 1 if higher_is_better else -1
+    values = [sign * one.head_value for one in known if one.head_value is not None]
     columns = {name: [one.scores[name] for one in known] for name in known[0].scores}
     columns["dim"] = [float(one.dim) for one in known]
     found = {}

@@ -296,13 +296,17 @@ def _spectrum(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return squared singular values (rank,) and squared left coefficients (rank, n_targets).
 
-    With many more rows than columns from the Gram matrix, which costs a tenth of the SVD.
+    With more rows than columns through the triangle of a QR decomposition, whose singular
+    values are the same: a quarter of the cost, and as exact.
     """
-    if len(F) > 4 * F.shape[1]:
-        squares, V = np.linalg.eigh(F.T @ F)
-        kept = squares > max(squares[-1], 0) * 1e-13 * len(F)
-        squares, V = squares[kept], V[:, kept]
-        return squares, (V.T @ (F.T @ T)) ** 2 / squares[:, None]
+    if len(F) > F.shape[1]:
+        _, s, Vt = np.linalg.svd(np.linalg.qr(F, mode="r"))
+        kept = _is_kept(s, F.shape)
+        return s[kept] ** 2, (Vt[kept] @ (F.T @ T) / s[kept, None]) ** 2
     U, s, _ = np.linalg.svd(F, full_matrices=False)
-    kept = s > (s[0] if len(s) else 0) * np.finfo(float).eps * max(F.shape)
+    kept = _is_kept(s, F.shape)
     return s[kept] ** 2, (U[:, kept].T @ T) ** 2
+
+
+def _is_kept(s: NDArray[np.float64], shape: tuple[int, ...]) -> NDArray[np.bool_]:
+    return np.asarray(s > (s[0] if len(s) else 0) * np.finfo(float).eps * max(shape))

@@ -11,10 +11,12 @@ from numpy.typing import NDArray
 from featurestore.errors import NotEnoughData, ShapeMismatch
 from heads.estimators.knn import nearest_rows
 from heads.estimators.normaliser import Normaliser
-from heads.estimators.ridge import ALPHAS, ridge_loo
+from heads.estimators.ridge import ridge_loo
 
 MOST_ROWS = 2000  # of each side: a distance of distributions needs no more
-N_PERMUTATIONS = 50
+N_PERMUTATIONS = 99
+LEAST_GROUPS = 5  # on each side, where groups are left out together
+ALPHA_SHARE = 0.01  # ridge penalty over the rows: fixed, so that chance is treated alike
 NEIGHBORS = 5
 TAIL = 0.05
 
@@ -25,15 +27,17 @@ class Shift:
 
     a_distance: float  # 0: nobody can tell them apart; 2: everybody can
     floor: float  # 95 % of random splits of the same items stay below it
+    p: float  # share of random splits that reach the distance, 1 more counted
     n_first: int
     n_second: int
     beyond: float  # share of the second's items farther out than 95 % of the first's
     beyond_of_class: dict[str, float]  # the same, of each class of the second
+    between: str = "training and test items"
 
     @property
     def is_shifted(self) -> bool:
         """Whether the two differ by more than chance."""
-        return self.a_distance > self.floor
+        return self.p <= 0.05
 
 
 def domain_shift(
@@ -42,14 +46,15 @@ def domain_shift(
     *,
     groups: tuple[NDArray[Any], NDArray[Any]] | None = None,
     classes: NDArray[Any] | None = None,
+    between: str = "training and test items",
     seed: int = 0,
 ) -> Shift:
     """Measure how well a linear classifier tells two sets apart, and how far out one lies.
 
     The proxy A-distance is ``2 (1 - 2 ε)`` [1]_, with ε the leave-one-out error of ridge
-    regression; the sides weigh the same. Its floor is the 95 % quantile over 50 permutations
-    of the sides, all from one decomposition. The tails compare each item's distance to
-    its fifth nearest item of the first set.
+    regression; the sides weigh the same. Its floor is the 95 % quantile over 99 permutations
+    of the sides, all from one decomposition and with one penalty. The tails compare each
+    item's distance to its fifth nearest item of the first set.
 
     Parameters
     ----------
@@ -70,6 +75,13 @@ def domain_shift(
         raise NotEnoughData(
             f"{len(first)} and {len(second)} items: a shift needs ten or more on each side"
         )
+    if groups is not None:
+        n_groups = [len(np.unique(np.asarray(side).astype(str))) for side in groups]
+        if min(n_groups) < LEAST_GROUPS:
+            raise NotEnoughData(
+                f"{n_groups[0]} and {n_groups[1]} groups: a shift needs {LEAST_GROUPS} or more on "
+                "each side to be told from the groups themselves"
+            )
     rng = np.random.default_rng(seed)
     kept = [np.sort(rng.permutation(len(side))[:MOST_ROWS]) for side in (first, second)]
     a, b = first[kept[0]], second[kept[1]]
@@ -83,8 +95,7 @@ def domain_shift(
     sides = [side, *(_permuted(side, block, rng) for _ in range(N_PERMUTATIONS))]
     targets = np.stack([_weighed(one) for one in sides], axis=1)
     within = None if groups is None else block
-    alpha = ridge_loo(Z, targets[:, :1], ALPHAS, within).alpha
-    scores = ridge_loo(Z, targets, (alpha,), within).scores
+    scores = ridge_loo(Z, targets, (ALPHA_SHARE * len(Z),), within).scores
     errors = [_error(scores[:, i], one) for i, one in enumerate(sides)]
     distances = [max(0.0, 2 * (1 - 2 * error)) for error in errors]
     far = _distance(b, a, own=False)
@@ -97,10 +108,12 @@ def domain_shift(
     return Shift(
         distances[0],
         float(np.quantile(distances[1:], 0.95)),
+        float(np.mean(np.array(distances) >= distances[0])),
         len(first),
         len(second),
         float(is_beyond.mean()),
         of_class,
+        between,
     )
 
 

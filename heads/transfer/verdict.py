@@ -15,10 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from heads.comparison import TO_DETECTABLE, ComparedHead
-from heads.evaluate import Report
-from heads.intervals import LEVEL, corrected_t, mean_recall_difference
-from heads.metrics import METRICS
+from heads.comparison import ComparedHead, detectable, number, unit_of
+from heads.evaluate import ON_TEST, Report
+from heads.intervals import LEVEL, bootstrap_difference, corrected_t, mean_recall_difference
 from heads.tasks import Task
 
 MARGIN = 0.01  # the smallest difference that matters: a point; for errors, of the label's spread
@@ -65,6 +64,7 @@ class Verdict:
     encoder_value: float
     reference_value: float
     n_rows: int  # that were tested
+    n_taught: int  # that taught the heads behind the verdict
     n_claims: int = 1  # the interval holds for so many verdicts at once
 
     @property
@@ -75,28 +75,34 @@ class Verdict:
     @property
     def detectable(self) -> float:
         """The difference that this many rows would have shown in 80 % of cases."""
-        return TO_DETECTABLE * (self.high - self.low) / 2
+        return detectable(self.low, self.high, self.n_claims)
 
     @property
     def rows_needed(self) -> int:
         """Rows that would show a difference of the margin in 80 % of cases.
 
-        The interval narrows with the square root of the rows.
+        Test rows on a test split, else rows in all; the interval narrows with the square root
+        of their number. -1 where it has no end.
         """
+        if not math.isfinite(self.detectable):
+            return -1
         return math.ceil(self.n_rows * max(1e-9, self.detectable / self.margin) ** 2)
+
+    @property
+    def rows_word(self) -> str:
+        """What ``n_rows`` counts."""
+        return "test items" if self.estimand == ON_TEST else "labelled items"
 
     def sentence(self) -> str:
         """Say the verdict with its interval."""
-        about = next(task[self.metric] for task in METRICS.values() if self.metric in task)
-        scale, digits = (100, ".1f") if about.is_share else (1, ".3g")
-        unit = "points" if about.is_share else f"in {self.metric}"
 
-        def said(x: float, sign: str = "+") -> str:
-            return f"{x * scale:{sign}{digits}}"
+        def said(x: float) -> str:
+            return number(x, self.metric, "+")
 
         return (
-            f"{self.kind}: {self.metric.replace('_', ' ')} {said(self.value)} {unit} "
-            f"({said(self.low)} to {said(self.high)}) against {self.reference}; {self.estimand}"
+            f"{self.kind}: {self.metric.replace('_', ' ')} {said(self.value)} "
+            f"{unit_of(self.metric)} ({said(self.low)} to {said(self.high)}) against "
+            f"{self.reference}; {self.estimand}"
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -124,6 +130,7 @@ def judge(
     margin: float,
     n_claims: int = 1,
     reference_name: str = "",
+    n_taught: int = 0,
 ) -> Verdict:
     """Compare an encoder's heads with the reference on the same rows or folds.
 
@@ -154,6 +161,7 @@ def judge(
         encoder.report.estimate(metric).value,
         reference.report.estimate(metric).value,
         len(encoder.report.truth),
+        n_taught,
         n_claims,
     )
 
@@ -166,29 +174,30 @@ def margin_of(task: Task, metric: str, truth: NDArray[Any], margin: float = MARG
 
 
 def attribution(
-    encoder: ComparedHead, random: Sequence[ComparedHead], metric: str
-) -> tuple[float, float, float] | None:
+    encoder: ComparedHead, random: Sequence[ComparedHead], metric: str, *, n_claims: int = 1
+) -> tuple[float, float, float]:
     """Compare an encoder with the mean of random seeds of its own architecture.
 
-    Never with the best of them. Returns Δ, low and high, where higher is better; None where
-    a test split has no fold scores to average over.
+    Never with the best of them. Returns Δ, low and high, where higher is better. On a test
+    split the ends are the means of those of the single differences: wider than need be.
     """
     sign = 1 if encoder.report.metric(metric).higher_is_better else -1
-    own = encoder.report.scores[metric]
+    level = 1 - (1 - LEVEL) / n_claims
+    if len(encoder.report.scores[metric]) == 1:
+        found = [encoder.report.difference(one.report, metric, level=level) for one in random]
+        ends = np.array([[sign * one.value, sign * one.low, sign * one.high] for one in found])  # type: ignore[operator]
+        value, first, second = (float(x) for x in ends.mean(axis=0))
+        return value, min(first, second), max(first, second)
     mean = np.mean([one.report.scores[metric] for one in random], axis=0)
-    gains = sign * (own - mean)
-    if len(gains) == 1:
-        ends = [sign * _pair(encoder, one, metric) for one in random]
-        low, high = np.mean(ends, axis=0)
-        return float(gains[0]), float(min(low, high)), float(max(low, high))
-    interval = corrected_t(gains, encoder.report.test_ratio)
-    low, high = interval or (float(gains.mean()), float(gains.mean()))
-    return float(gains.mean()), low, high
-
-
-def _pair(first: ComparedHead, second: ComparedHead, metric: str) -> NDArray[np.float64]:
-    found = first.report.difference(second.report, metric)
-    return np.array([found.low, found.high], dtype=np.float64)
+    gains = sign * (encoder.report.scores[metric] - mean)
+    value = float(gains.mean())
+    interval = corrected_t(gains, encoder.report.test_ratio, level=level)
+    if interval is None:
+        is_share = encoder.report.metric(metric).is_share
+        interval = bootstrap_difference(
+            value, gains, n_units=encoder.report.n_units, is_share=is_share, level=level
+        )
+    return value, *interval
 
 
 @dataclass(frozen=True)
@@ -197,7 +206,7 @@ class SliceDifference:
 
     name: str
     n_rows: int
-    value: float  # share right, or for numbers the mean absolute error saved
+    value: float  # of the share right, or of the mean absolute error saved; in rows' mean
     low: float
     high: float
     p: float
@@ -209,8 +218,14 @@ def slice_differences(
     second: Report,
     slices: Mapping[str, NDArray[np.bool_]],
     test_rows: Sequence[NDArray[np.intp]],
+    *,
+    block: NDArray[np.intp] | None = None,
 ) -> list[SliceDifference]:
     """Compare two heads on slices of the tested rows, worst first.
+
+    Over folds a slice must pass two tests, and has the wider interval: the corrected t of its
+    parts, which knows of the training sets, and the t of its blocks of rows, which knows how few
+    they are. A slice of fewer than five blocks is not tested, its p is 1.
 
     Parameters
     ----------
@@ -218,63 +233,98 @@ def slice_differences(
         Name → mask over the tested rows (n,).
     test_rows : sequence of ndarray
         Positions among the tested rows of each part, in the order of scores.
+    block : ndarray of shape (n,), optional
+        Rows of one block are no independent witnesses.
 
     References
     ----------
     .. [1] Benjamini and Hochberg, JRSS B 57, 1995, 289-300.
     """
-    from scipy.stats import binomtest, false_discovery_control, t
+    from scipy.stats import binomtest, false_discovery_control
 
+    block = np.arange(len(first.truth)) if block is None else block
+    gain = _row_gains(first, second)  # (n_repeats, n)
     found = []
     for name, mask in slices.items():
-        gains = _gains(first, second, mask, test_rows)
-        interval = corrected_t(gains, first.test_ratio) if len(gains) > 2 else None
-        if interval is not None:
-            value = float(gains.mean())
-            half = (interval[1] - interval[0]) / 2
-            quantile = float(t.ppf((1 + LEVEL) / 2, len(gains) - 1))
-            p = 2 * float(t.sf(abs(value) * quantile / half, len(gains) - 1))
-        elif first.task is Task.MULTICLASS:
+        rows = gain[:, mask].mean(axis=0)
+        value = float(rows.mean())
+        units = _block_means(rows, block[mask])
+        low, high, p = _t_of(units, value)
+        if first.repeats is not None:
+            parts = _part_gains(gain, mask, test_rows)
+            interval = corrected_t(parts, first.test_ratio) if len(parts) > 2 else None
+            if interval is not None:
+                half = (interval[1] - interval[0]) / 2
+                low, high = min(low, value - half), max(high, value + half)
+                p = max(p, _p_of(value, half, len(parts)))
+        elif first.task is Task.MULTICLASS and len(units) == len(rows):
             a, b = ((r.truth == r.predicted)[mask] for r in (first, second))
-            value = float(a.mean() - b.mean())
-            interval = mean_recall_difference(a, b, np.zeros(len(a), dtype=np.intp))
+            low, high = mean_recall_difference(a, b, np.zeros(len(a), dtype=np.intp))
             n_apart = int((a != b).sum())
             p = float(binomtest(int((a & ~b).sum()), n_apart).pvalue) if n_apart else 1.0
-        else:
-            continue
-        found.append((name, int(mask.sum()), value, *interval, p))
+        if len(units) < LEAST_BLOCKS:
+            p = 1.0
+        if first.task is not Task.REGRESSION:
+            low, high = max(-1.0, low), min(1.0, high)
+        found.append((name, int(mask.sum()), value, low, high, p))
     if not found:
         return []
     adjusted = false_discovery_control([row[-1] for row in found])
-    rows = [
+    rows_found = [
         SliceDifference(*row, bool(a <= 1 - LEVEL)) for row, a in zip(found, adjusted, strict=True)
     ]
-    return sorted(rows, key=lambda row: row.value)
+    return sorted(rows_found, key=lambda row: row.value)
 
 
-def _gains(
-    first: Report,
-    second: Report,
-    mask: NDArray[np.bool_],
-    test_rows: Sequence[NDArray[np.intp]],
+LEAST_BLOCKS = 5  # of a slice that is tested: of four, all can agree by chance in 1 of 8 cases
+
+
+def _row_gains(first: Report, second: Report) -> NDArray[np.float64]:
+    """Return how much better the first did on each row in each repeat, (n_repeats, n)."""
+    a, b = (r.predicted[None] if r.repeats is None else r.repeats for r in (first, second))
+    if first.task is Task.REGRESSION:
+        return np.asarray(np.abs(b - first.truth) - np.abs(a - first.truth), dtype=np.float64)
+    right = [said == first.truth for said in (a, b)]
+    if first.truth.ndim == 2:
+        right = [one.all(axis=2) for one in right]
+    return np.asarray(right[0].astype(np.float64) - right[1])
+
+
+def _block_means(rows: NDArray[np.float64], block: NDArray[np.intp]) -> NDArray[np.float64]:
+    _, number, sizes = np.unique(block, return_inverse=True, return_counts=True)
+    return np.asarray(np.bincount(number, weights=rows) / sizes)
+
+
+def _t_of(units: NDArray[np.float64], value: float) -> tuple[float, float, float]:
+    """Return the t interval about a value, and its p; all there is for a single unit."""
+    from scipy.stats import t
+
+    if len(units) < 2:
+        return -math.inf, math.inf, 1.0
+    half = float(t.ppf((1 + LEVEL) / 2, len(units) - 1) * units.std(ddof=1)) / math.sqrt(len(units))
+    n_apart = int((np.abs(units) > 1e-12).sum())
+    least = min(1.0, 2.0 ** (1 - n_apart))  # of the sign test, if all of them agree
+    return value - half, value + half, max(least, _p_of(value, half, len(units)))
+
+
+def _p_of(value: float, half: float, n: int) -> float:
+    """Return the two-sided p of a t interval's centre."""
+    from scipy.stats import t
+
+    if half <= 1e-12:
+        return 1.0 if abs(value) <= 1e-12 else 0.0
+    quantile = float(t.ppf((1 + LEVEL) / 2, n - 1))
+    return 2 * float(t.sf(abs(value) * quantile / half, n - 1))
+
+
+def _part_gains(
+    gain: NDArray[np.float64], mask: NDArray[np.bool_], test_rows: Sequence[NDArray[np.intp]]
 ) -> NDArray[np.float64]:
-    """Return the difference in each part that has rows of the slice."""
-    if first.repeats is None or second.repeats is None:
-        return np.empty(0)
-    n_folds = len(test_rows) // len(first.repeats)
-    gains = []
+    """Return the mean gain in each part that has rows of the slice."""
+    n_folds = len(test_rows) // len(gain)
+    found = []
     for part, rows in enumerate(test_rows):
         kept = rows[mask[rows]]
         if len(kept):
-            a, b = (_merit(r, part // n_folds, kept) for r in (first, second))
-            gains.append(float(np.mean(a - b)))
-    return np.array(gains)
-
-
-def _merit(report: Report, repeat: int, rows: NDArray[np.intp]) -> NDArray[np.float64]:
-    assert report.repeats is not None
-    truth, said = report.truth[rows], report.repeats[repeat][rows]
-    if report.task is Task.REGRESSION:
-        return np.asarray(-np.abs(truth - said), dtype=np.float64)
-    right = truth == said
-    return np.asarray(right if right.ndim == 1 else right.all(axis=1), dtype=np.float64)
+            found.append(float(gain[part // n_folds, kept].mean()))
+    return np.array(found)

@@ -23,7 +23,7 @@ from featurestore.errors import (
     StoreCorrupt,
     UnknownHead,
 )
-from heads.bundle import _sha256
+from heads.bundle import _sha256, _sum_of
 
 ROW_KEYS = ["encoder", "head", "metric", "value", "low", "high", "seconds"]
 
@@ -152,7 +152,12 @@ def test_an_edited_bundle_or_a_foreign_type_is_not_loaded(split_view):
     with pytest.raises(StoreCorrupt, match="not what its card describes"):
         heads.load_head(split_view.dataset, fitted.head_id)
     card = json.loads((fitted.path / "card.json").read_text())
-    (fitted.path / "card.json").write_text(json.dumps({**card, "head_sha256": _sha256(file)}))
+    edited = {**card, "head_sha256": _sha256(file)}
+    (fitted.path / "card.json").write_text(json.dumps(edited))
+    with pytest.raises(StoreCorrupt, match=r"card.json was edited"):
+        heads.load_head(split_view.dataset, fitted.head_id)
+    edited["card_sha256"] = _sum_of(edited)  # by somebody who knows how
+    (fitted.path / "card.json").write_text(json.dumps(edited))
     with pytest.raises(StoreCorrupt, match="Foreign"):
         heads.load_head(split_view.dataset, fitted.head_id)
     (fitted.path / "card.json").write_text("{")

@@ -193,3 +193,103 @@ def test_estimators_of_the_users_own(make_view, blobs, numbers_view):
 def test_heads_that_cannot_are_said_clearly(numbers_view, head, said):
     with pytest.raises(UnknownHead, match=said):
         heads.fit(numbers_view, head)
+
+
+def test_one_group_of_test_rows_claims_nothing(make_view):
+    """A single patient: no interval of zero width, and none that excludes 0."""
+    rng = np.random.default_rng(0)
+    vectors = rng.normal(size=(120, 5))
+    y = (vectors @ np.arange(5) + rng.normal(size=120)).tolist()
+    columns = {"split": ["train"] * 70 + ["test"] * 50, "group": [None] * 70 + ["patient"] * 50}
+    a = make_view(vectors, y, spec="timm:a", **columns)
+    b = make_view(vectors + 0.2 * rng.normal(size=(120, 5)), y, spec="timm:b", **columns)
+    found = heads.compare([a, b], ["ridge"], save=False)
+    gain = found.difference(("timm:a", "ridge"), ("timm:b", "ridge"))
+    assert (gain.low, gain.high) == (-np.inf, np.inf)
+    assert "not separable" in gain.sentence()
+
+
+def test_metrics_that_were_not_drawn_have_no_interval_on_a_test_split(make_view, blobs):
+    vectors, labels = blobs(n=150, noise=4)
+    view = make_view(vectors, labels, split=["train"] * 100 + ["test"] * 50)
+    report = heads.compare(view, ["prototype"], save=False).cell("timm:x", "prototype").report
+    assert report.estimate("auroc").low is None
+    with pytest.raises(ValueError, match="auroc was not drawn"):
+        report.difference(report, "auroc")
+    drawn = heads.compare(view, ["prototype"], metric="auroc", save=False)
+    assert drawn.rows()[0]["low"] is not None
+
+
+def test_several_labels_by_heads_without_probabilities(labels_view):
+    found = heads.compare(labels_view, [LinearSVC()], save=False)
+    assert {row["head"] for row in found.rows()} == {"LinearSVC", "knn", "majority"}
+
+
+def test_choices_that_are_arrays_do_not_reach_the_card(make_view, blobs):
+    from sklearn.linear_model import LogisticRegressionCV
+
+    vectors, labels = blobs(n=60)
+    head = LogisticRegressionCV(
+        Cs=3, cv=3, l1_ratios=(0,), use_legacy_attributes=False, scoring="accuracy"
+    )
+    assert heads.fit(make_view(vectors, labels), head).card["head"] == "LogisticRegressionCV"
+
+
+def test_seeds_reach_estimators_within_estimators(make_view, blobs):
+    from sklearn.ensemble import RandomForestClassifier
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    vectors, labels = blobs(n=60, noise=6)
+    head = make_pipeline(StandardScaler(), RandomForestClassifier(n_estimators=5))
+    view = make_view(vectors, labels)
+    a, b = (heads.fit(view, head, seed=3, register=False) for _ in range(2))
+    np.testing.assert_array_equal(a.predict_proba(view.load()), b.predict_proba(view.load()))
+
+
+def test_an_estimator_of_ones_own_is_not_read_from_what_another_found(make_view, blobs, tmp_path):
+    vectors, labels = blobs(n=60)
+    view = make_view(vectors, labels)
+    heads.compare(view, [LogisticRegression()])
+    kept = [path.read_text() for path in (tmp_path / "toys" / "cache" / "heads").glob("*.json")]
+    assert kept
+    assert not any("LogisticRegression" in text for text in kept)
+
+
+def test_the_task_that_the_data_set_records_counts(tmp_path):
+    import json
+
+    from featurestore.sources import SourceOptions
+    from featurestore.store import open_store
+
+    rows = [
+        {"text": f"word{i % 7} number {i}", "price": i % 30, "grade": float(i % 3), "tags": [t]}
+        for i in range(90)
+        for t in ("x", None)
+    ]
+    table = tmp_path / "t.jsonl"
+    table.write_text("\n".join(map(json.dumps, rows)))
+    store = open_store(tmp_path / "store", create=True)
+    options = SourceOptions(text="text", label=("grade", "price", "tags"))
+    store.embed([table], dataset="d", options=options)
+    dataset = store.dataset("d")
+    tasks = {name: facts["task"] for name, facts in dataset.description.labels.items()}
+    assert tasks == {"grade": "multiclass", "price": "multiclass", "tags": "multiclass"}
+    view = dataset.views()[0]
+    notes = heads.compare(view, ["prototype"], label="price", save=False).notes
+    assert any("task regression takes them as a quantity" in note for note in notes)
+
+
+def test_groups_larger_than_the_columns_are_left_out_alike(blobs):
+    """Through the small matrix, as through the large one."""
+    from heads.estimators.ridge import ridge_loo
+
+    vectors, labels = blobs(n=90, dim=6, noise=3)
+    targets = (np.array(labels)[:, None] == np.unique(labels)).astype(float)
+    group = np.arange(90) % 4  # of 22 or 23 rows, six columns
+    found = ridge_loo(vectors, targets, (0.5,), group)
+    Z = vectors.astype(np.float64)
+    for g in range(4):
+        out = group == g
+        head = Ridge(0.5).fit(Z[~out], targets[~out])
+        np.testing.assert_allclose(found.scores[out], head.predict(Z[out]), atol=1e-8)

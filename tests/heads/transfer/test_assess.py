@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,8 +12,9 @@ from PIL import Image
 
 import heads
 from featurestore.cli import run
-from featurestore.errors import NotEnoughData
+from featurestore.errors import BadName, MissingColumn, NotEnoughData
 from featurestore.store import open_store
+from featurestore.values import EncoderSpec
 from heads.transfer.verdict import Kind
 
 
@@ -65,8 +67,13 @@ def test_an_encoder_that_drops_what_tells_is_found_harmful(family, planted):
     assert harmful.kind is Kind.NEGATIVE
     assert harmful.is_material
     assert same.kind in (Kind.NEUTRAL, Kind.INCONCLUSIVE)
-    assert found.advice["timm:x"][0].startswith(("Do not transfer", "Put the raw features"))
-    assert {one.second[0]: one.low > 0 for one in found.blends}["timm:x"]
+    assert found.advice["timm:x"] == (
+        f"Do not transfer timm:x as it is: its heads are {-100 * harmful.value:.1f} points worse "
+        "than those on raw pixels; use that.",
+    )
+    (blend,) = found.alternatives["timm:x"]
+    assert blend.over_encoder.low > 0  # raw features beside it mend it, but are as good alone
+    assert not blend.wins
     assert all(one.is_found and one.value < 0 for one in found.slices["timm:x"])
     assert [one.encoder for one in found.ranking][-1] == "timm:x"
     assert found.agreement["ridge_loo"] > 0
@@ -119,11 +126,18 @@ def test_layers_are_compared_with_the_last(family, planted):
     found = heads.assess_transfer(
         [views["timm:x"], views["timm:x#layer=1"]], heads=("ridge",), blend=False
     )
-    earlier, together = found.layers
-    assert (earlier.first[0], earlier.second[0]) == ("timm:x#layer=1", "timm:x")
-    assert earlier.low > 0
-    assert together.low > 0
-    assert any("Use timm:x#layer=1" in line for line in found.advice["timm:x"])
+    earlier, together = found.alternatives["timm:x"]
+    over = earlier.over_encoder
+    assert (over.first[0], over.second[0]) == ("timm:x#layer=1", "timm:x")
+    assert earlier.wins
+    assert together.over_encoder.low > 0
+    assert any("Use timm:x#layer=1 instead" in line for line in found.advice["timm:x"])
+    by_error = heads.assess_transfer(
+        [views["timm:x"], views["timm:x#layer=1"]], heads=("ridge",), blend=False, metric="brier"
+    )
+    over = by_error.alternatives["timm:x"][0].over_encoder
+    assert over.gain[1] > 0 > over.high  # less error is better
+    assert "ridge on timm:x#layer=1 is better than ridge on timm:x" in over.sentence()
 
 
 def test_a_test_split_speaks_of_one_training_set_and_shows_its_shift(family, planted):
@@ -136,6 +150,99 @@ def test_a_test_split_speaks_of_one_training_set_and_shows_its_shift(family, pla
     assert "One draw of labels: the verdict is for this training set." in found.notes
     assert found.shifts["timm:x"].is_shifted
     assert any("Training and test items differ" in line for line in found.advice["timm:x"])
+    assert found.verdict("timm:x").n_taught == 120
+
+
+def test_a_shift_to_another_data_set_says_which_and_why_not(family, planted):
+    raw, labels = planted
+    here = family({"baseline:pixels": raw[:, 1:], "timm:x": raw}, labels)
+    far = family({"timm:x": raw + 5, "timm:y": raw}, labels)
+    far = {spec: replace(v, dataset=Family(replace(v.dataset.inner, name="far"), ()))
+           for spec, v in far.items()}  # fmt: skip
+    options = {"heads": ("prototype",), "blend": False, "save": False}
+    found = heads.assess_transfer(here["timm:x"], shift_to=[far["timm:x"]], **options)
+    assert found.shifts["timm:x"].is_shifted
+    assert any("those of far differ" in line for line in found.advice["timm:x"])
+    found = heads.assess_transfer(here["timm:x"], shift_to=[far["timm:y"]], **options)
+    assert "No shift: far has no view by timm:x." in found.notes
+
+
+def test_a_wrong_column_is_found_before_anything_is_trained(family, planted):
+    raw, labels = planted
+    views = family({"baseline:pixels": raw, "timm:x": raw}, labels)
+    with pytest.raises(MissingColumn, match="no column 'scaner'"):
+        heads.assess_transfer(views["timm:x"], by="scaner")
+
+
+def test_random_weights_are_matched_by_architecture_revision_and_layer():
+    from heads.transfer.assess import _random_weights
+
+    def view(spec, fingerprint):
+        return SimpleNamespace(spec=EncoderSpec.parse(spec), fingerprint=fingerprint)
+
+    views = [
+        view("random:timm:x@abc#seed=0", "a"),
+        view("random:timm:x@abc#seed=1", "b"),
+        view("random:timm:x@abc", "a"),  # the same network under another name
+        view("random:timm:x#seed=0", "c"),
+        view("random:timm:x@abc#layer=2,seed=0", "d"),
+        view("timm:x@abc", "e"),
+    ]
+    known = {str(one.spec): one for one in views}
+    found = _random_weights(EncoderSpec.parse("timm:x@abc"), known)
+    assert {one.fingerprint for one in found} == {"a", "b"}
+    layer = _random_weights(EncoderSpec.parse("timm:x@abc#layer=2"), known)
+    assert [one.fingerprint for one in layer] == ["d"]
+
+
+def test_poolings_of_one_layer_are_no_layers(family, planted):
+    raw, labels = planted
+    views = family({"baseline:pixels": raw, "hf:m": raw, "hf:m#pool=cls": raw[:, 1:]}, labels)
+    found = heads.assess_transfer(
+        [views["hf:m"], views["hf:m#pool=cls"]], heads=("prototype",), blend=False
+    )
+    assert found.alternatives == {}
+
+
+def test_estimators_of_the_users_own_are_chosen_among_on_both_sides(family, planted):
+    from sklearn.naive_bayes import GaussianNB
+
+    raw, labels = planted
+    views = family({"baseline:pixels": raw[:, 1:], "timm:x": raw}, labels)
+    found = heads.assess_transfer(views["timm:x"], heads=["prototype", GaussianNB()], blend=False)
+    assert found.verdict("timm:x").kind is Kind.POSITIVE
+    assert not list((views["timm:x"].dataset.path / "cache" / "heads").glob("*.json"))
+    with pytest.raises(BadName, match="single ones"):
+        heads.assess_transfer(views["timm:x"], heads=["best"])
+
+
+def test_the_reference_says_when_it_is_the_majority(family):
+    rng = np.random.default_rng(0)
+    labels = ["common"] * 180 + ["rare"] * 20
+    views = family(
+        {"baseline:pixels": rng.normal(size=(200, 5)), "timm:x": rng.normal(size=(200, 5))}, labels
+    )
+    found = heads.assess_transfer(
+        views["timm:x"], heads=("prototype",), metric="accuracy", blend=False
+    )
+    assert found.verdict("timm:x").reference == "the majority class"
+    assert found.verdict("timm:x").kind is Kind.NEGATIVE
+
+
+def test_a_class_of_one_row_does_not_stop_the_choice():
+    from sklearn.dummy import DummyClassifier
+
+    from heads.chosen import ChosenHead
+    from heads.estimators.prototype import PrototypeHead
+
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(120, 4))
+    y = np.array(["common"] * 110 + ["few"] * 9 + ["once"])
+    candidates = [("prototype", PrototypeHead()), ("majority", DummyClassifier())]
+    head = ChosenHead(candidates, metric="accuracy").fit(X, y)
+    assert head.chosen_ == "majority"
+    one_group = ChosenHead(candidates, metric="accuracy").fit(X, y, np.zeros(120))
+    assert one_group.chosen_ == "prototype"  # nothing can be held out: the first
 
 
 def test_numbers_get_a_verdict(family):

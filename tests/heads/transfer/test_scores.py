@@ -75,6 +75,16 @@ def test_logme_does_not_change_with_scale_rotation_empty_or_doubled_columns(shap
     assert logme(F + 1, y, centre=True) == pytest.approx(logme(F, y, centre=True), abs=1e-8)
 
 
+def test_logme_sees_a_faint_column_that_tells_all():
+    """Through the triangle of QR; a Gram matrix would have rounded it away."""
+    rng = np.random.default_rng(0)
+    y = np.arange(500) % 2
+    F = rng.normal(size=(500, 4))
+    F[:, 3] = 1e-5 * y
+    assert np.linalg.svd(F - F.mean(axis=0))[1][-1] < 1e-3
+    assert logme(F, y, centre=True) > 1
+
+
 def test_h_score_is_the_sum_of_squared_canonical_correlations():
     F, y = toy(12, 3)
     Q = np.linalg.qr(F - F.mean(axis=0))[0]

@@ -10,7 +10,7 @@ import pytest
 from featurestore.errors import NotEnoughData, ShapeMismatch
 from heads.comparison import Difference
 from heads.tasks import Target, Task
-from heads.transfer.advice import RULES, Evidence, advise
+from heads.transfer.advice import RULES, Alternative, Evidence, Way, advise
 from heads.transfer.rank import agreement, rank_encoders
 from heads.transfer.shift import Shift, domain_shift
 from heads.transfer.verdict import Kind, SliceDifference, Verdict
@@ -37,6 +37,20 @@ def test_shift_of_one_class_shows_in_its_own_tail():
     b[classes == "new"] += 4 * rng.normal(size=10)
     found = domain_shift(a, b, classes=classes)
     assert found.beyond_of_class["new"] > found.beyond_of_class["old"] + 0.2
+
+
+def test_chance_is_called_a_shift_in_one_of_twenty():
+    rng = np.random.default_rng(0)
+    found = [domain_shift(*rng.normal(size=(2, 40, 10)), seed=s).is_shifted for s in range(200)]
+    assert sum(found) <= 17  # P(more than 17 of 200) = 2 % at a true rate of 5 %
+
+
+def test_few_groups_cannot_tell():
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(2, 40, 5))
+    group = np.arange(40) % 3
+    with pytest.raises(NotEnoughData, match="3 and 3 groups: a shift needs 5"):
+        domain_shift(a, b + 5, groups=(group, group + 3))
 
 
 def test_groups_do_not_pass_for_a_shift():
@@ -79,6 +93,29 @@ def test_encoders_are_ranked_with_an_interval_and_compared_with_heads():
     assert agreement(found[:2]) == {}
 
 
+def test_identical_encoders_share_a_rank_and_one_group_tells_none():
+    rng = np.random.default_rng(0)
+    vectors = rng.normal(size=(60, 5)).astype(np.float32)
+    target = Target(Task.MULTICLASS, np.arange(60) % 2, ("a", "b"))
+    found = rank_encoders({"x": vectors, "y": vectors, "z": vectors}, target)
+    assert [(one.rank, one.rank_low, one.rank_high) for one in found] == [(1, 1, 3)] * 3
+    worse = rng.normal(size=(60, 5)).astype(np.float32)
+    alone = rank_encoders({"x": vectors, "y": worse}, target, groups=np.zeros(60, dtype=int))
+    assert {(one.rank_low, one.rank_high) for one in alone} == {(1, 2)}
+
+
+def test_where_lower_is_better_a_good_score_agrees_all_the_same():
+    rng = np.random.default_rng(0)
+    t = rng.normal(size=100)
+    vectors = {
+        str(noise): np.column_stack([t + noise * rng.normal(size=100)] * 2).astype(np.float32)
+        for noise in (0.1, 0.5, 2.0)
+    }
+    errors = {"0.1": 0.1, "0.5": 0.4, "2.0": 0.9}
+    found = rank_encoders(vectors, Target(Task.REGRESSION, t), head_values=errors)
+    assert agreement(found, higher_is_better=False)["ridge_loo"] == 1
+
+
 def test_numbers_are_ranked_by_the_scores_that_are_defined_for_them():
     rng = np.random.default_rng(0)
     t = rng.normal(size=100)
@@ -93,14 +130,20 @@ def test_numbers_are_ranked_by_the_scores_that_are_defined_for_them():
 
 VERDICT = Verdict(
     Kind.POSITIVE, "timm:x", "raw pixels", "balanced_accuracy", 0.1, 0.05, 0.15, 0.01, "folds",
-    0.95, 0.85, 2000,
+    0.95, 0.85, 2000, 1600,
 )  # fmt: skip
-WINS = Difference(("timm:x#layer=2", "best"), ("timm:x", "best"), 0.03, 0.01, 0.05, "folds")
-TIES = replace(WINS, low=-0.01)
-SHIFTED = Shift(1.5, 0.2, 100, 100, 0.4, {})
+OVER = Difference(("timm:x#layer=2", "best"), ("timm:x", "best"), 0.03, 0.01, 0.05, "folds")
+SHIFTED = Shift(1.5, 0.2, 0.01, 100, 100, 0.4, {})
 WORSE = SliceDifference("cats", 50, -0.2, -0.3, -0.1, 0.001, True)
 NEGATIVE = replace(VERDICT, kind=Kind.NEGATIVE, value=-0.1, low=-0.15, high=-0.05)
 UNSURE = replace(VERDICT, kind=Kind.INCONCLUSIVE, value=0.01, low=-0.03, high=0.05)
+
+
+def instead(way, *, over_encoder=0.01, over_reference=0.01):
+    """Something in the encoder's place, with the low ends of its two intervals."""
+    return Alternative(
+        way, replace(OVER, low=over_encoder), replace(VERDICT, low=over_reference, margin=0.01)
+    )
 
 
 @pytest.mark.parametrize(
@@ -111,17 +154,48 @@ UNSURE = replace(VERDICT, kind=Kind.INCONCLUSIVE, value=0.01, low=-0.03, high=0.
             Evidence(replace(VERDICT, low=0.004)),
             ["timm:x is better than raw pixels, perhaps by as little as 0.4 points"],
         ),
-        (Evidence(NEGATIVE), ["Do not transfer: heads on timm:x are 10.0 points worse"]),
         (
-            Evidence(NEGATIVE, layer=WINS),
-            ["Use timm:x#layer=2: +3.0 points, +1.0 to +5.0 over the last layer."],
+            Evidence(NEGATIVE),
+            [
+                "Do not transfer timm:x as it is: its heads are 10.0 points worse than those on "
+                "raw pixels; use that."
+            ],
         ),
-        (Evidence(NEGATIVE, layer=TIES), ["Do not transfer"]),
-        (Evidence(VERDICT, blend=WINS), ["Use timm:x frozen", "Put the raw features beside"]),
-        (Evidence(VERDICT, layers_together=WINS), ["Use timm:x frozen", "Put the layers side"]),
+        (
+            Evidence(NEGATIVE, (instead(Way.LAYER),)),
+            [
+                "Do not transfer timm:x as it is",
+                "Use timm:x#layer=2 instead: +3.0 points (+1.0 points to +5.0 points) over timm:x "
+                "alone, and at least 1.0 points over raw pixels.",
+            ],
+        ),
+        # Beside raw features even noise beats itself: it must also beat the raw features.
+        (
+            Evidence(NEGATIVE, (instead(Way.BLEND, over_reference=-0.01),)),
+            ["Do not transfer timm:x as it is"],
+        ),
+        (
+            Evidence(VERDICT, (instead(Way.BLEND, over_encoder=-0.01),)),
+            ["Use timm:x frozen"],
+        ),
+        (
+            Evidence(VERDICT, (instead(Way.BLEND),)),
+            ["Use timm:x frozen", "Put the raw features beside"],
+        ),
+        (
+            Evidence(VERDICT, (instead(Way.LAYERS), instead(Way.BLEND))),
+            ["Use timm:x frozen", "Put the layers side"],
+        ),
         (
             Evidence(UNSURE),
-            ["These 2,000 items cannot tell: a difference of 5.7 points would have shown. About"],
+            [
+                "These 2,000 labelled items cannot tell: a difference of 5.7 points would have "
+                "shown. About 65,"
+            ],
+        ),
+        (
+            Evidence(replace(UNSURE, low=-1.0, high=float("inf"))),
+            ["These 2,000 labelled items cannot tell: they are of one group"],
         ),
         (
             Evidence(replace(VERDICT, kind=Kind.NEUTRAL, low=-0.005, high=0.005, value=0.0)),
@@ -129,19 +203,46 @@ UNSURE = replace(VERDICT, kind=Kind.INCONCLUSIVE, value=0.01, low=-0.03, high=0.
         ),
         (
             Evidence(VERDICT, pretraining=(0.0, -0.02, 0.02)),
-            ["Use timm:x frozen", "The gain may come from the architecture"],
+            [
+                "Use timm:x frozen",
+                "It is not the pretraining that helps: random weights of the "
+                "architecture are not separable",
+            ],
+        ),
+        (
+            Evidence(VERDICT, pretraining=(-0.15, -0.2, -0.1)),
+            [
+                "Use timm:x frozen",
+                "It is not the pretraining that helps: random weights of the "
+                "architecture are better",
+            ],
         ),
         (Evidence(VERDICT, pretraining=(0.1, 0.05, 0.15)), ["Use timm:x frozen"]),
-        (Evidence(VERDICT, slices=(WORSE,)), ["Use timm:x frozen", "Look at cats (-20.0 points)"]),
+        (Evidence(VERDICT, slices=(WORSE,)), ["Use timm:x frozen", "Look at cats (-20.0 %)"]),
         (Evidence(VERDICT, slices=(replace(WORSE, is_found=False),)), ["Use timm:x frozen"]),
-        (Evidence(VERDICT, shift=SHIFTED), ["Use timm:x frozen", "Training and test items differ"]),
         (
-            Evidence(replace(VERDICT, encoder_value=0.6)),
-            ["Use timm:x frozen", "Frozen features leave 40.0 % wrong"],
+            Evidence(VERDICT, shift=SHIFTED),
+            ["Use timm:x frozen", "Training and test items differ (A-distance 1.50 of 2"],
         ),
         (
-            Evidence(replace(VERDICT, encoder_value=0.6), blend=WINS),
+            Evidence(VERDICT, shift=replace(SHIFTED, between="the items here and those of far")),
+            ["Use timm:x frozen", "The items here and those of far differ"],
+        ),
+        (
+            Evidence(replace(VERDICT, encoder_value=0.6)),
+            ["Use timm:x frozen", "Frozen features reach 60.0 % balanced accuracy: with 1,600"],
+        ),
+        (
+            Evidence(replace(VERDICT, encoder_value=0.6), (instead(Way.BLEND, over_encoder=-1),)),
+            ["Use timm:x frozen", "Frozen features reach 60.0 % balanced accuracy and nothing"],
+        ),
+        (
+            Evidence(replace(VERDICT, encoder_value=0.6), (instead(Way.BLEND),)),
             ["Use timm:x frozen", "Put the raw features beside"],
+        ),
+        (
+            Evidence(replace(VERDICT, metric="rmse", low=2.05, margin=0.02)),
+            ["Use timm:x frozen: at least 2.05 in rmse better than raw pixels."],
         ),
     ],
 )
@@ -153,6 +254,6 @@ def test_each_planted_case_gets_its_advice(evidence, expected):
 
 
 def test_every_sentence_names_a_figure():
-    everything = Evidence(VERDICT, WINS, WINS, WINS, (0.0, -0.1, 0.1), SHIFTED, (WORSE,))
+    everything = Evidence(VERDICT, (instead(Way.LAYER),), (0.0, -0.1, 0.1), SHIFTED, (WORSE,))
     for rule in RULES:
         assert any(character.isdigit() for character in rule.say(everything)), rule.name

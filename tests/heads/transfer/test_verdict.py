@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from scipy.stats import binomtest
+from scipy.stats import binomtest, t
 
 from heads.comparison import ComparedHead
-from heads.evaluate import ON_TEST, Report, over_folds
+from heads.evaluate import ON_TEST, Report, evaluate, over_folds
 from heads.intervals import corrected_t, mean_recall_difference
-from heads.tasks import Task
+from heads.tasks import Target, Task
 from heads.transfer.verdict import (
     Kind,
     Verdict,
@@ -58,7 +58,8 @@ def test_on_a_test_split_the_interval_is_newcombes_and_says_what_it_is_for():
     assert found.value == pytest.approx(a.mean() - b.mean())
     assert (found.encoder_value, found.reference_value) == pytest.approx((a.mean(), b.mean()))
     assert found.kind is decide(low, high, 0.01)
-    assert found.detectable == pytest.approx(1.43 * (high - low) / 2)
+    assert found.detectable == pytest.approx((1.96 + 0.84) / 1.96 * (high - low) / 2, rel=1e-2)
+    assert found.rows_word == "test items"
     assert found.rows_needed == np.ceil(200 * (found.detectable / 0.01) ** 2)
     assert "against raw pixels; these fitted heads, on the test split" in found.sentence()
     assert Verdict.from_json(found.to_json()) == found
@@ -69,6 +70,7 @@ def test_more_claims_at_once_widen_the_interval():
     a, b = on_test(codes, np.arange(100) < 90), on_test(codes, np.arange(100) < 80)
     one, many = (judge(a, b, "accuracy", margin=0.01, n_claims=n) for n in (1, 10))
     assert many.low < one.low < one.high < many.high
+    assert many.detectable / (many.high - many.low) < one.detectable / (one.high - one.low)
 
 
 def folds(scores, task=Task.MULTICLASS, metric="balanced_accuracy", encoder="timm:x"):
@@ -140,32 +142,97 @@ def test_a_difference_is_found_as_often_as_the_size_allows():
     assert rates(10_000, 0.0, 40)[Kind.NEUTRAL] > 0.6
 
 
-def test_slices_on_folds_are_corrected_t_of_the_parts_that_have_rows():
+def folds_of(n, n_repeats=5, n_folds=5, seed=0):
+    rng = np.random.default_rng(seed)
+    number = np.stack([rng.permutation(np.arange(n) % n_folds) for _ in range(n_repeats)])
+    return [np.flatnonzero(row == f) for row in number for f in range(n_folds)]
+
+
+def folds_head(codes, share_right, rng, n_repeats=5):
+    """A head that is right on a row in all repeats or in none, as heads mostly are."""
+    right = np.tile(rng.random(len(codes)) < share_right, (n_repeats, 1))
+    said = np.where(right, codes, 1 - codes)
+    return Report(codes, said[0], {}, "folds", 0.25, repeats=said)
+
+
+def test_slices_over_folds_pass_the_wider_of_two_intervals():
     rng = np.random.default_rng(0)
-    n, n_folds = 60, 5
-    codes = np.arange(n) % 2
-    number = np.stack([rng.permutation(np.arange(n) % n_folds) for _ in range(3)])
-    parts = [np.flatnonzero(row == f) for row in number for f in range(n_folds)]
-
-    def report(share_right):
-        right = rng.random((3, n)) < share_right
-        said = np.where(right, codes, 1 - codes)
-        return Report(codes, said[0], {}, "folds", 0.25, repeats=said)
-
-    a, b = report(np.where(codes == 0, 0.9, 0.2)), report(0.9)
-    slices = {"zero": codes == 0, "one": codes == 1, "first": np.arange(n) == 0}
-    found = slice_differences(a, b, slices, parts)
-    assert found[0].name == "one"
+    codes = np.arange(80) % 2
+    parts = folds_of(80)
+    a = folds_head(codes, np.where(codes == 0, 0.9, 0.2), rng)
+    b = folds_head(codes, 0.9, rng)
+    found = slice_differences(a, b, {"zero": codes == 0, "one": codes == 1}, parts)
+    assert [one.name for one in found] == ["one", "zero"]
     assert found[0].value < -0.4
-    assert found[0].is_found
-    gains = []
-    for part, rows in enumerate(parts):
-        kept = rows[codes[rows] == 1]
-        if len(kept):
-            x, y = (r.repeats[part // n_folds][kept] == 1 for r in (a, b))
-            gains.append(x.mean() - y.mean())
-    assert (found[0].low, found[0].high) == pytest.approx(corrected_t(np.array(gains), 0.25))
-    assert not {one.name: one for one in found}["zero"].is_found
+    assert [one.is_found for one in found] == [True, False]
+    gains = (a.repeats == codes).astype(float) - (b.repeats == codes)
+    of_parts = [gains[p // 5, rows[codes[rows] == 1]].mean() for p, rows in enumerate(parts)]
+    low, high = corrected_t(np.array(of_parts), 0.25)
+    rows = gains[:, codes == 1].mean(axis=0)
+    half = t.ppf(0.975, 39) * rows.std(ddof=1) / np.sqrt(40)
+    assert found[0].high - found[0].value == pytest.approx(max(half, (high - low) / 2))
+
+
+def test_a_slice_of_a_few_rows_is_never_found():
+    """Three rows over five repeats are three witnesses, not fifteen."""
+    rng = np.random.default_rng(0)
+    codes = np.arange(60) % 2
+    a, b = folds_head(codes, 0.0, rng), folds_head(codes, 1.0, rng)
+    mask = np.arange(60) < 3
+    (found,) = slice_differences(a, b, {"few": mask}, folds_of(60))
+    assert (found.value, found.p, found.is_found) == (-1.0, 1.0, False)
+    assert -1 <= found.low <= found.high <= 1
+    group = np.zeros(60, dtype=int)  # and one group is one witness
+    (found,) = slice_differences(a, b, {"all": np.ones(60, bool)}, folds_of(60), block=group)
+    assert not found.is_found
+
+
+def test_exchangeable_encoders_seldom_show_a_slice():
+    found = 0
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        codes = np.arange(120) % 2
+        slices = {str(k): np.arange(120) % 24 == k for k in range(24)}
+        a, b = folds_head(codes, 0.7, rng), folds_head(codes, 0.7, rng)
+        rows = slice_differences(a, b, slices, folds_of(120, seed=seed))
+        found += any(one.is_found for one in rows)
+    assert found <= 7  # P(more than 7 of 60) = 2 % at a true rate of 5 %
+
+
+def test_grouped_test_rows_are_drawn_as_groups():
+    """Twenty patients with effects of their own: independent rows would err in a third."""
+    claims = 0
+    for seed in range(100):
+        rng = np.random.default_rng(seed)
+        group = np.repeat(np.arange(20), 25)
+        codes = np.arange(500) % 2
+        cells = []
+        for _ in range(2):
+            share = np.clip(0.75 + 0.15 * rng.normal(size=20), 0, 1)[group]
+            said = np.where(rng.random(500) < share, codes, 1 - codes)
+            found = evaluate(
+                lambda said=said: Oracle(said), np.arange(500)[:, None],
+                Target(Task.MULTICLASS, codes, ("0", "1")), [(np.arange(500), np.arange(500))],
+                estimand=ON_TEST, groups=group,
+            )  # fmt: skip
+            cells.append(ComparedHead("e", "best", found.report, 0.0))
+        verdict = judge(cells[0], cells[1], "accuracy", margin=0.01)
+        claims += verdict.kind in (Kind.POSITIVE, Kind.NEGATIVE)
+    assert claims <= 10  # P(more than 10 of 100) = 1 % at a true rate of 5 %
+
+
+class Oracle:
+    """Says what it was told to, by row number."""
+
+    def __init__(self, said):
+        self.said = said
+        self.classes_ = np.array(["0", "1"])
+
+    def fit(self, X, y):
+        return self
+
+    def predict(self, X):
+        return self.classes_[self.said[X[:, 0]]]
 
 
 def test_slices_on_a_test_split_are_newcombes_with_mcnemars_p():

@@ -1,0 +1,124 @@
+"""What is known of transfer to one data set: verdicts, evidence, advice; JSON and back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from featurestore.errors import StoreCorrupt
+from heads.comparison import Difference
+from heads.tasks import Task
+from heads.transfer.advice import Alternative, Way
+from heads.transfer.rank import Ranked
+from heads.transfer.shift import Shift
+from heads.transfer.verdict import SliceDifference, Verdict
+
+FORMAT = 1
+
+
+@dataclass(frozen=True, eq=False)
+class Assessment:
+    """Verdicts on the encoders of a data set, with their evidence; all by encoder."""
+
+    dataset: str
+    label: str
+    metric: str
+    task: Task
+    n_items: int
+    estimand: str
+    verdicts: tuple[Verdict, ...]
+    advice: Mapping[str, tuple[str, ...]]
+    pretraining: Mapping[str, tuple[float, float, float]]  # less random weights: Δ, low, high
+    alternatives: Mapping[str, tuple[Alternative, ...]]  # layers, blends
+    slices: Mapping[str, tuple[SliceDifference, ...]]  # classes, or values of a column
+    shifts: Mapping[str, Shift]  # how far the test items or another data set lie
+    ranking: tuple[Ranked, ...]
+    agreement: Mapping[str, float]  # Kendall's τ of each score with the heads
+    notes: tuple[str, ...]
+    card: Mapping[str, Any] = field(default_factory=dict)
+
+    def verdict(self, encoder: str) -> Verdict:
+        """Return the verdict on one encoder."""
+        return next(one for one in self.verdicts if one.encoder == encoder)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return everything that was found."""
+        return {
+            "format": FORMAT,
+            "kind": "transfer",
+            "dataset": self.dataset,
+            "label": self.label,
+            "metric": self.metric,
+            "task": str(self.task),
+            "n_items": self.n_items,
+            "estimand": self.estimand,
+            "verdicts": [one.to_json() for one in self.verdicts],
+            "advice": {name: list(lines) for name, lines in self.advice.items()},
+            "pretraining": {name: list(values) for name, values in self.pretraining.items()},
+            "alternatives": {
+                name: [
+                    {
+                        "way": str(one.way),
+                        "over_encoder": asdict(one.over_encoder),
+                        "over_reference": one.over_reference.to_json(),
+                    }
+                    for one in found
+                ]
+                for name, found in self.alternatives.items()
+            },
+            "slices": {name: [asdict(s) for s in found] for name, found in self.slices.items()},
+            "shifts": {name: asdict(shift) for name, shift in self.shifts.items()},
+            "ranking": [asdict(one) for one in self.ranking],
+            "agreement": dict(self.agreement),
+            "notes": list(self.notes),
+            "card": dict(self.card),
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Assessment:
+        """Read what `to_json` gave.
+
+        Raises
+        ------
+        StoreCorrupt
+            If it is something else, or of a newer format.
+        """
+        try:
+            if data["format"] > FORMAT or data["kind"] != "transfer":
+                raise StoreCorrupt(f"no assessment of format {FORMAT} or older")
+            return cls(
+                data["dataset"],
+                data["label"],
+                data["metric"],
+                Task(data["task"]),
+                data["n_items"],
+                data["estimand"],
+                tuple(Verdict.from_json(one) for one in data["verdicts"]),
+                {name: tuple(lines) for name, lines in data["advice"].items()},
+                {name: tuple(values) for name, values in data["pretraining"].items()},
+                {
+                    name: tuple(_alternative(one) for one in found)
+                    for name, found in data["alternatives"].items()
+                },
+                {
+                    name: tuple(SliceDifference(**one) for one in found)
+                    for name, found in data["slices"].items()
+                },
+                {name: Shift(**shift) for name, shift in data["shifts"].items()},
+                tuple(Ranked(**one) for one in data["ranking"]),
+                data["agreement"],
+                tuple(data["notes"]),
+                data["card"],
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise StoreCorrupt(f"this is no stored assessment: {error!r}") from error
+
+
+def _alternative(data: Mapping[str, Any]) -> Alternative:
+    over = data["over_encoder"]
+    return Alternative(
+        Way(data["way"]),
+        Difference(**{**over, "first": tuple(over["first"]), "second": tuple(over["second"])}),
+        Verdict.from_json(data["over_reference"]),
+    )
