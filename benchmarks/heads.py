@@ -10,6 +10,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from statistics import median
 from typing import Any
 
@@ -18,13 +19,17 @@ from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression, LogisticRegressionCV, RidgeClassifierCV
 from sklearn.model_selection import PredefinedSplit
 
-from benchmarks.report import Row, at_least, at_most, finish
+import heads
+from benchmarks.memory import views_of
+from benchmarks.report import Row, at_least, at_most, finish, save, saved
 from heads.catalogue import DEFAULT_HEADS, HEADS
+from heads.conformal import misfit, threshold
 from heads.estimators.logistic import CS, LogisticHead
 from heads.estimators.normaliser import Normaliser
 from heads.estimators.ridge import RidgeHead, indicators, ridge_loo
-from heads.evaluate import evaluate
+from heads.evaluate import Report, evaluate
 from heads.folds import make_folds
+from heads.intervals import wilson
 from heads.tasks import Target, Task
 
 REPEATS = 3
@@ -62,8 +67,7 @@ def against(ours: Callable[[], Any], theirs: Callable[[], Any], repeats: int = R
 
 
 def speed() -> list[Row]:
-    rows = [*speed_of_logistic(), *speed_of_ridge(), *speed_of_comparison()]
-    return rows
+    return [*speed_of_logistic(), *speed_of_ridge(), *speed_of_comparison()]
 
 
 def speed_of_logistic() -> list[Row]:
@@ -157,10 +161,165 @@ def speed_of_comparison() -> list[Row]:
     ]
 
 
+def honesty() -> list[Row]:
+    """Count false claims of `heads.compare` among exchangeable encoders, and true ones."""
+    rows = []
+    for where in ("folds", "test"):
+        for gain in (0.0, 0.35):
+            n_draws, claimed, right = 300, 0, 0
+            for draw in range(n_draws):
+                rng = np.random.default_rng([11, draw])
+                n = 100 if where == "folds" else 300
+                codes = np.arange(n) % 2
+                split = [None] * n if where == "folds" else ["train"] * 100 + ["test"] * 200
+                vectors = {
+                    f"timm:{name}": rng.normal(size=(n, 4)) + (0.6 + more) * codes[:, None]
+                    for name, more in (("a", gain), ("b", 0.0), ("c", 0.0))
+                }
+                labels = [f"class {c}" for c in codes]
+                views = list(views_of(vectors, labels, split=split).values())
+                found = heads.compare(views, ("prototype",), evaluation=where, save=False)
+                claims = [
+                    one
+                    for one in found.claims()
+                    if one.low > 0 and not one.second[0].startswith("baseline")
+                ]
+                claimed += any(gain == 0 or one.first[0] != "timm:a" for one in claims)
+                right += any(one.first[0] == "timm:a" for one in claims)
+            what = "5 × 5 folds, n = 100" if where == "folds" else "test split of 200"
+            if gain == 0:
+                limit = 0.05 + 2 * (0.05 * 0.95 / n_draws) ** 0.5
+                rows.append(
+                    at_most(
+                        f"{what}: a false \"better\" among three exchangeable encoders",
+                        claimed / n_draws, "share", limit,
+                    )
+                )  # fmt: skip
+            else:
+                rows.append(
+                    Row(f"{what}: the better one of three is found", right / n_draws, "share")
+                )
+    return [*rows, *coverage(), *conformal_coverage()]
+
+
+def coverage() -> list[Row]:
+    """How often 95 % intervals hold what they speak of."""
+    rows = []
+    for n in (50, 200, 1000):
+        for p in (0.7, 0.9, 0.98):
+            rng = np.random.default_rng([5, n, int(100 * p)])
+            right = rng.binomial(n, p, 20_000) / n
+            ends = {share: wilson(share, n) for share in np.unique(right)}
+            held = np.mean([ends[share][0] <= p <= ends[share][1] for share in right])
+            rows.append(_covered(f"accuracy of a test split (Wilson), n = {n}, p = {p}", held))
+            rows.append(_covered(f"accuracy of 5 × 5 folds (corrected t), n = {n}, p = {p}",
+                                 _folds_coverage(n, p)))  # fmt: skip
+    return rows
+
+
+def _covered(what: str, held: float) -> Row:
+    return Row(what, float(held), "share", "93 to 97 %", bool(0.93 <= held <= 0.97))
+
+
+def _folds_coverage(n: int, p: float, n_draws: int = 400) -> float:
+    """Coverage of the expected accuracy of heads that learn from four fifths of n rows.
+
+    Two Gaussian classes; the accuracy of a linear head on them is known in closed form.
+    """
+    from scipy.stats import norm
+
+    dim = 5
+    distance = 2 * norm.ppf(p)  # of the means: the best head is right in p
+    shift = np.zeros(dim)
+    shift[0] = distance
+
+    def draw(rng: np.random.Generator, size: int) -> tuple[NDArray[Any], NDArray[Any]]:
+        codes = np.arange(size) % 2
+        return rng.normal(size=(size, dim)) + codes[:, None] * shift, codes
+
+    def true_accuracy(X: NDArray[Any], codes: NDArray[Any]) -> float:
+        means = np.stack([X[codes == c].mean(axis=0) for c in (0, 1)])
+        w = means[1] - means[0]
+        middle = means.mean(axis=0) @ w
+        length = np.linalg.norm(w)
+        return float((norm.cdf(middle / length) + norm.cdf((shift @ w - middle) / length)) / 2)
+
+    rng = np.random.default_rng([6, n, int(100 * p)])
+    truth = np.mean([true_accuracy(*draw(rng, 4 * n // 5)) for _ in range(4000)])
+    held = 0
+    ids = np.array([f"{i:05d}" for i in range(n)])
+    for number in range(n_draws):
+        X, codes = draw(rng, n)
+        scores = []
+        for train, test in make_folds(ids, codes, np.arange(n), seed=number).parts():
+            means = np.stack([X[train][codes[train] == c].mean(axis=0) for c in (0, 1)])
+            distances = ((X[test][:, None] - means) ** 2).sum(axis=2)
+            scores.append(np.mean(distances.argmin(axis=1) == codes[test]))
+        report = Report(codes, codes, {"accuracy": np.array(scores)}, "folds", 0.25)
+        found = report.estimate("accuracy")
+        assert found.low is not None
+        assert found.high is not None
+        held += found.low <= truth <= found.high
+    return held / n_draws
+
+
+def conformal_coverage() -> list[Row]:
+    """Coverage of prediction sets of a real head, the mean over calibration draws."""
+    rows = []
+    X, y = features(20_000, 20, 6, signal=0.4)
+    head = HEADS["lda"].classifier
+    assert head is not None
+    fitted = head(0).fit(X[:2000], y[:2000])
+    proba = fitted.predict_proba(X[2000:])
+    scores = misfit(Task.MULTICLASS, y[2000:], proba)
+    rng = np.random.default_rng(0)
+    for n in (50, 200, 1000):
+        covered = []
+        for _ in range(400):
+            order = rng.permutation(len(scores))
+            limit = threshold(scores[order[:n]], 0.9)
+            covered.append(np.mean(scores[order[n:]] <= limit))
+        mean, error = float(np.mean(covered)), 2 * float(np.std(covered)) / 20
+        low, high = 0.9 - error, 0.9 + 1 / (n + 1) + error
+        bar = f"{low:.4f} to {high:.4f}"
+        what = f"conformal sets at 90 %, {n} calibration rows"
+        rows.append(Row(what, mean, "coverage", bar, low <= mean <= high))
+    return rows
+
+
+def data() -> list[Row]:
+    """Compare heads × encoders on the ten real data sets, by folds or the given test split."""
+    from benchmarks.ten import IMAGES, TEXTS, encoders_of, ten
+
+    store = ten()
+    rows = []
+    for name in (*IMAGES, *TEXTS):
+        views = [store.view(name, spec) for spec in encoders_of(name)]
+        for group in (True, False) if name in ("hurricane_damage", "blood_cells") else (True,):
+            found = heads.compare(views, group=group)
+            print(name, found.n_items, file=sys.stderr, flush=True)
+            for row in found.rows():
+                encoder = row["encoder"].rpartition("/")[2].replace("model", "MiniLM")
+                folds = "" if group else ", random folds"
+                what = f"{name}{folds}: {row['head']} on {encoder}"
+                unit = f"balanced accuracy ({row['low']:.3f} to {row['high']:.3f})"
+                rows.append(Row(what, row["value"], unit))
+    return rows
+
+
+SECTIONS = {"speed": speed, "honesty": honesty, "data": data}
+
+
 def main() -> int:
-    sections = {"speed": speed}
-    wanted = sys.argv[1:] or list(sections)
-    return finish("heads", [row for name in wanted for row in sections[name]()])
+    wanted = sys.argv[1:] or list(SECTIONS)
+    rows = []
+    for name, run in SECTIONS.items():
+        if name in wanted:
+            rows += [replace(row, section=name) for row in run()]
+        else:
+            rows += saved("heads", name)
+        save("heads", rows)
+    return finish("heads", rows)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from featurestore.errors import BadSource
-from featurestore.values import Embeddings, EncoderSpec, LazyColumns, Snapshot
+from featurestore.values import LOCAL_DIR, Embeddings, EncoderSpec, LazyColumns, Snapshot
 from heads.materials import load_shared
 
 if TYPE_CHECKING:
@@ -47,7 +47,8 @@ class ConcatView:
         """Such as ``concat:timm:resnet18[layer=3]+baseline:pixels``."""
         names = []
         for view in self.views:
-            name, _, options = str(view.spec).partition("#")
+            # A local folder by its name alone; `blocks` has the whole of it.
+            name, _, options = view.spec.label.replace(LOCAL_DIR, "").partition("#")
             names.append(f"{name}[{options}]" if options else name)
         return EncoderSpec("concat", "+".join(names))
 

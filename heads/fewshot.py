@@ -60,6 +60,17 @@ class Budget:
 
 
 @dataclass(frozen=True)
+class BudgetGain:
+    """How much better one encoder is than another with so many labels; higher is better."""
+
+    n_labels: int
+    value: float
+    low: float
+    high: float
+    is_found: bool  # after Benjamini-Hochberg over the budgets, at 5 %
+
+
+@dataclass(frozen=True)
 class PowerLaw:
     """``error = a n^-b + c``."""
 
@@ -119,6 +130,29 @@ class Curve:
                 }
             )
         return rows
+
+    def gains(self, encoder: str, reference: str) -> list[BudgetGain]:
+        """Compare two encoders budget by budget, paired over the draws; exploration.
+
+        Each interval is the t of the draws: for the mean over draws of labels from these items.
+        """
+        from scipy.stats import false_discovery_control, ttest_rel
+
+        sign = 1 if METRICS[self.task][self.metric].higher_is_better else -1
+        rows = []
+        for a, b in zip(self.of(encoder), self.of(reference), strict=True):
+            gain = sign * (a.scores - b.scores)
+            if np.ptp(gain) < 1e-12:
+                rows.append((a.n_labels, float(gain.mean()), -math.inf, math.inf, 1.0))
+                continue
+            found = ttest_rel(sign * a.scores, sign * b.scores)
+            low, high = found.confidence_interval(LEVEL)
+            rows.append((a.n_labels, float(gain.mean()), float(low), float(high), found.pvalue))
+        adjusted = false_discovery_control([row[-1] for row in rows])
+        return [
+            BudgetGain(*row[:-1], bool(p <= 1 - LEVEL))
+            for row, p in zip(rows, adjusted, strict=True)
+        ]
 
     def labels_needed(self, encoder: str, value: float) -> str:
         """Say how many labels an encoder needs for a score, or that nobody can tell."""

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+from scipy.stats import ttest_rel
 
 import heads
 from featurestore.cli import run
@@ -59,6 +60,21 @@ def view_like(view):
     from featurestore.values import EncoderSpec
 
     return replace(view, spec=EncoderSpec.parse("timm:twin"))
+
+
+def test_gains_are_paired_over_the_draws(view, make_view, blobs):
+    vectors, labels = blobs(n=240, noise=5)
+    rng = np.random.default_rng(0)
+    other = make_view(rng.normal(size=vectors.shape), labels, spec="baseline:pixels")
+    found = heads.curve([view, other], "prototype", per_class=(1, 8, 16), save=False)
+    gains = found.gains("timm:x", "baseline:pixels")
+    a, b = found.of("timm:x")[-1], found.of("baseline:pixels")[-1]
+    interval = ttest_rel(a.scores, b.scores).confidence_interval(0.95)
+    assert gains[-1].value == pytest.approx(a.mean - b.mean)
+    assert (gains[-1].low, gains[-1].high) == pytest.approx((interval.low, interval.high))
+    assert gains[-1].is_found
+    same = found.gains("timm:x", "timm:x")
+    assert not any(one.is_found for one in same)
 
 
 def test_the_band_is_for_one_new_draw():
