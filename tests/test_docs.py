@@ -22,12 +22,12 @@ def test_the_first_example_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.delenv("FEATURESTORE_STORE", raising=False)
     write_digits(tmp_path / "digits")
     commands = [line[2:] for line in blocks("console")[0].splitlines() if line.startswith("$ ")]
-    assert [run(shlex.split(one)[1:]) for one in commands] == [0, 0, 0]
+    assert [run(shlex.split(one)[1:]) for one in commands] == [0, 0, 0, 0]
     table = capsys.readouterr().out
     shown = [
         line
         for line in blocks("console")[0].splitlines()
-        if line.startswith((" baseline", " builtin"))
+        if line.startswith((" baseline", " builtin")) and "NEGATIVE" not in line
     ]
     assert len(shown) == 7
     for line in shown:  # the README's figures are what comes out, seconds left aside
@@ -40,11 +40,14 @@ def test_the_first_example_runs(tmp_path, monkeypatch, capsys):
             assert float(figure) == pytest.approx(float(shown_figure), abs=slack), line
     (claim,) = [line for line in blocks("console")[0].splitlines() if "is better than" in line]
     assert claim.partition(" by ")[0] in table
+    assert re.search(r" builtin:tiny-image +NEGATIVE +0\.95\d +0\.985 +-3\.\d", table)
+    assert "Do not transfer builtin:tiny-image as it is" in table
     (python,) = blocks("python")
     exec(compile(python, "README.md", "exec"), {})
     printed = capsys.readouterr().out.splitlines()
     assert printed[0] == "(1797, 320) ['0' '0' '0']"
-    assert printed[-1] == "['0' '0' '0']"
+    assert printed[-2] == "['0' '0' '0']"
+    assert printed[-1].startswith("negative: balanced accuracy -")
 
 
 def commands():

@@ -24,6 +24,7 @@ from heads.estimators.ridge import ridge_loo as fit_ridge
 
 LEAST_VARIANCE = 1e-4  # of a class in one direction: google-research/stable_transfer, gbc.py
 GBC_DIRECTIONS = 64
+FAINT = 1e-8  # of the largest squared singular value: below, a Gram matrix rounds too much
 
 
 def ridge_loo(
@@ -296,10 +297,14 @@ def _spectrum(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return squared singular values (rank,) and squared left coefficients (rank, n_targets).
 
-    With more rows than columns through the triangle of a QR decomposition, whose singular
-    values are the same: a quarter of the cost, and as exact.
+    With more rows than columns from the Gram matrix, at a tenth of the cost, where it is as good
+    as exact; faint directions, which it would round away, take the triangle of a QR
+    decomposition, whose singular values are those of F.
     """
     if len(F) > F.shape[1]:
+        squares, V = np.linalg.eigh(F.T @ F)
+        if squares[0] > FAINT * squares[-1]:
+            return squares, (V.T @ (F.T @ T)) ** 2 / squares[:, None]
         _, s, Vt = np.linalg.svd(np.linalg.qr(F, mode="r"))
         kept = _is_kept(s, F.shape)
         return s[kept] ** 2, (Vt[kept] @ (F.T @ T) / s[kept, None]) ** 2
