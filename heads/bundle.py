@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import platform
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -300,6 +302,11 @@ def library_versions() -> dict[str, str]:
     from importlib.metadata import version
 
     return {name: version(name) for name in ("numpy", "scipy", "scikit-learn", "skops")}
+
+
+def machine() -> dict[str, Any]:
+    """Return where seconds were measured."""
+    return {"system": platform.platform(), "processor": platform.machine(), "cores": os.cpu_count()}
 
 
 def _read_card(path: Path) -> dict[str, Any]:

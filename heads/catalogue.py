@@ -64,6 +64,10 @@ HEADS: dict[str, HeadEntry] = {
         "C from 0.1 to 1e5 in half decades by held-out log loss",
         lambda seed: LogisticHead(random_state=seed),
     ),
+    "logistic-balanced": HeadEntry(
+        "as logistic, each class counting as much as any other",
+        lambda seed: LogisticHead(class_weight="balanced", random_state=seed),
+    ),
     "ridge": HeadEntry(
         "normalisation centre, l2 or standardise, and alpha from 1e-3 to 1e3 in half decades, "
         "by exact leave-one-out squared error",

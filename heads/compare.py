@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from featurestore.errors import BadName, nearest
 from featurestore.layout import DatasetFolder
 from featurestore.values import Snapshot
-from heads.bundle import library_versions
+from heads.bundle import library_versions, machine
 from heads.catalogue import HeadEntry, default_heads, head_entries
 from heads.comparison import ComparedHead, Comparison, cell_name
 from heads.materials import baselines, load_shared, of_view, run_cell
@@ -147,6 +147,7 @@ def compare(
             "n_unlabelled": plan.n_unlabelled,
             "n_without_vector": n_apart,
             "n_leaked": plan.n_leaked,
+            "machine": machine(),
             "versions": library_versions(),
         },
     )

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featurestore.errors import BadName, NotEnoughData
-from heads.bundle import library_versions
+from heads.bundle import library_versions, machine
 from heads.catalogue import head_entries
 from heads.compare import check_metric, found_in, runs_folder
 from heads.intervals import LEVEL
@@ -301,6 +301,7 @@ def curve(
             "views": [
                 {"encoder": str(view.spec), "fingerprint": view.fingerprint} for view in views
             ],
+            "machine": machine(),
             "versions": library_versions(),
         },
     )

@@ -18,6 +18,7 @@ from heads.bundle import (
     FittedHead,
     heads_folder,
     library_versions,
+    machine,
     said_of,
     save_head,
     texts_of,
@@ -132,6 +133,7 @@ def fit(
         **_card_of_plan(plan),
         **_card_of_evaluation(evaluation, plan),
         "seconds": {"one_fit": evaluation.seconds, "in_all": time.perf_counter() - begin},
+        "machine": machine(),
         "versions": library_versions(),
     }
     fitted = FittedHead(head_id, estimator, card, () if reads_texts else tuple(blocks_of(view)))

@@ -32,7 +32,8 @@ task_option = click.option(
     "--head",
     default="logistic",
     show_default=True,
-    help="logistic, ridge, lda, prototype, knn, majority, tfidf, or python:module:estimator.",
+    help="logistic, logistic-balanced, ridge, lda, prototype, knn, best (of these), majority, "
+    "tfidf, or python:module:estimator.",
 )
 @label_option
 @task_option

@@ -15,11 +15,13 @@ def softmax(scores: NDArray[Any]) -> NDArray[np.float64]:
     return np.asarray(p / p.sum(axis=1, keepdims=True))
 
 
-def log_loss(scores: NDArray[Any], codes: NDArray[np.intp]) -> float:
+def log_loss(
+    scores: NDArray[Any], codes: NDArray[np.intp], weights: NDArray[Any] | None = None
+) -> float:
     """Mean negative log-probability of the true classes (nats), scores before the softmax."""
     shifted = scores - scores.max(axis=1, keepdims=True)
     log_sum = np.log(np.exp(shifted).sum(axis=1, dtype=np.float64))
-    return float(np.mean(log_sum - shifted[np.arange(len(codes)), codes]))
+    return float(np.average(log_sum - shifted[np.arange(len(codes)), codes], weights=weights))
 
 
 def fit_sharpness(scores: NDArray[Any], codes: NDArray[np.intp]) -> float:
@@ -46,6 +48,7 @@ def fit_softmax(
     *,
     C: float,
     start: NDArray[np.float64] | None = None,
+    weights: NDArray[np.float64] | None = None,
     tol: float = 1e-4,
     max_iter: int = 500,
 ) -> NDArray[np.float64]:
@@ -61,6 +64,8 @@ def fit_softmax(
         Products are computed in its dtype: float32 halves the time.
     start : ndarray of shape (dim + 1, n_classes)
         Where to begin, say the result of a smaller C.
+    weights : ndarray of shape (n,), optional
+        How much each row counts; their mean should be 1.
     tol : float
         Largest entry of the gradient at which to stop.
 
@@ -71,17 +76,24 @@ def fit_softmax(
     """
     n, dim = X.shape
     rows = np.arange(n)
+    w = None if weights is None else weights.astype(X.dtype)
 
     def loss_and_gradient(flat: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
         W = flat.reshape(dim + 1, n_classes)
         p = X @ W[:dim].astype(X.dtype) + W[dim].astype(X.dtype)  # (n, n_classes)
         p -= p.max(axis=1, keepdims=True)
-        true = p[rows, codes].sum(dtype=np.float64)
+        own = p[rows, codes]
+        true = own.sum(dtype=np.float64)
         np.exp(p, out=p)
         total = p.sum(axis=1, keepdims=True)
-        loss = np.log(total).sum(dtype=np.float64) - true
+        if w is None:
+            loss = np.log(total).sum(dtype=np.float64) - true
+        else:
+            loss = np.vdot(w, np.log(total[:, 0]) - own).astype(np.float64)
         p /= total
         p[rows, codes] -= 1
+        if w is not None:
+            p *= w[:, None]
         gradient = np.empty_like(W)
         gradient[:dim] = X.T @ p + W[:dim] / C
         gradient[dim] = p.sum(axis=0)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from featurestore.errors import BadName, NotEnoughData
 from featurestore.values import Embeddings, EncoderSpec, Modality
-from heads.bundle import library_versions
+from heads.bundle import library_versions, machine
 from heads.catalogue import HEADS, HeadEntry, best_of, default_heads, head_entries
 from heads.compare import check_metric, found_in, runs_folder
 from heads.comparison import ComparedHead, Difference, unit_of
@@ -247,6 +247,7 @@ def assess_transfer(
                 }
                 for view, one in zip(loaded, tables, strict=True)
             ],
+            "machine": machine(),
             "versions": library_versions(),
         },
     )

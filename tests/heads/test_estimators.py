@@ -28,6 +28,7 @@ from heads.estimators.tfidf import CountsTfidf, Lsa, count_ngrams, text_features
         PrototypeHead(),
         RidgeHead(),
         LogisticHead(),
+        LogisticHead(class_weight="balanced"),
         KnnHead(),
         LdaHead(),
         PerLabel(PrototypeHead()),
@@ -252,3 +253,16 @@ def test_principal_directions_of_sparse_rows_are_those_of_an_svd():
     theirs = X.toarray() @ Vt[:3].T
     ours = lsa.transform(X)[:, ::-1]
     np.testing.assert_allclose(np.abs(ours), np.abs(theirs), atol=1e-8)
+
+
+def test_balanced_logistic_is_scikit_learns(blobs):
+    vectors, _ = blobs(noise=4)
+    labels = np.where(np.arange(120) % 10 == 0, "rare", np.where(np.arange(120) % 2, "a", "b"))
+    Z = scaled(vectors + 2 * (labels == "rare")[:, None])
+    ours = LogisticHead("none", Cs=(3.0,), class_weight="balanced").fit(Z, labels)
+    theirs = LogisticRegression(C=3.0, class_weight="balanced", tol=1e-8, max_iter=5000)
+    np.testing.assert_allclose(
+        ours.predict_proba(Z), theirs.fit(Z, labels).predict_proba(Z), atol=5e-3
+    )
+    with pytest.raises(ValueError, match="balanced"):
+        LogisticHead(class_weight="heavy").fit(Z, labels)
