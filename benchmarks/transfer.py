@@ -176,7 +176,7 @@ def layers() -> list[Row]:
     store = ten()
     taus: dict[str, list[float]] = {}
     rows = []
-    depths = "0+1+2+3+4+5+6"
+    depths = "1+2+3+4+5"
     for name in (
         "neu_steel",
         "hurricane_damage",
@@ -206,7 +206,7 @@ def layers() -> list[Row]:
     for score, found_taus in taus.items():
         rows.append(
             Row(
-                f"Kendall's τ over 7 depths of MobileNetV2, mean of 6 data sets: {score}",
+                f"Kendall's τ over 5 depths of MobileNetV2, mean of 6 data sets: {score}",
                 float(np.mean(found_taus)),
                 f"τ (least {min(found_taus):.2f})",
             )
