@@ -14,7 +14,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -23,7 +22,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 import heads
-from benchmarks.report import SHARED, Row, at_least, at_most, finish, median_s, save, saved
+from benchmarks.report import (
+    SHARED,
+    Row,
+    at_least,
+    at_most,
+    median_s,
+    run_sections,
+)
 from featurestore.encoders import load_encoder
 from featurestore.encoders.weights import FOLDER
 from featurestore.images import decode_image
@@ -75,11 +81,7 @@ def main(chosen: Sequence[str] = ()) -> int:
             "images": lambda: images(store),
             "speed": lambda: speed(store),
         }
-        measured = {name: saved("builtin", name) for name in sections}
-        for name in chosen or sections:
-            measured[name] = [replace(row, section=name) for row in sections[name]()]
-            save("builtin", [row for rows in measured.values() for row in rows])
-    return finish("builtin", [row for rows in measured.values() for row in rows])
+        return run_sections("builtin", sections, chosen)
 
 
 def sizes() -> list[Row]:

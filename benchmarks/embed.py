@@ -17,7 +17,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
@@ -33,10 +32,8 @@ from benchmarks.report import (
     at_least,
     at_most,
     dgemm_s,
-    finish,
     median_s,
-    save,
-    saved,
+    run_sections,
     seconds_of,
     unpack,
 )
@@ -75,12 +72,7 @@ def main(chosen: Sequence[str] = ()) -> int:
             "memory": lambda: memory(folder),
             "null": lambda: null_encoder(folder),
         }
-        measured = {name: saved("embed", name) for name in sections}
-        for name in chosen or sections:
-            measured[name] = [replace(row, section=name) for row in sections[name]()]
-            # Half an hour: a section that fails must not cost the others.
-            save("embed", [row for rows in measured.values() for row in rows])
-    return finish("embed", [row for rows in measured.values() for row in rows])
+        return run_sections("embed", sections, chosen)
 
 
 # How near to the limit: what the stages take when each has the machine for itself.

@@ -10,7 +10,6 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import replace
 from statistics import median
 from typing import Any
 
@@ -21,7 +20,7 @@ from sklearn.model_selection import PredefinedSplit
 
 import heads
 from benchmarks.memory import views_of
-from benchmarks.report import Row, at_least, at_most, finish, save, saved
+from benchmarks.report import Row, at_least, at_most, run_sections
 from heads.catalogue import DEFAULT_HEADS, HEADS
 from heads.conformal import misfit, threshold
 from heads.estimators.logistic import CS, LogisticHead
@@ -310,17 +309,5 @@ def data() -> list[Row]:
 SECTIONS = {"speed": speed, "honesty": honesty, "data": data}
 
 
-def main() -> int:
-    wanted = sys.argv[1:] or list(SECTIONS)
-    rows = []
-    for name, run in SECTIONS.items():
-        if name in wanted:
-            rows += [replace(row, section=name) for row in run()]
-        else:
-            rows += saved("heads", name)
-        save("heads", rows)
-    return finish("heads", rows)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_sections("heads", SECTIONS, sys.argv[1:]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -38,6 +39,10 @@ class MemoryView:
     @property
     def fingerprint(self) -> str:
         return self.embeddings.encoder
+
+    @property
+    def state(self) -> str:
+        return hashlib.sha256(self.embeddings.vectors.tobytes()).hexdigest()
 
     @property
     def name(self) -> str:

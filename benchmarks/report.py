@@ -9,8 +9,8 @@ import statistics
 import subprocess
 import tarfile
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -71,6 +71,18 @@ def finish(name: str, rows: list[Row]) -> int:
         bar = f"  (bar {row.bar})" if row.bar else ""
         print(f"{row.what:<{width}}  {row.value:>10.4g} {row.unit}{bar}{verdict}")
     return int(any(row.passes is False for row in rows))
+
+
+def run_sections(
+    name: str, sections: Mapping[str, Callable[[], list[Row]]], chosen: Sequence[str] = ()
+) -> int:
+    """Run the chosen sections, or all; the others keep their last figures."""
+    measured = {section: saved(name, section) for section in sections}
+    for section in chosen or sections:
+        measured[section] = [replace(row, section=section) for row in sections[section]()]
+        # After each: one that fails must not cost the others.
+        save(name, [row for rows in measured.values() for row in rows])
+    return finish(name, [row for rows in measured.values() for row in rows])
 
 
 def saved(name: str, section: str) -> list[Row]:

@@ -15,7 +15,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from statistics import median
@@ -25,7 +24,14 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from benchmarks.report import SHARED, Row, at_least, at_most, dgemm_s, finish, save, saved
+from benchmarks.report import (
+    SHARED,
+    Row,
+    at_least,
+    at_most,
+    dgemm_s,
+    run_sections,
+)
 from featurestore.exchange import Incoming, import_vectors
 from featurestore.index import normalize_rows
 from featurestore.ingest import EmbedOptions
@@ -47,11 +53,7 @@ def main(chosen: Sequence[str] = ()) -> int:
             "pictures": lambda: pictures(folder),
             "million": lambda: million(folder),
         }
-        measured = {name: saved("store", name) for name in sections}
-        for name in chosen or sections:
-            measured[name] = [replace(row, section=name) for row in sections[name]()]
-            save("store", [row for rows in measured.values() for row in rows])
-    return finish("store", [row for rows in measured.values() for row in rows])
+        return run_sections("store", sections, chosen)
 
 
 @cache

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 import heads
 from benchmarks.heads import features
-from benchmarks.report import Row, at_least, at_most, finish, median_s, save, saved
+from benchmarks.report import Row, at_least, at_most, median_s, run_sections
 from benchmarks.ten import IMAGES, TEXTS, encoders_of, mobilenet, ten
 from heads.comparison import ComparedHead
 from heads.estimators.prototype import PrototypeHead
@@ -255,19 +255,5 @@ SECTIONS = {
 }  # fmt: skip
 
 
-def main() -> int:
-    from dataclasses import replace
-
-    wanted = sys.argv[1:] or list(SECTIONS)
-    rows = []
-    for name, run in SECTIONS.items():
-        if name in wanted:
-            rows += [replace(row, section=name) for row in run()]
-        else:
-            rows += saved("transfer", name)
-        save("transfer", rows)
-    return finish("transfer", rows)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_sections("transfer", SECTIONS, sys.argv[1:]))

@@ -13,14 +13,13 @@ from typing import Any
 import pyarrow as pa
 import streamlit as st
 
+import heads
 from dashboard import views
 from dashboard.launch import STORE_VARIABLE
 from featurestore.errors import FeatureStoreError, nearest
 from featurestore.store import DataSet, Store, open_store
 from featurestore.view import Index, View
-from heads import Assessment, Comparison, Curve, runs
-from heads import assessments as read_assessments
-from heads import curves as read_curves
+from heads import Assessment, Comparison, Curve
 
 
 class UnknownChoice(FeatureStoreError, LookupError):
@@ -160,33 +159,33 @@ def _picture(path: str, item_id: str, content_hash: str, _dataset: DataSet) -> v
 
 
 def comparisons(dataset: DataSet) -> list[Comparison]:
-    """Return the stored comparisons, newest first, read again when one was added."""
-    names = sorted(file.name for file in (dataset.path / "runs").glob("*-compare.json"))
-    return _comparisons(str(dataset.path), names)
-
-
-@st.cache_resource(max_entries=8, show_spinner=False)
-def _comparisons(path: str, names: list[str]) -> list[Comparison]:
-    return runs(path)
+    """Return the stored comparisons, newest first."""
+    return _stored(dataset, "compare")
 
 
 def assessments(dataset: DataSet) -> list[Assessment]:
-    """Return the stored assessments, newest first, read again when one was added."""
-    names = sorted(file.name for file in (dataset.path / "runs").glob("*-transfer.json"))
-    return _assessments(str(dataset.path), names)
-
-
-@st.cache_resource(max_entries=8, show_spinner=False)
-def _assessments(path: str, names: list[str]) -> list[Assessment]:
-    return read_assessments(path)
+    """Return the stored assessments of transfer, newest first."""
+    return _stored(dataset, "transfer")
 
 
 def curves(dataset: DataSet) -> list[Curve]:
-    """Return the stored learning curves, newest first, read again when one was added."""
-    names = sorted(file.name for file in (dataset.path / "runs").glob("*-curve.json"))
-    return _curves(str(dataset.path), names)
+    """Return the stored learning curves, newest first."""
+    return _stored(dataset, "curve")
 
 
-@st.cache_resource(max_entries=8, show_spinner=False)
-def _curves(path: str, names: list[str]) -> list[Curve]:
-    return read_curves(path)
+_READERS: dict[str, Callable[[str], list[Any]]] = {
+    "compare": heads.runs,
+    "transfer": heads.assessments,
+    "curve": heads.curves,
+}
+
+
+def _stored(dataset: DataSet, kind: str) -> list[Any]:
+    names = sorted(file.name for file in (dataset.path / "runs").glob(f"*-{kind}.json"))
+    return _read_runs(str(dataset.path), kind, names)
+
+
+@st.cache_resource(max_entries=24, show_spinner=False)
+def _read_runs(path: str, kind: str, names: list[str]) -> list[Any]:
+    """Read them again when one was added: its name is among the names."""
+    return _READERS[kind](path)

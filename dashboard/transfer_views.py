@@ -10,8 +10,9 @@ import plotly.graph_objects as go
 
 from dashboard.colors import NEUTRAL, PALETTE, colors
 from dashboard.views import encoder_label
+from heads.comparison import metric_of, number, unit_of
 from heads.fewshot import Curve
-from heads.metrics import METRICS
+from heads.tasks import Task
 from heads.transfer.assessment import Assessment
 from heads.transfer.verdict import Kind
 
@@ -32,16 +33,9 @@ VERDICT_WORDS = {
 }
 
 
-def scale_of(found: Assessment | Curve) -> tuple[float, str]:
-    """Return the factor and the unit of values: shares are shown as percentage points."""
-    about = METRICS[found.task][found.metric]
-    return (100.0, "points") if about.is_share else (1.0, found.metric)
-
-
-def said(value: float, found: Assessment | Curve) -> str:
-    """Write a signed value in its unit's digits, without the unit."""
-    scale, unit = scale_of(found)
-    return f"{scale * value:+.1f}" if unit == "points" else f"{value:+.3g}"
+def scale_of(found: Assessment | Curve) -> float:
+    """Return what values are multiplied by: shares are shown in percent."""
+    return 100.0 if metric_of(found.metric).is_share else 1.0
 
 
 def assessment_title(found: Assessment) -> str:
@@ -53,17 +47,18 @@ def assessment_title(found: Assessment) -> str:
 def verdict_sentence(found: Assessment, encoder: str) -> str:
     """Say a verdict in a sentence for people."""
     verdict = found.verdict(encoder)
-    _, unit = scale_of(found)
-    value, low, high = (said(x, found) for x in (verdict.value, verdict.low, verdict.high))
+    value, low, high = (
+        number(x, found.metric, "+") for x in (verdict.value, verdict.low, verdict.high)
+    )
     return (
-        f"{encoder_label(encoder)} {VERDICT_WORDS[verdict.kind]}: {value} {unit} "
+        f"{encoder_label(encoder)} {VERDICT_WORDS[verdict.kind]}: {value} {unit_of(found.metric)} "
         f"({low} to {high}) against {verdict.reference}."
     )
 
 
 def verdict_rows(found: Assessment) -> list[Row]:
     """Return the table of verdicts."""
-    scale, _ = scale_of(found)
+    scale = scale_of(found)
     return [
         {
             "encoder": encoder_label(one.encoder),
@@ -74,7 +69,7 @@ def verdict_rows(found: Assessment) -> list[Row]:
             "low": scale * one.low,
             "high": scale * one.high,
             "would be seen": scale * one.detectable,
-            "items needed": one.rows_needed,
+            "items needed": one.rows_needed if one.rows_needed >= 0 else None,  # no end
         }
         for one in found.verdicts
     ]
@@ -82,7 +77,7 @@ def verdict_rows(found: Assessment) -> list[Row]:
 
 def verdict_figure(found: Assessment) -> go.Figure:
     """Draw each interval of Δ against 0 and the margin."""
-    scale, unit = scale_of(found)
+    scale, unit = scale_of(found), unit_of(found.metric)
     figure = go.Figure()
     margin = scale * found.verdicts[0].margin
     figure.add_vrect(-margin, margin, fillcolor=NEUTRAL, opacity=0.15, line_width=0)
@@ -133,8 +128,8 @@ def ranking_rows(found: Assessment) -> list[Row]:
 
 
 def slice_rows(found: Assessment, encoder: str) -> list[Row]:
-    """Return classes or values of a column, worst first."""
-    scale, _ = scale_of(found)
+    """Return classes or values of a column, worst first: percent right, or error saved."""
+    scale = 1.0 if found.task is Task.REGRESSION else 100.0
     return [
         {
             "class or value": one.name,
@@ -150,12 +145,13 @@ def slice_rows(found: Assessment, encoder: str) -> list[Row]:
 
 def more_sentences(found: Assessment) -> list[str]:
     """Return what stands beside the verdicts: random weights, layers, blends, shift."""
-    _, unit = scale_of(found)
-    lines = [
-        f"{encoder_label(spec)} less random weights of its architecture: {said(value, found)} "
-        f"{unit} ({said(low, found)} to {said(high, found)}): what pretraining adds."
-        for spec, (value, low, high) in found.pretraining.items()
-    ]
+    lines = []
+    for spec, values in found.pretraining.items():
+        value, low, high = (number(x, found.metric, "+") for x in values)
+        lines.append(
+            f"{encoder_label(spec)} less random weights of its architecture: {value} "
+            f"{unit_of(found.metric)} ({low} to {high}): what pretraining adds."
+        )
     lines += [
         f"{one.over_encoder.sentence()}." for tried in found.alternatives.values() for one in tried
     ]
@@ -176,7 +172,7 @@ def curve_title(found: Curve) -> str:
 
 def curve_figure(found: Curve) -> go.Figure:
     """Draw each encoder's mean over label budgets, with the band of one new draw."""
-    scale, _ = scale_of(found)
+    scale = scale_of(found)
     palette: Mapping[str, str] = colors(found.encoders)
     figure = go.Figure()
     for encoder in found.encoders:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pyarrow as pa
@@ -16,6 +16,7 @@ from featurestore.errors import StoreCorrupt, UnknownItem, nearest
 from featurestore.layout import DatasetFolder, all_views_locked, indexes_locked, read_json
 from featurestore.query import fulfils
 from featurestore.tables import YOUNG_S, Table, drop_equal, read_shard, write_file
+from featurestore.values import Snapshot
 
 _DERIVED = ("indexes", "cache")
 
@@ -234,7 +235,7 @@ def _tables(folder: DatasetFolder, *, replaced: bool = False) -> Iterator[tuple[
 
 
 def _named_versions(folder: DatasetFolder) -> dict[Path, set[int]]:
-    """Return the versions of each table that heads and comparisons name."""
+    """Return the versions of each table that heads and reports name."""
     slugs: dict[str, Path] = {}
     for path in (folder.path / "views").glob("*/encoder.json"):
         slugs[read_json(path)["fingerprint"]] = path.parent
@@ -242,10 +243,14 @@ def _named_versions(folder: DatasetFolder) -> dict[Path, set[int]]:
     for path in (folder.path / "heads").glob("*/card.json"):
         card = read_json(path)
         _name(named, folder, slugs, card.get("fingerprint"), card.get("snapshot"))
-    for card in folder.runs("compare"):
-        views = card.get("card", card).get("views", [])
-        for view in views:
-            _name(named, folder, slugs, view.get("fingerprint"), view.get("snapshot"))
+    for path in (folder.path / "heads").glob("*/encoder.json"):
+        for block in read_json(path)["blocks"]:  # of a head on several views side by side
+            if at := block.get("snapshot"):
+                _name(named, folder, slugs, block["fingerprint"], asdict(Snapshot.parse(at)))
+    for kind in ("compare", "curve", "transfer"):
+        for card in folder.runs(kind):
+            for view in card.get("card", card).get("views", []):
+                _name(named, folder, slugs, view.get("fingerprint"), view.get("snapshot"))
     return named
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -15,9 +14,9 @@ from featurestore.values import Snapshot
 from heads.bundle import library_versions, machine
 from heads.catalogue import HeadEntry, default_heads, head_entries
 from heads.comparison import ComparedHead, Comparison, cell_name
-from heads.materials import baselines, load_shared, of_view, run_cell
+from heads.materials import baselines, of_views, run_cell
 from heads.metrics import METRICS
-from heads.plan import Plan, make_plan, task_of
+from heads.shared import Ground, ground_of
 from heads.tasks import Task
 
 if TYPE_CHECKING:
@@ -76,21 +75,12 @@ def compare(
     """
     views = list(views) if isinstance(views, Sequence) else [views]
     created = datetime.now(UTC)
-    tables, n_apart = load_shared(views)
-    plan = make_plan(
-        tables[0],
-        label=label,
-        task=task,
-        recorded=task_of(views[0], label),
-        evaluation=evaluation,
-        use_groups=group,
-        seed=seed,
-    )
+    ground = ground_of(views, label=label, task=task, evaluation=evaluation, group=group, seed=seed)
+    plan = ground.plan
     metric = check_metric(metric, plan.task)
     entries = chosen_heads(heads, plan.task)
-    materials = [of_view(view, table, plan) for view, table in zip(views, tables, strict=True)]
-    jobs = [(one, name, entry) for one in materials for name, entry in entries.items()]
-    jobs += baselines(views, tables[0], plan)
+    jobs = [(one, name, entry) for one in of_views(ground) for name, entry in entries.items()]
+    jobs += baselines(ground)
     n_fits = len(plan.parts) * len(jobs)
     n_done = 0
 
@@ -125,7 +115,7 @@ def compare(
         plan.classes,
         tuple(str(i) for i in plan.ids[plan.tested]),
         tuple(compared),
-        _notes(plan, n_apart, compared, metric),
+        _notes(ground, compared, metric),
         {
             "created": created.isoformat(),
             "seed": seed,
@@ -135,17 +125,10 @@ def compare(
             "n_repeats": plan.folds.n_repeats if plan.folds else 0,
             "never_part": ["content_hash", "group"] if group else ["content_hash"],
             "search_spaces": {name: entry.search_space for _, name, entry in jobs},
-            "views": [
-                {
-                    "encoder": str(view.spec),
-                    "fingerprint": view.fingerprint,
-                    "snapshot": asdict(table.snapshot) if table.snapshot else None,
-                }
-                for view, table in zip(views, tables, strict=True)
-            ],
+            "views": ground.card(),
             "n_train": len(plan.train) if plan.folds is None else None,
             "n_unlabelled": plan.n_unlabelled,
-            "n_without_vector": n_apart,
+            "n_without_vector": ground.n_apart,
             "n_leaked": plan.n_leaked,
             "machine": machine(),
             "versions": library_versions(),
@@ -168,7 +151,7 @@ def run_again(dataset: Any, run: Comparison) -> Comparison:
     """
     card = run.card
     names = card.get("heads") or list(dict.fromkeys(c.head for c in run.heads if _is_plain(c)))
-    if any(one["encoder"].startswith("concat:") for one in card["views"]):
+    if any(cell.encoder.startswith("concat:") for cell in run.heads):
         raise BadName("a comparison with views side by side is run again from its views")
     views = []
     for one in card["views"]:
@@ -235,13 +218,9 @@ def found_in(dataset: Any) -> Path:
     return Path(getattr(dataset, "path", dataset)) / "cache" / "heads"
 
 
-def _notes(
-    plan: Plan, n_apart: int, compared: Sequence[ComparedHead], metric: str
-) -> tuple[str, ...]:
-    notes = list(plan.notes)
-    if n_apart:
-        notes.append(f"Left out for want of a vector in some view: {n_apart} items.")
-    about = METRICS[plan.task][metric]
+def _notes(ground: Ground, compared: Sequence[ComparedHead], metric: str) -> tuple[str, ...]:
+    notes = ground.notes()
+    about = METRICS[ground.plan.task][metric]
     sign = 1 if about.higher_is_better else -1
     best = max(compared, key=lambda cell: sign * cell.report.estimate(metric).value)
     notes.append(

@@ -13,7 +13,7 @@ import numpy as np
 
 from featurestore.errors import BadSource
 from featurestore.values import LOCAL_DIR, Embeddings, EncoderSpec, LazyColumns, Snapshot
-from heads.materials import load_shared
+from heads.shared import load_shared
 
 if TYPE_CHECKING:
     from featurestore.store import DataSet
@@ -61,6 +61,11 @@ class ConcatView:
     def snapshot(self) -> Snapshot:
         """Of the items; each view's own is in ``blocks``."""
         return self.views[0].snapshot
+
+    @property
+    def state(self) -> str:
+        """The states of all views."""
+        return " ".join(view.state for view in self.views)
 
     @property
     def fingerprint(self) -> str:

@@ -17,9 +17,10 @@ from heads.bundle import library_versions, machine
 from heads.catalogue import head_entries
 from heads.compare import check_metric, found_in, runs_folder
 from heads.intervals import LEVEL
-from heads.materials import baselines, load_shared, of_view, run_cell
+from heads.materials import baselines, of_views, run_cell
 from heads.metrics import METRICS
-from heads.plan import Plan, make_plan, task_of
+from heads.plan import Plan
+from heads.shared import Ground, ground_of
 from heads.tasks import Task
 
 if TYPE_CHECKING:
@@ -241,18 +242,14 @@ def curve(
             f"{n_draws} draws of {list(per_class)} labels a class: expected 2 and 1 or more"
         )
     views = list(views) if isinstance(views, Sequence) else [views]
-    tables, _ = load_shared(views)
-    plan = make_plan(
-        tables[0], label=label, task=task, recorded=task_of(views[0], label), seed=seed
-    )
+    ground = ground_of(views, label=label, task=task, seed=seed)
+    plan = ground.plan
     metric = check_metric(metric, plan.task)
     ((name, entry),) = head_entries([head], plan.task).items()
     if entry.reads != "vectors":
         raise BadName(f"{name} reads no vectors: its curve is drawn beside those of all encoders")
-    materials = [
-        (of_view(view, table, plan), name, entry) for view, table in zip(views, tables, strict=True)
-    ]
-    materials += [one for one in baselines(views, tables[0], plan) if one[1] != "majority"]
+    materials = [(one, name, entry) for one in of_views(ground)]
+    materials += [one for one in baselines(ground) if one[1] != "majority"]
     drawn = {
         k: draws
         for k in sorted(set(per_class))
@@ -291,16 +288,14 @@ def curve(
         metric,
         plan.task,
         tuple(budgets),
-        _notes(plan, drawn, per_class, n_draws),
+        _notes(ground, drawn, per_class, n_draws),
         {
             "created": datetime.now(UTC).isoformat(),
             "seed": seed,
             "n_draws": n_draws,
             "head": name,
             "search_space": entry.search_space,
-            "views": [
-                {"encoder": str(view.spec), "fingerprint": view.fingerprint} for view in views
-            ],
+            "views": ground.card(),
             "machine": machine(),
             "versions": library_versions(),
         },
@@ -428,9 +423,9 @@ def _through(n: NDArray[np.float64], error: NDArray[np.float64], floor: float) -
 
 
 def _notes(
-    plan: Plan, drawn: Mapping[int, Any], per_class: Sequence[int], n_draws: int
+    ground: Ground, drawn: Mapping[int, Any], per_class: Sequence[int], n_draws: int
 ) -> tuple[str, ...]:
-    notes = [note for note in plan.notes if "fold" not in note]
+    notes = ground.notes()
     left = sorted(set(per_class) - set(drawn))
     if left:
         notes.append(

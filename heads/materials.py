@@ -6,27 +6,29 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from functools import cache, reduce
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from featurestore.errors import BadSource
 from featurestore.user_cache import write_json
 from featurestore.values import Embeddings, Modality
 from heads.bundle import library_versions, texts_of
 from heads.catalogue import HEADS, Build, HeadEntry, best_on_counts, counts_builder
 from heads.comparison import ComparedHead
+from heads.concat import concat
 from heads.evaluate import evaluate
 from heads.plan import Plan
+from heads.shared import Ground, rows_of
 from heads.tasks import Task
 
 if TYPE_CHECKING:
     from featurestore.view import View
 
-CACHE_FORMAT = 3  # a change to how heads learn or are scored makes it one more
+CACHE_FORMAT = 4  # a change to how heads learn or are scored makes it one more
 TFIDF = "baseline:tfidf"
 MAJORITY = "baseline:majority"
 
@@ -41,38 +43,22 @@ class Material:
     build: Callable[[HeadEntry], Build]  # how a head is built for it
 
 
-def load_shared(views: Sequence[View]) -> tuple[list[Embeddings], int]:
-    """Load views of one data set on the items that all have; count the others.
-
-    Raises
-    ------
-    BadSource
-        If the views are of different data sets.
-    """
-    if not views or len({str(view.dataset.path) for view in views}) > 1:
-        raise BadSource(
-            "a comparison needs views of one data set, got "
-            + (", ".join(view.name for view in views) or "none")
-        )
-    tables = [view.load() for view in views]
-    ids = [table.ids.astype(str) for table in tables]
-    shared = reduce(np.intersect1d, ids)
-    n_apart = len(reduce(np.union1d, ids)) - len(shared)
-    kept = []
-    for table, own in zip(tables, ids, strict=True):
-        order = np.argsort(own, kind="stable")
-        kept.append(table.take(order[np.searchsorted(own[order], shared)]))
-    return kept, n_apart
-
-
 def of_view(view: View, table: Embeddings, plan: Plan) -> Material:
-    """Return a view's vectors."""
-    identity = {
-        "fingerprint": view.fingerprint,
-        "snapshot": asdict(table.snapshot) if table.snapshot else None,
-        "state": getattr(view, "state", None),
-    }
+    """Return a view's vectors; the state tells versions of one number apart."""
+    identity = {"fingerprint": view.fingerprint, "state": view.state}
     return of_vectors(str(view.spec), lambda: table.vectors[plan.rows], plan, identity)
+
+
+def of_concat(views: Sequence[View], plan: Plan) -> Material:
+    """Return views side by side; they are loaded only if a head is trained on them."""
+    both = concat(views)
+
+    def vectors() -> NDArray[np.float32]:
+        found = both.load()
+        return found.vectors[rows_of(found, plan.ids)]
+
+    identity = {"of": [[view.fingerprint, view.state] for view in views]}
+    return of_vectors(str(both.spec), vectors, plan, identity)
 
 
 def of_vectors(
@@ -110,7 +96,6 @@ def of_texts_and_heads(
 
 
 def _of_counts(table: Embeddings, plan: Plan, build: Callable[[HeadEntry, int], Build]) -> Material:
-
     @cache
     def count() -> tuple[Any, int, float]:
         from heads.estimators.tfidf import count_ngrams
@@ -125,18 +110,23 @@ def _of_counts(table: Embeddings, plan: Plan, build: Callable[[HeadEntry, int], 
         counts, _, seconds = count()
         return counts, seconds
 
-    identity = {"snapshot": asdict(table.snapshot) if table.snapshot else None}
+    texts = "\0".join(map(str, texts_of(table)[plan.rows]))
+    identity = {"texts": hashlib.sha256(texts.encode("utf-8", "surrogatepass")).hexdigest()}
     return Material(TFIDF, identity, read, lambda entry: build(entry, count()[1]))
 
 
-def baselines(
-    views: Sequence[View], table: Embeddings, plan: Plan
-) -> list[tuple[Material, str, HeadEntry]]:
+def of_views(ground: Ground) -> list[Material]:
+    """Return what heads read of each view."""
+    return [of_view(v, t, ground.plan) for v, t in zip(ground.views, ground.tables, strict=True)]
+
+
+def baselines(ground: Ground) -> list[tuple[Material, str, HeadEntry]]:
     """Return what needs no encoder, each with its head: majority and, for texts, TF-IDF."""
+    plan = ground.plan
     found = [(of_nothing(plan), "majority", HEADS["majority"])]
-    if views[0].dataset.modality == Modality.TEXT:
+    if ground.views[0].dataset.modality == Modality.TEXT:
         head = "ridge" if plan.task is Task.REGRESSION else "logistic"
-        found.append((of_texts(table, plan), head, HEADS["tfidf"]))
+        found.append((of_texts(ground.tables[0], plan), head, HEADS["tfidf"]))
     return found
 
 

@@ -130,7 +130,7 @@ def predict_source(
         If there is nothing to read.
     """
     from featurestore.store import open_store
-    from heads.materials import load_shared
+    from heads.shared import load_shared
 
     with tempfile.TemporaryDirectory(prefix="featurestore-predict-") as folder:
         store = open_store(Path(folder), create=True)

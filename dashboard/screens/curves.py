@@ -22,7 +22,7 @@ chosen = state.select(
 found = curves[chosen]
 name = found.metric.replace("_", " ")
 st.plotly_chart(shown.curve_figure(found), alt=f"{name} over the number of labels")
-if shown.scale_of(found)[1] == "points":
+if shown.scale_of(found) == 100:
     target = st.slider(f"Wanted {name} (%)", 50.0, 99.5, 90.0, 0.5)
     for encoder in found.encoders:
         needed = found.labels_needed(encoder, target / 100)

@@ -20,12 +20,10 @@ chosen = state.select(
     show=lambda created: shown.assessment_title(assessments[created]),
 )
 found = assessments[chosen]
-_, unit = shown.scale_of(found)
+digits = "%.1f" if shown.scale_of(found) == 100 else "%.3f"
 for verdict in found.verdicts:
-    color = shown.VERDICT_COLORS[verdict.kind]
-    sentence = views.plain(shown.verdict_sentence(found, verdict.encoder))
     st.markdown(f"#### {str(verdict.kind).capitalize()}")
-    st.markdown(sentence)
+    st.markdown(views.plain(shown.verdict_sentence(found, verdict.encoder)))
     for line in found.advice[verdict.encoder]:
         st.markdown(f"- {views.plain(line)}")
 st.plotly_chart(
@@ -38,7 +36,7 @@ st.dataframe(
     hide_index=True,
     column_config={
         **{
-            name: number(format="%.1f" if unit == "points" else "%.3f")
+            name: number(format=digits)
             for name in ("encoder's", "reference", "difference", "low", "high", "would be seen")
         },
         "items needed": number(
@@ -62,10 +60,7 @@ if encoders:
         shown.slice_rows(found, encoder),
         hide_index=True,
         column_config={
-            **{
-                name: number(format="%+.1f" if unit == "points" else "%+.3f")
-                for name in ("difference", "low", "high")
-            },
+            **{name: number(format="%+.3g") for name in ("difference", "low", "high")},
             "found": st.column_config.CheckboxColumn(
                 help="After Benjamini-Hochberg over all rows, at 5 %"
             ),

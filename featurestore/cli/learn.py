@@ -8,20 +8,20 @@ from typing import Any
 import click
 
 from featurestore.cli.output import (
+    encoders_option,
+    evaluation_option,
+    groups_option,
     json_option,
     label_option,
+    metric_option,
     open_given,
     print_json,
     print_table,
     say,
+    seed_option,
     store_option,
+    task_option,
     view_of,
-)
-
-task_option = click.option(
-    "--task",
-    type=click.Choice(["multiclass", "multilabel", "regression"]),
-    help="What the label is; told from its values by default.",
 )
 
 
@@ -48,7 +48,7 @@ task_option = click.option(
     metavar="FOLDER",
     help="Also write a bundle that predict takes, apart from the store.",
 )
-@click.option("--seed", default=0, show_default=True)
+@seed_option
 @store_option
 @json_option
 def train(
@@ -80,14 +80,7 @@ def train(
     epilog="Example: featurestore compare photos -e baseline:pixels -e timm:resnet18.a1_in1k"
 )
 @click.argument("dataset")
-@click.option(
-    "-e",
-    "--encoder",
-    "encoders",
-    multiple=True,
-    metavar="SPEC",
-    help="Encoder; repeatable; all views by default.",
-)
+@encoders_option
 @click.option(
     "--head",
     "head_names",
@@ -97,16 +90,10 @@ def train(
 )
 @label_option
 @task_option
-@click.option("--metric", help="balanced_accuracy, macro_f1 or r2 by default, by task.")
-@click.option(
-    "--evaluation",
-    default="auto",
-    show_default=True,
-    type=click.Choice(["auto", "test", "folds"]),
-    help="The test split, or 5 × 5 folds; auto: the test split if there is one.",
-)
-@click.option("--ignore-groups", is_flag=True, help="Let items of one group part: shows the leak.")
-@click.option("--seed", default=0, show_default=True)
+@metric_option
+@evaluation_option
+@groups_option
+@seed_option
 @store_option
 @json_option
 def compare(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -31,6 +32,30 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON f
 label_option = click.option(
     "--label", metavar="COLUMN", help="Label column; the main one by default."
 )
+
+task_option = click.option(
+    "--task",
+    type=click.Choice(["multiclass", "multilabel", "regression"]),
+    help="What the label is; told from its values by default.",
+)
+metric_option = click.option(
+    "--metric", help="balanced_accuracy, macro_f1 or r2 by default, by task."
+)
+encoders_option = click.option(
+    "-e", "--encoder", "encoders", multiple=True, metavar="SPEC",
+    help="Encoder; repeatable; all views by default.",
+)  # fmt: skip
+evaluation_option = click.option(
+    "--evaluation",
+    default="auto",
+    show_default=True,
+    type=click.Choice(["auto", "test", "folds"]),
+    help="The test split, or 5 × 5 folds; auto: the test split if there is one.",
+)
+groups_option = click.option(
+    "--ignore-groups", is_flag=True, help="Let items of one group part: shows the leak."
+)
+seed_option = click.option("--seed", default=0, show_default=True)
 
 
 def say(message: str) -> None:
@@ -61,8 +86,16 @@ def view_of(store_path: str, dataset: str, encoder: str | None) -> View:
 
 
 def print_json(value: Any) -> None:
-    """Print for machines."""
-    click.echo(json.dumps(value, indent=1, ensure_ascii=False, default=str))
+    """Print for machines; JSON has no infinity, so what has no end is null."""
+    click.echo(json.dumps(_finite(value), indent=1, ensure_ascii=False, default=str))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[Any]], *, err: bool = False) -> None:

@@ -8,29 +8,30 @@ from typing import Any
 
 import click
 
-from featurestore.cli.learn import say_fits, task_option
+from featurestore.cli.learn import say_fits
 from featurestore.cli.output import (
+    encoders_option,
+    evaluation_option,
+    groups_option,
     json_option,
     label_option,
+    metric_option,
     open_given,
     print_json,
     print_table,
     progress_bar,
     say,
+    seed_option,
     store_option,
+    task_option,
 )
 
 PIXELS = "baseline:pixels"
 
-encoder_option = click.option(
-    "-e", "--encoder", "encoders", multiple=True, metavar="SPEC",
-    help="Encoder; repeatable; all views by default.",
-)  # fmt: skip
-
 
 @click.command(epilog="Example: featurestore transfer photos -e timm:resnet18.a1_in1k --rank")
 @click.argument("dataset")
-@encoder_option
+@encoders_option
 @click.option(
     "--layers",
     metavar="A,B,…",
@@ -50,7 +51,7 @@ encoder_option = click.option(
 @click.option("--by", metavar="COLUMN", help="Look at the values of a column, not at classes.")
 @label_option
 @task_option
-@click.option("--metric", help="balanced_accuracy, macro_f1 or r2 by default, by task.")
+@metric_option
 @click.option(
     "--margin",
     type=click.FloatRange(0, min_open=True),
@@ -66,16 +67,10 @@ encoder_option = click.option(
     metavar="NAME",
     help="Heads to choose among, on both sides; repeatable; all that do the task by default.",
 )
-@click.option(
-    "--evaluation",
-    default="auto",
-    show_default=True,
-    type=click.Choice(["auto", "test", "folds"]),
-    help="The test split, or 5 × 5 folds; auto: the test split if there is one.",
-)
-@click.option("--ignore-groups", is_flag=True, help="Let items of one group part: shows the leak.")
+@evaluation_option
+@groups_option
 @click.option("--no-blend", is_flag=True, help="Do not try raw pixels beside the encoder.")
-@click.option("--seed", default=0, show_default=True)
+@seed_option
 @store_option
 @json_option
 def transfer(
@@ -143,11 +138,11 @@ def transfer(
 
 @click.command(epilog="Example: featurestore curve photos --target 95")
 @click.argument("dataset")
-@encoder_option
+@encoders_option
 @click.option("--head", default="logistic", show_default=True)
 @label_option
 @task_option
-@click.option("--metric", help="balanced_accuracy, macro_f1 or r2 by default, by task.")
+@metric_option
 @click.option(
     "--per-class",
     default="1,2,4,8,16,32,64,128",
@@ -163,7 +158,7 @@ def transfer(
     type=click.FloatRange(0, 100),
     help="Say how many labels reach this percentage; repeatable.",
 )
-@click.option("--seed", default=0, show_default=True)
+@seed_option
 @store_option
 @json_option
 def curve(

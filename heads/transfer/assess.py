@@ -3,47 +3,48 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from featurestore.errors import BadName, NotEnoughData
-from featurestore.values import Embeddings, EncoderSpec, Modality
+from featurestore.values import Embeddings, Modality
 from heads.bundle import library_versions, machine
 from heads.catalogue import HEADS, HeadEntry, best_of, default_heads, head_entries
 from heads.compare import check_metric, found_in, runs_folder
-from heads.comparison import ComparedHead, Difference, unit_of
-from heads.concat import concat
-from heads.folds import is_missing
-from heads.intervals import LEVEL
+from heads.comparison import ComparedHead, unit_of
 from heads.materials import (
     Material,
-    load_shared,
+    of_concat,
     of_texts_and_heads,
-    of_vectors,
     of_view,
     run_cell,
 )
 from heads.metrics import METRICS
-from heads.plan import Plan, make_plan, task_of
+from heads.plan import Plan
+from heads.shared import ground_of
 from heads.tasks import Task
 from heads.transfer.advice import Alternative, Evidence, Way, advise
 from heads.transfer.assessment import Assessment
-from heads.transfer.rank import Ranked, agreement, rank_encoders
-from heads.transfer.shift import Shift, domain_shift
+from heads.transfer.evidence import (
+    difference_of,
+    layers_of,
+    random_weights,
+    ranking_of,
+    shifts_of,
+    slices_of,
+)
+from heads.transfer.rank import Ranked, agreement
 from heads.transfer.verdict import (
     MARGIN,
-    SliceDifference,
     Verdict,
     attribution,
     judge,
     margin_of,
-    slice_differences,
 )
 
 if TYPE_CHECKING:
@@ -126,7 +127,7 @@ def assess_transfer(
     ]
     if not judged:
         raise NotEnoughData("no pretrained encoder among the views: nothing to judge")
-    randoms = {str(v.spec): _random_weights(v.spec, known) for v in judged}
+    randoms = {str(v.spec): random_weights(v.spec, known) for v in judged}
     notes = [
         f"{spec} has {len(found)} views of random weights: {LEAST_SEEDS} or more seeds are needed."
         for spec, found in randoms.items()
@@ -136,30 +137,24 @@ def assess_transfer(
     seeds = [one for found in randoms.values() for one in found]
     loaded = [*judged, *seeds, *([] if pixels is None else [pixels])]
     loaded = list({str(view.spec): view for view in loaded}.values())
-    tables, n_apart = load_shared(loaded)
-    if by is not None:
-        tables[0].column(by)  # a wrong name is found before anything is trained
-    plan = make_plan(
-        tables[0],
-        label=label,
-        task=task,
-        recorded=task_of(views[0], label),
-        evaluation=evaluation,
-        use_groups=group,
-        seed=seed,
+    ground = ground_of(
+        loaded, label=label, task=task, evaluation=evaluation, group=group, seed=seed
     )
+    plan = ground.plan
+    if by is not None:
+        ground.tables[0].column(by)  # a wrong name is found before anything is trained
     metric = check_metric(metric, plan.task)
     entries = head_entries(heads or default_heads(plan.task), plan.task)
     if any(entry.is_baseline or entry.per_task for entry in entries.values()):
         raise BadName("heads to choose among are single ones that read vectors, not best or tfidf")
-    table = dict(zip((str(view.spec) for view in loaded), tables, strict=True))
+    table = dict(zip((str(view.spec) for view in loaded), ground.tables, strict=True))
     run = _Runner(plan, metric, entries, seed, found_in(dataset) if save else None, progress)
-    networks = _layers(judged)
+    networks = layers_of(judged)
     can_blend = blend and pixels is not None and not (is_text and reference is None)
     run.n_cells = 1 + len(loaded) - (pixels is not None) + len(networks) + can_blend * len(judged)
 
     stated = {str(v.spec): run.cell(of_view(v, table[str(v.spec)], plan)) for v in judged}
-    against, name = _reference(run, pixels, reference is not None, table, tables[0])
+    against, name = _reference(run, pixels, reference is not None, table, ground.tables[0])
     to = partial(
         judge,
         metric=metric,
@@ -186,14 +181,15 @@ def assess_transfer(
     for spec, way, cell in tried:
         one = Alternative(
             way,
-            _difference(cell, stated[spec], metric, len(tried)),
+            difference_of(cell, stated[spec], metric, len(tried)),
             to(cell, against, n_claims=len(tried)),
         )
         alternatives[spec] = (*alternatives.get(spec, ()), one)
     slices = {
-        spec: tuple(_slices(cell, against, plan, table[spec], by)) for spec, cell in stated.items()
+        spec: tuple(slices_of(cell, against, plan, table[spec], by))
+        for spec, cell in stated.items()
     }
-    shifts, more = _shifts(judged, table, plan, shift_to)
+    shifts, more = shifts_of(judged, table, plan, shift_to)
     notes += more
     ranking: list[Ranked] = []
     higher = METRICS[plan.task][metric].higher_is_better
@@ -201,7 +197,7 @@ def assess_transfer(
         values = {spec: cell.report.estimate(metric).value for spec, cell in stated.items()}
         if pixels is not None:
             values[str(pixels.spec)] = against.report.estimate(metric).value
-        ranking, more = _rank(list(known.values()), plan, values)
+        ranking, more = ranking_of(list(known.values()), plan, values)
         notes += more
     advice = {
         verdict.encoder: tuple(
@@ -232,21 +228,14 @@ def assess_transfer(
         shifts,
         tuple(ranking),
         agreement(ranking, higher_is_better=higher),
-        (*plan.notes, *_notes(plan, n_apart, list(entries), against, n_claims), *notes),
+        (*ground.notes(), *_notes(plan, list(entries), against, n_claims), *notes),
         {
             "created": datetime.now(UTC).isoformat(),
             "seed": seed,
             "margin": margin,
             "heads": list(entries),
             "search_spaces": {one: entry.search_space for one, entry in entries.items()},
-            "views": [
-                {
-                    "encoder": str(view.spec),
-                    "fingerprint": view.fingerprint,
-                    "snapshot": asdict(one.snapshot) if one.snapshot else None,
-                }
-                for view, one in zip(loaded, tables, strict=True)
-            ],
+            "views": ground.card(),
             "machine": machine(),
             "versions": library_versions(),
         },
@@ -312,22 +301,6 @@ def _check_baseline(views: Sequence[View], is_text: bool, pixels: View | None) -
     )
 
 
-def _random_weights(spec: EncoderSpec, known: Mapping[str, View]) -> list[View]:
-    """Return the views of random weights of an encoder's architecture, at the same layer.
-
-    Two spellings of one seed are one network, told by their fingerprints.
-    """
-    options = [one for one in spec.options if one[0] != "seed"]
-    found = {
-        view.fingerprint: view
-        for view in known.values()
-        if view.spec.family == "random"
-        and (view.spec.model, view.spec.revision) == (f"{spec.family}:{spec.model}", spec.revision)
-        and [one for one in view.spec.options if one[0] != "seed"] == options
-    }
-    return list(found.values())
-
-
 def _reference(
     run: _Runner,
     pixels: View | None,
@@ -349,44 +322,7 @@ def _reference(
     return cell, name
 
 
-def _of_concat(views: Sequence[View], plan: Plan) -> Material:
-    both = concat(views)
-    loaded = both.load()
-    place = {str(item): row for row, item in enumerate(loaded.ids)}
-    rows = np.array([place[str(item)] for item in plan.ids])
-    identity = {"fingerprint": both.fingerprint}
-    return of_vectors(str(both.spec), lambda: loaded.vectors[rows], plan, identity)
-
-
-def _difference(
-    first: ComparedHead, second: ComparedHead, metric: str, n_claims: int
-) -> Difference:
-    found = first.report.difference(second.report, metric, level=1 - (1 - LEVEL) / n_claims)
-    assert found.low is not None
-    assert found.high is not None
-    return Difference(
-        (first.encoder, first.head), (second.encoder, second.head), found.value, found.low,
-        found.high, found.estimand, metric, n_claims,
-    )  # fmt: skip
-
-
 _Tried = list[tuple[str, Way, ComparedHead]]  # in place of which encoder, how, with what result
-
-
-def _layers(judged: Sequence[View]) -> list[list[View]]:
-    """Return the views that are layers of one network, pooled alike, the last layer last."""
-    networks: dict[tuple[str, str], list[View]] = {}
-    for view in judged:
-        key = str(view.spec.network), view.spec.option("pool", "")
-        networks.setdefault(key, []).append(view)
-    return [sorted(found, key=_depth) for found in networks.values() if len(found) > 1]
-
-
-def _depth(view: View) -> float:
-    """Return a number that grows with the depth; -1 and nothing are the end."""
-    layer = view.spec.option("layer", "-1")
-    number = float(layer) if layer.lstrip("-").isdecimal() else 0.0
-    return number if number >= 0 else 1e6 + number
 
 
 def _layer_cells(
@@ -398,7 +334,7 @@ def _layer_cells(
         *others, last = views
         spec = str(last.spec)
         tried += [(spec, Way.LAYER, stated[str(one.spec)]) for one in others]
-        tried.append((spec, Way.LAYERS, run.cell(_of_concat(views, run.plan))))
+        tried.append((spec, Way.LAYERS, run.cell(of_concat(views, run.plan))))
     return tried
 
 
@@ -407,116 +343,14 @@ def _blend_cells(
 ) -> _Tried:
     """Return each encoder with the raw features beside it, unless those are far behind."""
     return [
-        (str(view.spec), Way.BLEND, run.cell(_of_concat([view, pixels], run.plan)))
+        (str(view.spec), Way.BLEND, run.cell(of_concat([view, pixels], run.plan)))
         for view, verdict in zip(judged, verdicts, strict=True)
         if verdict.low <= FAR or unit_of(run.metric) != "points"
     ]
 
 
-def _slices(
-    cell: ComparedHead, against: ComparedHead, plan: Plan, table: Embeddings, by: str | None
-) -> list[SliceDifference]:
-    """Compare class by class, or value by value of a column."""
-    tested = plan.tested
-    masks: dict[str, NDArray[np.bool_]] = {}
-    if by is not None:
-        values = table.column(by)[plan.rows][tested]
-        known = ~is_missing(values)
-        texts = values.astype(str)
-        masks = {str(v): known & (texts == v) for v in np.unique(texts[known])}
-    elif plan.task is Task.MULTICLASS:
-        codes = plan.target.values[tested]
-        masks = {name: codes == c for c, name in enumerate(plan.classes)}
-    elif plan.task is Task.MULTILABEL:
-        masks = dict(zip(plan.classes, plan.target.values[tested].T, strict=True))
-    place = np.zeros(len(plan.ids), dtype=np.intp)
-    place[tested] = np.arange(len(tested))
-    parts = [place[test] for _, test in plan.parts]
-    masks = {name: mask for name, mask in masks.items() if mask.any()}
-    return slice_differences(cell.report, against.report, masks, parts, block=plan.block[tested])
-
-
-def _shifts(
-    judged: Sequence[View],
-    table: Mapping[str, Embeddings],
-    plan: Plan,
-    shift_to: Sequence[View],
-) -> tuple[dict[str, Shift], list[str]]:
-    """Compare training with test items, or with those of another data set."""
-    elsewhere = {view.fingerprint: view for view in shift_to}
-    shifts, notes = {}, []
-    for view in judged:
-        spec = str(view.spec)
-        vectors = table[spec].vectors[plan.rows]
-        try:
-            if shift_to:
-                if view.fingerprint not in elsewhere:
-                    there = shift_to[0].dataset.name
-                    notes.append(f"No shift: {there} has no view by {view.spec.label}.")
-                    continue
-                shifts[spec] = _shift_to(elsewhere[view.fingerprint], vectors, plan)
-            elif plan.folds is None:
-                classes = None
-                if plan.task is Task.MULTICLASS:
-                    classes = np.array(plan.classes)[plan.target.values[plan.test]]
-                shifts[spec] = domain_shift(
-                    vectors[plan.train],
-                    vectors[plan.test],
-                    groups=(plan.block[plan.train], plan.block[plan.test]),
-                    classes=classes,
-                )
-        except NotEnoughData as error:
-            notes.append(f"No shift: {error}.")
-    return shifts, list(dict.fromkeys(notes))
-
-
-def _shift_to(view: View, vectors: NDArray[np.float32], plan: Plan) -> Shift:
-    other = view.load()
-    of_class = None
-    if other.label_column is not None:
-        labels = other.labels
-        of_class = np.where(is_missing(labels), "(no label)", labels.astype(str))
-    empty = np.full(len(other), None, dtype=object)
-    group = other.columns.get("group", empty)
-    theirs = np.where(is_missing(group), other.ids, group).astype(str)
-    own = np.array([f"own {number}" for number in plan.block])
-    return domain_shift(
-        vectors,
-        other.vectors,
-        groups=(own, theirs),
-        classes=of_class,
-        between=f"the items here and those of {view.dataset.name}",
-    )
-
-
-def _rank(
-    views: Sequence[View], plan: Plan, values: Mapping[str, float]
-) -> tuple[list[Ranked], list[str]]:
-    """Score all views on the rows that teach."""
-    if plan.task is Task.MULTILABEL:
-        return [], ["No ranking: the scores are for one class or a number an item."]
-    rows = plan.train
-    vectors, notes = {}, []
-    for view in views:
-        found = view.load()
-        place = {str(item): row for row, item in enumerate(found.ids)}
-        if all(str(item) in place for item in plan.ids[rows]):
-            at = np.array([place[str(item)] for item in plan.ids[rows]])
-            vectors[str(view.spec)] = found.vectors[at]
-        else:
-            notes.append(f"Not ranked: {view.spec.label} lacks vectors of some training items.")
-    ranked = rank_encoders(
-        vectors, plan.target.take(rows), groups=plan.block[rows], head_values=values
-    )
-    return ranked, notes
-
-
-def _notes(
-    plan: Plan, n_apart: int, names: Sequence[str], against: ComparedHead, n_claims: int
-) -> list[str]:
+def _notes(plan: Plan, names: Sequence[str], against: ComparedHead, n_claims: int) -> list[str]:
     notes = []
-    if n_apart:
-        notes.append(f"Left out for want of a vector in some view: {n_apart} items.")
     if plan.folds is None:
         notes.append("One draw of labels: the verdict is for this training set.")
     if against.report.n_blocks is not None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from featurestore.errors import BadName
 from heads.tasks import Target, Task
 from heads.transfer.scores import SCORES, ridge_loo_rows
 
@@ -49,13 +50,18 @@ def rank_encoders(
         Encoder → (n, dim).
     target : Target
         Of the n rows; of one class or a number each.
+
+    Raises
+    ------
+    BadName
+        If the target has several labels a row.
     """
     rng = np.random.default_rng(seed)
     rows = np.sort(rng.permutation(len(target))[:MOST_ROWS])
     block = np.arange(len(rows)) if groups is None else np.asarray(groups)[rows]
     y = target.values[rows]
     if target.task is Task.MULTILABEL:
-        raise NotImplementedError("scores are for one class or a number an item")
+        raise BadName("scores are for one class or a number an item, not for several labels")
     scores: dict[str, dict[str, float]] = {}
     right, codes = [], None
     for encoder, F in vectors.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -39,6 +40,10 @@ class FakeView:
             "modalities": [str(self.dataset.modality)],
             "canary": {},
         }
+
+    @property
+    def state(self) -> str:
+        return hashlib.sha256(self.embeddings.vectors.tobytes()).hexdigest()
 
     @property
     def name(self) -> str:

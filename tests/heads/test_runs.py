@@ -12,6 +12,7 @@ from featurestore.cli import run
 from featurestore.demo_data import write_pictographs
 from featurestore.sources import SourceOptions
 from featurestore.store import open_store
+from featurestore.upkeep import _named_versions
 
 
 @pytest.fixture(scope="module")
@@ -89,3 +90,41 @@ def test_show_lists_runs_and_prints_each_kind_again(dataset, capsys):
     assert json.loads(capsys.readouterr().out)["kind"] == "transfer"
     assert run(["show", "names", "yesterday", "--store", store]) == 1
     assert "no run 'yesterday'" in capsys.readouterr().err
+
+
+def test_versions_of_one_number_that_hold_other_vectors_are_told_apart(make_view, blobs):
+    """A table restored from a backup may come to the same version with other rows."""
+    vectors, labels = blobs(n=60)
+    good = heads.compare(make_view(vectors, labels), ["prototype"])
+    noise = np.random.default_rng(0).normal(size=vectors.shape)
+    bad = heads.compare(make_view(noise, labels), ["prototype"])
+    assert good.rows()[0]["value"] > 0.9 > 0.6 > bad.rows()[0]["value"]
+
+
+def test_vacuum_keeps_what_reports_of_every_kind_name(tmp_path):
+    table = write_pictographs(tmp_path / "names.jsonl")
+    store = open_store(tmp_path / "store", create=True)
+    options = SourceOptions(text="text", label=("kind",), id="id")
+    encoders = ["builtin:tiny-text", "baseline:hashing"]
+    store.embed([table], dataset="names", encoders=encoders, options=options)
+    dataset = store.dataset("names")
+    folder = dataset.folder
+
+    def named():
+        return {place.name[:17]: sorted(found) for place, found in _named_versions(folder).items()}
+
+    assert named() == {}
+    view = dataset.view("builtin:tiny-text")
+    at = view.snapshot
+    expected = {"items": [at.items], "builtin-tiny-text": [at.view]}
+    for make in (
+        lambda: heads.curve(view, "prototype", per_class=(1, 2)),
+        lambda: heads.assess_transfer(view, heads=("prototype",)),
+    ):
+        make()
+        assert named() == expected
+        for path in (dataset.path / "runs").glob("*.json"):
+            path.unlink()
+    heads.fit(heads.concat(dataset.views()), "prototype")
+    assert set(named()) == {"items", "builtin-tiny-text", "baseline-hashing-"[:17]}
+    assert named()["builtin-tiny-text"] == [at.view]

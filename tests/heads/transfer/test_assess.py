@@ -175,7 +175,7 @@ def test_a_wrong_column_is_found_before_anything_is_trained(family, planted):
 
 
 def test_random_weights_are_matched_by_architecture_revision_and_layer():
-    from heads.transfer.assess import _random_weights
+    from heads.transfer.evidence import random_weights
 
     def view(spec, fingerprint):
         return SimpleNamespace(spec=EncoderSpec.parse(spec), fingerprint=fingerprint)
@@ -189,9 +189,9 @@ def test_random_weights_are_matched_by_architecture_revision_and_layer():
         view("timm:x@abc", "e"),
     ]
     known = {str(one.spec): one for one in views}
-    found = _random_weights(EncoderSpec.parse("timm:x@abc"), known)
+    found = random_weights(EncoderSpec.parse("timm:x@abc"), known)
     assert {one.fingerprint for one in found} == {"a", "b"}
-    layer = _random_weights(EncoderSpec.parse("timm:x@abc#layer=2"), known)
+    layer = random_weights(EncoderSpec.parse("timm:x@abc#layer=2"), known)
     assert [one.fingerprint for one in layer] == ["d"]
 
 
@@ -290,17 +290,20 @@ def test_what_cannot_be_judged_is_said(family, planted, specs, judged, said):
 
 
 def test_too_few_labels_are_inconclusive_with_the_number_that_would_do(family, planted):
-    raw, labels = planted
-    few = np.arange(24)
+    _, labels = planted
+    rng = np.random.default_rng(3)
     views = family(
-        {"baseline:pixels": raw[few, 1:], "timm:x": raw[few] + 0}, [labels[i] for i in few]
+        {"baseline:pixels": rng.normal(size=(24, 4)), "timm:x": rng.normal(size=(24, 4))},
+        labels[:24],
     )
     found = heads.assess_transfer(views["timm:x"], heads=("prototype",), blend=False)
     verdict = found.verdict("timm:x")
-    if verdict.kind is Kind.INCONCLUSIVE:
-        assert verdict.rows_needed > 24
-        assert any("cannot tell" in line for line in found.advice["timm:x"])
+    assert verdict.kind is Kind.INCONCLUSIVE
     assert verdict.detectable > 0.1
+    assert verdict.rows_needed == np.ceil(24 * (verdict.detectable / 0.01) ** 2)
+    (line,) = found.advice["timm:x"]
+    assert line.startswith("These 24 labelled items cannot tell")
+    assert f"About {verdict.rows_needed:,} labelled items" in line
 
 
 @pytest.fixture

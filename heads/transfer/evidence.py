@@ -1,0 +1,166 @@
+"""What stands beside a verdict: which views belong together, slices, shift, ranking."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featurestore.errors import NotEnoughData
+from featurestore.values import Embeddings, EncoderSpec
+from heads.comparison import ComparedHead, Difference
+from heads.folds import is_missing
+from heads.intervals import LEVEL
+from heads.plan import Plan
+from heads.shared import rows_of
+from heads.tasks import Task
+from heads.transfer.rank import Ranked, rank_encoders
+from heads.transfer.shift import Shift, domain_shift
+from heads.transfer.verdict import SliceDifference, slice_differences
+
+if TYPE_CHECKING:
+    from featurestore.view import View
+
+
+def random_weights(spec: EncoderSpec, known: Mapping[str, View]) -> list[View]:
+    """Return the views of random weights of an encoder's architecture, at the same layer.
+
+    Two spellings of one seed are one network, told by their fingerprints.
+    """
+    options = [one for one in spec.options if one[0] != "seed"]
+    found = {
+        view.fingerprint: view
+        for view in known.values()
+        if view.spec.family == "random"
+        and (view.spec.model, view.spec.revision) == (f"{spec.family}:{spec.model}", spec.revision)
+        and [one for one in view.spec.options if one[0] != "seed"] == options
+    }
+    return list(found.values())
+
+
+def difference_of(
+    first: ComparedHead, second: ComparedHead, metric: str, n_claims: int
+) -> Difference:
+    """Return the difference of two cells, of so many that are claimed at once."""
+    found = first.report.difference(second.report, metric, level=1 - (1 - LEVEL) / n_claims)
+    assert found.low is not None
+    assert found.high is not None
+    return Difference(
+        (first.encoder, first.head), (second.encoder, second.head), found.value, found.low,
+        found.high, found.estimand, metric, n_claims,
+    )  # fmt: skip
+
+
+def layers_of(judged: Sequence[View]) -> list[list[View]]:
+    """Return the views that are layers of one network, pooled alike, the last layer last."""
+    networks: dict[tuple[str, str], list[View]] = {}
+    for view in judged:
+        key = str(view.spec.network), view.spec.option("pool", "")
+        networks.setdefault(key, []).append(view)
+    return [sorted(found, key=_depth) for found in networks.values() if len(found) > 1]
+
+
+def _depth(view: View) -> float:
+    """Return a number that grows with the depth; -1 and nothing are the end."""
+    layer = view.spec.option("layer", "-1")
+    number = float(layer) if layer.lstrip("-").isdecimal() else 0.0
+    return number if number >= 0 else 1e6 + number
+
+
+def slices_of(
+    cell: ComparedHead, against: ComparedHead, plan: Plan, table: Embeddings, by: str | None
+) -> list[SliceDifference]:
+    """Compare class by class, or value by value of a column."""
+    tested = plan.tested
+    masks: dict[str, NDArray[np.bool_]] = {}
+    if by is not None:
+        values = table.column(by)[plan.rows][tested]
+        known = ~is_missing(values)
+        texts = values.astype(str)
+        masks = {str(v): known & (texts == v) for v in np.unique(texts[known])}
+    elif plan.task is Task.MULTICLASS:
+        codes = plan.target.values[tested]
+        masks = {name: codes == c for c, name in enumerate(plan.classes)}
+    elif plan.task is Task.MULTILABEL:
+        masks = dict(zip(plan.classes, plan.target.values[tested].T, strict=True))
+    place = np.zeros(len(plan.ids), dtype=np.intp)
+    place[tested] = np.arange(len(tested))
+    parts = [place[test] for _, test in plan.parts]
+    masks = {name: mask for name, mask in masks.items() if mask.any()}
+    return slice_differences(cell.report, against.report, masks, parts, block=plan.block[tested])
+
+
+def shifts_of(
+    judged: Sequence[View],
+    table: Mapping[str, Embeddings],
+    plan: Plan,
+    shift_to: Sequence[View],
+) -> tuple[dict[str, Shift], list[str]]:
+    """Compare training with test items, or with those of another data set."""
+    elsewhere = {view.fingerprint: view for view in shift_to}
+    shifts, notes = {}, []
+    for view in judged:
+        spec = str(view.spec)
+        vectors = table[spec].vectors[plan.rows]
+        try:
+            if shift_to:
+                if view.fingerprint not in elsewhere:
+                    there = shift_to[0].dataset.name
+                    notes.append(f"No shift: {there} has no view by {view.spec.label}.")
+                    continue
+                shifts[spec] = _shift_to(elsewhere[view.fingerprint], vectors, plan)
+            elif plan.folds is None:
+                classes = None
+                if plan.task is Task.MULTICLASS:
+                    classes = np.array(plan.classes)[plan.target.values[plan.test]]
+                shifts[spec] = domain_shift(
+                    vectors[plan.train],
+                    vectors[plan.test],
+                    groups=(plan.block[plan.train], plan.block[plan.test]),
+                    classes=classes,
+                )
+        except NotEnoughData as error:
+            notes.append(f"No shift: {error}.")
+    return shifts, list(dict.fromkeys(notes))
+
+
+def _shift_to(view: View, vectors: NDArray[np.float32], plan: Plan) -> Shift:
+    other = view.load()
+    of_class = None
+    if other.label_column is not None:
+        labels = other.labels
+        of_class = np.where(is_missing(labels), "(no label)", labels.astype(str))
+    empty = np.full(len(other), None, dtype=object)
+    group = other.columns.get("group", empty)
+    theirs = np.where(is_missing(group), other.ids, group).astype(str)
+    own = np.array([f"own {number}" for number in plan.block])
+    return domain_shift(
+        vectors,
+        other.vectors,
+        groups=(own, theirs),
+        classes=of_class,
+        between=f"the items here and those of {view.dataset.name}",
+    )
+
+
+def ranking_of(
+    views: Sequence[View], plan: Plan, values: Mapping[str, float]
+) -> tuple[list[Ranked], list[str]]:
+    """Score all views on the rows that teach."""
+    if plan.task is Task.MULTILABEL:
+        return [], ["No ranking: the scores are for one class or a number an item."]
+    rows = plan.train
+    vectors, notes = {}, []
+    for view in views:
+        found = view.load()
+        at = rows_of(found, plan.ids[rows])
+        if (at >= 0).all():
+            vectors[str(view.spec)] = found.vectors[at]
+        else:
+            notes.append(f"Not ranked: {view.spec.label} lacks vectors of some training items.")
+    ranked = rank_encoders(
+        vectors, plan.target.take(rows), groups=plan.block[rows], head_values=values
+    )
+    return ranked, notes
