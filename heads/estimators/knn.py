@@ -58,9 +58,7 @@ class KnnHead(ScoreHead):
 
     def _votes(self, rows: NDArray[np.intp], cosines: NDArray[Any]) -> NDArray[np.float64]:
         """Return the share of the votes for each class, shape (n_queries, n_classes)."""
-        best = cosines[:, :1]
-        # Where every row is barred, all cosines are -inf: no votes, and class 0 is "predicted".
-        weights = np.exp((cosines - np.where(np.isfinite(best), best, 0)) / TEMPERATURE)
+        weights = vote_weights(cosines)
         votes = np.zeros((len(rows), len(self.classes_)))
         np.add.at(votes, (np.arange(len(rows))[:, None], self.codes_[rows]), weights)
         return np.asarray(votes / np.maximum(votes.sum(axis=1, keepdims=True), 1e-300))
@@ -97,6 +95,12 @@ def nearest_rows(
         rows.append(np.take_along_axis(found, order, axis=1))
         cosines.append(np.take_along_axis(score, order, axis=1))
     return np.concatenate(rows), np.concatenate(cosines)
+
+
+def vote_weights(cosines: NDArray[Any]) -> NDArray[Any]:
+    """Return exp(cosine / 0.07), the best of each row 1; all 0 where every neighbour is barred."""
+    best = cosines[:, :1]
+    return np.asarray(np.exp((cosines - np.where(np.isfinite(best), best, 0)) / TEMPERATURE))
 
 
 def _largest(values: NDArray[Any], k: int) -> NDArray[np.intp]:

@@ -13,7 +13,7 @@ from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.linear_model import Ridge
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from heads.estimators.knn import CHOICE_ROWS, KS, TEMPERATURE, nearest_rows
+from heads.estimators.knn import CHOICE_ROWS, KS, nearest_rows, vote_weights
 from heads.estimators.logistic import DENSE_ROWS, same_geometry
 from heads.estimators.normaliser import KINDS, Normaliser
 from heads.estimators.ridge import ALPHAS, choose_normalisation, ridge_loo
@@ -131,8 +131,7 @@ class KnnRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         return self
 
     def _mean(self, rows: NDArray[np.intp], cosines: NDArray[Any]) -> NDArray[np.float64]:
-        best = cosines[:, :1]
-        weights = np.exp((cosines - np.where(np.isfinite(best), best, 0)) / TEMPERATURE)
+        weights = vote_weights(cosines)
         total = weights.sum(axis=1)
         mean = (weights * self.targets_[rows]).sum(axis=1) / np.where(total > 0, total, 1)
         return np.asarray(np.where(total > 0, mean, self.targets_.mean()))  # every row is barred
