@@ -10,13 +10,27 @@ from featurestore.errors import FeatureStoreError
 
 # A file of ours: Streamlit fetches named icons for the tab from the network.
 ICON = Path(__file__).with_name("static") / "icon.png"
-CLEARED = ("encoder", "item", "label", "run", "assessment", "of", "curve")  # by another data set
+CLEARED = (
+    "encoder",
+    "item",
+    "label",
+    "run",
+    "assessment",
+    "of",
+    "curve",
+    "head",
+    "color",
+    "where",
+    "slice",
+    "lasso",
+)  # by another data set
 st.set_page_config(page_title="featurestore", page_icon=str(ICON), layout="wide")
 # Not in pages/: next to a folder of that name, Streamlit runs the page of a server's first
 # link alone, without this file (PagesManager.uses_pages_directory, 1.67).
 page = st.navigation(
     [
         st.Page("screens/overview.py", title="Overview", icon=":material/dataset:", default=True),
+        st.Page("screens/explore.py", title="Explore", icon=":material/scatter_plot:"),
         st.Page("screens/heads.py", title="Leaderboard", icon=":material/leaderboard:"),
         st.Page("screens/transfer.py", title="Transfer", icon=":material/balance:"),
         st.Page("screens/curves.py", title="Labels needed", icon=":material/show_chart:"),

@@ -17,6 +17,19 @@ PALETTE = (
     "#999999",
 )
 NEUTRAL = "#888888"  # what has no class
+# For numbers: cividis, which colour-blind people read alike (Nuñez et al. 2018), ten steps.
+SCALE = (
+    "#00224E",
+    "#123570",
+    "#3B496C",
+    "#575D6D",
+    "#707173",
+    "#8A8678",
+    "#A59C74",
+    "#C3B369",
+    "#E1CC55",
+    "#FEE838",
+)
 
 
 def colors(names: Iterable[str]) -> Mapping[str, str]:

@@ -10,13 +10,19 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import streamlit as st
+from numpy.typing import NDArray
 
 import heads
 from dashboard import views
 from dashboard.launch import STORE_VARIABLE
 from featurestore.errors import FeatureStoreError, nearest
+from featurestore.projection import project
+from featurestore.slices import Slice
+from featurestore.slices import slices as read_slices
 from featurestore.store import DataSet, Store, open_store
 from featurestore.view import Index, View
 from heads import Assessment, Comparison, Curve
@@ -80,6 +86,21 @@ def select(
     return chosen
 
 
+def text(place: Any, label: str, *, key: str, placeholder: str = "") -> str:
+    """Draw a line to type in, kept under ``key``; empty where nothing is said."""
+    widget = f"{key} text"
+    st.session_state[widget] = recall(key) or ""
+    place.text_input(
+        label,
+        key=widget,
+        placeholder=placeholder,
+        on_change=lambda: remember(key, st.session_state[widget].strip() or None),
+    )
+    said = recall(key)
+    remember(key, said)
+    return said or ""
+
+
 def show(error: FeatureStoreError) -> None:
     """Say what went wrong, and no more."""
     said = str(error)
@@ -123,6 +144,69 @@ def items(dataset: DataSet) -> pa.Table:
 @st.cache_resource(max_entries=8, show_spinner="Reading the items…")
 def _items(path: str, version: int, _dataset: DataSet) -> pa.Table:
     return views.browse(_dataset)
+
+
+def labels(dataset: DataSet, ids: Sequence[str]) -> list[str | None]:
+    """Return the class of each of some items, in the order of the ids."""
+    known = items(dataset)
+    place = pc.index_in(pa.array(ids, pa.string()), value_set=known.column("item_id"))
+    found: list[str | None] = known.column("label").take(place).to_pylist()
+    return found
+
+
+def view_items(view: View) -> pa.Table:
+    """Return `View.items`, read again when items or vectors changed."""
+    return _view_items(str(view.dataset.path), view.slug, view.state, view)
+
+
+@st.cache_resource(max_entries=4, show_spinner="Reading the items…")
+def _view_items(path: str, slug: str, state: str, _view: View) -> pa.Table:
+    return _view.items()
+
+
+def matching(view: View, where: str) -> NDArray[np.bool_]:
+    """Mark the view's items that fulfil an SQL condition."""
+    return _matching(str(view.dataset.path), view.slug, view.state, where, view)
+
+
+@st.cache_data(max_entries=32, show_spinner=False)
+def _matching(path: str, slug: str, state: str, where: str, _view: View) -> NDArray[np.bool_]:
+    return _view.matching(where)
+
+
+def map_of(view: View, method: str) -> NDArray[np.float32]:
+    """Return the view's map, made or read once."""
+    return _map_of(str(view.dataset.path), view.slug, view.state, method, view)
+
+
+@st.cache_resource(max_entries=4, show_spinner="Drawing the map…")
+def _map_of(path: str, slug: str, state: str, method: str, _view: View) -> NDArray[np.float32]:
+    return project(_view, method)
+
+
+def slices(dataset: DataSet) -> list[Slice]:
+    """Return the named slices of a data set."""
+    return read_slices(dataset.folder)
+
+
+def heads_of(view: View) -> list[dict[str, Any]]:
+    """Return the cards of the heads that were trained on a view's classes, newest first."""
+    return [
+        card
+        for card in heads.list_heads(view.dataset)
+        if card["fingerprint"] == view.fingerprint
+        and card.get("task", "multiclass") == "multiclass"
+    ]
+
+
+def predictions(dataset: DataSet, head_id: str) -> pa.Table:
+    """Return what a registered head predicted of the items that it was tested on."""
+    return _predictions(str(dataset.path), head_id, dataset.folder.n_erasures)
+
+
+@st.cache_resource(max_entries=8, show_spinner=False)
+def _predictions(path: str, head_id: str, n_erasures: int) -> pa.Table:
+    return heads.read_predictions(path, head_id)
 
 
 def index(view: View) -> Index:

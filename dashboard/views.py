@@ -274,6 +274,13 @@ def picture(dataset: DataSet, item_id: str, *, size_px: int = 128) -> Row:
     return {"image": f"data:image/jpeg;base64,{base64.b64encode(content).decode()}", "reason": None}
 
 
+def head_title(card: Mapping[str, Any]) -> str:
+    """Name a registered head in a list: ``logistic · 2026-11-26 10:30 UTC · 0.93``."""
+    when = str(card["created"])[:16].replace("T", " ")
+    metric, found = next(iter(card["metrics"].items()))
+    return f"{card['head']} · {when} UTC · {metric.replace('_', ' ')} {found['value']:.3f}"
+
+
 # -- leaderboard ---------------------------------------------------------------------------
 
 

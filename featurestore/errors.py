@@ -9,6 +9,7 @@ FeatureStoreError
 ├── UnknownView (LookupError)           the data set was never embedded by that encoder
 ├── UnknownSnapshot (LookupError)       a table has no such version
 ├── UnknownItem (LookupError)           no item of that id
+├── UnknownSlice (LookupError)          no slice of that name
 ├── UnknownHead (LookupError)           no head of that name or id
 ├── UnknownRun (LookupError)            no run of that name
 ├── UnknownEncoder (LookupError)        no such family, model or weights
@@ -70,6 +71,10 @@ class UnknownItem(FeatureStoreError, LookupError):
 
 class UnknownRun(FeatureStoreError, LookupError):
     """No run of that name."""
+
+
+class UnknownSlice(FeatureStoreError, LookupError):
+    """No slice of that name."""
 
 
 class UnknownHead(FeatureStoreError, LookupError):

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from featurestore.errors import StoreCorrupt, UnknownItem, nearest
 from featurestore.layout import DatasetFolder, all_views_locked, indexes_locked, read_json
 from featurestore.query import fulfils
+from featurestore.slices import erase_from_slices
 from featurestore.tables import YOUNG_S, Table, drop_equal, read_shard, write_file
 from featurestore.values import Snapshot
 
@@ -165,6 +166,7 @@ def erase(folder: DatasetFolder, ids: pa.Array) -> Erased:
             path.unlink(missing_ok=True)
         cards = _erase_cards(folder, ids)
         _erase_rows(folder, ids)
+        erase_from_slices(folder, set(ids.to_pylist()))
     heads = sorted(path.parent.name for path in (folder.path / "heads").glob("*/card.json"))
     return Erased(n_files, len(thumbnails), cards, tuple(heads))
 

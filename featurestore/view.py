@@ -25,6 +25,7 @@ from featurestore.errors import (
 )
 from featurestore.index import ExactIndex, Metric, check_metric, combine
 from featurestore.query import fulfils
+from featurestore.slices import Slice, read_slice
 from featurestore.tables import Table, each_row_group, each_shard, row_keys, vectors_of
 from featurestore.values import (
     Embeddings,
@@ -51,6 +52,7 @@ class View:
     slug: str
     info: dict[str, Any]  # encoder.json
     pinned: Snapshot | None = None  # the state that is read; None: the present one
+    part: Slice | None = None  # the items that are read; None: all
 
     @property
     def name(self) -> str:
@@ -93,7 +95,10 @@ class View:
         snapshot = self.snapshot
         items = self.dataset.items(["item_id", "content_hash"], version=snapshot.items)
         pairs = self.table.read(["item_id", "content_hash"], snapshot.view)
-        return int((_resolve(items, pairs) >= 0).sum())
+        is_there = _resolve(items, pairs) >= 0
+        if self.part is not None:
+            is_there &= _is_in(self.part, items)
+        return int(is_there.sum())
 
     def as_of(self, snapshot: Snapshot | str) -> View:
         """Return this view as it was: what a head's card names, or ``featurestore history``.
@@ -109,6 +114,17 @@ class View:
         self.dataset.folder.items.shards(snapshot.items)
         self.table.shards(snapshot.view)
         return replace(self, pinned=snapshot)
+
+    def within(self, part: str | Slice) -> View:
+        """Return this view of a slice's items alone: all that reads it reads only those.
+
+        Raises
+        ------
+        UnknownSlice
+            If the data set has no slice of that name.
+        """
+        found = read_slice(self.dataset.folder, part) if isinstance(part, str) else part
+        return replace(self, part=found)
 
     def load(
         self,
@@ -145,6 +161,10 @@ class View:
             items = _with_nulls(items, absent).select(list(wanted))
         return self._embeddings(items, vectors, snapshot)
 
+    def items(self) -> pa.Table:
+        """Return what is known of the items that have a vector, row by row as in `load`."""
+        return self._rows(self.snapshot).items
+
     def to_arrow(
         self,
         *,
@@ -177,6 +197,8 @@ class View:
         items = self.dataset.items(wanted, version=snapshot.items)
         pairs = self.table.read(["item_id", "content_hash"], snapshot.view)
         place = _resolve(items, pairs)
+        if self.part is not None:
+            place[~_is_in(self.part, items)] = -1
         item_of = np.full(len(pairs), -1)
         item_of[place[place >= 0]] = np.flatnonzero(place >= 0)
         start = 0
@@ -211,14 +233,27 @@ class View:
         return self._state(self.snapshot)
 
     def _state(self, snapshot: Snapshot) -> str:
-        state = self.dataset.folder.items.digest(snapshot.items) + self.table.digest(snapshot.view)
+        state = self._tables_state(snapshot) + (self.part.digest if self.part else "")
         return hashlib.sha256(state.encode()).hexdigest()[:12]
+
+    def _tables_state(self, snapshot: Snapshot) -> str:
+        return self.dataset.folder.items.digest(snapshot.items) + self.table.digest(snapshot.view)
 
     def _rows(self, snapshot: Snapshot) -> Cached:
         """Return the items that have a vector, sorted by id, and the vectors."""
+        found = self._all_rows(snapshot)
+        if self.part is None:
+            return found
+        chosen = _is_in(self.part, found.items)
+        return replace(
+            found, items=found.items.filter(pa.array(chosen)), vectors=found.vectors[chosen]
+        )
+
+    def _all_rows(self, snapshot: Snapshot) -> Cached:
         folder = self.dataset.folder
         n_erasures = folder.n_erasures
-        name = f"{snapshot}-{self._state(snapshot)}"
+        state = hashlib.sha256(self._tables_state(snapshot).encode()).hexdigest()[:12]
+        name = f"{snapshot}-{state}"
         place = self.dataset.path / "cache" / self.slug / name
         cached = read_cache(place, n_erasures)
         if cached is None:
@@ -254,7 +289,7 @@ class View:
 
     def _index_over(self, found: Cached, metric: Metric, exact: bool) -> Index:
         ids = _objects(found.items.column("item_id"))
-        if not exact and self.pinned is None:
+        if not exact and self.pinned is None and self.part is None:
             try:
                 facts = read_facts(self._index_folder)
                 if facts is not None and facts.get("metric") == metric:
@@ -435,6 +470,12 @@ def _resolve(items: pa.Table, pairs: pa.Table) -> NDArray[np.intp]:
     rows = np.flatnonzero(found >= 0)
     place[found[rows]] = rows
     return place
+
+
+def _is_in(part: Slice, items: pa.Table) -> NDArray[np.bool_]:
+    """Mark the items of a slice."""
+    ids = pa.array(part.item_ids, pa.string())
+    return np.asarray(pc.is_in(items.column("item_id"), value_set=ids))
 
 
 def _matching(found: Cached, where: str | None, split: str | None) -> NDArray[np.bool_]:

@@ -15,7 +15,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from heads.bundle import FittedHead, list_heads, load_bundle, load_head
+    from heads.bundle import FittedHead, list_heads, load_bundle, load_head, read_predictions
     from heads.compare import compare, run_again, runs
     from heads.comparison import Comparison, Difference
     from heads.concat import concat
@@ -40,6 +40,7 @@ __all__ = [
     "list_heads",
     "load_bundle",
     "load_head",
+    "read_predictions",
     "run_again",
     "runs",
 ]
@@ -60,6 +61,7 @@ _HOMES = {
     "list_heads": "heads.bundle",
     "load_bundle": "heads.bundle",
     "load_head": "heads.bundle",
+    "read_predictions": "heads.bundle",
     "run_again": "heads.compare",
     "runs": "heads.compare",
 }

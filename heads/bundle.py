@@ -292,6 +292,31 @@ def list_heads(dataset: Any) -> list[dict[str, Any]]:
     return sorted(cards, key=lambda card: (card["created"], card["head_id"]), reverse=True)
 
 
+def read_predictions(dataset: Any, head_id: str) -> pa.Table:
+    """Return what a registered head predicted of the rows that it was tested on.
+
+    Columns: item_id, label, predicted, confidence and probabilities where it gives them, fold,
+    split.
+
+    Raises
+    ------
+    UnknownHead
+        If there is no such head.
+    StoreCorrupt
+        If the file is damaged.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path = heads_folder(dataset) / head_id / "predictions.parquet"
+    if not path.is_file():
+        raise UnknownHead(f"{path.parent} holds no predictions: train the head again")
+    try:
+        return pq.read_table(path)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise StoreCorrupt(f"{path} is damaged ({error}): train the head again") from error
+
+
 def heads_folder(dataset: Any) -> Path:
     """Return where a data set's heads are."""
     return Path(getattr(dataset, "path", dataset)) / "heads"

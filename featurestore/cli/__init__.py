@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import click
 
 from featurestore import __version__
-from featurestore.cli import browse, embed, exchange, learn, predict, runs, transfer, upkeep
+from featurestore.cli import browse, embed, exchange, learn, maps, predict, runs, transfer, upkeep
 from featurestore.cli.output import say
 from featurestore.errors import FeatureStoreError
 
@@ -61,7 +61,7 @@ for command in (
     embed.embed, embed.labels, embed.split,
     browse.list_datasets, browse.info, browse.search, browse.index, browse.sql,
     browse.list_encoders, learn.train, learn.compare,
-    predict.predict, transfer.transfer, transfer.curve, runs.show,
+    predict.predict, transfer.transfer, transfer.curve, runs.show, maps.project, maps.slices,
     upkeep.verify, upkeep.history, upkeep.compact, upkeep.vacuum, upkeep.delete, upkeep.rename,
     upkeep.drop, exchange.export, exchange.import_, browse.dashboard, browse.demo,
 ):  # fmt: skip

@@ -1,0 +1,184 @@
+"""Parts that several pages share: an item with its neighbours, what to do with a selection."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import streamlit as st
+
+from dashboard import explore_views, state, views
+from dashboard.gallery import gallery
+from featurestore.errors import FeatureStoreError
+from featurestore.slices import save_slice
+from featurestore.store import DataSet
+from featurestore.view import View
+
+PAGE_ITEMS = 24
+
+
+def choose_item(item_id: str) -> None:
+    """Keep a clicked item."""
+    state.remember("item", item_id)
+
+
+def choose_encoder(dataset: DataSet, *, key: str = "encoder", label: str = "Encoder") -> View:
+    """Let people choose among a data set's views; stop where there is none."""
+    specs = [str(view.spec) for view in dataset.views()]
+    if not specs:
+        st.info("This data set has no vectors yet. Embed it:")
+        state.show_command(dataset.store, "embed", "--dataset", dataset.name, "-e", "ENCODER")
+        st.stop()
+    return dataset.view(state.select(label, specs, key=key, show=views.encoder_label))
+
+
+def item_card(dataset: DataSet, item_id: str, *, key: str) -> views.Row:
+    """Draw one item beside what is known of it; return its row."""
+    [item] = views.rows_of(state.items(dataset), [item_id])
+    card, about = st.columns([1, 2])
+    with card:
+        gallery(state.cards(dataset, [item]), name="Item", key=key, on_click=choose_item)
+    about.markdown(f"**{views.plain(item_id)}**")
+    about.caption(
+        views.plain(f"{item['label'] or views.NO_LABEL} · {item['split'] or views.NO_SPLIT}")
+    )
+    return item
+
+
+def neighbours(view: View, item_id: str, *, k: int = 10, key: str = "") -> None:
+    """Draw an item and its nearest neighbours; what goes wrong is said in place."""
+    dataset = view.dataset
+    try:
+        item = item_card(dataset, item_id, key=f"item card{key}")
+        found = views.neighbors(state.index(view), item_id, k=k)
+        nearest = views.rows_of(state.items(dataset), [one for one, _ in found])
+        st.markdown(f"**Nearest by {views.plain(view.spec.label)}** · cosine, 1 is closest")
+        if said := views.agreement(item["label"], [row["label"] for row in nearest]):
+            st.caption(said)
+        cards = state.cards(dataset, nearest, [score for _, score in found])
+        gallery(cards, name="Neighbours", key=f"neighbours{key}", on_click=choose_item)
+    except FeatureStoreError as error:
+        state.show(error)
+
+
+def item_pages(
+    dataset: DataSet, ids: Sequence[str], *, name: str, key: str, selected: str | None = None
+) -> None:
+    """Draw items page by page; a click chooses one."""
+    n_pages = max(1, -(-len(ids) // PAGE_ITEMS))
+    grid = st.container()  # above the page numbers, which must be known to draw it
+    page = st.pagination(n_pages, key=f"page of {key}") if n_pages > 1 else 1
+    rows = views.rows_of(
+        state.items(dataset), list(ids[(page - 1) * PAGE_ITEMS : page * PAGE_ITEMS])
+    )
+    with grid:
+        gallery(
+            state.cards(dataset, rows), name=name, key=key, on_click=choose_item, selected=selected
+        )
+
+
+def selection_actions(
+    view: View, ids: Sequence[str], *, origin: Mapping[str, Any], extra: pa.Table | None = None
+) -> None:
+    """Offer to download items, and to keep them as a slice."""
+    if not len(ids):
+        return
+    name = f"{view.dataset.name}-selection"
+    make: Callable[..., bytes] = explore_views.exported
+    with st.popover("Export or keep these items", icon=":material/save:"):
+        st.download_button(
+            "Download CSV (what is known of each item)",
+            partial(make, view, ids, "csv", extra),
+            file_name=f"{name}.csv",
+            mime="text/csv",
+            on_click="ignore",
+        )
+        st.download_button(
+            "Download Parquet (with vectors)",
+            partial(make, view, ids, "parquet", extra),
+            file_name=f"{name}.parquet",
+            mime="application/vnd.apache.parquet",
+            on_click="ignore",
+        )
+        with st.form("slice form", border=False):
+            wanted = st.text_input("Slice name", placeholder="dark-pictures")
+            is_new = not st.checkbox("Replace a slice of that name")
+            if st.form_submit_button(f"Keep {len(ids):,} items as a slice"):
+                try:
+                    made = save_slice(
+                        view.dataset.folder, wanted, list(ids), origin=origin, overwrite=not is_new
+                    )
+                except FeatureStoreError as error:
+                    state.show(error)
+                else:
+                    st.success(f"Slice {made.name}: {len(made.item_ids):,} items. Use it with")
+                    st.code(
+                        f"featurestore compare {view.dataset.name} --slice {made.name}",
+                        language="bash",
+                    )
+
+
+def wait_for_map(view: View) -> str:
+    """Make the UMAP map beside the server, and name the map to show meanwhile."""
+    words = ("project", view.dataset.name, "-e", str(view.spec), "--method", "umap")
+    job = job_of(view.dataset.store.path, *words, state=view.state)
+    if job.error is not None:
+        st.error(views.plain(f"No UMAP map: {job.error}"), icon=":material/error:")
+    else:
+        _watch(job)
+    return "pca"
+
+
+@st.fragment(run_every="2s")
+def _watch(job: Job) -> None:
+    if job.is_running:
+        st.info("UMAP is being computed; PCA is shown until it is there.", icon=":material/timer:")
+    else:
+        st.rerun()
+
+
+class Job:
+    """A command of ours that runs beside the server."""
+
+    def __init__(self, *words: str) -> None:
+        self._said = tempfile.TemporaryFile()  # noqa: SIM115 - as long as the process
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "featurestore.cli", *words],
+            stdout=subprocess.DEVNULL,
+            stderr=self._said,
+        )
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it still works."""
+        return self._process.poll() is None
+
+    @property
+    def error(self) -> str | None:
+        """The last line of what it said, where it failed."""
+        if self._process.poll() in (None, 0):
+            return None
+        self._said.seek(0)
+        lines = self._said.read().decode(errors="replace").strip().splitlines()
+        return lines[-1] if lines else f"exit code {self._process.returncode}"
+
+
+@st.cache_resource(show_spinner=False)
+def jobs() -> dict[str, Job]:
+    """Return the jobs of this server, by what they make; shared by all tabs."""
+    return {}
+
+
+def job_of(store: Path, *words: str, state: str) -> Job:
+    """Return the job that runs a command over the store, started once for a state of the view."""
+    key = "\0".join([str(store), *words, state])
+    running = jobs()
+    if key not in running:
+        running[key] = Job(*words, "--store", str(store))
+    return running[key]

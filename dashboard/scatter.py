@@ -1,0 +1,51 @@
+"""A map of many points, drawn in WebGL: a lasso, a box, a click."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import streamlit as st
+
+from dashboard.views import Row
+
+_STATIC = Path(__file__).with_name("static")
+# regl-scatterplot (MIT), bundled by tools/bundle_scatter.sh: plotly sends each point of a lasso
+# back as an object, some 10 MB for 50,000 of them.
+_LIBRARY = (_STATIC / "vendor" / "regl-scatterplot.js").read_text(encoding="utf-8")
+_scatter = st.components.v2.component(
+    "featurestore.scatter",
+    css=(_STATIC / "scatter.css").read_text(encoding="utf-8"),
+    js=_LIBRARY + (_STATIC / "scatter.js").read_text(encoding="utf-8"),
+)
+
+
+def scatter(
+    data: Row,
+    *,
+    key: str,
+    on_lasso: Callable[[list[list[float]]], None],
+    on_click: Callable[[int], None],
+    on_clear: Callable[[], None],
+) -> None:
+    """Draw a map from `dashboard.explore_views.point_data`.
+
+    Parameters
+    ----------
+    key : str
+        Streamlit's key.
+    on_lasso, on_click, on_clear : callable
+        Get the corners of what was drawn, the number of the point that was clicked, nothing;
+        before the page runs again.
+    """
+
+    def said(name: str) -> object:
+        return getattr(st.session_state[key], name)
+
+    _scatter(
+        key=key,
+        data=data,
+        on_lasso_change=lambda: on_lasso(said("lasso")),  # type: ignore[arg-type]
+        on_clicked_change=lambda: on_click(said("clicked")),  # type: ignore[arg-type]
+        on_cleared_change=lambda: on_clear(),
+    )
