@@ -10,20 +10,10 @@ from featurestore.errors import FeatureStoreError
 
 # A file of ours: Streamlit fetches named icons for the tab from the network.
 ICON = Path(__file__).with_name("static") / "icon.png"
-CLEARED = (
-    "encoder",
-    "item",
-    "label",
-    "run",
-    "assessment",
-    "of",
-    "curve",
-    "head",
-    "color",
-    "where",
-    "slice",
-    "lasso",
-)  # by another data set
+CLEARED = (  # by another data set
+    "encoder", "item", "run", "assessment", "of", "curve", "head", "color", "where", "slice",
+    "lasso", "q", "beside", "first", "second", "by",
+)  # fmt: skip  # by another data set
 st.set_page_config(page_title="featurestore", page_icon=str(ICON), layout="wide")
 # Not in pages/: next to a folder of that name, Streamlit runs the page of a server's first
 # link alone, without this file (PagesManager.uses_pages_directory, 1.67).
@@ -31,12 +21,16 @@ page = st.navigation(
     [
         st.Page("screens/overview.py", title="Overview", icon=":material/dataset:", default=True),
         st.Page("screens/explore.py", title="Explore", icon=":material/scatter_plot:"),
+        st.Page("screens/search.py", title="Search", icon=":material/search:"),
         st.Page("screens/heads.py", title="Leaderboard", icon=":material/leaderboard:"),
+        st.Page("screens/one_head.py", title="One head", icon=":material/fact_check:"),
+        st.Page("screens/compare.py", title="Compare two", icon=":material/compare_arrows:"),
         st.Page("screens/transfer.py", title="Transfer", icon=":material/balance:"),
         st.Page("screens/curves.py", title="Labels needed", icon=":material/show_chart:"),
-        st.Page("screens/neighbors.py", title="Neighbours", icon=":material/hub:"),
     ]
 )
+# Streamlit leaves 6 rem above the title.
+st.html("<style>.stMainBlockContainer { padding-top: 3rem }</style>")
 st.title(page.title)
 try:
     store = state.store()

@@ -13,12 +13,15 @@ from typing import Any
 import pyarrow as pa
 import streamlit as st
 
+import heads
 from dashboard import explore_views, state, views
 from dashboard.gallery import gallery
 from featurestore.errors import FeatureStoreError
 from featurestore.slices import save_slice
 from featurestore.store import DataSet
 from featurestore.view import View
+from heads.catalogue import default_heads
+from heads.tasks import Task
 
 PAGE_ITEMS = 24
 
@@ -28,14 +31,21 @@ def choose_item(item_id: str) -> None:
     state.remember("item", item_id)
 
 
-def choose_encoder(dataset: DataSet, *, key: str = "encoder", label: str = "Encoder") -> View:
-    """Let people choose among a data set's views; stop where there is none."""
+def choose_encoder(dataset: DataSet, *, clears: Sequence[str] = ()) -> View:
+    """Let people choose among a data set's views; stop where there is none.
+
+    What has learned something comes before what has not.
+    """
     specs = [str(view.spec) for view in dataset.views()]
     if not specs:
         st.info("This data set has no vectors yet. Embed it:")
         state.show_command(dataset.store, "embed", "--dataset", dataset.name, "-e", "ENCODER")
         st.stop()
-    return dataset.view(state.select(label, specs, key=key, show=views.encoder_label))
+    default = next((one for one in specs if not one.startswith(("baseline:", "random:"))), specs[0])
+    chosen = state.select(
+        "Encoder", specs, key="encoder", default=default, show=views.encoder_label, clears=clears
+    )
+    return dataset.view(chosen)
 
 
 def item_card(dataset: DataSet, item_id: str, *, key: str) -> views.Row:
@@ -84,19 +94,25 @@ def item_pages(
 
 
 def selection_actions(
-    view: View, ids: Sequence[str], *, origin: Mapping[str, Any], extra: pa.Table | None = None
+    view: View,
+    ids: Sequence[str],
+    *,
+    origin: Mapping[str, Any],
+    extra: pa.Table | None = None,
+    key: str = "",
 ) -> None:
     """Offer to download items, and to keep them as a slice."""
     if not len(ids):
         return
     name = f"{view.dataset.name}-selection"
     make: Callable[..., bytes] = explore_views.exported
-    with st.popover("Export or keep these items", icon=":material/save:"):
+    with st.popover("Export or keep these items", icon=":material/save:", key=f"export {key}"):
         st.download_button(
             "Download CSV (what is known of each item)",
             partial(make, view, ids, "csv", extra),
             file_name=f"{name}.csv",
             mime="text/csv",
+            key=f"csv {key}",
             on_click="ignore",
         )
         st.download_button(
@@ -104,11 +120,14 @@ def selection_actions(
             partial(make, view, ids, "parquet", extra),
             file_name=f"{name}.parquet",
             mime="application/vnd.apache.parquet",
+            key=f"parquet {key}",
             on_click="ignore",
         )
-        with st.form("slice form", border=False):
-            wanted = st.text_input("Slice name", placeholder="dark-pictures")
-            is_new = not st.checkbox("Replace a slice of that name")
+        with st.form(f"slice form {key}", border=False):
+            wanted = st.text_input(
+                "Slice name", placeholder="dark-pictures", key=f"slice name {key}"
+            )
+            is_new = not st.checkbox("Replace a slice of that name", key=f"replace {key}")
             if st.form_submit_button(f"Keep {len(ids):,} items as a slice"):
                 try:
                     made = save_slice(
@@ -122,6 +141,44 @@ def selection_actions(
                         f"featurestore compare {view.dataset.name} --slice {made.name}",
                         language="bash",
                     )
+
+
+def train_panel(dataset: DataSet) -> None:
+    """Offer to train a head, or to compare all, with progress."""
+    specs = [str(view.spec) for view in dataset.views()]
+    labels = dataset.label_columns
+    if not specs or not labels:
+        return
+    with st.popover("Train or compare heads", icon=":material/model_training:"):
+        label = st.selectbox("Label", labels, key="train label")
+        task = Task(dataset.description.labels[label]["task"])
+        spec = st.selectbox("Encoder", specs, format_func=views.encoder_label, key="train encoder")
+        names = [*default_heads(task), "best"]
+        head = st.selectbox("Head", names, key="train head")
+        trains = st.button("Train this head")
+        compares = st.button("Compare all heads on all encoders")
+    if not (trains or compares):
+        return
+    bar = st.progress(0.0, "Reading the vectors…")
+
+    def tell(n_done: int, n_fits: int, what: str) -> None:
+        bar.progress(n_done / n_fits, views.plain(f"{n_done} of {n_fits} fits: {what}"))
+
+    if trains:
+        fitted = heads.fit(dataset.view(spec), head, label=label, progress=tell)
+        state.remember("head", fitted.head_id)
+        bar.empty()
+        metric, found = next(iter(fitted.card["metrics"].items()))
+        st.success(
+            views.plain(
+                f"Trained {fitted.head_id}: {metric.replace('_', ' ')} {found['value']:.3f}"
+            )
+        )
+        st.page_link("screens/one_head.py", label="See this head", icon=":material/fact_check:")
+    else:
+        run = heads.compare(dataset.views(), label=label, progress=tell)
+        state.remember("run", str(run.card["created"]))
+        st.rerun()
 
 
 def wait_for_map(view: View) -> str:

@@ -7,7 +7,7 @@ since Streamlit empties the URL when one changes the page.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -193,10 +193,52 @@ def heads_of(view: View) -> list[dict[str, Any]]:
     """Return the cards of the heads that were trained on a view's classes, newest first."""
     return [
         card
-        for card in heads.list_heads(view.dataset)
-        if card["fingerprint"] == view.fingerprint
-        and card.get("task", "multiclass") == "multiclass"
+        for card in all_heads(view.dataset)
+        if card["fingerprint"] == view.fingerprint and is_of_classes(card)
     ]
+
+
+def all_heads(dataset: DataSet) -> list[dict[str, Any]]:
+    """Return the cards of all registered heads, newest first."""
+    return heads.list_heads(dataset)
+
+
+def is_of_classes(card: Mapping[str, Any]) -> bool:
+    """Whether a head predicts one class an item; cards of 0.1 knew nothing else."""
+    return bool(card.get("task", "multiclass") == "multiclass")
+
+
+def view_of_head(dataset: DataSet, card: Mapping[str, Any]) -> View | None:
+    """Return the view that a head reads, or any; None where there is none."""
+    found = dataset.views()
+    own = [view for view in found if view.fingerprint == card["fingerprint"]]
+    return next(iter([*own, *found]), None)
+
+
+def view_of_cell(dataset: DataSet, *encoders: str) -> View | None:
+    """Return the view of the first of some encoders that has one, or any; None without views."""
+    found = {str(view.spec): view for view in dataset.views()}
+    return next((found[one] for one in encoders if one in found), next(iter(found.values()), None))
+
+
+def known_ids(dataset: DataSet) -> frozenset[str]:
+    """Return the ids of the items that are there now."""
+    return _known_ids(str(dataset.path), dataset.folder.items.version(), dataset)
+
+
+@st.cache_resource(max_entries=4, show_spinner=False)
+def _known_ids(path: str, version: int, _dataset: DataSet) -> frozenset[str]:
+    return frozenset(items(_dataset).column("item_id").to_pylist())
+
+
+def encode(view: View, content: str | bytes) -> NDArray[np.float32]:
+    """Encode words or a picture's bytes with the view's encoder, which stays loaded."""
+    return _loaded(str(view.dataset.path), view.slug, view.fingerprint, view).encode([content])
+
+
+@st.cache_resource(max_entries=2, show_spinner="Loading the encoder…")
+def _loaded(path: str, slug: str, fingerprint: str, _view: View) -> View:
+    return _view
 
 
 def predictions(dataset: DataSet, head_id: str) -> pa.Table:

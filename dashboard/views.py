@@ -10,9 +10,11 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import plotly.graph_objects as go
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from dashboard.colors import NEUTRAL, colors
 from featurestore.errors import FeatureStoreError, UnknownItem, nearest
@@ -230,6 +232,23 @@ def rows_of(items: pa.Table, ids: Sequence[str]) -> list[Row]:
     return rows
 
 
+def found(
+    index: Index,
+    query: NDArray[np.float32] | None,
+    item_id: str | None,
+    *,
+    k: int,
+    among: NDArray[np.bool_] | None = None,
+) -> list[tuple[str, float]]:
+    """Return the items closest to a query, (1, dim), or to an item, with their cosines."""
+    if query is None:
+        assert item_id is not None, "one of the two is asked for"
+        result = index.neighbors(item_id, k=k, among=among)
+    else:
+        result = index.search(query, k=k, among=among)
+    return list(zip(result.ids[0].tolist(), result.scores[0].tolist(), strict=True))
+
+
 def neighbors(index: Index, item_id: str, *, k: int) -> list[tuple[str, float]]:
     """Return the closest other items with their cosines, as pairs.
 
@@ -240,8 +259,7 @@ def neighbors(index: Index, item_id: str, *, k: int) -> list[tuple[str, float]]:
     UnknownItem
         If the index holds no vector of the item.
     """
-    found = index.neighbors(item_id, k=k)
-    return list(zip(found.ids[0].tolist(), found.scores[0].tolist(), strict=True))
+    return found(index, None, item_id, k=k)
 
 
 def agreement(label: str | None, others: Sequence[str | None]) -> str | None:
@@ -297,6 +315,7 @@ def row_name(row: Row) -> str:
 
 def leaderboard(run: Comparison) -> list[Row]:
     """Return a comparison's table, best first, shares as percentages."""
+    tied = tied_with_best(run)
     return [
         {
             "head": row["head"],
@@ -304,10 +323,25 @@ def leaderboard(run: Comparison) -> list[Row]:
             "value": _shown(run, row["value"]),
             "low": _shown(run, row["low"]),
             "high": _shown(run, row["high"]),
+            "tied": row_name(row) in tied,
             "seconds": row["seconds"],
         }
         for row in run.rows()
     ]
+
+
+def tied_with_best(run: Comparison) -> set[str]:
+    """Return the rows that cannot be told from the best one, itself left out.
+
+    Each difference is as wide as it takes for all of them to hold at once (Bonferroni).
+    """
+    best, *others = [(row["encoder"], row["head"]) for row in run.rows()]
+    claims = [run.difference(best, other, n_claims=max(1, len(others))) for other in others]
+    return {
+        row_name({"encoder": one.second[0], "head": one.second[1]})
+        for one in claims
+        if one.gain[1] <= 0
+    }
 
 
 def _shown(run: Comparison, value: float | None) -> float | None:

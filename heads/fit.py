@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from functools import partial
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -48,6 +50,7 @@ def fit(
     coverage: float | None = None,
     seed: int = 0,
     register: bool = True,
+    progress: Callable[[int, int, str], None] | None = None,
 ) -> FittedHead:
     """Fit a head on a view, evaluate it, and keep it beside the data set.
 
@@ -73,6 +76,8 @@ def fit(
         Of folds and of every drawing within the head.
     register : bool
         Write ``heads/<head-id>/`` into the data set's folder.
+    progress : callable, optional
+        Called with fits done, fits in all, and what is being fitted.
 
     Returns
     -------
@@ -96,6 +101,12 @@ def fit(
     builder = entry.builder(plan.task)
     assert builder is not None, "checked by head_entries"
     build = partial(builder, seed)
+    n_done, n_fits = count(1), len(plan.parts) + (plan.folds is not None)
+
+    def tell() -> None:
+        if progress is not None:
+            progress(next(n_done), n_fits, f"{head} on {view.spec}")
+
     evaluation = evaluate(
         build,
         X,
@@ -103,6 +114,7 @@ def fit(
         plan.parts,
         estimand=plan.estimand,
         groups=plan.block,
+        on_fit=tell,
         intervals_of=tuple(METRICS[plan.task]),
         seed=seed,
     )
@@ -110,6 +122,7 @@ def fit(
     if plan.folds is not None:
         lesson = plan.target.lesson
         estimator = fit_head(build(), X[plan.train], lesson[plan.train], plan.block[plan.train])
+        tell()
     conformal = None
     if coverage is not None:
         conformal = _conformal(estimator, X, plan, calibrate, coverage)

@@ -2,11 +2,12 @@
 
 import streamlit as st
 
-from dashboard import state, views
+from dashboard import panels, state, views
 
 dataset = state.dataset()
 comparisons = {str(run.card["created"]): run for run in state.comparisons(dataset)}
 
+panels.train_panel(dataset)
 if not comparisons:
     encoders = [word for view in dataset.views() for word in ("-e", str(view.spec))]
     st.info("No comparison of this data set yet. Make one:")
@@ -41,6 +42,10 @@ st.dataframe(
         "value": st.column_config.NumberColumn(unit.capitalize(), format=digits),
         "low": st.column_config.NumberColumn("From", format=digits),
         "high": st.column_config.NumberColumn("To", format=digits),
+        "tied": st.column_config.CheckboxColumn(
+            "Not separable",
+            help="It cannot be told from the best row at this size: their difference may be 0",
+        ),
         "seconds": st.column_config.NumberColumn(
             "Fit (s)", format="%.2f", help="Median of one fit, its choices included"
         ),
@@ -48,16 +53,3 @@ st.dataframe(
 )
 for note in run.notes:
     st.caption(views.plain(note))
-
-rows = {views.row_name(row): (row["encoder"], row["head"]) for row in run.rows()}
-if len(rows) > 1:
-    st.subheader("Which of two is better?")
-    left, right = st.columns(2)
-    first = left.selectbox("This row", list(rows), index=0)
-    second = right.selectbox("against that row", list(rows), index=1)
-    if first == second:
-        st.caption("Choose two different rows.")
-    else:
-        sentence = run.difference(rows[first], rows[second], n_claims=run.n_pairs).sentence()
-        st.markdown(views.plain(f"{sentence}."))
-        st.caption(f"Wide enough to look at all {run.n_pairs} pairs (Bonferroni).")

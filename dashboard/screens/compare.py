@@ -1,0 +1,90 @@
+"""Two rows of a comparison: the difference, where it lies, the items that only one gets right."""
+
+import streamlit as st
+
+from dashboard import head_views as shown
+from dashboard import panels, state, views
+
+CLASSES, SLICES = "class", "slice"
+
+dataset = state.dataset()
+comparisons = {str(run.card["created"]): run for run in state.comparisons(dataset)}
+if not comparisons:
+    st.info("No comparison of this data set yet. Make one:")
+    state.show_command(dataset.store, "compare", dataset.name)
+    st.stop()
+chosen = state.select(
+    "Comparison",
+    list(comparisons),
+    key="run",
+    show=lambda created: views.run_title(comparisons[created]),
+)
+run = comparisons[chosen]
+cells = shown.cells_of(run)
+if len(cells) < 2:
+    st.info("This comparison has one row: there is nothing to compare it with.")
+    st.stop()
+left, right = st.columns(2)
+with left:
+    first = state.select("First", list(cells), key="first", clears=("second",))
+with right:
+    second = state.select("Second", [one for one in cells if one != first], key="second")
+
+sentence = run.difference(cells[first], cells[second], n_claims=run.n_pairs).sentence()
+st.markdown(f"#### {views.plain(sentence)}.")
+st.caption(f"Wide enough to look at all {run.n_pairs} pairs of this comparison (Bonferroni).")
+if views.is_outdated(dataset, run):
+    st.warning("The data set has changed since this comparison was made.")
+
+if run.classes:
+    st.subheader("Where the difference lies")
+    items = dataset.items()
+    slices = {one.name: one.item_ids for one in state.slices(dataset)}
+    columns = [name for name in ("split", "group") if items.column(name).null_count < len(items)]
+    by = state.select("By", [CLASSES, *columns, *([SLICES] if slices else [])], key="by")
+    if by == CLASSES:
+        parts = shown.parts_by_class(run)
+    elif by == SLICES:
+        parts = shown.parts_by_slice(run, slices)
+    else:
+        parts = shown.parts_by_value(run, items, by)
+    number = st.column_config.NumberColumn
+    st.dataframe(
+        shown.part_rows(run, cells[first], cells[second], parts),
+        hide_index=True,
+        column_config={
+            "part": by.capitalize(),
+            **{
+                name: number(name.capitalize() + " (%)", format="%.1f")
+                for name in ("first right", "second right")
+            },
+            **{
+                name: number(name.capitalize() + " (points)", format="%+.1f")
+                for name in ("difference", "from", "to")
+            },
+        },
+    )
+    st.caption("Many looks at the same items: exploration. For claims, see the sentence above.")
+
+    st.subheader("Items that only one gets right")
+    names = {"first": f"only {first}", "second": f"only {second}"}
+    who = state.select("Right", list(names), key="who", show=lambda one: names[one])
+    pair = (cells[first], cells[second]) if who == "first" else (cells[second], cells[first])
+    ids = [one for one in shown.only_right(run, *pair) if one in state.known_ids(dataset)]
+    st.markdown(f"**{len(ids):,} of {run.n_items:,} items**")
+    view = state.view_of_cell(dataset, pair[0][0], pair[1][0])
+    if view is not None:
+        origin = {"page": "compare", "run": chosen, "right": pair[0], "wrong": pair[1]}
+        panels.selection_actions(view, ids, origin=origin)
+    grid, beside = st.columns(2, gap="large")
+    with grid:
+        if ids:
+            panels.item_pages(dataset, ids, name="Items", key=f"only right {who}")
+        else:
+            st.caption("None.")
+    with beside:
+        selected = state.recall("item")
+        if selected is not None and view is not None:
+            panels.neighbours(view, selected)
+        elif ids:
+            st.info("Click an item to see its nearest neighbours.")

@@ -1,0 +1,95 @@
+"""One trained head: its metrics, class by class, what it confuses, how far to trust it."""
+
+import streamlit as st
+
+from dashboard import head_views as shown
+from dashboard import panels, state, views
+
+dataset = state.dataset()
+cards = {card["head_id"]: card for card in state.all_heads(dataset)}
+if not cards:
+    st.info("No head of this data set yet. Train one:")
+    state.show_command(dataset.store, "train", dataset.name, "--head", "logistic")
+    st.stop()
+
+chosen = state.select(
+    "Head", list(cards), key="head", show=lambda one: views.head_title(cards[one])
+)
+card = cards[chosen]
+st.markdown(
+    views.plain(
+        f"{card['head']} on {views.encoder_label(card['encoder'])}, label {card['label']}. "
+        f"Intervals speak of {card['estimand']}."
+    )
+)
+if card["chosen"]:
+    settings = ", ".join(f"{name} {value}" for name, value in card["chosen"].items())
+    st.caption(views.plain(f"Chosen on training rows: {settings}."))
+number = st.column_config.NumberColumn
+st.dataframe(
+    shown.metric_rows(card),
+    hide_index=True,
+    column_config={name: number(format="%.3g") for name in ("value", "from", "to")},
+)
+for note in card["notes"]:
+    st.caption(views.plain(note))
+if not state.is_of_classes(card):
+    st.stop()
+
+predictions = state.predictions(dataset, chosen)
+tables, calibration = st.columns([3, 2], gap="large")
+with tables:
+    st.subheader("Class by class")
+    st.dataframe(
+        shown.class_rows(predictions),
+        hide_index=True,
+        column_config={
+            name: number(format="%.1f") for name in ("recall", "from", "to", "precision", "F1")
+        },
+    )
+    st.caption("In percent, worst recall first. Many looks at the same items: exploration.")
+with calibration:
+    st.subheader("Can its confidence be trusted?")
+    if "confidence" in predictions.column_names:
+        st.plotly_chart(
+            shown.reliability_figure(shown.reliability(predictions)),
+            alt="Share of right answers over the confidence of the head",
+        )
+        st.caption("On the dotted line, 80 % confidence is right in 80 % of cases.")
+    else:
+        st.info("This head gives no probabilities.")
+
+st.subheader("What it confuses")
+classes, counts = shown.confusion(predictions)
+st.caption("Rows: the label; columns: what the head said. Choose a cell to see its items.")
+event = st.dataframe(
+    shown.confusion_style(classes, counts),
+    on_select="rerun",
+    selection_mode="single-cell",
+    key=f"confusion of {chosen}",
+)
+cells = event.selection.cells
+if cells:
+    row, said = cells[0]
+    ids = shown.confused_ids(predictions, classes[row], said)
+    st.markdown(f"**{len(ids):,} items of {views.plain(classes[row])} taken for "
+                f"{views.plain(said)}**")  # fmt: skip
+    left, right = st.columns(2, gap="large")
+    view = state.view_of_head(dataset, card)
+    with left:
+        if ids:
+            panels.item_pages(dataset, ids, name="Items", key="confused")
+        else:
+            st.caption("None.")
+        if view is not None:
+            panels.selection_actions(
+                view,
+                ids,
+                origin={"page": "head", "head": chosen, "label": classes[row], "predicted": said},
+            )
+    with right:
+        selected = state.recall("item")
+        if selected is not None and view is not None:
+            panels.neighbours(view, selected)
+        elif ids:
+            st.info("Click an item to see its nearest neighbours.")
