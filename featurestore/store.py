@@ -7,7 +7,7 @@ import re
 import shutil
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -50,6 +50,7 @@ from featurestore.layout import (
 )
 from featurestore.profile import Clock
 from featurestore.query import select
+from featurestore.slices import Slice, read_slice
 from featurestore.sources import SourceOptions
 from featurestore.sources.contents import Reader
 from featurestore.sources.places import Place
@@ -281,6 +282,17 @@ class DataSet:
 
     store: Store
     folder: DatasetFolder
+    part: Slice | None = None  # what its views read; None: all items
+
+    def within(self, name: str) -> DataSet:
+        """Return this data set with views of a slice's items alone.
+
+        Raises
+        ------
+        UnknownSlice
+            If there is no slice of that name.
+        """
+        return replace(self, part=read_slice(self.folder, name))
 
     @property
     def name(self) -> str:
@@ -327,7 +339,8 @@ class DataSet:
 
     def views(self) -> list[View]:
         """Return the views, sorted by encoder."""
-        found = [View(self, slug, info) for slug, info in self.folder.encoders().items()]
+        encoders = self.folder.encoders().items()
+        found = [View(self, slug, info, part=self.part) for slug, info in encoders]
         return sorted(found, key=lambda view: str(view.spec))
 
     def view(self, spec: str) -> View:
@@ -336,7 +349,7 @@ class DataSet:
         encoders = self.folder.encoders()
         for slug, info in encoders.items():
             if info["spec"] == wanted:
-                return View(self, slug, info)
+                return View(self, slug, info, part=self.part)
         known = [info["spec"] for info in encoders.values()]
         raise UnknownView(
             f"data set {self.name!r} was not embedded by {wanted}: {nearest(wanted, known)}; "

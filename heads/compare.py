@@ -156,6 +156,10 @@ def run_again(dataset: Any, run: Comparison) -> Comparison:
     views = []
     for one in card["views"]:
         view = dataset.view(one["encoder"])
+        if name := one.get("slice"):
+            view = view.within(name)
+            if view.part.digest != one["slice_digest"]:
+                raise BadName(f"slice {name!r} holds other items than in that comparison")
         at = one["snapshot"]
         views.append(view.as_of(Snapshot(at["items"], at["view"])) if at else view)
     return compare(

@@ -16,6 +16,7 @@ from featurestore.values import LOCAL_DIR, Embeddings, EncoderSpec, LazyColumns,
 from heads.shared import load_shared
 
 if TYPE_CHECKING:
+    from featurestore.slices import Slice
     from featurestore.store import DataSet
     from featurestore.view import View
 
@@ -56,6 +57,11 @@ class ConcatView:
     def name(self) -> str:
         """``dataset@spec``."""
         return f"{self.dataset.name}@{self.spec}"
+
+    @property
+    def part(self) -> Slice | None:
+        """The slice that is read; None: all items."""
+        return self.views[0].part
 
     @property
     def snapshot(self) -> Snapshot:

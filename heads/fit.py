@@ -137,6 +137,7 @@ def fit(
         "encoder": "baseline:tfidf" if reads_texts else str(view.spec),
         "fingerprint": "" if reads_texts else view.fingerprint,
         "snapshot": asdict(embeddings.snapshot) if embeddings.snapshot else None,
+        "slice": part.name if (part := getattr(view, "part", None)) else None,
         "reads": entry.reads,
         "dim": embeddings.dim,
         "search_space": entry.search_space,

@@ -51,10 +51,12 @@ class Ground:
                 }
             ]:
                 at = block["snapshot"]
+                part = getattr(view, "part", None)
                 found[block["spec"]] = {
                     "encoder": block["spec"],
                     "fingerprint": block["fingerprint"],
                     "snapshot": asdict(Snapshot.parse(at)) if at else None,
+                    **({} if part is None else {"slice": part.name, "slice_digest": part.digest}),
                 }
         return list(found.values())
 

@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from featurestore.sources import SourceOptions
 from featurestore.store import Store, open_store
+from featurestore.view import View
 
 SHARED = Path(__file__).parents[2] / "shared"
 
@@ -111,3 +113,48 @@ def tiny_images(tmp_path: Path, write_image: Callable[..., Path]) -> Path:
 def empty_store(tmp_path: Path) -> Store:
     """A store that is not there yet."""
     return open_store(tmp_path / "store", create=True)
+
+
+TOPICS = {
+    "food": ["bread", "apple", "cheese", "soup", "pasta", "salad", "rice", "cake", "egg", "fish"],
+    "music": [
+        "piano",
+        "guitar",
+        "song",
+        "drum",
+        "violin",
+        "choir",
+        "opera",
+        "jazz",
+        "band",
+        "flute",
+    ],
+    "travel": [
+        "train",
+        "airport",
+        "hotel",
+        "ticket",
+        "ship",
+        "beach",
+        "passport",
+        "road",
+        "bus",
+        "map",
+    ],
+}
+
+
+@pytest.fixture
+def texts_view(empty_store: Store, tmp_path: Path) -> View:
+    """Sixty short texts, t00 to t59, of three topics, embedded by the built-in text encoder."""
+    lines = ["id,words,topic"]
+    for n in range(60):
+        topic = list(TOPICS)[n % 3]
+        words = TOPICS[topic]
+        first, second = words[n // 3 % 10], words[(n // 3 + 1 + n // 30) % 10]
+        lines.append(f"t{n:02d},the {first} and the {second},{topic}")
+    path = tmp_path / "texts.csv"
+    path.write_text("\n".join(lines) + "\n")
+    options = SourceOptions(text="words", label=("topic",), id="id")
+    empty_store.embed([path], dataset="texts", encoders=["builtin:tiny-text"], options=options)
+    return empty_store.view("texts", "builtin:tiny-text")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from featurestore.cli.output import say, store_option, view_of
+from featurestore.cli.output import say, slice_option, store_option, view_of
 
 
 @click.command(epilog="Example: featurestore export photos vectors.parquet --split test")
@@ -13,6 +13,7 @@ from featurestore.cli.output import say, store_option, view_of
 @click.option("-e", "--encoder", metavar="SPEC", help="Encoder; the only view's by default.")
 @click.option("--where", metavar="SQL", help="Only items that fulfil a condition.")
 @click.option("--split", metavar="NAME", help="Only items of a split.")
+@slice_option
 @store_option
 def export(
     dataset: str,
@@ -20,12 +21,13 @@ def export(
     encoder: str | None,
     where: str | None,
     split: str | None,
+    part: str | None,
     store_path: str,
 ) -> None:
     """Write a view to PATH: .parquet, .arrow, .npy, .atlas.parquet, or a Hugging Face folder."""
     from featurestore.exchange import export as write
 
-    view = view_of(store_path, dataset, encoder)
+    view = view_of(store_path, dataset, encoder, part)
     n = write(view, path, split=split, where=where)
     say(f"{view.name}: {n:,} rows in {path}")
 

@@ -8,17 +8,18 @@ from typing import Any
 import click
 
 from featurestore.cli.output import (
+    dataset_of,
     encoders_option,
     evaluation_option,
     groups_option,
     json_option,
     label_option,
     metric_option,
-    open_given,
     print_json,
     print_table,
     say,
     seed_option,
+    slice_option,
     store_option,
     task_option,
     view_of,
@@ -48,6 +49,7 @@ from featurestore.cli.output import (
     metavar="FOLDER",
     help="Also write a bundle that predict takes, apart from the store.",
 )
+@slice_option
 @seed_option
 @store_option
 @json_option
@@ -59,6 +61,7 @@ def train(
     task: str | None,
     coverage: float | None,
     bundle: str | None,
+    part: str | None,
     seed: int,
     store_path: str,
     as_json: bool,
@@ -66,7 +69,7 @@ def train(
     """Train one head on a view, evaluate it, and keep it in the store."""
     import heads
 
-    view = view_of(store_path, dataset, encoder)
+    view = view_of(store_path, dataset, encoder, part)
     fitted = heads.fit(view, head, label=label, task=task, coverage=coverage, seed=seed)
     if bundle is not None:
         say(f"bundle written to {fitted.save(bundle)}")
@@ -93,6 +96,7 @@ def train(
 @metric_option
 @evaluation_option
 @groups_option
+@slice_option
 @seed_option
 @store_option
 @json_option
@@ -105,6 +109,7 @@ def compare(
     metric: str | None,
     evaluation: str,
     ignore_groups: bool,
+    part: str | None,
     seed: int,
     store_path: str,
     as_json: bool,
@@ -112,7 +117,7 @@ def compare(
     """Compare encoders × heads on the same folds, beside the baselines without pretraining."""
     import heads
 
-    found = open_given(store_path).dataset(dataset)
+    found = dataset_of(store_path, dataset, part)
     views = [found.view(spec) for spec in encoders] or found.views()
     chosen: dict[str, Any] = {"heads": head_names} if head_names else {}
     comparison = heads.compare(

@@ -14,7 +14,7 @@ import click
 
 if TYPE_CHECKING:
     from featurestore.ingest import Progress
-    from featurestore.store import Store
+    from featurestore.store import DataSet, Store
     from featurestore.view import View
 
 DEFAULT_STORE = "featurestore-data"
@@ -55,6 +55,9 @@ evaluation_option = click.option(
 groups_option = click.option(
     "--ignore-groups", is_flag=True, help="Let items of one group part: shows the leak."
 )
+slice_option = click.option(
+    "--slice", "part", metavar="NAME", help="Only the items of a named slice."
+)
 seed_option = click.option("--seed", default=0, show_default=True)
 
 
@@ -70,10 +73,16 @@ def open_given(store_path: str) -> Store:
     return open_store(store_path)
 
 
-def view_of(store_path: str, dataset: str, encoder: str | None) -> View:
+def dataset_of(store_path: str, dataset: str, part: str | None) -> DataSet:
+    """Return a data set, or a slice of it."""
+    found = open_given(store_path).dataset(dataset)
+    return found if part is None else found.within(part)
+
+
+def view_of(store_path: str, dataset: str, encoder: str | None, part: str | None = None) -> View:
     """Return the view of ``DATASET -e SPEC``, of ``DATASET@SPEC``, or the only one there is."""
     name, at, spec = dataset.partition("@")
-    found = open_given(store_path).dataset(name)
+    found = dataset_of(store_path, name, part)
     if encoder is None and at:
         encoder = spec
     if encoder is not None:

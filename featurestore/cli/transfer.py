@@ -10,6 +10,7 @@ import click
 
 from featurestore.cli.learn import say_fits
 from featurestore.cli.output import (
+    dataset_of,
     encoders_option,
     evaluation_option,
     groups_option,
@@ -22,6 +23,7 @@ from featurestore.cli.output import (
     progress_bar,
     say,
     seed_option,
+    slice_option,
     store_option,
     task_option,
 )
@@ -70,6 +72,7 @@ PIXELS = "baseline:pixels"
 @evaluation_option
 @groups_option
 @click.option("--no-blend", is_flag=True, help="Do not try raw pixels beside the encoder.")
+@slice_option
 @seed_option
 @store_option
 @json_option
@@ -90,6 +93,7 @@ def transfer(
     evaluation: str,
     ignore_groups: bool,
     no_blend: bool,
+    part: str | None,
     seed: int,
     store_path: str,
     as_json: bool,
@@ -98,7 +102,7 @@ def transfer(
     import heads
 
     store = open_given(store_path)
-    found = store.dataset(dataset)
+    found = dataset_of(store_path, dataset, part)
     specs = list(encoders) or [
         str(view.spec) for view in found.views() if view.spec.family not in ("baseline", "random")
     ]
@@ -158,6 +162,7 @@ def transfer(
     type=click.FloatRange(0, 100),
     help="Say how many labels reach this percentage; repeatable.",
 )
+@slice_option
 @seed_option
 @store_option
 @json_option
@@ -171,6 +176,7 @@ def curve(
     per_class: str,
     draws: int,
     targets: tuple[float, ...],
+    part: str | None,
     seed: int,
     store_path: str,
     as_json: bool,
@@ -182,7 +188,7 @@ def curve(
         budgets = [int(one) for one in per_class.split(",")]
     except ValueError:
         raise click.UsageError(f"--per-class {per_class}: expected numbers, as 1,2,4") from None
-    found = open_given(store_path).dataset(dataset)
+    found = dataset_of(store_path, dataset, part)
     views = [found.view(spec) for spec in encoders] or found.views()
     drawn = heads.curve(
         views,

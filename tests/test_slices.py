@@ -1,0 +1,134 @@
+"""Slices, graphs and maps: what follows from a view, and parts of it under a name."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import heads
+from featurestore.derived import place_of
+from featurestore.errors import BadName, UnknownSlice
+from featurestore.graph import K, neighbor_graph
+from featurestore.projection import fit_to_square, principal, project
+from featurestore.slices import Slice, drop_slice, read_slice, save_slice, slices
+from featurestore.upkeep import erase, select_ids
+from featurestore.view import View
+
+
+@pytest.fixture
+def view(texts_view: View) -> View:
+    return texts_view
+
+
+def test_a_slice_is_kept_under_its_name_and_forgotten(view: View) -> None:
+    folder = view.dataset.folder
+    made = save_slice(folder, "odd", ["t03", "t01", "t01"], origin={"where": "x"})
+    assert made.item_ids == ("t01", "t03")
+    assert read_slice(folder, "odd") == made
+    assert slices(folder) == [made]
+    with pytest.raises(BadName, match="there is a slice 'odd'"):
+        save_slice(folder, "odd", ["t02"])
+    assert save_slice(folder, "odd", ["t02"], overwrite=True).item_ids == ("t02",)
+    drop_slice(folder, "odd")
+    with pytest.raises(UnknownSlice, match="no slice 'odd'"):
+        read_slice(folder, "odd")
+
+
+@pytest.mark.parametrize("name", ["", "Odd", "../x", "a b"])
+def test_a_slice_needs_a_name_that_files_can_bear(view: View, name: str) -> None:
+    with pytest.raises(BadName, match="is no slice name"):
+        save_slice(view.dataset.folder, name, ["t01"])
+
+
+def test_a_view_within_a_slice_reads_those_items_alone(view: View) -> None:
+    save_slice(view.dataset.folder, "few", ["t01", "t04", "gone"])
+    few = view.within("few")
+    whole = view.load()
+    np.testing.assert_array_equal(few.load().ids, ["t01", "t04"])
+    np.testing.assert_array_equal(few.load().vectors, whole.vectors[[1, 4]])
+    assert few.n_rows == 2
+    assert few.state != view.state
+    assert sorted(part.ids.tolist() for part in few.batches(1)) == [["t01"], ["t04"]]
+    assert few.neighbors("t01", k=5).ids.tolist() == [["t04"]]
+    assert few.items().column("item_id").to_pylist() == ["t01", "t04"]
+    assert view.dataset.within("few").view(str(view.spec)).n_rows == 2
+
+
+def test_heads_learn_from_a_slice_alone_and_say_so(view: View) -> None:
+    ids = [f"t{i:02d}" for i in range(20)]
+    save_slice(view.dataset.folder, "half", ids)
+    fitted = heads.fit(view.within("half"), "prototype", register=False)
+    assert fitted.card["n_items"] == 20
+    assert fitted.card["slice"] == "half"
+    run = heads.compare(view.within("half"), ["prototype"])
+    assert set(run.item_ids) == set(ids)
+    again = heads.run_again(view.dataset, run)
+    assert again.rows()[0]["value"] == run.rows()[0]["value"]
+    save_slice(view.dataset.folder, "half", ids[:-1], overwrite=True)
+    with pytest.raises(BadName, match="holds other items"):
+        heads.run_again(view.dataset, run)
+
+
+def test_erasing_an_item_takes_it_out_of_slices_graphs_and_maps(view: View) -> None:
+    save_slice(view.dataset.folder, "few", ["t01", "t04"])
+    project(view)
+    neighbor_graph(view)
+    assert place_of(view, "graphs").exists()
+    folder = view.dataset.folder
+    erase(folder, select_ids(folder, ["t01"]))
+    assert read_slice(folder, "few").item_ids == ("t04",)
+    assert not list((view.dataset.path / "cache").rglob("*.npz"))
+
+
+def test_the_graph_holds_what_exact_search_finds_and_is_made_once(
+    view: View, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graph = neighbor_graph(view)
+    unit = view.load().vectors
+    unit = unit / np.linalg.norm(unit, axis=1, keepdims=True)
+    cosines = unit @ unit.T
+    np.fill_diagonal(cosines, -np.inf)
+    assert graph.k == K
+    np.testing.assert_allclose(graph.scores, -np.sort(-cosines, axis=1)[:, :K], atol=1e-6)
+    np.testing.assert_allclose(
+        np.take_along_axis(cosines, graph.rows.astype(int), axis=1), graph.scores, atol=1e-6
+    )
+    monkeypatch.setattr(View, "index", lambda self: pytest.fail("made again"))
+    np.testing.assert_array_equal(neighbor_graph(view).rows, graph.rows)
+
+
+def test_no_item_is_its_own_neighbour_even_among_many_equal_ones(view: View) -> None:
+    few = view.within(Slice("x", tuple(view.load().ids[:3].tolist()), ""))
+    graph = neighbor_graph(few)
+    assert graph.rows.shape == (3, 2)
+    assert (graph.rows != np.arange(3)[:, None]).all()
+
+
+def test_pca_agrees_with_scikit_learn_and_does_not_depend_on_signs() -> None:
+    from sklearn.decomposition import PCA
+
+    rng = np.random.default_rng(0)
+    vectors = (rng.normal(size=(200, 8)) * np.arange(1, 9)).astype(np.float32)
+    ours = principal(vectors, 2)
+    theirs = PCA(2).fit_transform(vectors)
+    for i in range(2):
+        sign = np.sign(ours[:, i] @ theirs[:, i])
+        np.testing.assert_allclose(ours[:, i], sign * theirs[:, i], atol=1e-3)
+    fitted = fit_to_square(ours)
+    assert np.abs(fitted).max() == pytest.approx(0.95, abs=1e-6)
+    ratio = np.ptp(ours, axis=0) / np.ptp(fitted, axis=0)
+    assert ratio[0] == pytest.approx(ratio[1], rel=1e-5)  # shapes stay
+
+
+def test_umap_keeps_neighbours_together_and_is_kept(view: View) -> None:
+    pytest.importorskip("umap", reason="umap-learn is not installed")
+    xy = project(view, "umap")
+    labels = view.load().labels
+    assert xy.shape == (len(labels), 2)
+    assert np.abs(xy).max() <= 0.95 + 1e-6
+    distance = np.linalg.norm(xy[:, None] - xy[None], axis=2)
+    np.fill_diagonal(distance, np.inf)
+    assert (labels[distance.argmin(axis=1)] == labels).mean() > 0.9
+    np.testing.assert_array_equal(project(view, "umap"), xy)
+    with pytest.raises(BadName, match="no map 'tsne'"):
+        project(view, "tsne")
