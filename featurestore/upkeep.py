@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from featurestore.errors import StoreCorrupt, UnknownItem, nearest
 from featurestore.layout import DatasetFolder, all_views_locked, indexes_locked, read_json
 from featurestore.query import fulfils
+from featurestore.reviews import erase_from_reviews
 from featurestore.slices import erase_from_slices
 from featurestore.tables import YOUNG_S, Table, drop_equal, read_shard, write_file
 from featurestore.values import Snapshot
@@ -167,6 +168,7 @@ def erase(folder: DatasetFolder, ids: pa.Array) -> Erased:
         cards = _erase_cards(folder, ids)
         _erase_rows(folder, ids)
         erase_from_slices(folder, set(ids.to_pylist()))
+        erase_from_reviews(folder, set(ids.to_pylist()))
     heads = sorted(path.parent.name for path in (folder.path / "heads").glob("*/card.json"))
     return Erased(n_files, len(thumbnails), cards, tuple(heads))
 
@@ -249,7 +251,7 @@ def _named_versions(folder: DatasetFolder) -> dict[Path, set[int]]:
         for block in read_json(path)["blocks"]:  # of a head on several views side by side
             if at := block.get("snapshot"):
                 _name(named, folder, slugs, block["fingerprint"], asdict(Snapshot.parse(at)))
-    for kind in ("compare", "curve", "transfer"):
+    for kind in ("compare", "curve", "transfer", "quality"):
         for card in folder.runs(kind):
             for view in card.get("card", card).get("views", []):
                 _name(named, folder, slugs, view.get("fingerprint"), view.get("snapshot"))

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from heads.concat import concat
     from heads.fewshot import Curve, curve, curves
     from heads.fit import fit
+    from heads.quality.find import find_issues, quality_reports
+    from heads.quality.issues import Issue, Issues
+    from heads.suggest import Suggestion, suggest
     from heads.transfer.assess import assess_transfer, assessments
     from heads.transfer.assessment import Assessment
 
@@ -30,19 +33,25 @@ __all__ = [
     "Curve",
     "Difference",
     "FittedHead",
+    "Issue",
+    "Issues",
+    "Suggestion",
     "assess_transfer",
     "assessments",
     "compare",
     "concat",
     "curve",
     "curves",
+    "find_issues",
     "fit",
     "list_heads",
     "load_bundle",
     "load_head",
+    "quality_reports",
     "read_predictions",
     "run_again",
     "runs",
+    "suggest",
 ]
 
 _HOMES = {
@@ -53,6 +62,12 @@ _HOMES = {
     "Curve": "heads.fewshot",
     "Difference": "heads.comparison",
     "FittedHead": "heads.bundle",
+    "Issue": "heads.quality.issues",
+    "Issues": "heads.quality.issues",
+    "Suggestion": "heads.suggest",
+    "find_issues": "heads.quality.find",
+    "quality_reports": "heads.quality.find",
+    "suggest": "heads.suggest",
     "compare": "heads.compare",
     "concat": "heads.concat",
     "curve": "heads.fewshot",

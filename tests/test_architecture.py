@@ -32,6 +32,7 @@ LAYERS = [
     {"featurestore.ingest", "featurestore.intake", "featurestore.plan", "featurestore.writer"},
     {"featurestore.store", "featurestore.view", "featurestore.labelling", "featurestore.fleet"},
     {"featurestore.upkeep", "featurestore.verify", "featurestore.exchange"},
+    {"featurestore.review_files"},
     {"featurestore.derived"},
     {"featurestore.graph"},
     {"featurestore.projection"},

@@ -12,7 +12,18 @@ from collections.abc import Sequence
 import click
 
 from featurestore import __version__
-from featurestore.cli import browse, embed, exchange, learn, maps, predict, runs, transfer, upkeep
+from featurestore.cli import (
+    browse,
+    embed,
+    exchange,
+    learn,
+    maps,
+    predict,
+    quality,
+    runs,
+    transfer,
+    upkeep,
+)
 from featurestore.cli.output import say
 from featurestore.errors import FeatureStoreError
 
@@ -62,6 +73,7 @@ for command in (
     browse.list_datasets, browse.info, browse.search, browse.index, browse.sql,
     browse.list_encoders, learn.train, learn.compare,
     predict.predict, transfer.transfer, transfer.curve, runs.show, maps.project, maps.slices,
+    quality.quality, quality.review, quality.suggest,
     upkeep.verify, upkeep.history, upkeep.compact, upkeep.vacuum, upkeep.delete, upkeep.rename,
     upkeep.drop, exchange.export, exchange.import_, browse.dashboard, browse.demo,
 ):  # fmt: skip

@@ -1,0 +1,199 @@
+"""quality, review, suggest: what is wrong with the data, what people decide, what to label next."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from featurestore.cli.learn import say_fits
+from featurestore.cli.output import (
+    json_option,
+    label_option,
+    open_given,
+    print_json,
+    print_table,
+    say,
+    seed_option,
+    slice_option,
+    store_option,
+    view_of,
+)
+
+KINDS = ("label", "leak", "duplicate", "outlier")
+
+
+@click.command(epilog="Example: featurestore quality photos -e baseline:pixels")
+@click.argument("dataset")
+@click.option("-e", "--encoder", metavar="SPEC", help="Encoder; the only view's by default.")
+@label_option
+@click.option("--head", default="logistic", show_default=True, help="Who judges the labels.")
+@click.option("--kind", "kinds", multiple=True, type=click.Choice(KINDS), help="Show these alone.")
+@click.option("--limit", default=10, show_default=True, help="Rows of each kind to show.")
+@slice_option
+@seed_option
+@store_option
+@json_option
+def quality(
+    dataset: str,
+    encoder: str | None,
+    label: str | None,
+    head: str,
+    kinds: tuple[str, ...],
+    limit: int,
+    part: str | None,
+    seed: int,
+    store_path: str,
+    as_json: bool,
+) -> None:
+    """Look for wrong labels, near-duplicates, leaks between splits, and outliers."""
+    import heads
+
+    view = view_of(store_path, dataset, encoder, part)
+    found = heads.find_issues(
+        view, label=label, head=head, seed=seed,
+        progress=say_fits if sys.stderr.isatty() else None,
+    )  # fmt: skip
+    if as_json:
+        print_json(found.to_json())
+        return
+    click.echo(f"{view.name}: " + ", ".join(found.summary()))
+    for kind in kinds or KINDS:
+        worst = found.of(kind)[:limit]
+        if worst:
+            rows = [[one.item_id, f"{one.score:.2f}", one.reason] for one in worst]
+            print_table([kind, "score", "why"], rows)
+    for note in found.notes:
+        click.echo(note)
+    if found.issues:
+        say("review them on the dashboard's Quality page, or with `featurestore review`")
+
+
+@click.command(epilog="Example: featurestore review photos --export reviews.csv")
+@click.argument("dataset")
+@click.option("--item", metavar="ITEM", help="Item that is decided on.")
+@click.option("--confirm", is_flag=True, help="Its label is right.")
+@click.option("--relabel", metavar="CLASS", help="It is of this class.")
+@click.option("--exclude", is_flag=True, help="Nothing is to be learned from it.")
+@click.option("--duplicate-of", metavar="ITEM", help="It is a twin of another item.")
+@click.option("--undo", "undone", metavar="REVIEW", help="Take back a decision, by its id.")
+@click.option("--import", "source", metavar="FILE", help="CSV, or Label Studio's JSON, to read.")
+@click.option("--export", "target", metavar="FILE", help=".csv, .parquet, or .json (Label Studio).")
+@click.option("--who", help="Whose decision it is; your user name by default.")
+@click.option("--note", default="", help="Why.")
+@label_option
+@store_option
+@json_option
+def review(
+    dataset: str,
+    item: str | None,
+    confirm: bool,
+    relabel: str | None,
+    exclude: bool,
+    duplicate_of: str | None,
+    undone: str | None,
+    source: str | None,
+    target: str | None,
+    who: str | None,
+    note: str,
+    label: str | None,
+    store_path: str,
+    as_json: bool,
+) -> None:
+    """Decide on items (confirm, relabel, exclude, duplicate), and see what was decided."""
+    from featurestore import review_files
+    from featurestore.reviews import Action, Review, add_reviews, read_reviews, standing, undo
+
+    found = open_given(store_path).dataset(dataset)
+    column = label or next(iter(found.label_columns), None)
+    if column is None:
+        raise click.UsageError(f"{dataset} has no labels: say which column with --label")
+    decided = [
+        (action, value)
+        for action, value, is_it in (
+            (Action.CONFIRM, None, confirm),
+            (Action.RELABEL, relabel, relabel is not None),
+            (Action.EXCLUDE, None, exclude),
+            (Action.DUPLICATE, duplicate_of, duplicate_of is not None),
+        )
+        if is_it
+    ]
+    if len(decided) > 1 or bool(decided) != (item is not None):
+        raise click.UsageError("say --item ITEM and one of --confirm, --relabel, --exclude, …")
+    if item is not None:
+        ((action, value),) = decided
+        [made] = add_reviews(
+            found.folder, [Review(item, action, column, value, note=note)], who=who
+        )
+        say(f"{made.id}: {item}: {action} {value or ''}".rstrip())
+    elif undone is not None:
+        undo(found.folder, undone, who=who)
+        say(f"{undone} is undone")
+    elif source is not None:
+        read = review_files.read(Path(source), column)
+        say(f"{len(add_reviews(found.folder, read, who=who)):,} decisions from {source}")
+    elif target is not None:
+        kept = list(standing(read_reviews(found.folder)).values())
+        review_files.write(Path(target), kept, found)
+        say(f"{len(kept):,} decisions in {target}")
+    else:
+        _show(read_reviews(found.folder), as_json)
+
+
+def _show(reviews: list[Any], as_json: bool) -> None:
+    from featurestore.reviews import Action, contested, standing
+
+    stands = {one.id for one in standing(reviews).values()}
+    if as_json:
+        print_json([{**vars(one), "stands": one.id in stands} for one in reviews])
+        return
+    rows = [
+        [one.id, one.item_id, one.action, one.value, one.who, one.when[:16].replace("T", " "),
+         "yes" if one.id in stands else ""]
+        for one in reviews
+        if one.action is not Action.UNDO
+    ]  # fmt: skip
+    print_table(["review", "item", "decision", "value", "who", "when (UTC)", "stands"], rows)
+    for (item, _), lines in contested(reviews).items():
+        said = "; ".join(f"{one.who}: {one.action} {one.value or ''}".rstrip() for one in lines)
+        click.echo(f"{item} was decided differently ({said}): the latest stands.")
+
+
+@click.command(epilog="Example: featurestore suggest photos -e baseline:pixels -n 20")
+@click.argument("dataset")
+@click.option("-e", "--encoder", metavar="SPEC", help="Encoder; the only view's by default.")
+@click.option("-n", "--number", "n", default=20, show_default=True, type=click.IntRange(1))
+@click.option(
+    "--strategy",
+    default="auto",
+    show_default=True,
+    help="uncertainty, typiclust, coreset, random; auto: typiclust until each class has labels.",
+)
+@label_option
+@slice_option
+@seed_option
+@store_option
+@json_option
+def suggest(
+    dataset: str,
+    encoder: str | None,
+    n: int,
+    strategy: str,
+    label: str | None,
+    part: str | None,
+    seed: int,
+    store_path: str,
+    as_json: bool,
+) -> None:
+    """Say which unlabelled items to label next, the most useful first."""
+    import heads
+
+    view = view_of(store_path, dataset, encoder, part)
+    found = heads.suggest(view, n, strategy, label=label, seed=seed)
+    if as_json:
+        print_json([vars(one) for one in found])
+        return
+    rows = [[one.item_id, f"{one.score:.3f}", one.reason] for one in found]
+    print_table(["label next", "score", "why"], rows)

@@ -1,0 +1,242 @@
+"""What people decided about items: an append-only history, undo included.
+
+``reviews/reviews.jsonl`` holds one JSON object a line, and none is ever changed: an undo is a line
+that names another. Two people may review at once; both lines are kept, the later one counts.
+"""
+
+from __future__ import annotations
+
+import getpass
+import json
+import logging
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pyarrow as pa
+
+from featurestore.errors import BadName, UnknownItem, nearest
+from featurestore.layout import DatasetFolder
+from featurestore.tables import write_file
+
+_log = logging.getLogger(__name__)
+
+
+class Action(StrEnum):
+    """What was decided."""
+
+    CONFIRM = "confirm"  # the label is right
+    RELABEL = "relabel"  # it is `value`
+    EXCLUDE = "exclude"  # nothing to learn from
+    DUPLICATE = "duplicate"  # of item `value`
+    UNDO = "undo"  # of review `value`
+
+
+@dataclass(frozen=True)
+class Review:
+    """One decision about one item's label."""
+
+    item_id: str
+    action: Action
+    label: str  # the label column that it is about
+    value: str | None = None
+    who: str = ""
+    when: str = ""  # UTC, ISO 8601, microseconds
+    note: str = ""
+    content_hash: str | None = None  # of the item as it was looked at
+    id: str = ""
+
+
+def add_reviews(
+    folder: DatasetFolder, reviews: Iterable[Review], *, who: str | None = None
+) -> list[Review]:
+    """Append decisions; return them with who, when and id filled in.
+
+    Parameters
+    ----------
+    who : str, optional
+        For those that do not say; default the user's name.
+
+    Raises
+    ------
+    UnknownItem
+        If an item is not there.
+    BadName
+        If a relabel or duplicate does not say of what, or an undo names no review.
+    """
+    wanted = list(reviews)
+    items = folder.items.read(["item_id", "content_hash"])
+    known = dict(zip(*(items.column(name).to_pylist() for name in items.column_names), strict=True))
+    author = who or _user()
+    filled = []
+    with folder.locked("reviews"):
+        ids = {one.id for one in read_reviews(folder)}
+        for one in wanted:
+            _check(one, known, ids)
+            filled.append(
+                replace(
+                    one,
+                    who=one.who or author,
+                    when=one.when or datetime.now(UTC).isoformat(timespec="microseconds"),
+                    content_hash=one.content_hash or known.get(one.item_id),
+                    id=one.id or uuid4().hex[:12],
+                )
+            )
+        _append(folder, filled)
+    return filled
+
+
+def undo(folder: DatasetFolder, review_id: str, *, who: str | None = None) -> Review:
+    """Take a decision back: what stood before it stands again.
+
+    Raises
+    ------
+    BadName
+        If there is no such review, or it is undone already.
+    """
+    found = {one.id: one for one in read_reviews(folder)}
+    if review_id not in found:
+        raise BadName(f"no review {review_id!r} in {folder.name!r}: {nearest(review_id, found)}")
+    if review_id in {one.value for one in found.values() if one.action is Action.UNDO}:
+        raise BadName(f"review {review_id!r} is undone already")
+    one = found[review_id]
+    if one.action is Action.UNDO:
+        raise BadName(f"{review_id!r} is an undo: decide anew instead")
+    line = Review(one.item_id, Action.UNDO, one.label, review_id)
+    [made] = add_reviews(folder, [line], who=who)
+    return made
+
+
+def read_reviews(folder: DatasetFolder) -> list[Review]:
+    """Return all decisions ever made, oldest first; a line that a kill cut off is left out."""
+    path = _file(folder)
+    if not path.exists():
+        return []
+    found = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            value = json.loads(line)
+            found.append(Review(**{**value, "action": Action(value["action"])}))
+        except (ValueError, TypeError, KeyError):
+            if line.strip():
+                _log.warning("line %d of %s is no review: left out", number, path)
+    return found
+
+
+def standing(reviews: Sequence[Review]) -> dict[tuple[str, str], Review]:
+    """Return the decision that counts for each (item, label column): the latest not undone."""
+    undone = {one.value for one in reviews if one.action is Action.UNDO}
+    alive = [one for one in reviews if one.action is not Action.UNDO and one.id not in undone]
+    return {(one.item_id, one.label): one for one in sorted(alive, key=lambda one: one.when)}
+
+
+def contested(reviews: Sequence[Review]) -> dict[tuple[str, str], list[Review]]:
+    """Return the decisions on items that different people decided differently, oldest first."""
+    undone = {one.value for one in reviews if one.action is Action.UNDO}
+    found: dict[tuple[str, str], list[Review]] = {}
+    for one in sorted(reviews, key=lambda one: one.when):
+        if one.action is not Action.UNDO and one.id not in undone:
+            found.setdefault((one.item_id, one.label), []).append(one)
+    return {
+        key: lines
+        for key, lines in found.items()
+        if len({(one.action, one.value) for one in lines}) > 1
+        and len({one.who for one in lines}) > 1
+    }
+
+
+def applicable(folder: DatasetFolder, label: str) -> tuple[dict[str, Review], list[str]]:
+    """Return the standing decisions on a label by item, and notes on those that cannot be used.
+
+    Left out are items that are gone, and those whose content changed since they were looked at.
+    """
+    items = folder.items.read(["item_id", "content_hash"])
+    known = dict(zip(*(items.column(name).to_pylist() for name in items.column_names), strict=True))
+    found, n_gone, n_changed = {}, 0, 0
+    for (item_id, column), one in standing(read_reviews(folder)).items():
+        if column != label:
+            continue
+        if item_id not in known:
+            n_gone += 1
+        elif one.content_hash != known[item_id]:
+            n_changed += 1
+        else:
+            found[item_id] = one
+    notes = []
+    if n_gone:
+        notes.append(f"{n_gone} reviewed items are gone: not applied.")
+    if n_changed:
+        notes.append(f"{n_changed} reviewed items have other content now: not applied.")
+    return found, notes
+
+
+def table_of(reviews: Sequence[Review]) -> pa.Table:
+    """Return reviews as a table, a column for each field."""
+    rows = [asdict(one) for one in reviews]
+    names = list(Review.__dataclass_fields__)
+    return pa.table({name: pa.array([row[name] for row in rows], pa.string()) for name in names})
+
+
+def erase_from_reviews(folder: DatasetFolder, item_ids: set[str]) -> None:
+    """Take the decisions about items out of the history: of them nothing may be left."""
+    with folder.locked("reviews"):
+        if not _file(folder).exists():
+            return
+        kept = [
+            one
+            for one in read_reviews(folder)
+            if one.item_id not in item_ids and one.value not in item_ids
+        ]
+        write_file(_file(folder), "".join(map(_line, kept)).encode())
+
+
+def _check(one: Review, known: Mapping[str, Any], ids: set[str]) -> None:
+    if one.item_id not in known and one.action is not Action.UNDO:
+        near = nearest(one.item_id, list(known)[:10_000])
+        raise UnknownItem(f"there is no item {one.item_id!r} to review: {near}")
+    if one.action in (Action.RELABEL, Action.DUPLICATE) and not one.value:
+        what = "label" if one.action is Action.RELABEL else "item"
+        raise BadName(f"{one.action} of {one.item_id!r} does not say which {what}")
+    if one.action is Action.DUPLICATE and (one.value not in known or one.value == one.item_id):
+        raise UnknownItem(f"{one.item_id!r} cannot be a duplicate of {one.value!r}: no other item")
+    if one.action is Action.UNDO and one.value not in ids:
+        raise BadName(f"no review {one.value!r} to undo")
+    if not one.label:
+        raise BadName(f"the review of {one.item_id!r} does not say which label column it is about")
+
+
+def _append(folder: DatasetFolder, reviews: Sequence[Review]) -> None:
+    path = _file(folder)
+    path.parent.mkdir(exist_ok=True)
+    with path.open("ab") as file:
+        torn = file.tell() > 0 and not _ends_whole(path)
+        text = ("\n" if torn else "") + "".join(map(_line, reviews))
+        file.write(text.encode())
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _ends_whole(path: Path) -> bool:
+    with path.open("rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) == b"\n"
+
+
+def _line(one: Review) -> str:
+    return json.dumps(asdict(one), ensure_ascii=False, sort_keys=True) + "\n"
+
+
+def _file(folder: DatasetFolder) -> Path:
+    return folder.path / "reviews" / "reviews.jsonl"
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):  # a container without a name for its user
+        return "unknown"

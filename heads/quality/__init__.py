@@ -1,0 +1,1 @@
+"""What embeddings show about the data itself: wrong labels, duplicates, leaks, outliers."""

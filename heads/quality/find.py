@@ -1,0 +1,356 @@
+"""Look for what is wrong with a data set: the door to `heads.quality`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featurestore.errors import FeatureStoreError, MissingColumn, NotEnoughData
+from featurestore.graph import Graph, neighbor_graph
+from featurestore.values import Embeddings, Modality
+from heads.bundle import library_versions, machine, texts_of
+from heads.catalogue import head_entries
+from heads.compare import runs_folder
+from heads.evaluate import evaluate
+from heads.folds import is_missing
+from heads.plan import Plan, make_plan, task_of
+from heads.quality import duplicates, pictures
+from heads.quality.issues import Issue, Issues, Kind
+from heads.quality.labels import error_probability, neighbor_votes
+from heads.quality.outliers import FAR, outlier_scores
+from heads.tasks import Task
+
+if TYPE_CHECKING:
+    from featurestore.view import View
+
+MOST_KEPT = 5_000  # issues of one kind in a report
+N_OTHERS = 8  # neighbours that are named beside a label
+PRINTS_KEPT = 3_000  # of pictures, some 200 kB each
+Progress = Callable[[int, int, str], None]
+
+
+def find_issues(
+    view: View,
+    *,
+    label: str | None = None,
+    head: str | Any = "logistic",
+    seed: int = 0,
+    progress: Progress | None = None,
+    save: bool = True,
+) -> Issues:
+    """Look for wrong labels, near-duplicates, leaks and outliers, all on one kNN graph.
+
+    Labels are judged by a head out of fold and by the neighbours' vote together
+    (`heads.quality.labels`); an item is named where it is likelier wrong than right. Twins are
+    proposed by the graph and confirmed on pixels or letters (`pictures`, `duplicates`); a leak
+    is one across splits or groups. Outliers lie far from neighbours and classes (`outliers`).
+
+    Parameters
+    ----------
+    view : View
+    label : str, optional
+        Label column; default the data set's main label. Without labels the rest is done.
+    head : str or estimator
+        Whose out-of-fold probabilities judge the labels.
+    seed : int
+        Of folds and head.
+    progress : callable, optional
+        Called with things done, things in all, and what is being done.
+    save : bool
+        Keep it in the data set's ``runs/``.
+
+    Raises
+    ------
+    NotEnoughData
+        With fewer than three items.
+    """
+    created = datetime.now(UTC)
+    tell = progress or (lambda n_done, n, what: None)
+    embeddings = view.load()
+    if len(embeddings) < 3:
+        raise NotEnoughData(f"{view.name} has {len(embeddings)} items: expected 3 or more")
+    graph = neighbor_graph(view, progress=lambda done, n: tell(done, n, "neighbours"))
+    found = _Found(embeddings, graph)
+    plan = _plan(view, embeddings, label, seed, found.notes)
+    if plan is not None:
+        found.issues += _wrong_labels(plan, embeddings, graph, head, seed, tell)
+    found.issues += _twins(view, embeddings, graph, found.notes, tell)
+    codes = None if plan is None else _codes(plan, len(embeddings))
+    found.issues += _outliers(embeddings, graph, codes)
+    kept, n_found = _worst(found.issues)
+    name = label or embeddings.label_column
+    counts = _class_counts(embeddings, name, found.notes)
+    n_failed = len(view.dataset.failures())
+    if n_failed:
+        found.notes.append(f"{n_failed} items were not read or encoded: see `featurestore info`.")
+    snapshot = embeddings.snapshot
+    issues = Issues(
+        view.dataset.name,
+        str(view.spec),
+        name,
+        tuple(kept),
+        n_found,
+        counts,
+        tuple(found.notes),
+        {
+            "created": created.isoformat(),
+            "seed": seed,
+            "head": head if isinstance(head, str) else repr(head),
+            "n_items": len(embeddings),
+            "thresholds": {
+                "label": 0.5,
+                "duplicate": _same(view),
+                "outlier": FAR,
+            },
+            "views": [
+                {
+                    "encoder": str(view.spec),
+                    "fingerprint": view.fingerprint,
+                    "snapshot": asdict(snapshot) if snapshot else None,
+                }
+            ],
+            "machine": machine(),
+            "versions": library_versions(),
+        },
+    )
+    if save:
+        runs_folder(view.dataset).write_run("quality", issues.to_json())
+    return issues
+
+
+def quality_reports(dataset: Any) -> list[Issues]:
+    """Return the stored quality reports of a data set (or of its folder), newest first."""
+    return [Issues.from_json(card) for card in runs_folder(dataset).runs("quality")]
+
+
+@dataclass(eq=False)
+class _Found:
+    embeddings: Embeddings
+    graph: Graph
+    issues: list[Issue] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def _plan(
+    view: View, embeddings: Embeddings, label: str | None, seed: int, notes: list[str]
+) -> Plan | None:
+    """Plan folds over all labelled rows; None, with a note, where labels cannot be judged."""
+    try:
+        plan = make_plan(
+            embeddings, label=label, recorded=task_of(view, label), evaluation="folds", seed=seed
+        )
+    except (NotEnoughData, MissingColumn) as error:
+        if label is not None and isinstance(error, MissingColumn):
+            raise
+        notes.append(f"Labels were not judged: {error}.")
+        return None
+    if plan.task is not Task.MULTICLASS:
+        notes.append(f"Labels were not judged: {plan.label!r} is {plan.task}, not one class.")
+        return None
+    notes += plan.notes
+    assert plan.folds is not None, "asked for"
+    return replace(plan, folds=replace(plan.folds, number=plan.folds.number[:1]))
+
+
+def _wrong_labels(
+    plan: Plan, embeddings: Embeddings, graph: Graph, head: Any, seed: int, tell: Progress
+) -> list[Issue]:
+    ((_, entry),) = head_entries([head], plan.task).items()
+    X = texts_of(embeddings) if entry.reads == "texts" else embeddings.vectors
+    builder = entry.builder(plan.task)
+    assert builder is not None, "checked by head_entries"
+    n_done = iter(range(1, 1 + len(plan.parts)))
+    done = evaluate(
+        lambda: builder(seed),
+        X[plan.rows],
+        plan.target,
+        plan.parts,
+        estimand=plan.estimand,
+        groups=plan.block,
+        on_fit=lambda: tell(next(n_done), len(plan.parts), "folds"),
+        seed=seed,
+    )
+    codes = plan.target.values
+    place = _codes(plan, len(embeddings), np.arange(len(plan.ids)))
+    near = place[graph.rows[plan.rows]]
+    votes = neighbor_votes(near, graph.scores[plan.rows], codes, plan.block, len(plan.classes))
+    proba = votes if done.probabilities is None else (done.probabilities + votes) / 2
+    wrong, likeliest = error_probability(proba, codes)
+    issues = []
+    for row in np.flatnonzero(wrong > 0.5):
+        given, better = plan.classes[codes[row]], plan.classes[likeliest[row]]
+        heard = near[row][(near[row] >= 0)]
+        heard = heard[plan.block[heard] != plan.block[row]][:N_OTHERS]
+        n_better = int((codes[heard] == likeliest[row]).sum())
+        reason = (
+            f"labelled {given}, likelier {better} ({wrong[row]:.0%} that the label is wrong; "
+            f"{n_better} of the {len(heard)} nearest are {better})"
+        )
+        others = tuple(plan.ids[heard].astype(str).tolist())
+        item = str(plan.ids[row])
+        issues.append(Issue(Kind.LABEL, item, float(wrong[row]), reason, others, given, better))
+    return issues
+
+
+def _twins(
+    view: View, embeddings: Embeddings, graph: Graph, notes: list[str], tell: Progress
+) -> Iterator[Issue]:
+    """Yield leaks, and duplicates that are none."""
+    first, second, n_unseen = duplicates.candidates(graph.rows, graph.scores)
+    likeness, n_blind = _likeness(view, embeddings, notes)
+    content = _column(embeddings, "content_hash")
+    pairs = duplicates.confirmed(
+        first, second, content, likeness, _same(view), n_unseen=n_unseen,
+        progress=lambda done, n: tell(done, n, "pairs"),
+    )  # fmt: skip
+    if n_unseen:
+        notes.append(
+            f"The {len(first):,} closest pairs were looked at; {n_unseen:,} less close ones not."
+        )
+    if n_blind():
+        notes.append(f"{n_blind()} files could not be read: their twins are unknown.")
+    cluster = duplicates.clusters(len(embeddings), pairs)
+    best = np.zeros(len(embeddings))
+    for one in (pairs.first, pairs.second):
+        np.maximum.at(best, one, pairs.likeness)
+    members: dict[int, list[int]] = {}
+    for row in np.flatnonzero(cluster >= 0).tolist():
+        members.setdefault(int(cluster[row]), []).append(row)
+    split, group = _column(embeddings, "split"), _column(embeddings, "group")
+    return (
+        _twin(embeddings, row, twins, best[row], split, group)
+        for twins in members.values()
+        for row in twins
+    )
+
+
+def _twin(
+    embeddings: Embeddings,
+    row: int,
+    twins: Sequence[int],
+    likeness: float,
+    split: NDArray[Any],
+    group: NDArray[Any],
+) -> Issue:
+    rest = [other for other in twins if other != row]
+    others = tuple(str(embeddings.ids[other]) for other in rest)
+    parted = [
+        (name, values)
+        for name, values in (("split", split), ("group", group))
+        if any(v is not None and values[row] is not None and v != values[row] for v in values[rest])
+    ]
+    how = "equal content" if likeness >= 1 else f"likeness {likeness:.2f}"
+    item = str(embeddings.ids[row])
+    if parted:
+        name, values = parted[0]
+        beyond = sorted({str(v) for v in values[rest] if v is not None and v != values[row]})
+        reason = f"in {name} {values[row]}, a twin in {', '.join(beyond)} ({how})"
+        return Issue(Kind.LEAK, item, float(likeness), reason, others)
+    n = len(rest)
+    reason = f"{n} twin{'s' * (n > 1)} ({how})"
+    return Issue(Kind.DUPLICATE, item, float(likeness), reason, others)
+
+
+def _likeness(
+    view: View, embeddings: Embeddings, notes: list[str]
+) -> tuple[Callable[[int, int], float], Callable[[], int]]:
+    """Return how like two rows are, and how many files could not be read for it."""
+    dataset = view.dataset
+    if dataset.modality == Modality.TEXT:
+        return duplicates.text_likeness(texts_of(embeddings).tolist()), lambda: 0
+    if not dataset.description.sources:
+        notes.append("Near-duplicates were not looked for: the data set has no files of its own.")
+        return (lambda a, b: 0.0), lambda: 0
+    blind: set[int] = set()
+
+    @lru_cache(maxsize=PRINTS_KEPT)
+    def print_of(row: int) -> pictures.Print | None:
+        from featurestore.images import decode_image
+
+        try:
+            content = dataset.read_bytes(str(embeddings.ids[row]))
+            return pictures.print_of(decode_image(content, at_least_px=2 * pictures.SIDE_PX))
+        except FeatureStoreError:
+            blind.add(row)
+            return None
+
+    def likeness(a: int, b: int) -> float:
+        one, other = print_of(a), print_of(b)
+        return 0.0 if one is None or other is None else pictures.likeness(one, other)
+
+    return likeness, lambda: len(blind)
+
+
+def _same(view: View) -> float:
+    is_text = view.dataset.modality == Modality.TEXT
+    return duplicates.SAME_TEXT if is_text else pictures.SAME
+
+
+def _outliers(
+    embeddings: Embeddings, graph: Graph, codes: NDArray[np.intp] | None
+) -> Iterator[Issue]:
+    scores = outlier_scores(embeddings.vectors, graph.scores, codes)
+    for row in np.flatnonzero(scores > FAR).tolist():
+        near = embeddings.ids[graph.rows[row][:N_OTHERS]].astype(str)
+        reason = (
+            f"farther out than nearly all ({scores[row]:.1f} robust standard deviations); "
+            f"its nearest neighbour has cosine {graph.scores[row, 0]:.2f}"
+        )
+        item = str(embeddings.ids[row])
+        yield Issue(Kind.OUTLIER, item, float(scores[row]), reason, tuple(near.tolist()))
+
+
+def _codes(plan: Plan, n: int, values: NDArray[np.intp] | None = None) -> NDArray[np.intp]:
+    """Spread values of the plan's rows (class numbers) over all n rows; -1 elsewhere."""
+    found = np.full(n, -1, np.intp)
+    found[plan.rows] = plan.target.values if values is None else values
+    return found
+
+
+def _column(embeddings: Embeddings, name: str) -> NDArray[Any]:
+    """Return a column, None where nothing is known."""
+    values = np.full(len(embeddings), None, dtype=object)
+    if name in embeddings.columns:
+        known = ~is_missing(embeddings.column(name))
+        values[known] = embeddings.column(name)[known]
+    return values
+
+
+def _worst(issues: Sequence[Issue]) -> tuple[list[Issue], dict[str, int]]:
+    """Order issues by kind and score, and keep so many of each kind."""
+    kept: list[Issue] = []
+    found: dict[str, int] = {}
+    for kind in Kind:
+        own = [one for one in issues if one.kind is kind]
+        own.sort(key=lambda one: (-one.score, one.item_id))
+        found[str(kind)] = len(own)
+        kept += own[:MOST_KEPT]
+    return kept, found
+
+
+def _class_counts(embeddings: Embeddings, name: str | None, notes: list[str]) -> dict[str, int]:
+    if name is None or name not in embeddings.columns:
+        return {}
+    values = embeddings.column(name)
+    counts = Counter(str(value) for value in values[~is_missing(values)])
+    if len(counts) > 1 and len(counts) < len(values) / 2:
+        (most, n_most), *_, (least, n_least) = counts.most_common()
+        if n_most >= 10 * n_least:
+            notes.append(
+                f"Classes are uneven: {n_most:,} of {most}, {n_least:,} of {least}; look at "
+                "balanced accuracy, not accuracy."
+            )
+    groups = _column(embeddings, "group")
+    known = Counter(str(value) for value in groups if value is not None)
+    if known:
+        name, n = known.most_common(1)[0]
+        if n > len(groups) / 2 and len(known) > 1:
+            notes.append(f"Group {name} holds {n:,} of {len(groups):,} items: folds are uneven.")
+    return dict(counts.most_common())

@@ -1,0 +1,69 @@
+"""Outliers: far from the neighbours, and far from every class."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featurestore.index import normalize_rows
+
+FAR = 3.5  # robust standard deviations: Iglewicz and Hoaglin (1993) on modified z-scores
+N_NEIGHBORS = 10
+
+
+def outlier_scores(
+    vectors: NDArray[np.float32],
+    cosines: NDArray[np.float32],
+    codes: NDArray[np.intp] | None = None,
+) -> NDArray[np.float64]:
+    """Return how far out each row lies, (n,): 0 is the middle, above `FAR` an outlier.
+
+    The mean of two modified z-scores of log distances: of the mean distance to the nearest
+    neighbours, and of the Mahalanobis distance of the vectors of length 1 to the nearest class
+    (or to the middle of all), under one shrunken covariance [1]_.
+
+    Parameters
+    ----------
+    vectors : ndarray of shape (n, dim)
+    cosines : ndarray of shape (n, k)
+        To the nearest neighbours, best first.
+    codes : ndarray of shape (n,), optional
+        Class numbers; -1 where there is no label.
+
+    References
+    ----------
+    .. [1] Mueller and Hein, "Mahalanobis++", ICML 2025, arXiv:2505.18032.
+    """
+    near = 1 - cosines[:, :N_NEIGHBORS].astype(np.float64).mean(axis=1)
+    return (_z(near) + _z(mahalanobis(vectors, codes))) / 2
+
+
+def mahalanobis(
+    vectors: NDArray[np.float32], codes: NDArray[np.intp] | None = None
+) -> NDArray[np.float64]:
+    """Return the squared Mahalanobis distance of rows of length 1 to the nearest class mean."""
+    from sklearn.covariance import ledoit_wolf
+
+    unit = normalize_rows(vectors).astype(np.float64)
+    n = len(unit)
+    group = np.zeros(n, np.intp) if codes is None else codes
+    known = group >= 0
+    names, place = np.unique(group[known], return_inverse=True)
+    sums = np.zeros((len(names), unit.shape[1]))
+    np.add.at(sums, place, unit[known])
+    means = sums / np.bincount(place)[:, None]
+    residual = unit[known] - means[place]
+    covariance, _ = ledoit_wolf(residual, assume_centered=True)
+    values, directions = np.linalg.eigh(covariance)
+    whiten = directions / np.sqrt(np.maximum(values, values.max() * 1e-6 + 1e-12))
+    spun, centres = unit @ whiten, means @ whiten
+    squares = (spun**2).sum(axis=1)[:, None] - 2 * spun @ centres.T + (centres**2).sum(axis=1)
+    return np.asarray(np.maximum(squares, 0).min(axis=1))
+
+
+def _z(distance: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return modified z-scores of log distances; 0.6745 makes them those of a normal."""
+    log = np.log(np.maximum(distance, 1e-12))
+    middle = np.median(log)
+    spread = np.median(np.abs(log - middle))
+    return np.asarray(0.6745 * (log - middle) / max(float(spread), 1e-9))
