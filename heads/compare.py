@@ -35,6 +35,7 @@ def compare(
     progress: Callable[[int, int, str], None] | None = None,
     save: bool = True,
     group: bool = True,
+    apply_reviews: bool = False,
 ) -> Comparison:
     """Compare heads on the encoders of one data set.
 
@@ -66,6 +67,9 @@ def compare(
         Keep it in the data set's ``runs/``, and each row in its ``cache/heads/``.
     group : bool
         Whether items of one group stay together (items of equal content always do).
+    apply_reviews : bool
+        Let reviewers' decisions change the training rows. Where they concern test rows, each row
+        has a second value, ``as_reviewed``.
 
     Raises
     ------
@@ -75,7 +79,10 @@ def compare(
     """
     views = list(views) if isinstance(views, Sequence) else [views]
     created = datetime.now(UTC)
-    ground = ground_of(views, label=label, task=task, evaluation=evaluation, group=group, seed=seed)
+    ground = ground_of(
+        views, label=label, task=task, evaluation=evaluation, group=group, seed=seed,
+        apply_reviews=apply_reviews,
+    )  # fmt: skip
     plan = ground.plan
     metric = check_metric(metric, plan.task)
     entries = chosen_heads(heads, plan.task)
@@ -130,6 +137,7 @@ def compare(
             "n_unlabelled": plan.n_unlabelled,
             "n_without_vector": ground.n_apart,
             "n_leaked": plan.n_leaked,
+            "apply_reviews": apply_reviews,
             "machine": machine(),
             "versions": library_versions(),
         },
@@ -171,6 +179,7 @@ def run_again(dataset: Any, run: Comparison) -> Comparison:
         evaluation=card["evaluation"],
         seed=card["seed"],
         group="group" in card["never_part"],
+        apply_reviews=card.get("apply_reviews", False),
         save=False,
     )
 

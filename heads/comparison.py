@@ -105,6 +105,8 @@ class ComparedHead:
             "draws": {name: s.tolist() for name, s in self.report.draws.items()},
             "test_ratio": self.report.test_ratio,
             "n_blocks": self.report.n_blocks,
+            "as_reviewed": {name: s.tolist() for name, s in self.report.as_reviewed.items()},
+            "n_reviewed": self.report.n_reviewed,
             **({} if kept is None else {"repeats": kept.tolist()}),
         }
 
@@ -123,6 +125,8 @@ class ComparedHead:
             {name: np.array(values) for name, values in data.get("draws", {}).items()},
             np.array(data["repeats"], dtype=truth.dtype) if "repeats" in data else None,
             data.get("n_blocks"),
+            {name: np.array(values) for name, values in data.get("as_reviewed", {}).items()},
+            data.get("n_reviewed", 0),
         )
         return cls(data["encoder"], data["head"], report, data["seconds"], tuple(data["chosen"]))
 
@@ -161,7 +165,8 @@ class Comparison:
         """Return the table, best first.
 
         Each row has encoder, head, metric, value, low, high (95 % interval, None where the
-        metric has none) and seconds (median of one fit, its choices included).
+        metric has none) and seconds (median of one fit, its choices included); where reviews
+        were applied also as_reviewed, the metric against what reviewers say.
         """
         rows = []
         for cell in self.heads:
@@ -175,6 +180,7 @@ class Comparison:
                     "low": found.low,
                     "high": found.high,
                     "seconds": cell.seconds,
+                    **_as_reviewed(cell.report, self.metric),
                 }
             )
         sign = -1 if self.higher_is_better else 1
@@ -288,6 +294,11 @@ class Comparison:
             )
         except (KeyError, TypeError, ValueError) as error:
             raise StoreCorrupt(f"this is no stored comparison: {error!r}") from error
+
+
+def _as_reviewed(report: Report, metric: str) -> dict[str, float]:
+    found = report.as_reviewed.get(metric)
+    return {} if found is None or not report.n_reviewed else {"as_reviewed": float(found.mean())}
 
 
 def metric_of(name: str) -> Metric:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +30,9 @@ from heads.intervals import (
 )
 from heads.metrics import METRICS, Metric, Predictions, score
 from heads.tasks import Target, Task
+
+if TYPE_CHECKING:
+    from heads.plan import Reviewed
 
 ON_TEST = "these fitted heads, on the test split"
 CLOSED_FORM = ("balanced_accuracy", "accuracy")  # score intervals; of one class a row
@@ -69,6 +72,8 @@ class Report:
     draws: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)  # (n_draws,)
     repeats: NDArray[Any] | None = None  # (n_repeats, n, …), what each repeat predicted
     n_blocks: int | None = None  # of the test rows; None where each stands for itself
+    as_reviewed: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)  # as ``scores``
+    n_reviewed: int = 0  # test rows that reviewers see otherwise
 
     @property
     def n_units(self) -> int:
@@ -176,6 +181,7 @@ def evaluate(
     on_fit: Callable[[], None] | None = None,
     intervals_of: Collection[str] = (),
     seed: int = 0,
+    reviewed: Reviewed | None = None,
 ) -> Evaluation:
     """Fit a head on each training part and score it on the test part.
 
@@ -197,9 +203,11 @@ def evaluate(
         Metrics without a closed form that are to have an interval on a test split.
     seed : int
         Of the bootstrap that gives it.
+    reviewed : Reviewed, optional
+        What reviewers decided: rows teach it, and it is scored against beside the target.
     """
     parts = list(parts)
-    lesson = target.lesson
+    lesson = (target if reviewed is None else reviewed.taught).lesson
 
     def run(part: tuple[NDArray[np.intp], NDArray[np.intp]]) -> _Part:
         train, test = part
@@ -214,10 +222,14 @@ def evaluate(
     shape = (len(target), len(target.classes))
     probabilities = np.zeros(shape) if target.classes else None
     scores: dict[str, list[float]] = {}
+    as_reviewed: dict[str, list[float]] = {}
     seconds, chosen = [], []
     for (_, test), found in zip(parts, _each(run, parts), strict=True):
         for metric, value in score(target.task, found.predictions).items():
             scores.setdefault(metric, []).append(value)
+        if reviewed is not None:
+            for metric, value in _scored_anew(found.predictions, reviewed, test).items():
+                as_reviewed.setdefault(metric, []).append(value)
         seconds.append(found.seconds)
         chosen.append(chosen_by(found.head))
         repeat = int(times[test[0]])  # every row is tested once in each
@@ -254,6 +266,8 @@ def evaluate(
         _draws(found.predictions, wanted, block, seed) if on_test else {},
         None if on_test else np.stack(repeats),
         n_blocks,
+        {metric: np.array(values) for metric, values in as_reviewed.items()},
+        0 if reviewed is None else _n_seen_otherwise(target, reviewed, tested),
     )
     return Evaluation(report, float(np.median(seconds)), probabilities, tuple(chosen), found.head)
 
@@ -288,6 +302,24 @@ def _draws(
         for name, metric in metrics.items():
             draws[name].append(metric.compute(found, weights))
     return {name: np.concatenate(values) for name, values in draws.items()}
+
+
+def _scored_anew(
+    found: Predictions, reviewed: Reviewed, test: NDArray[np.intp]
+) -> dict[str, float]:
+    """Score against what reviewers say, without the rows that they left out."""
+    kept = reviewed.teaches[test]
+    if not kept.any():
+        return {}
+    proba = None if found.proba is None else found.proba[kept]
+    truth = reviewed.taught.values[test][kept]
+    return score(reviewed.taught.task, Predictions(truth, found.predicted[kept], proba))
+
+
+def _n_seen_otherwise(target: Target, reviewed: Reviewed, tested: NDArray[np.bool_]) -> int:
+    differs = target.values != reviewed.taught.values
+    changed = differs if differs.ndim == 1 else differs.any(axis=1)
+    return int((tested & (changed | ~reviewed.teaches)).sum())
 
 
 @dataclass(frozen=True, eq=False)

@@ -33,6 +33,7 @@ from heads.folds import make_folds
 from heads.intervals import wilson
 from heads.metrics import METRICS
 from heads.plan import Plan, make_plan, task_of
+from heads.shared import reviews_of
 from heads.tasks import Task
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ def fit(
     task: str | None = None,
     coverage: float | None = None,
     seed: int = 0,
+    apply_reviews: bool = False,
     register: bool = True,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> FittedHead:
@@ -74,6 +76,9 @@ def fit(
         a test split, or else on a fifth of the training rows, which then do not teach the head.
     seed : int
         Of folds and of every drawing within the head.
+    apply_reviews : bool
+        Let reviewers' decisions change the training rows. Where they concern test rows, the card
+        also says how well the head does against what reviewers say.
     register : bool
         Write ``heads/<head-id>/`` into the data set's folder.
     progress : callable, optional
@@ -91,7 +96,12 @@ def fit(
     begin = time.perf_counter()
     created = datetime.now(UTC)
     embeddings = view.load()
-    plan = make_plan(embeddings, label=label, task=task, recorded=task_of(view, label), seed=seed)
+    reviews, review_notes = reviews_of(view, embeddings, label, apply_reviews)
+    plan = make_plan(
+        embeddings, label=label, task=task, recorded=task_of(view, label), seed=seed,
+        reviews=reviews,
+    )  # fmt: skip
+    plan = replace(plan, notes=(*plan.notes, *review_notes))
     ((head, entry),) = head_entries([head], plan.task).items()
     reads_texts = entry.reads == "texts"
     if reads_texts and view.dataset.modality != Modality.TEXT:
@@ -117,11 +127,15 @@ def fit(
         on_fit=tell,
         intervals_of=tuple(METRICS[plan.task]),
         seed=seed,
+        reviewed=plan.reviewed,
     )
     estimator = evaluation.last
     if plan.folds is not None:
-        lesson = plan.target.lesson
-        estimator = fit_head(build(), X[plan.train], lesson[plan.train], plan.block[plan.train])
+        lesson = plan.taught.lesson
+        rows = (
+            plan.train if plan.reviewed is None else plan.train[plan.reviewed.teaches[plan.train]]
+        )
+        estimator = fit_head(build(), X[rows], lesson[rows], plan.block[rows])
         tell()
     conformal = None
     if coverage is not None:
@@ -227,6 +241,7 @@ def _card_of_plan(plan: Plan) -> dict[str, Any]:
         },
         "n_items": len(plan.ids),
         "n_unlabelled": plan.n_unlabelled,
+        "reviews": None if plan.reviewed is None else plan.reviewed.sentence(),
         "notes": list(plan.notes),
     }
 
@@ -237,6 +252,11 @@ def _card_of_evaluation(evaluation: Evaluation, plan: Plan) -> dict[str, Any]:
         "estimand": report.estimand,
         "metrics": {metric: asdict(report.estimate(metric)) for metric in report.scores},
     }
+    if report.n_reviewed:
+        found["as_reviewed"] = {
+            "n_changed": report.n_reviewed,
+            "metrics": {name: float(values.mean()) for name, values in report.as_reviewed.items()},
+        }
     if plan.task is Task.MULTICLASS:
         found["confusion"] = report.confusion(len(plan.classes)).tolist()
     return found
@@ -247,7 +267,7 @@ def _predictions(evaluation: Evaluation, plan: Plan) -> pa.Table:
     import pyarrow as pa
 
     report, tested = evaluation.report, plan.tested
-    folds = [None] * len(tested) if plan.folds is None else plan.folds.number[0].tolist()
+    folds = [None] * len(tested) if plan.folds is None else plan.folds.number[0][tested].tolist()
     columns = {
         "item_id": pa.array(plan.ids[tested].astype(str)),
         "label": said_of(plan.target, report.truth),

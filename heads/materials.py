@@ -182,6 +182,7 @@ def run_cell(
         on_fit=on_fit,
         intervals_of=intervals_of,
         seed=seed,
+        reviewed=plan.reviewed,
     )
     cell = ComparedHead(
         material.encoder, head, done.report, done.seconds + more_seconds, done.chosen

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,12 +11,32 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featurestore.errors import BadName, MissingColumn, NotEnoughData, nearest
+from featurestore.reviews import Action, Review
 from featurestore.values import MOST_CLASSES, Embeddings
 from heads.evaluate import ON_TEST, over_folds
 from heads.folds import Folds, blocks, is_missing, make_folds
 from heads.tasks import Target, Task, class_name, guess_task, read_target
 
 EVALUATIONS = ("auto", "test", "folds")
+
+
+@dataclass(frozen=True, eq=False)
+class Reviewed:
+    """What reviewers decided, row by row of a plan."""
+
+    taught: Target  # (n,), with new labels
+    teaches: NDArray[np.bool_]  # (n,); not what was excluded, nor a duplicate
+    is_tested: NDArray[np.bool_]  # (n,); not what has a reviewer's label alone
+    n_relabelled: int
+    n_added: int  # without a label of its own
+
+    def sentence(self) -> str:
+        """Say what changed in the training rows."""
+        n_barred = int((~self.teaches).sum())
+        return (
+            f"Reviews applied to training rows: {self.n_relabelled} relabelled, {n_barred} left "
+            f"out, {self.n_added} added that had no label."
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +56,7 @@ class Plan:
     n_leaked: int  # test rows whose content also stands in the training rows
     notes: tuple[str, ...]
     draws: tuple[tuple[NDArray[np.intp], NDArray[np.intp]], ...] = ()  # in place of folds or split
+    reviewed: Reviewed | None = None  # what reviewers decided; None: not asked for
 
     @property
     def task(self) -> Task:
@@ -51,14 +73,24 @@ class Plan:
         """Training and test rows, in the order of scores."""
         if self.draws:
             return list(self.draws)
-        return [(self.train, self.test)] if self.folds is None else list(self.folds.parts())
+        found = [(self.train, self.test)] if self.folds is None else list(self.folds.parts())
+        if self.reviewed is None:
+            return found
+        teaches, is_tested = self.reviewed.teaches, self.reviewed.is_tested
+        return [(train[teaches[train]], test[is_tested[test]]) for train, test in found]
+
+    @property
+    def taught(self) -> Target:
+        """What heads learn of each row: the target, or what reviewers say it is."""
+        return self.target if self.reviewed is None else self.reviewed.taught
 
     @property
     def tested(self) -> NDArray[np.intp]:
         """Rows that get a prediction, ascending."""
         if self.draws:
             return np.unique(np.concatenate([test for _, test in self.draws]))
-        return self.test if self.folds is None else np.arange(len(self.ids))
+        tested = self.test if self.folds is None else np.arange(len(self.ids))
+        return tested if self.reviewed is None else tested[self.reviewed.is_tested[tested]]
 
     @property
     def digest(self) -> str:
@@ -67,6 +99,9 @@ class Plan:
         found.update("\0".join(self.ids.astype(str)).encode())
         found.update(np.ascontiguousarray(self.target.values).tobytes())
         found.update(self.block.astype(np.int64).tobytes())
+        if self.reviewed is not None:
+            found.update(np.ascontiguousarray(self.reviewed.taught.values).tobytes())
+            found.update(self.reviewed.teaches.tobytes() + self.reviewed.is_tested.tobytes())
         for part in self.parts:
             for rows in part:
                 found.update(rows.astype(np.int64).tobytes() + b"|")
@@ -102,6 +137,7 @@ def make_plan(
     use_groups: bool = True,
     seed: int = 0,
     leave_out: frozenset[str] = frozenset(),
+    reviews: Mapping[str, Review] | None = None,
 ) -> Plan:
     """Decide on rows, targets, blocks, and on the test split or folds.
 
@@ -120,6 +156,8 @@ def make_plan(
         but not those of a class that lies in one block: it cannot be learned and tested.
     leave_out : frozenset of str
         Classes that do not take part.
+    reviews : mapping of str to Review, optional
+        Standing decisions by item: they change what rows teach, not what they are tested on.
 
     Raises
     ------
@@ -138,6 +176,11 @@ def make_plan(
     if name is None:
         raise MissingColumn("this data set has no labels: name a column with label=…")
     values = embeddings.column(name)
+    relabels = {} if reviews is None else _relabels(reviews)
+    is_added = is_missing(values) & np.isin(embeddings.ids.astype(str), sorted(relabels))
+    if is_added.any():
+        values = values.copy()
+        values[is_added] = [relabels[item] for item in embeddings.ids[is_added].tolist()]
     is_known = ~is_missing(values)
     guessed, remark = guess_task(values[is_known], name)
     kind = Task(task or recorded or guessed)
@@ -154,7 +197,11 @@ def make_plan(
         takes_part &= [class_name(value) not in leave_out for value in values]
     known = np.flatnonzero(takes_part)
     rows = known[np.argsort(embeddings.ids[known].astype(str), kind="stable")]
-    target = read_target(values[rows], kind, name)
+    target, reviewed = read_target(values[rows], kind, name), None
+    if reviews is not None:
+        target, reviewed = _reviewed(
+            values[rows], embeddings.ids[rows], is_added[rows], reviews, kind, name
+        )
     empty = np.full(len(embeddings), None, dtype=object)
     split, content, group = (
         embeddings.columns.get(key, empty)[rows] for key in ("split", "content_hash", "group")
@@ -180,6 +227,7 @@ def make_plan(
                 use_groups=use_groups,
                 seed=seed,
                 leave_out=leave_out | lonely,
+                reviews=reviews,
             )
     n_unlabelled = int((~is_known).sum())
     notes = [remark] if remark and task is None else []
@@ -191,6 +239,8 @@ def make_plan(
             f"Left out, since each lies in one group and folds need two: {len(leave_out)} "
             f"classes of {int((is_known & ~takes_part).sum())} items ({shown})."
         )
+    if reviewed is not None:
+        notes.append(reviewed.sentence())
     n_leaked = 0
     folds = None
     if use_test:
@@ -240,7 +290,39 @@ def make_plan(
         n_unlabelled,
         n_leaked,
         tuple(notes),
+        reviewed=reviewed,
     )
+
+
+def _relabels(reviews: Mapping[str, Review]) -> dict[str, str]:
+    """Return the new label of each relabelled item."""
+    return {item: str(one.value) for item, one in reviews.items() if one.action is Action.RELABEL}
+
+
+def _reviewed(
+    values: NDArray[Any],
+    ids: NDArray[Any],
+    is_added: NDArray[np.bool_],
+    reviews: Mapping[str, Review],
+    kind: Task,
+    name: str,
+) -> tuple[Target, Reviewed]:
+    """Return the target as it is tested, and as it is taught, over the classes of both."""
+    relabels = _relabels(reviews)
+    new = values.copy()
+    is_new = np.array([item in relabels for item in ids.tolist()], dtype=bool)
+    new[is_new] = [relabels[item] for item in ids[is_new].tolist()]
+    both = read_target(np.concatenate([values, new]), kind, name)
+    own, taught = (
+        Target(kind, part, both.classes) for part in np.split(both.values, [len(values)])
+    )
+    apart = {
+        item for item, one in reviews.items() if one.action in (Action.EXCLUDE, Action.DUPLICATE)
+    }
+    teaches = np.array([item not in apart for item in ids.tolist()], dtype=bool)
+    differs = own.values != taught.values
+    n_relabelled = int((differs if differs.ndim == 1 else differs.any(axis=1)).sum())
+    return own, Reviewed(taught, teaches, ~is_added, n_relabelled, int(is_added.sum()))
 
 
 def _looks_like_numbers(values: NDArray[Any]) -> bool:

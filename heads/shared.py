@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import reduce
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featurestore.errors import BadSource
+from featurestore.reviews import Review, applicable
 from featurestore.values import Embeddings, Snapshot
 from heads.plan import Plan, make_plan, task_of
 
@@ -69,9 +70,11 @@ def ground_of(
     evaluation: str = "auto",
     group: bool = True,
     seed: int = 0,
+    apply_reviews: bool = False,
 ) -> Ground:
     """Load views and plan once for all that is asked of them; see `heads.plan.make_plan`."""
     tables, n_apart = load_shared(views)
+    reviews, review_notes = reviews_of(views[0], tables[0], label, apply_reviews)
     plan = make_plan(
         tables[0],
         label=label,
@@ -80,8 +83,20 @@ def ground_of(
         evaluation=evaluation,
         use_groups=group,
         seed=seed,
+        reviews=reviews,
     )
+    plan = replace(plan, notes=(*plan.notes, *review_notes))
     return Ground(tuple(views), tuple(tables), plan, n_apart)
+
+
+def reviews_of(
+    view: View, table: Embeddings, label: str | None, apply_reviews: bool
+) -> tuple[dict[str, Review] | None, list[str]]:
+    """Return what reviewers decided on a label, if it is to be applied, and notes on it."""
+    name = label or table.label_column
+    if not apply_reviews or name is None:
+        return None, []
+    return applicable(view.dataset.folder, name)
 
 
 def load_shared(views: Sequence[View]) -> tuple[list[Embeddings], int]:

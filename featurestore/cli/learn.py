@@ -17,6 +17,7 @@ from featurestore.cli.output import (
     metric_option,
     print_json,
     print_table,
+    reviews_option,
     say,
     seed_option,
     slice_option,
@@ -49,6 +50,7 @@ from featurestore.cli.output import (
     metavar="FOLDER",
     help="Also write a bundle that predict takes, apart from the store.",
 )
+@reviews_option
 @slice_option
 @seed_option
 @store_option
@@ -61,6 +63,7 @@ def train(
     task: str | None,
     coverage: float | None,
     bundle: str | None,
+    apply_reviews: bool,
     part: str | None,
     seed: int,
     store_path: str,
@@ -70,7 +73,15 @@ def train(
     import heads
 
     view = view_of(store_path, dataset, encoder, part)
-    fitted = heads.fit(view, head, label=label, task=task, coverage=coverage, seed=seed)
+    fitted = heads.fit(
+        view,
+        head,
+        label=label,
+        task=task,
+        coverage=coverage,
+        seed=seed,
+        apply_reviews=apply_reviews,
+    )
     if bundle is not None:
         say(f"bundle written to {fitted.save(bundle)}")
     if as_json:
@@ -96,6 +107,7 @@ def train(
 @metric_option
 @evaluation_option
 @groups_option
+@reviews_option
 @slice_option
 @seed_option
 @store_option
@@ -109,6 +121,7 @@ def compare(
     metric: str | None,
     evaluation: str,
     ignore_groups: bool,
+    apply_reviews: bool,
     part: str | None,
     seed: int,
     store_path: str,
@@ -122,7 +135,8 @@ def compare(
     chosen: dict[str, Any] = {"heads": head_names} if head_names else {}
     comparison = heads.compare(
         views, label=label, task=task, metric=metric, evaluation=evaluation, seed=seed,
-        group=not ignore_groups, progress=say_fits if sys.stderr.isatty() else None, **chosen,
+        group=not ignore_groups, apply_reviews=apply_reviews,
+        progress=say_fits if sys.stderr.isatty() else None, **chosen,
     )  # fmt: skip
     if as_json:
         print_json(comparison.rows())
@@ -146,6 +160,11 @@ def show_head(fitted: Any) -> None:
         if found["low"] is not None:
             interval = f" ({found['low']:.3f} to {found['high']:.3f}; {card['estimand']})"
         click.echo(f"  {metric.replace('_', ' ')}: {found['value']:.3f}{interval}")
+    if again := card.get("as_reviewed"):
+        said = ", ".join(
+            f"{name.replace('_', ' ')} {v:.3f}" for name, v in again["metrics"].items()
+        )
+        click.echo(f"  against what reviewers say ({again['n_changed']} items differ): {said}")
     if conformal := card["conformal"]:
         said = (
             f"  prediction sets hold the truth in {conformal['coverage']:.0%} of new items or more "
@@ -172,7 +191,12 @@ def show_comparison(comparison: Any) -> None:
         for r in rows
     ]  # fmt: skip
     metric = rows[0]["metric"].replace("_", " ")
-    print_table(["encoder", "head", metric, "95 % interval", "fit (s)"], table)
+    header = ["encoder", "head", metric, "95 % interval", "fit (s)"]
+    if any("as_reviewed" in row for row in rows):
+        header.append(f"{metric} as reviewed")
+        for line, row in zip(table, rows, strict=True):
+            line.append(f"{row['as_reviewed']:.3f}" if "as_reviewed" in row else "")
+    print_table(header, table)
     click.echo(f"Intervals: {comparison.estimand}.")
     for claim in comparison.claims():
         click.echo(f"{claim.sentence()}.")

@@ -55,6 +55,9 @@ evaluation_option = click.option(
 groups_option = click.option(
     "--ignore-groups", is_flag=True, help="Let items of one group part: shows the leak."
 )
+reviews_option = click.option(
+    "--apply-reviews", is_flag=True, help="Let reviewers' decisions change the training rows."
+)
 slice_option = click.option(
     "--slice", "part", metavar="NAME", help="Only the items of a named slice."
 )
