@@ -180,10 +180,12 @@ def _typiclust(
     typical = np.empty(len(unit))
     for c in range(n_clusters):
         rows = np.flatnonzero(cluster == c)
-        cosines = unit[rows] @ unit[rows].T
         k = min(_N_TYPICAL, len(rows) - 1)
-        nearest_k = np.sort(cosines, axis=1)[:, -k - 1 : -1] if k else cosines
-        typical[rows] = nearest_k.mean(axis=1)
+        if k < 1:
+            typical[rows] = 0.0  # of itself alone, or of nothing
+            continue
+        cosines = np.sort(unit[rows] @ unit[rows].T, axis=1)
+        typical[rows] = cosines[:, -k - 1 : -1].mean(axis=1)
     sizes = np.bincount(cluster, minlength=n_clusters)
     taken = np.bincount(cluster[codes >= 0], minlength=n_clusters)
     left = is_open.copy()

@@ -20,6 +20,7 @@ _BLUR_PX = 6.0
 _EVEN = 4.0  # grey levels: weaker contrast is noise
 _EDGE_PX = 2  # of the smaller one, which the blur has spoilt
 _TILES = 4
+_FAINT = 0.2  # root mean square of an evened tile: below, it is mostly noise
 _HOPELESS = 0.5  # fit of the whole
 
 
@@ -77,8 +78,7 @@ def _laid_on(ground: Print, one: Print) -> float:
     i, y, x = at
     small = one.small[i]
     under = ground.even[y : y + len(small), x : x + len(small)]
-    return float(np.mean([_correlation(a, b) for a, b in zip(_tiles(under), _tiles(small),
-                                                             strict=True)]))  # fmt: skip
+    return _tilewise(under, small)
 
 
 def _evened(grey: Image.Image, size: int) -> NDArray[np.float32]:
@@ -111,11 +111,14 @@ def _loudness(even: NDArray[np.float32], size: int) -> NDArray[np.float32]:
     return np.asarray(1 / np.sqrt(np.maximum(spread, 1e-6)), np.float32)
 
 
-def _tiles(pixels: NDArray[np.float32]) -> list[NDArray[np.float32]]:
-    rows = np.array_split(pixels, _TILES, axis=0)
-    return [tile for row in rows for tile in np.array_split(row, _TILES, axis=1)]
-
-
-def _correlation(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
-    a, b = a - a.mean(), b - b.mean()
-    return float((a * b).sum() / np.sqrt((a * a).sum() * (b * b).sum() + 1e-9))
+def _tilewise(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
+    """Return the mean correlation of the tiles; one with little to see in it weighs less."""
+    alike = b * (np.linalg.norm(a) / max(float(np.linalg.norm(b)), 1e-6))
+    rows = np.array_split(np.stack([a, alike]), _TILES, axis=1)
+    found, weights = [], []
+    for tile in (tile for row in rows for tile in np.array_split(row, _TILES, axis=2)):
+        one, other = (pixels - pixels.mean() for pixels in tile)
+        length = float(np.sqrt((one * one).sum() * (other * other).sum()))
+        found.append(float((one * other).sum()) / max(length, 1e-9))
+        weights.append(min(1.0, length / one.size / _FAINT**2))
+    return float(np.average(found, weights=weights)) if sum(weights) > 1 else 0.0

@@ -1,0 +1,284 @@
+"""What is wrong with the data: label errors, twins, leaks, outliers; what to label next."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from PIL import Image, ImageEnhance
+
+import heads
+from featurestore.errors import BadName, MissingColumn, NotEnoughData
+from featurestore.labelling import attach
+from featurestore.reviews import Action, Review, add_reviews
+from featurestore.store import Store
+from featurestore.view import View
+from heads.quality.duplicates import candidates, clusters, confirmed, text_likeness
+from heads.quality.issues import Issues, Kind
+from heads.quality.labels import error_probability, neighbor_votes
+from heads.quality.outliers import FAR, mahalanobis, outlier_scores
+from heads.quality.pictures import SAME, likeness, print_of
+from heads.suggest import automatic, choose
+
+
+def label(view: View, changes: dict[str, str]) -> None:
+    """Give some items another topic."""
+    table = pa.table({"item_id": list(changes), "topic": list(changes.values())})
+    attach(view.dataset.folder, table)
+
+
+# -- labels -----------------------------------------------------------------------------------
+
+
+def test_flipped_labels_are_found_with_their_class_and_the_neighbours_that_speak_against(
+    texts_view: View,
+) -> None:
+    label(texts_view, {"t00": "music", "t10": "travel"})  # food and music
+    found = heads.find_issues(texts_view)
+    worst = found.of(Kind.LABEL)[:2]
+    assert {(one.item_id, one.label, one.suggested) for one in worst} == {
+        ("t00", "music", "food"),
+        ("t10", "travel", "music"),
+    }
+    assert "of the 8 nearest are" in worst[0].reason
+    assert len(worst[0].others) == 8
+    [stored] = heads.quality_reports(texts_view.dataset)
+    assert stored.to_json() == found.to_json()
+    assert Issues.from_json(found.to_json()).summary() == found.summary()
+
+
+def test_the_order_of_the_items_does_not_matter() -> None:
+    rng = np.random.default_rng(0)
+    codes = rng.integers(0, 4, 300)
+    proba = rng.dirichlet(np.ones(4), 300) + 2 * np.eye(4)[codes]
+    proba /= proba.sum(axis=1, keepdims=True)
+    order = rng.permutation(300)
+    wrong, likeliest = error_probability(proba, codes)
+    again, best = error_probability(proba[order], codes[order])
+    np.testing.assert_allclose(again, wrong[order], atol=1e-12)
+    np.testing.assert_array_equal(best, likeliest[order])
+
+
+def test_of_two_equal_doubts_the_one_that_is_often_confused_is_likelier_wrong() -> None:
+    """Where class 1 is often labelled 0, a row labelled 0 that looks like 1 is the likelier one."""
+    sure = np.eye(3)[np.repeat([0, 1, 2], 100)] * 0.9 + 0.1 / 3
+    codes = np.repeat([0, 1, 2], 100)
+    codes[100:130] = 0  # rows that are surely 1
+    proba = np.vstack([sure, [[0.5, 0.5, 0], [0.5, 0, 0.5]]])
+    wrong, _ = error_probability(proba, np.append(codes, [0, 0]))
+    assert wrong[300] > 2 * wrong[301]
+    assert wrong[100:130].min() > 0.5 > 0.05 > wrong[:100].max()
+
+
+def test_a_vote_hears_no_row_of_the_same_block() -> None:
+    rows = np.array([[1, 2], [0, 2], [0, 1]])
+    cosines = np.array([[0.9, 0.5], [0.9, 0.5], [0.5, 0.5]], np.float32)
+    codes = np.array([0, 0, 1])
+    votes = neighbor_votes(rows, cosines, codes, np.array([0, 0, 1]), 2)
+    np.testing.assert_allclose(votes, [[0, 1], [0, 1], [1, 0]])
+    alone = neighbor_votes(rows, cosines, codes, np.zeros(3, int), 2)
+    np.testing.assert_allclose(alone, 0.5)  # nobody to hear: no opinion
+
+
+def test_without_labels_or_with_one_class_the_rest_is_still_done(texts_view: View) -> None:
+    ids = texts_view.load().ids.tolist()
+    label(texts_view, dict.fromkeys(ids, "food"))
+    path = Path(texts_view.dataset.description.sources["texts.csv"].root) / "texts.csv"
+    path.write_text(path.read_text() + "u0,The bread and the apple!,food\n")
+    texts_view.dataset.store.embed([path], dataset="texts", encoders=["builtin:tiny-text"])
+    found = heads.find_issues(texts_view, save=False)
+    assert found.of(Kind.LABEL) == []
+    assert any(note.startswith("Labels were not judged: one class") for note in found.notes)
+    assert found.found == {"label": 0, "leak": 0, "duplicate": 2, "outlier": 0}
+    with pytest.raises(MissingColumn, match="no column 'colour'"):
+        heads.find_issues(texts_view, label="colour")
+
+
+def test_fewer_than_three_items_are_too_few(texts_view: View) -> None:
+    from featurestore.slices import Slice
+
+    with pytest.raises(NotEnoughData, match="has 2 items: expected 3 or more"):
+        heads.find_issues(texts_view.within(Slice("two", ("t00", "t01"), "")))
+    few = texts_view.within(Slice("few", tuple(f"t{n:02d}" for n in range(8)), ""))
+    assert heads.find_issues(few, save=False).found[Kind.OUTLIER] == 0  # smaller than k
+
+
+# -- twins ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def photos() -> list[Image.Image]:
+    from sklearn.datasets import load_sample_images
+
+    whole = [Image.fromarray(one) for one in load_sample_images().images]
+    boxes = [(x, y, x + 200, y + 200) for x in (0, 210, 420) for y in (0, 210)]
+    return [one.crop(box) for one in whole for box in boxes]
+
+
+def saved(picture: Image.Image, quality: int) -> Image.Image:
+    sink = io.BytesIO()
+    picture.save(sink, "JPEG", quality=quality)
+    return Image.open(sink)
+
+
+ALTERED: dict[str, Callable[[Image.Image], Image.Image]] = {
+    "itself": lambda one: one,
+    "cropped": lambda one: one.crop((10, 20, 185, 195)),
+    "saved anew": lambda one: saved(one, 50),
+    "brightened": lambda one: ImageEnhance.Brightness(one).enhance(1.3),
+    "darkened": lambda one: ImageEnhance.Brightness(one).enhance(0.7),
+    "smaller": lambda one: one.resize((90, 90)),
+}
+
+
+@pytest.mark.parametrize("how", ALTERED)
+def test_an_altered_photo_is_like_its_original_and_like_no_other(
+    photos: list[Image.Image], how: str
+) -> None:
+    originals = [print_of(one) for one in photos]
+    altered = [print_of(ALTERED[how](one)) for one in photos]
+    like = np.array([[likeness(a, b) for b in altered] for a in originals])
+    assert np.diag(like).min() > SAME
+    assert like[~np.eye(len(photos), dtype=bool)].max() < SAME
+
+
+def test_likeness_is_symmetric_and_a_blank_picture_is_like_nothing(
+    photos: list[Image.Image],
+) -> None:
+    a, b = print_of(photos[0]), print_of(ALTERED["cropped"](photos[0]))
+    assert likeness(a, b) == pytest.approx(likeness(b, a))
+    blank = print_of(Image.new("RGB", (50, 50), "grey"))
+    assert likeness(blank, a) == likeness(blank, blank) == 0.0
+
+
+def test_pairs_are_confirmed_once_and_equal_content_needs_no_proposal() -> None:
+    graph = np.array([[1, 2], [0, 2], [0, 1], [4, 0], [3, 0]])
+    scores = np.full((5, 2), 0.9, np.float32)
+    first, second, n_unseen = candidates(graph, scores)
+    assert list(zip(first, second, strict=True)) == [(0, 1), (0, 2), (0, 3), (0, 4), (1, 2), (3, 4)]
+    assert n_unseen == 0
+    assert candidates(graph, scores, most=2)[2] == 4
+    content = np.array(["x", "y", "z", "x", None], dtype=object)
+    pairs = confirmed(first, second, content, lambda a, b: 0.8 if (a, b) == (1, 2) else 0.1, 0.7)
+    assert list(zip(pairs.first, pairs.second, pairs.likeness, strict=True)) == [
+        (0, 3, 1.0),
+        (1, 2, 0.8),
+    ]
+    np.testing.assert_array_equal(clusters(5, pairs), [0, 1, 1, 0, -1])
+
+
+def test_texts_are_like_whatever_their_case_and_points() -> None:
+    like = text_likeness(["Win a prize NOW!!", "win a prize, now", "see you at home", None])
+    assert like(0, 1) == 1.0
+    assert like(0, 2) < 0.2
+    assert like(0, 3) == 0.0
+
+
+def test_twins_across_a_split_are_leaks_and_the_others_duplicates(
+    empty_store: Store, tmp_path: Path, photos: list[Image.Image]
+) -> None:
+    for n, photo in enumerate(photos):
+        for split in ("train", "test"):
+            folder = tmp_path / "photos" / split / ("a" if n % 2 else "b")
+            folder.mkdir(parents=True, exist_ok=True)
+            if (split == "train") == (n < 10):
+                photo.save(folder / f"{n}.png")
+    photos[0].save(tmp_path / "photos/test/a/copy.png")  # equal pixels, equal bytes
+    saved(photos[1], 60).save(tmp_path / "photos/test/a/jpeg.png")
+    photos[2].crop((5, 5, 190, 190)).save(tmp_path / "photos/train/b/cut.png")
+    empty_store.embed([tmp_path / "photos"], dataset="photos", encoders=["builtin:tiny-image"])
+    found = heads.find_issues(empty_store.view("photos", "builtin:tiny-image"))
+    leaks = {one.item_id: one for one in found.of(Kind.LEAK)}
+    assert set(leaks) == {"train/b/0.png", "test/a/copy.png", "train/a/1.png", "test/a/jpeg.png"}
+    assert leaks["test/a/copy.png"].reason == "in split test, a twin in train (equal content)"
+    assert leaks["test/a/copy.png"].others == ("train/b/0.png",)
+    assert {one.item_id for one in found.of(Kind.DUPLICATE)} == {"train/b/2.png", "train/b/cut.png"}
+    assert found.found[Kind.LEAK] == 4
+
+
+# -- outliers ---------------------------------------------------------------------------------
+
+
+def test_what_lies_far_from_every_class_is_an_outlier() -> None:
+    rng = np.random.default_rng(0)
+    centres = rng.normal(size=(3, 32))
+    vectors = (centres[rng.integers(0, 3, 400)] + 0.2 * rng.normal(size=(400, 32))).astype("f4")
+    vectors[:4] = rng.normal(size=(4, 32))
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    cosines = -np.sort(-(unit @ unit.T - 2 * np.eye(400)), axis=1)[:, :20]
+    scores = outlier_scores(vectors, cosines.astype("f4"))
+    assert set(np.flatnonzero(scores > FAR)) == {0, 1, 2, 3}
+
+
+def test_mahalanobis_agrees_with_scikit_learn_for_one_class() -> None:
+    from sklearn.covariance import LedoitWolf
+
+    rng = np.random.default_rng(0)
+    vectors = rng.normal(size=(200, 6)).astype(np.float32) + 1
+    unit = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float64)
+    theirs = LedoitWolf().fit(unit).mahalanobis(unit)
+    np.testing.assert_allclose(mahalanobis(vectors), theirs, rtol=1e-4)
+
+
+# -- what to label next -------------------------------------------------------------------------
+
+
+def test_only_what_has_no_label_is_suggested_and_reviews_count(texts_view: View) -> None:
+    ids = texts_view.load().ids.tolist()
+    with pytest.raises(NotEnoughData, match="nothing to suggest"):
+        heads.suggest(texts_view)
+    bare = ids[12:]
+    attach(
+        texts_view.dataset.folder, pa.table({"item_id": bare, "topic": pa.nulls(48, pa.string())})
+    )
+    found = heads.suggest(texts_view, 5)
+    assert len(found) == 5
+    assert {one.item_id for one in found} <= set(bare)
+    assert found[0].reason == "a head is torn between two classes"
+    decided = [
+        Review(found[0].item_id, Action.RELABEL, "topic", "food"),
+        Review(found[1].item_id, Action.EXCLUDE, "topic"),
+    ]
+    add_reviews(texts_view.dataset.folder, decided)
+    left = {one.item_id for one in heads.suggest(texts_view, 100)}
+    assert left == set(bare) - {found[0].item_id, found[1].item_id}
+    with pytest.raises(BadName, match="no strategy 'magic'"):
+        heads.suggest(texts_view, 5, "magic")
+
+
+@pytest.mark.parametrize("strategy", ["uncertainty", "typiclust", "coreset", "random"])
+def test_each_strategy_takes_open_rows_once(strategy: str) -> None:
+    rng = np.random.default_rng(0)
+    vectors = rng.normal(size=(80, 8)).astype(np.float32)
+    codes = np.full(80, -1)
+    codes[:10] = np.arange(10) % 2
+    is_open = codes < 0
+    is_open[70:] = False
+    rows, scores = choose(vectors, codes, is_open, 12, strategy)
+    assert len(set(rows.tolist())) == 12 == len(scores)
+    assert is_open[rows].all()
+    assert len(choose(vectors, codes, is_open, 500, strategy)[0]) == 60
+
+
+def test_with_no_label_the_first_suggestions_cover_the_clusters() -> None:
+    rng = np.random.default_rng(0)
+    truth = rng.integers(0, 5, 300)
+    vectors = (5 * np.eye(5)[truth] + rng.normal(size=(300, 5))).astype(np.float32)
+    codes = np.full(300, -1)
+    assert automatic(codes) == "typiclust"
+    rows, _ = choose(vectors, codes, codes < 0, 5, "typiclust")
+    assert set(truth[rows]) == {0, 1, 2, 3, 4}
+    with pytest.raises(NotEnoughData, match="labels of two classes"):
+        choose(vectors, codes, codes < 0, 5, "uncertainty")
+
+
+def test_coreset_is_the_greedy_k_centre() -> None:
+    vectors = np.array([[1, 0], [0.9, 0.1], [0, 1], [-1, 0], [0.7, 0.7]], np.float32)
+    codes = np.array([0, -1, -1, -1, -1])
+    rows, scores = choose(vectors, codes, codes < 0, 2, "coreset")
+    assert rows.tolist() == [3, 2]
+    np.testing.assert_allclose(scores, [2, 1], atol=1e-6)

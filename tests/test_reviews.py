@@ -1,0 +1,283 @@
+"""Decisions of reviewers: an append-only history, files of it, and heads that learn from it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import heads
+from featurestore import review_files
+from featurestore.errors import BadName, BadSource, UnknownItem
+from featurestore.labelling import attach
+from featurestore.reviews import (
+    Action,
+    Review,
+    add_reviews,
+    applicable,
+    contested,
+    read_reviews,
+    standing,
+    undo,
+)
+from featurestore.upkeep import erase, select_ids
+from featurestore.view import View
+
+
+@pytest.fixture
+def view(texts_view: View) -> View:
+    return texts_view
+
+
+def relabel(item: str, value: str, who: str = "ann") -> Review:
+    return Review(item, Action.RELABEL, "topic", value, who)
+
+
+def test_a_decision_keeps_who_when_and_what_was_looked_at(view: View) -> None:
+    folder = view.dataset.folder
+    [made] = add_reviews(folder, [Review("t01", Action.CONFIRM, "topic")], who="ann")
+    hashes = dict(zip(view.load().ids, view.load().content_hashes, strict=True))
+    assert (made.who, made.content_hash) == ("ann", hashes["t01"])
+    assert made.when.endswith("+00:00")
+    assert read_reviews(folder) == [made]
+
+
+def test_of_two_people_the_later_one_counts_and_both_are_kept(view: View) -> None:
+    folder = view.dataset.folder
+    add_reviews(folder, [relabel("t01", "food", "ann")])
+    add_reviews(folder, [relabel("t01", "travel", "bob")])
+    reviews = read_reviews(folder)
+    assert [one.who for one in reviews] == ["ann", "bob"]
+    assert standing(reviews)[("t01", "topic")].value == "travel"
+    assert [one.who for one in contested(reviews)[("t01", "topic")]] == ["ann", "bob"]
+
+
+def test_an_undo_lets_the_decision_before_stand_again(view: View) -> None:
+    folder = view.dataset.folder
+    add_reviews(folder, [relabel("t01", "food")])
+    [second] = add_reviews(folder, [relabel("t01", "travel")])
+    undo(folder, second.id)
+    assert standing(read_reviews(folder))[("t01", "topic")].value == "food"
+    assert len(read_reviews(folder)) == 3
+    with pytest.raises(BadName, match="undone already"):
+        undo(folder, second.id)
+    with pytest.raises(BadName, match="no review 'nobody'"):
+        undo(folder, "nobody")
+
+
+@pytest.mark.parametrize(
+    ("review", "error", "said"),
+    [
+        (Review("gone", Action.CONFIRM, "topic"), UnknownItem, "no item 'gone' to review"),
+        (Review("t01", Action.RELABEL, "topic"), BadName, "does not say which label"),
+        (Review("t01", Action.DUPLICATE, "topic", "t01"), UnknownItem, "no other item"),
+        (Review("t01", Action.DUPLICATE, "topic", "gone"), UnknownItem, "no other item"),
+        (Review("t01", Action.CONFIRM, ""), BadName, "which label column"),
+    ],
+)
+def test_bad_decisions_are_refused_and_nothing_is_kept(
+    view: View, review: Review, error: type[Exception], said: str
+) -> None:
+    with pytest.raises(error, match=said):
+        add_reviews(view.dataset.folder, [relabel("t02", "food"), review])
+    assert read_reviews(view.dataset.folder) == []
+
+
+def test_a_line_that_a_kill_cut_off_costs_itself_alone(view: View) -> None:
+    folder = view.dataset.folder
+    add_reviews(folder, [relabel("t01", "food")])
+    path = folder.path / "reviews" / "reviews.jsonl"
+    with path.open("a") as file:
+        file.write('{"item_id": "t02", "act')
+    add_reviews(folder, [relabel("t03", "food")])
+    assert [one.item_id for one in read_reviews(folder)] == ["t01", "t03"]
+
+
+DECIDE = """
+import sys
+from pathlib import Path
+from featurestore.layout import DatasetFolder
+from featurestore.reviews import Action, Review, add_reviews
+for n in range(20):
+    one = Review(f"t{n:02d}", Action.RELABEL, "topic", "food", sys.argv[2])
+    add_reviews(DatasetFolder(Path(sys.argv[1])), [one])
+"""
+
+
+def test_two_processes_at_once_lose_no_decision(view: View) -> None:
+    folder = view.dataset.folder
+    command = [sys.executable, "-c", DECIDE, str(folder.path)]
+    others = [subprocess.Popen([*command, who]) for who in ("ann", "bob")]
+    assert [one.wait(60) for one in others] == [0, 0]
+    reviews = read_reviews(folder)
+    assert sorted((one.who, one.item_id) for one in reviews) == sorted(
+        (who, f"t{n:02d}") for who in ("ann", "bob") for n in range(20)
+    )
+    assert len({one.id for one in reviews}) == 40
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".json"])
+def test_what_is_exported_comes_back(view: View, tmp_path: Path, suffix: str) -> None:
+    folder = view.dataset.folder
+    made = add_reviews(
+        folder,
+        [
+            relabel("t01", 'a "new", class'),
+            Review("t02", Action.CONFIRM, "topic", who="bob"),
+            Review("t03", Action.EXCLUDE, "topic", who="bob", note="blurred\nand dark"),
+            Review("t04", Action.DUPLICATE, "topic", "t05", who="ann"),
+        ],
+    )
+    path = tmp_path / f"reviews{suffix}"
+    review_files.write(path, made, view.dataset)
+    back = review_files.read(path, "other")
+    keys = ("item_id", "action", "label", "value", "who", "note")
+    assert [[getattr(one, key) for key in keys] for one in back] == [
+        [getattr(one, key) for key in keys] for one in made
+    ]
+
+
+def test_label_studio_choices_of_its_own_become_relabels(tmp_path: Path) -> None:
+    task = {
+        "data": {"item_id": "t01"},
+        "annotations": [
+            {"result": [{"from_name": "topic", "value": {"choices": ["food"]}}],
+             "completed_by": {"email": "ann@x"}, "was_cancelled": False}
+        ],
+    }  # fmt: skip
+    path = tmp_path / "tasks.json"
+    path.write_text(json.dumps([task]))
+    [one] = review_files.read(path, "topic")
+    assert (one.item_id, one.action, one.value, one.who) == ("t01", "relabel", "food", "ann@x")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("a.csv", "item,action\nx,confirm\n", "lacks the column item_id"),
+        ("a.csv", "item_id,action\nx,comfirm\n", "line 2: no action 'comfirm': did you mean"),
+        ("a.json", "[{}]", "no export of Label Studio"),
+        ("a.json", "{", "no export of Label Studio"),
+    ],
+)
+def test_files_that_hold_no_decisions_are_refused(
+    tmp_path: Path, name: str, text: str, said: str
+) -> None:
+    path = tmp_path / name
+    path.write_text(text)
+    with pytest.raises(BadSource, match=said):
+        review_files.read(path, "topic")
+
+
+def test_decisions_on_items_that_are_gone_or_changed_are_not_applied(
+    view: View, tmp_path: Path
+) -> None:
+    folder = view.dataset.folder
+    add_reviews(folder, [relabel("t01", "food"), relabel("t02", "food"), relabel("t03", "food")])
+    select = select_ids(folder, ["t01"])
+    from featurestore.upkeep import delete
+
+    delete(folder, select)
+    path = folder.path / "reviews" / "reviews.jsonl"
+    old = next(one.content_hash for one in read_reviews(folder) if one.item_id == "t02")
+    path.write_text(path.read_text().replace(str(old), "0" * 64))
+    found, notes = applicable(folder, "topic")
+    assert list(found) == ["t03"]
+    assert notes == [
+        "1 reviewed items are gone: not applied.",
+        "1 reviewed items have other content now: not applied.",
+    ]
+
+
+def test_erasing_an_item_takes_it_out_of_the_history(view: View) -> None:
+    folder = view.dataset.folder
+    add_reviews(folder, [relabel("t01", "food"), Review("t02", Action.DUPLICATE, "topic", "t01"),
+                         relabel("t03", "food")])  # fmt: skip
+    erase(folder, select_ids(folder, ["t01"]))
+    assert [one.item_id for one in read_reviews(folder)] == ["t03"]
+    assert "t01" not in (folder.path / "reviews" / "reviews.jsonl").read_text()
+
+
+# -- heads ------------------------------------------------------------------------------------
+
+
+def learned(view: View, **options: object) -> np.ndarray:
+    fitted = heads.fit(view, "ridge", register=False, **options)  # type: ignore[arg-type]
+    return fitted.predict_proba(view.load())
+
+
+def test_a_review_undone_restores_the_head_bit_for_bit(view: View) -> None:
+    folder = view.dataset.folder
+    before = learned(view, apply_reviews=True)
+    [made] = add_reviews(folder, [relabel("t00", "music")])
+    np.testing.assert_array_equal(learned(view), before)  # unless asked, nothing changes
+    assert not np.array_equal(learned(view, apply_reviews=True), before)
+    undo(folder, made.id)
+    np.testing.assert_array_equal(learned(view, apply_reviews=True), before)
+
+
+def test_reviews_change_training_rows_alone_and_both_scores_are_shown(view: View) -> None:
+    """A split where every label of the test split is right, and a reviewer says otherwise."""
+    import pyarrow as pa
+
+    folder = view.dataset.folder
+    ids = view.load().ids
+    split = ["test" if n % 4 == 0 else "train" for n in range(len(ids))]
+    attach(folder, pa.table({"item_id": ids.tolist(), "split": split}), are_labels=False)
+    test_item, topic = "t00", "food"
+    plain = heads.fit(view, "prototype", register=False).card
+    assert "as_reviewed" not in plain
+    add_reviews(folder, [relabel(test_item, "music")])
+    card = heads.fit(view, "prototype", register=False, apply_reviews=True).card
+    assert card["metrics"] == plain["metrics"]  # the reviewed row teaches nothing: it is tested
+    assert card["as_reviewed"]["n_changed"] == 1
+    n = sum(one == "test" for one in split)
+    gap = card["metrics"]["accuracy"]["value"] - card["as_reviewed"]["metrics"]["accuracy"]
+    assert gap == pytest.approx(1 / n)
+    assert card["reviews"].startswith("Reviews applied to training rows: 1 relabelled")
+    assert topic in plain["classes"]
+
+
+def test_what_was_excluded_teaches_nothing(view: View) -> None:
+    folder = view.dataset.folder
+    ids = [f"t{n:02d}" for n in range(0, 60, 3)][:10]  # of food
+    add_reviews(folder, [Review(one, Action.EXCLUDE, "topic") for one in ids[:-1]])
+    add_reviews(folder, [Review(ids[-1], Action.DUPLICATE, "topic", "t30")])
+    fitted = heads.fit(view, "knn", register=False, apply_reviews=True)
+    assert fitted.card["reviews"] == (
+        "Reviews applied to training rows: 0 relabelled, 10 left out, 0 added that had no label."
+    )
+    assert len(fitted.estimator[-1].X_ if hasattr(fitted.estimator, "steps") else
+               fitted.estimator.codes_) == 50  # fmt: skip
+
+
+def test_a_label_that_only_a_reviewer_gave_teaches_and_is_not_tested(view: View) -> None:
+    import pyarrow as pa
+
+    folder = view.dataset.folder
+    attach(folder, pa.table({"item_id": ["t00", "t01"], "topic": pa.nulls(2, pa.string())}))
+    assert heads.fit(view, "ridge", register=False).card["n_items"] == 58
+    add_reviews(folder, [relabel("t00", "food")])
+    card = heads.fit(view, "ridge", register=False, apply_reviews=True).card
+    assert card["n_items"] == 59
+    assert card["evaluation"]["n_tested"] == 58
+    assert card["reviews"].endswith("1 added that had no label.")
+    run = heads.compare(view, ["prototype"], apply_reviews=True)
+    assert "t00" not in run.item_ids
+
+
+def test_a_comparison_with_reviews_is_its_own_and_runs_again(view: View) -> None:
+    folder = view.dataset.folder
+    plain = heads.compare(view, ["prototype"])
+    add_reviews(folder, [relabel(f"t{n:02d}", "music") for n in range(0, 30, 3)])
+    applied = heads.compare(view, ["prototype"], apply_reviews=True)
+    assert heads.compare(view, ["prototype"]).rows()[0]["value"] == plain.rows()[0]["value"]
+    assert applied.rows()[0]["value"] < plain.rows()[0]["value"]
+    assert applied.rows()[0]["as_reviewed"] != applied.rows()[0]["value"]
+    stored = heads.runs(view.dataset)[-2]
+    assert stored.rows() == applied.rows()
+    assert heads.run_again(view.dataset, applied).rows()[0]["value"] == applied.rows()[0]["value"]
