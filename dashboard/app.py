@@ -12,7 +12,7 @@ from featurestore.errors import FeatureStoreError
 ICON = Path(__file__).with_name("static") / "icon.png"
 CLEARED = (  # by another data set
     "encoder", "item", "run", "assessment", "of", "curve", "head", "color", "where", "slice",
-    "lasso", "q", "beside", "first", "second", "by",
+    "lasso", "q", "beside", "first", "second", "by", "report", "kind", "at",
 )  # fmt: skip  # by another data set
 st.set_page_config(page_title="featurestore", page_icon=str(ICON), layout="wide")
 # Not in pages/: next to a folder of that name, Streamlit runs the page of a server's first
@@ -25,6 +25,7 @@ page = st.navigation(
         st.Page("screens/heads.py", title="Leaderboard", icon=":material/leaderboard:"),
         st.Page("screens/one_head.py", title="One head", icon=":material/fact_check:"),
         st.Page("screens/compare.py", title="Compare two", icon=":material/compare_arrows:"),
+        st.Page("screens/quality.py", title="Quality", icon=":material/rule:"),
         st.Page("screens/transfer.py", title="Transfer", icon=":material/balance:"),
         st.Page("screens/curves.py", title="Labels needed", icon=":material/show_chart:"),
     ]

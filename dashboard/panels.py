@@ -51,7 +51,7 @@ def choose_encoder(dataset: DataSet, *, clears: Sequence[str] = ()) -> View:
 def item_card(dataset: DataSet, item_id: str, *, key: str) -> views.Row:
     """Draw one item beside what is known of it; return its row."""
     [item] = views.rows_of(state.items(dataset), [item_id])
-    card, about = st.columns([1, 2])
+    card, about = st.columns([2, 3])
     with card:
         gallery(state.cards(dataset, [item]), name="Item", key=key, on_click=choose_item)
     about.markdown(f"**{views.plain(item_id)}**")
@@ -155,6 +155,7 @@ def train_panel(dataset: DataSet) -> None:
         spec = st.selectbox("Encoder", specs, format_func=views.encoder_label, key="train encoder")
         names = [*default_heads(task), "best"]
         head = st.selectbox("Head", names, key="train head")
+        reviews = st.checkbox("Apply reviews to the training rows", key="train reviews")
         trains = st.button("Train this head")
         compares = st.button("Compare all heads on all encoders")
     if not (trains or compares):
@@ -165,7 +166,9 @@ def train_panel(dataset: DataSet) -> None:
         bar.progress(n_done / n_fits, views.plain(f"{n_done} of {n_fits} fits: {what}"))
 
     if trains:
-        fitted = heads.fit(dataset.view(spec), head, label=label, progress=tell)
+        fitted = heads.fit(
+            dataset.view(spec), head, label=label, apply_reviews=reviews, progress=tell
+        )
         state.remember("head", fitted.head_id)
         bar.empty()
         metric, found = next(iter(fitted.card["metrics"].items()))
@@ -176,9 +179,31 @@ def train_panel(dataset: DataSet) -> None:
         )
         st.page_link("screens/one_head.py", label="See this head", icon=":material/fact_check:")
     else:
-        run = heads.compare(dataset.views(), label=label, progress=tell)
+        run = heads.compare(dataset.views(), label=label, apply_reviews=reviews, progress=tell)
         state.remember("run", str(run.card["created"]))
         st.rerun()
+
+
+def inspect_panel(dataset: DataSet) -> None:
+    """Offer to look for issues, with progress."""
+    specs = [str(view.spec) for view in dataset.views()]
+    if not specs:
+        return
+    with st.popover("Look for issues", icon=":material/troubleshoot:"):
+        spec = st.selectbox(
+            "Encoder", specs, format_func=views.encoder_label, key="inspect encoder"
+        )
+        starts = st.button("Look now")
+    if not starts:
+        return
+    bar = st.progress(0.0, "Reading the vectors…")
+
+    def tell(n_done: int, n: int, what: str) -> None:
+        bar.progress(n_done / max(1, n), f"{what}: {n_done:,} of {n:,}")
+
+    found = heads.find_issues(dataset.view(spec), progress=tell)
+    state.remember("report", str(found.card["created"]))
+    st.rerun()
 
 
 def wait_for_map(view: View) -> str:

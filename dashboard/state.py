@@ -21,11 +21,12 @@ from dashboard import views
 from dashboard.launch import STORE_VARIABLE
 from featurestore.errors import FeatureStoreError, nearest
 from featurestore.projection import project
+from featurestore.reviews import Review, read_reviews
 from featurestore.slices import Slice
 from featurestore.slices import slices as read_slices
 from featurestore.store import DataSet, Store, open_store
 from featurestore.view import Index, View
-from heads import Assessment, Comparison, Curve
+from heads import Assessment, Comparison, Curve, Issues
 
 
 class UnknownChoice(FeatureStoreError, LookupError):
@@ -299,10 +300,21 @@ def curves(dataset: DataSet) -> list[Curve]:
     return _stored(dataset, "curve")
 
 
+def quality_reports(dataset: DataSet) -> list[Issues]:
+    """Return the stored quality reports, newest first."""
+    return _stored(dataset, "quality")
+
+
+def reviews(dataset: DataSet) -> list[Review]:
+    """Return all decisions of reviewers, oldest first."""
+    return read_reviews(dataset.folder)
+
+
 _READERS: dict[str, Callable[[str], list[Any]]] = {
     "compare": heads.runs,
     "transfer": heads.assessments,
     "curve": heads.curves,
+    "quality": heads.quality_reports,
 }
 
 

@@ -82,6 +82,12 @@ def find_issues(
     if plan is not None:
         found.issues += _wrong_labels(plan, embeddings, graph, head, seed, tell)
     found.issues += _twins(view, embeddings, graph, found.notes, tell)
+    n_leaks = sum(one.kind is Kind.LEAK for one in found.issues)
+    if n_leaks:
+        found.notes.append(
+            f"{n_leaks:,} of {len(embeddings):,} items ({n_leaks / len(embeddings):.0%}) have a twin "
+            "on the other side of a split or group: scores are too good by them."
+        )
     codes = None if plan is None else _codes(plan, len(embeddings))
     found.issues += _outliers(embeddings, graph, codes)
     kept, n_found = _worst(found.issues)

@@ -1,0 +1,80 @@
+"""What the Quality page shows: reports and decisions in, queues and tables out, no Streamlit."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+
+from dashboard.views import Row
+from featurestore.reviews import Action, Review, contested, standing
+from heads import Issue, Issues
+from heads.quality.issues import Kind
+
+KIND_WORDS = {
+    Kind.LABEL: "Label errors",
+    Kind.LEAK: "Leaks across split or group",
+    Kind.DUPLICATE: "Near-duplicates",
+    Kind.OUTLIER: "Outliers",
+}
+
+
+def report_title(found: Issues) -> str:
+    """Name a stored report in a list."""
+    when = str(found.card["created"])[:16].replace("T", " ")
+    return f"{when} UTC · {found.encoder} · {len(found.issues):,} issues"
+
+
+def queue(
+    issues: Sequence[Issue],
+    decided: Collection[str],
+    skipped: Collection[str],
+    known: Collection[str],
+) -> list[Issue]:
+    """Return what is left to decide: the worst first, what was skipped last, what is gone not."""
+    open_ = [one for one in issues if one.item_id not in decided and one.item_id in known]
+    return sorted(open_, key=lambda one: one.item_id in skipped)  # stable: the worst stay first
+
+
+def decision_words(one: Review | None) -> str | None:
+    """Say a decision: ``relabelled dog by ann, 2026-11-26 10:30``."""
+    if one is None:
+        return None
+    words = {
+        Action.CONFIRM: "confirmed",
+        Action.RELABEL: f"relabelled {one.value}",
+        Action.EXCLUDE: "excluded",
+        Action.DUPLICATE: f"duplicate of {one.value}",
+    }[one.action]
+    return f"{words} by {one.who}, {one.when[:16].replace('T', ' ')} UTC"
+
+
+def history_rows(reviews: Sequence[Review]) -> list[Row]:
+    """Return all decisions, newest first; ``stands`` marks those that count."""
+    stands = {one.id for one in standing(reviews).values()}
+    return [
+        {
+            "item": one.item_id,
+            "decision": str(one.action),
+            "value": one.value,
+            "who": one.who,
+            "when": one.when,
+            "note": one.note,
+            "stands": one.id in stands,
+        }
+        for one in sorted(reviews, key=lambda one: one.when, reverse=True)
+    ]
+
+
+def contested_sentences(reviews: Sequence[Review]) -> list[str]:
+    """Say where people decided differently."""
+    return [
+        f"{item} was decided differently ("
+        + "; ".join(f"{one.who}: {one.action} {one.value or ''}".rstrip() for one in lines)
+        + "): the latest stands."
+        for (item, _), lines in contested(reviews).items()
+    ]
+
+
+def decided_items(reviews: Sequence[Review], label: str) -> Mapping[str, Review]:
+    """Return the standing decisions about a label column, by item."""
+    found = standing(reviews).items()
+    return {item: one for (item, column), one in found if column == label}

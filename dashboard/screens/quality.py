@@ -1,0 +1,136 @@
+"""What may be wrong with the data, item by item, and what people decide: by mouse or by key."""
+
+import getpass
+
+import streamlit as st
+
+from dashboard import panels, state, views
+from dashboard import quality_views as shown
+from dashboard.gallery import gallery
+from featurestore.errors import FeatureStoreError
+from featurestore.reviews import Action, Review, add_reviews, undo
+from heads.quality.issues import Kind
+
+dataset = state.dataset()
+reports = {str(one.card["created"]): one for one in state.quality_reports(dataset)}
+panels.inspect_panel(dataset)
+if not reports:
+    st.info("Nobody has looked for issues yet. Press the button above, or run:")
+    state.show_command(dataset.store, "quality", dataset.name, "-e", "ENCODER")
+    st.stop()
+
+left, right = st.columns([3, 2])
+with left:
+    chosen = state.select(
+        "Report", list(reports), key="report", show=lambda one: shown.report_title(reports[one])
+    )
+report = reports[chosen]
+with right:
+    kinds = [str(kind) for kind in Kind]
+    most = max(kinds, key=lambda kind: (report.found.get(kind, 0) > 0, -kinds.index(kind)))
+    kind = state.select(
+        "Kind",
+        kinds,
+        key="kind",
+        default=most,
+        show=lambda one: f"{shown.KIND_WORDS[Kind(one)]}: {report.found.get(one, 0):,}",
+    )
+for note in report.notes:
+    st.caption(views.plain(note))
+
+label = report.label or next(iter(dataset.label_columns), "label")
+reviews = state.reviews(dataset)
+decided = shown.decided_items(reviews, label)
+issues = report.of(kind)
+skipped = st.session_state.setdefault("skipped", {}).setdefault(f"{chosen} {kind}", [])
+known = state.known_ids(dataset)
+queue = shown.queue(issues, decided, skipped, known)
+classes = sorted(report.counts)
+
+
+def decide(item: str, action: Action, value: str | None = None) -> None:
+    """Keep a decision; what goes wrong is said on the next run."""
+    who = st.session_state.get("who") or None
+    try:
+        add_reviews(dataset.folder, [Review(item, action, label, value)], who=who)
+    except FeatureStoreError as error:
+        st.session_state["review error"] = str(error)
+    state.remember("at", None)
+
+
+def take_back() -> None:
+    """Undo this person's latest decision."""
+    who = st.session_state.get("who") or getpass.getuser()
+    own = [one for one in decided.values() if one.who == who]
+    if own:
+        undo(dataset.folder, max(own, key=lambda one: one.when).id, who=who)
+        state.remember("at", max(own, key=lambda one: one.when).item_id)
+
+
+if error := st.session_state.pop("review error", None):
+    st.error(views.plain(error))
+n_decided = len({one.item_id for one in issues} & set(decided))
+st.progress(n_decided / max(1, len(issues)), f"{n_decided:,} of {len(issues):,} decided")
+wanted = state.recall("at")
+current = next((one for one in issues if one.item_id == wanted and wanted in known), None)
+current = current or (queue[0] if queue else None)
+if current is None:
+    st.success("Nothing of this kind is left to decide.")
+else:
+    item = current.item_id
+    about, beside = st.columns([2, 3], gap="large")
+    with about:
+        panels.item_card(dataset, item, key="item card")
+        st.markdown(views.plain(current.reason[:1].upper() + current.reason[1:] + "."))
+        if said := shown.decision_words(decided.get(item)):
+            st.info(views.plain(f"Already {said}."))
+        first, second = st.columns(2)
+        first.button(
+            "Label is right", shortcut="y", on_click=decide, args=(item, Action.CONFIRM),
+            width="stretch",
+        )  # fmt: skip
+        if current.suggested:
+            second.button(
+                views.plain(f"It is {current.suggested}"), shortcut="s", on_click=decide,
+                args=(item, Action.RELABEL, current.suggested), width="stretch", type="primary",
+            )  # fmt: skip
+        if current.kind in (Kind.DUPLICATE, Kind.LEAK) and current.others:
+            second.button(
+                "A duplicate", shortcut="d", on_click=decide,
+                args=(item, Action.DUPLICATE, current.others[0]), width="stretch",
+            )  # fmt: skip
+        first.button(
+            "Exclude", shortcut="x", on_click=decide, args=(item, Action.EXCLUDE),
+            width="stretch",
+        )  # fmt: skip
+        second.button("Later", shortcut="n", on_click=skipped.append, args=(item,), width="stretch")
+        first.button("Undo my last", shortcut="u", on_click=take_back, width="stretch")
+        if classes:
+            other = st.selectbox("Another class", classes, index=None, key=f"other {item}")
+            if other:
+                st.button(
+                    views.plain(f"Relabel {other}"), on_click=decide,
+                    args=(item, Action.RELABEL, other),
+                )  # fmt: skip
+    with beside:
+        here = [one for one in current.others if one in known]
+        words = "Its twins" if current.kind in (Kind.DUPLICATE, Kind.LEAK) else "Its neighbours"
+        st.markdown(f"**{words}** · by {views.plain(views.encoder_label(report.encoder))}")
+        rows = views.rows_of(state.items(dataset), here[: panels.PAGE_ITEMS])
+        gallery(state.cards(dataset, rows), name=words, key="others", on_click=panels.choose_item)
+
+st.text_input("Your name, kept with each decision", key="who", placeholder=getpass.getuser())
+if reviews:
+    st.subheader("Decisions")
+    for line in shown.contested_sentences(reviews):
+        st.warning(views.plain(line))
+    st.dataframe(
+        shown.history_rows(reviews),
+        hide_index=True,
+        column_config={
+            "when": st.column_config.DatetimeColumn(format="YYYY-MM-DD HH:mm", timezone="UTC"),
+            "stands": st.column_config.CheckboxColumn(help="The latest that was not undone"),
+        },
+    )
+    st.caption("Heads learn from them when asked:")
+    state.show_command(dataset.store, "train", dataset.name, "--apply-reviews")
