@@ -85,8 +85,8 @@ def find_issues(
     n_leaks = sum(one.kind is Kind.LEAK for one in found.issues)
     if n_leaks:
         found.notes.append(
-            f"{n_leaks:,} of {len(embeddings):,} items ({n_leaks / len(embeddings):.0%}) have a twin "
-            "on the other side of a split or group: scores are too good by them."
+            f"{n_leaks:,} of {len(embeddings):,} items ({n_leaks / len(embeddings):.0%}) have a "
+            "twin on the other side of a split or group: scores are too good by them."
         )
     codes = None if plan is None else _codes(plan, len(embeddings))
     found.issues += _outliers(embeddings, graph, codes)

@@ -55,9 +55,8 @@ def test_the_leaderboard_shows_the_stored_comparison_and_its_sentence() -> None:
     said = " ".join(texts_of(app.markdown))
     assert "9 items of 3 classes" in said
     assert "these fitted heads, on the test split" in said
-    assert "prototype on baseline:pixels" in said
-    best, pairs = texts_of(app.main.caption)
-    assert pairs == "Wide enough to look at all 3 pairs (Bonferroni)."
+    assert app.dataframe[0].value["tied"].tolist() == [False, True, False]
+    [best] = texts_of(app.main.caption)
     assert best.startswith("prototype on baseline:pixels is the best of 3 rows")
 
 
@@ -72,9 +71,10 @@ def test_a_data_set_without_comparison_says_what_to_run(small_store: Store) -> N
 
 @pytest.mark.usefixtures("store_variable")
 def test_the_url_restores_data_set_encoder_and_item(small_store: Store) -> None:
-    app = opened("neighbors", dataset="texts", encoder="baseline:hashing", item="a", k="5")
-    expected = small_store.view("texts", "baseline:hashing").neighbors("a", k=5)
-    shown = [(card["id"], card["score"]) for card in cards(app, "neighbours")]
+    app = opened("search", dataset="texts", encoder="baseline:hashing", item="a", k="5")
+    view = small_store.view("texts", "baseline:hashing")
+    expected = view.neighbors("a", k=5)
+    shown = [(card["id"], card["score"]) for card in cards(app, f"found by {view.slug}")]
     pairs = zip(expected.ids[0], expected.scores[0], strict=True)
     assert shown == [(item, f"{score:.3f}") for item, score in pairs]
     assert [card["text"] for card in cards(app, "item card")] == ["red apple"]
@@ -83,22 +83,23 @@ def test_the_url_restores_data_set_encoder_and_item(small_store: Store) -> None:
 
 @pytest.mark.usefixtures("store_variable")
 def test_another_data_set_forgets_the_item_and_encoder_of_the_first(picture_id: str) -> None:
-    app = opened("neighbors", dataset="pictures", item=picture_id, label="black")
-    assert len(cards(app, "items")) == 10
+    app = opened("search", dataset="pictures", item=picture_id, where="label = 'black'")
+    assert app.get_by_key("item card")
     app.selectbox("dataset box").set_value("texts").run()
     assert not app.exception
     assert dict(app.query_params) == {
         "dataset": "texts",
         "encoder": "baseline:hashing",
-        "label": "all",
+        "beside": "none",
         "k": "10",
+        "look": "item",
     }
     assert [card["id"] for card in cards(app, "items")] == ["a", "b", "c", "d"]
 
 
 @pytest.mark.usefixtures("store_variable")
 def test_pages_of_items_follow_one_another() -> None:
-    app = opened("neighbors")
+    app = opened("search")
     assert len(cards(app, "items")) == 24
     app.pagination[0].set_value(2).run()
     assert len(cards(app, "items")) == 7
@@ -113,9 +114,9 @@ def test_pages_of_items_follow_one_another() -> None:
             {"dataset": "picture"},
             "No data set 'picture' here: did you mean 'pictures'?",
         ),
-        ("neighbors", {"encoder": "timm:x"}, "No encoder 'timm:x' here: known: baseline:pixels"),
-        ("neighbors", {"item": "nowhere.png"}, "There is no item 'nowhere.png'"),
-        ("neighbors", {"item": "train/white/broken.png"}, "There is no vector of"),
+        ("search", {"encoder": "timm:x"}, "No encoder 'timm:x' here: known: baseline:pixels"),
+        ("search", {"item": "nowhere.png"}, "There is no item 'nowhere.png'"),
+        ("search", {"item": "train/white/broken.png"}, "There is no vector of"),
         ("heads", {"run": "yesterday"}, "No comparison 'yesterday' here"),
     ],
 )

@@ -1,0 +1,311 @@
+"""Explore, Search, One head, Compare two, Quality: each over a real store, without a browser."""
+
+from __future__ import annotations
+
+import base64
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from PIL import Image
+from streamlit.testing.v1 import AppTest
+
+import heads
+from dashboard import explore_views as shown
+from dashboard import head_views, quality_views
+from featurestore.errors import BadQuery
+from featurestore.projection import project
+from featurestore.reviews import Action, Review, read_reviews, standing
+from featurestore.slices import read_slice
+from featurestore.store import Store, open_store
+from heads.quality.issues import Issue, Kind
+from tests.dashboard.test_app import cards, opened, texts_of
+
+
+@pytest.fixture(scope="module")
+def made(small_store: Store, tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """A copy of the small store with a wrong label, a twin, a head and a quality report."""
+    folder = tmp_path_factory.mktemp("pages")
+    store = open_store(folder / "store", create=True)
+    root = Path(small_store.dataset("pictures").description.sources["pictures"].root)
+    shutil.copytree(root, folder / "pictures")
+    shutil.copy(folder / "pictures/train/white/5.png", folder / "pictures/train/black/wrong.png")
+    with Image.open(folder / "pictures/train/grey/4.png") as one:
+        one.save(folder / "pictures/test/grey/twin.png", compress_level=1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FEATURESTORE_CACHE", str(folder / "cache"))
+        store.embed([folder / "pictures"], dataset="pictures", encoders=["baseline:pixels"])
+        view = store.view("pictures", "baseline:pixels")
+        heads.fit(view, "prototype")
+        heads.compare(view, ["prototype", "ridge"])
+        heads.find_issues(view)
+    return store
+
+
+@pytest.fixture(autouse=True)
+def store(made: Store, monkeypatch: pytest.MonkeyPatch) -> Store:
+    monkeypatch.setenv("FEATURESTORE_STORE", str(made.path))
+    return made
+
+
+def map_of(app: AppTest) -> dict[str, object]:
+    """Return what the map's component was given."""
+    found: dict[str, object] = json.loads(app.get_by_key("map").proto.json)
+    return found
+
+
+def floats(text: object) -> np.ndarray:
+    return np.frombuffer(base64.b64decode(str(text)), "<f4")
+
+
+# -- explore ----------------------------------------------------------------------------------
+
+
+def test_the_map_shows_every_vector_in_the_colour_of_its_class(store: Store) -> None:
+    app = opened("explore")
+    view = store.view("pictures", "baseline:pixels")
+    found = map_of(app)
+    np.testing.assert_allclose(floats(found["points"]).reshape(-1, 2), project(view))
+    labels = view.items().column("label").to_pylist()
+    names = [line["name"] for line in found["legend"]]  # type: ignore[attr-defined]
+    assert [names[int(code)] for code in floats(found["values"])] == labels
+    assert found["name"] == "Map of 32 items of pictures, coloured by label"
+    assert "**32 items on the map**" in texts_of(app.markdown)
+
+
+def test_an_outline_in_the_address_selects_what_lies_within(store: Store) -> None:
+    view = store.view("pictures", "baseline:pixels")
+    xy = project(view)
+    outline = "-1.000,-1.000;0.000,-1.000;0.000,1.000;-1.000,1.000"
+    app = opened("explore", lasso=outline)
+    inside = view.items().column("item_id").to_numpy()[xy[:, 0] < 0]
+    assert f"**{len(inside)} items selected**" in texts_of(app.markdown)
+    assert {card["id"] for card in cards(app, "items")} == set(inside[:24])
+    assert map_of(app)["lasso"] == [[-1, -1], [0, -1], [0, 1], [-1, 1]]
+
+
+def test_a_filter_leaves_what_fulfils_it_and_a_wrong_one_says_the_columns() -> None:
+    app = opened("explore", where="split = 'test' and label = 'black'")
+    assert "**3 items on the map**" in texts_of(app.markdown)
+    app = opened("explore", where="shade > 3")
+    [error] = texts_of(app.error)
+    assert "shade" in error
+    assert any(said.startswith("Columns: `item_id`") for said in texts_of(app.caption))
+    app = opened("explore", where="1 = 2")
+    assert texts_of(app.info) == ["No item fulfils the filter."]
+
+
+def test_a_head_colours_by_right_and_wrong(store: Store) -> None:
+    [card] = heads.list_heads(store.dataset("pictures"))
+    found = map_of(opened("explore", head=card["head_id"], color="outcome"))
+    predictions = heads.read_predictions(store.dataset("pictures"), card["head_id"])
+    n_right = sum(
+        a == b
+        for a, b in zip(
+            predictions.column("label").to_pylist(),
+            predictions.column("predicted").to_pylist(),
+            strict=True,
+        )
+    )
+    counts = {line["name"]: line["n"] for line in found["legend"]}  # type: ignore[attr-defined]
+    assert counts["right"] == n_right
+    assert counts["not tested"] == 32 - len(predictions)
+
+
+def test_a_selection_becomes_a_slice_that_heads_can_use(store: Store) -> None:
+    app = opened("explore", where="split = 'test'")
+    app.text_input("slice name ").set_value("tests")
+    app.button[0].click()
+    [form] = [one for one in app.button if one.label.startswith("Keep")]
+    form.click().run()
+    assert not app.exception
+    kept = read_slice(store.dataset("pictures").folder, "tests")
+    assert len(kept.item_ids) == 10
+    assert kept.origin["where"] == "split = 'test'"
+    assert store.view("pictures", "baseline:pixels").within("tests").n_rows == 10
+
+
+def test_what_is_exported_holds_the_chosen_items_and_their_vectors(store: Store) -> None:
+    import io
+
+    import pyarrow.parquet as pq
+
+    view = store.view("pictures", "baseline:pixels")
+    ids = view.load().ids[:3].tolist()
+    table = pq.read_table(io.BytesIO(shown.exported(view, ids, "parquet")))
+    assert table.column("item_id").to_pylist() == ids
+    vectors = np.array(table.column("vector").to_pylist(), np.float32)
+    np.testing.assert_array_equal(vectors, view.load().vectors[:3])
+    lines = shown.exported(view, ids, "csv").decode().splitlines()
+    assert [line.split(",")[0].strip('"') for line in lines] == ["item_id", *ids]
+
+
+def test_an_outline_is_read_as_it_is_written_and_nonsense_is_refused() -> None:
+    corners = [(0.1, -0.25), (1.0, 0.5), (-0.125, 0.75)]
+    assert shown.parse_outline(shown.outline_text(corners)) == corners
+    for bad in ("", "1,2", "a,b;c,d;e,f", "1,2;3,4;nan,0", ";".join(["0,0"] * 501)):
+        with pytest.raises(BadQuery, match="is no outline"):
+            shown.parse_outline(bad)
+
+
+def test_points_within_an_outline_are_those_of_the_even_odd_rule() -> None:
+    star = [(0, 1), (0.6, -0.8), (-0.95, 0.3), (0.95, 0.3), (-0.6, -0.8)]
+    xy = np.array([[0, 0], [0, 0.8], [0.9, 0.9], [0.7, 0.25], [0, -0.6]], np.float32)
+    assert shown.inside(xy, star).tolist() == [False, True, False, True, False]
+
+
+def test_numbers_are_coloured_along_a_scale_and_gaps_stay_grey() -> None:
+    values = pa.chunked_array([[float(n) for n in range(30)]])
+    found = shown.coloring(values)
+    assert found.is_number
+    np.testing.assert_allclose(found.values, np.arange(30) / 29, rtol=1e-6)
+    named = shown.coloring(pa.chunked_array([["b", None, "a", "b"]]))
+    assert [line["name"] for line in named.legend] == ["b", "a", "nothing"]
+    assert named.values.tolist() == [0, 2, 1, 0]
+
+
+def test_more_points_than_a_map_bears_are_a_stated_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = shown.sampled(np.arange(1000), 100)
+    assert len(set(rows.tolist())) == 100
+    assert (np.diff(rows) > 0).all()
+    monkeypatch.setattr(shown.sampled, "__defaults__", (10,))
+    app = opened("explore")
+    assert "A sample of 10 of 32 items, drawn evenly." in texts_of(app.caption)
+
+
+# -- search -----------------------------------------------------------------------------------
+
+
+def test_search_names_encoder_and_score_and_respects_the_filter(store: Store) -> None:
+    app = opened("search", item="train/white/5.png", where="label = 'white'", k="5")
+    view = store.view("pictures", "baseline:pixels")
+    found = view.neighbors("train/white/5.png", k=5, where="label = 'white'")
+    shown_cards = cards(app, f"found by {view.slug}")
+    assert [one["id"] for one in shown_cards] == found.ids[0].tolist()
+    assert {one["label"] for one in shown_cards} == {"white"}
+
+
+def test_search_by_words_asks_the_encoder(
+    small_store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FEATURESTORE_STORE", str(small_store.path))
+    app = opened("search", dataset="texts", look="text", q="green apple", k="5")
+    view = small_store.view("texts", "baseline:hashing")
+    shown_cards = cards(app, f"found by {view.slug}")
+    assert shown_cards[0]["text"] == "green apple"
+    assert shown_cards[0]["score"] == "1.000"
+
+
+# -- heads ------------------------------------------------------------------------------------
+
+
+def test_one_head_shows_its_metrics_classes_and_confusions(store: Store) -> None:
+    [card] = heads.list_heads(store.dataset("pictures"))
+    app = opened("one_head", head=card["head_id"])
+    metrics, classes, confusion = (one.value for one in app.dataframe)
+    assert metrics["metric"][0] == "balanced accuracy (%)"
+    assert metrics["value"][0] == pytest.approx(100 * card["metrics"]["balanced_accuracy"]["value"])
+    assert sorted(classes["class"]) == ["black", "grey", "white"]
+    np.testing.assert_array_equal(confusion.to_numpy(), card["confusion"])
+
+
+def test_class_rows_and_reliability_count_what_the_predictions_say() -> None:
+    predictions = pa.table(
+        {
+            "item_id": list("abcdef"),
+            "label": ["x", "x", "x", "x", "y", "y"],
+            "predicted": ["x", "x", "x", "y", "y", "x"],
+            "confidence": [0.95, 0.92, 0.55, 0.61, 0.99, 0.64],
+        }
+    )
+    y, x = head_views.class_rows(predictions)
+    assert (y["class"], y["recall"], y["precision"], y["F1"]) == ("y", 50, 50, 50)
+    assert (x["class"], x["recall"], x["precision"], x["F1"]) == ("x", 75, 75, 75)
+    assert y["from"] == pytest.approx(9.45, abs=0.01)  # Wilson, 1 of 2
+    bins = head_views.reliability(predictions)
+    assert [(one["items"], one["right"]) for one in bins] == [(1, 1), (2, 0), (3, 1)]
+    assert head_views.confused_ids(predictions, "x", "y") == ["d"]
+
+
+def test_compare_two_says_the_sentence_and_who_alone_is_right(store: Store) -> None:
+    app = opened("compare", first="ridge on baseline:pixels", second="knn on baseline:pixels")
+    [run] = heads.runs(store.dataset("pictures"))
+    pair = ("baseline:pixels", "ridge"), ("baseline:pixels", "knn")
+    sentence = run.difference(*pair, n_claims=run.n_pairs).sentence()
+    assert any(sentence in said for said in texts_of(app.markdown))
+    only = head_views.only_right(run, *pair)
+    a, b = (run.cell(*one).report for one in pair)
+    expected = [
+        item
+        for item, truth, x, y in zip(run.item_ids, a.truth, a.predicted, b.predicted, strict=True)
+        if x == truth != y
+    ]
+    assert only == expected
+    table = app.dataframe[0].value
+    assert set(table["part"]) == {"black", "grey", "white"}
+    assert (table["only the first"].sum(), table["only the second"].sum()) == (
+        len(expected),
+        len(head_views.only_right(run, *reversed(pair))),
+    )
+
+
+def test_training_from_the_page_registers_a_head(store: Store) -> None:
+    before = {card["head_id"] for card in heads.list_heads(store.dataset("pictures"))}
+    app = opened("heads")
+    app.selectbox("train head").set_value("ridge")
+    [button] = [one for one in app.button if one.label == "Train this head"]
+    button.click().run()
+    assert not app.exception
+    new = [c for c in heads.list_heads(store.dataset("pictures")) if c["head_id"] not in before]
+    assert [card["head"] for card in new] == ["ridge"]
+    assert any(new[0]["head_id"] in said for said in texts_of(app.success))
+    shutil.rmtree(store.dataset("pictures").path / "heads" / new[0]["head_id"])
+
+
+# -- quality ----------------------------------------------------------------------------------
+
+
+def test_the_worst_comes_first_and_a_decision_moves_on(store: Store) -> None:
+    folder = store.dataset("pictures").folder
+    app = opened("quality", kind="leak")
+    [report] = heads.quality_reports(store.dataset("pictures"))
+    first, second = (one.item_id for one in report.of(Kind.LEAK)[:2])
+    assert {first, second} == {"train/grey/4.png", "test/grey/twin.png"}
+    assert cards(app, "item card")[0]["id"] == first
+    assert [one["id"] for one in cards(app, "others")] == [second]
+    app.text_input("who").set_value("ann").run()
+    [button] = [one for one in app.button if one.label == "A duplicate"]
+    button.click().run()
+    [decided] = read_reviews(folder)
+    assert (decided.item_id, decided.action, decided.value, decided.who) == (
+        first, Action.DUPLICATE, second, "ann",
+    )  # fmt: skip
+    assert cards(app, "item card")[0]["id"] == second
+    [undo] = [one for one in app.button if one.label == "Undo my last"]
+    undo.click().run()
+    assert standing(read_reviews(folder)) == {}
+    assert cards(app, "item card")[0]["id"] == first
+    (folder.path / "reviews" / "reviews.jsonl").unlink()
+
+
+def test_a_queue_leaves_out_what_is_decided_or_gone_and_puts_off_what_was_skipped() -> None:
+    issues = [Issue(Kind.LABEL, item, score, "") for item, score in zip("abcd", (4, 3, 2, 1),
+                                                                        strict=True)]  # fmt: skip
+    left = quality_views.queue(issues, decided={"b"}, skipped=["a"], known={"a", "b", "c"})
+    assert [one.item_id for one in left] == ["c", "a"]
+
+
+def test_history_marks_what_stands_and_says_who_disagreed() -> None:
+    reviews = [
+        Review("a", Action.CONFIRM, "label", None, "ann", "2026-11-26T10:00", id="1"),
+        Review("a", Action.RELABEL, "label", "dog", "bob", "2026-11-26T11:00", id="2"),
+    ]
+    rows = quality_views.history_rows(reviews)
+    assert [(row["who"], row["stands"]) for row in rows] == [("bob", True), ("ann", False)]
+    assert quality_views.contested_sentences(reviews) == [
+        "a was decided differently (ann: confirm; bob: relabel dog): the latest stands."
+    ]
+    assert quality_views.decision_words(reviews[1]) == "relabelled dog by bob, 2026-11-26 11:00 UTC"
