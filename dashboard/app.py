@@ -13,8 +13,8 @@ ICON = Path(__file__).with_name("static") / "icon.png"
 CLEARED = (  # by another data set
     "encoder", "item", "run", "assessment", "of", "curve", "head", "color", "where", "slice",
     "lasso", "q", "beside", "first", "second", "by", "report", "kind", "at",
-)  # fmt: skip  # by another data set
-st.set_page_config(page_title="featurestore", page_icon=str(ICON), layout="wide")
+)  # fmt: skip
+st.set_page_config(page_icon=str(ICON), layout="wide")  # before the pages and their icons
 # Not in pages/: next to a folder of that name, Streamlit runs the page of a server's first
 # link alone, without this file (PagesManager.uses_pages_directory, 1.67).
 page = st.navigation(
@@ -30,6 +30,7 @@ page = st.navigation(
         st.Page("screens/curves.py", title="Labels needed", icon=":material/show_chart:"),
     ]
 )
+st.set_page_config(page_title=f"{page.title} · featurestore")
 # Streamlit leaves 6 rem above the title.
 st.html("<style>.stMainBlockContainer { padding-top: 3rem }</style>")
 st.title(page.title)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -57,3 +58,26 @@ def store_variable(small_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
 def picture_id() -> str:
     """An item that has neighbours."""
     return str(Path("test", "black", "0.png"))
+
+
+@pytest.fixture(scope="module")
+def full_store(small_store: Store, tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """The pictures with a wrong label and a twin, a head, a comparison and a quality report.
+
+    A module's own: its tests may write into it.
+    """
+    folder = tmp_path_factory.mktemp("full")
+    store = open_store(folder / "store", create=True)
+    root = Path(small_store.dataset("pictures").description.sources["pictures"].root)
+    shutil.copytree(root, folder / "pictures")
+    shutil.copy(folder / "pictures/train/white/5.png", folder / "pictures/train/black/wrong.png")
+    with Image.open(folder / "pictures/train/grey/4.png") as one:
+        one.save(folder / "pictures/test/grey/twin.png", compress_level=1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FEATURESTORE_CACHE", str(folder / "cache"))
+        store.embed([folder / "pictures"], dataset="pictures", encoders=["baseline:pixels"])
+        view = store.view("pictures", "baseline:pixels")
+        heads.fit(view, "prototype")
+        heads.compare(view, ["prototype", "ridge"])
+        heads.find_issues(view)
+    return store

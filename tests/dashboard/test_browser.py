@@ -9,10 +9,17 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
+import numpy as np
 import pytest
 
+import heads
+from dashboard.explore_views import inside as within
+from dashboard.explore_views import parse_outline
+from featurestore.projection import project
+from featurestore.reviews import read_reviews
+from featurestore.slices import read_slice
 from featurestore.store import Store
 
 REQUIRED = os.environ.get("FEATURESTORE_REQUIRE_BROWSER") == "1"
@@ -51,13 +58,13 @@ def chromium() -> Path:
 
 
 @pytest.fixture(scope="module")
-def address(chromium: Path, small_store: Store) -> Iterator[str]:
-    """Where the dashboard of the small store is served."""
+def address(chromium: Path, full_store: Store) -> Iterator[str]:
+    """Where the dashboard of the full store is served."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
     server = subprocess.Popen(
-        [sys.executable, "-c", SERVE, str(small_store.path), str(port)],
+        [sys.executable, "-c", SERVE, str(full_store.path), str(port)],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -90,6 +97,16 @@ def page(chromium: Path) -> Iterator[Page]:
         assert asked <= {"localhost", None}  # None: blob and data
 
 
+@pytest.fixture
+def problems(page: Page) -> Iterator[list[str]]:
+    """What the console complains of; nothing, at the end."""
+    found: list[str] = []
+    page.on("console", lambda said: found.append(said.text) if said.type == "error" else None)
+    page.on("pageerror", lambda error: found.append(str(error)))
+    yield found
+    assert found == []
+
+
 def expect_neighbours(page: Page, store: Store, item_id: str) -> None:
     """Wait until the page shows what Python finds, picture by picture, and nothing else."""
     item = page.get_by_role("group", name="Item", exact=True).locator("button")
@@ -105,38 +122,136 @@ def expect_neighbours(page: Page, store: Store, item_id: str) -> None:
         assert image.evaluate("image => image.naturalWidth") == 32
 
 
+def open_page(page: Page, name: str) -> None:
+    page.get_by_role("link", name=name, exact=True).click()
+    expect(page.get_by_role("heading", name=name, exact=True)).to_be_visible()
+
+
 def test_the_first_link_of_a_server_restores_its_state(
-    page: Page, address: str, small_store: Store, picture_id: str
+    page: Page, address: str, full_store: Store, picture_id: str
 ) -> None:
-    page.goto(f"{address}/neighbors?dataset=pictures&item={picture_id}")
-    expect(page.get_by_role("heading", name="Neighbours")).to_be_visible()
-    expect_neighbours(page, small_store, picture_id)
+    page.goto(f"{address}/search?dataset=pictures&item={picture_id}")
+    expect(page.get_by_role("heading", name="Search")).to_be_visible()
+    expect_neighbours(page, full_store, picture_id)
 
 
-def test_open_see_the_counts_click_an_item_see_its_neighbours(
-    page: Page, address: str, small_store: Store
+@pytest.mark.usefixtures("problems")
+def test_open_click_an_item_see_its_neighbours_by_mouse_and_by_key(
+    page: Page, address: str, full_store: Store
 ) -> None:
-    problems: list[str] = []
-    page.on("console", lambda said: problems.append(said.text) if said.type == "error" else None)
-    page.on("pageerror", lambda error: problems.append(str(error)))
-
     page.goto(address)
-    metrics = page.get_by_test_id("stMetricValue")
-    expect(metrics).to_have_text(["31", "3", "1", "1"])
+    expect(page.get_by_test_id("stMetricValue")).to_have_text(["33", "3", "1", "1"])
+    expect(page).to_have_title("Overview · featurestore")
 
-    page.get_by_role("link", name="Neighbours").click()
+    open_page(page, "Search")
     items = page.get_by_role("group", name="Items").locator("button")
     expect(items).to_have_count(24)
     clicked = str(items.nth(1).get_attribute("data-id"))
     items.nth(1).click()
-    expect_neighbours(page, small_store, clicked)
-    expect(items.nth(1)).to_have_attribute("aria-pressed", "true")
-    expect(page).to_have_url(re.compile(r"/neighbors\?.*item="))
+    expect_neighbours(page, full_store, clicked)
+    expect(page).to_have_url(re.compile(r"/search\?.*item="))
 
     # From neighbour to neighbour, by keyboard.
     first = page.get_by_role("group", name="Neighbours").locator("button").first
     closest = str(first.get_attribute("data-id"))
     first.focus()
     page.keyboard.press("Enter")
-    expect_neighbours(page, small_store, closest)
-    assert problems == []
+    expect_neighbours(page, full_store, closest)
+
+
+@pytest.mark.usefixtures("problems")
+def test_explore_lasso_slice_neighbours_train_compare_export(
+    page: Page, address: str, full_store: Store
+) -> None:
+    dataset = full_store.dataset("pictures")
+    view = dataset.view("baseline:pixels")
+    page.goto(address)
+    open_page(page, "Explore")
+    frame = page.locator(".map")
+    expect(frame).to_have_attribute("data-points", "32")
+
+    # A box over the left half of the map selects what lies there.
+    page.get_by_role("button", name="Box", exact=True).click()
+    canvas = page.locator(".frame canvas")
+    box = canvas.bounding_box()
+    assert box is not None
+    x, y, width, height = (box[key] for key in ("x", "y", "width", "height"))
+    page.mouse.move(x + 3, y + 3)
+    page.mouse.down()
+    page.mouse.move(x + 4, y + 4)  # a drag begins with its first move
+    page.mouse.move(x + width / 4, y + height / 2, steps=5)
+    page.mouse.move(x + width / 2, y + height - 3, steps=5)
+    page.mouse.up()
+    expect(page).to_have_url(re.compile("lasso="))
+    outline = parse_outline(parse_qs(urlsplit(page.url).query)["lasso"][0])
+    inside = np.flatnonzero(within(project(view), outline))
+    assert 0 < len(inside) < 32
+    # Places on the screen are those of the map: the middle is 0.
+    np.testing.assert_array_equal(inside, np.flatnonzero(project(view)[:, 0] < 0))
+    expect(page.get_by_text(f"{len(inside)} items selected")).to_be_visible()
+
+    page.get_by_role("button", name="Export or keep these items").click()
+    with page.expect_download() as download:
+        page.get_by_role("button", name=re.compile("Download CSV")).click()
+    lines = download.value.path().read_text().splitlines()
+    assert len(lines) == len(inside) + 1
+    page.get_by_role("textbox", name="Slice name").fill("left")
+    page.get_by_role("button", name=f"Keep {len(inside)} items as a slice").click()
+    expect(page.get_by_text(f"Slice left: {len(inside)} items")).to_be_visible()
+    ids = view.load().ids
+    assert read_slice(dataset.folder, "left").item_ids == tuple(ids[inside].tolist())
+
+    page.keyboard.press("Escape")
+    page.get_by_role("button", name="Clear selection").click()
+    expect(page.get_by_text("32 items on the map")).to_be_visible()
+    page.get_by_role("group", name="Items").locator("button").first.click()
+    expect_neighbours(page, full_store, str(ids[0]))
+
+    open_page(page, "Leaderboard")
+    page.get_by_role("button", name="Train or compare heads").click()
+    page.get_by_role("button", name="Train this head").click()
+    expect(page.get_by_text(re.compile("Trained logistic"))).to_be_visible()
+    assert heads.list_heads(dataset)[0]["head"] == "logistic"
+
+    open_page(page, "Compare two")
+    [run] = heads.runs(dataset)
+    names = [(row["encoder"], row["head"]) for row in run.rows()]
+    sentence = run.difference(names[0], names[1], n_claims=run.n_pairs).sentence()
+    expect(page.get_by_text(sentence)).to_be_visible()
+
+
+@pytest.mark.usefixtures("problems")
+def test_three_items_are_reviewed_by_keyboard_and_heads_learn_from_it(
+    page: Page, address: str, full_store: Store
+) -> None:
+    dataset = full_store.dataset("pictures")
+    [report] = heads.quality_reports(dataset)
+    page.goto(address)
+    open_page(page, "Quality")
+    page.get_by_label("Kind").click()
+    page.get_by_role("option", name=re.compile("Leaks")).click()
+    leaks = [one.item_id for one in report.of("leak")]
+    item = page.get_by_role("group", name="Item", exact=True).locator("button")
+    expect(item).to_have_attribute("data-id", leaks[0])
+    page.get_by_role("heading", name="Quality").click()  # out of the box: keys are letters there
+    page.keyboard.press("d")
+    expect(item).to_have_attribute("data-id", leaks[1])
+    page.keyboard.press("x")
+    expect(page.get_by_text("Nothing of this kind is left to decide.")).to_be_visible()
+    page.get_by_label("Kind").click()
+    page.get_by_role("option", name=re.compile("Near-duplicates")).click()
+    twins = [one.item_id for one in report.of("duplicate")]
+    expect(item).to_have_attribute("data-id", twins[0])
+    page.get_by_role("heading", name="Quality").click()
+    page.keyboard.press("y")
+    expect(item).to_have_attribute("data-id", twins[1])
+    decided = [(one.item_id, str(one.action)) for one in read_reviews(dataset.folder)]
+    assert decided == [(leaks[0], "duplicate"), (leaks[1], "exclude"), (twins[0], "confirm")]
+
+    view = dataset.view("baseline:pixels")
+    without = heads.fit(view, "knn", register=False)
+    learned = heads.fit(view, "knn", register=False, apply_reviews=True)
+    n_train = sum(one in ("train/grey/4.png",) for one in leaks)
+    assert without.card["evaluation"]["n_tested"] == learned.card["evaluation"]["n_tested"]
+    assert n_train == 1
+    assert "2 left out" in learned.card["reviews"]

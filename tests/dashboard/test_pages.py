@@ -5,12 +5,10 @@ from __future__ import annotations
 import base64
 import json
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
-from PIL import Image
 from streamlit.testing.v1 import AppTest
 
 import heads
@@ -20,35 +18,15 @@ from featurestore.errors import BadQuery
 from featurestore.projection import project
 from featurestore.reviews import Action, Review, read_reviews, standing
 from featurestore.slices import read_slice
-from featurestore.store import Store, open_store
+from featurestore.store import Store
 from heads.quality.issues import Issue, Kind
 from tests.dashboard.test_app import cards, opened, texts_of
 
 
-@pytest.fixture(scope="module")
-def made(small_store: Store, tmp_path_factory: pytest.TempPathFactory) -> Store:
-    """A copy of the small store with a wrong label, a twin, a head and a quality report."""
-    folder = tmp_path_factory.mktemp("pages")
-    store = open_store(folder / "store", create=True)
-    root = Path(small_store.dataset("pictures").description.sources["pictures"].root)
-    shutil.copytree(root, folder / "pictures")
-    shutil.copy(folder / "pictures/train/white/5.png", folder / "pictures/train/black/wrong.png")
-    with Image.open(folder / "pictures/train/grey/4.png") as one:
-        one.save(folder / "pictures/test/grey/twin.png", compress_level=1)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("FEATURESTORE_CACHE", str(folder / "cache"))
-        store.embed([folder / "pictures"], dataset="pictures", encoders=["baseline:pixels"])
-        view = store.view("pictures", "baseline:pixels")
-        heads.fit(view, "prototype")
-        heads.compare(view, ["prototype", "ridge"])
-        heads.find_issues(view)
-    return store
-
-
 @pytest.fixture(autouse=True)
-def store(made: Store, monkeypatch: pytest.MonkeyPatch) -> Store:
-    monkeypatch.setenv("FEATURESTORE_STORE", str(made.path))
-    return made
+def store(full_store: Store, monkeypatch: pytest.MonkeyPatch) -> Store:
+    monkeypatch.setenv("FEATURESTORE_STORE", str(full_store.path))
+    return full_store
 
 
 def map_of(app: AppTest) -> dict[str, object]:
