@@ -165,14 +165,30 @@ def _plan(
     return replace(plan, folds=replace(plan.folds, number=plan.folds.number[:1]))
 
 
-def _wrong_labels(
-    plan: Plan, embeddings: Embeddings, graph: Graph, head: Any, seed: int, tell: Progress
-) -> list[Issue]:
+def witnesses(
+    plan: Plan,
+    embeddings: Embeddings,
+    graph: Graph,
+    head: str | Any = "logistic",
+    *,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> tuple[NDArray[np.float64] | None, NDArray[np.float64], NDArray[np.intp]]:
+    """Ask a head out of fold, and the neighbours, about the rows of a plan of one repeat.
+
+    Returns
+    -------
+    head_proba : ndarray of shape (n, n_classes), or None
+        Where the head gives probabilities.
+    votes : ndarray of shape (n, n_classes)
+    near : ndarray of shape (n, k)
+        Neighbours among the plan's rows; -1 for those that are not in it.
+    """
     ((_, entry),) = head_entries([head], plan.task).items()
     X = texts_of(embeddings) if entry.reads == "texts" else embeddings.vectors
     builder = entry.builder(plan.task)
     assert builder is not None, "checked by head_entries"
-    n_done = iter(range(1, 1 + len(plan.parts)))
+    n_done, n = iter(range(1, 1 + len(plan.parts))), len(plan.parts)
     done = evaluate(
         lambda: builder(seed),
         X[plan.rows],
@@ -180,15 +196,23 @@ def _wrong_labels(
         plan.parts,
         estimand=plan.estimand,
         groups=plan.block,
-        on_fit=lambda: tell(next(n_done), len(plan.parts), "folds"),
+        on_fit=lambda: None if progress is None else progress(next(n_done), n, "folds"),
         seed=seed,
     )
-    codes = plan.target.values
     place = _codes(plan, len(embeddings), np.arange(len(plan.ids)))
     near = place[graph.rows[plan.rows]]
-    votes = neighbor_votes(near, graph.scores[plan.rows], codes, plan.block, len(plan.classes))
-    proba = votes if done.probabilities is None else (done.probabilities + votes) / 2
-    wrong, likeliest = error_probability(proba, codes)
+    votes = neighbor_votes(
+        near, graph.scores[plan.rows], plan.target.values, plan.block, len(plan.classes)
+    )
+    return done.probabilities, votes, near
+
+
+def _wrong_labels(
+    plan: Plan, embeddings: Embeddings, graph: Graph, head: Any, seed: int, tell: Progress
+) -> list[Issue]:
+    said, votes, near = witnesses(plan, embeddings, graph, head, seed=seed, progress=tell)
+    codes = plan.target.values
+    wrong, likeliest = error_probability(votes if said is None else (said + votes) / 2, codes)
     issues = []
     for row in np.flatnonzero(wrong > 0.5):
         given, better = plan.classes[codes[row]], plan.classes[likeliest[row]]
