@@ -1,0 +1,103 @@
+"""Take the pictures in docs/images/ from a real store: that of the demo.
+
+Run: python tools/screenshots.py   (some five minutes; needs Chromium and playwright)
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from playwright.sync_api import Page, sync_playwright
+
+ROOT = Path(__file__).parents[1]
+IMAGES = ROOT / "docs" / "images"
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking",
+         "--disable-component-update", "--disable-sync"]  # fmt: skip
+ENCODER = "builtin:tiny-image"
+COMMANDS = (
+    ("demo",),
+    ("train", "digits", "-e", ENCODER, "--head", "logistic"),
+    ("quality", "digits", "-e", ENCODER),
+    ("curve", "digits", "-e", ENCODER, "-e", "baseline:pixels", "--per-class", "1,2,4,8,16,32"),
+    ("project", "digits", "-e", ENCODER, "--method", "umap"),
+)
+# name, address; an outline, an item or a choice is part of it
+PAGES = {
+    "overview": "?dataset=digits",
+    "explore": f"explore?dataset=digits&encoder={ENCODER}&map=umap&item=3/0003.png",
+    "search": f"search?dataset=digits&encoder={ENCODER}&beside=baseline:pixels&item=3/0003.png",
+    "leaderboard": "heads?dataset=digits",
+    "head": "one_head?dataset=digits",
+    "compare": "compare?dataset=digits",
+    "quality": "quality?dataset=digits&kind=label",
+    "transfer": "transfer?dataset=digits",
+    "curves": "curves?dataset=digits",
+}
+
+
+def main() -> int:
+    """Make a store and photograph each page of it."""
+    with tempfile.TemporaryDirectory() as temporary:
+        store = Path(os.environ.get("SCREENSHOT_STORE", Path(temporary) / "store"))
+        if not store.exists():
+            for words in COMMANDS:
+                _run(*words, "--store", str(store))
+        with socket.socket() as free:
+            free.bind(("localhost", 0))
+            port = free.getsockname()[1]
+        command = [sys.executable, "-m", "featurestore.cli", "dashboard", "--store", str(store),
+                   "--port", str(port), "--no-browser"]  # fmt: skip
+        server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert server.stdout is not None
+        for line in server.stdout:
+            if "URL:" in line:
+                break
+        try:
+            _photograph(f"http://localhost:{port}")
+        finally:
+            server.terminate()
+            server.wait()
+    return 0
+
+
+def _run(*words: str) -> None:
+    subprocess.run([sys.executable, "-m", "featurestore.cli", *words], check=True, cwd=ROOT)
+
+
+def _photograph(address: str) -> None:
+    IMAGES.mkdir(parents=True, exist_ok=True)
+    with sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path="/usr/bin/chromium", args=FLAGS)
+        for scheme in ("light", "dark"):
+            context = browser.new_context(
+                viewport={"width": 1400, "height": 1000}, color_scheme=scheme
+            )
+            page = context.new_page()
+            for name, query in PAGES.items():
+                if scheme == "dark" and name != "explore":
+                    continue  # one, to see that it can be read
+                page.goto(f"{address}/{query}")
+                _settled(page)
+                suffix = "-dark" if scheme == "dark" else ""
+                page.screenshot(path=IMAGES / f"{name}{suffix}.png")
+            context.close()
+        browser.close()
+
+
+def _settled(page: Page) -> None:
+    """Wait until the page has run and its pictures are there."""
+    page.get_by_test_id("stApp").wait_for()
+    page.wait_for_timeout(1500)
+    page.wait_for_function(
+        "!document.querySelector('[data-testid=stStatusWidget], [data-testid=stSpinner]')"
+    )
+    page.wait_for_timeout(2500)  # animations
+
+
+if __name__ == "__main__":
+    sys.exit(main())
