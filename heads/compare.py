@@ -36,6 +36,7 @@ def compare(
     save: bool = True,
     group: bool = True,
     apply_reviews: bool = False,
+    twins_together: bool = False,
 ) -> Comparison:
     """Compare heads on the encoders of one data set.
 
@@ -70,6 +71,9 @@ def compare(
     apply_reviews : bool
         Let reviewers' decisions change the training rows. Where they concern test rows, each row
         has a second value, ``as_reviewed``.
+    twins_together : bool
+        Let near-duplicates never part (`heads.quality.twins`, by the first view): folds keep
+        them together, and test items with a twin in the training split are left out.
 
     Raises
     ------
@@ -81,13 +85,14 @@ def compare(
     created = datetime.now(UTC)
     ground = ground_of(
         views, label=label, task=task, evaluation=evaluation, group=group, seed=seed,
-        apply_reviews=apply_reviews,
+        apply_reviews=apply_reviews, twins_together=twins_together,
     )  # fmt: skip
     plan = ground.plan
     metric = check_metric(metric, plan.task)
     entries = chosen_heads(heads, plan.task)
     jobs = [(one, name, entry) for one in of_views(ground) for name, entry in entries.items()]
     jobs += baselines(ground)
+    never_part = ["content_hash", *(["group"] if group else []), *(["twins"] * twins_together)]
     n_fits = len(plan.parts) * len(jobs)
     n_done = 0
 
@@ -130,7 +135,7 @@ def compare(
             "evaluation": "folds" if plan.folds else "test",
             "n_folds": plan.folds.n_folds if plan.folds else 0,
             "n_repeats": plan.folds.n_repeats if plan.folds else 0,
-            "never_part": ["content_hash", "group"] if group else ["content_hash"],
+            "never_part": never_part,
             "search_spaces": {name: entry.search_space for _, name, entry in jobs},
             "views": ground.card(),
             "n_train": len(plan.train) if plan.folds is None else None,
@@ -180,6 +185,7 @@ def run_again(dataset: Any, run: Comparison) -> Comparison:
         seed=card["seed"],
         group="group" in card["never_part"],
         apply_reviews=card.get("apply_reviews", False),
+        twins_together="twins" in card["never_part"],
         save=False,
     )
 

@@ -138,6 +138,7 @@ def make_plan(
     seed: int = 0,
     leave_out: frozenset[str] = frozenset(),
     reviews: Mapping[str, Review] | None = None,
+    twins: Mapping[str, int] | None = None,
 ) -> Plan:
     """Decide on rows, targets, blocks, and on the test split or folds.
 
@@ -158,6 +159,9 @@ def make_plan(
         Classes that do not take part.
     reviews : mapping of str to Review, optional
         Standing decisions by item: they change what rows teach, not what they are tested on.
+    twins : mapping of str to int, optional
+        Clusters of near-duplicates by item, which never part; test rows with a twin in the
+        training split are left out.
 
     Raises
     ------
@@ -206,7 +210,8 @@ def make_plan(
     split, content, group = (
         embeddings.columns.get(key, empty)[rows] for key in ("split", "content_hash", "group")
     )
-    block = blocks(content, group) if use_groups else blocks(content)
+    twin = np.array([(twins or {}).get(item) for item in embeddings.ids[rows].tolist()], object)
+    block = blocks(content, twin, *([group] if use_groups else []))
     is_test = split == "test"
     if evaluation == "test" and not is_test.any():
         raise NotEnoughData("no labelled item is in a test split: use evaluation='folds'")
@@ -228,6 +233,7 @@ def make_plan(
                 seed=seed,
                 leave_out=leave_out | lonely,
                 reviews=reviews,
+                twins=twins,
             )
     n_unlabelled = int((~is_known).sum())
     notes = [remark] if remark and task is None else []
@@ -245,6 +251,9 @@ def make_plan(
     folds = None
     if use_test:
         train, test = np.flatnonzero(is_train), np.flatnonzero(is_test)
+        if twins is not None:
+            test, note = _without_twins(test, train, twin)
+            notes += note
         if len(train) < 2 or (is_multiclass and len(np.unique(target.values[train])) < 2):
             raise NotEnoughData(
                 f"{len(train)} labelled items in the training split"
@@ -292,6 +301,22 @@ def make_plan(
         tuple(notes),
         reviewed=reviewed,
     )
+
+
+def _without_twins(
+    test: NDArray[np.intp], train: NDArray[np.intp], twin: NDArray[Any]
+) -> tuple[NDArray[np.intp], list[str]]:
+    """Return the test rows that have no twin in the training rows, and how many have one."""
+    known = {one for one in twin[train].tolist() if one is not None}
+    leaks = np.array([one in known for one in twin[test].tolist()], dtype=bool)
+    if leaks.all():
+        raise NotEnoughData("every test item has a twin in the training split: split anew")
+    if not leaks.any():
+        return test, []
+    return test[~leaks], [
+        f"Left out of the test split for a twin in the training split: {int(leaks.sum())} of "
+        f"{len(test)} items ({leaks.mean():.0%})."
+    ]
 
 
 def _relabels(reviews: Mapping[str, Review]) -> dict[str, str]:

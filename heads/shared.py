@@ -71,6 +71,7 @@ def ground_of(
     group: bool = True,
     seed: int = 0,
     apply_reviews: bool = False,
+    twins_together: bool = False,
 ) -> Ground:
     """Load views and plan once for all that is asked of them; see `heads.plan.make_plan`."""
     tables, n_apart = load_shared(views)
@@ -84,9 +85,20 @@ def ground_of(
         use_groups=group,
         seed=seed,
         reviews=reviews,
+        twins=twin_clusters(views[0]) if twins_together else None,
     )
     plan = replace(plan, notes=(*plan.notes, *review_notes))
     return Ground(tuple(views), tuple(tables), plan, n_apart)
+
+
+def twin_clusters(view: View) -> dict[str, int]:
+    """Return the cluster of each item that has a near-duplicate, seen by this view's graph."""
+    from heads.quality.twins import find_twins
+
+    found = find_twins(view).cluster
+    rows = np.flatnonzero(found >= 0)
+    ids = view.items().column("item_id").take(rows).to_pylist()
+    return dict(zip(ids, found[rows].tolist(), strict=True))
 
 
 def reviews_of(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from typing import Any
 
 import click
@@ -107,6 +108,11 @@ def train(
 @metric_option
 @evaluation_option
 @groups_option
+@click.option(
+    "--twins-together",
+    is_flag=True,
+    help="Let near-duplicates never part, and show what they were worth.",
+)
 @reviews_option
 @slice_option
 @seed_option
@@ -121,6 +127,7 @@ def compare(
     metric: str | None,
     evaluation: str,
     ignore_groups: bool,
+    twins_together: bool,
     apply_reviews: bool,
     part: str | None,
     seed: int,
@@ -133,15 +140,32 @@ def compare(
     found = dataset_of(store_path, dataset, part)
     views = [found.view(spec) for spec in encoders] or found.views()
     chosen: dict[str, Any] = {"heads": head_names} if head_names else {}
-    comparison = heads.compare(
-        views, label=label, task=task, metric=metric, evaluation=evaluation, seed=seed,
-        group=not ignore_groups, apply_reviews=apply_reviews,
+    run = partial(
+        heads.compare, views, label=label, task=task, metric=metric, evaluation=evaluation,
+        seed=seed, group=not ignore_groups, apply_reviews=apply_reviews,
         progress=say_fits if sys.stderr.isatty() else None, **chosen,
     )  # fmt: skip
+    comparison = run(twins_together=twins_together)
     if as_json:
         print_json(comparison.rows())
         return
     show_comparison(comparison)
+    if twins_together:
+        show_twins(comparison, run())
+
+
+def show_twins(without: Any, as_split: Any) -> None:
+    """Say what each row scores where near-duplicates may part, beside the honest figure."""
+    from featurestore.values import EncoderSpec
+
+    parted = {(row["encoder"], row["head"]): row["value"] for row in as_split.rows()}
+    table = []
+    for row in without.rows():
+        easy = parted[row["encoder"], row["head"]]
+        label = EncoderSpec.parse(row["encoder"]).label
+        table.append([label, row["head"], f"{row['value']:.3f}", f"{easy:.3f}",
+                      f"{easy - row['value']:+.3f}"])  # fmt: skip
+    print_table(["encoder", "head", "twins together", "twins parted", "difference"], table)
 
 
 def say_fits(n_done: int, n_fits: int, what: str) -> None:

@@ -22,7 +22,6 @@ class Pairs:
     first: NDArray[np.intp]
     second: NDArray[np.intp]
     likeness: NDArray[np.float64]  # in [0, 1]; 1: equal content
-    n_unseen: int = 0  # candidates that were too many to look at
 
     def __len__(self) -> int:
         return len(self.first)
@@ -53,7 +52,6 @@ def confirmed(
     likeness: Callable[[int, int], float],
     same: float,
     *,
-    n_unseen: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> Pairs:
     """Return the pairs that are one: of equal content, or like enough.
@@ -79,7 +77,7 @@ def confirmed(
     pairs = sorted(found, key=lambda pair: (-found[pair], pair))
     rows = np.array(pairs, np.intp).reshape(-1, 2)
     values = np.array([found[pair] for pair in pairs], np.float64)
-    return Pairs(rows[:, 0], rows[:, 1], values, n_unseen)
+    return Pairs(rows[:, 0], rows[:, 1], values)
 
 
 def clusters(n: int, pairs: Pairs) -> NDArray[np.intp]:

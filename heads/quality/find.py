@@ -6,25 +6,24 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from featurestore.errors import FeatureStoreError, MissingColumn, NotEnoughData
+from featurestore.errors import MissingColumn, NotEnoughData
 from featurestore.graph import Graph, neighbor_graph
-from featurestore.values import Embeddings, Modality
+from featurestore.values import Embeddings
 from heads.bundle import library_versions, machine, texts_of
 from heads.catalogue import head_entries
 from heads.compare import runs_folder
 from heads.evaluate import evaluate
 from heads.folds import is_missing
 from heads.plan import Plan, make_plan, task_of
-from heads.quality import duplicates, pictures
 from heads.quality.issues import Issue, Issues, Kind
 from heads.quality.labels import error_probability, neighbor_votes
 from heads.quality.outliers import FAR, outlier_scores
+from heads.quality.twins import Twins, find_twins
 from heads.tasks import Task
 
 if TYPE_CHECKING:
@@ -32,7 +31,6 @@ if TYPE_CHECKING:
 
 MOST_KEPT = 5_000  # issues of one kind in a report
 N_OTHERS = 8  # neighbours that are named beside a label
-PRINTS_KEPT = 3_000  # of pictures, some 200 kB each
 Progress = Callable[[int, int, str], None]
 
 
@@ -81,7 +79,9 @@ def find_issues(
     plan = _plan(view, embeddings, label, seed, found.notes)
     if plan is not None:
         found.issues += _wrong_labels(plan, embeddings, graph, head, seed, tell)
-    found.issues += _twins(view, embeddings, graph, found.notes, tell)
+    twins = find_twins(view, progress=tell)
+    found.notes += twins.notes()
+    found.issues += _twin_issues(embeddings, twins)
     n_leaks = sum(one.kind is Kind.LEAK for one in found.issues)
     if n_leaks:
         found.notes.append(
@@ -112,7 +112,7 @@ def find_issues(
             "n_items": len(embeddings),
             "thresholds": {
                 "label": 0.5,
-                "duplicate": _same(view),
+                "duplicate": twins.same,
                 "outlier": FAR,
             },
             "views": [
@@ -229,35 +229,16 @@ def _wrong_labels(
     return issues
 
 
-def _twins(
-    view: View, embeddings: Embeddings, graph: Graph, notes: list[str], tell: Progress
-) -> Iterator[Issue]:
+def _twin_issues(embeddings: Embeddings, twins: Twins) -> Iterator[Issue]:
     """Yield leaks, and duplicates that are none."""
-    first, second, n_unseen = duplicates.candidates(graph.rows, graph.scores)
-    likeness, n_blind = _likeness(view, embeddings, notes)
-    content = _column(embeddings, "content_hash")
-    pairs = duplicates.confirmed(
-        first, second, content, likeness, _same(view), n_unseen=n_unseen,
-        progress=lambda done, n: tell(done, n, "pairs"),
-    )  # fmt: skip
-    if n_unseen:
-        notes.append(
-            f"The {len(first):,} closest pairs were looked at; {n_unseen:,} less close ones not."
-        )
-    if n_blind():
-        notes.append(f"{n_blind()} files could not be read: their twins are unknown.")
-    cluster = duplicates.clusters(len(embeddings), pairs)
-    best = np.zeros(len(embeddings))
-    for one in (pairs.first, pairs.second):
-        np.maximum.at(best, one, pairs.likeness)
     members: dict[int, list[int]] = {}
-    for row in np.flatnonzero(cluster >= 0).tolist():
-        members.setdefault(int(cluster[row]), []).append(row)
+    for row in np.flatnonzero(twins.cluster >= 0).tolist():
+        members.setdefault(int(twins.cluster[row]), []).append(row)
     split, group = _column(embeddings, "split"), _column(embeddings, "group")
     return (
-        _twin(embeddings, row, twins, best[row], split, group)
-        for twins in members.values()
-        for row in twins
+        _twin(embeddings, row, rows, twins.likeness[row], split, group)
+        for rows in members.values()
+        for row in rows
     )
 
 
@@ -286,41 +267,6 @@ def _twin(
     n = len(rest)
     reason = f"{n} twin{'s' * (n > 1)} ({how})"
     return Issue(Kind.DUPLICATE, item, float(likeness), reason, others)
-
-
-def _likeness(
-    view: View, embeddings: Embeddings, notes: list[str]
-) -> tuple[Callable[[int, int], float], Callable[[], int]]:
-    """Return how like two rows are, and how many files could not be read for it."""
-    dataset = view.dataset
-    if dataset.modality == Modality.TEXT:
-        return duplicates.text_likeness(texts_of(embeddings).tolist()), lambda: 0
-    if not dataset.description.sources:
-        notes.append("Near-duplicates were not looked for: the data set has no files of its own.")
-        return (lambda a, b: 0.0), lambda: 0
-    blind: set[int] = set()
-
-    @lru_cache(maxsize=PRINTS_KEPT)
-    def print_of(row: int) -> pictures.Print | None:
-        from featurestore.images import decode_image
-
-        try:
-            content = dataset.read_bytes(str(embeddings.ids[row]))
-            return pictures.print_of(decode_image(content, at_least_px=2 * pictures.SIDE_PX))
-        except FeatureStoreError:
-            blind.add(row)
-            return None
-
-    def likeness(a: int, b: int) -> float:
-        one, other = print_of(a), print_of(b)
-        return 0.0 if one is None or other is None else pictures.likeness(one, other)
-
-    return likeness, lambda: len(blind)
-
-
-def _same(view: View) -> float:
-    is_text = view.dataset.modality == Modality.TEXT
-    return duplicates.SAME_TEXT if is_text else pictures.SAME
 
 
 def _outliers(

@@ -15,6 +15,7 @@ import heads
 from featurestore.errors import BadName, MissingColumn, NotEnoughData
 from featurestore.labelling import attach
 from featurestore.reviews import Action, Review, add_reviews
+from featurestore.sources import SourceOptions
 from featurestore.store import Store
 from featurestore.view import View
 from heads.quality.duplicates import candidates, clusters, confirmed, text_likeness
@@ -198,6 +199,49 @@ def test_twins_across_a_split_are_leaks_and_the_others_duplicates(
     assert leaks["test/a/copy.png"].others == ("train/b/0.png",)
     assert {one.item_id for one in found.of(Kind.DUPLICATE)} == {"train/b/2.png", "train/b/cut.png"}
     assert found.found[Kind.LEAK] == 4
+
+
+def test_twins_together_leave_no_leak_in_folds_nor_in_the_split(
+    empty_store: Store, tmp_path: Path
+) -> None:
+    """Texts that come in pairs of near-copies, each pair with a label of its own kind of noise."""
+    rng = np.random.default_rng(0)
+    words = [
+        "bread",
+        "apple",
+        "piano",
+        "train",
+        "guitar",
+        "soup",
+        "hotel",
+        "ship",
+        "cake",
+        "flute",
+        "drum",
+        "rice",
+    ]
+    lines = ["id,words,topic,split"]
+    for n in range(60):
+        said = " ".join(rng.choice(words, 8))
+        topic = ["a", "b"][int(rng.integers(2))]  # nothing in the words tells it
+        for copy, split in (("x", "train"), ("y", "test" if n % 2 else "train")):
+            lines.append(f"{n}{copy},{said}{'!' if copy == 'y' else ''},{topic},{split}")
+    path = tmp_path / "pairs.csv"
+    path.write_text("\n".join(lines) + "\n")
+    options = SourceOptions(text="words", label=("topic",), id="id", split="split")
+    empty_store.embed([path], dataset="pairs", encoders=["builtin:tiny-text"], options=options)
+    view = empty_store.view("pairs", "builtin:tiny-text")
+    parted = heads.compare(view, ["knn"], evaluation="folds", metric="accuracy")
+    together = heads.compare(
+        view, ["knn"], evaluation="folds", metric="accuracy", twins_together=True
+    )
+    knn = ("builtin:tiny-text", "knn")
+    assert parted.cell(*knn).report.estimate("accuracy").value > 0.8  # the twin tells the label
+    assert together.cell(*knn).report.estimate("accuracy").value < 0.65
+    assert together.card["never_part"] == ["content_hash", "group", "twins"]
+    assert heads.run_again(view.dataset, together).rows()[0]["value"] == together.rows()[0]["value"]
+    with pytest.raises(NotEnoughData, match="every test item has a twin"):
+        heads.compare(view, ["knn"], twins_together=True)
 
 
 # -- outliers ---------------------------------------------------------------------------------
