@@ -20,17 +20,26 @@ KIND_WORDS = {
 def report_title(found: Issues) -> str:
     """Name a stored report in a list."""
     when = str(found.card["created"])[:16].replace("T", " ")
-    return f"{when} UTC · {found.encoder} · {len(found.issues):,} issues"
+    part = f" · slice {found.card['slice']}" if found.card.get("slice") else ""
+    return f"{when} UTC · {found.encoder}{part} · {len(found.issues):,} issues"
 
 
 def queue(
     issues: Sequence[Issue],
-    decided: Collection[str],
+    decided: Mapping[str, Review],
     skipped: Collection[str],
     known: Collection[str],
 ) -> list[Issue]:
     """Return what is left to decide: the worst first, what was skipped last, what is gone not."""
-    open_ = [one for one in issues if one.item_id not in decided and one.item_id in known]
+    originals = {one.value for one in decided.values() if one.action is Action.DUPLICATE}
+    open_ = [
+        one
+        for one in issues
+        if one.item_id not in decided
+        and one.item_id in known
+        # Of twins the one that others are duplicates of is decided with them.
+        and not (one.kind in (Kind.DUPLICATE, Kind.LEAK) and one.item_id in originals)
+    ]
     return sorted(open_, key=lambda one: one.item_id in skipped)  # stable: the worst stay first
 
 

@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -28,8 +30,16 @@ def place_of(view: View, kind: str) -> Path:
     return view.dataset.path / "cache" / kind / view.slug / name
 
 
-def derive(view: View, kind: str, make: Callable[[], Arrays]) -> Arrays:
-    """Return what was kept, else make and keep it.
+def derive(
+    view: View,
+    kind: str,
+    make: Callable[[], Arrays],
+    *,
+    is_final: Callable[[], bool] = lambda: True,
+) -> Arrays:
+    """Return what was kept, else make it, and keep it if it is final.
+
+    The view must be pinned (`View.now`), so that what is made fits the name it is kept under.
 
     A store that cannot be written loses only the time.
     """
@@ -40,11 +50,15 @@ def derive(view: View, kind: str, make: Callable[[], Arrays]) -> Arrays:
     folder = view.dataset.folder
     n_erasures = folder.n_erasures
     made = make()
+    if not is_final():
+        return made
     temporary = place.with_name(f".{uuid4().hex}")
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:
             np.savez(file, allow_pickle=False, **made)
+            file.flush()
+            os.fsync(file.fileno())
         temporary.replace(place)
         if folder.n_erasures != n_erasures:  # what was erased meanwhile must not come back
             place.unlink(missing_ok=True)
@@ -60,10 +74,10 @@ def derive(view: View, kind: str, make: Callable[[], Arrays]) -> Arrays:
 def kept(place: Path) -> Arrays | None:
     """Return the arrays in a file; None where there is none, or a damaged one."""
     try:
-        with np.load(place, allow_pickle=False) as file:
+        with place.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             return dict(file)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
         _log.warning("%s cannot be read (%s): made anew", place, error)
         return None

@@ -5,6 +5,7 @@ FeatureStoreError
 ├── StoreCorrupt                        a shard and the log that names it disagree
 ├── BadName (ValueError)                a name, an encoder spec or a choice that we do not know
 ├── BadQuery (ValueError)               an SQL text that is not one SELECT over our tables
+├── StoreBusy                           another process changed what was being read
 ├── UnknownDataset (LookupError)        no data set of that name
 ├── UnknownView (LookupError)           the data set was never embedded by that encoder
 ├── UnknownSnapshot (LookupError)       a table has no such version
@@ -51,6 +52,10 @@ class BadName(FeatureStoreError, ValueError):
 
 class BadQuery(FeatureStoreError, ValueError):
     """An SQL text that is not one SELECT over our tables."""
+
+
+class StoreBusy(FeatureStoreError):
+    """Another process changed what was being read; nothing was kept."""
 
 
 class UnknownDataset(FeatureStoreError, LookupError):

@@ -34,6 +34,7 @@ def neighbor_graph(view: View, *, progress: Callable[[int, int], None] | None = 
     A view with an index of its own (`View.build_index`) is searched with it, so with its recall;
     else exactly. With K items or fewer, each has all the others.
     """
+    view = view.now()
 
     def make() -> dict[str, NDArray[np.generic]]:
         index = view.index()

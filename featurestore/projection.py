@@ -61,6 +61,8 @@ def project(
     if method == "umap" and find_spec("umap") is None:
         raise MissingExtra("this map needs umap-learn: pip install 'featurestore[maps]'")
 
+    view = view.now()
+
     def make() -> dict[str, NDArray[np.float32]]:
         vectors = view.load(columns=()).vectors
         if len(vectors) < 3:
@@ -69,13 +71,17 @@ def project(
             return {"xy": fit_to_square(principal(vectors, 2))}
         return {"xy": fit_to_square(_umap(view, vectors, seed, progress))}
 
-    xy: NDArray[np.float32] = derive(view, f"maps-{method}", make)["xy"]
+    xy: NDArray[np.float32] = derive(view, _kind(method, seed), make)["xy"]
     return xy
 
 
-def is_projected(view: View, method: str) -> bool:
+def is_projected(view: View, method: str, *, seed: int = 0) -> bool:
     """Tell whether the map was made for what the view is now."""
-    return kept(place_of(view, f"maps-{method}")) is not None
+    return kept(place_of(view, _kind(method, seed))) is not None
+
+
+def _kind(method: str, seed: int) -> str:
+    return f"maps-{method}" + (f"-{seed}" if method == "umap" else "")
 
 
 def principal(vectors: NDArray[np.float32], n: int) -> NDArray[np.float32]:

@@ -57,6 +57,8 @@ def add_reviews(
 ) -> list[Review]:
     """Append decisions; return them with who, when and id filled in.
 
+    Those whose id is there already are left out: a file can be imported twice.
+
     Parameters
     ----------
     who : str, optional
@@ -67,22 +69,27 @@ def add_reviews(
     UnknownItem
         If an item is not there.
     BadName
-        If a relabel or duplicate does not say of what, or an undo names no review.
+        If a relabel or duplicate does not say of what, a label is no column of the items or no
+        number where it must be one, or an undo names no review.
     """
     wanted = list(reviews)
-    items = folder.items.read(["item_id", "content_hash"])
-    known = dict(zip(*(items.column(name).to_pylist() for name in items.column_names), strict=True))
     author = who or _user()
-    filled = []
+    filled: list[Review] = []
     with folder.locked("reviews"):
-        ids = {one.id for one in read_reviews(folder)}
+        items = folder.items.read(["item_id", "content_hash"])
+        ids, hashes = (items.column(name).to_pylist() for name in items.column_names)
+        known = dict(zip(ids, hashes, strict=True))
+        columns = {field.name: field.type for field in folder.items.schema()}
+        there = {one.id for one in read_reviews(folder)}
         for one in wanted:
-            _check(one, known, ids)
+            if one.id and one.id in there:
+                continue  # a file that is imported again
+            _check(one, known, columns, there)
             filled.append(
                 replace(
                     one,
                     who=one.who or author,
-                    when=one.when or datetime.now(UTC).isoformat(timespec="microseconds"),
+                    when=_time(one),
                     content_hash=one.content_hash or known.get(one.item_id),
                     id=one.id or uuid4().hex[:12],
                 )
@@ -118,7 +125,7 @@ def read_reviews(folder: DatasetFolder) -> list[Review]:
     if not path.exists():
         return []
     found = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(path.read_bytes().split(b"\n"), 1):
         try:
             value = json.loads(line)
             found.append(Review(**{**value, "action": Action(value["action"])}))
@@ -190,12 +197,15 @@ def erase_from_reviews(folder: DatasetFolder, item_ids: set[str]) -> None:
         kept = [
             one
             for one in read_reviews(folder)
-            if one.item_id not in item_ids and one.value not in item_ids
+            if one.item_id not in item_ids
+            and not (one.action is Action.DUPLICATE and one.value in item_ids)
         ]
         write_file(_file(folder), "".join(map(_line, kept)).encode())
 
 
-def _check(one: Review, known: Mapping[str, Any], ids: set[str]) -> None:
+def _check(
+    one: Review, known: Mapping[str, Any], columns: Mapping[str, pa.DataType], ids: set[str]
+) -> None:
     if one.item_id not in known and one.action is not Action.UNDO:
         near = nearest(one.item_id, list(known)[:10_000])
         raise UnknownItem(f"there is no item {one.item_id!r} to review: {near}")
@@ -206,8 +216,26 @@ def _check(one: Review, known: Mapping[str, Any], ids: set[str]) -> None:
         raise UnknownItem(f"{one.item_id!r} cannot be a duplicate of {one.value!r}: no other item")
     if one.action is Action.UNDO and one.value not in ids:
         raise BadName(f"no review {one.value!r} to undo")
-    if not one.label:
-        raise BadName(f"the review of {one.item_id!r} does not say which label column it is about")
+    if one.label not in columns:
+        raise BadName(
+            f"the review of {one.item_id!r} is about label {one.label!r}: "
+            f"{nearest(one.label, columns)}"
+        )
+    if one.action is Action.RELABEL and pa.types.is_floating(columns[one.label]):
+        try:
+            float(str(one.value))
+        except ValueError:
+            raise BadName(f"label {one.label!r} is a number, {one.value!r} is none") from None
+
+
+def _time(one: Review) -> str:
+    """Return when it was decided, as the history writes it."""
+    try:
+        when = datetime.fromisoformat(one.when) if one.when else datetime.now(UTC)
+    except ValueError:
+        raise BadName(f"{one.when!r} is no time: expected ISO 8601") from None
+    when = when.replace(tzinfo=UTC) if when.tzinfo is None else when.astimezone(UTC)
+    return when.isoformat(timespec="microseconds")
 
 
 def _append(folder: DatasetFolder, reviews: Sequence[Review]) -> None:

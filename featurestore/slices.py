@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from featurestore.errors import BadName, StoreCorrupt, UnknownSlice, nearest
+from featurestore.errors import BadName, StoreCorrupt, UnknownItem, UnknownSlice, nearest
 from featurestore.layout import DatasetFolder, is_dataset_name, read_json, utc_now
 from featurestore.user_cache import write_json
 
@@ -46,6 +46,8 @@ def save_slice(
     BadName
         If the name has other characters than a-z, 0-9, "_" and "-", is taken (and ``overwrite``
         is false), or there are no items.
+    UnknownItem
+        If one of them is no item.
     """
     if not is_dataset_name(name):
         raise BadName(f"{name!r} is no slice name: expected a-z, 0-9, '_' and '-'")
@@ -54,6 +56,14 @@ def save_slice(
     made = Slice(name, tuple(sorted(set(item_ids))), utc_now(), dict(origin or {}))
     path = folder.path / "slices" / f"{name}.json"
     with folder.locked("slices"):
+        # Read within the lock: what is being erased must not be kept here.
+        known = set(folder.items.read(["item_id"]).column("item_id").to_pylist())
+        absent = [one for one in made.item_ids if one not in known]
+        if absent:
+            raise UnknownItem(
+                f"data set {folder.name!r} has no item {absent[0]!r}: "
+                f"{nearest(absent[0], list(known)[:10_000])}"
+            )
         if path.exists() and not overwrite:
             raise BadName(f"there is a slice {name!r} in {folder.name!r}: give another name")
         path.parent.mkdir(exist_ok=True)
@@ -84,15 +94,21 @@ def read_slice(folder: DatasetFolder, name: str) -> Slice:
 
 def drop_slice(folder: DatasetFolder, name: str) -> None:
     """Forget a slice; its items stay."""
-    read_slice(folder, name)
-    (folder.path / "slices" / f"{name}.json").unlink(missing_ok=True)
+    path = folder.path / "slices" / f"{name}.json"
+    if not is_dataset_name(name) or not path.exists():
+        read_slice(folder, name)  # says which there are
+    path.unlink(missing_ok=True)
 
 
 def erase_from_slices(folder: DatasetFolder, item_ids: set[str]) -> None:
     """Take items out of all slices, which may leave some empty."""
     with folder.locked("slices"):
         for path in sorted((folder.path / "slices").glob("*.json")):
-            value = read_json(path)
+            try:
+                value = read_json(path)
+            except StoreCorrupt:
+                path.unlink()  # nobody can say that it names none of them
+                continue
             kept = [one for one in value["item_ids"] if one not in item_ids]
             if len(kept) < len(value["item_ids"]):
                 write_json(path, {**value, "item_ids": kept}, indent=None)

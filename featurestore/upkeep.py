@@ -145,18 +145,17 @@ def erase(folder: DatasetFolder, ids: pa.Array) -> Erased:
     """
     with all_views_locked(folder):
         _delete(folder, ids)
-        n_files = 0
-        for _, table in _tables(folder, replaced=True):
-            # Nobody writes now: what no version names was left behind.
-            for path in table.unreferenced(older_than_s=-math.inf, unnamed_s=-math.inf):
-                if path.suffix == ".tmp" or _holds(path, ids):
-                    path.unlink(missing_ok=True)
-                    n_files += 1
         with indexes_locked(folder):  # who saves one afterwards sees that it was counted
             folder.count_erasure()
             for name in _DERIVED:
                 if (folder.path / name).exists():
                     shutil.rmtree(folder.path / name)
+        # What names the items goes before the files that know them: interrupted, `_ids_ever`
+        # finds them again.
+        cards = _erase_cards(folder, ids)
+        _erase_rows(folder, ids)
+        erase_from_slices(folder, set(ids.to_pylist()))
+        erase_from_reviews(folder, set(ids.to_pylist()))
         left = set(folder.items.read(["content_hash"]).column("content_hash").to_pylist())
         thumbnails = [
             path
@@ -165,10 +164,13 @@ def erase(folder: DatasetFolder, ids: pa.Array) -> Erased:
         ]
         for path in thumbnails:
             path.unlink(missing_ok=True)
-        cards = _erase_cards(folder, ids)
-        _erase_rows(folder, ids)
-        erase_from_slices(folder, set(ids.to_pylist()))
-        erase_from_reviews(folder, set(ids.to_pylist()))
+        n_files = 0
+        for _, table in _tables(folder, replaced=True):
+            # Nobody writes now: what no version names was left behind.
+            for path in table.unreferenced(older_than_s=-math.inf, unnamed_s=-math.inf):
+                if path.suffix == ".tmp" or _holds(path, ids):
+                    path.unlink(missing_ok=True)
+                    n_files += 1
     heads = sorted(path.parent.name for path in (folder.path / "heads").glob("*/card.json"))
     return Erased(n_files, len(thumbnails), cards, tuple(heads))
 

@@ -115,6 +115,15 @@ class View:
         self.table.shards(snapshot.view)
         return replace(self, pinned=snapshot)
 
+    def now(self) -> View:
+        """Return this view pinned to what it is now: reads that follow see one state."""
+        return self if self.pinned is not None else replace(self, pinned=self.snapshot)
+
+    @property
+    def is_present(self) -> bool:
+        """Whether nothing was committed since the state that is read."""
+        return self.pinned in (None, replace(self, pinned=None).snapshot)
+
     def within(self, part: str | Slice) -> View:
         """Return this view of a slice's items alone: all that reads it reads only those.
 
@@ -289,7 +298,7 @@ class View:
 
     def _index_over(self, found: Cached, metric: Metric, exact: bool) -> Index:
         ids = _objects(found.items.column("item_id"))
-        if not exact and self.pinned is None and self.part is None:
+        if not exact and self.part is None and self.is_present:
             try:
                 facts = read_facts(self._index_folder)
                 if facts is not None and facts.get("metric") == metric:
@@ -310,7 +319,15 @@ class View:
         factory: str | None = None,
         seed: int = 0,
     ) -> ApproximateIndex:
-        """Build an approximate index, tuned and measured, and keep it; see `ApproximateIndex`."""
+        """Build an approximate index, tuned and measured, and keep it; see `ApproximateIndex`.
+
+        Raises
+        ------
+        BadQuery
+            For a slice: the index is the whole view's.
+        """
+        if self.part is not None:
+            raise BadQuery(f"an index is of a whole view, not of slice {self.part.name!r}")
         found = self._rows(self.snapshot)
         ids = _objects(found.items.column("item_id"))
         index = ApproximateIndex.build(

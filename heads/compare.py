@@ -143,6 +143,7 @@ def compare(
             "n_without_vector": ground.n_apart,
             "n_leaked": plan.n_leaked,
             "apply_reviews": apply_reviews,
+            "reviews": None if plan.reviewed is None else plan.reviewed.digest,
             "machine": machine(),
             "versions": library_versions(),
         },
@@ -161,6 +162,8 @@ def run_again(dataset: Any, run: Comparison) -> Comparison:
     ------
     UnknownView, UnknownSnapshot, UnknownHead
         If a view, its version, or a head is no more.
+    BadName
+        If its slice or the reviews that it applied are others now.
     """
     card = run.card
     names = card.get("heads") or list(dict.fromkeys(c.head for c in run.heads if _is_plain(c)))
@@ -175,7 +178,7 @@ def run_again(dataset: Any, run: Comparison) -> Comparison:
                 raise BadName(f"slice {name!r} holds other items than in that comparison")
         at = one["snapshot"]
         views.append(view.as_of(Snapshot(at["items"], at["view"])) if at else view)
-    return compare(
+    again = compare(
         views,
         names,
         label=run.label,
@@ -188,6 +191,9 @@ def run_again(dataset: Any, run: Comparison) -> Comparison:
         twins_together="twins" in card["never_part"],
         save=False,
     )
+    if again.card["reviews"] != card.get("reviews"):
+        raise BadName("reviewers have decided more since: that comparison cannot be run again")
+    return again
 
 
 def _is_plain(cell: ComparedHead) -> bool:

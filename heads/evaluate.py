@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,10 +29,8 @@ from heads.intervals import (
     wilson,
 )
 from heads.metrics import METRICS, Metric, Predictions, score
+from heads.reviewed import Reviewed, differs
 from heads.tasks import Target, Task
-
-if TYPE_CHECKING:
-    from heads.plan import Reviewed
 
 ON_TEST = "these fitted heads, on the test split"
 CLOSED_FORM = ("balanced_accuracy", "accuracy")  # score intervals; of one class a row
@@ -317,9 +315,8 @@ def _scored_anew(
 
 
 def _n_seen_otherwise(target: Target, reviewed: Reviewed, tested: NDArray[np.bool_]) -> int:
-    differs = target.values != reviewed.taught.values
-    changed = differs if differs.ndim == 1 else differs.any(axis=1)
-    return int((tested & (changed | ~reviewed.teaches)).sum())
+    changed = differs(target, reviewed.taught) | ~reviewed.teaches
+    return int((tested & changed).sum())
 
 
 @dataclass(frozen=True, eq=False)

@@ -132,9 +132,7 @@ def fit(
     estimator = evaluation.last
     if plan.folds is not None:
         lesson = plan.taught.lesson
-        rows = (
-            plan.train if plan.reviewed is None else plan.train[plan.reviewed.teaches[plan.train]]
-        )
+        rows = plan.train
         estimator = fit_head(build(), X[rows], lesson[rows], plan.block[rows])
         tell()
     conformal = None
@@ -152,6 +150,7 @@ def fit(
         "fingerprint": "" if reads_texts else view.fingerprint,
         "snapshot": asdict(embeddings.snapshot) if embeddings.snapshot else None,
         "slice": part.name if (part := getattr(view, "part", None)) else None,
+        "slice_digest": part.digest if part else None,
         "reads": entry.reads,
         "dim": embeddings.dim,
         "search_space": entry.search_space,
@@ -179,7 +178,10 @@ def _set_aside(plan: Plan, coverage: float | None, seed: int) -> tuple[Plan, NDA
         raise BadName(f"coverage {coverage}: expected a share between 0 and 1, such as 0.9")
     if plan.task is Task.MULTILABEL:
         raise BadName("prediction sets are for one class or a number an item, not several labels")
-    val = np.flatnonzero(plan.split == "val")
+    is_val = plan.split == "val"
+    if plan.reviewed is not None:
+        is_val &= plan.reviewed.teaches & plan.reviewed.is_tested
+    val = np.flatnonzero(is_val)
     val = val[~np.isin(plan.block[val], plan.block[plan.train])]
     if plan.folds is None and len(val):
         return plan, val
@@ -241,7 +243,7 @@ def _card_of_plan(plan: Plan) -> dict[str, Any]:
         },
         "n_items": len(plan.ids),
         "n_unlabelled": plan.n_unlabelled,
-        "reviews": None if plan.reviewed is None else plan.reviewed.sentence(),
+        "reviews": None if plan.reviewed is None else plan.reviewed.digest,
         "notes": list(plan.notes),
     }
 

@@ -19,7 +19,7 @@ N_REPEATS = 5
 class Folds:
     """Repeated folds: in repeat r, row i is tested in fold ``number[r, i]``."""
 
-    number: NDArray[np.intp]  # (n_repeats, n), from 0 to n_folds - 1
+    number: NDArray[np.intp]  # (n_repeats, n), from 0 to n_folds - 1; -1 always teaches
     n_folds: int
 
     @property
@@ -32,6 +32,27 @@ class Folds:
         for number in self.number:
             for fold in range(self.n_folds):
                 yield np.flatnonzero(number != fold), np.flatnonzero(number == fold)
+
+    def spread(self, is_dealt: NDArray[np.bool_], block: NDArray[np.intp]) -> Folds:
+        """Return folds over more rows: those that were dealt, and others, which only teach.
+
+        One that shares a block with a dealt row goes with it.
+
+        Parameters
+        ----------
+        is_dealt : ndarray of shape (n,), bool
+            The rows that these folds are of.
+        block : ndarray of shape (n,)
+        """
+        if is_dealt.all():
+            return self
+        number = np.full((self.n_repeats, len(is_dealt)), -1, dtype=np.intp)
+        number[:, is_dealt] = self.number
+        known, first = np.unique(block[is_dealt], return_index=True)
+        place = np.searchsorted(known, block).clip(max=len(known) - 1)
+        goes_along = ~is_dealt & (known[place] == block)
+        number[:, goes_along] = self.number[:, first[place[goes_along]]]
+        return Folds(number, self.n_folds)
 
 
 def is_missing(values: NDArray[Any]) -> NDArray[np.bool_]:

@@ -11,32 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featurestore.errors import BadName, MissingColumn, NotEnoughData, nearest
-from featurestore.reviews import Action, Review
+from featurestore.reviews import Review
 from featurestore.values import MOST_CLASSES, Embeddings
 from heads.evaluate import ON_TEST, over_folds
 from heads.folds import Folds, blocks, is_missing, make_folds
+from heads.reviewed import Decisions, Reviewed, review_rows
 from heads.tasks import Target, Task, class_name, guess_task, read_target
 
 EVALUATIONS = ("auto", "test", "folds")
-
-
-@dataclass(frozen=True, eq=False)
-class Reviewed:
-    """What reviewers decided, row by row of a plan."""
-
-    taught: Target  # (n,), with new labels
-    teaches: NDArray[np.bool_]  # (n,); not what was excluded, nor a duplicate
-    is_tested: NDArray[np.bool_]  # (n,); not what has a reviewer's label alone
-    n_relabelled: int
-    n_added: int  # without a label of its own
-
-    def sentence(self) -> str:
-        """Say what changed in the training rows."""
-        n_barred = int((~self.teaches).sum())
-        return (
-            f"Reviews applied to training rows: {self.n_relabelled} relabelled, {n_barred} left "
-            f"out, {self.n_added} added that had no label."
-        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,11 +162,10 @@ def make_plan(
     if name is None:
         raise MissingColumn("this data set has no labels: name a column with label=…")
     values = embeddings.column(name)
-    relabels = {} if reviews is None else _relabels(reviews)
-    is_added = is_missing(values) & np.isin(embeddings.ids.astype(str), sorted(relabels))
-    if is_added.any():
-        values = values.copy()
-        values[is_added] = [relabels[item] for item in embeddings.ids[is_added].tolist()]
+    decisions = None if reviews is None else Decisions.of(reviews)
+    is_added = np.zeros(len(values), dtype=bool)
+    if decisions is not None:
+        values, is_added = decisions.added_to(values, embeddings.ids, leave_out)
     is_known = ~is_missing(values)
     guessed, remark = guess_task(values[is_known], name)
     kind = Task(task or recorded or guessed)
@@ -202,9 +183,16 @@ def make_plan(
     known = np.flatnonzero(takes_part)
     rows = known[np.argsort(embeddings.ids[known].astype(str), kind="stable")]
     target, reviewed = read_target(values[rows], kind, name), None
-    if reviews is not None:
-        target, reviewed = _reviewed(
-            values[rows], embeddings.ids[rows], is_added[rows], reviews, kind, name
+    teaches = is_tested = np.ones(len(rows), dtype=bool)
+    if decisions is not None:
+        target, reviewed = review_rows(
+            values[rows], embeddings.ids[rows], is_added[rows], decisions, kind, name
+        )
+        teaches, is_tested = reviewed.teaches, reviewed.is_tested
+    if not is_tested.any():
+        raise NotEnoughData(
+            f"reviewers alone gave labels {name!r}: there is nothing to test on; attach some with "
+            "`featurestore labels`"
         )
     empty = np.full(len(embeddings), None, dtype=object)
     split, content, group = (
@@ -212,7 +200,7 @@ def make_plan(
     )
     twin = np.array([(twins or {}).get(item) for item in embeddings.ids[rows].tolist()], object)
     block = blocks(content, twin, *([group] if use_groups else []))
-    is_test = split == "test"
+    is_test = (split == "test") & is_tested
     if evaluation == "test" and not is_test.any():
         raise NotEnoughData("no labelled item is in a test split: use evaluation='folds'")
     use_test = evaluation != "folds" and is_test.any()
@@ -220,8 +208,9 @@ def make_plan(
     if not is_train.any():
         is_train = ~np.isin(split, ["val", "test"])
     is_multiclass = kind is Task.MULTICLASS
+    taught = (target if reviewed is None else reviewed.taught).values
     if not use_test and is_multiclass:
-        lonely = _in_one_block(target, block)
+        lonely = _in_one_block(target.take(is_tested), block[is_tested])
         if lonely and len(target.classes) - len(lonely) >= 2:
             return make_plan(
                 embeddings,
@@ -245,16 +234,14 @@ def make_plan(
             f"Left out, since each lies in one group and folds need two: {len(leave_out)} "
             f"classes of {int((is_known & ~takes_part).sum())} items ({shown})."
         )
-    if reviewed is not None:
-        notes.append(reviewed.sentence())
     n_leaked = 0
     folds = None
     if use_test:
-        train, test = np.flatnonzero(is_train), np.flatnonzero(is_test)
+        train, test = np.flatnonzero(is_train & teaches), np.flatnonzero(is_test)
         if twins is not None:
             test, note = _without_twins(test, train, twin)
             notes += note
-        if len(train) < 2 or (is_multiclass and len(np.unique(target.values[train])) < 2):
+        if len(train) < 2 or (is_multiclass and len(np.unique(taught[train])) < 2):
             raise NotEnoughData(
                 f"{len(train)} labelled items in the training split"
                 + (", of fewer than two classes" if is_multiclass else ": expected two or more")
@@ -265,27 +252,30 @@ def make_plan(
         notes += _test_notes(n_leaked, n_shared, target, train, test)
     else:
         test = np.empty(0, dtype=np.intp)
-        train = np.flatnonzero(is_train) if is_test.any() else np.arange(len(rows))
+        train = np.flatnonzero((is_train | ~is_test.any()) & teaches)
         try:
             folds = make_folds(
-                embeddings.ids[rows],
-                target.values if is_multiclass else target.strata,
-                block,
+                embeddings.ids[rows][is_tested],
+                (target.values if is_multiclass else target.strata)[is_tested],
+                block[is_tested],
                 classes=target.classes,
                 seed=seed,
-            )
+            ).spread(is_tested, block)
         except NotEnoughData as error:
             if remark is None or task is not None:
                 raise
             raise NotEnoughData(f"{error}. {remark}") from None
         if is_multiclass and any(
-            len(np.unique(target.values[teach])) < 2 for teach, _ in folds.parts()
+            len(np.unique(taught[teach[teaches[teach]]])) < 2 for teach, _ in folds.parts()
         ):
             raise NotEnoughData(
                 f"{len(np.unique(block))} groups are too few for folds that each teach two "
                 "classes: label more groups, or let them part with --ignore-groups"
             )
         notes += _fold_notes(folds, target, block)
+    if reviewed is not None:
+        whole = np.flatnonzero(is_train) if use_test else np.arange(len(rows))
+        notes.append(reviewed.sentence(target, whole))
     return Plan(
         name,
         embeddings.ids[rows],
@@ -317,37 +307,6 @@ def _without_twins(
         f"Left out of the test split for a twin in the training split: {int(leaks.sum())} of "
         f"{len(test)} items ({leaks.mean():.0%})."
     ]
-
-
-def _relabels(reviews: Mapping[str, Review]) -> dict[str, str]:
-    """Return the new label of each relabelled item."""
-    return {item: str(one.value) for item, one in reviews.items() if one.action is Action.RELABEL}
-
-
-def _reviewed(
-    values: NDArray[Any],
-    ids: NDArray[Any],
-    is_added: NDArray[np.bool_],
-    reviews: Mapping[str, Review],
-    kind: Task,
-    name: str,
-) -> tuple[Target, Reviewed]:
-    """Return the target as it is tested, and as it is taught, over the classes of both."""
-    relabels = _relabels(reviews)
-    new = values.copy()
-    is_new = np.array([item in relabels for item in ids.tolist()], dtype=bool)
-    new[is_new] = [relabels[item] for item in ids[is_new].tolist()]
-    both = read_target(np.concatenate([values, new]), kind, name)
-    own, taught = (
-        Target(kind, part, both.classes) for part in np.split(both.values, [len(values)])
-    )
-    apart = {
-        item for item, one in reviews.items() if one.action in (Action.EXCLUDE, Action.DUPLICATE)
-    }
-    teaches = np.array([item not in apart for item in ids.tolist()], dtype=bool)
-    differs = own.values != taught.values
-    n_relabelled = int((differs if differs.ndim == 1 else differs.any(axis=1)).sum())
-    return own, Reviewed(taught, teaches, ~is_added, n_relabelled, int(is_added.sum()))
 
 
 def _looks_like_numbers(values: NDArray[Any]) -> bool:

@@ -16,6 +16,7 @@ from featurestore.errors import BadName, NotEnoughData, nearest
 from featurestore.index import normalize_rows
 from featurestore.reviews import Action, applicable
 from heads.folds import is_missing
+from heads.tasks import class_name
 
 if TYPE_CHECKING:
     from featurestore.view import View
@@ -24,6 +25,7 @@ AUTO = "auto"
 _POOL = 10  # candidates for each place, of which the most different are taken
 _MOST_CLUSTERS = 500
 _N_TYPICAL = 20  # neighbours that say how typical an item is
+_MOST_TYPICAL = 4_000  # members of a cluster that are asked
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,8 @@ def suggest(
             values[row] = one.value
     codes = np.full(len(values), -1, np.intp)
     known = ~is_missing(values)
-    codes[known] = np.unique(values[known].astype(str), return_inverse=True)[1]
+    texts = np.array([class_name(value) for value in values[known]], dtype=str)
+    codes[known] = np.unique(texts, return_inverse=True)[1]
     apart = (Action.EXCLUDE, Action.DUPLICATE)
     left_out = {item for item, one in decided.items() if one.action in apart}
     is_open = (codes < 0) & ~np.isin(embeddings.ids.astype(str), sorted(left_out))
@@ -184,8 +187,10 @@ def _typiclust(
         if k < 1:
             typical[rows] = 0.0  # of itself alone, or of nothing
             continue
-        cosines = np.sort(unit[rows] @ unit[rows].T, axis=1)
-        typical[rows] = cosines[:, -k - 1 : -1].mean(axis=1)
+        others = rows[:: max(1, len(rows) // _MOST_TYPICAL)]
+        for start in range(0, len(rows), 1024):
+            cosines = np.sort(unit[rows[start : start + 1024]] @ unit[others].T, axis=1)
+            typical[rows[start : start + 1024]] = cosines[:, -k - 1 : -1].mean(axis=1)
     sizes = np.bincount(cluster, minlength=n_clusters)
     taken = np.bincount(cluster[codes >= 0], minlength=n_clusters)
     left = is_open.copy()

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 import heads
 from featurestore.derived import place_of
-from featurestore.errors import BadName, UnknownSlice
+from featurestore.errors import BadName, BadQuery, UnknownItem, UnknownSlice
 from featurestore.graph import K, neighbor_graph
 from featurestore.projection import fit_to_square, principal, project
 from featurestore.slices import Slice, drop_slice, read_slice, save_slice, slices
+from featurestore.sources import SourceOptions
+from featurestore.store import Store
 from featurestore.upkeep import erase, select_ids
 from featurestore.view import View
 
@@ -22,6 +26,8 @@ def view(texts_view: View) -> View:
 
 def test_a_slice_is_kept_under_its_name_and_forgotten(view: View) -> None:
     folder = view.dataset.folder
+    with pytest.raises(UnknownItem, match="no item 'gone'"):
+        save_slice(folder, "odd", ["t03", "gone"])
     made = save_slice(folder, "odd", ["t03", "t01", "t01"], origin={"where": "x"})
     assert made.item_ids == ("t01", "t03")
     assert read_slice(folder, "odd") == made
@@ -41,7 +47,7 @@ def test_a_slice_needs_a_name_that_files_can_bear(view: View, name: str) -> None
 
 
 def test_a_view_within_a_slice_reads_those_items_alone(view: View) -> None:
-    save_slice(view.dataset.folder, "few", ["t01", "t04", "gone"])
+    save_slice(view.dataset.folder, "few", ["t01", "t04"])
     few = view.within("few")
     whole = view.load()
     np.testing.assert_array_equal(few.load().ids, ["t01", "t04"])
@@ -97,11 +103,56 @@ def test_the_graph_holds_what_exact_search_finds_and_is_made_once(
     np.testing.assert_array_equal(neighbor_graph(view).rows, graph.rows)
 
 
-def test_no_item_is_its_own_neighbour_even_among_many_equal_ones(view: View) -> None:
-    few = view.within(Slice("x", tuple(view.load().ids[:3].tolist()), ""))
-    graph = neighbor_graph(few)
-    assert graph.rows.shape == (3, 2)
-    assert (graph.rows != np.arange(3)[:, None]).all()
+def test_no_item_is_its_own_neighbour_even_among_many_equal_ones(
+    empty_store: Store, tmp_path: Path
+) -> None:
+    path = tmp_path / "same.csv"
+    path.write_text("id,words\n" + "".join(f"s{n:02d},the same\n" for n in range(40)))
+    options = SourceOptions(text="words", id="id")
+    empty_store.embed([path], dataset="same", encoders=["builtin:tiny-text"], options=options)
+    graph = neighbor_graph(empty_store.view("same", "builtin:tiny-text"))
+    assert graph.rows.shape == (40, K)
+    assert (graph.rows != np.arange(40)[:, None]).all()
+    assert all(len(set(row)) == K for row in graph.rows.tolist())
+
+
+def test_a_graph_is_of_the_state_it_is_kept_under(
+    view: View, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A commit while the graph is made."""
+    from featurestore.upkeep import delete
+
+    plain = View.index
+
+    def busy(self: View, **options: object) -> object:
+        found = plain(self, **options)  # type: ignore[arg-type]
+        delete(self.dataset.folder, select_ids(self.dataset.folder, ["t59"]))
+        return found
+
+    before = view.snapshot
+    monkeypatch.setattr(View, "index", busy)
+    assert len(neighbor_graph(view).rows) == 60
+    monkeypatch.setattr(View, "index", plain)
+    assert len(neighbor_graph(view).rows) == 59
+    assert len(neighbor_graph(view.as_of(before)).rows) == 60
+
+
+def test_a_damaged_graph_is_made_anew(view: View, caplog: pytest.LogCaptureFixture) -> None:
+    expected = neighbor_graph(view).rows
+    place = place_of(view, "graphs")
+    place.write_bytes(place.read_bytes()[:-40])
+    np.testing.assert_array_equal(neighbor_graph(view).rows, expected)
+    assert "made anew" in caplog.text
+
+
+def test_a_damaged_slice_stops_no_erasure(view: View) -> None:
+    folder = view.dataset.folder
+    save_slice(folder, "odd", ["t03"])
+    (folder.path / "slices" / "odd.json").write_text("{")
+    erase(folder, select_ids(folder, ["t01"]))
+    assert slices(folder) == []
+    with pytest.raises(BadQuery, match="an index is of a whole view"):
+        view.within(Slice("x", ("t02",), "")).build_index()
 
 
 def test_pca_agrees_with_scikit_learn_and_does_not_depend_on_signs() -> None:

@@ -79,7 +79,7 @@ def quality(
 @click.option("--exclude", is_flag=True, help="Nothing is to be learned from it.")
 @click.option("--duplicate-of", metavar="ITEM", help="It is a twin of another item.")
 @click.option("--undo", "undone", metavar="REVIEW", help="Take back a decision, by its id.")
-@click.option("--import", "source", metavar="FILE", help="CSV, or Label Studio's JSON, to read.")
+@click.option("--import", "source", metavar="FILE", help="CSV, Parquet or Label Studio's JSON.")
 @click.option("--export", "target", metavar="FILE", help=".csv, .parquet, or .json (Label Studio).")
 @click.option("--who", help="Whose decision it is; your user name by default.")
 @click.option("--note", default="", help="Why.")
@@ -120,6 +120,8 @@ def review(
         )
         if is_it
     ]
+    if sum(one is not None for one in (item, undone, source, target)) > 1:
+        raise click.UsageError("--item, --undo, --import and --export are for a call each")
     if len(decided) > 1 or bool(decided) != (item is not None):
         raise click.UsageError("say --item ITEM and one of --confirm, --relabel, --exclude, …")
     if item is not None:
@@ -132,12 +134,15 @@ def review(
         undo(found.folder, undone, who=who)
         say(f"{undone} is undone")
     elif source is not None:
-        read = review_files.read(Path(source), column)
-        say(f"{len(add_reviews(found.folder, read, who=who)):,} decisions from {source}")
+        read = review_files.read(Path(source), column, found.label_columns)
+        kept = add_reviews(found.folder, read, who=who)
+        known = f"; {len(read) - len(kept):,} were there already" if len(kept) < len(read) else ""
+        say(f"{len(kept):,} decisions from {source}{known}")
     elif target is not None:
         kept = list(standing(read_reviews(found.folder)).values())
-        review_files.write(Path(target), kept, found)
-        say(f"{len(kept):,} decisions in {target}")
+        n = review_files.write(Path(target), kept, found)
+        gone = f"; {len(kept) - n:,} items are gone" if n < len(kept) else ""
+        say(f"{n:,} decisions in {target}{gone}")
     else:
         _show(read_reviews(found.folder), as_json)
 

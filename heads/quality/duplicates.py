@@ -95,7 +95,8 @@ def clusters(n: int, pairs: Pairs) -> NDArray[np.intp]:
 def text_likeness(texts: Sequence[str | None]) -> Callable[[int, int], float]:
     """Return a function of two rows: the share of three-letter pieces that both texts have.
 
-    Case, punctuation and spaces do not count.
+    Case, punctuation and spaces do not count, unless there is nothing else; an empty text is like
+    none.
 
     >>> likeness = text_likeness(["Free entry, text WIN now!", "free entry text win now"])
     >>> likeness(0, 1)
@@ -104,7 +105,10 @@ def text_likeness(texts: Sequence[str | None]) -> Callable[[int, int], float]:
 
     @lru_cache(maxsize=65_536)
     def pieces(row: int) -> frozenset[str]:
-        text = " ".join(re.findall(r"\w+", (texts[row] or "").lower()))
+        raw = (texts[row] or "").strip().lower()
+        text = " ".join(re.findall(r"\w+", raw)) or raw
+        if not text:
+            return frozenset()
         return frozenset(text[i : i + SHINGLE] for i in range(max(1, len(text) - SHINGLE + 1)))
 
     def likeness(a: int, b: int) -> float:

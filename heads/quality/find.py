@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featurestore.errors import MissingColumn, NotEnoughData
+from featurestore.errors import MissingColumn, ModalityMismatch, NotEnoughData, StoreBusy
 from featurestore.graph import Graph, neighbor_graph
 from featurestore.values import Embeddings
 from heads.bundle import library_versions, machine, texts_of
@@ -20,8 +20,9 @@ from heads.compare import runs_folder
 from heads.evaluate import evaluate
 from heads.folds import is_missing
 from heads.plan import Plan, make_plan, task_of
+from heads.quality.duplicates import Pairs
 from heads.quality.issues import Issue, Issues, Kind
-from heads.quality.labels import error_probability, neighbor_votes
+from heads.quality.labels import judge_labels, neighbor_votes
 from heads.quality.outliers import FAR, outlier_scores
 from heads.quality.twins import Twins, find_twins
 from heads.tasks import Task
@@ -46,7 +47,7 @@ def find_issues(
     """Look for wrong labels, near-duplicates, leaks and outliers, all on one kNN graph.
 
     Labels are judged by a head out of fold and by the neighbours' vote together
-    (`heads.quality.labels`); an item is named where it is likelier wrong than right. Twins are
+    (`heads.quality.labels`), and as many are named as there are likely to be errors. Twins are
     proposed by the graph and confirmed on pixels or letters (`pictures`, `duplicates`); a leak
     is one across splits or groups. Outliers lie far from neighbours and classes (`outliers`).
 
@@ -70,6 +71,7 @@ def find_issues(
         With fewer than three items.
     """
     created = datetime.now(UTC)
+    view, n_erasures = view.now(), view.dataset.folder.n_erasures
     tell = progress or (lambda n_done, n, what: None)
     embeddings = view.load()
     if len(embeddings) < 3:
@@ -93,7 +95,8 @@ def find_issues(
     kept, n_found = _worst(found.issues)
     name = label or embeddings.label_column
     counts = _class_counts(embeddings, name, found.notes)
-    n_failed = len(view.dataset.failures())
+    whose = view.dataset.failures().column("fingerprint").to_pylist()
+    n_failed = sum(one in ("", None, view.fingerprint) for one in whose)
     if n_failed:
         found.notes.append(f"{n_failed} items were not read or encoded: see `featurestore info`.")
     snapshot = embeddings.snapshot
@@ -110,8 +113,8 @@ def find_issues(
             "seed": seed,
             "head": head if isinstance(head, str) else repr(head),
             "n_items": len(embeddings),
+            "slice": None if view.part is None else view.part.name,
             "thresholds": {
-                "label": 0.5,
                 "duplicate": twins.same,
                 "outlier": FAR,
             },
@@ -127,7 +130,10 @@ def find_issues(
         },
     )
     if save:
-        runs_folder(view.dataset).write_run("quality", issues.to_json())
+        path = runs_folder(view.dataset).write_run("quality", issues.to_json())
+        if view.dataset.folder.n_erasures != n_erasures:
+            path.unlink(missing_ok=True)
+            raise StoreBusy(f"items of {view.dataset.name!r} were erased meanwhile: look again")
     return issues
 
 
@@ -185,7 +191,10 @@ def witnesses(
         Neighbours among the plan's rows; -1 for those that are not in it.
     """
     ((_, entry),) = head_entries([head], plan.task).items()
-    X = texts_of(embeddings) if entry.reads == "texts" else embeddings.vectors
+    reads_texts = entry.reads == "texts"
+    if reads_texts and is_missing(embeddings.column("text")).all():
+        raise ModalityMismatch(f"{head} reads texts, and these items have none")
+    X = texts_of(embeddings) if reads_texts else embeddings.vectors
     builder = entry.builder(plan.task)
     assert builder is not None, "checked by head_entries"
     n_done, n = iter(range(1, 1 + len(plan.parts))), len(plan.parts)
@@ -212,61 +221,78 @@ def _wrong_labels(
 ) -> list[Issue]:
     said, votes, near = witnesses(plan, embeddings, graph, head, seed=seed, progress=tell)
     codes = plan.target.values
-    wrong, likeliest = error_probability(votes if said is None else (said + votes) / 2, codes)
+    proba = votes if said is None else (said + votes) / 2
+    judged = judge_labels(proba, codes)
+    likeliest = judged.likeliest
     issues = []
-    for row in np.flatnonzero(wrong > 0.5):
+    for row in np.flatnonzero(judged.is_named):
         given, better = plan.classes[codes[row]], plan.classes[likeliest[row]]
         heard = near[row][(near[row] >= 0)]
         heard = heard[plan.block[heard] != plan.block[row]][:N_OTHERS]
         n_better = int((codes[heard] == likeliest[row]).sum())
         reason = (
-            f"labelled {given}, likelier {better} ({wrong[row]:.0%} that the label is wrong; "
-            f"{n_better} of the {len(heard)} nearest are {better})"
+            f"labelled {given}, likelier {better}: head and neighbours give {better} "
+            f"{proba[row, likeliest[row]]:.0%}, {given} {proba[row, codes[row]]:.0%}; "
+            f"{n_better} of the {len(heard)} nearest are {better}"
         )
         others = tuple(plan.ids[heard].astype(str).tolist())
         item = str(plan.ids[row])
-        issues.append(Issue(Kind.LABEL, item, float(wrong[row]), reason, others, given, better))
+        issues.append(
+            Issue(Kind.LABEL, item, float(judged.doubt[row]), reason, others, given, better)
+        )
     return issues
 
 
 def _twin_issues(embeddings: Embeddings, twins: Twins) -> Iterator[Issue]:
-    """Yield leaks, and duplicates that are none."""
+    """Yield leaks, and duplicates that are none, an issue for each row that has a twin."""
+    ids, content = embeddings.ids.astype(str), _column(embeddings, "content_hash")
+    crossing: dict[int, tuple[float, int, str, Any]] = {}  # row → likeness, twin, side, its value
+    sides = {name: _column(embeddings, name) for name in ("split", "group")}
+    best: dict[int, tuple[float, int]] = {}
+    for a, b, likeness in _both_ways(twins.pairs, content, sides):
+        best.setdefault(a, (likeness, b))
+        for name, values in sides.items():
+            if a not in crossing and None not in (values[a], values[b]) and values[a] != values[b]:
+                crossing[a] = likeness, b, name, values[b]
     members: dict[int, list[int]] = {}
     for row in np.flatnonzero(twins.cluster >= 0).tolist():
         members.setdefault(int(twins.cluster[row]), []).append(row)
-    split, group = _column(embeddings, "split"), _column(embeddings, "group")
-    return (
-        _twin(embeddings, row, rows, twins.likeness[row], split, group)
-        for rows in members.values()
-        for row in rows
-    )
+    for rows in members.values():
+        for row in rows:
+            likeness, twin = best[row]
+            kind, reason = Kind.DUPLICATE, f"{len(rows) - 1} twin{'s' * (len(rows) > 2)}"
+            if row in crossing:
+                likeness, twin, name, value = crossing[row]
+                kind, reason = Kind.LEAK, f"in {name} {sides[name][row]}, a twin in {value}"
+            is_equal = content[row] is not None and content[row] == content[twin]
+            how = "equal content" if is_equal else f"likeness {likeness:.2f}"
+            rest = [twin, *(other for other in rows[: N_OTHERS + 1] if other not in (row, twin))]
+            others = tuple(ids[other] for other in rest[:N_OTHERS])
+            yield Issue(kind, str(ids[row]), float(likeness), f"{reason} ({how})", others)
 
 
-def _twin(
-    embeddings: Embeddings,
-    row: int,
-    twins: Sequence[int],
-    likeness: float,
-    split: NDArray[Any],
-    group: NDArray[Any],
-) -> Issue:
-    rest = [other for other in twins if other != row]
-    others = tuple(str(embeddings.ids[other]) for other in rest)
-    parted = [
-        (name, values)
-        for name, values in (("split", split), ("group", group))
-        if any(v is not None and values[row] is not None and v != values[row] for v in values[rest])
+def _both_ways(
+    pairs: Pairs, content: NDArray[Any], sides: Mapping[str, NDArray[Any]]
+) -> list[tuple[int, int, float]]:
+    """Return (row, twin, likeness) from either side, the likest first.
+
+    Rows of equal content are paired with one of each side of a split or group, since
+    `Pairs` has each with the first alone.
+    """
+    found = [
+        (a, b, float(likeness))
+        for one, other in ((pairs.first, pairs.second), (pairs.second, pairs.first))
+        for a, b, likeness in zip(one.tolist(), other.tolist(), pairs.likeness, strict=True)
     ]
-    how = "equal content" if likeness >= 1 else f"likeness {likeness:.2f}"
-    item = str(embeddings.ids[row])
-    if parted:
-        name, values = parted[0]
-        beyond = sorted({str(v) for v in values[rest] if v is not None and v != values[row]})
-        reason = f"in {name} {values[row]}, a twin in {', '.join(beyond)} ({how})"
-        return Issue(Kind.LEAK, item, float(likeness), reason, others)
-    n = len(rest)
-    reason = f"{n} twin{'s' * (n > 1)} ({how})"
-    return Issue(Kind.DUPLICATE, item, float(likeness), reason, others)
+    equal = {content[row] for row in pairs.first[pairs.likeness >= 1].tolist()} - {None}
+    witness: dict[Any, dict[Any, int]] = {}
+    rows = [row for row, value in enumerate(content.tolist()) if value in equal]
+    for row in rows:
+        here = tuple(values[row] for values in sides.values())
+        witness.setdefault(content[row], {}).setdefault(here, row)
+    for row in rows:
+        found += [(row, twin, 1.0) for twin in witness[content[row]].values() if twin != row]
+    return sorted(found, key=lambda one: -one[2])
 
 
 def _outliers(

@@ -27,9 +27,9 @@ class Issue:
 
     kind: Kind
     item_id: str
-    score: float  # higher is worse: a probability, a likeness, robust standard deviations
+    score: float  # higher is worse: a doubt, a likeness, robust standard deviations
     reason: str
-    others: tuple[str, ...] = ()  # twins, or the neighbours that speak against the label
+    others: tuple[str, ...] = ()  # a few twins, or neighbours that speak against the label
     label: str | None = None  # as given
     suggested: str | None = None  # the likeliest class
 

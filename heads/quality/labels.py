@@ -6,6 +6,8 @@ neighbours by rows that never part from this one left out.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -46,22 +48,33 @@ def neighbor_votes(
     return np.where(total > 0, votes / np.maximum(total, 1e-300), 1 / n_classes)
 
 
-def error_probability(
-    proba: NDArray[np.float64], codes: NDArray[np.intp]
-) -> tuple[NDArray[np.float64], NDArray[np.intp]]:
-    """Return how likely each given label is wrong, and the likeliest class, each (n,).
+@dataclass(frozen=True, eq=False)
+class Judgement:
+    """What is thought of the given labels, row by row."""
 
-    By Bayes: P(true = k | row, given = y) ~ proba[k] · P(given = y | true = k). How labels are
-    confused, P(given | true), is counted as in confident learning: a row counts as class k where
-    its probability reaches the mean that rows labelled k have. The counts are drawn toward errors
-    that are all alike, since few rows say little about which class is taken for which.
+    doubt: NDArray[np.float64]  # (n,), the order: how likely each label is wrong
+    likeliest: NDArray[np.intp]  # (n,), the class that the witnesses prefer
+    is_named: NDArray[np.bool_]  # (n,), among as many as there are likely to be errors
+
+    def __len__(self) -> int:
+        return len(self.doubt)
+
+
+def judge_labels(proba: NDArray[np.float64], codes: NDArray[np.intp]) -> Judgement:
+    """Judge given labels by probabilities that are out of fold.
+
+    The order is by Bayes: P(true = k | row, given = y) ~ proba[k] · P(given = y | true = k). How
+    labels are confused, P(given | true), is counted as in confident learning [1]_: a row counts
+    as class k where its probability reaches the mean that rows labelled k have. The counts are
+    drawn toward errors that are all alike, since few rows say little about which class is taken
+    for which. Rows are named down that order until there are as many as the counts say that
+    there are errors, and only where the witnesses prefer another class.
 
     Parameters
     ----------
     proba : ndarray of shape (n, n_classes)
-        Out of fold.
     codes : ndarray of shape (n,)
-        Class numbers as given; every class occurs.
+        Class numbers as given.
 
     References
     ----------
@@ -71,16 +84,21 @@ def error_probability(
     own = np.arange(n)
     counts = np.bincount(codes, minlength=n_classes)
     limit = np.bincount(codes, proba[own, codes], n_classes) / np.maximum(counts, 1)
-    reaches = proba >= limit - 1e-12
+    reaches = (proba >= limit - 1e-12) & (counts > 0)
     surest = np.where(reaches, proba, -1).argmax(axis=1)
     is_sure = reaches.any(axis=1)
     seen = np.zeros((n_classes, n_classes))  # true, given
     np.add.at(seen, (surest[is_sure], codes[is_sure]), 1)
-    n_off = max(1.0, float(seen.sum() - np.trace(seen)))
-    alike = np.full((n_classes, n_classes), n_off / max(1, n_classes * (n_classes - 1)))
+    n_off = float(seen.sum() - np.trace(seen))
+    alike = np.full((n_classes, n_classes), max(1.0, n_off) / max(1, n_classes * (n_classes - 1)))
     np.fill_diagonal(alike, counts)
     confusion = seen + _PRIOR * alike
-    confusion /= confusion.sum(axis=1, keepdims=True)
+    confusion /= np.maximum(confusion.sum(axis=1, keepdims=True), 1e-12)
     joint = (proba + _FLOOR) * confusion[:, codes].T
-    posterior = joint / joint.sum(axis=1, keepdims=True)
-    return 1 - posterior[own, codes], posterior.argmax(axis=1)
+    doubt = 1 - joint[own, codes] / joint.sum(axis=1)
+    likeliest = proba.argmax(axis=1)
+    n_errors = round(n_off / max(1.0, float(seen.sum())) * n)
+    differs = np.flatnonzero(likeliest != codes)
+    named = np.zeros(n, dtype=bool)
+    named[differs[np.argsort(-doubt[differs], kind="stable")][:n_errors]] = True
+    return Judgement(doubt, likeliest, named)

@@ -9,6 +9,7 @@ from featurestore.index import normalize_rows
 
 FAR = 3.5  # robust standard deviations: Iglewicz and Hoaglin (1993) on modified z-scores
 N_NEIGHBORS = 10
+_NOWHERE = 1e-6  # a distance that is none, in float32
 
 
 def outlier_scores(
@@ -62,8 +63,16 @@ def mahalanobis(
 
 
 def _z(distance: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return modified z-scores of log distances; 0.6745 makes them those of a normal."""
-    log = np.log(np.maximum(distance, 1e-12))
-    middle = np.median(log)
-    spread = np.median(np.abs(log - middle))
-    return np.asarray(0.6745 * (log - middle) / max(float(spread), 1e-9))
+    """Return modified z-scores of log distances; 0.6745 makes them those of a normal.
+
+    Rows that lie on others (copies) have no say in what is usual, and are no outliers.
+    """
+    is_apart = distance > _NOWHERE
+    if is_apart.sum() < 3:
+        return np.zeros(len(distance))
+    log = np.log(np.maximum(distance, _NOWHERE))
+    middle = np.median(log[is_apart])
+    spread = float(np.median(np.abs(log[is_apart] - middle)))
+    if spread < 1e-6:  # more than half are alike
+        spread = 0.6745 * float(log[is_apart].std())
+    return np.asarray(0.6745 * (log - middle) / max(spread, 1e-6))

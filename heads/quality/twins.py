@@ -30,7 +30,7 @@ class Twins:
     """Clusters of near-duplicates; rows as `View.load` gives them."""
 
     cluster: NDArray[np.intp]  # (n,), -1 for rows without a twin
-    likeness: NDArray[np.float64]  # (n,), of the row's likest twin
+    pairs: duplicates.Pairs  # that were confirmed, those of equal content with the first alone
     same: float  # the likeness that makes a twin
     n_pairs: int  # that were looked at
     n_unseen: int  # that were too many
@@ -56,11 +56,15 @@ def find_twins(view: View, *, progress: Callable[[int, int, str], None] | None =
     """Return a view's near-duplicates: proposed by its kNN graph, confirmed on raw items."""
     is_text = view.dataset.modality == Modality.TEXT
     same = duplicates.SAME_TEXT if is_text else pictures.SAME
-    has_raw = is_text or bool(view.dataset.description.sources)
+    has_raw = is_text or view.items().column("uri").null_count < len(view.items())
+
+    view = view.now()
 
     def tell(n_done: int, n: int, what: str) -> None:
         if progress is not None:
             progress(n_done, n, what)
+
+    blind: set[int] = set()
 
     def make() -> dict[str, NDArray[Any]]:
         embeddings = view.load()
@@ -68,7 +72,7 @@ def find_twins(view: View, *, progress: Callable[[int, int, str], None] | None =
         first, second, n_unseen = duplicates.candidates(graph.rows, graph.scores)
         if not has_raw:
             first, second, n_unseen = first[:0], second[:0], 0
-        likeness, blind = _likeness(view, embeddings)
+        likeness = _likeness(view, embeddings, blind)
         content = np.full(len(embeddings), None, dtype=object)
         known = ~is_missing(embeddings.content_hashes)
         content[known] = embeddings.content_hashes[known]
@@ -76,23 +80,25 @@ def find_twins(view: View, *, progress: Callable[[int, int, str], None] | None =
             first, second, content, likeness, same,
             progress=lambda done, n: tell(done, n, "pairs"),
         )  # fmt: skip
-        best = np.zeros(len(embeddings))
-        for one in (pairs.first, pairs.second):
-            np.maximum.at(best, one, pairs.likeness)
-        counts = np.array([len(first), n_unseen, len(blind)])
-        cluster = duplicates.clusters(len(embeddings), pairs)
-        return {"cluster": cluster, "likeness": best, "counts": counts}
+        return {
+            "cluster": duplicates.clusters(len(embeddings), pairs),
+            "first": pairs.first,
+            "second": pairs.second,
+            "likeness": pairs.likeness,
+            "counts": np.array([len(first), n_unseen, len(blind)]),
+        }
 
-    found = derive(view, f"twins-{same:g}", make)
+    # Files that cannot be read now may be there the next time.
+    found = derive(view, f"twins-{same:g}", make, is_final=lambda: not blind)
     n_pairs, n_unseen, n_blind = found["counts"].tolist()
-    return Twins(found["cluster"], found["likeness"], same, n_pairs, n_unseen, n_blind, has_raw)
+    pairs = duplicates.Pairs(found["first"], found["second"], found["likeness"])
+    return Twins(found["cluster"], pairs, same, n_pairs, n_unseen, n_blind, has_raw)
 
 
-def _likeness(view: View, embeddings: Embeddings) -> tuple[Callable[[int, int], float], set[int]]:
-    """Return how like two rows are, and a set of the rows whose files cannot be read."""
-    blind: set[int] = set()
+def _likeness(view: View, embeddings: Embeddings, blind: set[int]) -> Callable[[int, int], float]:
+    """Return how like two rows are; rows whose files cannot be read come into ``blind``."""
     if view.dataset.modality == Modality.TEXT:
-        return duplicates.text_likeness(texts_of(embeddings).tolist()), blind
+        return duplicates.text_likeness(texts_of(embeddings).tolist())
 
     @lru_cache(maxsize=PRINTS_KEPT)
     def print_of(row: int) -> pictures.Print | None:
@@ -107,4 +113,4 @@ def _likeness(view: View, embeddings: Embeddings) -> tuple[Callable[[int, int], 
         one, other = print_of(a), print_of(b)
         return 0.0 if one is None or other is None else pictures.likeness(one, other)
 
-    return likeness, blind
+    return likeness

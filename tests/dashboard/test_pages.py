@@ -272,7 +272,12 @@ def test_the_worst_comes_first_and_a_decision_moves_on(store: Store) -> None:
 def test_a_queue_leaves_out_what_is_decided_or_gone_and_puts_off_what_was_skipped() -> None:
     issues = [Issue(Kind.LABEL, item, score, "") for item, score in zip("abcd", (4, 3, 2, 1),
                                                                         strict=True)]  # fmt: skip
-    left = quality_views.queue(issues, decided={"b"}, skipped=["a"], known={"a", "b", "c"})
+    left = quality_views.queue(
+        issues,
+        decided={"b": Review("b", Action.CONFIRM, "label")},
+        skipped=["a"],
+        known={"a", "b", "c"},
+    )
     assert [one.item_id for one in left] == ["c", "a"]
 
 

@@ -20,7 +20,7 @@ from featurestore.store import Store
 from featurestore.view import View
 from heads.quality.duplicates import candidates, clusters, confirmed, text_likeness
 from heads.quality.issues import Issues, Kind
-from heads.quality.labels import error_probability, neighbor_votes
+from heads.quality.labels import judge_labels, neighbor_votes
 from heads.quality.outliers import FAR, mahalanobis, outlier_scores
 from heads.quality.pictures import SAME, likeness, print_of
 from heads.suggest import automatic, choose
@@ -46,6 +46,7 @@ def test_flipped_labels_are_found_with_their_class_and_the_neighbours_that_speak
         ("t10", "travel", "music"),
     }
     assert "of the 8 nearest are" in worst[0].reason
+    assert len(found.of(Kind.LABEL)) <= 4
     assert len(worst[0].others) == 8
     [stored] = heads.quality_reports(texts_view.dataset)
     assert stored.to_json() == found.to_json()
@@ -57,11 +58,29 @@ def test_the_order_of_the_items_does_not_matter() -> None:
     codes = rng.integers(0, 4, 300)
     proba = rng.dirichlet(np.ones(4), 300) + 2 * np.eye(4)[codes]
     proba /= proba.sum(axis=1, keepdims=True)
+    codes[:20] = (codes[:20] + 1) % 4
     order = rng.permutation(300)
-    wrong, likeliest = error_probability(proba, codes)
-    again, best = error_probability(proba[order], codes[order])
-    np.testing.assert_allclose(again, wrong[order], atol=1e-12)
-    np.testing.assert_array_equal(best, likeliest[order])
+    found, again = judge_labels(proba, codes), judge_labels(proba[order], codes[order])
+    np.testing.assert_allclose(again.doubt, found.doubt[order], atol=1e-12)
+    np.testing.assert_array_equal(again.likeliest, found.likeliest[order])
+    np.testing.assert_array_equal(again.is_named, found.is_named[order])
+
+
+def test_the_order_in_which_items_came_does_not_matter_to_the_report(
+    empty_store: Store, texts_view: View, tmp_path: Path
+) -> None:
+    label(texts_view, {"t00": "music", "t10": "travel"})
+    table = texts_view.dataset.items(["item_id", "text", "topic"])
+    rows = table.take(np.random.default_rng(0).permutation(len(table)))
+    path = tmp_path / "shuffled.csv"
+    rows.rename_columns(["id", "words", "topic"]).to_pandas().to_csv(path, index=False)
+    options = SourceOptions(text="words", label=("topic",), id="id")
+    empty_store.embed([path], dataset="other", encoders=["builtin:tiny-text"], options=options)
+    first = heads.find_issues(texts_view, save=False)
+    second = heads.find_issues(empty_store.view("other", "builtin:tiny-text"), save=False)
+    assert [(one.kind, one.item_id) for one in first.issues] == [
+        (one.kind, one.item_id) for one in second.issues
+    ]
 
 
 def test_of_two_equal_doubts_the_one_that_is_often_confused_is_likelier_wrong() -> None:
@@ -70,9 +89,17 @@ def test_of_two_equal_doubts_the_one_that_is_often_confused_is_likelier_wrong() 
     codes = np.repeat([0, 1, 2], 100)
     codes[100:130] = 0  # rows that are surely 1
     proba = np.vstack([sure, [[0.5, 0.5, 0], [0.5, 0, 0.5]]])
-    wrong, _ = error_probability(proba, np.append(codes, [0, 0]))
-    assert wrong[300] > 2 * wrong[301]
-    assert wrong[100:130].min() > 0.5 > 0.05 > wrong[:100].max()
+    judged = judge_labels(proba, np.append(codes, [0, 0]))
+    assert judged.doubt[300] > 2 * judged.doubt[301]
+    assert judged.is_named.nonzero()[0].tolist() == list(range(100, 130))
+    assert (judged.likeliest[100:130] == 1).all()
+
+
+def test_witnesses_that_know_nothing_name_no_label_as_its_own_correction() -> None:
+    rng = np.random.default_rng(0)
+    codes = rng.integers(0, 20, 500)
+    judged = judge_labels(rng.dirichlet(np.full(20, 5.0), 500), codes)
+    assert (judged.likeliest != codes)[judged.is_named].all()
 
 
 def test_a_vote_hears_no_row_of_the_same_block() -> None:
@@ -179,6 +206,12 @@ def test_texts_are_like_whatever_their_case_and_points() -> None:
     assert like(0, 3) == 0.0
 
 
+def test_texts_without_letters_are_told_apart_and_empty_ones_are_like_none() -> None:
+    like = text_likeness(["😀", "😡", ":)", "", None])
+    assert like(0, 1) == like(0, 2) == like(3, 4) == like(0, 3) == 0.0
+    assert like(2, 2) == 1.0
+
+
 def test_twins_across_a_split_are_leaks_and_the_others_duplicates(
     empty_store: Store, tmp_path: Path, photos: list[Image.Image]
 ) -> None:
@@ -199,6 +232,50 @@ def test_twins_across_a_split_are_leaks_and_the_others_duplicates(
     assert leaks["test/a/copy.png"].others == ("train/b/0.png",)
     assert {one.item_id for one in found.of(Kind.DUPLICATE)} == {"train/b/2.png", "train/b/cut.png"}
     assert found.found[Kind.LEAK] == 4
+
+
+def test_a_leak_names_the_twin_that_lies_beyond_and_how_like_that_one_is(
+    empty_store: Store, tmp_path: Path
+) -> None:
+    """b and c are equal, and both in test; only b's near-copy a is in train."""
+    lines = ["id,words,topic,split"]
+    said = "the quick brown fox jumps over the lazy dog near the old stone bridge"
+    lines += [f"a,{said} now,x,train", f"b,{said} again,x,test", f"c,{said} again,y,test"]
+    rng = np.random.default_rng(0)
+    letters = np.array(list("abcdefghijklmnopqrstuvwxyz"))
+    for n in range(30):
+        words = " ".join("".join(rng.choice(letters, 5)) for _ in range(6))
+        lines.append(f"r{n},{words},{'xy'[n % 2]},train")
+    path = tmp_path / "a.csv"
+    path.write_text("\n".join(lines) + "\n")
+    options = SourceOptions(text="words", label=("topic",), id="id", split="split")
+    empty_store.embed([path], dataset="d", encoders=["builtin:tiny-text"], options=options)
+    found = heads.find_issues(empty_store.view("d", "builtin:tiny-text"), save=False)
+    leaks = {one.item_id: one for one in found.of(Kind.LEAK)}
+    assert set(leaks) == {"a", "b", "c"}
+    assert leaks["b"].others[0] == "a"
+    assert leaks["b"].reason.startswith("in split test, a twin in train (likeness 0.8")
+    assert leaks["b"].score < 1
+
+
+def test_a_large_cluster_costs_a_line_each() -> None:
+    from heads.quality.duplicates import Pairs
+    from heads.quality.find import N_OTHERS, _twin_issues
+    from heads.quality.twins import Twins
+
+    n = 3000
+    content = np.full(n, "same", dtype=object)
+    ids = np.array([f"i{i}" for i in range(n)], dtype=object)
+    columns = {"content_hash": content}
+    from featurestore.values import Embeddings
+
+    embeddings = Embeddings(ids, np.zeros((n, 2), np.float32), "", columns)
+    pairs = Pairs(np.zeros(n - 1, int), np.arange(1, n), np.ones(n - 1))
+    twins = Twins(np.zeros(n, int), pairs, 0.7, 0, 0, 0, True)
+    found = list(_twin_issues(embeddings, twins))
+    assert len(found) == n
+    assert max(len(one.others) for one in found) == N_OTHERS
+    assert found[0].reason == "2999 twins (equal content)"
 
 
 def test_twins_together_leave_no_leak_in_folds_nor_in_the_split(
@@ -258,6 +335,15 @@ def test_what_lies_far_from_every_class_is_an_outlier() -> None:
     assert set(np.flatnonzero(scores > FAR)) == {0, 1, 2, 3}
 
 
+def test_copies_make_nobody_an_outlier() -> None:
+    rng = np.random.default_rng(0)
+    vectors = np.repeat(rng.normal(size=(1, 8)), 200, axis=0).astype(np.float32)
+    vectors[:50] = rng.normal(size=(50, 8))
+    cosines = np.full((200, 20), 1.0, np.float32)
+    cosines[:50] = rng.uniform(0.4, 0.6, (50, 20))
+    assert outlier_scores(vectors, cosines).max() < FAR
+
+
 def test_mahalanobis_agrees_with_scikit_learn_for_one_class() -> None:
     from sklearn.covariance import LedoitWolf
 
@@ -313,7 +399,7 @@ def test_with_no_label_the_first_suggestions_cover_the_clusters() -> None:
     truth = rng.integers(0, 5, 300)
     vectors = (5 * np.eye(5)[truth] + rng.normal(size=(300, 5))).astype(np.float32)
     codes = np.full(300, -1)
-    assert automatic(codes) == "typiclust"
+    assert automatic(codes) == "typiclust"  # two labels of two classes come first
     rows, _ = choose(vectors, codes, codes < 0, 5, "typiclust")
     assert set(truth[rows]) == {0, 1, 2, 3, 4}
     with pytest.raises(NotEnoughData, match="labels of two classes"):
