@@ -19,6 +19,7 @@ from heads.metrics import METRICS
 from heads.tasks import Task
 
 N_BINS = 10  # of confidence
+MOST_PARTS = 200  # values of a column that are looked at one by one
 FEW_CLASSES = 40  # that a confusion table shows at once
 
 
@@ -45,12 +46,10 @@ def class_rows(predictions: pa.Table) -> list[Row]:
     The interval is Wilson's of the recall, over the rows of this one pass: it looks at single
     classes, so it is exploration.
     """
-    truth = np.asarray(predictions.column("label")).astype(str)
-    said = np.asarray(predictions.column("predicted")).astype(str)
+    classes, counts = _counts(predictions)
     rows = []
-    for name in sorted(set(truth) | set(said)):
-        n, n_said = int((truth == name).sum()), int((said == name).sum())
-        n_right = int(((truth == name) & (said == name)).sum())
+    for i, name in enumerate(classes):
+        n, n_said, n_right = int(counts[i].sum()), int(counts[:, i].sum()), int(counts[i, i])
         low, high = wilson(n_right / n, n) if n else (None, None)
         rows.append(
             {
@@ -71,14 +70,20 @@ def confusion(predictions: pa.Table) -> tuple[list[str], NDArray[np.intp]]:
 
     Of many classes, those with the most confusions.
     """
-    truth = np.asarray(predictions.column("label")).astype(str)
-    said = np.asarray(predictions.column("predicted")).astype(str)
-    classes, code = np.unique(np.concatenate([truth, said]), return_inverse=True)
-    counts = np.zeros((len(classes), len(classes)), np.intp)
-    np.add.at(counts, (code[: len(truth)], code[len(truth) :]), 1)
+    classes, counts = _counts(predictions)
     wrong = counts.sum(axis=0) + counts.sum(axis=1) - 2 * counts.diagonal()
     shown = np.sort(np.argsort(-wrong, kind="stable")[:FEW_CLASSES])
-    return classes[shown].tolist(), counts[np.ix_(shown, shown)]
+    return [classes[i] for i in shown], counts[np.ix_(shown, shown)]
+
+
+def _counts(predictions: pa.Table) -> tuple[list[str], NDArray[np.intp]]:
+    """Return the classes, sorted, and counts of true (rows) against predicted (columns)."""
+    both = [predictions.column(name).cast(pa.string()) for name in ("label", "predicted")]
+    classes = sorted({*pc.unique(both[0]).to_pylist(), *pc.unique(both[1]).to_pylist()})
+    truth, said = (np.asarray(pc.index_in(one, value_set=pa.array(classes))) for one in both)
+    counts = np.zeros((len(classes), len(classes)), np.intp)
+    np.add.at(counts, (truth, said), 1)
+    return classes, counts
 
 
 def confusion_style(classes: Sequence[str], counts: NDArray[np.intp]) -> Any:
@@ -234,14 +239,15 @@ def parts_by_class(run: Comparison) -> dict[str, NDArray[np.bool_]]:
 
 
 def parts_by_value(run: Comparison, items: pa.Table, column: str) -> dict[str, NDArray[np.bool_]]:
-    """Return the tested items of each value of an item column."""
+    """Return the tested items of each value of an item column, of many the largest."""
     place = pc.index_in(pa.array(run.item_ids), value_set=items.column("item_id"))
-    values = items.column(column).take(place).cast(pa.string())
-    known = pc.unique(values.drop_null()).to_pylist()
-    return {
-        str(value): np.asarray(pc.fill_null(pc.equal(values, value), False))
-        for value in sorted(known)
-    }
+    values = items.column(column).take(place).cast(pa.string()).combine_chunks()
+    encoded = values.dictionary_encode()
+    codes = np.asarray(pc.fill_null(encoded.indices, -1))
+    counts = np.bincount(codes[codes >= 0], minlength=len(encoded.dictionary))
+    largest = np.argsort(-counts, kind="stable")[:MOST_PARTS]
+    names = encoded.dictionary.to_pylist()
+    return {str(names[code]): codes == code for code in largest.tolist()}
 
 
 def parts_by_slice(run: Comparison, slices: Mapping[str, Sequence[str]]) -> dict[str, Any]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -32,7 +32,7 @@ def choose_item(item_id: str) -> None:
 
 
 def choose_encoder(dataset: DataSet, *, clears: Sequence[str] = ()) -> View:
-    """Let people choose among a data set's views; stop where there is none.
+    """Let people choose among a data set's views, pinned to now; stop where there is none.
 
     What has learned something comes before what has not.
     """
@@ -45,7 +45,7 @@ def choose_encoder(dataset: DataSet, *, clears: Sequence[str] = ()) -> View:
     chosen = state.select(
         "Encoder", specs, key="encoder", default=default, show=views.encoder_label, clears=clears
     )
-    return dataset.view(chosen)
+    return dataset.view(chosen).now()  # one state for all that the page reads of it
 
 
 def item_card(dataset: DataSet, item_id: str, *, key: str) -> views.Row:
@@ -78,15 +78,19 @@ def neighbours(view: View, item_id: str, *, k: int = 10, key: str = "") -> None:
 
 
 def item_pages(
-    dataset: DataSet, ids: Sequence[str], *, name: str, key: str, selected: str | None = None
+    dataset: DataSet,
+    ids: Sequence[str] | pa.ChunkedArray,
+    *,
+    name: str,
+    key: str,
+    selected: str | None = None,
 ) -> None:
     """Draw items page by page; a click chooses one."""
     n_pages = max(1, -(-len(ids) // PAGE_ITEMS))
     grid = st.container()  # above the page numbers, which must be known to draw it
     page = st.pagination(n_pages, key=f"page of {key}") if n_pages > 1 else 1
-    rows = views.rows_of(
-        state.items(dataset), list(ids[(page - 1) * PAGE_ITEMS : page * PAGE_ITEMS])
-    )
+    few = ids[(page - 1) * PAGE_ITEMS : page * PAGE_ITEMS]
+    rows = views.rows_of(state.items(dataset), _plain_ids(few))
     with grid:
         gallery(
             state.cards(dataset, rows), name=name, key=key, on_click=choose_item, selected=selected
@@ -95,7 +99,7 @@ def item_pages(
 
 def selection_actions(
     view: View,
-    ids: Sequence[str],
+    ids: Sequence[str] | pa.ChunkedArray,
     *,
     origin: Mapping[str, Any],
     extra: pa.Table | None = None,
@@ -105,11 +109,14 @@ def selection_actions(
     if not len(ids):
         return
     name = f"{view.dataset.name}-selection"
-    make: Callable[..., bytes] = explore_views.exported
+
+    def make(kind: str) -> bytes:
+        return explore_views.exported(view, _plain_ids(ids), kind, extra)
+
     with st.popover("Export or keep these items", icon=":material/save:", key=f"export {key}"):
         st.download_button(
             "Download CSV (what is known of each item)",
-            partial(make, view, ids, "csv", extra),
+            partial(make, "csv"),
             file_name=f"{name}.csv",
             mime="text/csv",
             key=f"csv {key}",
@@ -117,7 +124,7 @@ def selection_actions(
         )
         st.download_button(
             "Download Parquet (with vectors)",
-            partial(make, view, ids, "parquet", extra),
+            partial(make, "parquet"),
             file_name=f"{name}.parquet",
             mime="application/vnd.apache.parquet",
             key=f"parquet {key}",
@@ -131,15 +138,18 @@ def selection_actions(
             if st.form_submit_button(f"Keep {len(ids):,} items as a slice"):
                 try:
                     made = save_slice(
-                        view.dataset.folder, wanted, list(ids), origin=origin, overwrite=not is_new
+                        view.dataset.folder,
+                        wanted,
+                        _plain_ids(ids),
+                        origin=origin,
+                        overwrite=not is_new,
                     )
                 except FeatureStoreError as error:
                     state.show(error)
                 else:
                     st.success(f"Slice {made.name}: {len(made.item_ids):,} items. Use it with")
-                    st.code(
-                        f"featurestore compare {view.dataset.name} --slice {made.name}",
-                        language="bash",
+                    state.show_command(
+                        view.dataset.store, "compare", view.dataset.name, "--slice", made.name
                     )
 
 
@@ -206,40 +216,55 @@ def inspect_panel(dataset: DataSet) -> None:
     st.rerun()
 
 
+def _plain_ids(ids: Sequence[str] | pa.ChunkedArray) -> list[str]:
+    return ids.to_pylist() if isinstance(ids, pa.ChunkedArray) else list(ids)
+
+
 def wait_for_map(view: View) -> str:
-    """Make the UMAP map beside the server, and name the map to show meanwhile."""
-    words = ("project", view.dataset.name, "-e", str(view.spec), "--method", "umap")
-    job = job_of(view.dataset.store.path, *words, state=view.state)
-    if job.error is not None:
-        st.error(views.plain(f"No UMAP map: {job.error}"), icon=":material/error:")
+    """Make the UMAP map beside the server, one at a time, and name the map to show meanwhile."""
+    store, name, spec = view.dataset.store.path, view.dataset.name, str(view.spec)
+    words = ("project", name, "-e", spec, "--method", "umap", "--store", str(store))
+    running, key = jobs(), "\0".join(words)
+    job = running.get(key)
+    if job is None or (job.is_done and job.error is None and job.about != view.state):
+        job = running[key] = Job(*words, about=view.state)
+    if job.is_done:
+        why = job.error or "it was made, but could not be kept: is the store read-only?"
+        st.error(views.plain(f"No UMAP map: {why}"), icon=":material/error:")
+        st.button("Try again", on_click=_forget, args=(key,))
     else:
         _watch(job)
     return "pca"
 
 
+def _forget(key: str) -> None:
+    jobs().pop(key, None)
+
+
 @st.fragment(run_every="2s")
 def _watch(job: Job) -> None:
-    if job.is_running:
-        st.info("UMAP is being computed; PCA is shown until it is there.", icon=":material/timer:")
-    else:
+    if job.is_done:
         st.rerun()
+    st.info("UMAP is being computed; PCA is shown until it is there.", icon=":material/timer:")
 
 
 class Job:
-    """A command of ours that runs beside the server."""
+    """A command of ours that runs beside the server, and ends with it."""
 
-    def __init__(self, *words: str) -> None:
+    def __init__(self, *words: str, about: str) -> None:
+        self.about = about  # the state of the view that it was started for
         self._said = tempfile.TemporaryFile()  # noqa: SIM115 - as long as the process
         self._process = subprocess.Popen(
             [sys.executable, "-m", "featurestore.cli", *words],
             stdout=subprocess.DEVNULL,
             stderr=self._said,
         )
+        atexit.register(self._process.terminate)
 
     @property
-    def is_running(self) -> bool:
-        """Whether it still works."""
-        return self._process.poll() is None
+    def is_done(self) -> bool:
+        """Whether it has ended."""
+        return self._process.poll() is not None
 
     @property
     def error(self) -> str | None:
@@ -253,14 +278,5 @@ class Job:
 
 @st.cache_resource(show_spinner=False)
 def jobs() -> dict[str, Job]:
-    """Return the jobs of this server, by what they make; shared by all tabs."""
+    """Return the jobs of this server, by their words; shared by all tabs."""
     return {}
-
-
-def job_of(store: Path, *words: str, state: str) -> Job:
-    """Return the job that runs a command over the store, started once for a state of the view."""
-    key = "\0".join([str(store), *words, state])
-    running = jobs()
-    if key not in running:
-        running[key] = Job(*words, "--store", str(store))
-    return running[key]

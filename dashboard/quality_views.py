@@ -27,7 +27,7 @@ def report_title(found: Issues) -> str:
 def queue(
     issues: Sequence[Issue],
     decided: Mapping[str, Review],
-    skipped: Collection[str],
+    skipped: Sequence[str],
     known: Collection[str],
 ) -> list[Issue]:
     """Return what is left to decide: the worst first, what was skipped last, what is gone not."""
@@ -40,7 +40,8 @@ def queue(
         # Of twins the one that others are duplicates of is decided with them.
         and not (one.kind in (Kind.DUPLICATE, Kind.LEAK) and one.item_id in originals)
     ]
-    return sorted(open_, key=lambda one: one.item_id in skipped)  # stable: the worst stay first
+    last = {item: place for place, item in enumerate(skipped)}
+    return sorted(open_, key=lambda one: last.get(one.item_id, -1))  # stable: the worst first
 
 
 def decision_words(one: Review | None) -> str | None:

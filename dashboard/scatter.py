@@ -27,6 +27,7 @@ def scatter(
     on_lasso: Callable[[list[list[float]]], None],
     on_click: Callable[[int], None],
     on_clear: Callable[[], None],
+    on_lost: Callable[[], None],
 ) -> None:
     """Draw a map from `dashboard.explore_views.point_data`.
 
@@ -37,6 +38,8 @@ def scatter(
     on_lasso, on_click, on_clear : callable
         Get the corners of what was drawn, the number of the point that was clicked, nothing;
         before the page runs again.
+    on_lost : callable
+        Hears that the browser does not have the points that were not sent again.
     """
 
     def said(name: str) -> object:
@@ -48,4 +51,5 @@ def scatter(
         on_lasso_change=lambda: on_lasso(said("lasso")),  # type: ignore[arg-type]
         on_clicked_change=lambda: on_click(said("clicked")),  # type: ignore[arg-type]
         on_cleared_change=lambda: on_clear(),
+        on_lost_change=lambda: on_lost(),
     )

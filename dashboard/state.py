@@ -6,18 +6,19 @@ since Streamlit empties the URL when one changes the page.
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import streamlit as st
 from numpy.typing import NDArray
 
 import heads
-from dashboard import views
+from dashboard import explore_views, views
+from dashboard.explore_views import Coloring
 from dashboard.launch import STORE_VARIABLE
 from featurestore.errors import FeatureStoreError, nearest
 from featurestore.projection import project
@@ -42,6 +43,13 @@ def recall(key: str) -> str | None:
     return chosen
 
 
+def kept(key: str) -> str | None:
+    """Return a choice, and see that the address holds it."""
+    value = recall(key)
+    remember(key, value)
+    return value
+
+
 def remember(key: str, value: str | None) -> None:
     """Keep a choice; None forgets it."""
     st.session_state[f"chosen {key}"] = value
@@ -62,7 +70,8 @@ def select(
 ) -> str:
     """Draw a select box whose choice is kept under ``key``; by default the first.
 
-    A new choice forgets those named in ``clears``.
+    A new choice forgets those named in ``clears``. A choice of this session that is no longer
+    among the options, since another box has changed them, gives way to the default.
 
     Raises
     ------
@@ -71,6 +80,8 @@ def select(
     """
     chosen = recall(key) or default or options[0]
     known = chosen in options
+    if not known and st.session_state.get(f"chosen {key}") == chosen:
+        chosen, known = default or options[0], True
     widget = f"{key} box"
 
     def changed() -> None:
@@ -139,20 +150,17 @@ def _overview(path: str, stamp: Any, _store: Store) -> list[views.Row]:
 
 def items(dataset: DataSet) -> pa.Table:
     """Return `views.browse`, read again when the items changed."""
-    return _items(str(dataset.path), dataset.folder.items.version(), dataset)
+    return _items(str(dataset.path), _digest(dataset), dataset)
+
+
+def _digest(dataset: DataSet) -> str:
+    """Return what tells one state of the items from another, made anew under one name or not."""
+    return dataset.folder.items.digest(dataset.folder.items.version())
 
 
 @st.cache_resource(max_entries=8, show_spinner="Reading the items…")
-def _items(path: str, version: int, _dataset: DataSet) -> pa.Table:
+def _items(path: str, digest: str, _dataset: DataSet) -> pa.Table:
     return views.browse(_dataset)
-
-
-def labels(dataset: DataSet, ids: Sequence[str]) -> list[str | None]:
-    """Return the class of each of some items, in the order of the ids."""
-    known = items(dataset)
-    place = pc.index_in(pa.array(ids, pa.string()), value_set=known.column("item_id"))
-    found: list[str | None] = known.column("label").take(place).to_pylist()
-    return found
 
 
 def view_items(view: View) -> pa.Table:
@@ -183,6 +191,28 @@ def map_of(view: View, method: str) -> NDArray[np.float32]:
 @st.cache_resource(max_entries=4, show_spinner="Drawing the map…")
 def _map_of(path: str, slug: str, state: str, method: str, _view: View) -> NDArray[np.float32]:
     return project(_view, method)
+
+
+def colorings(view: View, column: str, head: str | None) -> Coloring:
+    """Return the colours of all items of a view by a column, or by what a head said."""
+    where = str(view.dataset.path)
+    return _colorings(where, view.slug, view.state, column, head, _erased(view.dataset), view)
+
+
+@st.cache_resource(max_entries=16, show_spinner="Colouring…")
+def _colorings(
+    path: str, slug: str, state: str, column: str, head: str | None, n: int, _view: View
+) -> Coloring:
+    found = view_items(_view)
+    if head is not None:
+        card = next(one for one in all_heads(_view.dataset) if one["head_id"] == head)
+        said = predictions(_view.dataset, head)
+        return explore_views.head_coloring(found, said, card, column)
+    return explore_views.item_coloring(found, column)
+
+
+def _erased(dataset: DataSet) -> int:
+    return dataset.folder.n_erasures
 
 
 def slices(dataset: DataSet) -> list[Slice]:
@@ -224,20 +254,39 @@ def view_of_cell(dataset: DataSet, *encoders: str) -> View | None:
 
 def known_ids(dataset: DataSet) -> frozenset[str]:
     """Return the ids of the items that are there now."""
-    return _known_ids(str(dataset.path), dataset.folder.items.version(), dataset)
+    return _known_ids(str(dataset.path), _digest(dataset), dataset)
 
 
 @st.cache_resource(max_entries=4, show_spinner=False)
-def _known_ids(path: str, version: int, _dataset: DataSet) -> frozenset[str]:
+def _known_ids(path: str, digest: str, _dataset: DataSet) -> frozenset[str]:
     return frozenset(items(_dataset).column("item_id").to_pylist())
+
+
+def item_columns(dataset: DataSet, names: Sequence[str]) -> pa.Table:
+    """Return some columns of the items, with their ids, read again when the items changed."""
+    return _item_columns(str(dataset.path), _digest(dataset), tuple(names), dataset)
+
+
+@st.cache_resource(max_entries=8, show_spinner="Reading the items…")
+def _item_columns(path: str, digest: str, names: tuple[str, ...], _dataset: DataSet) -> pa.Table:
+    return _dataset.items(["item_id", *names])
 
 
 def encode(view: View, content: str | bytes) -> NDArray[np.float32]:
     """Encode words or a picture's bytes with the view's encoder, which stays loaded."""
-    return _loaded(str(view.dataset.path), view.slug, view.fingerprint, view).encode([content])
+    raw = content.encode() if isinstance(content, str) else content
+    return _encoded(view.fingerprint, hashlib.sha256(raw).hexdigest(), view, content)
 
 
-@st.cache_resource(max_entries=2, show_spinner="Loading the encoder…")
+@st.cache_data(max_entries=64, show_spinner="Asking the encoder…")
+def _encoded(
+    fingerprint: str, digest: str, _view: View, _content: str | bytes
+) -> NDArray[np.float32]:
+    loaded = _loaded(str(_view.dataset.path), _view.slug, fingerprint, _view)
+    return loaded.encode([_content])
+
+
+@st.cache_resource(max_entries=2, show_spinner=False)
 def _loaded(path: str, slug: str, fingerprint: str, _view: View) -> View:
     return _view
 
@@ -254,11 +303,11 @@ def _predictions(path: str, head_id: str, n_erasures: int) -> pa.Table:
 
 def index(view: View) -> Index:
     """Return the view's index, built again when items or vectors changed."""
-    return _index(str(view.dataset.path), view.slug, str(view.snapshot), view)
+    return _index(str(view.dataset.path), view.slug, view.state, view)
 
 
 @st.cache_resource(max_entries=4, show_spinner="Loading the vectors…")
-def _index(path: str, slug: str, snapshot: str, _view: View) -> Index:
+def _index(path: str, slug: str, state: str, _view: View) -> Index:
     return _view.index()
 
 

@@ -67,9 +67,10 @@ def stamp(store: Store) -> tuple[Any, ...]:
     found: list[Any] = []
     for name in store.datasets():
         dataset = store.dataset(name)
-        snapshots = [(view.slug, view.snapshot) for view in dataset.views()]
+        snapshots = [(view.slug, view.state) for view in dataset.views()]
         n_runs = len(dataset.folder.runs("embed"))
-        items, failures = dataset.folder.items.version(), dataset.folder.failures.version()
+        tables = dataset.folder.items, dataset.folder.failures
+        items, failures = (table.digest(table.version()) for table in tables)
         found.append((name, items, failures, n_runs, *snapshots))
     return tuple(found)
 
@@ -95,6 +96,8 @@ def _view_row(view: View, n_items: int) -> Row:
         "failed": n_failed,
         "to do": max(0, n_items - view.n_rows - n_failed),
         "dim": view.dim,
+        "MB": sum(shard.size_bytes for shard in view.table.shards()) / 1e6,
+        "snapshot": str(view.snapshot),
         "items/s": last.get("items_per_s"),
         "last run": last.get("when"),
     }
@@ -107,6 +110,7 @@ def failures(dataset: DataSet) -> list[Row]:
     return [
         {
             "item": one["item_id"],
+            "file": _file_of(dataset, one["item_id"]),
             "stage": one["stage"],
             "encoder": encoders.get(
                 one["fingerprint"], "any" if not one["fingerprint"] else "gone"
@@ -116,6 +120,37 @@ def failures(dataset: DataSet) -> list[Row]:
         }
         for one in found.to_pylist()
     ]
+
+
+def _file_of(dataset: DataSet, item_id: str) -> str | None:
+    try:
+        return dataset.uri(item_id)
+    except FeatureStoreError:  # a text, or gone
+        return None
+
+
+def next_steps(dataset: DataSet) -> list[tuple[str, tuple[str, ...]]]:
+    """Say what nobody did yet, each with its command."""
+    name, folder = dataset.name, dataset.folder
+    specs = [str(view.spec) for view in dataset.views()]
+    if not specs:
+        return [("Embed it", ("embed", "--dataset", name, "-e", "ENCODER"))]
+    if not dataset.label_columns:
+        return [
+            ("Give it labels", ("labels", name, "LABELS.csv", "--id", "ID", "--label", "COLUMN"))
+        ]
+    steps: list[tuple[str, tuple[str, ...]]] = []
+    if not folder.runs("compare"):
+        steps.append(("Compare heads and encoders", ("compare", name)))
+    if not folder.runs("transfer"):
+        steps.append(("Ask whether pretraining helps", ("transfer", name, "--rank")))
+    if not folder.runs("curve"):
+        steps.append(("Ask how many labels are enough", ("curve", name)))
+    if not folder.runs("quality"):
+        steps.append(("Look for wrong labels and twins", ("quality", name, "-e", specs[-1])))
+    if not (dataset.path / "heads").is_dir():
+        steps.append(("Train a head to keep", ("train", name, "-e", specs[-1], "--head", "best")))
+    return steps
 
 
 def class_column(dataset: DataSet) -> str | None:
@@ -247,6 +282,12 @@ def found(
     else:
         result = index.search(query, k=k, among=among)
     return list(zip(result.ids[0].tolist(), result.scores[0].tolist(), strict=True))
+
+
+def scores_table(found: Sequence[tuple[str, float]]) -> pa.Table:
+    """Return results as a table: item_id, rank, score."""
+    ids, scores = [one for one, _ in found], [score for _, score in found]
+    return pa.table({"item_id": ids, "rank": list(range(1, len(ids) + 1)), "score": scores})
 
 
 def neighbors(index: Index, item_id: str, *, k: int) -> list[tuple[str, float]]:

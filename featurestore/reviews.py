@@ -73,7 +73,7 @@ def add_reviews(
         number where it must be one, or an undo names no review.
     """
     wanted = list(reviews)
-    author = who or _user()
+    author = who or user_name()
     filled: list[Review] = []
     with folder.locked("reviews"):
         items = folder.items.read(["item_id", "content_hash"])
@@ -263,7 +263,8 @@ def _file(folder: DatasetFolder) -> Path:
     return folder.path / "reviews" / "reviews.jsonl"
 
 
-def _user() -> str:
+def user_name() -> str:
+    """Return the name of who runs this; ``unknown`` where the system has none."""
     try:
         return getpass.getuser()
     except (OSError, KeyError):  # a container without a name for its user

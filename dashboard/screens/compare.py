@@ -18,6 +18,7 @@ chosen = state.select(
     list(comparisons),
     key="run",
     show=lambda created: views.run_title(comparisons[created]),
+    clears=("first", "second"),
 )
 run = comparisons[chosen]
 cells = shown.cells_of(run)
@@ -38,7 +39,7 @@ if views.is_outdated(dataset, run):
 
 if run.classes:
     st.subheader("Where the difference lies")
-    items = dataset.items()
+    items = state.item_columns(dataset, ("split", "group"))
     slices = {one.name: one.item_ids for one in state.slices(dataset)}
     columns = [name for name in ("split", "group") if items.column(name).null_count < len(items)]
     by = state.select("By", [CLASSES, *columns, *([SLICES] if slices else [])], key="by")
@@ -65,12 +66,15 @@ if run.classes:
         },
     )
     st.caption("Many looks at the same items: exploration. For claims, see the sentence above.")
+    if len(parts) == shown.MOST_PARTS:
+        st.caption(f"The {shown.MOST_PARTS} largest values.")
 
     st.subheader("Items that only one gets right")
     names = {"first": f"only {first}", "second": f"only {second}"}
     who = state.select("Right", list(names), key="who", show=lambda one: names[one])
     pair = (cells[first], cells[second]) if who == "first" else (cells[second], cells[first])
-    ids = [one for one in shown.only_right(run, *pair) if one in state.known_ids(dataset)]
+    known = state.known_ids(dataset)
+    ids = [one for one in shown.only_right(run, *pair) if one in known]
     st.markdown(f"**{len(ids):,} of {run.n_items:,} items**")
     view = state.view_of_cell(dataset, pair[0][0], pair[1][0])
     if view is not None:
@@ -83,7 +87,7 @@ if run.classes:
         else:
             st.caption("None.")
     with beside:
-        selected = state.recall("item")
+        selected = state.kept("item")
         if selected is not None and view is not None:
             panels.neighbours(view, selected)
         elif ids:

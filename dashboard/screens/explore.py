@@ -11,31 +11,38 @@ from featurestore.projection import is_projected
 
 MAPS = {"pca": "PCA (at once)", "umap": "UMAP (neighbours stay together)"}
 NO_HEAD, ALL = "none", "all items"
-HEAD_COLUMNS = ("outcome", "predicted", "confidence")
+BY_HEAD = "head: "
 
 dataset = state.dataset()
 boxes = st.columns([3, 2, 2, 2])
 with boxes[0]:
-    view = panels.choose_encoder(dataset)
+    view = panels.choose_encoder(dataset, clears=("lasso",))
 items = state.view_items(view)
+if not len(items):
+    st.info("No item has a vector by this encoder yet.")
+    st.stop()
 cards = {card["head_id"]: card for card in state.heads_of(view)}
 with boxes[1]:
-    method = state.select("Map", list(MAPS), key="map", show=lambda one: MAPS[one])
+    method = state.select(
+        "Map", list(MAPS), key="map", show=lambda one: MAPS[one], clears=("lasso",)
+    )
 with boxes[2]:
     head = state.select(
         "Head",
         [NO_HEAD, *cards],
-        key="head",
+        key="map_head",
         show=lambda one: one if one == NO_HEAD else views.head_title(cards[one]),
     )
 extra = None
 if head != NO_HEAD:
     extra = shown.predicted(items.column("item_id"), state.predictions(dataset, head))
-by_head = [name for name in HEAD_COLUMNS if extra is not None and name in extra.column_names]
+label = views.class_column(dataset)
+columns = [BY_HEAD + name for name in ("outcome", "predicted", "confidence")
+           if extra is not None and name in extra.column_names]  # fmt: skip
+columns += [*shown.columns_to_color(items), shown.ONE_COLOUR]
 with boxes[3]:
-    columns = [*by_head, *shown.columns_to_color(items)]
-    label = views.class_column(dataset)
-    column = state.select("Colour", columns, key="color", default=label or columns[0])
+    default = label if label in columns else columns[0]
+    column = state.select("Colour", columns, key="color", default=default)
 
 names = {one.name: one for one in state.slices(dataset)}
 left, right = st.columns([3, 1])
@@ -50,30 +57,44 @@ try:
         chosen &= state.matching(view, where)
 except BadQuery as error:
     state.show(error)
-    known = ", ".join(f"`{name}`" for name in items.column_names)
-    st.caption(f"Columns: {known}")
+    st.caption(views.plain(f"Columns: {', '.join(items.column_names)}"))
 if part != ALL:
-    chosen &= np.isin(items.column("item_id").to_numpy(), list(names[part].item_ids))
+    chosen &= shown.is_in(items.column("item_id"), names[part].item_ids)
+rows = shown.sampled(np.flatnonzero(chosen))
+if not len(rows):
+    st.info("No item fulfils the filter.")
+    st.stop()
 
 if method == "umap" and not is_projected(view, "umap"):
     method = panels.wait_for_map(view)
-rows = shown.sampled(np.flatnonzero(chosen))
-lasso_text = state.recall("lasso")
-outline = shown.parse_outline(lasso_text) if lasso_text else None
-selected = state.recall("item")
+try:
+    xy = state.map_of(view, method)
+except FeatureStoreError as error:
+    state.show(error)
+    st.stop()
+outline = None
+if lasso := state.kept("lasso"):
+    try:
+        drawn_on, outline = shown.parse_outline(lasso)
+        outline = outline if drawn_on == method else None
+    except BadQuery as error:
+        state.show(error)
+        state.remember("lasso", None)
+selected = state.kept("item")
 ids = items.column("item_id")
 at = np.flatnonzero(ids.take(rows).to_numpy() == selected)  # where it is drawn, if it is
 
 
 def lassoed(corners: list[list[float]]) -> None:
     """Keep what was drawn around."""
-    state.remember("lasso", shown.outline_text(corners) if len(corners) > 2 else None)
+    state.remember("lasso", shown.outline_text(method, corners) if len(corners) > 2 else None)
     state.remember("item", None)
 
 
 def clicked(point: int) -> None:
     """Keep a clicked point's item."""
-    state.remember("item", ids[int(rows[point])].as_py())
+    if point < len(rows):
+        state.remember("item", ids[int(rows[point])].as_py())
 
 
 def cleared() -> None:
@@ -82,38 +103,31 @@ def cleared() -> None:
     state.remember("item", None)
 
 
-if not len(rows):
-    st.info("No item fulfils the filter.")
-    st.stop()
-try:
-    xy = state.map_of(view, method)
-except FeatureStoreError as error:
-    state.show(error)
-    st.stop()
-source = items if extra is None or column not in by_head else extra
-palette = {
-    "outcome": shown.outcome_palette(),
-    "predicted": views.class_colors(state.items(dataset)),
-    label: views.class_colors(state.items(dataset)),
-}.get(column)
-found = shown.coloring(source.column(column).take(rows), palette)
+is_heads = column.startswith(BY_HEAD)
+found = state.colorings(view, column.removeprefix(BY_HEAD), head if is_heads else None)
+key = f"{view.slug} {view.state} {method} {where} {part}"
+colour_key = f"{column} {head}"
+sent = st.session_state.get("map sent")
 drawn, beside = st.columns([3, 2], gap="large")
 with drawn:
     scatter(
         shown.point_data(
             xy[rows],
-            found,
+            found.take(rows),
             name=f"Map of {len(rows):,} items of {dataset.name}, coloured by {column}",
-            key=f"{view.state} {method} {where} {part}",
-            colour_key=f"{column} {head}",
+            key=key,
+            colour_key=colour_key,
             lasso=outline,
             item=int(at[0]) if len(at) else None,
+            has_points=sent == (key, colour_key),
         ),
         key="map",
         on_lasso=lassoed,
         on_click=clicked,
         on_clear=cleared,
+        on_lost=lambda: st.session_state.pop("map sent", None),
     )
+    st.session_state["map sent"] = (key, colour_key)
     if len(rows) < chosen.sum():
         st.caption(f"A sample of {len(rows):,} of {chosen.sum():,} items, drawn evenly.")
     st.caption(
@@ -123,20 +137,21 @@ with drawn:
 with beside:
     if outline is not None:
         chosen[chosen] = shown.inside(xy[chosen], outline)
-    picked = ids.filter(chosen).to_pylist()
+    picked = ids.filter(chosen)
     what = "selected" if outline is not None else "on the map"
     st.markdown(f"**{len(picked):,} items {what}**")
-    st.caption(views.plain(shown.label_breakdown(state.labels(dataset, picked))))
+    if label in items.column_names:
+        st.caption(views.plain(shown.label_breakdown(items.column(label).filter(chosen))))
     panels.selection_actions(
         view,
         picked,
-        origin={"page": "explore", "encoder": str(view.spec), "where": where, "lasso": lasso_text},
+        origin={"page": "explore", "encoder": str(view.spec), "where": where, "lasso": lasso},
         extra=extra,
     )
     if selected is not None:
         panels.neighbours(view, selected)
         st.button("Back to the selection", on_click=state.remember, args=("item", None))
-    elif picked:
+    elif len(picked):
         panels.item_pages(dataset, picked, name="Items", key="items")
     else:
         st.info("No item within the outline: draw around some points.")

@@ -71,9 +71,13 @@ event = st.dataframe(
 cells = event.selection.cells
 if cells:
     row, said = cells[0]
-    ids = shown.confused_ids(predictions, classes[row], said)
+    known = state.known_ids(dataset)
+    named = shown.confused_ids(predictions, classes[row], said)
+    ids = [one for one in named if one in known]
     st.markdown(f"**{len(ids):,} items of {views.plain(classes[row])} taken for "
                 f"{views.plain(said)}**")  # fmt: skip
+    if len(ids) < len(named):
+        st.caption(f"{len(named) - len(ids):,} more are gone from the data set.")
     left, right = st.columns(2, gap="large")
     view = state.view_of_head(dataset, card)
     with left:
@@ -88,7 +92,7 @@ if cells:
                 origin={"page": "head", "head": chosen, "label": classes[row], "predicted": said},
             )
     with right:
-        selected = state.recall("item")
+        selected = state.kept("item")
         if selected is not None and view is not None:
             panels.neighbours(view, selected)
         elif ids:

@@ -20,6 +20,8 @@ st.dataframe(
         "failed": st.column_config.NumberColumn(help="Items that could not be read or encoded"),
         "to do": st.column_config.NumberColumn(help="Run `featurestore embed` again for these"),
         "dim": st.column_config.NumberColumn(help="Numbers in one vector"),
+        "MB": st.column_config.NumberColumn(format="%.1f", help="Vectors on disk"),
+        "snapshot": st.column_config.TextColumn(help="Versions of items and vectors"),
         "last run": st.column_config.DatetimeColumn(format="YYYY-MM-DD HH:mm", timezone="UTC"),
         "items/s": st.column_config.NumberColumn(
             format="%.0f", help="In the last run, loading the encoder included"
@@ -47,6 +49,13 @@ if n_classes:
 else:
     st.info("No labels yet. Embed it from class folders, or name the column that holds them:")
     state.show_command(store, "embed", "SOURCE", "--dataset", dataset.name, "--label", "COLUMN")
+
+steps = views.next_steps(dataset)
+if steps:
+    st.markdown("**What to do next**")
+    for what, words in steps:
+        st.caption(f"{what}:")
+        state.show_command(store, *words)
 
 st.markdown("**Failures**")
 failed = views.failures(dataset)

@@ -1,14 +1,12 @@
 """What may be wrong with the data, item by item, and what people decide: by mouse or by key."""
 
-import getpass
-
 import streamlit as st
 
 from dashboard import panels, state, views
 from dashboard import quality_views as shown
 from dashboard.gallery import gallery
 from featurestore.errors import FeatureStoreError
-from featurestore.reviews import Action, Review, add_reviews, undo
+from featurestore.reviews import Action, Review, add_reviews, undo, user_name
 from heads.quality.issues import Kind
 
 dataset = state.dataset()
@@ -60,24 +58,37 @@ def decide(item: str, action: Action, value: str | None = None) -> None:
 
 def take_back() -> None:
     """Undo this person's latest decision."""
-    who = st.session_state.get("who") or getpass.getuser()
-    own = [one for one in decided.values() if one.who == who]
-    if own:
-        undo(dataset.folder, max(own, key=lambda one: one.when).id, who=who)
-        state.remember("at", max(own, key=lambda one: one.when).item_id)
+    who = st.session_state.get("who") or user_name()
+    own = sorted((one for one in decided.values() if one.who == who), key=lambda one: one.when)
+    try:
+        if own:
+            undo(dataset.folder, own[-1].id, who=who)
+            state.remember("at", own[-1].item_id)
+    except FeatureStoreError as error:  # someone else was here
+        st.session_state["review error"] = str(error)
+
+
+def later(item: str) -> None:
+    """Put an item off until all others were looked at."""
+    if item in skipped:
+        skipped.remove(item)
+    skipped.append(item)
+    state.remember("at", None)
 
 
 if error := st.session_state.pop("review error", None):
     st.error(views.plain(error))
 n_decided = len({one.item_id for one in issues} & set(decided))
 st.progress(n_decided / max(1, len(issues)), f"{n_decided:,} of {len(issues):,} decided")
-wanted = state.recall("at")
+wanted = state.recall("at")  # in the address: the item that is looked at
 current = next((one for one in issues if one.item_id == wanted and wanted in known), None)
 current = current or (queue[0] if queue else None)
 if current is None:
     st.success("Nothing of this kind is left to decide.")
 else:
     item = current.item_id
+    state.remember("at", item)
+    here = [one for one in current.others if one in known]
     about, beside = st.columns([2, 3], gap="large")
     with about:
         panels.item_card(dataset, item, key="item card")
@@ -94,17 +105,16 @@ else:
                 views.plain(f"It is {current.suggested}"), shortcut="s", on_click=decide,
                 args=(item, Action.RELABEL, current.suggested), width="stretch", type="primary",
             )  # fmt: skip
-        if current.kind in (Kind.DUPLICATE, Kind.LEAK) and current.others:
+        if current.kind in (Kind.DUPLICATE, Kind.LEAK) and here:
             second.button(
                 "A duplicate", shortcut="d", on_click=decide,
-                args=(item, Action.DUPLICATE, current.others[0]), width="stretch",
+                args=(item, Action.DUPLICATE, here[0]), width="stretch",
             )  # fmt: skip
         first.button(
             "Exclude", shortcut="x", on_click=decide, args=(item, Action.EXCLUDE),
             width="stretch",
         )  # fmt: skip
-        second.button("Later", shortcut="n", on_click=skipped.append, args=(item,), width="stretch")
-        first.button("Undo my last", shortcut="u", on_click=take_back, width="stretch")
+        second.button("Later", shortcut="n", on_click=later, args=(item,), width="stretch")
         if classes:
             other = st.selectbox("Another class", classes, index=None, key=f"other {item}")
             if other:
@@ -113,13 +123,13 @@ else:
                     args=(item, Action.RELABEL, other),
                 )  # fmt: skip
     with beside:
-        here = [one for one in current.others if one in known]
         words = "Its twins" if current.kind in (Kind.DUPLICATE, Kind.LEAK) else "Its neighbours"
         st.markdown(f"**{words}** · by {views.plain(views.encoder_label(report.encoder))}")
         rows = views.rows_of(state.items(dataset), here[: panels.PAGE_ITEMS])
         gallery(state.cards(dataset, rows), name=words, key="others", on_click=panels.choose_item)
 
-st.text_input("Your name, kept with each decision", key="who", placeholder=getpass.getuser())
+st.button("Undo my last", shortcut="u", on_click=take_back, disabled=not decided)
+st.text_input("Your name, kept with each decision", key="who", placeholder=user_name())
 if reviews:
     st.subheader("Decisions")
     for line in shown.contested_sentences(reviews):

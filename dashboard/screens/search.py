@@ -22,7 +22,7 @@ with right:
                           if one == NOBODY else views.encoder_label(one))  # fmt: skip
 with few:
     k = int(state.select("Results", ["5", "10", "20", "50"], key="k", default="10"))
-shown = [view] if beside == NOBODY else [view, dataset.view(beside)]
+shown = [view] if beside == NOBODY else [view, dataset.view(beside).now()]
 
 modes = ["item"]
 if any(Modality.TEXT in one.modalities for one in shown):
@@ -33,6 +33,12 @@ first, second = st.columns([1, 3])
 with first:
     mode = state.select("Look for", modes, key="look", show=lambda one: MODES[one])
 where = state.text(second, "Filter (SQL over the items)", key="where", placeholder="split = 'test'")
+
+
+def look_at(item_id: str) -> None:
+    """Go on from a result to what is like it."""
+    state.remember("item", item_id)
+    state.remember("look", "item")
 
 
 def query_of(one: View) -> tuple[np.ndarray | None, str | None]:
@@ -87,11 +93,12 @@ for column, one in zip(st.columns(len(shown), gap="large"), shown, strict=True):
                 state.cards(dataset, rows, [score for _, score in found]),
                 name=f"Found by {one.spec.label}" if len(shown) > 1 else "Neighbours",
                 key=f"found by {one.slug}",
-                on_click=panels.choose_item,
+                on_click=look_at,
             )
             panels.selection_actions(
                 one,
                 [name for name, _ in found],
+                extra=views.scores_table(found),
                 origin={"page": "search", "encoder": str(one.spec), "look": mode, "where": where},
                 key=one.slug,
             )

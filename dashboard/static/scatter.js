@@ -8,9 +8,11 @@ export default function ({ data, parentElement, setTriggerValue }) {
     map = new PointMap(parentElement);
     mounted.set(parentElement, map);
   }
+  const turn = ++map.turn; // a cleanup that comes late must not close what a later run uses
   map.tell = (name, value) => setTriggerValue(name, value);
   map.show(data);
   return () => {
+    if (map.turn !== turn) return;
     map.close();
     mounted.delete(parentElement);
   };
@@ -18,12 +20,15 @@ export default function ({ data, parentElement, setTriggerValue }) {
 
 class PointMap {
   constructor(parent) {
+    this.turn = 0;
+    this.busy = Promise.resolve(); // draws come one after another: the library refuses a second
     this.root = element("div", "map");
     parent.querySelector(".map")?.remove();
     this.bar = element("div", "bar");
     this.bar.setAttribute("role", "toolbar");
     this.frame = element("div", "frame");
     this.canvas = element("canvas");
+    this.canvas.setAttribute("role", "img");
     this.tip = element("div", "tip");
     this.tip.hidden = true;
     this.legend = element("ul", "legend");
@@ -32,24 +37,31 @@ class PointMap {
     parent.append(this.root);
     this.tools = new Map();
     for (const [name, title] of TOOLS) {
-      const button = element("button", "tool", title);
-      button.type = "button";
-      button.onclick = () => this.use(name);
-      this.tools.set(name, button);
-      this.bar.append(button);
+      this.tools.set(name, this.button(title, () => this.use(name)));
     }
-    const view = element("button", "tool", "Whole map");
-    view.type = "button";
-    view.onclick = () => this.plot?.reset();
-    this.clearer = element("button", "tool", "Clear selection");
-    this.clearer.type = "button";
-    this.clearer.onclick = () => this.clear();
-    this.bar.append(view, this.clearer);
+    this.button("Whole map", () => this.plot?.reset());
+    this.clearer = this.button("Clear selection", () => this.tell("cleared", Date.now()));
     this.watch = new ResizeObserver(() => this.resize());
+    this.start();
+  }
+
+  button(title, act) {
+    const made = element("button", "tool", title);
+    made.type = "button";
+    made.onclick = act;
+    this.bar.append(made);
+    return made;
   }
 
   start() {
-    const { width, height } = this.frame.getBoundingClientRect();
+    const probe = element("canvas");
+    if (!probe.getContext("webgl")) {
+      this.frame.replaceChildren(
+        element("p", "none", "This browser draws no WebGL, which the map needs: filter instead."),
+      );
+      return;
+    }
+    const { width, height } = this.size();
     this.plot = ReglScatterplot.default({
       canvas: this.canvas,
       width,
@@ -59,17 +71,15 @@ class PointMap {
       lassoMinDelay: 5,
       lassoInitiator: false,
       deselectOnDblClick: true,
-      performanceMode: false,
+      deselectOnEscape: false, // it listens on the whole page
     });
-    if (!this.plot) return;
     let isLasso = false;
     this.plot.subscribe("lassoStart", () => (isLasso = true));
     this.plot.subscribe("lassoEnd", ({ coordinates }) => {
       isLasso = false;
       if (this.isQuiet) return;
-      const corners = thinned(coordinates.map((at) => [at[0] * this.scale, at[1]]));
-      this.outline = JSON.stringify(corners);
-      this.tell("lasso", corners);
+      this.outline = undefined; // the page says what is within
+      this.tell("lasso", thinned(coordinates));
     });
     this.plot.subscribe("select", ({ points }) => {
       if (this.isQuiet || isLasso || points.length !== 1) return;
@@ -84,68 +94,80 @@ class PointMap {
     this.use("pan");
   }
 
-  async show(data) {
-    this.data = data;
+  show(data) {
     this.bar.setAttribute("aria-label", data.name);
-    this.canvas.setAttribute("role", "img");
     this.canvas.setAttribute("aria-label", data.name);
-    if (!this.plot) this.start();
+    this.legend.replaceChildren(...data.legend.map(legendLine));
+    this.clearer.disabled = !data.lasso && data.item === null;
     if (!this.plot) return;
-    if (data.key !== this.key) {
-      this.key = data.key;
-      this.outline = undefined;
-      const xy = floats(data.points);
-      this.x = xy.filter((_, i) => i % 2 === 0);
-      this.y = xy.filter((_, i) => i % 2 === 1);
-    }
-    const colour = JSON.stringify([data.key, data.colour_key]);
-    if (colour !== this.colour) {
-      this.colour = colour;
-      this.values = floats(data.values);
-      this.paint();
-      this.isQuiet = true;
-      await this.plot.draw(
-        { x: this.x, y: this.y, z: this.values },
-        { zDataType: data.is_number ? "continuous" : "categorical" },
-      );
-      this.isQuiet = false;
-      this.outline = undefined;
-      this.root.dataset.points = this.x.length; // what tests wait for
-    }
-    this.mark();
+    this.wanted = data;
+    this.busy = this.busy.then(async () => {
+      if (this.wanted !== data || this.isClosed) return; // a later one waits
+      const drawn = JSON.stringify([data.key, data.colour_key]);
+      if (drawn !== this.drawn) {
+        if (data.points === null) {
+          this.tell("lost", Date.now()); // the page believes that they were sent here
+          return;
+        }
+        await this.draw(data);
+        this.drawn = drawn;
+      }
+      this.paint(data);
+      this.mark(data);
+      this.root.dataset.points = String(this.x.length); // what tests wait for
+    });
   }
 
-  paint() {
-    const { data } = this;
+  async draw(data) {
+    const xy = floats(data.points);
+    const n = xy.length / 2;
+    this.x = Array.from({ length: n }, (_, i) => xy[2 * i]);
+    this.y = Array.from({ length: n }, (_, i) => xy[2 * i + 1]);
+    this.codes = Array.from(floats(data.codes));
+    this.names = data.names;
+    this.painted = undefined;
+    this.paint(data);
+    this.isQuiet = true;
+    await this.plot.draw({ x: this.x, y: this.y, z: this.codes }, { zDataType: "categorical" });
+    this.isQuiet = false;
+    this.outline = undefined;
+  }
+
+  // Colours of points and of the page, which may have turned dark.
+  paint(data) {
+    const back = colour(this.root, "--st-background-color");
+    const text = colour(this.root, "--st-text-color");
+    const painted = JSON.stringify([back, text, data.hues]);
+    if (painted === this.painted) return;
+    this.painted = painted;
     const n = this.x.length;
     this.plot.set({
-      backgroundColor: colour(this.root, "--st-background-color"),
+      backgroundColor: back,
       colorBy: "valueA",
-      pointColor: data.palette,
-      pointColorHover: colour(this.root, "--st-text-color"),
-      pointColorActive: colour(this.root, "--st-text-color"),
+      pointColor: data.hues,
+      pointColorHover: text,
+      pointColorActive: text,
       pointSize: n > 50000 ? 2 : n > 5000 ? 3.5 : 6,
       pointSizeSelected: 1.5,
       opacity: n > 50000 ? 0.5 : 0.8,
       lassoColor: colour(this.root, "--st-primary-color"),
     });
-    this.legend.replaceChildren(...data.legend.map(legendLine));
   }
 
   // Show what the page holds as chosen: an outline, or one point.
-  mark() {
-    const outline = this.data.lasso ? JSON.stringify(this.data.lasso) : null;
-    this.clearer.disabled = outline === null && this.data.item === null;
-    if (outline !== null && outline === this.outline && this.data.item === null) return;
+  mark(data) {
+    const outline = JSON.stringify([data.lasso, data.lasso ? null : data.item]);
+    if (outline === this.outline) return;
     this.outline = outline;
-    const chosen = this.data.lasso ? this.inside(this.data.lasso) : [];
-    if (this.data.item !== null && !this.data.lasso) chosen.push(this.data.item);
+    const chosen = data.lasso ? this.inside(data.lasso) : [];
+    if (!data.lasso && data.item !== null) chosen.push(data.item);
     this.isQuiet = true;
     if (chosen.length) this.plot.select(chosen, { preventEvent: true });
     else this.plot.deselect({ preventEvent: true });
     this.isQuiet = false;
   }
 
+  // As dashboard.explore_views.inside.
   inside(corners) {
     const found = [];
     for (let i = 0; i < this.x.length; i++) {
@@ -169,37 +191,29 @@ class PointMap {
     });
   }
 
-  clear() {
-    this.isQuiet = true;
-    this.plot?.deselect({ preventEvent: true });
-    this.isQuiet = false;
-    this.tell("cleared", Date.now());
-  }
-
   point(i) {
     const [x, y] = this.plot.getScreenPosition(i) ?? [0, 0];
-    const value = this.values[i];
-    const { legend, is_number: isNumber, low, high } = this.data;
-    this.tip.textContent = isNumber
-      ? (low + value * (high - low)).toPrecision(3)
-      : (legend[value]?.name ?? "");
+    this.tip.textContent = this.names[this.codes[i]] ?? "";
     this.tip.style.left = `${x + 10}px`;
     this.tip.style.top = `${y + 10}px`;
     this.tip.hidden = false;
   }
 
-  get scale() {
-    return 1;
+  size() {
+    const { width, height } = this.frame.getBoundingClientRect();
+    return { width: width || 600, height: height || 500 };
   }
 
   resize() {
-    const { width, height } = this.frame.getBoundingClientRect();
-    if (width && height) this.plot?.set({ width, height, aspectRatio: width / height });
+    const { width, height } = this.size();
+    this.plot?.set({ width, height, aspectRatio: width / height });
   }
 
   close() {
+    if (this.isClosed) return;
+    this.isClosed = true;
     this.watch.disconnect();
-    this.plot?.destroy();
+    this.busy.then(() => this.plot?.destroy());
     this.root.remove();
   }
 }
@@ -214,8 +228,7 @@ function legendLine(one) {
   const line = element("li");
   const dot = element("span", "dot");
   dot.style.background = one.color;
-  line.append(dot, element("span", "", one.name));
-  if (one.n !== undefined) line.append(element("span", "n", one.n.toLocaleString("en")));
+  line.append(dot, element("span", "", one.name), element("span", "n", one.n.toLocaleString("en")));
   return line;
 }
 
@@ -224,12 +237,12 @@ function thinned(corners) {
   const step = Math.ceil(corners.length / 60);
   return corners
     .filter((_, i) => i % step === 0)
-    .map((at) => at.map((one) => Math.round(one * 1000) / 1000));
+    .map((at) => [...at].map((one) => Number(one.toPrecision(6))));
 }
 
 function floats(base64) {
   const bytes = Uint8Array.from(atob(base64), (one) => one.charCodeAt(0));
-  return Array.from(new Float32Array(bytes.buffer));
+  return new Float32Array(bytes.buffer);
 }
 
 function colour(place, name) {

@@ -158,6 +158,27 @@ def test_launch_refuses_before_it_serves(tmp_path: Path, monkeypatch: pytest.Mon
         launch(tmp_path / "nothing")
 
 
+def test_launch_turns_telemetry_off_and_warns_of_other_hosts(
+    small_store: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    import os
+
+    from streamlit.web import cli
+
+    from dashboard.launch import launch
+
+    asked: list[list[str]] = []
+    monkeypatch.setattr(cli, "main", lambda words, **_: asked.append(words))
+    monkeypatch.setenv("HF_HUB_DISABLE_TELEMETRY", "0")
+    monkeypatch.setenv("FEATURESTORE_STORE", "")
+    assert launch(small_store.path, open_browser=False) == 0
+    assert os.environ["HF_HUB_DISABLE_TELEMETRY"] == "1"
+    assert "--server.address=localhost" in asked[0]
+    assert caplog.text == ""
+    launch(small_store.path, host="0.0.0.0")
+    assert "everyone who reaches 0.0.0.0:8501 sees this store" in caplog.text
+
+
 def test_usage_statistics_are_off() -> None:
     config = tomllib.loads((ROOT / ".streamlit" / "config.toml").read_text())
     assert config["browser"]["gatherUsageStats"] is False

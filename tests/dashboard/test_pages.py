@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -14,11 +15,13 @@ from streamlit.testing.v1 import AppTest
 import heads
 from dashboard import explore_views as shown
 from dashboard import head_views, quality_views
+from dashboard.colors import NEUTRAL
 from featurestore.errors import BadQuery
 from featurestore.projection import project
 from featurestore.reviews import Action, Review, read_reviews, standing
 from featurestore.slices import read_slice
-from featurestore.store import Store
+from featurestore.sources import SourceOptions
+from featurestore.store import Store, open_store
 from heads.quality.issues import Issue, Kind
 from tests.dashboard.test_app import cards, opened, texts_of
 
@@ -49,7 +52,8 @@ def test_the_map_shows_every_vector_in_the_colour_of_its_class(store: Store) -> 
     np.testing.assert_allclose(floats(found["points"]).reshape(-1, 2), project(view))
     labels = view.items().column("label").to_pylist()
     names = [line["name"] for line in found["legend"]]  # type: ignore[attr-defined]
-    assert [names[int(code)] for code in floats(found["values"])] == labels
+    assert found["names"] == [*names]
+    assert [names[int(code)] for code in floats(found["codes"])] == labels
     assert found["name"] == "Map of 32 items of pictures, coloured by label"
     assert "**32 items on the map**" in texts_of(app.markdown)
 
@@ -57,12 +61,17 @@ def test_the_map_shows_every_vector_in_the_colour_of_its_class(store: Store) -> 
 def test_an_outline_in_the_address_selects_what_lies_within(store: Store) -> None:
     view = store.view("pictures", "baseline:pixels")
     xy = project(view)
-    outline = "-1.000,-1.000;0.000,-1.000;0.000,1.000;-1.000,1.000"
+    outline = "pca:-1,-1;0,-1;0,1;-1,1"
     app = opened("explore", lasso=outline)
     inside = view.items().column("item_id").to_numpy()[xy[:, 0] < 0]
     assert f"**{len(inside)} items selected**" in texts_of(app.markdown)
     assert {card["id"] for card in cards(app, "items")} == set(inside[:24])
     assert map_of(app)["lasso"] == [[-1, -1], [0, -1], [0, 1], [-1, 1]]
+    app = opened("explore", lasso=outline.replace("pca", "umap"))  # drawn on another map
+    assert "**32 items on the map**" in texts_of(app.markdown)
+    app = opened("explore", lasso="nonsense")
+    assert len(app.error) == 1
+    assert "lasso" not in dict(app.query_params)
 
 
 def test_a_filter_leaves_what_fulfils_it_and_a_wrong_one_says_the_columns() -> None:
@@ -71,14 +80,14 @@ def test_a_filter_leaves_what_fulfils_it_and_a_wrong_one_says_the_columns() -> N
     app = opened("explore", where="shade > 3")
     [error] = texts_of(app.error)
     assert "shade" in error
-    assert any(said.startswith("Columns: `item_id`") for said in texts_of(app.caption))
+    assert any(said.startswith("Columns: item_id, ") for said in texts_of(app.caption))
     app = opened("explore", where="1 = 2")
     assert texts_of(app.info) == ["No item fulfils the filter."]
 
 
 def test_a_head_colours_by_right_and_wrong(store: Store) -> None:
     [card] = heads.list_heads(store.dataset("pictures"))
-    found = map_of(opened("explore", head=card["head_id"], color="outcome"))
+    found = map_of(opened("explore", map_head=card["head_id"], color="head: outcome"))
     predictions = heads.read_predictions(store.dataset("pictures"), card["head_id"])
     n_right = sum(
         a == b
@@ -96,7 +105,6 @@ def test_a_head_colours_by_right_and_wrong(store: Store) -> None:
 def test_a_selection_becomes_a_slice_that_heads_can_use(store: Store) -> None:
     app = opened("explore", where="split = 'test'")
     app.text_input("slice name ").set_value("tests")
-    app.button[0].click()
     [form] = [one for one in app.button if one.label.startswith("Keep")]
     form.click().run()
     assert not app.exception
@@ -117,14 +125,20 @@ def test_what_is_exported_holds_the_chosen_items_and_their_vectors(store: Store)
     assert table.column("item_id").to_pylist() == ids
     vectors = np.array(table.column("vector").to_pylist(), np.float32)
     np.testing.assert_array_equal(vectors, view.load().vectors[:3])
-    lines = shown.exported(view, ids, "csv").decode().splitlines()
-    assert [line.split(",")[0].strip('"') for line in lines] == ["item_id", *ids]
+    order = [ids[2], ids[0], "gone"]
+    scores = pa.table({"item_id": [*reversed(order)], "rank": [3, 2, 1]})
+    lines = shown.exported(view, order, "csv", scores).decode().splitlines()
+    found = [(line.split(",")[0].strip('"'), line.split(",")[-1]) for line in lines]
+    assert found == [("item_id", '"rank"'), (ids[2], "1"), (ids[0], "2")]
 
 
 def test_an_outline_is_read_as_it_is_written_and_nonsense_is_refused() -> None:
     corners = [(0.1, -0.25), (1.0, 0.5), (-0.125, 0.75)]
-    assert shown.parse_outline(shown.outline_text(corners)) == corners
-    for bad in ("", "1,2", "a,b;c,d;e,f", "1,2;3,4;nan,0", ";".join(["0,0"] * 501)):
+    assert shown.parse_outline(shown.outline_text("pca", corners)) == ("pca", corners)
+    tiny = [(0.12345, 1e-7), (0.12346, 2e-7), (0.12347, 0.0)]
+    assert shown.parse_outline(shown.outline_text("umap", tiny)) == ("umap", tiny)
+    for bad in ("", "pca:1,2", "pca:a,b;c,d;e,f", "pca:1,2;3,4;nan,0", "1,2;3,4;5,6",
+                "pca:" + ";".join(["0,0"] * 501)):  # fmt: skip
         with pytest.raises(BadQuery, match="is no outline"):
             shown.parse_outline(bad)
 
@@ -135,14 +149,27 @@ def test_points_within_an_outline_are_those_of_the_even_odd_rule() -> None:
     assert shown.inside(xy, star).tolist() == [False, True, False, True, False]
 
 
-def test_numbers_are_coloured_along_a_scale_and_gaps_stay_grey() -> None:
-    values = pa.chunked_array([[float(n) for n in range(30)]])
-    found = shown.coloring(values)
-    assert found.is_number
-    np.testing.assert_allclose(found.values, np.arange(30) / 29, rtol=1e-6)
+def test_numbers_are_coloured_in_steps_and_gaps_are_grey() -> None:
+    found = shown.coloring(pa.chunked_array([[float(n) for n in range(30)] + [None]]))
+    assert found.codes.tolist() == [n // 3 for n in range(30)] + [10]
+    assert found.names[0] == "0 to 2.9"
+    assert found.legend()[-1] == {"name": "nothing", "color": NEUTRAL, "n": 1}
     named = shown.coloring(pa.chunked_array([["b", None, "a", "b"]]))
-    assert [line["name"] for line in named.legend] == ["b", "a", "nothing"]
-    assert named.values.tolist() == [0, 2, 1, 0]
+    assert [line["name"] for line in named.legend()] == ["b", "a", "nothing"]
+    assert named.codes.tolist() == [0, 2, 1, 0]
+
+
+def test_colours_stay_under_a_filter_and_very_many_values_share_one() -> None:
+    values = pa.chunked_array([["a", "b", "c", "c"]])
+    whole = shown.coloring(values)
+    part = whole.take(np.array([0, 1]))
+    hues = {line["name"]: line["color"] for line in whole.legend()}
+    assert {line["name"]: line["color"] for line in part.legend()} == {
+        "a": hues["a"], "b": hues["b"],
+    }  # fmt: skip
+    many = shown.coloring(pa.chunked_array([[f"v{n:04d}" for n in range(5000)]]))
+    assert len(many.names) == shown.MOST_NAMES
+    assert many.legend()[-1]["name"] == "4,941 others"
 
 
 def test_more_points_than_a_map_bears_are_a_stated_sample(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -152,6 +179,62 @@ def test_more_points_than_a_map_bears_are_a_stated_sample(monkeypatch: pytest.Mo
     monkeypatch.setattr(shown.sampled, "__defaults__", (10,))
     app = opened("explore")
     assert "A sample of 10 of 32 items, drawn evenly." in texts_of(app.caption)
+
+
+def test_the_points_are_sent_once_and_again_when_the_browser_lost_them() -> None:
+    app = opened("explore")
+    assert map_of(app)["points"] is not None
+    app.run()
+    assert map_of(app)["points"] is None
+    app.session_state["map sent"] = None
+    app.run()
+    assert map_of(app)["points"] is not None
+
+
+def test_no_choice_of_one_page_or_box_breaks_another(store: Store) -> None:
+    """What another box or page has made impossible gives way; only an address is an error."""
+    [card] = heads.list_heads(store.dataset("pictures"))
+    app = opened("explore", map_head=card["head_id"], color="head: outcome")
+    app.selectbox("map_head box").set_value("none").run()
+    assert not app.error
+    assert map_of(app)["name"].endswith("coloured by label")  # type: ignore[attr-defined]
+    for page in ("one_head", "explore", "compare", "search", "quality", "heads", "one_head"):
+        app.switch_page(f"screens/{page}.py").run()
+        assert not app.exception
+        assert not app.error, page
+    app.switch_page("screens/compare.py").run()
+    app.selectbox("first box").set_value("knn on baseline:pixels").run()
+    assert not app.error
+
+
+def test_a_map_needs_no_labels_and_no_column(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "texts.csv"
+    path.write_text("id,words\n" + "".join(f"t{n},word {n}\n" for n in range(5)))
+    store = open_store(tmp_path / "store", create=True)
+    options = SourceOptions(text="words", id="id")
+    store.embed([path], dataset="texts", encoders=["baseline:hashing"], options=options)
+    monkeypatch.setenv("FEATURESTORE_STORE", str(store.path))
+    assert map_of(opened("explore"))["names"] == ["items"]
+    for page in ("overview", "search", "heads", "one_head", "compare", "quality"):
+        assert not opened(page).error
+
+
+def test_a_data_set_made_anew_under_its_name_is_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FEATURESTORE_STORE", str(tmp_path / "store"))
+    options = SourceOptions(text="words", id="id")
+    for word in ("old", "new"):
+        path = tmp_path / "texts.csv"
+        path.write_text("id,words\n" + "".join(f"{word}{n},{word} {n}\n" for n in range(5)))
+        store = open_store(tmp_path / "store", create=True)
+        store.embed([path], dataset="texts", encoders=["baseline:hashing"], options=options)
+        app = opened("search", item=f"{word}0")
+        assert not app.error
+        assert {one["text"].split()[0] for one in cards(app, "item card")} == {word}
+        store.drop("texts")
 
 
 # -- search -----------------------------------------------------------------------------------
@@ -261,7 +344,7 @@ def test_the_worst_comes_first_and_a_decision_moves_on(store: Store) -> None:
     assert (decided.item_id, decided.action, decided.value, decided.who) == (
         first, Action.DUPLICATE, second, "ann",
     )  # fmt: skip
-    assert cards(app, "item card")[0]["id"] == second
+    assert "Nothing of this kind is left to decide." in texts_of(app.success)  # its twin stays
     [undo] = [one for one in app.button if one.label == "Undo my last"]
     undo.click().run()
     assert standing(read_reviews(folder)) == {}

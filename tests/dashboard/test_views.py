@@ -22,6 +22,9 @@ PIXELS = "baseline:pixels"
 def test_the_overview_counts_items_vectors_and_failures_of_each_view(small_store: Store) -> None:
     rows = views.overview(small_store)
     measured = [(row.pop("items/s"), row.pop("last run")) for row in rows]
+    on_disk = [(row.pop("MB"), row.pop("snapshot")) for row in rows]
+    assert on_disk[0][0] > 30 * 3072 * 4 / 1e6
+    assert on_disk[0][1] == str(small_store.view("pictures", PIXELS).snapshot)
     assert all(rate > 0 and "T" in when for rate, when in measured)
     assert rows == [
         {
@@ -64,6 +67,7 @@ def test_failures_say_which_item_failed_where_and_why(small_store: Store) -> Non
     assert row.pop("when")
     assert row == {
         "item": "train/white/broken.png",
+        "file": small_store.dataset("pictures").uri("train/white/broken.png"),
         "stage": "decode",
         "encoder": "any",
         "reason": "not an image that we can read (begins with b'no pictu')",
@@ -225,3 +229,8 @@ def test_splits_of_the_users_own_names_are_shown() -> None:
     ]
     assert views.split_sentence(items) == f"1 train · 1 fold0 · 1 {views.NO_SPLIT}"
     assert len(views.class_figure(views.class_counts(items), views.class_colors(items)).data) == 3
+
+
+def test_next_steps_are_what_nobody_did_yet(small_store: Store) -> None:
+    steps = views.next_steps(small_store.dataset("pictures"))
+    assert [words[0] for _, words in steps] == ["transfer", "curve", "quality", "train"]
