@@ -20,7 +20,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageEnhance
 
-import heads
 from benchmarks.report import SHARED, Row, at_least, run_sections
 from benchmarks.ten import ten
 from featurestore.graph import neighbor_graph
@@ -31,6 +30,7 @@ from heads.catalogue import HEADS
 from heads.folds import make_folds
 from heads.quality.find import find_issues, witnesses
 from heads.quality.labels import judge_labels
+from heads.quality.twins import find_twins
 from heads.suggest import automatic, choose
 from heads.tasks import Task
 
@@ -137,7 +137,7 @@ def _one_repeat(embeddings: Embeddings) -> Any:
 
 
 def twins() -> list[Row]:
-    """Plant copies, whole and altered, and look for them through `heads.find_issues`."""
+    """Plant copies, whole and altered, and look for them."""
     rows = []
     with tempfile.TemporaryDirectory() as temporary:
         rows += _planted_pictures(Path(temporary))
@@ -185,8 +185,7 @@ def _planted_pictures(folder: Path) -> list[Row]:
         planted[f"{path.parent.name}/exact-{path.name}"] = original, "exact"
     store = open_store(folder / "store", create=True)
     store.embed([target], dataset="steel", encoders=["builtin:tiny-image"])
-    found = find_issues(store.view("steel", "builtin:tiny-image"))
-    return _twin_rows("neu_steel", found, planted)
+    return _twin_rows("neu_steel", store.view("steel", "builtin:tiny-image"), planted)
 
 
 def _planted_texts(folder: Path) -> list[Row]:
@@ -216,8 +215,7 @@ def _planted_texts(folder: Path) -> list[Row]:
     store = open_store(folder / "store", create=True)
     options = SourceOptions(text="text", label=("label",), id="id")
     store.embed([target], dataset="sms", encoders=["builtin:tiny-text"], options=options)
-    found = find_issues(store.view("sms", "builtin:tiny-text"))
-    return _twin_rows("sms_spam", found, planted)
+    return _twin_rows("sms_spam", store.view("sms", "builtin:tiny-text"), planted)
 
 
 def _mistyped(text: str, n: int, rng: np.random.Generator) -> str:
@@ -236,8 +234,12 @@ def _mistyped(text: str, n: int, rng: np.random.Generator) -> str:
     return "".join(letters)
 
 
-def _twin_rows(name: str, found: heads.Issues, planted: dict[str, tuple[str, str]]) -> list[Row]:
-    twins_of = {one.item_id: set(one.others) for one in (*found.of("duplicate"), *found.of("leak"))}
+def _twin_rows(name: str, view: Any, planted: dict[str, tuple[str, str]]) -> list[Row]:
+    """Score the clusters of `heads.quality.twins`, which `find_issues` reports."""
+    cluster = find_twins(view).cluster
+    ids = view.items().column("item_id").to_numpy()
+    members = [ids[cluster == c].tolist() for c in range(cluster.max() + 1)]
+    twins_of = {one: set(own) - {one} for own in members for one in own}
     rows = []
     for how in dict.fromkeys(how for _, how in planted.values()):
         own = [copy for copy, (_, one) in planted.items() if one == how]
