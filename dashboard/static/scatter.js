@@ -78,8 +78,11 @@ class PointMap {
     this.plot.subscribe("lassoEnd", ({ coordinates }) => {
       isLasso = false;
       if (this.isQuiet) return;
-      this.outline = undefined; // the page says what is within
-      this.tell("lasso", thinned(coordinates));
+      const corners = thinned(coordinates);
+      // What is highlighted is what lies within the corners that the page gets.
+      const isWhole = corners.length === coordinates.length;
+      this.outline = isWhole ? JSON.stringify([corners, null]) : undefined;
+      this.tell("lasso", corners);
     });
     this.plot.subscribe("select", ({ points }) => {
       if (this.isQuiet || isLasso || points.length !== 1) return;
