@@ -35,10 +35,18 @@ SCALE = (
 def colors(names: Iterable[str]) -> Mapping[str, str]:
     """Give each name its colour.
 
-    Names are sorted first, so that a filter changes no colour; after eight names colours
-    come again, so names are always written beside them.
+    Names are sorted first, so that a filter changes no colour. After eight names they come again
+    darker, then lighter; after 24 they repeat, so names are always written beside them.
 
     >>> colors(["dog", "cat"])["cat"]
     '#0072B2'
     """
-    return {name: PALETTE[i % len(PALETTE)] for i, name in enumerate(sorted(set(names)))}
+    n = len(PALETTE)
+    return {name: _toned(PALETTE[i % n], i // n % 3) for i, name in enumerate(sorted(set(names)))}
+
+
+def _toned(hue: str, turn: int) -> str:
+    """Return a colour as it is, darker, or lighter."""
+    toward, share = ((0, 0.0), (0, 0.4), (255, 0.5))[turn]
+    parts = (int(hue[i : i + 2], 16) for i in (1, 3, 5))
+    return "#" + "".join(f"{round(part + (toward - part) * share):02X}" for part in parts)

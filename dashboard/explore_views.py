@@ -236,11 +236,11 @@ def _base64(values: NDArray[np.float32]) -> str:
 
 
 def label_breakdown(labels: pa.ChunkedArray, most: int = 6) -> str:
-    """Say which labels a selection has: ``12 cat · 3 dog``."""
+    """Say which labels a selection has: ``cat: 12 · dog: 3``."""
     found = pc.value_counts(labels.cast(pa.string())).to_pylist()
     counts = sorted(((one["counts"], one["values"] or NO_LABEL) for one in found),
                     key=lambda one: (-one[0], one[1]))  # fmt: skip
-    said = [f"{n:,} {name}" for n, name in counts[:most]]
+    said = [f"{name}: {n:,}" for n, name in counts[:most]]
     more = len(counts) - most
     return " · ".join(said) + (f" · {more} more" if more > 0 else "")
 

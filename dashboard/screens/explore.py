@@ -9,7 +9,7 @@ from dashboard.scatter import scatter
 from featurestore.errors import BadQuery, FeatureStoreError
 from featurestore.projection import is_projected
 
-MAPS = {"pca": "PCA (at once)", "umap": "UMAP (neighbours stay together)"}
+MAPS = {"pca": "PCA, at once", "umap": "UMAP"}
 NO_HEAD, ALL = "none", "all items"
 BY_HEAD = "head: "
 
@@ -134,6 +134,8 @@ with drawn:
         "Scroll to zoom, drag to move; choose Lasso or Box to select, click a point for its "
         "neighbours. Places come from the vectors alone, not from labels."
     )
+    if method == "umap":
+        st.caption("UMAP keeps neighbours together; distances between groups mean little.")
 with beside:
     if outline is not None:
         chosen[chosen] = shown.inside(xy[chosen], outline)

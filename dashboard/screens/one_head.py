@@ -18,7 +18,7 @@ chosen = state.select(
 card = cards[chosen]
 st.markdown(
     views.plain(
-        f"{card['head']} on {views.encoder_label(card['encoder'])}, label {card['label']}. "
+        f"{card['head']} on {views.encoder_label(card['encoder'])}, label '{card['label']}'. "
         f"Intervals speak of {card['estimand']}."
     )
 )

@@ -115,7 +115,7 @@ def find_issues(
             "n_items": len(embeddings),
             "slice": None if view.part is None else view.part.name,
             "thresholds": {
-                "duplicate": twins.same,
+                "duplicate": round(twins.same, 4),
                 "outlier": FAR,
             },
             "views": [

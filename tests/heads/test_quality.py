@@ -271,7 +271,7 @@ def test_a_large_cluster_costs_a_line_each() -> None:
 
     embeddings = Embeddings(ids, np.zeros((n, 2), np.float32), "", columns)
     pairs = Pairs(np.zeros(n - 1, int), np.arange(1, n), np.ones(n - 1))
-    twins = Twins(np.zeros(n, int), pairs, 0.7, 0, 0, 0, True)
+    twins = Twins(np.zeros(n, int), pairs, 0.7, 0, 0, 0, 0, True)
     found = list(_twin_issues(embeddings, twins))
     assert len(found) == n
     assert max(len(one.others) for one in found) == N_OTHERS
@@ -319,6 +319,40 @@ def test_twins_together_leave_no_leak_in_folds_nor_in_the_split(
     assert heads.run_again(view.dataset, together).rows()[0]["value"] == together.rows()[0]["value"]
     with pytest.raises(NotEnoughData, match="every test item has a twin"):
         heads.compare(view, ["knn"], twins_together=True)
+
+
+def test_where_all_are_alike_a_twin_must_be_liker_still(empty_store: Store, tmp_path: Path) -> None:
+    """Reports that share most of their words are no twins; one that was typed twice is."""
+    rng = np.random.default_rng(0)
+    words = np.array(["".join(rng.choice(list("bcdfgklmnprstaeiou"), 6)) for _ in range(300)])
+    said = "the patient was seen in the morning and the scan of the chest shows that the left"
+    texts = [f"{said} {' '.join(rng.choice(words, 4))}" for _ in range(80)]
+    lines = [f"r{n:02d},{text},{'xy'[n % 2]}" for n, text in enumerate(texts)]
+    path = tmp_path / "a.csv"
+    path.write_text("\n".join(["id,words,topic", *lines, f"twin,{texts[0].upper()}!,x"]) + "\n")
+    options = SourceOptions(text="words", label=("topic",), id="id")
+    empty_store.embed([path], dataset="d", encoders=["builtin:tiny-text"], options=options)
+    found = heads.find_issues(empty_store.view("d", "builtin:tiny-text"), save=False)
+    assert {one.item_id for one in found.of(Kind.DUPLICATE)} == {"r00", "twin"}
+    assert found.card["thresholds"]["duplicate"] > 0.73  # more than for any texts
+    assert "2 of 81 items (2%) have one." in " ".join(found.notes)
+
+
+def test_pictures_that_are_too_small_are_twins_of_equal_ones_alone(
+    empty_store: Store, tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(0)
+    for n in range(30):
+        folder = tmp_path / "tiny" / "ab"[n % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        pixels = np.full((8, 8), 100 + n % 5, np.uint8)
+        pixels[2:6, 3:5] = rng.integers(0, 256, (4, 2))
+        Image.fromarray(pixels).save(folder / f"{n}.png")
+    (tmp_path / "tiny/a/copy.png").write_bytes((tmp_path / "tiny/b/1.png").read_bytes())
+    empty_store.embed([tmp_path / "tiny"], dataset="tiny", encoders=["baseline:pixels"])
+    found = heads.find_issues(empty_store.view("tiny", "baseline:pixels"), save=False)
+    assert {one.item_id for one in found.of(Kind.DUPLICATE)} == {"a/copy.png", "b/1.png"}
+    assert any("31 pictures of less than 32 pixels" in note for note in found.notes)
 
 
 # -- outliers ---------------------------------------------------------------------------------
