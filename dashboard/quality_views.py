@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 
+import pyarrow as pa
+
 from dashboard.views import Row
 from featurestore.reviews import Action, Review, contested, standing
 from heads import Issue, Issues
@@ -42,6 +44,18 @@ def queue(
     ]
     last = {item: place for place, item in enumerate(skipped)}
     return sorted(open_, key=lambda one: last.get(one.item_id, -1))  # stable: the worst first
+
+
+def issue_table(issues: Sequence[Issue]) -> pa.Table:
+    """Return issues as a table: item_id, score, reason, suggested."""
+    return pa.table(
+        {
+            "item_id": [one.item_id for one in issues],
+            "score": [one.score for one in issues],
+            "reason": [one.reason for one in issues],
+            "suggested": pa.array([one.suggested for one in issues], pa.string()),
+        }
+    )
 
 
 def decision_words(one: Review | None) -> str | None:

@@ -202,17 +202,19 @@ def test_an_index_is_kept_and_used(view):
     np.testing.assert_array_equal(opened.search(queries).rows, built.search(queries).rows)
     assert isinstance(view.index(exact=True), ExactIndex)
     assert isinstance(view.index(metric="l2"), ExactIndex)  # it was made for cosine
-    assert isinstance(view.as_of(view.snapshot).index(), ExactIndex)
+    assert isinstance(view.now().index(), ApproximateIndex)  # pinned to what it is of
     assert opened.neighbors("i00007").ids[0, 0] != "i00007"
 
 
 def test_new_items_are_added_and_those_that_left_are_masked(view, tmp_path):
     first = view.build_index()
+    before = view.now()
     store = view.dataset.store
     view = embed(store, write_table(tmp_path / "t.csv", range(100, 2050)))
     store.dataset("d").folder.items.merge(
         None, drop=lambda part: np.asarray(part.column(0)) < "i00100", keys=["item_id"]
     )
+    assert isinstance(before.index(), ExactIndex)  # of a state that is past
     index = view.index()
     assert isinstance(index, ApproximateIndex)
     assert len(index.ids) == 1950

@@ -76,6 +76,15 @@ def later(item: str) -> None:
     state.remember("at", None)
 
 
+view = next((one for one in dataset.views() if str(one.spec) == report.encoder), None)
+if view is not None and issues:
+    panels.selection_actions(
+        view.now(),
+        [one.item_id for one in issues if one.item_id in known],
+        origin={"page": "quality", "report": chosen, "kind": kind},
+        extra=shown.issue_table(issues),
+        key="issues",
+    )
 if error := st.session_state.pop("review error", None):
     st.error(views.plain(error))
 n_decided = len({one.item_id for one in issues} & set(decided))

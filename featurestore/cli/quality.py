@@ -59,16 +59,21 @@ def quality(
     if as_json:
         print_json(found.to_json())
         return
-    click.echo(f"{view.name}: " + ", ".join(found.summary()))
-    for kind in kinds or KINDS:
+    show_issues(found, kinds or KINDS, limit)
+    if found.issues:
+        say("review them on the dashboard's Quality page, or with `featurestore review`")
+
+
+def show_issues(found: Any, kinds: tuple[str, ...] = KINDS, limit: int = 10) -> None:
+    """Print a quality report: the worst of each kind, and what there is to say."""
+    click.echo(f"{found.dataset}@{found.encoder}: " + ", ".join(found.summary()))
+    for kind in kinds:
         worst = found.of(kind)[:limit]
         if worst:
             rows = [[one.item_id, f"{one.score:.2f}", one.reason] for one in worst]
             print_table([kind, "score", "why"], rows)
     for note in found.notes:
         click.echo(note)
-    if found.issues:
-        say("review them on the dashboard's Quality page, or with `featurestore review`")
 
 
 @click.command(epilog="Example: featurestore review photos --export reviews.csv")

@@ -9,6 +9,7 @@ import click
 
 from featurestore.cli.learn import show_comparison
 from featurestore.cli.output import json_option, open_given, print_json, print_table, store_option
+from featurestore.cli.quality import show_issues
 from featurestore.cli.transfer import show_assessment, show_curve
 
 
@@ -61,6 +62,8 @@ def _line(path: Path) -> tuple[str, str, str]:
     elif kind in ("compare", "curve"):
         rows = card["heads" if kind == "compare" else "budgets"]
         about = f"{card['label']}, {len(rows)} rows by {card['metric']}"
+    elif kind == "quality":
+        about = ", ".join(f"{n:,} {name}" for name, n in card["found"].items())
     else:
         about = ""
     return path.stem, kind, about
@@ -69,6 +72,7 @@ def _line(path: Path) -> tuple[str, str, str]:
 def _print(card: dict[str, Any]) -> None:
     from heads.comparison import Comparison
     from heads.fewshot import Curve
+    from heads.quality.issues import Issues
     from heads.transfer.assessment import Assessment
 
     kind = card.get("kind")
@@ -78,5 +82,7 @@ def _print(card: dict[str, Any]) -> None:
         show_curve(Curve.from_json(card))
     elif kind == "transfer":
         show_assessment(Assessment.from_json(card))
+    elif kind == "quality":
+        show_issues(Issues.from_json(card))
     else:
         print_json(card)

@@ -352,6 +352,18 @@ def test_the_worst_comes_first_and_a_decision_moves_on(store: Store) -> None:
     (folder.path / "reviews" / "reviews.jsonl").unlink()
 
 
+def test_issues_are_exported_with_score_and_reason(store: Store) -> None:
+    [report] = heads.quality_reports(store.dataset("pictures"))
+    leaks = report.of(Kind.LEAK)
+    view = store.view("pictures", "baseline:pixels")
+    table = quality_views.issue_table(leaks)
+    lines = shown.exported(view, [one.item_id for one in leaks], "csv", table).decode()
+    assert lines.splitlines()[0].endswith('"score","reason","suggested"')
+    assert leaks[0].reason in lines.splitlines()[1]
+    labels = [one.label for one in opened("quality", kind="leak").button]
+    assert "Keep 2 items as a slice" in labels
+
+
 def test_a_queue_leaves_out_what_is_decided_or_gone_and_puts_off_what_was_skipped() -> None:
     issues = [Issue(Kind.LABEL, item, score, "") for item, score in zip("abcd", (4, 3, 2, 1),
                                                                         strict=True)]  # fmt: skip

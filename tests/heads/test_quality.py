@@ -388,6 +388,43 @@ def test_mahalanobis_agrees_with_scikit_learn_for_one_class() -> None:
     np.testing.assert_allclose(mahalanobis(vectors), theirs, rtol=1e-4)
 
 
+# -- the command line -------------------------------------------------------------------------
+
+
+def test_the_commands_find_review_learn_and_suggest(
+    texts_view: View, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """quality, review, train --apply-reviews, show, suggest, slices: the loop as people type it."""
+    from featurestore.cli import run
+
+    store = ["--store", str(texts_view.dataset.store.path)]
+    label(texts_view, {"t00": "music"})
+    assert run(["quality", "texts", *store]) == 0
+    assert "labelled music, likelier food" in capsys.readouterr().out
+    decide = ["review", "texts", "--item", "t00", "--relabel", "food", "--who", "ann"]
+    assert run([*decide, *store]) == 0
+    assert "t00: relabel food" in capsys.readouterr().err
+    assert run(["review", "texts", *store]) == 0
+    assert "ann" in capsys.readouterr().out
+    table = str(tmp_path / "reviews.csv")
+    assert run(["review", "texts", "--export", table, *store]) == 0
+    assert run(["review", "texts", "--import", table, *store]) == 0
+    assert "0 decisions from" in capsys.readouterr().err
+    assert run(["train", "texts", "--head", "ridge", "--apply-reviews", *store]) == 0
+    out = capsys.readouterr().out
+    assert "1 relabelled, 0 left out" in out
+    assert "against what reviewers say (1 items differ)" in out
+    assert run(["show", "texts", "latest", *store]) == 0
+    assert "probable label errors" in capsys.readouterr().out
+    assert run(["slices", "texts", "--save", "food", "--where", "topic = 'food'", *store]) == 0
+    assert run(["compare", "texts", "--slice", "food", *store]) == 1
+    assert "heads need two classes or more" in capsys.readouterr().err
+    assert run(["suggest", "texts", *store]) == 1
+    assert "there is nothing to suggest" in capsys.readouterr().err
+    assert run(["review", "texts", "--item", "t00", *store]) == 2
+    assert run(["review", "texts", "--undo", "nothing", *store]) == 1
+
+
 # -- what to label next -------------------------------------------------------------------------
 
 
