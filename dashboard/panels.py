@@ -6,7 +6,7 @@ import atexit
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -46,6 +46,32 @@ def choose_encoder(dataset: DataSet, *, clears: Sequence[str] = ()) -> View:
         "Encoder", specs, key="encoder", default=default, show=views.encoder_label, clears=clears
     )
     return dataset.view(chosen).now()  # one state for all that the page reads of it
+
+
+def choose_run(
+    dataset: DataSet,
+    found: Sequence[Any],
+    label: str,
+    *,
+    key: str,
+    show: Callable[[Any], str],
+    none: str,
+    words: Sequence[str],
+    clears: Sequence[str] = (),
+) -> Any:
+    """Let people choose among stored runs, newest first.
+
+    Where there is none, say so (``none``), show the command that makes one, and stop.
+    """
+    runs = {str(one.card["created"]): one for one in found}
+    if not runs:
+        st.info(none)
+        state.show_command(dataset.store, *words)
+        st.stop()
+    chosen = state.select(
+        label, list(runs), key=key, show=lambda created: show(runs[created]), clears=clears
+    )
+    return runs[chosen]
 
 
 def item_card(dataset: DataSet, item_id: str, *, key: str) -> views.Row:
@@ -95,6 +121,24 @@ def item_pages(
         gallery(
             state.cards(dataset, rows), name=name, key=key, on_click=choose_item, selected=selected
         )
+
+
+def items_beside_neighbours(
+    dataset: DataSet, view: View | None, ids: Sequence[str], *, key: str
+) -> None:
+    """Draw items, and beside them the neighbours of the one that is clicked."""
+    grid, beside = st.columns(2, gap="large")
+    with grid:
+        if ids:
+            item_pages(dataset, ids, name="Items", key=key)
+        else:
+            st.caption("None.")
+    with beside:
+        selected = state.kept("item")
+        if selected is not None and view is not None:
+            neighbours(view, selected)
+        elif ids:
+            st.info("Click an item to see its nearest neighbours.")
 
 
 def selection_actions(

@@ -8,19 +8,11 @@ from dashboard import panels, state, views
 CLASSES, SLICES = "class", "slice"
 
 dataset = state.dataset()
-comparisons = {str(run.card["created"]): run for run in state.comparisons(dataset)}
-if not comparisons:
-    st.info("No comparison of this data set yet. Make one:")
-    state.show_command(dataset.store, "compare", dataset.name)
-    st.stop()
-chosen = state.select(
-    "Comparison",
-    list(comparisons),
-    key="run",
-    show=lambda created: views.run_title(comparisons[created]),
+run = panels.choose_run(
+    dataset, state.comparisons(dataset), "Comparison", key="run", show=views.run_title,
+    none="No comparison of this data set yet. Make one:", words=("compare", dataset.name),
     clears=("first", "second"),
-)
-run = comparisons[chosen]
+)  # fmt: skip
 cells = shown.cells_of(run)
 if len(cells) < 2:
     st.info("This comparison has one row: there is nothing to compare it with.")
@@ -78,17 +70,6 @@ if run.classes:
     st.markdown(f"**{len(ids):,} of {run.n_items:,} items**")
     view = state.view_of_cell(dataset, pair[0][0], pair[1][0])
     if view is not None:
-        origin = {"page": "compare", "run": chosen, "right": pair[0], "wrong": pair[1]}
+        origin = {"page": "compare", "run": run.card["created"], "right": pair[0], "wrong": pair[1]}
         panels.selection_actions(view, ids, origin=origin)
-    grid, beside = st.columns(2, gap="large")
-    with grid:
-        if ids:
-            panels.item_pages(dataset, ids, name="Items", key=f"only right {who}")
-        else:
-            st.caption("None.")
-    with beside:
-        selected = state.kept("item")
-        if selected is not None and view is not None:
-            panels.neighbours(view, selected)
-        elif ids:
-            st.info("Click an item to see its nearest neighbours.")
+    panels.items_beside_neighbours(dataset, view, ids, key=f"only right {who}")

@@ -2,24 +2,14 @@
 
 import streamlit as st
 
-from dashboard import state, views
+from dashboard import panels, state, views
 from dashboard import transfer_views as shown
 
 dataset = state.dataset()
-curves = {str(one.card["created"]): one for one in state.curves(dataset)}
-
-if not curves:
-    st.info("No learning curve of this data set yet. Draw one:")
-    state.show_command(dataset.store, "curve", dataset.name)
-    st.stop()
-
-chosen = state.select(
-    "Learning curve",
-    list(curves),
-    key="curve",
-    show=lambda created: shown.curve_title(curves[created]),
-)
-found = curves[chosen]
+found = panels.choose_run(
+    dataset, state.curves(dataset), "Learning curve", key="curve", show=shown.curve_title,
+    none="No learning curve of this data set yet. Draw one:", words=("curve", dataset.name),
+)  # fmt: skip
 name = found.metric.replace("_", " ")
 st.plotly_chart(shown.curve_figure(found), alt=f"{name} over the number of labels")
 if shown.scale_of(found) == 100:

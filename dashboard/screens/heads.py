@@ -5,22 +5,13 @@ import streamlit as st
 from dashboard import panels, state, views
 
 dataset = state.dataset()
-comparisons = {str(run.card["created"]): run for run in state.comparisons(dataset)}
-
 panels.train_panel(dataset)
-if not comparisons:
-    encoders = [word for view in dataset.views() for word in ("-e", str(view.spec))]
-    st.info("No comparison of this data set yet. Make one:")
-    state.show_command(dataset.store, "compare", dataset.name, *encoders)
-    st.stop()
-
-chosen = state.select(
-    "Comparison",
-    list(comparisons),
-    key="run",
-    show=lambda created: views.run_title(comparisons[created]),
-)
-run = comparisons[chosen]
+encoders = [word for view in dataset.views() for word in ("-e", str(view.spec))]
+run = panels.choose_run(
+    dataset, state.comparisons(dataset), "Comparison", key="run", show=views.run_title,
+    none="No comparison of this data set yet. Make one:",
+    words=("compare", dataset.name, *encoders),
+)  # fmt: skip
 metric = run.metric.replace("_", " ").capitalize()
 unit = views.metric_name(run)
 digits = "%.1f" if run.is_share else "%.3f"

@@ -78,22 +78,11 @@ if cells:
                 f"{views.plain(said)}**")  # fmt: skip
     if len(ids) < len(named):
         st.caption(f"{len(named) - len(ids):,} more are gone from the data set.")
-    left, right = st.columns(2, gap="large")
     view = state.view_of_head(dataset, card)
-    with left:
-        if ids:
-            panels.item_pages(dataset, ids, name="Items", key="confused")
-        else:
-            st.caption("None.")
-        if view is not None:
-            panels.selection_actions(
-                view,
-                ids,
-                origin={"page": "head", "head": chosen, "label": classes[row], "predicted": said},
-            )
-    with right:
-        selected = state.kept("item")
-        if selected is not None and view is not None:
-            panels.neighbours(view, selected)
-        elif ids:
-            st.info("Click an item to see its nearest neighbours.")
+    if view is not None:
+        panels.selection_actions(
+            view,
+            ids,
+            origin={"page": "head", "head": chosen, "label": classes[row], "predicted": said},
+        )
+    panels.items_beside_neighbours(dataset, view, ids, key="confused")

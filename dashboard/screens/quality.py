@@ -10,19 +10,15 @@ from featurestore.reviews import Action, Review, add_reviews, undo, user_name
 from heads.quality.issues import Kind
 
 dataset = state.dataset()
-reports = {str(one.card["created"]): one for one in state.quality_reports(dataset)}
 panels.inspect_panel(dataset)
-if not reports:
-    st.info("Nobody has looked for issues yet. Press the button above, or run:")
-    state.show_command(dataset.store, "quality", dataset.name, "-e", "ENCODER")
-    st.stop()
-
 left, right = st.columns([3, 2])
 with left:
-    chosen = state.select(
-        "Report", list(reports), key="report", show=lambda one: shown.report_title(reports[one])
-    )
-report = reports[chosen]
+    report = panels.choose_run(
+        dataset, state.quality_reports(dataset), "Report", key="report", show=shown.report_title,
+        none="Nobody has looked for issues yet. Press the button above, or run:",
+        words=("quality", dataset.name, "-e", "ENCODER"),
+    )  # fmt: skip
+chosen = str(report.card["created"])
 with right:
     kinds = [str(kind) for kind in Kind]
     most = max(kinds, key=lambda kind: (report.found.get(kind, 0) > 0, -kinds.index(kind)))

@@ -2,24 +2,15 @@
 
 import streamlit as st
 
-from dashboard import state, views
+from dashboard import panels, state, views
 from dashboard import transfer_views as shown
 
 dataset = state.dataset()
-assessments = {str(one.card["created"]): one for one in state.assessments(dataset)}
-
-if not assessments:
-    st.info("No verdict on this data set yet. Ask for one:")
-    state.show_command(dataset.store, "transfer", dataset.name, "--rank")
-    st.stop()
-
-chosen = state.select(
-    "Assessment",
-    list(assessments),
-    key="assessment",
-    show=lambda created: shown.assessment_title(assessments[created]),
-)
-found = assessments[chosen]
+found = panels.choose_run(
+    dataset, state.assessments(dataset), "Assessment", key="assessment",
+    show=shown.assessment_title, none="No verdict on this data set yet. Ask for one:",
+    words=("transfer", dataset.name, "--rank"),
+)  # fmt: skip
 digits = "%.1f" if shown.scale_of(found) == 100 else "%.3f"
 for verdict in found.verdicts:
     st.markdown(f"#### {str(verdict.kind).capitalize()}")
