@@ -13,6 +13,7 @@ ICON = Path(__file__).with_name("static") / "icon.png"
 CLEARED = (  # by another data set
     "encoder", "item", "run", "assessment", "of", "curve", "head", "color", "where", "slice",
     "lasso", "map_head", "look", "q", "beside", "first", "second", "by", "report", "kind", "at",
+    "grid", "cell",
 )  # fmt: skip
 st.set_page_config(page_icon=str(ICON), layout="wide")  # before the pages and their icons
 # Not in pages/: next to a folder of that name, Streamlit runs the page of a server's first

@@ -114,13 +114,29 @@ def item_pages(
     """Draw items page by page; a click chooses one."""
     n_pages = max(1, -(-len(ids) // PAGE_ITEMS))
     grid = st.container()  # above the page numbers, which must be known to draw it
-    page = st.pagination(n_pages, key=f"page of {key}") if n_pages > 1 else 1
+    page = _page_of(len(ids), n_pages, key)
     few = ids[(page - 1) * PAGE_ITEMS : page * PAGE_ITEMS]
     rows = views.rows_of(state.items(dataset), _plain_ids(few))
     with grid:
         gallery(
             state.cards(dataset, rows), name=name, key=key, on_click=choose_item, selected=selected
         )
+
+
+def _page_of(n_items: int, n_pages: int, key: str) -> int:
+    """Draw page numbers; the address holds the page, as long as it is of so many items."""
+    if n_pages < 2:
+        return 1
+    wanted, _, of = (state.recall("grid") or "").partition("/")
+    is_known = of == str(n_items) and wanted.isdecimal() and 1 <= int(wanted) <= n_pages
+    widget = f"page of {key}"
+    st.session_state[widget] = int(wanted) if is_known else 1
+
+    def turned() -> None:
+        state.remember("grid", f"{st.session_state[widget]}/{n_items}")
+
+    st.pagination(n_pages, key=widget, on_change=turned)
+    return int(st.session_state[widget])
 
 
 def items_beside_neighbours(

@@ -62,13 +62,17 @@ with calibration:
 st.subheader("What it confuses")
 classes, counts = shown.confusion(predictions)
 st.caption("Rows: the label; columns: what the head said. Choose a cell to see its items.")
+label, _, said = (state.recall("cell") or "").partition("\t")
+wanted = [(classes.index(label), said)] if label in classes and said in classes else []
 event = st.dataframe(
     shown.confusion_style(classes, counts),
     on_select="rerun",
     selection_mode="single-cell",
+    selection_default={"selection": {"cells": wanted}},
     key=f"confusion of {chosen}",
 )
 cells = event.selection.cells
+state.remember("cell", f"{classes[cells[0][0]]}\t{cells[0][1]}" if cells else None)
 if cells:
     row, said = cells[0]
     known = state.known_ids(dataset)

@@ -103,6 +103,10 @@ def test_pages_of_items_follow_one_another() -> None:
     assert len(cards(app, "items")) == 24
     app.pagination[0].set_value(2).run()
     assert len(cards(app, "items")) == 7
+    assert dict(app.query_params)["grid"] == "2/31"
+    assert len(cards(opened("search", grid="2/31"), "items")) == 7
+    for stale in ("2/99", "9/31", "x/31", "2"):  # of other items, or nonsense
+        assert len(cards(opened("search", grid=stale), "items")) == 24
 
 
 @pytest.mark.usefixtures("store_variable")

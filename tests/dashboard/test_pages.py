@@ -273,6 +273,16 @@ def test_one_head_shows_its_metrics_classes_and_confusions(store: Store) -> None
     np.testing.assert_array_equal(confusion.to_numpy(), card["confusion"])
 
 
+def test_a_cell_in_the_address_shows_its_items(store: Store) -> None:
+    [card] = heads.list_heads(store.dataset("pictures"))
+    predictions = heads.read_predictions(store.dataset("pictures"), card["head_id"])
+    classes, counts = head_views.confusion(predictions)
+    row, column = (int(one[0]) for one in np.nonzero(counts))
+    app = opened("one_head", head=card["head_id"], cell=f"{classes[row]}\t{classes[column]}")
+    expected = head_views.confused_ids(predictions, classes[row], classes[column])
+    assert [one["id"] for one in cards(app, "confused")] == expected[:24]
+
+
 def test_class_rows_and_reliability_count_what_the_predictions_say() -> None:
     predictions = pa.table(
         {
