@@ -36,6 +36,8 @@ PAGES = {
     "one head": ("one_head", "[data-testid=stPlotlyChart]"),
     "compare": ("compare", "[data-testid=stDataFrame]"),
     "quality": ("quality?kind=outlier", "[data-testid=stProgress]"),
+    "transfer": ("transfer", "[data-testid=stPlotlyChart]"),
+    "labels needed": ("curves", "[data-testid=stPlotlyChart]"),
 }
 AT_1M = ("overview", "search")
 N_VISITS = 3
@@ -72,7 +74,10 @@ def made(folder: Path, n: int) -> Store:
         heads.fit(view, "ridge")
         heads.compare(view, ["ridge", "prototype"])
         part = Slice("part", tuple(f"i{i:06d}" for i in range(2000)), "")
-        heads.find_issues(view.within(part))
+        few = view.within(part)
+        heads.find_issues(few)
+        heads.assess_transfer([few], heads=["ridge"], blend=False)
+        heads.curve([few], "ridge", per_class=[2, 4, 8], n_draws=3)
     return store
 
 
@@ -195,8 +200,12 @@ def interactions(browser: Any, address: str, pages: tuple[str, ...]) -> list[tup
         page.wait_for_timeout(1500)
         card = page.get_by_role("group", name="Items").locator("button").first
         near = page.get_by_role("group", name="Neighbours").locator("button").first
-        timed("explore, a click on one of the selected", card.click, near.wait_for)
-        page.wait_for_timeout(1500)
+        for turn in ("first", "second"):
+            timed(f"explore, the {turn} click on one of the selected", card.click, near.wait_for)
+            page.wait_for_timeout(1500)
+            page.get_by_role("button", name="Back to the selection").click()
+            card.wait_for()
+            page.wait_for_timeout(1500)
         line = page.get_by_role("textbox", name="Filter (SQL over the items)")
         line.fill("label = 'class 3'")
         fewer = page.locator('canvas[aria-label*="Map of"]:not([aria-label*="00 items"])')
