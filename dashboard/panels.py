@@ -143,14 +143,14 @@ def items_beside_neighbours(
     dataset: DataSet, view: View | None, ids: Sequence[str], *, key: str
 ) -> None:
     """Draw items, and beside them the neighbours of the one that is clicked."""
+    selected = state.kept("item")
     grid, beside = st.columns(2, gap="large")
     with grid:
         if ids:
-            item_pages(dataset, ids, name="Items", key=key)
+            item_pages(dataset, ids, name="Items", key=key, selected=selected)
         else:
             st.caption("None.")
     with beside:
-        selected = state.kept("item")
         if selected is not None and view is not None:
             neighbours(view, selected)
         elif ids:

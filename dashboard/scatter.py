@@ -11,7 +11,7 @@ from dashboard.views import Row
 
 _STATIC = Path(__file__).with_name("static")
 # regl-scatterplot (MIT), bundled by tools/bundle_scatter.sh: plotly sends each point of a lasso
-# back as an object, some 10 MB for 50,000 of them.
+# back as an object of its own.
 _LIBRARY = (_STATIC / "vendor" / "regl-scatterplot.js").read_text(encoding="utf-8")
 _scatter = st.components.v2.component(
     "featurestore.scatter",

@@ -245,11 +245,6 @@ def split_sentence(items: pa.Table) -> str:
 # -- neighbours ----------------------------------------------------------------------------
 
 
-def with_label(items: pa.Table, label: str | None) -> pa.Table:
-    """Return the items of one class, or all."""
-    return items if label is None else items.filter(pc.equal(items.column("label"), label))
-
-
 def rows_of(items: pa.Table, ids: Sequence[str]) -> list[Row]:
     """Return the rows of some items, in the order of the ids.
 

@@ -71,6 +71,11 @@ def derive(
     return made
 
 
+def is_kept(view: View, kind: str) -> bool:
+    """Tell whether arrays were kept, whole as far as their directory tells."""
+    return zipfile.is_zipfile(place_of(view, kind))
+
+
 def kept(place: Path) -> Arrays | None:
     """Return the arrays in a file; None where there is none, or a damaged one."""
     try:

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 import numpy as np
 from numpy.typing import NDArray
 
-from featurestore.derived import derive, kept, place_of
+from featurestore.derived import derive, is_kept
 from featurestore.errors import BadName, MissingExtra, NotEnoughData, nearest
 from featurestore.graph import neighbor_graph
 from featurestore.view import View
@@ -48,7 +48,7 @@ def project(
     BadName
         If there is no such method.
     MissingExtra
-        If umap-learn is not installed.
+        If umap-learn is not installed, and the map was not made before.
     NotEnoughData
         With fewer than 3 items; UMAP needs more.
 
@@ -58,9 +58,6 @@ def project(
     """
     if method not in METHODS:
         raise BadName(f"no map {method!r}: {nearest(method, METHODS)}")
-    if method == "umap" and find_spec("umap") is None:
-        raise MissingExtra("this map needs umap-learn: pip install 'featurestore[maps]'")
-
     view = view.now()
 
     def make() -> dict[str, NDArray[np.float32]]:
@@ -77,7 +74,7 @@ def project(
 
 def is_projected(view: View, method: str, *, seed: int = 0) -> bool:
     """Tell whether the map was made for what the view is now."""
-    return kept(place_of(view, _kind(method, seed))) is not None
+    return is_kept(view, _kind(method, seed))
 
 
 def _kind(method: str, seed: int) -> str:
@@ -120,6 +117,8 @@ def _umap(
 ) -> NDArray[np.float32]:
     import warnings
 
+    if find_spec("umap") is None:
+        raise MissingExtra("this map needs umap-learn: pip install 'featurestore[maps]'")
     graph = neighbor_graph(view, progress=progress)
     n, k = len(vectors), min(15, graph.k)
     if k < 3:

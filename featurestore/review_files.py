@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from featurestore.errors import BadSource, FeatureStoreError, nearest
@@ -18,7 +19,7 @@ from featurestore.store import DataSet
 from featurestore.tables import write_file
 from featurestore.values import SEPARATOR, Modality
 
-_FIELDS = ("item_id", "action", "label", "value", "who", "when", "note", "content_hash", "id")
+_FIELDS = tuple(Review.__dataclass_fields__)
 
 
 def write(path: Path, reviews: Sequence[Review], dataset: DataSet) -> int:
@@ -39,13 +40,22 @@ def write(path: Path, reviews: Sequence[Review], dataset: DataSet) -> int:
     elif path.suffix == ".parquet":
         pq.write_table(table_of(reviews), path)
     elif path.suffix == ".json":
-        items = {row["item_id"]: row for row in dataset.items().to_pylist()}
+        items = _items_of(reviews, dataset)
         tasks = [_task(one, items[one.item_id], dataset) for one in reviews if one.item_id in items]
         write_file(path, json.dumps(tasks, indent=1, ensure_ascii=False).encode())
         return len(tasks)
     else:
         raise BadSource(f"{path}: expected a name that ends in .csv, .parquet or .json")
     return len(reviews)
+
+
+def _items_of(reviews: Sequence[Review], dataset: DataSet) -> dict[str, Mapping[str, Any]]:
+    """Return what is known of the items that are reviewed and still there."""
+    columns = dict.fromkeys(["item_id", "text", *(one.label for one in reviews)])
+    items = dataset.items(list(columns))
+    wanted = pa.array([one.item_id for one in reviews], pa.string())
+    chosen = items.filter(pc.is_in(items.column("item_id"), value_set=wanted))
+    return {row["item_id"]: row for row in chosen.to_pylist()}
 
 
 def read(path: Path, label: str, labels: Iterable[str] = ()) -> list[Review]:

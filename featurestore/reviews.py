@@ -76,9 +76,7 @@ def add_reviews(
     author = who or user_name()
     filled: list[Review] = []
     with folder.locked("reviews"):
-        items = folder.items.read(["item_id", "content_hash"])
-        ids, hashes = (items.column(name).to_pylist() for name in items.column_names)
-        known = dict(zip(ids, hashes, strict=True))
+        known = _hashes(folder)
         columns = {field.name: field.type for field in folder.items.schema()}
         there = {one.id for one in read_reviews(folder)}
         for one in wanted:
@@ -137,18 +135,14 @@ def read_reviews(folder: DatasetFolder) -> list[Review]:
 
 def standing(reviews: Sequence[Review]) -> dict[tuple[str, str], Review]:
     """Return the decision that counts for each (item, label column): the latest not undone."""
-    undone = {one.value for one in reviews if one.action is Action.UNDO}
-    alive = [one for one in reviews if one.action is not Action.UNDO and one.id not in undone]
-    return {(one.item_id, one.label): one for one in sorted(alive, key=lambda one: one.when)}
+    return {(one.item_id, one.label): one for one in _alive(reviews)}
 
 
 def contested(reviews: Sequence[Review]) -> dict[tuple[str, str], list[Review]]:
     """Return the decisions on items that different people decided differently, oldest first."""
-    undone = {one.value for one in reviews if one.action is Action.UNDO}
     found: dict[tuple[str, str], list[Review]] = {}
-    for one in sorted(reviews, key=lambda one: one.when):
-        if one.action is not Action.UNDO and one.id not in undone:
-            found.setdefault((one.item_id, one.label), []).append(one)
+    for one in _alive(reviews):
+        found.setdefault((one.item_id, one.label), []).append(one)
     return {
         key: lines
         for key, lines in found.items()
@@ -157,18 +151,32 @@ def contested(reviews: Sequence[Review]) -> dict[tuple[str, str], list[Review]]:
     }
 
 
+def _alive(reviews: Sequence[Review]) -> list[Review]:
+    """Return the decisions that were not taken back, oldest first."""
+    undone = {one.value for one in reviews if one.action is Action.UNDO}
+    alive = [one for one in reviews if one.action is not Action.UNDO and one.id not in undone]
+    return sorted(alive, key=lambda one: one.when)
+
+
+def _hashes(folder: DatasetFolder) -> dict[str, str | None]:
+    """Return the content hash of each item that is there."""
+    items = folder.items.read(["item_id", "content_hash"])
+    ids, hashes = (items.column(name).to_pylist() for name in ("item_id", "content_hash"))
+    return dict(zip(ids, hashes, strict=True))
+
+
 def applicable(folder: DatasetFolder, label: str) -> tuple[dict[str, Review], list[str]]:
     """Return the standing decisions on a label by item, and notes on those that cannot be used.
 
-    Left out are items that are gone, and those whose content changed since they were looked at.
+    Left out are items that are gone, or were called duplicates of one that is, and those whose
+    content changed since they were looked at.
     """
-    items = folder.items.read(["item_id", "content_hash"])
-    known = dict(zip(*(items.column(name).to_pylist() for name in items.column_names), strict=True))
+    known = _hashes(folder)
     found, n_gone, n_changed = {}, 0, 0
     for (item_id, column), one in standing(read_reviews(folder)).items():
         if column != label:
             continue
-        if item_id not in known:
+        if item_id not in known or (one.action is Action.DUPLICATE and one.value not in known):
             n_gone += 1
         elif one.content_hash != known[item_id]:
             n_changed += 1
@@ -176,7 +184,7 @@ def applicable(folder: DatasetFolder, label: str) -> tuple[dict[str, Review], li
             found[item_id] = one
     notes = []
     if n_gone:
-        notes.append(f"{n_gone} reviewed items are gone: not applied.")
+        notes.append(f"{n_gone} reviewed items, or their originals, are gone: not applied.")
     if n_changed:
         notes.append(f"{n_changed} reviewed items have other content now: not applied.")
     return found, notes

@@ -31,11 +31,11 @@ class Decisions:
         apart = {item for item, one in reviews.items() if one.action is Action.EXCLUDE}
         twins = {item: one.value for item, one in reviews.items() if one.action is Action.DUPLICATE}
         for item in sorted(twins):
-            seen, at = {item}, twins[item]
-            while at in twins and at not in seen:
-                seen.add(at)
+            path, at = [item], twins[item]
+            while at in twins and at not in path:
+                path.append(str(at))
                 at = twins[at]
-            if at not in seen or item != min(seen):  # a circle keeps one of its members
+            if at != item or item != min(path):  # a circle keeps one of its members
                 apart.add(item)
         lines = sorted(f"{one.id} {one.item_id}" for one in reviews.values())
         digest = hashlib.sha256("\n".join(lines).encode()).hexdigest()

@@ -220,7 +220,7 @@ def test_decisions_on_items_that_are_gone_or_changed_are_not_applied(
     found, notes = applicable(folder, "topic")
     assert list(found) == ["t03"]
     assert notes == [
-        "1 reviewed items are gone: not applied.",
+        "1 reviewed items, or their originals, are gone: not applied.",
         "1 reviewed items have other content now: not applied.",
     ]
 
@@ -326,6 +326,24 @@ def test_of_twins_that_are_called_duplicates_of_each_other_one_teaches(view: Vie
     ])  # fmt: skip
     card = heads.fit(view, "ridge", register=False, apply_reviews=True).card
     assert any("2 left out" in note for note in card["notes"])
+    # What leads into the circle is no member of it, however early its name.
+    add_reviews(folder, [Review("t00", Action.CONFIRM, "topic")])
+    add_reviews(folder, [Review("t00", Action.DUPLICATE, "topic", "t03"),
+                         Review("t03", Action.DUPLICATE, "topic", "t09"),
+                         Review("t09", Action.DUPLICATE, "topic", "t03")])  # fmt: skip
+    card = heads.fit(view, "ridge", register=False, apply_reviews=True).card
+    assert any("3 left out" in note for note in card["notes"])  # t03 stays: t00, t06, t09 go
+
+
+def test_a_duplicate_of_what_is_gone_teaches(view: View) -> None:
+    from featurestore.upkeep import delete
+
+    folder = view.dataset.folder
+    add_reviews(folder, [Review("t00", Action.DUPLICATE, "topic", "t03")])
+    delete(folder, select_ids(folder, ["t03"]))
+    card = heads.fit(view, "ridge", register=False, apply_reviews=True).card
+    assert any("0 left out" in note for note in card["notes"])
+    assert "1 reviewed items, or their originals, are gone: not applied." in card["notes"]
 
 
 def test_suggested_labelled_by_reviewers_trained(view: View) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +24,7 @@ from heads.quality.duplicates import Pairs
 from heads.quality.issues import Issue, Issues, Kind
 from heads.quality.labels import judge_labels, neighbor_votes
 from heads.quality.outliers import FAR, outlier_scores
-from heads.quality.twins import Twins, find_twins
+from heads.quality.twins import Twins, find_twins, known_column
 from heads.tasks import Task
 
 if TYPE_CHECKING:
@@ -77,37 +77,38 @@ def find_issues(
     if len(embeddings) < 3:
         raise NotEnoughData(f"{view.name} has {len(embeddings)} items: expected 3 or more")
     graph = neighbor_graph(view, progress=lambda done, n: tell(done, n, "neighbours"))
-    found = _Found(embeddings, graph)
-    plan = _plan(view, embeddings, label, seed, found.notes)
+    issues: list[Issue] = []
+    notes: list[str] = []
+    plan = _plan(view, embeddings, label, seed, notes)
     if plan is not None:
-        found.issues += _wrong_labels(plan, embeddings, graph, head, seed, tell)
+        issues += _wrong_labels(plan, embeddings, graph, head, seed, tell)
     twins = find_twins(view, progress=tell)
-    found.notes += twins.notes()
-    found.issues += _twin_issues(embeddings, twins)
-    n_leaks = sum(one.kind is Kind.LEAK for one in found.issues)
+    notes += twins.notes()
+    issues += _twin_issues(embeddings, twins)
+    n_leaks = sum(one.kind is Kind.LEAK for one in issues)
     if n_leaks:
-        found.notes.append(
+        notes.append(
             f"{n_leaks:,} of {len(embeddings):,} items ({n_leaks / len(embeddings):.0%}) have a "
             "twin on the other side of a split or group: scores are too good by them."
         )
     codes = None if plan is None else _codes(plan, len(embeddings))
-    found.issues += _outliers(embeddings, graph, codes)
-    kept, n_found = _worst(found.issues)
+    issues += _outliers(embeddings, graph, codes)
+    kept, n_found = _worst(issues)
     name = label or embeddings.label_column
-    counts = _class_counts(embeddings, name, found.notes)
+    counts = _class_counts(embeddings, name, notes)
     whose = view.dataset.failures().column("fingerprint").to_pylist()
     n_failed = sum(one in ("", None, view.fingerprint) for one in whose)
     if n_failed:
-        found.notes.append(f"{n_failed} items were not read or encoded: see `featurestore info`.")
+        notes.append(f"{n_failed} items were not read or encoded: see `featurestore info`.")
     snapshot = embeddings.snapshot
-    issues = Issues(
+    found = Issues(
         view.dataset.name,
         str(view.spec),
         name,
         tuple(kept),
         n_found,
         counts,
-        tuple(found.notes),
+        tuple(notes),
         {
             "created": created.isoformat(),
             "seed": seed,
@@ -130,24 +131,16 @@ def find_issues(
         },
     )
     if save:
-        path = runs_folder(view.dataset).write_run("quality", issues.to_json())
+        path = runs_folder(view.dataset).write_run("quality", found.to_json())
         if view.dataset.folder.n_erasures != n_erasures:
             path.unlink(missing_ok=True)
             raise StoreBusy(f"items of {view.dataset.name!r} were erased meanwhile: look again")
-    return issues
+    return found
 
 
 def quality_reports(dataset: Any) -> list[Issues]:
     """Return the stored quality reports of a data set (or of its folder), newest first."""
     return [Issues.from_json(card) for card in runs_folder(dataset).runs("quality")]
-
-
-@dataclass(eq=False)
-class _Found:
-    embeddings: Embeddings
-    graph: Graph
-    issues: list[Issue] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
 
 
 def _plan(
@@ -245,9 +238,9 @@ def _wrong_labels(
 
 def _twin_issues(embeddings: Embeddings, twins: Twins) -> Iterator[Issue]:
     """Yield leaks, and duplicates that are none, an issue for each row that has a twin."""
-    ids, content = embeddings.ids.astype(str), _column(embeddings, "content_hash")
+    ids, content = embeddings.ids.astype(str), known_column(embeddings, "content_hash")
     crossing: dict[int, tuple[float, int, str, Any]] = {}  # row → likeness, twin, side, its value
-    sides = {name: _column(embeddings, name) for name in ("split", "group")}
+    sides = {name: known_column(embeddings, name) for name in ("split", "group")}
     best: dict[int, tuple[float, int]] = {}
     for a, b, likeness in _both_ways(twins.pairs, content, sides):
         best.setdefault(a, (likeness, b))
@@ -316,15 +309,6 @@ def _codes(plan: Plan, n: int, values: NDArray[np.intp] | None = None) -> NDArra
     return found
 
 
-def _column(embeddings: Embeddings, name: str) -> NDArray[Any]:
-    """Return a column, None where nothing is known."""
-    values = np.full(len(embeddings), None, dtype=object)
-    if name in embeddings.columns:
-        known = ~is_missing(embeddings.column(name))
-        values[known] = embeddings.column(name)[known]
-    return values
-
-
 def _worst(issues: Sequence[Issue]) -> tuple[list[Issue], dict[str, int]]:
     """Order issues by kind and score, and keep so many of each kind."""
     kept: list[Issue] = []
@@ -349,7 +333,7 @@ def _class_counts(embeddings: Embeddings, name: str | None, notes: list[str]) ->
                 f"Classes are uneven: {n_most:,} of {most}, {n_least:,} of {least}; look at "
                 "balanced accuracy, not accuracy."
             )
-    groups = _column(embeddings, "group")
+    groups = known_column(embeddings, "group")
     known = Counter(str(value) for value in groups if value is not None)
     if known:
         name, n = known.most_common(1)[0]

@@ -78,7 +78,8 @@ def find_twins(view: View, *, progress: Callable[[int, int, str], None] | None =
     view = view.now()
     is_text = view.dataset.modality == Modality.TEXT
     least = duplicates.SAME_TEXT if is_text else pictures.SAME
-    has_raw = is_text or view.items().column("uri").null_count < len(view.items())
+    uris = view.items().column("uri")
+    has_raw = is_text or uris.null_count < len(uris)
 
     def tell(n_done: int, n: int, what: str) -> None:
         if progress is not None:
@@ -95,9 +96,7 @@ def find_twins(view: View, *, progress: Callable[[int, int, str], None] | None =
             first, second, n_unseen = first[:0], second[:0], 0
         likeness = _likeness(view, embeddings, blind, small)
         same = _enough(graph, likeness, least) if len(first) else least
-        content = np.full(len(embeddings), None, dtype=object)
-        known = ~is_missing(embeddings.content_hashes)
-        content[known] = embeddings.content_hashes[known]
+        content = known_column(embeddings, "content_hash")
         pairs = duplicates.confirmed(
             first, second, content, likeness, same,
             progress=lambda done, n: tell(done, n, "pairs"),
@@ -117,6 +116,15 @@ def find_twins(view: View, *, progress: Callable[[int, int, str], None] | None =
     n_pairs, n_unseen, n_blind, n_small = found["counts"].tolist()
     same = float(found["same"])
     return Twins(found["cluster"], pairs, same, n_pairs, n_unseen, n_blind, n_small, has_raw)
+
+
+def known_column(embeddings: Embeddings, name: str) -> NDArray[Any]:
+    """Return a column, None where nothing is known."""
+    values = np.full(len(embeddings), None, dtype=object)
+    if name in embeddings.columns:
+        known = ~is_missing(embeddings.column(name))
+        values[known] = embeddings.column(name)[known]
+    return values
 
 
 def _enough(graph: Graph, likeness: Callable[[int, int], float], least: float) -> float:

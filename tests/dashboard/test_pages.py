@@ -281,6 +281,10 @@ def test_a_cell_in_the_address_shows_its_items(store: Store) -> None:
     app = opened("one_head", head=card["head_id"], cell=f"{classes[row]}\t{classes[column]}")
     expected = head_views.confused_ids(predictions, classes[row], classes[column])
     assert [one["id"] for one in cards(app, "confused")] == expected[:24]
+    query = {"cell": f"{classes[row]}\t{classes[column]}", "item": expected[0]}
+    app = opened("one_head", head=card["head_id"], **query)
+    grid = json.loads(app.get_by_key("confused").proto.json)
+    assert grid["selected"] == expected[0]  # marked for eyes and screen readers
 
 
 def test_class_rows_and_reliability_count_what_the_predictions_say() -> None:

@@ -118,10 +118,6 @@ def test_a_filter_changes_no_colour(small_store: Store) -> None:
         "no label": NEUTRAL,
     }
     assert colors(["white", "grey", "black"]) == colors(["black", "grey", "white"])
-    assert views.with_label(items, "grey").column("item_id").to_pylist() == [
-        *(f"test/grey/{number}.png" for number in range(3)),
-        *(f"train/grey/{number}.png" for number in range(3, 10)),
-    ]
 
 
 def test_rows_come_in_the_order_of_the_ids(small_store: Store) -> None:
