@@ -7,7 +7,7 @@ trap 'rm -rf "$folder"' EXIT
 npm install --prefix "$folder" --no-audit --no-fund --ignore-scripts \
     regl-scatterplot@1.16.0 regl@2.1.1 pub-sub-es@3.0.0 esbuild@0.28.2
 node "$folder/node_modules/esbuild/install.js"
-echo "export { default } from 'regl-scatterplot';" > "$folder/entry.js"
+echo "export { createRenderer, default } from 'regl-scatterplot';" > "$folder/entry.js"
 "$folder/node_modules/.bin/esbuild" "$folder/entry.js" --bundle --minify --charset=ascii \
     --legal-comments=inline --format=iife --global-name=ReglScatterplot \
     --outfile=dashboard/static/vendor/regl-scatterplot.js

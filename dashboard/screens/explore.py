@@ -131,8 +131,9 @@ with drawn:
     if len(rows) < chosen.sum():
         st.caption(f"A sample of {len(rows):,} of {chosen.sum():,} items, drawn evenly.")
     st.caption(
-        "Scroll to zoom, drag to move; choose Lasso or Box to select, click a point for its "
-        "neighbours. Places come from the vectors alone, not from labels."
+        "Scroll to zoom, drag to move; choose Lasso or Box to select, click a point (or reach "
+        "it with arrow keys and Enter) for its neighbours. Places come from the vectors alone, "
+        "not from labels."
     )
     if method == "umap":
         st.caption("UMAP keeps neighbours together; distances between groups mean little.")

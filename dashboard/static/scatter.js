@@ -28,8 +28,12 @@ class PointMap {
     this.bar.setAttribute("role", "toolbar");
     this.frame = element("div", "frame");
     this.canvas = element("canvas");
-    this.canvas.setAttribute("role", "img");
+    this.canvas.setAttribute("role", "application");
+    this.canvas.setAttribute("aria-description", "Arrow keys go from point to point, Enter opens");
+    this.canvas.tabIndex = 0;
+    this.canvas.onkeydown = (event) => this.key(event);
     this.tip = element("div", "tip");
+    this.tip.setAttribute("role", "status");
     this.tip.hidden = true;
     this.legend = element("ul", "legend");
     this.frame.append(this.canvas, this.tip);
@@ -54,21 +58,26 @@ class PointMap {
   }
 
   start() {
-    const probe = element("canvas");
-    if (!probe.getContext("webgl")) {
+    // A drawing surface of our own: the library's is as large as the window, and smoothed twice.
+    const surface = element("canvas");
+    if (!surface.getContext("webgl", { antialias: false, preserveDrawingBuffer: true })) {
       this.frame.replaceChildren(
         element("p", "none", "This browser draws no WebGL, which the map needs: filter instead."),
       );
       return;
     }
     const { width, height } = this.size();
+    this.renderer = ReglScatterplot.createRenderer({ canvas: surface });
+    this.renderer.resize(width, height);
     this.plot = ReglScatterplot.default({
+      renderer: this.renderer,
       canvas: this.canvas,
       width,
       height,
       aspectRatio: width / height,
       lassoMinDist: 3,
       lassoMinDelay: 5,
+      syncEvents: true,
       lassoInitiator: false,
       deselectOnDblClick: true,
       deselectOnEscape: false, // it listens on the whole page
@@ -77,19 +86,18 @@ class PointMap {
     this.plot.subscribe("lassoStart", () => (isLasso = true));
     this.plot.subscribe("lassoEnd", ({ coordinates }) => {
       isLasso = false;
-      if (this.isQuiet) return;
+      this.plot.deselect({ preventEvent: true });
+      this.item = null;
       const corners = thinned(coordinates);
-      // What is highlighted is what lies within the corners that the page gets.
-      const isWhole = corners.length === coordinates.length;
-      this.outline = isWhole ? JSON.stringify([corners, null]) : undefined;
       this.tell("lasso", corners);
+      this.show({ ...this.wanted, lasso: corners, item: null });
     });
     this.plot.subscribe("select", ({ points }) => {
-      if (this.isQuiet || isLasso || points.length !== 1) return;
+      if (isLasso || points.length !== 1) return;
       this.tell("clicked", points[0]);
     });
     this.plot.subscribe("deselect", () => {
-      if (!this.isQuiet && !isLasso) this.tell("cleared", Date.now());
+      if (!isLasso) this.tell("cleared", Date.now());
     });
     this.plot.subscribe("pointOver", (i) => this.point(i));
     this.plot.subscribe("pointOut", () => (this.tip.hidden = true));
@@ -116,7 +124,7 @@ class PointMap {
         this.drawn = drawn;
       }
       this.paint(data);
-      this.mark(data);
+      await this.mark(data);
       this.root.dataset.points = String(this.x.length); // what tests wait for
     });
   }
@@ -130,10 +138,8 @@ class PointMap {
     this.names = data.names;
     this.painted = undefined;
     this.paint(data);
-    this.isQuiet = true;
-    await this.plot.draw({ x: this.x, y: this.y, z: this.codes }, { zDataType: "categorical" });
-    this.isQuiet = false;
-    this.outline = undefined;
+    this.outline = this.item = this.at = undefined;
+    await this.mark(data);
   }
 
   // Colours of points and of the page, which may have turned dark.
@@ -148,42 +154,46 @@ class PointMap {
       backgroundColor: back,
       colorBy: "valueA",
       pointColor: data.hues,
-      pointColorHover: text,
-      pointColorActive: text,
+      pointColorHover: data.hues.map(() => text),
+      pointColorActive: data.hues.map(() => text),
       pointSize: n > 50000 ? 2 : n > 5000 ? 3.5 : 6,
-      pointSizeSelected: 1.5,
-      opacity: n > 50000 ? 0.5 : 0.8,
+      opacityBy: "valueB",
+      opacity: [0.06, n > 50000 ? 0.5 : 0.8],
+      pointSizeSelected: 4,
       lassoColor: colour(this.root, "--st-primary-color"),
     });
   }
 
-  // Show what the page holds as chosen: an outline, or one point.
-  mark(data) {
-    const outline = JSON.stringify([data.lasso, data.lasso ? null : data.item]);
-    if (outline === this.outline) return;
-    this.outline = outline;
-    const chosen = data.lasso ? this.inside(data.lasso) : [];
-    if (!data.lasso && data.item !== null) chosen.push(data.item);
-    this.isQuiet = true;
-    if (chosen.length) this.plot.select(chosen, { preventEvent: true });
-    else this.plot.deselect({ preventEvent: true });
-    this.isQuiet = false;
+  // Show what the page holds as chosen: an outline, one point. What lies without the outline
+  // fades: the library's own mark of selected points draws each of them three times more.
+  async mark(data) {
+    const outline = JSON.stringify(data.lasso);
+    if (outline !== this.outline) {
+      this.outline = outline;
+      await this.plot.draw(
+        { x: this.x, y: this.y, z: this.codes, w: this.inside(data.lasso) },
+        { zDataType: "categorical", wDataType: "categorical" },
+      );
+    }
+    if (data.item === this.item) return;
+    this.item = data.item;
+    if (data.item === null) this.plot.deselect({ preventEvent: true });
+    else this.plot.select(data.item, { preventEvent: true });
   }
 
-  // As dashboard.explore_views.inside.
+  // As dashboard.explore_views.inside: 1 for a point within, 0 for one without.
   inside(corners) {
-    const found = [];
-    for (let i = 0; i < this.x.length; i++) {
+    if (!corners) return this.x.map(() => 1);
+    return this.x.map((x, i) => {
+      const y = this.y[i];
       let isIn = false;
       for (let a = 0, b = corners.length - 1; a < corners.length; b = a++) {
         const [ax, ay] = corners[a];
         const [bx, by] = corners[b];
-        const crosses = ay > this.y[i] !== by > this.y[i];
-        if (crosses && this.x[i] < ((bx - ax) * (this.y[i] - ay)) / (by - ay) + ax) isIn = !isIn;
+        if (ay > y !== by > y && x < ((bx - ax) * (y - ay)) / (by - ay) + ax) isIn = !isIn;
       }
-      if (isIn) found.push(i);
-    }
-    return found;
+      return Number(isIn);
+    });
   }
 
   use(name) {
@@ -192,6 +202,29 @@ class PointMap {
       mouseMode: name === "pan" ? "panZoom" : "lasso",
       lassoType: name === "box" ? "rectangle" : "freeform",
     });
+  }
+
+  // Go with an arrow key to the nearest point that way, from the middle at first.
+  key(event) {
+    if (event.key === "Enter" && this.at !== undefined) this.tell("clicked", this.at);
+    const way = WAYS[event.key];
+    if (!way || !this.x) return;
+    event.preventDefault();
+    const [dx, dy] = way;
+    const [x, y] = this.at === undefined ? [0, 0] : [this.x[this.at], this.y[this.at]];
+    let nearest = Infinity;
+    let found = this.at;
+    for (let i = 0; i < this.x.length; i++) {
+      const along = (this.x[i] - x) * dx + (this.y[i] - y) * dy;
+      const across = Math.abs((this.x[i] - x) * dy - (this.y[i] - y) * dx);
+      if (along <= 0 || along + 2 * across >= nearest) continue;
+      nearest = along + 2 * across;
+      found = i;
+    }
+    if (found === undefined) return;
+    this.at = found;
+    this.plot.hover(found, { preventEvent: true });
+    this.point(found);
   }
 
   point(i) {
@@ -209,6 +242,7 @@ class PointMap {
 
   resize() {
     const { width, height } = this.size();
+    this.renderer?.resize(width, height);
     this.plot?.set({ width, height, aspectRatio: width / height });
   }
 
@@ -216,11 +250,15 @@ class PointMap {
     if (this.isClosed) return;
     this.isClosed = true;
     this.watch.disconnect();
-    this.busy.then(() => this.plot?.destroy());
+    this.busy.then(() => {
+      this.plot?.destroy();
+      this.renderer?.destroy();
+    });
     this.root.remove();
   }
 }
 
+const WAYS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] };
 const TOOLS = [
   ["pan", "Move"],
   ["lasso", "Lasso"],

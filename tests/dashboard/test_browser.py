@@ -223,6 +223,24 @@ def test_explore_lasso_slice_neighbours_train_compare_export(
 
 
 @pytest.mark.usefixtures("problems")
+def test_the_points_of_the_map_are_reached_by_keyboard(
+    page: Page, address: str, full_store: Store
+) -> None:
+    view = full_store.view("pictures", "baseline:pixels")
+    xy = project(view)
+    page.goto(address)
+    open_page(page, "Explore")
+    expect(page.locator(".map")).to_have_attribute("data-points", "32")
+    page.locator(".frame canvas").focus()
+    page.keyboard.press("ArrowRight")
+    expect(page.get_by_role("status").filter(visible=True)).not_to_be_empty()
+    page.keyboard.press("Enter")
+    # From the middle, the point to the right that is nearest, twice as far counted across.
+    costs = np.where(xy[:, 0] > 0, xy[:, 0] + 2 * np.abs(xy[:, 1]), np.inf)
+    expect_neighbours(page, full_store, str(view.load().ids[costs.argmin()]))
+
+
+@pytest.mark.usefixtures("problems")
 def test_three_items_are_reviewed_by_keyboard_and_heads_learn_from_it(
     page: Page, address: str, full_store: Store
 ) -> None:
