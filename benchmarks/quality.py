@@ -245,7 +245,9 @@ def _twin_rows(name: str, view: Any, planted: dict[str, tuple[str, str]]) -> lis
         own = [copy for copy, (_, one) in planted.items() if one == how]
         share = np.mean([planted[copy][0] in twins_of.get(copy, ()) for copy in own])
         rows.append(at_least(f"{name}, {len(own)} planted, {how}: recall", share, "share", 0.95))
-    family = {copy: original for copy, (original, _) in planted.items()}
+    # The original of a copy with typos may itself be a copy that was known.
+    family = {copy: planted.get(original, (original, ""))[0]
+              for copy, (original, _) in planted.items()}  # fmt: skip
     pairs = {tuple(sorted((one, other))) for one, others in twins_of.items() for other in others}
     own = {pair for pair in pairs if pair[0] not in family and pair[1] not in family}
     with_copy = pairs - own

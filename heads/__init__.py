@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from heads.concat import concat
     from heads.fewshot import Curve, curve, curves
     from heads.fit import fit
+    from heads.quality.datalab import datalab
     from heads.quality.find import find_issues, quality_reports
     from heads.quality.issues import Issue, Issues
     from heads.suggest import Suggestion, suggest
@@ -42,6 +43,7 @@ __all__ = [
     "concat",
     "curve",
     "curves",
+    "datalab",
     "find_issues",
     "fit",
     "list_heads",
@@ -65,6 +67,7 @@ _HOMES = {
     "Issue": "heads.quality.issues",
     "Issues": "heads.quality.issues",
     "Suggestion": "heads.suggest",
+    "datalab": "heads.quality.datalab",
     "find_issues": "heads.quality.find",
     "quality_reports": "heads.quality.find",
     "suggest": "heads.suggest",

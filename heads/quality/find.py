@@ -79,7 +79,7 @@ def find_issues(
     graph = neighbor_graph(view, progress=lambda done, n: tell(done, n, "neighbours"))
     issues: list[Issue] = []
     notes: list[str] = []
-    plan = _plan(view, embeddings, label, seed, notes)
+    plan = label_plan(view, embeddings, label, seed, notes)
     if plan is not None:
         issues += _wrong_labels(plan, embeddings, graph, head, seed, tell)
     twins = find_twins(view, progress=tell)
@@ -143,7 +143,7 @@ def quality_reports(dataset: Any) -> list[Issues]:
     return [Issues.from_json(card) for card in runs_folder(dataset).runs("quality")]
 
 
-def _plan(
+def label_plan(
     view: View, embeddings: Embeddings, label: str | None, seed: int, notes: list[str]
 ) -> Plan | None:
     """Plan folds over all labelled rows; None, with a note, where labels cannot be judged."""

@@ -1,0 +1,81 @@
+"""cleanlab's Datalab over a view, handed what is known here: probabilities and neighbours."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from scipy.sparse import csr_array
+
+from featurestore.errors import MissingExtra, NotEnoughData
+from featurestore.graph import neighbor_graph
+from heads.quality.find import label_plan, witnesses
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from featurestore.view import View
+
+
+def datalab(view: View, *, label: str | None = None, head: str | Any = "logistic", seed: int = 0,
+            **options: Any) -> Any:  # fmt: skip
+    """Return cleanlab's ``Datalab`` of a view's labelled items, after its ``find_issues``.
+
+    It gets a head's out-of-fold probabilities and the view's kNN graph (cosine distances), both
+    as `find_issues` uses them, so that it computes neither. Its rows are the view's labelled
+    items; ``lab.data["item_id"]`` names them.
+
+    Parameters
+    ----------
+    view, label, head, seed
+        As for `find_issues`.
+    **options
+        Go to ``Datalab.find_issues``, as ``issue_types={"label": {}}``.
+
+    Raises
+    ------
+    MissingExtra
+        Without cleanlab and datasets.
+    NotEnoughData
+        If there are no classes to judge, or the head gives no probabilities.
+    """
+    try:
+        from cleanlab import Datalab
+    except ImportError as error:
+        raise MissingExtra(
+            f"this needs cleanlab: pip install 'featurestore[cleanlab]' ({error})"
+        ) from error
+
+    view = view.now()
+    embeddings = view.load()
+    notes: list[str] = []
+    plan = label_plan(view, embeddings, label, seed, notes)
+    if plan is None:
+        raise NotEnoughData(" ".join(notes))
+    graph = neighbor_graph(view)
+    proba, _, near = witnesses(plan, embeddings, graph, head, seed=seed)
+    if proba is None:
+        raise NotEnoughData(f"{head} gives no probabilities: choose a head that does")
+    names = np.asarray(plan.classes).astype(str)
+    given = {"item_id": plan.ids.astype(str), "label": names[plan.target.values]}
+    lab = Datalab(given, label_name="label")
+    distances = _distances(near, graph.scores[plan.rows])
+    if distances is not None:
+        options = {"knn_graph": distances, **options}
+    else:  # some item has no labelled neighbour: cleanlab looks for its own
+        options = {"features": embeddings.vectors[plan.rows], **options}
+    by_name = proba[:, np.argsort(names)]  # as cleanlab numbers classes
+    lab.find_issues(pred_probs=by_name, **options)
+    return lab
+
+
+def _distances(near: NDArray[np.intp], cosines: NDArray[np.float32]) -> csr_array | None:
+    """Return cosine distances to as many neighbours of each row as every row has, or None."""
+    has = near >= 0
+    k = int(has.sum(axis=1).min())
+    if k == 0:
+        return None
+    first = has & (has.cumsum(axis=1) <= k)
+    n = len(near)
+    distance = np.maximum(1.0 - cosines[first].astype(np.float64), 0.0)
+    return csr_array((distance, near[first], np.arange(0, n * k + 1, k)), shape=(n, n))
