@@ -1,7 +1,7 @@
 """Heads: as fast as they should be, and as honest as they say.
 
-Run: python -m benchmarks.heads [speed] [honesty] [data]   (all by default)
-speed takes some 6 minutes on 2 cores, honesty 5, data 15 (it needs ../shared).
+Run: python -m benchmarks.heads [speed] [honesty] [data] [words]   (all by default)
+speed takes some 6 minutes on 2 cores, honesty 5, data 15, words 5 (both need ../shared).
 """
 
 from __future__ import annotations
@@ -306,7 +306,37 @@ def data() -> list[Row]:
     return rows
 
 
-SECTIONS = {"speed": speed, "honesty": honesty, "data": data}
+def words() -> list[Row]:
+    """What class names are worth with few labels: zero-shot+probe less logistic, draw by draw."""
+    from benchmarks.ten import encoders_of, ten
+
+    store = ten()
+    rows = []
+    for name in ("banking77", "snips", "medical_abstracts"):
+        views = [store.view(name, spec) for spec in encoders_of(name)]
+        found = {}
+        for head in ("logistic", "zero-shot+probe", "zero-shot"):
+            for one in heads.curve(views, head, per_class=[1, 2, 4, 8, 16], n_draws=10).budgets:
+                found[one.encoder, one.head, one.per_class] = one.scores
+            print(name, head, file=sys.stderr, flush=True)
+        for encoder in (str(view.spec) for view in views):
+            short = encoder.rpartition("/")[2].replace("model", "MiniLM")
+            value = 100 * found[encoder, "zero-shot", 1].mean()
+            rows.append(Row(f"{name}: zero-shot on {short}", value, "% balanced accuracy"))
+            for k in (1, 2, 4, 8, 16):
+                plain, blend = (found[encoder, one, k] for one in ("logistic", "zero-shot+probe"))
+                gain = 100 * (blend - plain)
+                half = 2.262 * gain.std(ddof=1) / len(gain) ** 0.5  # t of 9 degrees of freedom
+                unit = (
+                    f"points ({gain.mean() - half:+.1f} to {gain.mean() + half:+.1f}; "
+                    f"logistic {100 * plain.mean():.1f} %)"
+                )
+                what = f"{name}, {k} labels a class: zero-shot+probe − logistic on {short}"
+                rows.append(Row(what, gain.mean(), unit))
+    return rows
+
+
+SECTIONS = {"speed": speed, "honesty": honesty, "data": data, "words": words}
 
 
 if __name__ == "__main__":

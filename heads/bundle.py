@@ -47,6 +47,8 @@ OUR_TYPES = frozenset(
         "heads.estimators.ridge.RidgeHead",
         "heads.estimators.tfidf.CountsTfidf",
         "heads.estimators.tfidf.Lsa",
+        "heads.estimators.zero_shot.ZeroShotHead",
+        "heads.estimators.zero_shot.ZeroShotProbe",
     }
 )
 

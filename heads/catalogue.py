@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,8 +25,10 @@ from heads.estimators.prototype import PrototypeHead
 from heads.estimators.regression import KnnRegressor, RidgeRegressor
 from heads.estimators.ridge import RidgeHead
 from heads.estimators.tfidf import CountsTfidf, Lsa, text_features
+from heads.estimators.zero_shot import ZeroShotHead, ZeroShotProbe
 from heads.metrics import METRICS
 from heads.tasks import Task
+from heads.words import read_prompts
 
 TFIDF_CS = (1.0, 10.0, 100.0)  # rows of two unit blocks; each C costs seconds on long texts
 PYTHON = "python:"  # python:module:object names an estimator of the user's
@@ -39,8 +42,8 @@ class HeadEntry:
     search_space: str  # in words, for cards
     classifier: Build | None = None
     regressor: Build | None = None
-    per_task: Callable[[Task], Build] | None = None  # in place of the two
-    reads: str = "vectors"  # or "texts"
+    per_task: Callable[[Task], Build | None] | None = None  # in place of the two
+    reads: str = "vectors"  # or "texts", or "words": vectors, and words of the classes
     is_baseline: bool = False  # rows of it are named baseline:… in tables
     is_known: bool = True  # whether the search space says all that decides what it learns
 
@@ -58,6 +61,29 @@ class HeadEntry:
         return lambda seed: PerLabel(build(seed))
 
 
+def _of_words(estimator: ZeroShotHead | ZeroShotProbe, *, is_known: bool = True) -> HeadEntry:
+    """Make an entry of a head that knows its classes by name; `heads.words` tells it."""
+
+    def build(seed: int) -> Any:
+        copy = clone(estimator)
+        return copy.set_params(random_state=seed) if isinstance(copy, ZeroShotProbe) else copy
+
+    about = "none: cosine to the words of each class; temperature by log loss"
+    if isinstance(estimator, ZeroShotProbe):
+        about = (
+            "as logistic, with C from 1e-3, beginning from the cosine to the words of each class"
+        )
+    if estimator.prompts is not None:
+        about += f"; prompts {json.dumps(estimator.prompts, sort_keys=True)}"
+    return HeadEntry(
+        about,
+        per_task=lambda task: build if task is Task.MULTICLASS else None,
+        reads="words",
+        is_known=is_known,
+    )
+
+
+ZERO_SHOT = {"zero-shot": ZeroShotHead, "zero-shot+probe": ZeroShotProbe}  # NAME or NAME:PROMPTS
 HEADS: dict[str, HeadEntry] = {
     "logistic": HeadEntry(
         "normalisation centre, l2 or standardise by ridge leave-one-out; "
@@ -103,6 +129,7 @@ HEADS: dict[str, HeadEntry] = {
         reads="texts",
         is_baseline=True,
     ),
+    **{name: _of_words(estimator()) for name, estimator in ZERO_SHOT.items()},
 }
 BEST = "best"  # of the default heads, chosen within the training rows
 DEFAULT_HEADS = ("logistic", "ridge", "lda", "prototype", "knn")
@@ -116,6 +143,8 @@ def default_heads(task: Task) -> tuple[str, ...]:
 def head_entry(name: str) -> HeadEntry:
     """Look up a head by its name; ``python:module:object`` is a scikit-learn estimator.
 
+    ``zero-shot:TEMPLATE`` and ``zero-shot:@FILE`` say what classes are called (`heads.words`).
+
     Raises
     ------
     UnknownHead
@@ -123,6 +152,9 @@ def head_entry(name: str) -> HeadEntry:
     """
     if name.startswith(PYTHON):
         return entry_of(_imported(name))
+    stem, colon, prompts = name.partition(":")
+    if colon and stem in ZERO_SHOT:
+        return _of_words(ZERO_SHOT[stem](read_prompts(prompts)))
     if name == BEST:
         return best_of({name: HEADS[name] for name in DEFAULT_HEADS})
     try:
@@ -214,6 +246,8 @@ def entry_of(estimator: Any) -> HeadEntry:
         ]
         return copy.set_params(**dict.fromkeys(unset, seed))
 
+    if isinstance(estimator, (ZeroShotHead, ZeroShotProbe)) and estimator.class_vectors is None:
+        return _of_words(estimator, is_known=False)
     about = f"as given: {estimator!r}"
     if is_classifier(estimator):
         return HeadEntry(about, classifier=build, is_known=False)

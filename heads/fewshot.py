@@ -246,7 +246,7 @@ def curve(
     plan = ground.plan
     metric = check_metric(metric, plan.task)
     ((name, entry),) = head_entries([head], plan.task).items()
-    if entry.reads != "vectors":
+    if entry.reads == "texts":
         raise BadName(f"{name} reads no vectors: its curve is drawn beside those of all encoders")
     materials = [(one, name, entry) for one in of_views(ground)]
     materials += [one for one in baselines(ground) if one[1] != "majority"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -35,6 +36,7 @@ from heads.metrics import METRICS
 from heads.plan import Plan, make_plan, task_of
 from heads.shared import reviews_of
 from heads.tasks import Task
+from heads.words import with_words
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -110,6 +112,8 @@ def fit(
     plan, calibrate = _set_aside(plan, coverage, seed)
     builder = entry.builder(plan.task)
     assert builder is not None, "checked by head_entries"
+    if entry.reads == "words":
+        builder = with_words(builder, view, plan.classes)
     build = partial(builder, seed)
     n_done, n_fits = count(1), len(plan.parts) + (plan.folds is not None)
 
@@ -138,7 +142,8 @@ def fit(
     conformal = None
     if coverage is not None:
         conformal = _conformal(estimator, X, plan, calibrate, coverage)
-    head_id = f"{head.replace(':', '-')}-{created:%Y%m%dT%H%M%S%f}-{view.fingerprint[:8]}"
+    stem = re.sub(r"[^A-Za-z0-9._+-]+", "-", head)[:60]
+    head_id = f"{stem}-{created:%Y%m%dT%H%M%S%f}-{view.fingerprint[:8]}"
     card = {
         "format": CARD_FORMAT,
         "head_id": head_id,
@@ -151,7 +156,7 @@ def fit(
         "snapshot": asdict(embeddings.snapshot) if embeddings.snapshot else None,
         "slice": part.name if (part := getattr(view, "part", None)) else None,
         "slice_digest": part.digest if part else None,
-        "reads": entry.reads,
+        "reads": "texts" if reads_texts else "vectors",
         "dim": embeddings.dim,
         "search_space": entry.search_space,
         "chosen": chosen_by(estimator),

@@ -24,6 +24,7 @@ from heads.evaluate import evaluate
 from heads.plan import Plan
 from heads.shared import Ground, rows_of
 from heads.tasks import Task
+from heads.words import with_words
 
 if TYPE_CHECKING:
     from featurestore.view import View
@@ -46,7 +47,7 @@ class Material:
 def of_view(view: View, table: Embeddings, plan: Plan) -> Material:
     """Return a view's vectors; the state tells versions of one number apart."""
     identity = {"fingerprint": view.fingerprint, "state": view.state}
-    return of_vectors(str(view.spec), lambda: table.vectors[plan.rows], plan, identity)
+    return of_vectors(str(view.spec), lambda: table.vectors[plan.rows], plan, identity, view)
 
 
 def of_concat(views: Sequence[View], plan: Plan) -> Material:
@@ -62,14 +63,18 @@ def of_concat(views: Sequence[View], plan: Plan) -> Material:
 
 
 def of_vectors(
-    encoder: str, vectors: Callable[[], Any], plan: Plan, identity: Mapping[str, Any]
+    encoder: str,
+    vectors: Callable[[], Any],
+    plan: Plan,
+    identity: Mapping[str, Any],
+    view: View | None = None,
 ) -> Material:
-    """Return vectors of the plan's rows under an encoder's name."""
+    """Return vectors of the plan's rows under an encoder's name; its view knows words."""
 
     def build(entry: HeadEntry) -> Build:
         found = entry.builder(plan.task)
         assert found is not None, "checked by head_entries"
-        return found
+        return found if entry.reads != "words" else with_words(found, view, plan.classes)
 
     return Material(encoder, identity, lambda: (vectors(), 0.0), build)
 

@@ -36,7 +36,8 @@ from featurestore.cli.output import (
     default="logistic",
     show_default=True,
     help="logistic, logistic-balanced, ridge, lda, prototype, knn, best (of these), majority, "
-    "tfidf, or python:module:estimator.",
+    "tfidf, zero-shot, zero-shot+probe (both :TEMPLATE with {}, or :@prompts.json), or "
+    "python:module:estimator.",
 )
 @label_option
 @task_option

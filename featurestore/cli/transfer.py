@@ -71,7 +71,7 @@ PIXELS = "baseline:pixels"
 )
 @evaluation_option
 @groups_option
-@click.option("--no-blend", is_flag=True, help="Do not try raw pixels beside the encoder.")
+@click.option("--no-blend", is_flag=True, help="Do not try raw pixels or class names beside it.")
 @slice_option
 @seed_option
 @store_option

@@ -49,6 +49,7 @@ def fit_softmax(
     C: float,
     start: NDArray[np.float64] | None = None,
     weights: NDArray[np.float64] | None = None,
+    offset: NDArray[np.float64] | None = None,
     tol: float = 1e-4,
     max_iter: int = 500,
 ) -> NDArray[np.float64]:
@@ -66,6 +67,8 @@ def fit_softmax(
         Where to begin, say the result of a smaller C.
     weights : ndarray of shape (n,), optional
         How much each row counts; their mean should be 1.
+    offset : ndarray of shape (n, n_classes), optional
+        Scores to begin from: the penalty draws toward them, in place of toward zero.
     tol : float
         Largest entry of the gradient at which to stop.
 
@@ -77,10 +80,13 @@ def fit_softmax(
     n, dim = X.shape
     rows = np.arange(n)
     w = None if weights is None else weights.astype(X.dtype)
+    given = None if offset is None else offset.astype(X.dtype)
 
     def loss_and_gradient(flat: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
         W = flat.reshape(dim + 1, n_classes)
         p = X @ W[:dim].astype(X.dtype) + W[dim].astype(X.dtype)  # (n, n_classes)
+        if given is not None:
+            p += given
         p -= p.max(axis=1, keepdims=True)
         own = p[rows, codes]
         true = own.sum(dtype=np.float64)

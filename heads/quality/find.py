@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featurestore.errors import MissingColumn, ModalityMismatch, NotEnoughData, StoreBusy
+from featurestore.errors import BadName, MissingColumn, ModalityMismatch, NotEnoughData, StoreBusy
 from featurestore.graph import Graph, neighbor_graph
 from featurestore.values import Embeddings
 from heads.bundle import library_versions, machine, texts_of
@@ -184,6 +184,8 @@ def witnesses(
         Neighbours among the plan's rows; -1 for those that are not in it.
     """
     ((_, entry),) = head_entries([head], plan.task).items()
+    if entry.reads == "words":
+        raise BadName(f"{head} does not judge labels: expected a head that learns from vectors")
     reads_texts = entry.reads == "texts"
     if reads_texts and is_missing(embeddings.column("text")).all():
         raise ModalityMismatch(f"{head} reads texts, and these items have none")

@@ -22,6 +22,7 @@ class Way(StrEnum):
     LAYER = "another layer"
     LAYERS = "layers side by side"
     BLEND = "raw features beside the encoder"
+    WORDS = "the words of the classes to begin from"
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,7 @@ def _say_best(e: Evidence) -> str:
         Way.LAYER: f"Use {_name(e.best.over_encoder.first[0])} instead",
         Way.LAYERS: "Put the layers side by side (heads.concat)",
         Way.BLEND: "Put the raw features beside the encoder (heads.concat)",
+        Way.WORDS: "Begin from the words of the classes (--head zero-shot+probe)",
     }[e.best.way]
     return (
         f"{what}: {e.said(value, '+')} ({e.said(low, '+')} to {e.said(high, '+')}) over "

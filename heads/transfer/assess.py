@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from featurestore.errors import BadName, NotEnoughData
+from featurestore.errors import BadName, FeatureStoreError, NotEnoughData
 from featurestore.values import Embeddings, Modality
 from heads.bundle import library_versions, machine
 from heads.catalogue import HEADS, HeadEntry, best_of, default_heads, head_entries
@@ -102,7 +102,8 @@ def assess_transfer(
     shift_to : sequence of View
         Views of another data set, of the same encoders: how far it lies.
     blend : bool
-        Also try each encoder side by side with the raw pixels.
+        Also try each encoder side by side with the raw pixels and, where it reads words, a head
+        that begins from what the classes are called (`heads.words`).
     rank : bool
         Also score all views of the data set without training.
     label, task, metric, evaluation, group, seed, progress, save
@@ -146,12 +147,17 @@ def assess_transfer(
     metric = check_metric(metric, plan.task)
     entries = head_entries(heads or default_heads(plan.task), plan.task)
     if any(entry.is_baseline or entry.per_task for entry in entries.values()):
-        raise BadName("heads to choose among are single ones that read vectors, not best or tfidf")
+        raise BadName(
+            "heads to choose among are single ones that learn from vectors: not best, tfidf, or "
+            "zero-shot"
+        )
     table = dict(zip((str(view.spec) for view in loaded), ground.tables, strict=True))
     run = _Runner(plan, metric, entries, seed, found_in(dataset) if save else None, progress)
     networks = layers_of(judged)
     can_blend = blend and pixels is not None and not (is_text and reference is None)
-    run.n_cells = 1 + len(loaded) - (pixels is not None) + len(networks) + can_blend * len(judged)
+    with_words = [one for one in judged if blend and plan.task is Task.MULTICLASS and _reads(one)]
+    n_tried = len(networks) + can_blend * len(judged) + len(with_words)
+    run.n_cells = 1 + len(loaded) - (pixels is not None) + n_tried
 
     stated = {str(v.spec): run.cell(of_view(v, table[str(v.spec)], plan)) for v in judged}
     against, name = _reference(run, pixels, reference is not None, table, ground.tables[0])
@@ -177,6 +183,13 @@ def assess_transfer(
     if can_blend:
         assert pixels is not None
         tried += _blend_cells(run, judged, pixels, verdicts)
+    for view in with_words:
+        try:
+            cell = run.cell(of_view(view, table[str(view.spec)], plan), only="zero-shot+probe")
+        except FeatureStoreError as error:  # the vectors are here, and the encoder is not
+            notes.append(f"Words of the classes were not tried with {view.spec}: {error}.")
+            continue
+        tried.append((str(view.spec), Way.WORDS, cell))
     alternatives: dict[str, tuple[Alternative, ...]] = {}
     for spec, way, cell in tried:
         one = Alternative(
@@ -263,9 +276,13 @@ class _Runner:
     n_cells: int = 0
     n_done: int = 0
 
-    def cell(self, material: Material, *, or_majority: bool = False) -> ComparedHead:
+    def cell(
+        self, material: Material, *, or_majority: bool = False, only: str | None = None
+    ) -> ComparedHead:
         """Evaluate the best head, or the only one; the majority may be among them."""
         heads = {**self.entries, **({"majority": HEADS["majority"]} if or_majority else {})}
+        if only is not None:
+            heads = {only: HEADS[only]}
         name, entry = next(iter(heads.items()))
         if len(heads) > 1:
             name, entry = "best", best_of(heads, self.metric)
@@ -347,6 +364,11 @@ def _blend_cells(
         for view, verdict in zip(judged, verdicts, strict=True)
         if verdict.low <= FAR or unit_of(run.metric) != "points"
     ]
+
+
+def _reads(view: View) -> bool:
+    """Whether the encoder can be asked in words."""
+    return view.spec.family != IMPORTED and str(Modality.TEXT) in view.info["modalities"]
 
 
 def _notes(plan: Plan, names: Sequence[str], against: ComparedHead, n_claims: int) -> list[str]:

@@ -21,6 +21,7 @@ from heads.estimators.prototype import PrototypeHead
 from heads.estimators.regression import KnnRegressor, RidgeRegressor
 from heads.estimators.ridge import RidgeHead, indicators, ridge_loo
 from heads.estimators.tfidf import CountsTfidf, Lsa, count_ngrams, text_features
+from heads.estimators.zero_shot import ZeroShotProbe
 
 
 @parametrize_with_checks(
@@ -31,6 +32,7 @@ from heads.estimators.tfidf import CountsTfidf, Lsa, count_ngrams, text_features
         LogisticHead(class_weight="balanced"),
         KnnHead(),
         LdaHead(),
+        ZeroShotProbe(),
         PerLabel(PrototypeHead()),
         RidgeRegressor(),
         KnnRegressor(),

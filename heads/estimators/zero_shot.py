@@ -1,0 +1,124 @@
+"""Heads that know their classes by name: a vector of words for each, beside the training rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from heads.estimators.base import ScoreHead
+from heads.estimators.logistic import CS, LogisticHead
+from heads.estimators.softmax import fit_sharpness
+
+Prompts = str | Sequence[str] | Mapping[str, str | Sequence[str]]
+NEAR_WORDS = (1e-3, 1e-2)  # penalties that hardly let the training rows speak
+
+
+class ZeroShotHead(ScoreHead):
+    """The class whose words are closest by cosine, as CLIP does it [1]_.
+
+    Training rows are not looked at but for the sharpness of the probabilities. Classes without
+    a training row are predicted like the others.
+
+    Parameters
+    ----------
+    prompts : str, sequence of str, or mapping, optional
+        Templates with ``{}`` for the class, or label → what to call it; see `heads.words`.
+    class_names : sequence of str
+        Labels, sorted; given with ``class_vectors`` by whoever knows the encoder.
+    class_vectors : ndarray of shape (n_classes, dim)
+        Vectors of their words, of length 1.
+
+    References
+    ----------
+    .. [1] Radford et al., Learning Transferable Visual Models, 2021, arXiv:2103.00020.
+    """
+
+    def __init__(
+        self,
+        prompts: Prompts | None = None,
+        class_names: Sequence[str] | None = None,
+        class_vectors: NDArray[np.float32] | None = None,
+    ):
+        self.prompts = prompts
+        self.class_names = class_names
+        self.class_vectors = class_vectors
+
+    def fit(self, X: Any, y: Any) -> Self:
+        """Take X of shape (n, dim) and labels y of shape (n,) for the sharpness alone."""
+        if self.class_vectors is None or self.class_names is None:
+            raise ValueError("expected class_names and class_vectors: the words of each class")
+        X, codes = self._begin_fit(X, y)
+        place = _place(self.classes_, self.class_names)
+        self.classes_ = np.asarray(self.class_names)
+        self.sharpness_ = fit_sharpness(self._scores(X), place[codes])
+        return self
+
+    def _scores(self, X: Any) -> NDArray[np.float64]:
+        assert self.class_vectors is not None
+        return _cosines(X, self.class_vectors)
+
+
+class ZeroShotProbe(LogisticHead):
+    """Logistic regression that begins from the words of the classes, not from nothing.
+
+    To its scores those of the zero-shot head are added, as sharp as makes the training rows
+    likeliest, and the penalty draws the rest to zero: with few labels the words decide, with
+    many the rows; how much, C says, chosen by held-out log loss as ever. It is the posterior
+    mode where the prior's mean is the zero-shot head (as in [1]_, without class vectors it is
+    `LogisticHead`).
+
+    Parameters
+    ----------
+    prompts, class_names, class_vectors
+        As of `ZeroShotHead`.
+    normalisation, Cs, class_weight, random_state
+        As of `LogisticHead`.
+
+    References
+    ----------
+    .. [1] Silva-Rodriguez et al., CLAP, CVPR 2024, arXiv:2312.12730 (penalties of their own).
+    """
+
+    _tol = 1e-5  # beginning from words, the first gradients are small where there are many classes
+
+    def __init__(
+        self,
+        prompts: Prompts | None = None,
+        class_names: Sequence[str] | None = None,
+        class_vectors: NDArray[np.float32] | None = None,
+        normalisation: str = "auto",
+        Cs: Sequence[float] = NEAR_WORDS + CS,
+        class_weight: str | Mapping[Any, float] | None = None,
+        random_state: int | None = 0,
+    ):
+        super().__init__(normalisation, Cs, class_weight, random_state)
+        self.prompts = prompts
+        self.class_names = class_names
+        self.class_vectors = class_vectors
+
+    def _prior(self, X: Any, codes: NDArray[np.intp] | None = None) -> NDArray[np.float64] | None:
+        if self.class_vectors is None:
+            return None
+        if codes is not None:
+            names = self.classes_ if self.class_names is None else self.class_names
+            self.words_ = self.class_vectors[_place(self.classes_, names)]
+            self.word_sharpness_ = fit_sharpness(_cosines(X, self.words_), codes)
+        return self.word_sharpness_ * _cosines(X, self.words_)
+
+
+def _place(seen: NDArray[Any], names: Sequence[str] | NDArray[Any]) -> NDArray[np.intp]:
+    """Return where each class stands among the named ones."""
+    named = np.asarray(names)
+    place = np.searchsorted(named, seen).clip(max=len(named) - 1)
+    if (unknown := named[place] != seen).any():
+        raise ValueError(f"no words for the classes {seen[unknown].tolist()}")
+    return np.asarray(place)
+
+
+def _cosines(X: Any, words: NDArray[np.float32]) -> NDArray[np.float64]:
+    X = np.asarray(X, dtype=np.float64)
+    lengths = np.maximum(np.linalg.norm(X, axis=1, keepdims=True), 1e-12)
+    return np.asarray(X / lengths @ words.T.astype(np.float64))
