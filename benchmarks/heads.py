@@ -307,7 +307,7 @@ def data() -> list[Row]:
 
 
 def words() -> list[Row]:
-    """What class names are worth with few labels: zero-shot+probe less logistic, draw by draw."""
+    """Compare zero-shot+probe with logistic at few labels, draw by draw."""
     from benchmarks.ten import encoders_of, ten
 
     store = ten()

@@ -120,6 +120,7 @@ def ranking_rows(found: Assessment) -> list[Row]:
             "95 %": f"{one.rank_low} – {one.rank_high}",
             "encoder": encoder_label(one.encoder),
             "dim": one.dim,
+            "parameters": one.n_parameters,
             **one.scores,
             "head": one.head_value,
         }

@@ -239,6 +239,7 @@ class DatasetFolder:
             "fingerprint": resolved.fingerprint,
             "dim": resolved.dim,
             "modalities": sorted(resolved.modalities),
+            "n_parameters": resolved.n_parameters,
             "chosen": dict(resolved.chosen),
             "versions": dict(resolved.versions),
             "device": device,

@@ -153,6 +153,7 @@ class ResolvedEncoder:
     modalities: frozenset[Modality]
     chosen: Mapping[str, Any]  # everything chosen that changes a vector; JSON-able
     versions: Mapping[str, str] = field(default_factory=dict)  # measured by canaries, not hashed
+    n_parameters: int | None = None  # of the whole network, whatever the layer; not hashed
 
     @property
     def fingerprint(self) -> str:

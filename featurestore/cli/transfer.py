@@ -316,12 +316,13 @@ def _show_ranking(assessment: Any) -> None:
     names = list(assessment.ranking[0].scores)
     rows = [
         [r.rank, f"{r.rank_low} – {r.rank_high}", _label(r.encoder), r.dim,
+         "" if r.n_parameters is None else f"{r.n_parameters / 1e6:.1f} M",
          *(f"{r.scores[name]:.3f}" for name in names),
          "" if r.head_value is None else f"{r.head_value:.3f}"]
         for r in assessment.ranking
     ]  # fmt: skip
     click.echo("\nScores without training, ranked by ridge_loo:")
-    print_table(["rank", "95 %", "encoder", "dim", *names, "head"], rows)
+    print_table(["rank", "95 %", "encoder", "dim", "parameters", *names, "head"], rows)
     if assessment.agreement:
         taus = ", ".join(f"{name} {tau:+.2f}" for name, tau in assessment.agreement.items())
         click.echo(f"Kendall's τ with the heads: {taus}.")

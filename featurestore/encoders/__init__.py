@@ -225,6 +225,7 @@ def known_encoder(spec: EncoderSpec) -> ResolvedEncoder | None:
             frozenset(map(Modality, known["modalities"])),
             known["chosen"],
             known["versions"],
+            known.get("n_parameters"),
         )
     return None
 
@@ -288,6 +289,7 @@ def _remember(spec: EncoderSpec, resolved: ResolvedEncoder) -> None:
         "dim": resolved.dim,
         "modalities": sorted(resolved.modalities),
         "chosen": dict(resolved.chosen),
+        "n_parameters": resolved.n_parameters,
     }
     if family.is_remembered and user_cache.recall("encoders", str(spec)) != entry:
         user_cache.remember("encoders", str(spec), entry)

@@ -48,7 +48,7 @@ def load(spec: EncoderSpec) -> Hashing:
     }
     chosen = {"family": "baseline", "model": "hashing", **settings}
     resolved = ResolvedEncoder(
-        spec, int(text), frozenset({Modality.TEXT}), chosen, encoders.versions(spec)
+        spec, int(text), frozenset({Modality.TEXT}), chosen, encoders.versions(spec), 0
     )
     vectorizer = HashingVectorizer(**(settings | {"ngram_range": (1, 2)}))
     return Hashing(resolved, vectorizer)

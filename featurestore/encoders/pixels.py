@@ -42,6 +42,6 @@ def load(spec: EncoderSpec) -> Pixels:
     size_px = int(text)
     chosen = {"family": "baseline", "model": "pixels", "size": size_px, "resize": "squash-bilinear"}
     resolved = ResolvedEncoder(
-        spec, size_px * size_px * 3, frozenset({Modality.IMAGE}), chosen, encoders.versions(spec)
+        spec, size_px * size_px * 3, frozenset({Modality.IMAGE}), chosen, encoders.versions(spec), 0
     )
     return Pixels(resolved, size_px)

@@ -72,7 +72,7 @@ def load(specs: Sequence[EncoderSpec], how: LoadOptions) -> list[TorchEncoder]:
     } | config_of(spec)
     resolved = ResolvedEncoder(
         spec, int(pipeline.get_embedding_dimension()), frozenset({Modality.TEXT}), chosen,
-        encoders.versions(spec),
+        encoders.versions(spec), sum(one.numel() for one in pipeline.parameters()),
     )  # fmt: skip
     settle(pipeline, device, compile=how.compile)
     dtype = precision_of(spec)

@@ -58,6 +58,7 @@ def load(specs: Sequence[EncoderSpec], how: LoadOptions) -> list[TinyText]:
     vectors = tensors["vectors"].astype(np.float32) * tensors["scales"].astype(np.float32)[:, None]
     chosen = {"family": "builtin", "weights": SHA256[WEIGHTS], "tokenizer": SHA256[TOKENIZER]}
     resolved = ResolvedEncoder(
-        spec, vectors.shape[1], frozenset({Modality.TEXT}), chosen, encoders.versions(spec)
-    )
+        spec, vectors.shape[1], frozenset({Modality.TEXT}), chosen, encoders.versions(spec),
+        vectors.size,
+    )  # fmt: skip
     return [TinyText(resolved, tokenizer, vectors)]

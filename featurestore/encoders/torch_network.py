@@ -270,11 +270,13 @@ def encoders_of(
     dims = [one.shape[1] for one in fetch(launch(stage(contents)))]
     chosen = chosen | config_of(spec=specs[0])
     decode = {"decode": "fast"} if network.decode_px is not None else {}
+    n_parameters = sum(one.numel() for one in network.module.parameters())
+
+    def resolved(spec: EncoderSpec, depth: Depth, dim: int) -> ResolvedEncoder:
+        found = chosen | decode | depth.chosen
+        return ResolvedEncoder(spec, dim, modalities, found, versions, n_parameters)
+
     return [
-        TorchEncoder(
-            ResolvedEncoder(spec, dim, modalities, chosen | decode | depth.chosen, versions),
-            network,
-            depth,
-        )
+        TorchEncoder(resolved(spec, depth, dim), network, depth)
         for spec, depth, dim in zip(specs, depths, dims, strict=True)
     ]

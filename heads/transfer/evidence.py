@@ -161,6 +161,7 @@ def ranking_of(
         else:
             notes.append(f"Not ranked: {view.spec.label} lacks vectors of some training items.")
     ranked = rank_encoders(
-        vectors, plan.target.take(rows), groups=plan.block[rows], head_values=values
-    )
+        vectors, plan.target.take(rows), groups=plan.block[rows], head_values=values,
+        n_parameters={str(view.spec): view.info.get("n_parameters") for view in views},
+    )  # fmt: skip
     return ranked, notes

@@ -29,6 +29,7 @@ class Ranked:
     rank_low: int  # 95 % of bootstrap draws of the rows
     rank_high: int
     head_value: float | None = None  # what the real head reaches, where it was trained
+    n_parameters: int | None = None  # of the whole network; None where nobody counted them
 
 
 def rank_encoders(
@@ -37,6 +38,7 @@ def rank_encoders(
     *,
     groups: NDArray[np.intp] | None = None,
     head_values: Mapping[str, float] | None = None,
+    n_parameters: Mapping[str, int | None] | None = None,
     seed: int = 0,
 ) -> list[Ranked]:
     """Score vectors of the same rows by several encoders, best first.
@@ -50,6 +52,8 @@ def rank_encoders(
         Encoder → (n, dim).
     target : Target
         Of the n rows; of one class or a number each.
+    head_values, n_parameters : mapping, optional
+        Encoder → what its head reaches, how large its network is: to stand beside the scores.
 
     Raises
     ------
@@ -89,6 +93,7 @@ def rank_encoders(
             int(low[place[encoder]]),
             int(high[place[encoder]]),
             (head_values or {}).get(encoder),
+            (n_parameters or {}).get(encoder),
         )
         for encoder in order
     ]
@@ -136,10 +141,10 @@ def _ranks_of_draws(
 
 
 def agreement(ranking: Sequence[Ranked], *, higher_is_better: bool = True) -> dict[str, float]:
-    """Return Kendall's τ of each score, and of dim alone, with what the heads reach.
+    """Return Kendall's τ of each score, of dim and of parameters with what the heads reach.
 
-    Empty with fewer than three encoders whose heads are known: dim stands beside the scores
-    so that nobody trusts one that does no better.
+    Empty with fewer than three encoders whose heads are known. Dim and, where all were counted,
+    parameters stand beside the scores so that nobody trusts one that does no better.
     """
     from scipy.stats import kendalltau
 
@@ -150,6 +155,9 @@ def agreement(ranking: Sequence[Ranked], *, higher_is_better: bool = True) -> di
     values = [sign * one.head_value for one in known if one.head_value is not None]
     columns = {name: [one.scores[name] for one in known] for name in known[0].scores}
     columns["dim"] = [float(one.dim) for one in known]
+    counted = [one.n_parameters for one in known if one.n_parameters is not None]
+    if len(counted) == len(known):
+        columns["parameters"] = [float(n) for n in counted]
     found = {}
     for name, column in columns.items():
         tau = float(kendalltau(column, values).statistic)

@@ -8,6 +8,7 @@ import tomllib
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.numpy import load as load_tensors
 from sklearn.datasets import load_sample_images
 
 from featurestore.encoders import BUILTIN, LoadOptions, load_encoder, load_encoders, weights
@@ -87,6 +88,19 @@ def test_names_and_options_that_there_are_not(text, error, message):
 
 
 # Images
+
+
+def test_parameters_are_counted(tiny_image, tiny_text):
+    """1.32 M, as the card says; a vector for each token."""
+    n_stored = sum(
+        tensor.size
+        for name, tensor in load_tensors(weights.read_weights("tiny-image.safetensors")).items()
+        if name.startswith(("stem", "stages"))  # mean and std are of the pooled features
+    )
+    assert tiny_image.resolved.n_parameters == pytest.approx(1.32e6, rel=0.01)
+    assert n_stored == tiny_image.resolved.n_parameters
+    assert tiny_text.resolved.n_parameters == tiny_text.vectors.size
+    assert load_encoder(EncoderSpec.parse("baseline:pixels")).resolved.n_parameters == 0
 
 
 def test_layers_come_from_one_pass_and_are_the_pools_of_the_stages():

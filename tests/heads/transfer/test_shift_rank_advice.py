@@ -90,7 +90,11 @@ def test_encoders_are_ranked_with_an_interval_and_compared_with_heads():
     taus = agreement(found)
     assert taus["ridge_loo"] > 0.8
     assert taus["dim"] == 0
+    assert "parameters" not in taus  # nobody counted them
     assert agreement(found[:2]) == {}
+    sizes = {"weak": 1, "fair": 20, "fair too": 20, "strong": 300}
+    counted = rank_encoders(vectors, target, head_values=heads, n_parameters=sizes)
+    assert agreement(counted)["parameters"] == pytest.approx(1)
 
 
 def test_identical_encoders_share_a_rank_and_one_group_tells_none():
