@@ -31,7 +31,12 @@ LAYERS = [
     {"featurestore.slices", "featurestore.reviews"},
     {"featurestore.ingest", "featurestore.intake", "featurestore.plan", "featurestore.writer"},
     {"featurestore.store", "featurestore.view", "featurestore.labelling", "featurestore.fleet"},
-    {"featurestore.upkeep", "featurestore.verify", "featurestore.exchange"},
+    {
+        "featurestore.upkeep",
+        "featurestore.relocate",
+        "featurestore.verify",
+        "featurestore.exchange",
+    },
     {"featurestore.review_files"},
     {"featurestore.derived", "featurestore.torch_data"},
     {"featurestore.graph"},

@@ -75,7 +75,7 @@ for command in (
     predict.predict, transfer.transfer, transfer.curve, runs.show, maps.project, maps.slices,
     quality.quality, quality.review, quality.suggest,
     upkeep.verify, upkeep.history, upkeep.compact, upkeep.vacuum, upkeep.delete, upkeep.rename,
-    upkeep.drop, exchange.export, exchange.import_, browse.dashboard, browse.demo,
+    upkeep.relocate, upkeep.drop, exchange.export, exchange.import_, browse.dashboard, browse.demo,
 ):  # fmt: skip
     cli.add_command(command)
 

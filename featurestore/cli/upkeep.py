@@ -1,4 +1,4 @@
-"""verify, history, vacuum, compact, delete, rename, drop: care of a store over years."""
+"""verify, history, vacuum, compact, delete, rename, drop, relocate: care of a store over years."""
 
 from __future__ import annotations
 
@@ -152,6 +152,24 @@ def rename(dataset: str, new: str, store_path: str) -> None:
     """Give a data set another name."""
     open_given(store_path).rename(dataset, new)
     say(f"{dataset} is {new} now")
+
+
+@click.command(epilog="Example: featurestore relocate photos /mnt/new/photos")
+@click.argument("dataset")
+@click.argument("root")
+@click.option("--source", metavar="NAME", help="Which one moved; the only one by default.")
+@store_option
+def relocate(dataset: str, root: str, source: str | None, store_path: str) -> None:
+    """Say that the files of DATASET lie under ROOT now; some are read to make sure."""
+    from featurestore.relocate import relocate as move
+
+    found = move(open_given(store_path).dataset(dataset).folder, root, source=source)
+    say(f"{found.source}: {found.root}, formerly {found.before}")
+    if found.n_same < found.n_checked:
+        say(
+            f"{found.n_checked - found.n_same} of {found.n_checked} items drawn are not there, or "
+            f"others: featurestore embed --dataset {dataset} brings it up to date"
+        )
 
 
 @click.command(epilog="Example: featurestore drop photos")
