@@ -103,7 +103,7 @@ def _score(
     name: str, F: NDArray[np.float32], y: NDArray[np.float64], block: NDArray[np.intp]
 ) -> float:
     compute = SCORES[name].compute
-    if name in ("ridge_loo", "knn_loo"):
+    if name in ("ridge_loo", "knn_loo", "prototype_loo"):
         return compute(F, y, groups=block)
     return compute(F, y)
 

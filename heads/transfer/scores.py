@@ -95,8 +95,8 @@ def knn_loo(
     return _mean_recall((votes.argmax(axis=1) == codes).astype(np.float64), codes)
 
 
-def prototype_loo(F: NDArray[Any], y: NDArray[Any]) -> float:
-    """Leave-one-out balanced accuracy of the nearest class mean, each row apart from its own."""
+def prototype_loo(F: NDArray[Any], y: NDArray[Any], *, groups: NDArray[Any] | None = None) -> float:
+    """Leave-one-out balanced accuracy of the nearest class mean, without the row's own group."""
     F, _, codes, n_classes = _checked(F, y, only_classes="prototype_loo")
     assert codes is not None
     counts = np.bincount(codes, minlength=n_classes)
@@ -110,7 +110,23 @@ def prototype_loo(F: NDArray[Any], y: NDArray[Any]) -> float:
     rows = np.arange(len(F))
     factor = np.where(own > 1, (own / np.maximum(own - 1, 1)) ** 2, np.inf)
     distance[rows, codes] = np.where(own > 1, distance[rows, codes] * factor, np.inf)
+    for together in _shared(groups):
+        n_left = counts - np.bincount(codes[together], minlength=n_classes)
+        left = sums.copy()
+        np.subtract.at(left, codes[together], F[together])
+        left /= np.maximum(n_left, 1)[:, None]
+        without = (left**2).sum(axis=1) - 2 * F[together] @ left.T  # |F|² is the same for all
+        distance[together] = np.where(n_left > 0, without, np.inf)
     return _mean_recall((distance.argmin(axis=1) == codes).astype(np.float64), codes)
+
+
+def _shared(groups: NDArray[Any] | None) -> list[NDArray[np.intp]]:
+    """Return the rows of each group of two or more."""
+    if groups is None:
+        return []
+    _, number, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+    found = np.split(np.argsort(number, kind="stable"), np.cumsum(sizes)[:-1])
+    return [rows for rows in found if len(rows) > 1]
 
 
 def logme(F: NDArray[Any], y: NDArray[Any], *, centre: bool = False) -> float:

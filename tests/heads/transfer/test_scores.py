@@ -121,6 +121,21 @@ def test_leave_one_out_scores():
     assert ridge_loo(F, y, alphas=(0.1,)) == pytest.approx(2 / 3)
 
 
+def test_a_prototype_is_taken_without_the_group_of_the_row():
+    F, y = toy(40, 4)
+    groups = np.random.default_rng(0).integers(0, 12, 40)
+    groups[:4] = 100 + np.arange(4)  # some stand alone
+    right = np.zeros(40)
+    for i in range(40):
+        known = groups != groups[i]
+        means = {c: F[known & (y == c)].mean(axis=0) for c in np.unique(y[known])}
+        right[i] = min(means, key=lambda c: np.linalg.norm(F[i] - means[c])) == y[i]
+    recalls = [right[y == c].mean() for c in np.unique(y)]
+    assert prototype_loo(F, y, groups=groups) == pytest.approx(np.mean(recalls))
+    assert prototype_loo(F, y, groups=np.arange(40)) == prototype_loo(F, y)
+    assert prototype_loo(F, y, groups=y) == 0  # nothing of the class is left
+
+
 def test_leave_one_out_of_numbers_is_a_loop_of_refits():
     F, _ = toy(30, 4)
     t = F @ [1.0, -2, 0.5, 3] + np.cos(np.arange(30))
