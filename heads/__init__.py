@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from heads.compare import compare, run_again, runs
     from heads.comparison import Comparison, Difference
     from heads.concat import concat
+    from heads.estimators.zero_shot import ZeroShotHead, ZeroShotProbe
     from heads.fewshot import Curve, curve, curves
     from heads.fit import fit
     from heads.quality.datalab import datalab
@@ -37,6 +38,8 @@ __all__ = [
     "Issue",
     "Issues",
     "Suggestion",
+    "ZeroShotHead",
+    "ZeroShotProbe",
     "assess_transfer",
     "assessments",
     "compare",
@@ -67,6 +70,8 @@ _HOMES = {
     "Issue": "heads.quality.issues",
     "Issues": "heads.quality.issues",
     "Suggestion": "heads.suggest",
+    "ZeroShotHead": "heads.estimators.zero_shot",
+    "ZeroShotProbe": "heads.estimators.zero_shot",
     "datalab": "heads.quality.datalab",
     "find_issues": "heads.quality.find",
     "quality_reports": "heads.quality.find",

@@ -13,8 +13,8 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def blocks(language):
-    return re.findall(rf"^```{language}\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+def blocks(language, text=README):
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
 
 
 def test_the_first_example_runs(tmp_path, monkeypatch, capsys):
@@ -51,10 +51,11 @@ def test_the_first_example_runs(tmp_path, monkeypatch, capsys):
 
 
 def commands():
-    for block in blocks("sh"):
-        for line in block.splitlines():
-            if line.startswith("featurestore"):
-                yield shlex.split(line, comments=True)
+    for path in (ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))):
+        for block in blocks("sh", path.read_text(encoding="utf-8")):
+            for line in block.splitlines():
+                if line.startswith("featurestore"):
+                    yield shlex.split(line, comments=True)
 
 
 @pytest.mark.parametrize("words", list(commands()), ids=" ".join)
