@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from featurestore.errors import MissingColumn
-from featurestore.values import Embeddings
+from featurestore.values import Embeddings, class_name, is_missing
 
 
 def as_tensor(embeddings: Embeddings) -> torch.Tensor:
@@ -50,9 +50,9 @@ class EmbeddingDataset(torch.utils.data.Dataset[Any]):
         classes: Sequence[str] | None = None,
     ):
         values = embeddings.labels if label is None else embeddings.column(label)
-        known = np.array([value is not None and value == value for value in values], dtype=bool)
+        known = ~is_missing(values)
         self.rows = np.flatnonzero(known)
-        names = values[known].astype(str).tolist()
+        names = [class_name(value) for value in values[known]]
         self.classes = sorted(set(names)) if classes is None else list(classes)
         number = {name: code for code, name in enumerate(self.classes)}
         if strange := sorted(set(names) - set(number)):

@@ -301,3 +301,19 @@ class Neighbors:
     ids: NDArray[np.str_]  # (n_queries, k), object dtype holding str
     scores: NDArray[np.float32]  # (n_queries, k), cosines in [-1, 1]
     rows: NDArray[np.intp]  # (n_queries, k), positions in the embeddings that were searched
+
+
+def class_name(value: Any) -> str:
+    """Return the name of a class; a whole number is one, however it is stored.
+
+    >>> class_name(2.0), class_name("cat")
+    ('2', 'cat')
+    """
+    return (
+        str(int(value)) if isinstance(value, (float, np.floating)) and not value % 1 else str(value)
+    )
+
+
+def is_missing(values: NDArray[Any]) -> NDArray[np.bool_]:
+    """Mark None, NaN and empty text, shape (n,)."""
+    return np.array([v is None or v == "" or v != v for v in values], dtype=bool)

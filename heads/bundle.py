@@ -22,8 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featurestore.errors import EncoderMismatch, ShapeMismatch, StoreCorrupt, UnknownHead, nearest
-from featurestore.values import Embeddings
-from heads.folds import is_missing
+from featurestore.values import Embeddings, is_missing
 from heads.tasks import Target, Task
 
 if TYPE_CHECKING:

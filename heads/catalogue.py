@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -66,14 +67,18 @@ def _of_words(estimator: ZeroShotHead | ZeroShotProbe, *, is_known: bool = True)
 
     def build(seed: int) -> Any:
         copy = clone(estimator)
-        return copy.set_params(random_state=seed) if isinstance(copy, ZeroShotProbe) else copy
+        if isinstance(copy, ZeroShotProbe) and copy.random_state is None:
+            copy.set_params(random_state=seed)
+        return copy
 
     about = "none: cosine to the words of each class; temperature by log loss"
     if isinstance(estimator, ZeroShotProbe):
         about = (
             "as logistic, with C from 1e-3, beginning from the cosine to the words of each class"
         )
-    if estimator.prompts is not None:
+    if not is_known:
+        about = f"as given: {estimator!r}"
+    elif estimator.prompts is not None:
         about += f"; prompts {json.dumps(estimator.prompts, sort_keys=True)}"
     return HeadEntry(
         about,
@@ -83,7 +88,10 @@ def _of_words(estimator: ZeroShotHead | ZeroShotProbe, *, is_known: bool = True)
     )
 
 
-ZERO_SHOT = {"zero-shot": ZeroShotHead, "zero-shot+probe": ZeroShotProbe}  # NAME or NAME:PROMPTS
+ZERO_SHOT: Mapping[str, Callable[..., ZeroShotHead | ZeroShotProbe]] = {
+    "zero-shot": ZeroShotHead,
+    "zero-shot+probe": partial(ZeroShotProbe, random_state=None),
+}  # NAME or NAME:PROMPTS
 HEADS: dict[str, HeadEntry] = {
     "logistic": HeadEntry(
         "normalisation centre, l2 or standardise by ridge leave-one-out; "
@@ -129,7 +137,7 @@ HEADS: dict[str, HeadEntry] = {
         reads="texts",
         is_baseline=True,
     ),
-    **{name: _of_words(estimator()) for name, estimator in ZERO_SHOT.items()},
+    **{name: _of_words(make()) for name, make in ZERO_SHOT.items()},
 }
 BEST = "best"  # of the default heads, chosen within the training rows
 DEFAULT_HEADS = ("logistic", "ridge", "lda", "prototype", "knn")

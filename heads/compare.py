@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from featurestore.errors import BadName, nearest
+from featurestore.errors import BadName, ModalityMismatch, nearest
 from featurestore.layout import DatasetFolder
 from featurestore.values import Snapshot
 from heads.bundle import library_versions, machine
 from heads.catalogue import HeadEntry, default_heads, head_entries
 from heads.comparison import ComparedHead, Comparison, cell_name
-from heads.materials import baselines, of_views, run_cell
+from heads.materials import Material, baselines, of_views, run_cell
 from heads.metrics import METRICS
 from heads.shared import Ground, ground_of
 from heads.tasks import Task
+from heads.words import reads_words
 
 if TYPE_CHECKING:
     from featurestore.view import View
@@ -90,7 +91,7 @@ def compare(
     plan = ground.plan
     metric = check_metric(metric, plan.task)
     entries = chosen_heads(heads, plan.task)
-    jobs = [(one, name, entry) for one in of_views(ground) for name, entry in entries.items()]
+    jobs, without_words = cells_of(ground, entries)
     jobs += baselines(ground)
     never_part = ["content_hash", *(["group"] if group else []), *(["twins"] * twins_together)]
     n_fits = len(plan.parts) * len(jobs)
@@ -127,7 +128,7 @@ def compare(
         plan.classes,
         tuple(str(i) for i in plan.ids[plan.tested]),
         tuple(compared),
-        _notes(ground, compared, metric),
+        (*_notes(ground, compared, metric), *without_words),
         {
             "created": created.isoformat(),
             "seed": seed,
@@ -151,6 +152,30 @@ def compare(
     if save:
         runs_folder(views[0].dataset).write_run("compare", comparison.to_json())
     return comparison
+
+
+def cells_of(
+    ground: Ground, entries: Mapping[str, HeadEntry]
+) -> tuple[list[tuple[Material, str, HeadEntry]], list[str]]:
+    """Return each view with each head that it can have, and notes on those that it cannot.
+
+    Raises
+    ------
+    ModalityMismatch
+        If a head that knows classes by name is wanted, and no encoder reads words.
+    """
+    named = [name for name, entry in entries.items() if entry.reads == "words"]
+    mute = [view for view in ground.views if named and not reads_words(view)]
+    if len(mute) == len(ground.views):
+        specs = ", ".join(str(view.spec) for view in mute)
+        raise ModalityMismatch(f"{', '.join(named)}: no encoder reads words among {specs}")
+    found = [
+        (material, name, entry)
+        for view, material in zip(ground.views, of_views(ground), strict=True)
+        for name, entry in entries.items()
+        if not (name in named and view in mute)
+    ]
+    return found, [f"{view.spec} reads no words: without {', '.join(named)}." for view in mute]
 
 
 def run_again(dataset: Any, run: Comparison) -> Comparison:
@@ -191,6 +216,9 @@ def run_again(dataset: Any, run: Comparison) -> Comparison:
         twins_together="twins" in card["never_part"],
         save=False,
     )
+    spaces = card.get("search_spaces", {})
+    if changed := [one for one in names if again.card["search_spaces"].get(one) != spaces.get(one)]:
+        raise BadName(f"{', '.join(changed)} would choose among other things now (prompts, grids)")
     if again.card["reviews"] != card.get("reviews"):
         raise BadName("reviewers have decided more since: that comparison cannot be run again")
     return again

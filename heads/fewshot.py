@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from featurestore.errors import BadName, NotEnoughData
 from heads.bundle import library_versions, machine
 from heads.catalogue import head_entries
-from heads.compare import check_metric, found_in, runs_folder
+from heads.compare import cells_of, check_metric, found_in, runs_folder
 from heads.intervals import LEVEL
-from heads.materials import baselines, of_views, run_cell
+from heads.materials import baselines, run_cell
 from heads.metrics import METRICS
 from heads.plan import Plan
 from heads.shared import Ground, ground_of
@@ -248,7 +248,7 @@ def curve(
     ((name, entry),) = head_entries([head], plan.task).items()
     if entry.reads == "texts":
         raise BadName(f"{name} reads no vectors: its curve is drawn beside those of all encoders")
-    materials = [(one, name, entry) for one in of_views(ground)]
+    materials, without_words = cells_of(ground, {name: entry})
     materials += [one for one in baselines(ground) if one[1] != "majority"]
     drawn = {
         k: draws
@@ -288,7 +288,7 @@ def curve(
         metric,
         plan.task,
         tuple(budgets),
-        _notes(ground, drawn, per_class, n_draws),
+        (*_notes(ground, drawn, per_class, n_draws), *without_words),
         {
             "created": datetime.now(UTC).isoformat(),
             "seed": seed,

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featurestore.errors import NotEnoughData
+from featurestore.values import is_missing
 
 N_FOLDS = 5
 N_REPEATS = 5
@@ -53,11 +54,6 @@ class Folds:
         goes_along = ~is_dealt & (known[place] == block)
         number[:, goes_along] = self.number[:, first[place[goes_along]]]
         return Folds(number, self.n_folds)
-
-
-def is_missing(values: NDArray[Any]) -> NDArray[np.bool_]:
-    """Mark None, NaN and empty text, shape (n,)."""
-    return np.array([v is None or v == "" or v != v for v in values], dtype=bool)
 
 
 def blocks(*keys: NDArray[Any]) -> NDArray[np.intp]:

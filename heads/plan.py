@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 
 from featurestore.errors import BadName, MissingColumn, NotEnoughData, nearest
 from featurestore.reviews import Review
-from featurestore.values import MOST_CLASSES, Embeddings
+from featurestore.values import MOST_CLASSES, Embeddings, class_name, is_missing
 from heads.evaluate import ON_TEST, over_folds
-from heads.folds import Folds, blocks, is_missing, make_folds
+from heads.folds import Folds, blocks, make_folds
 from heads.reviewed import Decisions, Reviewed, review_rows
-from heads.tasks import Target, Task, class_name, guess_task, read_target
+from heads.tasks import Target, Task, guess_task, read_target
 
 EVALUATIONS = ("auto", "test", "folds")
 
@@ -341,7 +341,9 @@ def _test_notes(
         is_unseen = np.atleast_1d(strata[test].any(axis=0) & ~strata[train].any(axis=0))
         unseen = [target.classes[c] for c in np.flatnonzero(is_unseen[: len(target.classes)])]
         if unseen:
-            notes.append(f"No training item has the label {', '.join(unseen)}: always wrong on it.")
+            notes.append(
+                f"No training item has the label {', '.join(unseen)}: only words could tell it."
+            )
     return notes
 
 
@@ -360,6 +362,6 @@ def _fold_notes(folds: Folds, target: Target, block: NDArray[np.intp]) -> list[s
         known = strata.any(axis=0)
         if any((strata[train].any(axis=0) < known).any() for train, _ in folds.parts()):
             notes.append(
-                "In some folds a class is only in the test part: always wrong on it there."
+                "In some folds a class is only in the test part: only words could tell it there."
             )
     return notes

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featurestore.reviews import Action, Review
-from heads.tasks import Target, Task, class_name, read_target
+from featurestore.values import class_name
+from heads.tasks import Target, Task, read_target
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featurestore.errors import BadName, MissingColumn, NotEnoughData
-from heads.folds import blocks, deal, is_missing
+from featurestore.values import is_missing
+from heads.folds import blocks, deal
 
 if TYPE_CHECKING:
     from featurestore import DataSet

@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 from featurestore.errors import BadName, NotEnoughData, nearest
 from featurestore.index import normalize_rows
 from featurestore.reviews import Action, applicable
-from heads.folds import is_missing
-from heads.tasks import class_name
+from featurestore.values import class_name, is_missing
 
 if TYPE_CHECKING:
     from featurestore.view import View

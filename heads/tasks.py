@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featurestore.errors import BadName, NotEnoughData
-from featurestore.values import MOST_CLASSES, SEPARATOR
+from featurestore.values import MOST_CLASSES, SEPARATOR, class_name
 
 N_BINS = 5  # of numbers, to spread them over folds
 
@@ -129,17 +129,6 @@ def read_target(values: NDArray[Any], task: Task, name: str) -> Target:
         found = f"one class ({str(names[0])!r})" if len(names) else "no label"
         raise NotEnoughData(f"{found} in column {name!r}: heads need two classes or more")
     return Target(task, codes.astype(np.intp), tuple(str(c) for c in names))
-
-
-def class_name(value: Any) -> str:
-    """Return the name of a class; a whole number is one, however it is stored.
-
-    >>> class_name(2.0), class_name("cat")
-    ('2', 'cat')
-    """
-    return (
-        str(int(value)) if isinstance(value, (float, np.floating)) and not value % 1 else str(value)
-    )
 
 
 def _numbers(values: Sequence[Any] | NDArray[Any], name: str) -> NDArray[np.float64]:

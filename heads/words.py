@@ -1,4 +1,4 @@
-"""What classes are called, and the vectors of those words, for heads that need no labels.
+"""What classes are called, and the vectors of those words, for heads that know them by name.
 
 Prompts are ``None`` (``a photo of a {}.`` for pictures, the bare name for texts), one template
 or several with ``{}`` for the class, or a mapping of each label to what it is called: a text,
@@ -16,13 +16,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featurestore.errors import BadName, ModalityMismatch
-from featurestore.values import Modality
+from featurestore.values import Modality, class_name
 from heads.estimators.zero_shot import Prompts
 
 if TYPE_CHECKING:
     from heads.catalogue import Build
 
 _TEMPLATES = {Modality.IMAGE: "a photo of a {}.", Modality.TEXT: "{}"}
+
+
+IMPORTED = "import"  # family of vectors that another program made
+
+
+def reads_words(view: Any) -> bool:
+    """Whether a view's encoder can be asked in words."""
+    if not hasattr(view, "encode") or view.spec.family == IMPORTED:
+        return False
+    return str(Modality.TEXT) in view.info["modalities"]
 
 
 def with_words(build: Build, view: Any, classes: Sequence[str]) -> Build:
@@ -56,6 +66,7 @@ def prompts_of(
         If a template has no ``{}``, or a class is not in a mapping.
     """
     if isinstance(prompts, Mapping):
+        prompts = {class_name(label): texts for label, texts in prompts.items()}
         missing = [name for name in classes if not prompts.get(name)]
         if missing:
             raise BadName(f"prompts say nothing of the classes {missing}: expected all {classes}")

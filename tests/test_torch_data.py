@@ -5,6 +5,7 @@ import pyarrow as pa
 import pytest
 import torch
 
+import heads
 from featurestore.errors import MissingColumn
 from featurestore.labelling import attach
 from featurestore.torch_data import EmbeddingDataset, as_tensor
@@ -44,3 +45,12 @@ def test_classes_of_another_split_keep_their_order(texts_view):
     assert data.classes[data[0][1]] == texts_view.load().labels[0]
     with pytest.raises(MissingColumn, match=r"labels \['food'\] are none of"):
         EmbeddingDataset(texts_view.load(), classes=["travel", "music"])
+
+
+def test_classes_are_named_as_heads_name_them(texts_view):
+    ids = texts_view.load().ids.tolist()
+    numbers = pa.array([float(n % 3) for n in range(len(ids))])
+    attach(texts_view.dataset.folder, pa.table({"item_id": ids, "num": numbers}), are_labels=True)
+    head = heads.fit(texts_view, "prototype", label="num")
+    data = EmbeddingDataset(texts_view.load(), label="num", classes=head.card["classes"])
+    assert data.classes == ["0", "1", "2"]

@@ -24,8 +24,13 @@ def log_loss(
     return float(np.average(log_sum - shifted[np.arange(len(codes)), codes], weights=weights))
 
 
-def fit_sharpness(scores: NDArray[Any], codes: NDArray[np.intp]) -> float:
+def fit_sharpness(
+    scores: NDArray[Any], codes: NDArray[np.intp], *, near: float | None = None
+) -> float:
     """Find the factor on held-out scores that makes their softmax most likely.
+
+    With ``near``, a prior of one standard deviation on the log scale draws the factor there: of a
+    few rows, all of which may be right, the likeliest factor has no bound.
 
     The inverse of a temperature (Guo et al., 2017, arXiv:1706.04599), from 0.01 to 1000;
     from 10,000 rows spread over all of them, which tell one number well enough.
@@ -33,7 +38,10 @@ def fit_sharpness(scores: NDArray[Any], codes: NDArray[np.intp]) -> float:
     step = max(1, len(codes) // 10_000)
     scores, codes = scores[::step], codes[::step]
     found = minimize_scalar(
-        lambda log_factor: log_loss(np.exp(log_factor) * scores, codes),
+        lambda log_factor: (
+            log_loss(np.exp(log_factor) * scores, codes)
+            + (0.0 if near is None else (log_factor - np.log(near)) ** 2 / 2 / len(codes))
+        ),
         bounds=(np.log(0.01), np.log(1000)),
         method="bounded",
         options={"xatol": 1e-3},

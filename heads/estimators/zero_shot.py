@@ -13,6 +13,7 @@ from heads.estimators.logistic import CS, LogisticHead
 from heads.estimators.softmax import fit_sharpness
 
 Prompts = str | Sequence[str] | Mapping[str, str | Sequence[str]]
+SHARPNESS = 10.0  # of cosines, where rows are too few to say: what text encoders here have
 NEAR_WORDS = (1e-3, 1e-2)  # penalties that hardly let the training rows speak
 
 
@@ -53,22 +54,23 @@ class ZeroShotHead(ScoreHead):
         X, codes = self._begin_fit(X, y)
         place = _place(self.classes_, self.class_names)
         self.classes_ = np.asarray(self.class_names)
-        self.sharpness_ = fit_sharpness(self._scores(X), place[codes])
+        self.words_ = np.asarray(self.class_vectors)
+        self.sharpness_ = fit_sharpness(self._scores(X), place[codes], near=SHARPNESS)
         return self
 
     def _scores(self, X: Any) -> NDArray[np.float64]:
-        assert self.class_vectors is not None
-        return _cosines(X, self.class_vectors)
+        return _cosines(X, self.words_)
 
 
 class ZeroShotProbe(LogisticHead):
     """Logistic regression that begins from the words of the classes, not from nothing.
 
     To its scores those of the zero-shot head are added, as sharp as makes the training rows
-    likeliest, and the penalty draws the rest to zero: with few labels the words decide, with
-    many the rows; how much, C says, chosen by held-out log loss as ever. It is the posterior
-    mode where the prior's mean is the zero-shot head (as in [1]_, without class vectors it is
-    `LogisticHead`).
+    likeliest, and the penalty draws the weights of the rest to zero (not its intercepts). How
+    much the rows may say, C decides, chosen by held-out log loss as ever; with one label a class
+    nothing can be held out, and it is 10. Words that are much better than so few rows may then
+    be better alone: compare with `ZeroShotHead`. Without class vectors it is `LogisticHead`, with
+    smaller Cs as well.
 
     Parameters
     ----------
@@ -79,10 +81,11 @@ class ZeroShotProbe(LogisticHead):
 
     References
     ----------
-    .. [1] Silva-Rodriguez et al., CLAP, CVPR 2024, arXiv:2312.12730 (penalties of their own).
+    .. [1] Silva-Rodriguez et al., CLAP, CVPR 2024, arXiv:2312.12730 (the same idea, with
+       penalties of their own).
     """
 
-    _tol = 1e-5  # beginning from words, the first gradients are small where there are many classes
+    _accept_sparse = False
 
     def __init__(
         self,
@@ -105,7 +108,7 @@ class ZeroShotProbe(LogisticHead):
         if codes is not None:
             names = self.classes_ if self.class_names is None else self.class_names
             self.words_ = self.class_vectors[_place(self.classes_, names)]
-            self.word_sharpness_ = fit_sharpness(_cosines(X, self.words_), codes)
+            self.word_sharpness_ = fit_sharpness(_cosines(X, self.words_), codes, near=SHARPNESS)
         return self.word_sharpness_ * _cosines(X, self.words_)
 
 

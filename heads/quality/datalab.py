@@ -17,13 +17,17 @@ if TYPE_CHECKING:
     from featurestore.view import View
 
 
+LEAST_NEIGHBOURS = 10  # cleanlab's own default
+
+
 def datalab(view: View, *, label: str | None = None, head: str | Any = "logistic", seed: int = 0,
             **options: Any) -> Any:  # fmt: skip
     """Return cleanlab's ``Datalab`` of a view's labelled items, after its ``find_issues``.
 
     It gets a head's out-of-fold probabilities and the view's kNN graph (cosine distances), both
-    as `find_issues` uses them, so that it computes neither. Its rows are the view's labelled
-    items; ``lab.data["item_id"]`` names them.
+    as `find_issues` uses them, so that it computes neither; where some item has fewer than ten
+    labelled neighbours in the graph, it gets the vectors and looks for its own. Its rows are the
+    view's labelled items; ``lab.data["item_id"]`` names them.
 
     Parameters
     ----------
@@ -40,6 +44,7 @@ def datalab(view: View, *, label: str | None = None, head: str | Any = "logistic
         If there are no classes to judge, or the head gives no probabilities.
     """
     try:
+        import datasets  # noqa: F401 - without it cleanlab gives a Datalab that only complains
         from cleanlab import Datalab
     except ImportError as error:
         raise MissingExtra(
@@ -62,18 +67,20 @@ def datalab(view: View, *, label: str | None = None, head: str | Any = "logistic
     distances = _distances(near, graph.scores[plan.rows])
     if distances is not None:
         options = {"knn_graph": distances, **options}
-    else:  # some item has no labelled neighbour: cleanlab looks for its own
+    else:
         options = {"features": embeddings.vectors[plan.rows], **options}
-    by_name = proba[:, np.argsort(names)]  # as cleanlab numbers classes
-    lab.find_issues(pred_probs=by_name, **options)
+    lab.find_issues(pred_probs=proba, **options)  # classes are sorted by name on both sides
     return lab
 
 
 def _distances(near: NDArray[np.intp], cosines: NDArray[np.float32]) -> csr_array | None:
-    """Return cosine distances to as many neighbours of each row as every row has, or None."""
+    """Return cosine distances to as many neighbours of each row as every row has.
+
+    None where that is fewer than cleanlab asks for.
+    """
     has = near >= 0
     k = int(has.sum(axis=1).min())
-    if k == 0:
+    if k < min(LEAST_NEIGHBOURS, len(near) - 1):
         return None
     first = has & (has.cumsum(axis=1) <= k)
     n = len(near)

@@ -13,12 +13,11 @@ from numpy.typing import NDArray
 
 from featurestore.errors import BadName, MissingColumn, ModalityMismatch, NotEnoughData, StoreBusy
 from featurestore.graph import Graph, neighbor_graph
-from featurestore.values import Embeddings
+from featurestore.values import Embeddings, is_missing
 from heads.bundle import library_versions, machine, texts_of
 from heads.catalogue import head_entries
 from heads.compare import runs_folder
 from heads.evaluate import evaluate
-from heads.folds import is_missing
 from heads.plan import Plan, make_plan, task_of
 from heads.quality.duplicates import Pairs
 from heads.quality.issues import Issue, Issues, Kind

@@ -14,9 +14,8 @@ from featurestore.derived import derive
 from featurestore.errors import FeatureStoreError
 from featurestore.graph import Graph, neighbor_graph
 from featurestore.images import decode_image
-from featurestore.values import Embeddings, Modality
+from featurestore.values import Embeddings, Modality, is_missing
 from heads.bundle import texts_of
-from heads.folds import is_missing
 from heads.quality import duplicates, pictures
 
 if TYPE_CHECKING:

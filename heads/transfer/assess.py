@@ -46,13 +46,13 @@ from heads.transfer.verdict import (
     judge,
     margin_of,
 )
+from heads.words import IMPORTED, reads_words
 
 if TYPE_CHECKING:
     from featurestore.view import View
 
 PIXELS = "baseline:pixels"
 WITHOUT_PRETRAINING = ("baseline", "random")
-IMPORTED = "import"
 LEAST_SEEDS = 3  # of random weights: their mean is to say something
 FAR = 0.2  # raw features that are so much worse by themselves are not tried beside an encoder
 
@@ -155,8 +155,10 @@ def assess_transfer(
     run = _Runner(plan, metric, entries, seed, found_in(dataset) if save else None, progress)
     networks = layers_of(judged)
     can_blend = blend and pixels is not None and not (is_text and reference is None)
-    with_words = [one for one in judged if blend and plan.task is Task.MULTICLASS and _reads(one)]
-    n_tried = len(networks) + can_blend * len(judged) + len(with_words)
+    with_words = [
+        one for one in judged if blend and plan.task is Task.MULTICLASS and reads_words(one)
+    ]
+    n_tried = len(networks) + can_blend * len(judged) + 2 * len(with_words)
     run.n_cells = 1 + len(loaded) - (pixels is not None) + n_tried
 
     stated = {str(v.spec): run.cell(of_view(v, table[str(v.spec)], plan)) for v in judged}
@@ -183,18 +185,24 @@ def assess_transfer(
     if can_blend:
         assert pixels is not None
         tried += _blend_cells(run, judged, pixels, verdicts)
+    wordless = {}  # the same head without words: what they add, not what it adds
     for view in with_words:
         try:
-            cell = run.cell(of_view(view, table[str(view.spec)], plan), only="zero-shot+probe")
+            material = of_view(view, table[str(view.spec)], plan)
+            cell = run.cell(material, only="zero-shot+probe")
         except FeatureStoreError as error:  # the vectors are here, and the encoder is not
             notes.append(f"Words of the classes were not tried with {view.spec}: {error}.")
             continue
         tried.append((str(view.spec), Way.WORDS, cell))
+        wordless[str(view.spec)] = run.cell(material, only="logistic")
     alternatives: dict[str, tuple[Alternative, ...]] = {}
     for spec, way, cell in tried:
+        instead_of = stated[spec]
+        if way is Way.WORDS and _is_better(wordless[spec], instead_of, metric):
+            instead_of = wordless[spec]
         one = Alternative(
             way,
-            difference_of(cell, stated[spec], metric, len(tried)),
+            difference_of(cell, instead_of, metric, len(tried)),
             to(cell, against, n_claims=len(tried)),
         )
         alternatives[spec] = (*alternatives.get(spec, ()), one)
@@ -366,9 +374,9 @@ def _blend_cells(
     ]
 
 
-def _reads(view: View) -> bool:
-    """Whether the encoder can be asked in words."""
-    return view.spec.family != IMPORTED and str(Modality.TEXT) in view.info["modalities"]
+def _is_better(one: ComparedHead, other: ComparedHead, metric: str) -> bool:
+    gain = one.report.estimate(metric).value - other.report.estimate(metric).value
+    return (gain > 0) == one.report.metric(metric).higher_is_better
 
 
 def _notes(plan: Plan, names: Sequence[str], against: ComparedHead, n_claims: int) -> list[str]:

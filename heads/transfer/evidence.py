@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from featurestore.errors import NotEnoughData
-from featurestore.values import Embeddings, EncoderSpec
+from featurestore.encoders import known_encoder
+from featurestore.errors import FeatureStoreError, NotEnoughData
+from featurestore.values import Embeddings, EncoderSpec, is_missing
 from heads.comparison import ComparedHead, Difference
-from heads.folds import is_missing
 from heads.intervals import LEVEL
 from heads.plan import Plan
 from heads.shared import rows_of
@@ -145,6 +145,18 @@ def _shift_to(view: View, vectors: NDArray[np.float32], plan: Plan) -> Shift:
     )
 
 
+def _n_parameters(view: View) -> int | None:
+    """Return what was counted when the view was made, or when its encoder was loaded last."""
+    found = view.info.get("n_parameters")
+    if found is not None:
+        return int(found)
+    try:
+        known = known_encoder(view.spec)
+    except FeatureStoreError:  # imported, or of a family that is not installed here
+        return None
+    return None if known is None else known.n_parameters
+
+
 def ranking_of(
     views: Sequence[View], plan: Plan, values: Mapping[str, float]
 ) -> tuple[list[Ranked], list[str]]:
@@ -162,6 +174,6 @@ def ranking_of(
             notes.append(f"Not ranked: {view.spec.label} lacks vectors of some training items.")
     ranked = rank_encoders(
         vectors, plan.target.take(rows), groups=plan.block[rows], head_values=values,
-        n_parameters={str(view.spec): view.info.get("n_parameters") for view in views},
+        n_parameters={str(view.spec): _n_parameters(view) for view in views},
     )  # fmt: skip
     return ranked, notes

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from featurestore.errors import NotEnoughData
-from heads.folds import blocks, is_missing, make_folds
+from featurestore.values import is_missing
+from heads.folds import blocks, make_folds
 
 
 def ids_of(n):

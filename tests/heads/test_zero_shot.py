@@ -6,10 +6,12 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 import heads
 from featurestore.errors import BadName, EncoderMismatch, ModalityMismatch, UnknownHead
+from featurestore.labelling import attach
 from featurestore.store import Store
 from featurestore.values import Modality
 from featurestore.view import View
@@ -238,3 +240,56 @@ def test_pictures_are_told_by_words_through_both_towers(
     unit = loaded.vectors / np.linalg.norm(loaded.vectors, axis=1, keepdims=True)
     expected = np.array(names)[(unit @ words.T).argmax(axis=1)]
     np.testing.assert_array_equal(head.predict(loaded.vectors), expected)
+
+
+def test_a_view_without_words_is_left_out_with_a_note(
+    empty_store: Store, tiny_images: Path, tiny_clip: Path
+) -> None:
+    clip = f"open_clip:local-dir:{tiny_clip}"
+    empty_store.embed([tiny_images], dataset="photos", encoders=[clip, "baseline:pixels"])
+    views = empty_store.dataset("photos").views()
+    run = heads.compare(views, ["ridge", "zero-shot"])
+    cells = {(row["encoder"], row["head"]) for row in run.rows()}
+    assert (clip, "zero-shot") in cells
+    assert ("baseline:pixels", "ridge") in cells
+    assert ("baseline:pixels", "zero-shot") not in cells
+    assert "baseline:pixels reads no words: without zero-shot." in run.notes
+    pixels = [view for view in views if view.spec.family == "baseline"]
+    with pytest.raises(ModalityMismatch, match="zero-shot: no encoder reads words among"):
+        heads.compare(pixels, ["ridge", "zero-shot"])
+
+
+def test_running_again_notices_other_prompts(texts_view: View, tmp_path: Path) -> None:
+    path = tmp_path / "prompts.json"
+    path.write_text(json.dumps({"food": "bread", "music": "a song", "travel": "a train"}))
+    run = heads.compare(texts_view, [f"zero-shot:@{path}"])
+    assert heads.run_again(texts_view.dataset, run).rows()[0]["value"] == run.rows()[0]["value"]
+    path.write_text(json.dumps({"food": "a train", "music": "bread", "travel": "a song"}))
+    with pytest.raises(BadName, match="would choose among other things now"):
+        heads.run_again(texts_view.dataset, run)
+
+
+def test_an_estimator_keeps_its_settings_and_its_card_names_them(texts_view: View) -> None:
+    own = ZeroShotProbe(Cs=(10.0,), normalisation="l2", random_state=5)
+    head = heads.fit(texts_view, own, seed=3)
+    assert head.estimator.random_state == 5
+    assert head.card["search_space"].startswith("as given: ZeroShotProbe(Cs=(10.0,)")
+
+
+def test_of_few_rows_that_are_all_right_the_sharpness_has_a_bound(named) -> None:
+    X, y, words = named
+    head = ZeroShotHead(class_names=NAMES, class_vectors=words).fit(X[:3], y[:3])
+    assert (head.predict(X[:3]) == y[:3]).all()
+    assert 3 < head.sharpness_ < 50
+
+
+def test_meaningless_names_gain_nothing_over_the_same_head_without_them(texts_view: View) -> None:
+    """Judged against `logistic`, not against the weaker head that was asked for."""
+    table = texts_view.items().select(["item_id", "topic"])
+    codes = {"food": "x1", "music": "x2", "travel": "x3"}
+    values = pa.array([codes[topic] for topic in table.column("topic").to_pylist()])
+    attach(texts_view.dataset.folder, table.set_column(1, "topic", values))
+    found = heads.assess_transfer([texts_view], heads=["prototype"])
+    [words] = found.alternatives["builtin:tiny-text"]
+    assert words.over_encoder.second[1] in ("logistic", "prototype")
+    assert not words.wins
