@@ -17,18 +17,19 @@ PALETTE = (
     "#999999",
 )
 NEUTRAL = "#888888"  # what has no class
-# For numbers: cividis, which colour-blind people read alike (Nuñez et al. 2018), ten steps.
+# For numbers: from blue over grey to orange, which colour-blind people tell apart; each step has a
+# contrast of 3 and more with light and with dark pages.
 SCALE = (
-    "#00224E",
-    "#123570",
-    "#3B496C",
-    "#575D6D",
-    "#707173",
-    "#8A8678",
-    "#A59C74",
-    "#C3B369",
-    "#E1CC55",
-    "#FEE838",
+    "#0062BE",
+    "#1C69B0",
+    "#396FA2",
+    "#557695",
+    "#727D87",
+    "#887B72",
+    "#977255",
+    "#A66939",
+    "#B55F1C",
+    "#C45600",
 )
 
 

@@ -24,8 +24,12 @@ FEW_CLASSES = 40  # that a confusion table shows at once
 
 
 def metric_rows(card: Mapping[str, Any]) -> list[Row]:
-    """Return the metrics of a head with their intervals; shares in percent."""
+    """Return the metrics of a head with their intervals; shares in percent.
+
+    Where test rows were reviewed, also what it scores against the reviewers' labels.
+    """
     known = METRICS[Task(card.get("task", Task.MULTICLASS))]
+    again = card.get("as_reviewed", {}).get("metrics", {})
     rows = []
     for name, found in card["metrics"].items():
         scale = 100.0 if known[name].is_share else 1.0
@@ -35,6 +39,7 @@ def metric_rows(card: Mapping[str, Any]) -> list[Row]:
                 "value": scale * found["value"],
                 "from": None if found["low"] is None else scale * found["low"],
                 "to": None if found["high"] is None else scale * found["high"],
+                **({"as reviewed": scale * again[name]} if name in again else {}),
             }
         )
     return rows

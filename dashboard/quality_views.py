@@ -96,9 +96,3 @@ def contested_sentences(reviews: Sequence[Review]) -> list[str]:
         + "): the latest stands."
         for (item, _), lines in contested(reviews).items()
     ]
-
-
-def decided_items(reviews: Sequence[Review], label: str) -> Mapping[str, Review]:
-    """Return the standing decisions about a label column, by item."""
-    found = standing(reviews).items()
-    return {item: one for (item, column), one in found if column == label}

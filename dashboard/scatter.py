@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import streamlit as st
 
@@ -42,14 +43,19 @@ def scatter(
         Hears that the browser does not have the points that were not sent again.
     """
 
-    def said(name: str) -> object:
-        return getattr(st.session_state[key], name)
+    def heard(name: str, act: Callable[[Any], None]) -> Callable[[], None]:
+        def hear() -> None:
+            points, value = getattr(st.session_state[key], name)
+            if points == data["key"]:  # else it is about points that were drawn before these
+                act(value)
+
+        return hear
 
     _scatter(
         key=key,
         data=data,
-        on_lasso_change=lambda: on_lasso(said("lasso")),  # type: ignore[arg-type]
-        on_clicked_change=lambda: on_click(said("clicked")),  # type: ignore[arg-type]
+        on_lasso_change=heard("lasso", on_lasso),
+        on_clicked_change=heard("clicked", on_click),
         on_cleared_change=lambda: on_clear(),
         on_lost_change=lambda: on_lost(),
     )

@@ -213,7 +213,7 @@ def class_figure(counts: Sequence[Row], palette: Mapping[str, str]) -> go.Figure
     figure = go.Figure()
     for split in splits:
         figure.add_bar(
-            name=split,
+            name=escape(split),
             y=[escape(label) for label in shown],
             x=[items.get((label, split), 0) for label in shown],
             orientation="h",
@@ -221,7 +221,7 @@ def class_figure(counts: Sequence[Row], palette: Mapping[str, str]) -> go.Figure
                 "color": [palette[label] for label in shown],
                 "pattern": {"shape": SPLIT_PATTERNS.get(split, OTHER_SPLIT_PATTERN)},
             },
-            hovertemplate="%{y}: %{x:,} items (" + split + ")<extra></extra>",
+            hovertemplate="%{y}: %{x:,} items (" + escape(split) + ")<extra></extra>",
         )
     figure.update_layout(
         barmode="stack",
@@ -361,6 +361,7 @@ def leaderboard(run: Comparison) -> list[Row]:
             "high": _shown(run, row["high"]),
             "tied": row_name(row) in tied,
             "seconds": row["seconds"],
+            **({"as reviewed": _shown(run, row["as_reviewed"])} if "as_reviewed" in row else {}),
         }
         for row in run.rows()
     ]

@@ -51,7 +51,7 @@ def write(path: Path, reviews: Sequence[Review], dataset: DataSet) -> int:
 
 def _items_of(reviews: Sequence[Review], dataset: DataSet) -> dict[str, Mapping[str, Any]]:
     """Return what is known of the items that are reviewed and still there."""
-    columns = dict.fromkeys(["item_id", "text", *(one.label for one in reviews)])
+    columns = dict.fromkeys(["item_id", "text", *(one.label for one in reviews if one.label)])
     items = dataset.items(list(columns))
     wanted = pa.array([one.item_id for one in reviews], pa.string())
     chosen = items.filter(pc.is_in(items.column("item_id"), value_set=wanted))
@@ -139,7 +139,7 @@ def _task(one: Review, item: Mapping[str, Any], dataset: DataSet) -> dict[str, A
     choice = item.get(one.label) if one.action is Action.CONFIRM else one.value
     choices = [] if one.action in (Action.EXCLUDE, Action.DUPLICATE) else [str(choice)]
     result = {
-        "from_name": one.label,
+        "from_name": one.label or "item",
         "to_name": "text" if is_text else "image",
         "type": "choices",
         "value": {"choices": choices},

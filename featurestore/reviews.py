@@ -25,6 +25,7 @@ from featurestore.layout import DatasetFolder
 from featurestore.tables import write_file
 
 _log = logging.getLogger(__name__)
+NO_LABEL = ""  # of a decision about the item itself: it counts for every label column
 
 
 class Action(StrEnum):
@@ -43,7 +44,7 @@ class Review:
 
     item_id: str
     action: Action
-    label: str  # the label column that it is about
+    label: str  # the label column that it is about; NO_LABEL for an item, whatever its labels
     value: str | None = None
     who: str = ""
     when: str = ""  # UTC, ISO 8601, microseconds
@@ -138,6 +139,11 @@ def standing(reviews: Sequence[Review]) -> dict[tuple[str, str], Review]:
     return {(one.item_id, one.label): one for one in _alive(reviews)}
 
 
+def decisions_on(reviews: Sequence[Review], label: str) -> dict[str, Review]:
+    """Return the decision that counts for each item where a label column is looked at."""
+    return {one.item_id: one for one in _alive(reviews) if one.label in (label, NO_LABEL)}
+
+
 def contested(reviews: Sequence[Review]) -> dict[tuple[str, str], list[Review]]:
     """Return the decisions on items that different people decided differently, oldest first."""
     found: dict[tuple[str, str], list[Review]] = {}
@@ -173,9 +179,7 @@ def applicable(folder: DatasetFolder, label: str) -> tuple[dict[str, Review], li
     """
     known = _hashes(folder)
     found, n_gone, n_changed = {}, 0, 0
-    for (item_id, column), one in standing(read_reviews(folder)).items():
-        if column != label:
-            continue
+    for item_id, one in decisions_on(read_reviews(folder), label).items():
         if item_id not in known or (one.action is Action.DUPLICATE and one.value not in known):
             n_gone += 1
         elif one.content_hash != known[item_id]:
@@ -224,7 +228,8 @@ def _check(
         raise UnknownItem(f"{one.item_id!r} cannot be a duplicate of {one.value!r}: no other item")
     if one.action is Action.UNDO and one.value not in ids:
         raise BadName(f"no review {one.value!r} to undo")
-    if one.label not in columns:
+    about_item = one.action not in (Action.CONFIRM, Action.RELABEL)
+    if one.label not in columns and not (about_item and one.label == NO_LABEL):
         raise BadName(
             f"the review of {one.item_id!r} is about label {one.label!r}: "
             f"{nearest(one.label, columns)}"

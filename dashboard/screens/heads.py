@@ -37,6 +37,9 @@ st.dataframe(
             "Not separable",
             help="It cannot be told from the best row at this size: their difference may be 0",
         ),
+        "as reviewed": st.column_config.NumberColumn(
+            "As reviewed", format=digits, help="The same against what reviewers say of test rows"
+        ),
         "seconds": st.column_config.NumberColumn(
             "Fit (s)", format="%.2f", help="Median of one fit, its choices included"
         ),

@@ -29,7 +29,7 @@ number = st.column_config.NumberColumn
 st.dataframe(
     shown.metric_rows(card),
     hide_index=True,
-    column_config={name: number(format="%.3g") for name in ("value", "from", "to")},
+    column_config={name: number(format="%.3g") for name in ("value", "from", "to", "as reviewed")},
 )
 for note in card["notes"]:
     st.caption(views.plain(note))

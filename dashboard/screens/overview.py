@@ -33,12 +33,12 @@ st.subheader(views.plain(dataset.name))
 counts = views.class_counts(items)
 n_classes = len({row["label"] for row in counts} - {views.NO_LABEL})
 columns = st.columns(4)
-columns[0].metric("Items", f"{len(items):,}", help=views.split_sentence(items))
+columns[0].metric("Items", f"{len(items):,}", help=views.plain(views.split_sentence(items)))
 columns[1].metric("Classes", f"{n_classes:,}")
 columns[2].metric("Encoders", len(dataset.views()))
 columns[3].metric("Failures", f"{len(dataset.failures()):,}")
 
-st.markdown(f"**Class balance** · {views.split_sentence(items)}")
+st.markdown(f"**Class balance** · {views.plain(views.split_sentence(items))}")
 if n_classes:
     st.plotly_chart(
         views.class_figure(counts, views.class_colors(items)),

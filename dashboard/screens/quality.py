@@ -6,7 +6,15 @@ from dashboard import panels, state, views
 from dashboard import quality_views as shown
 from dashboard.gallery import gallery
 from featurestore.errors import FeatureStoreError
-from featurestore.reviews import Action, Review, add_reviews, undo, user_name
+from featurestore.reviews import (
+    NO_LABEL,
+    Action,
+    Review,
+    add_reviews,
+    decisions_on,
+    undo,
+    user_name,
+)
 from heads.quality.issues import Kind
 
 dataset = state.dataset()
@@ -32,9 +40,9 @@ with right:
 for note in report.notes:
     st.caption(views.plain(note))
 
-label = report.label or next(iter(dataset.label_columns), "label")
+label = report.label or next(iter(dataset.label_columns), NO_LABEL)
 reviews = state.reviews(dataset)
-decided = shown.decided_items(reviews, label)
+decided = decisions_on(reviews, label)
 issues = report.of(kind)
 skipped = st.session_state.setdefault("skipped", {}).setdefault(f"{chosen} {kind}", [])
 known = state.known_ids(dataset)
@@ -44,17 +52,23 @@ classes = sorted(report.counts)
 
 def decide(item: str, action: Action, value: str | None = None) -> None:
     """Keep a decision; what goes wrong is said on the next run."""
-    who = st.session_state.get("who") or None
+    who = st.session_state.get("reviewer") or None
     try:
         add_reviews(dataset.folder, [Review(item, action, label, value)], who=who)
     except FeatureStoreError as error:
         st.session_state["review error"] = str(error)
+    go_on()
+
+
+def go_on() -> None:
+    """Turn to the next item."""
     state.remember("at", None)
+    state.remember("item", None)
 
 
 def take_back() -> None:
     """Undo this person's latest decision."""
-    who = st.session_state.get("who") or user_name()
+    who = st.session_state.get("reviewer") or user_name()
     own = sorted((one for one in decided.values() if one.who == who), key=lambda one: one.when)
     try:
         if own:
@@ -64,12 +78,17 @@ def take_back() -> None:
         st.session_state["review error"] = str(error)
 
 
+def named() -> None:
+    """Keep the reviewer's name: the box forgets it when the page is left."""
+    st.session_state["reviewer"] = st.session_state["who"]
+
+
 def later(item: str) -> None:
     """Put an item off until all others were looked at."""
     if item in skipped:
         skipped.remove(item)
     skipped.append(item)
-    state.remember("at", None)
+    go_on()
 
 
 view = next((one for one in dataset.views() if str(one.spec) == report.encoder), None)
@@ -101,26 +120,33 @@ else:
         if said := shown.decision_words(decided.get(item)):
             st.info(views.plain(f"Already {said}."))
         first, second = st.columns(2)
-        first.button(
-            "Label is right", shortcut="y", on_click=decide, args=(item, Action.CONFIRM),
-            width="stretch",
-        )  # fmt: skip
+        # A button of its own for each item: a key that comes before the next one is drawn must
+        # not decide it unseen.
+        if label != NO_LABEL:
+            first.button(
+                "Label is right", shortcut="y", on_click=decide, args=(item, Action.CONFIRM),
+                key=f"confirm {item}", width="stretch",
+            )  # fmt: skip
         if current.suggested:
             second.button(
                 views.plain(f"It is {current.suggested}"), shortcut="s", on_click=decide,
                 args=(item, Action.RELABEL, current.suggested), width="stretch", type="primary",
+                key=f"suggested {item}",
             )  # fmt: skip
         if current.kind in (Kind.DUPLICATE, Kind.LEAK) and here:
             second.button(
                 "A duplicate", shortcut="d", on_click=decide,
-                args=(item, Action.DUPLICATE, here[0]), width="stretch",
+                args=(item, Action.DUPLICATE, here[0]), key=f"duplicate {item}", width="stretch",
             )  # fmt: skip
         first.button(
             "Exclude", shortcut="x", on_click=decide, args=(item, Action.EXCLUDE),
+            key=f"exclude {item}", width="stretch",
+        )  # fmt: skip
+        second.button(
+            "Later", shortcut="n", on_click=later, args=(item,), key=f"later {item}",
             width="stretch",
         )  # fmt: skip
-        second.button("Later", shortcut="n", on_click=later, args=(item,), width="stretch")
-        if classes:
+        if classes and label != NO_LABEL:
             other = st.selectbox("Another class", classes, index=None, key=f"other {item}")
             if other:
                 st.button(
@@ -132,9 +158,18 @@ else:
         st.markdown(f"**{words}** · by {views.plain(views.encoder_label(report.encoder))}")
         rows = views.rows_of(state.items(dataset), here[: panels.PAGE_ITEMS])
         gallery(state.cards(dataset, rows), name=words, key="others", on_click=panels.choose_item)
+        looked_at = state.recall("item")
+        if view is not None and looked_at in known and looked_at != item:
+            panels.neighbours(view.now(), looked_at, key=" looked at")
 
 st.button("Undo my last", shortcut="u", on_click=take_back, disabled=not decided)
-st.text_input("Your name, kept with each decision", key="who", placeholder=user_name())
+st.text_input(
+    "Your name, kept with each decision",
+    key="who",
+    value=st.session_state.get("reviewer", ""),
+    placeholder=user_name(),
+    on_change=named,
+)
 if reviews:
     st.subheader("Decisions")
     for line in shown.contested_sentences(reviews):

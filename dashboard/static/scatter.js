@@ -31,7 +31,8 @@ class PointMap {
     this.canvas.setAttribute("role", "application");
     this.canvas.setAttribute("aria-description", "Arrow keys go from point to point, Enter opens");
     this.canvas.tabIndex = 0;
-    this.canvas.onkeydown = (event) => this.key(event);
+    this.canvas.onkeydown = (event) => this.walk(event);
+    this.canvas.onblur = () => (this.tip.hidden = true);
     this.tip = element("div", "tip");
     this.tip.setAttribute("role", "status");
     this.tip.hidden = true;
@@ -79,7 +80,7 @@ class PointMap {
       lassoMinDelay: 5,
       syncEvents: true,
       lassoInitiator: false,
-      deselectOnDblClick: true,
+      deselectOnDblClick: false, // "Clear selection" does it, of outline and point at once
       deselectOnEscape: false, // it listens on the whole page
     });
     let isLasso = false;
@@ -87,20 +88,27 @@ class PointMap {
     this.plot.subscribe("lassoEnd", ({ coordinates }) => {
       isLasso = false;
       this.plot.deselect({ preventEvent: true });
-      this.item = null;
+      this.item = undefined; // whatever the library has marked, mark what the page holds
+      if (coordinates.length < 3) {
+        this.show(this.wanted); // a click whose hand shook
+        return;
+      }
       const corners = thinned(coordinates);
-      this.tell("lasso", corners);
+      this.tell("lasso", [this.wanted.key, corners]);
       this.show({ ...this.wanted, lasso: corners, item: null });
     });
     this.plot.subscribe("select", ({ points }) => {
-      if (isLasso || points.length !== 1) return;
-      this.tell("clicked", points[0]);
+      if (isLasso) return;
+      this.item = undefined;
+      if (points.length === 1) this.tell("clicked", [this.key, points[0]]);
+      else this.show(this.wanted);
     });
     this.plot.subscribe("deselect", () => {
       if (!isLasso) this.tell("cleared", Date.now());
     });
     this.plot.subscribe("pointOver", (i) => this.point(i));
     this.plot.subscribe("pointOut", () => (this.tip.hidden = true));
+    this.plot.subscribe("view", () => (this.tip.hidden = true));
     this.watch.observe(this.frame);
     this.use("pan");
   }
@@ -112,21 +120,26 @@ class PointMap {
     this.clearer.disabled = !data.lasso && data.item === null;
     if (!this.plot) return;
     this.wanted = data;
-    this.busy = this.busy.then(async () => {
-      if (this.wanted !== data || this.isClosed) return; // a later one waits
-      const drawn = JSON.stringify([data.key, data.colour_key]);
-      if (drawn !== this.drawn) {
-        if (data.points === null) {
-          this.tell("lost", Date.now()); // the page believes that they were sent here
-          return;
-        }
-        await this.draw(data);
-        this.drawn = drawn;
-      }
-      this.paint(data);
-      await this.mark(data);
-      this.root.dataset.points = String(this.x.length); // what tests wait for
+    this.busy = this.busy.then(() => this.update(data)).catch((error) => {
+      if (!this.isClosed) console.error(error); // what comes next is drawn all the same
     });
+  }
+
+  async update(data) {
+    if (this.wanted !== data || this.isClosed) return; // a later one waits
+    const drawn = JSON.stringify([data.key, data.colour_key]);
+    if (drawn !== this.drawn) {
+      if (data.points === null) {
+        this.tell("lost", Date.now()); // the page believes that they were sent here
+        return;
+      }
+      await this.draw(data);
+      if (this.isClosed) return;
+      this.drawn = drawn;
+    }
+    this.paint(data);
+    await this.mark(data);
+    this.root.dataset.points = String(this.x.length); // what tests wait for
   }
 
   async draw(data) {
@@ -139,6 +152,11 @@ class PointMap {
     this.painted = undefined;
     this.paint(data);
     this.outline = this.item = this.at = undefined;
+    this.key = data.key; // whose points are numbered now
+    // Of other data the same number is another point, which the library would not notice.
+    this.plot.deselect({ preventEvent: true });
+    this.plot.hover(undefined, { preventEvent: true });
+    this.tip.hidden = true;
     await this.mark(data);
   }
 
@@ -174,6 +192,7 @@ class PointMap {
         { x: this.x, y: this.y, z: this.codes, w: this.inside(data.lasso) },
         { zDataType: "categorical", wDataType: "categorical" },
       );
+      if (this.isClosed) return;
     }
     if (data.item === this.item) return;
     this.item = data.item;
@@ -205,10 +224,11 @@ class PointMap {
   }
 
   // Go with an arrow key to the nearest point that way, from the middle at first.
-  key(event) {
-    if (event.key === "Enter" && this.at !== undefined) this.tell("clicked", this.at);
+  walk(event) {
+    if (event.ctrlKey || event.altKey || event.metaKey || !this.x) return;
+    if (event.key === "Enter" && this.at !== undefined) this.tell("clicked", [this.key, this.at]);
     const way = WAYS[event.key];
-    if (!way || !this.x) return;
+    if (!way) return;
     event.preventDefault();
     const [dx, dy] = way;
     const [x, y] = this.at === undefined ? [0, 0] : [this.x[this.at], this.y[this.at]];
@@ -223,8 +243,15 @@ class PointMap {
     }
     if (found === undefined) return;
     this.at = found;
+    if (!this.isInView(found)) this.plot.reset();
     this.plot.hover(found, { preventEvent: true });
     this.point(found);
+  }
+
+  isInView(i) {
+    const [x, y] = this.plot.getScreenPosition(i) ?? [-1, -1];
+    const { width, height } = this.size();
+    return x >= 0 && y >= 0 && x <= width && y <= height;
   }
 
   point(i) {
@@ -250,7 +277,7 @@ class PointMap {
     if (this.isClosed) return;
     this.isClosed = true;
     this.watch.disconnect();
-    this.busy.then(() => {
+    this.busy.finally(() => {
       this.plot?.destroy();
       this.renderer?.destroy();
     });

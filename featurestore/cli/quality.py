@@ -109,11 +109,19 @@ def review(
 ) -> None:
     """Decide on items (confirm, relabel, exclude, duplicate), and see what was decided."""
     from featurestore import review_files
-    from featurestore.reviews import Action, Review, add_reviews, read_reviews, standing, undo
+    from featurestore.reviews import (
+        NO_LABEL,
+        Action,
+        Review,
+        add_reviews,
+        read_reviews,
+        standing,
+        undo,
+    )
 
     found = open_given(store_path).dataset(dataset)
-    column = label or next(iter(found.label_columns), None)
-    if column is None:
+    column = label or next(iter(found.label_columns), NO_LABEL)
+    if column == NO_LABEL and (confirm or relabel is not None):
         raise click.UsageError(f"{dataset} has no labels: say which column with --label")
     decided = [
         (action, value)

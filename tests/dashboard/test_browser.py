@@ -223,6 +223,67 @@ def test_explore_lasso_slice_neighbours_train_compare_export(
 
 
 @pytest.mark.usefixtures("problems")
+def test_a_lasso_a_point_and_a_filter_on_the_map(
+    page: Page, address: str, full_store: Store
+) -> None:
+    view = full_store.view("pictures", "baseline:pixels")
+    xy, ids = project(view), view.load().ids
+    labels = view.items().column("label").to_pylist()
+    page.goto(address)
+    open_page(page, "Explore")
+    expect(page.locator(".map")).to_have_attribute("data-points", "32")
+    box = page.locator(".frame canvas").bounding_box()
+    assert box is not None
+    x, y, width, height = (box[key] for key in ("x", "y", "width", "height"))
+
+    def at(row: int) -> tuple[float, float]:
+        """Where on the screen a point is drawn: -1 to 1 fills the frame."""
+        across, up = (float(one) for one in xy[row])
+        return x + (1 + across) / 2 * width, y + (1 - up) / 2 * height
+
+    page.get_by_role("button", name="Lasso", exact=True).click()
+    corners = [(0.52, 0.02), (0.98, 0.02), (0.98, 0.98), (0.52, 0.98), (0.52, 0.05)]
+    page.mouse.move(x + 0.52 * width, y + 0.02 * height)
+    page.mouse.down()
+    for a, b in corners:
+        page.mouse.move(x + a * width, y + b * height, steps=8)
+    page.mouse.up()
+    expect(page).to_have_url(re.compile("lasso="))
+    _, outline = parse_outline(parse_qs(urlsplit(page.url).query)["lasso"][0])
+    n_inside = int(within(xy, outline).sum())
+    assert 0 < n_inside < 32
+    expect(page.get_by_text(f"{n_inside} items selected")).to_be_visible()
+
+    # A click whose hand shakes is no outline.
+    page.mouse.move(x + 5, y + 5)
+    page.mouse.down()
+    page.mouse.move(x + 6, y + 5)
+    page.mouse.up()
+    page.wait_for_timeout(500)
+    expect(page.get_by_text(f"{n_inside} items selected")).to_be_visible()
+
+    # A click on the point that stands most apart, the outline left as it is.
+    page.get_by_role("button", name="Move", exact=True).click()
+    apart = np.linalg.norm(xy[:, None] - xy[None], axis=2) + 9 * np.eye(len(xy))
+    row = int(apart.min(axis=1).argmax())
+    page.mouse.move(*at(row))
+    page.mouse.click(*at(row))
+    expect_neighbours(page, full_store, str(ids[row]))
+    expect(page).to_have_url(re.compile("lasso="))
+
+    # With fewer points on the map, the same item is marked, and a click is about what is drawn.
+    page.get_by_role("button", name="Clear selection").click()
+    expect(page.get_by_text("32 items on the map")).to_be_visible()
+    line = page.get_by_role("textbox", name="Filter (SQL over the items)")
+    line.fill(f"label = '{labels[row]}'")
+    line.press("Enter")
+    expect(page.locator(".map")).to_have_attribute("data-points", str(labels.count(labels[row])))
+    page.mouse.move(*at(row))
+    page.mouse.click(*at(row))
+    expect_neighbours(page, full_store, str(ids[row]))
+
+
+@pytest.mark.usefixtures("problems")
 def test_the_points_of_the_map_are_reached_by_keyboard(
     page: Page, address: str, full_store: Store
 ) -> None:

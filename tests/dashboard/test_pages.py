@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +15,11 @@ from streamlit.testing.v1 import AppTest
 
 import heads
 from dashboard import explore_views as shown
-from dashboard import head_views, quality_views
+from dashboard import head_views, quality_views, views
 from dashboard.colors import NEUTRAL
 from featurestore.errors import BadQuery
 from featurestore.projection import project
-from featurestore.reviews import Action, Review, read_reviews, standing
+from featurestore.reviews import Action, Review, add_reviews, read_reviews, standing
 from featurestore.slices import read_slice
 from featurestore.sources import SourceOptions
 from featurestore.store import Store, open_store
@@ -401,3 +402,86 @@ def test_history_marks_what_stands_and_says_who_disagreed() -> None:
         "a was decided differently (ann: confirm; bob: relabel dog): the latest stands."
     ]
     assert quality_views.decision_words(reviews[1]) == "relabelled dog by bob, 2026-11-26 11:00 UTC"
+
+
+def test_the_reviewers_name_is_kept_when_the_page_is_left(store: Store) -> None:
+    folder = store.dataset("pictures").folder
+    app = opened("quality", kind="leak")
+    app.text_input("who").set_value("ann").run()
+    app.switch_page("screens/heads.py").run()
+    app.switch_page("screens/quality.py").run()
+    app.query_params.update({"kind": "leak"})
+    app.run()
+    assert app.text_input("who").value == "ann"
+    next(one for one in app.button if one.label == "Exclude").click().run()
+    [decided] = read_reviews(folder)
+    assert decided.who == "ann"
+    (folder.path / "reviews" / "reviews.jsonl").unlink()
+
+
+def test_a_button_decides_the_item_that_it_was_drawn_for(store: Store) -> None:
+    """So that a key that comes too early reaches nothing."""
+    [report] = heads.quality_reports(store.dataset("pictures"))
+    item = report.of(Kind.LEAK)[0].item_id
+    app = opened("quality", kind="leak")
+    keys = {one.label: one.key for one in app.button if one.key}
+    for name in ("Label is right", "A duplicate", "Exclude", "Later"):
+        assert keys[name].endswith(item)
+
+
+def test_a_neighbour_that_is_clicked_is_shown_with_its_own(store: Store) -> None:
+    app = opened("quality", kind="leak", item="train/black/3.png")
+    assert cards(app, "item card")[0]["id"] in {"train/grey/4.png", "test/grey/twin.png"}
+    assert cards(app, "item card looked at")[0]["id"] == "train/black/3.png"
+    assert len(cards(app, "neighbours looked at")) == 10
+
+
+def test_without_labels_items_can_still_be_left_out(
+    store: Store, tmp_path: Path, write_image: Callable[..., Path]
+) -> None:
+    noise = np.random.default_rng(0)
+    for number in range(8):
+        write_image(tmp_path / "bare" / f"{number}.png", tuple(noise.integers(0, 255, 3)), size=40)
+    shutil.copy(tmp_path / "bare" / "1.png", tmp_path / "bare" / "copy.png")
+    store.embed([tmp_path / "bare"], dataset="bare", encoders=["baseline:pixels"])
+    dataset = store.dataset("bare")
+    assert not dataset.label_columns
+    heads.find_issues(store.view("bare", "baseline:pixels"))
+    app = opened("quality", dataset="bare", kind="duplicate")
+    names = [one.label for one in app.button]
+    assert "Label is right" not in names
+    next(one for one in app.button if one.label == "A duplicate").click().run()
+    [decided] = read_reviews(dataset.folder)
+    assert (decided.action, decided.label) == (Action.DUPLICATE, "")
+    assert "Nothing of this kind is left to decide." in texts_of(app.success)
+    store.drop("bare")
+
+
+def test_names_of_splits_are_text(store: Store, tmp_path: Path) -> None:
+    evil = "![x](http://localhost:1/leak.png)"
+    path = tmp_path / "evil.csv"
+    path.write_text(f'id,text,part\na,one,"{evil}"\nb,two,"<b>{evil}</b>"\n')
+    options = SourceOptions(text="text", split="part", id="id")
+    store.embed([path], dataset="evil", encoders=["baseline:hashing"], options=options)
+    app = opened("overview", dataset="evil")
+    said = [one.value for one in app.markdown]
+    assert not any(evil in one for one in said)
+    assert any(evil in one.replace("\\", "") for one in said)
+    table = store.dataset("evil").items().append_column("label", pa.array(["a", "b"]))
+    figure = views.class_figure(views.class_counts(table), views.class_colors(table))
+    assert all("<b>" not in trace.name + trace.hovertemplate for trace in figure.data)
+    store.drop("evil")
+
+
+def test_what_reviewers_say_stands_beside_the_scores(store: Store) -> None:
+    dataset = store.dataset("pictures")
+    add_reviews(dataset.folder, [Review("test/black/0.png", Action.RELABEL, "label", "white")])
+    view = store.view("pictures", "baseline:pixels")
+    run = heads.compare(view, ["prototype"], apply_reviews=True, save=False)
+    rows = views.leaderboard(run)
+    assert all(row["as reviewed"] != row["value"] for row in rows if row["head"] != "majority")
+    head = heads.fit(view, "prototype", apply_reviews=True, register=False)
+    shown_rows = head_views.metric_rows(head.card)
+    accuracy = next(row for row in shown_rows if row["metric"].startswith("accuracy"))
+    assert accuracy["as reviewed"] == 100 * head.card["as_reviewed"]["metrics"]["accuracy"]
+    (dataset.path / "reviews" / "reviews.jsonl").unlink()
