@@ -220,9 +220,15 @@ def interactions(browser: Any, address: str, pages: tuple[str, ...]) -> list[tup
             card.wait_for()
             page.wait_for_timeout(1500)
         line = page.get_by_role("textbox", name="Filter (SQL over the items)")
-        line.fill("label = 'class 3'")
-        fewer = page.locator('canvas[aria-label*="Map of"]:not([aria-label*="00 items"])')
-        timed("explore, an SQL filter", lambda: line.press("Enter"), lambda: wait_for(fewer))
+        for kept, text in (("90 %", "label <> 'class 3'"), ("10 %", "label = 'class 3'")):
+            n = page.locator(".map[data-points]").get_attribute("data-points")
+            line.fill(text)
+            drawn = page.locator(f'.map[data-points]:not([data-points="{n}"])')
+            timed(
+                f"explore, an SQL filter that keeps {kept}, until drawn",
+                lambda: line.press("Enter"), lambda drawn=drawn: wait_for(drawn),
+            )  # fmt: skip
+            page.wait_for_timeout(1500)
     page.close()
     return found
 

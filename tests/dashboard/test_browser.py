@@ -122,6 +122,12 @@ def expect_neighbours(page: Page, store: Store, item_id: str) -> None:
         assert image.evaluate("image => image.naturalWidth") == 32
 
 
+def press(page: Page, key: str) -> None:
+    """Press a key once the page is drawn: what is pressed before decides nothing."""
+    expect(page.get_by_test_id("stApp")).to_have_attribute("data-test-script-state", "notRunning")
+    page.keyboard.press(key)
+
+
 def open_page(page: Page, name: str) -> None:
     page.get_by_role("link", name=name, exact=True).click()
     expect(page.get_by_role("heading", name=name, exact=True)).to_be_visible()
@@ -315,16 +321,16 @@ def test_three_items_are_reviewed_by_keyboard_and_heads_learn_from_it(
     item = page.get_by_role("group", name="Item", exact=True).locator("button")
     expect(item).to_have_attribute("data-id", leaks[0])
     page.get_by_role("heading", name="Quality").click()  # out of the box: keys are letters there
-    page.keyboard.press("d")  # the twin is decided with it
+    press(page, "d")  # the twin is decided with it
     expect(page.get_by_text("Nothing of this kind is left to decide.")).to_be_visible()
     page.get_by_label("Kind").click()
     page.get_by_role("option", name=re.compile("Near-duplicates")).click()
     twins = [one.item_id for one in report.of("duplicate")]
     expect(item).to_have_attribute("data-id", twins[0])
     page.get_by_role("heading", name="Quality").click()
-    page.keyboard.press("y")
+    press(page, "y")
     expect(item).to_have_attribute("data-id", twins[1])
-    page.keyboard.press("x")
+    press(page, "x")
     expect(page.get_by_text("Nothing of this kind is left to decide.")).to_be_visible()
     decided = [(one.item_id, str(one.action)) for one in read_reviews(dataset.folder)]
     assert decided == [(leaks[0], "duplicate"), (twins[0], "confirm"), (twins[1], "exclude")]
