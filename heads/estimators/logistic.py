@@ -79,7 +79,10 @@ class LogisticHead(ScoreHead):
             L = same_geometry(Z)
             self.C_, start = self._choose_C(L, codes, groups)
             weights = self._weights(codes, n_classes)
-            W = fit_softmax(L, codes, n_classes, C=self.C_, start=start, weights=weights)
+            W = fit_softmax(
+                L, codes, n_classes, C=self.C_, start=start, weights=weights,
+                tol=_tolerance(n_classes),
+            )  # fmt: skip
             # W = Lᵀ A and the weights of Z are Zᵀ A, by the representer theorem.
             A = solve_triangular(L.astype(np.float64), W[:-1], trans="T", lower=True)
             self.weights_ = np.vstack([Z.T @ A, W[-1]])
