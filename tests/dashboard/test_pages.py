@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 import shutil
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+from PIL import Image
 from streamlit.testing.v1 import AppTest
 
 import heads
@@ -485,3 +487,42 @@ def test_what_reviewers_say_stands_beside_the_scores(store: Store) -> None:
     accuracy = next(row for row in shown_rows if row["metric"].startswith("accuracy"))
     assert accuracy["as reviewed"] == 100 * head.card["as_reviewed"]["metrics"]["accuracy"]
     (dataset.path / "reviews" / "reviews.jsonl").unlink()
+
+
+# -- uploads, and a data set that grows meanwhile ---------------------------------------------
+
+
+def test_an_uploaded_picture_finds_its_like_and_a_bad_one_is_named(store: Store) -> None:
+    root = Path(store.dataset("pictures").description.sources["pictures"].root)
+    app = opened("search", look="upload")
+    content = (root / "test" / "black" / "0.png").read_bytes()
+    app.file_uploader[0].set_value(("mine.png", content, "image/png")).run()
+    assert not app.exception
+    slug = store.view("pictures", "baseline:pixels").slug
+    first = cards(app, f"found by {slug}")[0]
+    assert (first["id"], first["score"]) == ("test/black/0.png", "1.000")
+    bomb = io.BytesIO()
+    Image.new("1", (20_000, 20_000)).save(bomb, "PNG")
+    for bad, reason in ((b"no picture", "Not an image"), (bomb.getvalue(), "over the limit of")):
+        app.file_uploader[0].set_value(("bad.png", bad, "image/png")).run()
+        assert not app.exception
+        assert reason in " ".join(texts_of(app.error))
+
+
+def test_two_tabs_see_what_a_running_embed_adds(
+    store: Store, tmp_path: Path, write_image: Callable[..., Path]
+) -> None:
+    for number in range(4):
+        write_image(tmp_path / "grows" / "a" / f"{number}.png", (number, 0, 0))
+    store.embed([tmp_path / "grows"], dataset="grows", encoders=["baseline:pixels"])
+    tabs = [opened("overview", dataset="grows"), opened("search", dataset="grows")]
+    assert {one.label: one.value for one in tabs[0].metric}["Items"] == "4"
+    assert len(cards(tabs[1], "items")) == 4
+    write_image(tmp_path / "grows" / "b" / "0.png", (0, 9, 0))
+    store.embed([tmp_path / "grows"], dataset="grows", encoders=["baseline:pixels"])
+    for tab in tabs:
+        tab.run()
+        assert not tab.exception
+    assert {one.label: one.value for one in tabs[0].metric}["Items"] == "5"
+    assert len(cards(tabs[1], "items")) == 5
+    store.drop("grows")
