@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 
 from featurestore.errors import BadSource, nearest
 from featurestore.layout import DatasetFolder
+from featurestore.sources import lies_in
 from featurestore.sources.contents import Reader
 from featurestore.sources.places import Place
 
@@ -68,7 +69,7 @@ def relocate(
                 f"that {record.root} was"
             )
         moved = tuple(
-            place.text + one[len(record.root) :] if one.startswith(record.root) else one
+            place.text + one[len(record.root) :] if lies_in(one, record.root) else one
             for one in record.locations
         )
         sources = {**described.sources, name: replace(record, root=place.text, locations=moved)}

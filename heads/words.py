@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from heads.catalogue import Build
 
 _TEMPLATES = {Modality.IMAGE: "a photo of a {}.", Modality.TEXT: "{}"}
-
-
 IMPORTED = "import"  # family of vectors that another program made
 
 
