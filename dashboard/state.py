@@ -98,6 +98,27 @@ def select(
     return chosen
 
 
+def slider(label: str, low: float, high: float, step: float, *, key: str, default: float) -> float:
+    """Draw a slider whose value is kept under ``key``; what the address says and is none is not."""
+    widget = f"{key} slider"
+    try:
+        value = float(recall(key) or default)
+    except ValueError:
+        value = default
+    st.session_state[widget] = value if low <= value <= high else default  # NaN is neither
+    st.slider(
+        label,
+        low,
+        high,
+        step=step,
+        key=widget,
+        on_change=lambda: remember(key, f"{st.session_state[widget]:g}"),
+    )
+    value = float(st.session_state[widget])
+    remember(key, f"{value:g}")
+    return value
+
+
 def text(place: Any, label: str, *, key: str, placeholder: str = "") -> str:
     """Draw a line to type in, kept under ``key``; empty where nothing is said."""
     widget = f"{key} text"

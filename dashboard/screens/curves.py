@@ -13,7 +13,7 @@ found = panels.choose_run(
 name = found.metric.replace("_", " ")
 st.plotly_chart(shown.curve_figure(found), alt=f"{name} over the number of labels")
 if shown.scale_of(found) == 100:
-    target = st.slider(f"Wanted {name} (%)", 50.0, 99.5, 90.0, 0.5)
+    target = state.slider(f"Wanted {name} (%)", 50.0, 99.5, 0.5, key="target", default=90.0)
     for encoder in found.encoders:
         needed = found.labels_needed(encoder, target / 100)
         st.markdown(f"- **{views.plain(views.encoder_label(encoder))}**: {views.plain(needed)}.")

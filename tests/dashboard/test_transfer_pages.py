@@ -72,6 +72,12 @@ def test_the_curve_page_answers_the_wanted_score() -> None:
     assert len(app.get("plotly_chart")) == 1
     app.slider[0].set_value(60.0).run()
     assert any("for 60 % balanced accuracy" in one for one in texts_of(app.markdown))
+    assert app.query_params["target"] == "60"
+    again = opened("curves", dataset="pictures", target="70")
+    assert any("for 70 % balanced accuracy" in one for one in texts_of(again.markdown))
+    for nonsense in ("nan", "1e9", "x"):
+        again = opened("curves", dataset="pictures", target=nonsense)
+        assert again.slider[0].value == 90.0
 
 
 @pytest.mark.usefixtures("store_variable")
