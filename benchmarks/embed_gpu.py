@@ -1,112 +1,219 @@
 """Embedding on a CUDA GPU: from memory of the GPU, of the host, and from files; which limits.
 
-Run: python -m benchmarks.embed_gpu (ten minutes; needs a CUDA GPU and ../shared)
+Run: python -m benchmarks.embed_gpu [vit-b-32] [vit-l-14] [texts] (five minutes; needs a CUDA GPU)
 """
 
 from __future__ import annotations
 
+import csv
 import os
+import shutil
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import torch
+from sklearn.datasets import load_sample_images
 
-from benchmarks.report import SHARED, Row, at_least, finish
-from featurestore.encoders import load_encoder
+from benchmarks.report import SHARED, Row, at_least, run_sections
+from featurestore.encoders import LoadOptions, load_encoders
 from featurestore.images import decode_image
-from featurestore.ingest import EmbedOptions
+from featurestore.ingest import EmbedOptions, EmbedReport
+from featurestore.sources import SourceOptions
 from featurestore.store import open_store
 from featurestore.values import EncoderSpec, Modality
 
-STEEL = SHARED / "data" / "neu_steel"
-# GFLOP per image at 224 px (2 × MAC), from open_clip's model_profile.csv.
-MODELS = {"ViT-B-32": 8.82, "ViT-L-14": 162.0}
+# GFLOP per image at 224 px (2 × MAC), from open_clip's model_profile.csv; and files to embed.
+MODELS = {"ViT-B-32": (8.82, 24_000), "ViT-L-14": (162.0, 8_000)}
 # Dense matrix peaks in TFLOP/s by name of the device (NVIDIA's data sheets, without sparsity).
 PEAKS = {"H100": {"fp32": 495.0, "bf16": 989.0}, "H200": {"fp32": 495.0, "bf16": 989.0}}
-N_FILES = 12_000
+SIZES = (64, 128, 256, 512, 1024)
+N_TEXTS = 100_000
 
 
 def main() -> int:
     if not torch.cuda.is_available():
         print("no CUDA GPU: nothing was measured", file=sys.stderr)
         return 1
-    name = torch.cuda.get_device_name()
-    peaks = next((peak for key, peak in PEAKS.items() if key in name), {})
-    rows = [Row(f"device: {name}", torch.cuda.device_count(), "GPUs")]
+    sections: dict[str, Callable[[], list[Row]]] = {
+        "vit-b-32": lambda: _model("ViT-B-32"),
+        "vit-l-14": lambda: _model("ViT-L-14"),
+        "texts": _texts,
+    }
+    return run_sections("embed_gpu", sections, sys.argv[1:])
+
+
+def _model(model: str) -> list[Row]:
+    gflop, n_files = MODELS[model]
+    rows = [Row(f"device: {torch.cuda.get_device_name()}", os.cpu_count() or 0, "CPU cores")]
     with tempfile.TemporaryDirectory() as folder:
         images = Path(folder) / "images"
-        _repeat(images)
-        for model, gflop in MODELS.items():
-            for precision in ("fp32", "bf16"):
-                rows += _measure(Path(folder), images, model, gflop, precision, peaks)
-    return finish("embed_gpu", rows)
-
-
-def _repeat(images: Path) -> None:
-    """Write the steel images under other names and bytes."""
-    images.mkdir()
-    originals = [path.read_bytes() for path in sorted(STEEL.rglob("*.jpg"))]
-    for i in range(N_FILES):
-        content = originals[i % len(originals)] + str(i).encode()
-        (images / f"{i:06}.jpg").write_bytes(content)
-
-
-def _measure(
-    folder: Path, images: Path, model: str, gflop: float, precision: str, peaks: dict[str, float]
-) -> list[Row]:
-    spec = f"random:open_clip:{model}#precision={precision}"
-    encoder = load_encoder(EncoderSpec.parse(spec), device="cuda")
-    some = [path.read_bytes() for path in sorted(images.iterdir())[:1024]]
-    started = time.process_time()
-    prepared = [encoder.prepare_image(decode_image(one)) for one in some]
-    decode_s = (time.process_time() - started) / len(some)
-    stage, launch, fetch = encoder.runner([encoder], Modality.IMAGE)
-    resident, hosted = {}, {}
-    for size in (64, 128, 256, 512, 1024):
-        batch = prepared[:size]
-        staged = stage(batch)
-        repeats = max(4, 8192 // size)
-        resident[size] = _rate(lambda: launch(staged), fetch, size, repeats)  # noqa: B023
-        hosted[size] = _rate(lambda: launch(stage(batch)), fetch, size, repeats)  # noqa: B023
-    best = max(resident, key=lambda size: resident[size])
-    store = open_store(folder / f"{model}-{precision}", create=True)
-    store.embed([images], dataset="d", encoders=[spec])  # finds the batch size
-    (report,) = store.embed(
-        [images], dataset="d", encoders=[spec], how=EmbedOptions(overwrite=True)
-    )
-    files = report.n_encoded / report.seconds
-    limit = min((os.cpu_count() or 1) / decode_s, max(hosted.values()))
-    label = f"{model} {'TF32' if precision == 'fp32' else precision}"
-    rows = [
-        Row(f"{label}: uint8 on the GPU, batch {best}", resident[best], "images/s"),
-        Row(f"{label}: uint8 in host memory", max(hosted.values()), "images/s"),
-        Row(f"{label}: JPEG files", files, "images/s"),
-        Row(f"{label}: decode", decode_s * 1e3, "core-ms/image"),
-        at_least(f"{label}: files ÷ min(decode, forward)", files / limit, "ratio", 0.9),
-        Row(
-            f"{label}: limit is {report.limit}; batch size found", report.batch_size or 0, "images"
-        ),
-    ]
-    if precision in peaks:
-        share = resident[best] * gflop / 1e3 / peaks[precision]
-        rows.append(Row(f"{label}: share of the matrix peak", share, "ratio"))
+        _photos(images, n_files)
+        rows += _decoding(model, images)
+        for precision in ("fp32", "bf16"):
+            rows += _forward(model, images, gflop, precision)
+            rows += _files(model, Path(folder), precision, rows)
     return rows
 
 
-def _rate(work: object, fetch: object, size: int, repeats: int) -> float:
-    """Images/s of batches launched one behind the other, median of three."""
+def _photos(images: Path, n: int) -> None:
+    """Write scikit-learn's two photographs, 640 × 427, under other names and bytes."""
+    images.mkdir()
+    folder = Path(load_sample_images.__globals__["__file__"]).parent / "images"
+    originals = [path.read_bytes() for path in sorted(folder.glob("*.jpg"))]
+    for i in range(n):
+        (images / f"{i:06}.jpg").write_bytes(originals[i % len(originals)] + str(i).encode())
+
+
+def _decoding(model: str, images: Path) -> list[Row]:
+    """Measure reading, decoding and resizing alone: on one core, and on all."""
+    (encoder,) = load_encoders([EncoderSpec.parse(f"random:open_clip:{model}")], LoadOptions("cpu"))
+    paths = sorted(images.iterdir())[:4096]
+
+    def prepare(path: Path) -> None:
+        encoder.prepare_image(decode_image(path.read_bytes()))
+
+    started = time.process_time()
+    for path in paths[:400]:
+        prepare(path)
+    core_s = (time.process_time() - started) / 400
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        started = time.perf_counter()
+        list(pool.map(prepare, paths))
+        rate = len(paths) / (time.perf_counter() - started)
+    return [
+        Row(f"{model}: decode and resize a 640 × 427 JPEG", core_s * 1e3, "core-ms/image"),
+        Row(f"{model}: … cores ÷ that", (os.cpu_count() or 1) / core_s, "images/s"),
+        Row(f"{model}: … in a plain pool of threads", rate, "images/s"),
+    ]
+
+
+def _forward(model: str, images: Path, gflop: float, precision: str) -> list[Row]:
+    label = _label(model, precision)
+    spec = EncoderSpec.parse(f"random:open_clip:{model}#precision={precision}")
+    (encoder,) = load_encoders([spec], LoadOptions("cuda"))
+    some = [path.read_bytes() for path in sorted(images.iterdir())[:8]]
+    prepared = [encoder.prepare_image(decode_image(one)) for one in some] * (max(SIZES) // 8)
+    stage, launch, fetch = encoder.runner([encoder], Modality.IMAGE)
+    resident, hosted = {}, {}
+    for size in SIZES:
+        batch = prepared[:size]
+        staged = stage(batch)
+        resident[size] = _rate(lambda: launch(staged), fetch, size)  # noqa: B023
+        hosted[size] = _rate(lambda: launch(stage(batch)), fetch, size)  # noqa: B023
+    best = max(resident, key=lambda size: resident[size])
+    rows = [
+        Row(f"{label}: uint8 on the GPU, batch {best}", resident[best], "images/s"),
+        Row(f"{label}: uint8 in host memory, one thread", max(hosted.values()), "images/s"),
+    ]
+    name = torch.cuda.get_device_name()
+    if peak := next((peak[precision] for key, peak in PEAKS.items() if key in name), None):
+        share = resident[best] * gflop / 1e3 / peak
+        rows.append(Row(f"{label}: share of the matrix peak, {peak:g} TFLOP/s", share, "ratio"))
+    (compiled,) = load_encoders([spec], LoadOptions("cuda", compile=True))
+    stage, launch, fetch = compiled.runner([compiled], Modality.IMAGE)
+    staged = stage(prepared[:best])
+    rate = _rate(lambda: launch(staged), fetch, best)
+    return [*rows, Row(f"{label}: --compile, uint8 on the GPU", rate, "images/s")]
+
+
+def _files(model: str, folder: Path, precision: str, before: list[Row]) -> list[Row]:
+    label = _label(model, precision)
+    spec = f"random:open_clip:{model}#precision={precision}"
+    report = _embed(folder / f"{model}-{precision}", [folder / "images"], spec)
+    figure = {row.what: row.value for row in before}
+    forward = next(v for k, v in figure.items() if k.startswith(f"{label}: uint8 on the GPU"))
+    limit = min(figure[f"{model}: … cores ÷ that"], forward)
+    rate = report.n_encoded / (report.seconds - report.stages["load"][0])
+    return [
+        Row(f"{label}: JPEG files; limit is to {report.limit}", rate, "images/s"),
+        at_least(f"{label}: files ÷ min(decode, forward)", rate / limit, "ratio", 0.9),
+        Row(f"{label}: batch size found", report.batch_size or 0, "images"),
+        *(Row(f"{label}: {k} would gain", gain, "×") for k, gain in report.gains.items()),
+    ]
+
+
+def _embed(
+    folder: Path, sources: list[Path], spec: str, options: SourceOptions | None = None
+) -> EmbedReport:
+    """Embed twice, the batch size being found the first time; return what the second one did."""
+    store = open_store(folder, create=True)
+    first = EmbedOptions(device="cuda")
+    what = {"dataset": "d", "encoders": [spec], "options": options}
+    store.embed(sources, how=first, **what)
+    again = replace(first, overwrite=True)
+    (report,) = store.embed(sources, how=again, **what)
+    print(f"  {report.describe()}", dict(report.stages), flush=True)
+    return report
+
+
+def _texts() -> list[Row]:
+    """Embed texts with a network of MiniLM's shape: six layers of 384, random weights."""
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        network = Path(folder) / "network"
+        _text_network(network)
+        table = Path(folder) / "texts.csv"
+        with (SHARED / "data" / "banking77" / "train.csv").open(encoding="utf-8") as file:
+            texts = [row["text"] for row in csv.DictReader(file)]
+        with table.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["text"])
+            writer.writerows([f"{texts[i % len(texts)]} {i}"] for i in range(N_TEXTS))
+        for precision in ("fp32", "bf16"):
+            spec = f"hf:local-dir:{network}#precision={precision}"
+            report = _embed(Path(folder) / precision, [table], spec, SourceOptions(text="text"))
+            rate = report.n_encoded / (report.seconds - report.stages["load"][0])
+            label = _label("MiniLM's shape", precision)
+            what = f"{label}: {N_TEXTS:,} short texts; limit is to {report.limit}"
+            rows.append(Row(what, rate, "texts/s"))
+            rows.append(Row(f"{label}: batch size found", report.batch_size or 0, "tokens"))
+        shutil.rmtree(network)
+    return rows
+
+
+def _text_network(folder: Path) -> None:
+    from importlib.resources import files
+
+    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+    torch.manual_seed(0)
+    shape = BertConfig(
+        vocab_size=30522, hidden_size=384, num_hidden_layers=6, num_attention_heads=12,
+        intermediate_size=1536, max_position_embeddings=512,
+    )  # fmt: skip
+    BertModel(shape).save_pretrained(folder)
+    tokens = files("featurestore") / "weights" / "tiny-text.tokenizer.json"
+    special = {
+        f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep", "mask")
+    }
+    PreTrainedTokenizerFast(
+        tokenizer_file=str(tokens), model_max_length=256, **special
+    ).save_pretrained(folder)
+
+
+def _label(model: str, precision: str) -> str:
+    return f"{model} {'TF32' if precision == 'fp32' else precision}"
+
+
+def _rate(work: Callable[[], Any], fetch: Callable[[Any], Any], size: int) -> float:
+    """Images/s of batches launched one behind the other, median of three half seconds."""
     rates = []
     for _ in range(4):
-        started = time.perf_counter()
-        under_way = [work()]  # type: ignore[operator]
-        for _ in range(repeats - 1):
-            under_way.append(work())  # type: ignore[operator]
-            fetch(under_way.pop(0))  # type: ignore[operator]
-        fetch(under_way.pop())  # type: ignore[operator]
-        rates.append(size * repeats / (time.perf_counter() - started))
+        n, started = 0, time.perf_counter()
+        under_way = [work()]
+        while time.perf_counter() - started < 0.5:
+            under_way.append(work())
+            fetch(under_way.pop(0))
+            n += size
+        fetch(under_way.pop())
+        rates.append((n + size) / (time.perf_counter() - started))
     return median(rates[1:])
 
 

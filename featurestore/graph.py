@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featurestore.derived import derive
+from featurestore.gpu_search import has_gpu
+from featurestore.index import load_faiss
 from featurestore.view import View
 
 K = 20  # neighbours that are kept of each item
@@ -32,12 +34,12 @@ def neighbor_graph(view: View, *, progress: Callable[[int, int], None] | None = 
     """Return the graph of K neighbours by cosine, made once a snapshot.
 
     A view with an index of its own (`View.build_index`) is searched with it, so with its recall;
-    else exactly. With K items or fewer, each has all the others.
+    else, and wherever FAISS has a GPU, exactly. With K items or fewer, each has all the others.
     """
     view = view.now()
 
     def make() -> dict[str, NDArray[np.generic]]:
-        index = view.index()
+        index = view.index(exact=has_gpu(load_faiss()))
         n = len(index.ids)
         k = min(K, n - 1)
         rows = np.empty((n, max(k, 0)), np.int32)

@@ -20,6 +20,7 @@ from heads.folds import make_folds
 
 # Half decades; vectors have mean squared length 1.
 CS = tuple(float(c) for c in 10 ** np.arange(-1, 5.01, 0.5))
+GPU_PRODUCTS = 1_000_000_000  # rows × dim × classes from which on torch's import is worth its time
 DEFAULT_C = 10.0  # where nothing can be held out
 DENSE_ROWS = 3000  # up to here sparse rows are replaced by dense ones of the same geometry
 
@@ -42,6 +43,10 @@ class LogisticHead(ScoreHead):
         gives each class its weight.
     random_state : int or None
         Draws the rows on which choices are made.
+    device : str
+        Where the final fit of dense rows runs: ``auto`` is a CUDA GPU where there is one and
+        the fit is large, else the CPU; ``cpu`` and ``cuda`` are just that. Choices are made on
+        few rows, on the CPU.
     """
 
     _accept_sparse = True
@@ -52,11 +57,13 @@ class LogisticHead(ScoreHead):
         Cs: Sequence[float] = CS,
         class_weight: str | Mapping[Any, float] | None = None,
         random_state: int | None = 0,
+        device: str = "auto",
     ):
         self.normalisation = normalisation
         self.Cs = Cs
         self.class_weight = class_weight
         self.random_state = random_state
+        self.device = device
 
     def fit(self, X: Any, y: Any, groups: Any = None) -> Self:
         """Learn from X of shape (n, dim), labels y and, optionally, groups of shape (n,)."""
@@ -92,9 +99,20 @@ class LogisticHead(ScoreHead):
         tol = 1e-3 if issparse(Z) else _tolerance(len(codes), n_classes)
         weights = self._weights(codes, n_classes)
         self.weights_ = fit_softmax(
-            Z, codes, n_classes, C=self.C_, start=start, weights=weights, offset=prior, tol=tol
-        )
+            Z, codes, n_classes, C=self.C_, start=start, weights=weights, offset=prior, tol=tol,
+            device="cpu" if issparse(Z) else self._device(Z.size * n_classes),
+        )  # fmt: skip
         return self
+
+    def _device(self, n_products: int) -> str:
+        """Return where a fit runs that multiplies so often for each gradient."""
+        if self.device != "auto":
+            return self.device
+        if n_products < GPU_PRODUCTS:
+            return "cpu"
+        from heads.estimators.softmax_gpu import find_gpu
+
+        return find_gpu() or "cpu"
 
     def _prior(self, X: Any, codes: NDArray[np.intp] | None = None) -> NDArray[np.float64] | None:
         """Return scores that are known without training rows, (n, n_classes); here none are."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -60,6 +61,7 @@ def fit_softmax(
     offset: NDArray[np.float64] | None = None,
     tol: float = 1e-4,
     max_iter: int = 500,
+    device: str = "cpu",
 ) -> NDArray[np.float64]:
     """Multinomial logistic regression with an L2 penalty, by L-BFGS.
 
@@ -79,12 +81,41 @@ def fit_softmax(
         Scores to begin from: the penalty draws toward them, in place of toward zero.
     tol : float
         Largest entry of the gradient at which to stop.
+    device : str
+        Where loss and gradient are computed; dense rows may go to a GPU, as float32.
 
     Returns
     -------
     ndarray of shape (dim + 1, n_classes), float64
         Weights; the last row holds the intercepts.
     """
+    dim = X.shape[1]
+    if device == "cpu":
+        loss_and_gradient = _loss(X, codes, n_classes, C, weights, offset)
+    else:
+        from heads.estimators.softmax_gpu import loss_on_gpu
+
+        loss_and_gradient = loss_on_gpu(X, codes, n_classes, C, weights, offset, device)
+    found = minimize(
+        loss_and_gradient,
+        np.zeros((dim + 1) * n_classes) if start is None else start.ravel(),
+        jac=True,
+        method="L-BFGS-B",
+        # Below this relative gain a float32 loss only changes by its rounding.
+        options={"maxiter": max_iter, "gtol": tol, "ftol": 1e-8, "maxls": 50},
+    )
+    return np.asarray(found.x.reshape(dim + 1, n_classes))
+
+
+def _loss(
+    X: Any,
+    codes: NDArray[np.intp],
+    n_classes: int,
+    C: float,
+    weights: NDArray[np.float64] | None,
+    offset: NDArray[np.float64] | None,
+) -> Callable[[NDArray[np.float64]], tuple[float, NDArray[np.float64]]]:
+    """Return the function of the weights that gives their loss and gradient."""
     n, dim = X.shape
     rows = np.arange(n)
     w = None if weights is None else weights.astype(X.dtype)
@@ -114,12 +145,4 @@ def fit_softmax(
         penalty = np.vdot(W[:dim], W[:dim]) / (2 * C)
         return float((loss + penalty) / n), gradient.ravel() / n
 
-    found = minimize(
-        loss_and_gradient,
-        np.zeros((dim + 1) * n_classes) if start is None else start.ravel(),
-        jac=True,
-        method="L-BFGS-B",
-        # Below this relative gain a float32 loss only changes by its rounding.
-        options={"maxiter": max_iter, "gtol": tol, "ftol": 1e-8, "maxls": 50},
-    )
-    return np.asarray(found.x.reshape(dim + 1, n_classes))
+    return loss_and_gradient

@@ -1,0 +1,53 @@
+"""Exact search in the memory of a GPU, where FAISS was built for one (the extra ``gpu``)."""
+
+from __future__ import annotations
+
+import logging
+from threading import Lock
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+MOST_K = 2048  # neighbours that FAISS finds on a GPU
+
+_log = logging.getLogger(__name__)
+
+
+def has_gpu(faiss: Any) -> bool:
+    """Whether this FAISS was built for GPUs and sees one."""
+    return bool(faiss.get_num_gpus() > 0)
+
+
+class GpuVectors:
+    """Vectors on the first GPU that FAISS sees; any thread may search."""
+
+    def __init__(self, index: Any, resources: Any) -> None:
+        self._index = index
+        self._resources = resources  # FAISS does not keep them alive
+        self._lock = Lock()  # one search at a time: FAISS shares its scratch memory
+
+    @classmethod
+    def of(cls, faiss: Any, vectors: NDArray[np.float32], metric: int) -> GpuVectors | None:
+        """Copy vectors, (n, dim), to the GPU; None where there is none, or no room on it."""
+        if not has_gpu(faiss):
+            return None
+        resources = faiss.StandardGpuResources()
+        try:
+            index = faiss.GpuIndexFlat(resources, vectors.shape[1], metric)
+            index.add(vectors)
+        except RuntimeError as error:
+            _log.warning(
+                "%.1f GB of vectors do not fit on the GPU (%s): searching on the CPU",
+                vectors.nbytes / 1e9, str(error).strip().splitlines()[-1][:200],
+            )  # fmt: skip
+            return None
+        return cls(index, resources)
+
+    def search(
+        self, queries: NDArray[np.float32], k: int
+    ) -> tuple[NDArray[np.float32], NDArray[np.intp]]:
+        """Return FAISS's distances and the rows, (n_queries, k), best first."""
+        with self._lock:
+            distances, rows = self._index.search(queries, k)
+        return distances, rows

@@ -1,0 +1,68 @@
+"""The loss of softmax regression on a CUDA GPU: what `fit_softmax` minimises, computed there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+Loss = Callable[[NDArray[np.float64]], tuple[float, NDArray[np.float64]]]
+
+
+def loss_on_gpu(
+    X: NDArray[Any],
+    codes: NDArray[np.intp],
+    n_classes: int,
+    C: float,
+    weights: NDArray[np.float64] | None,
+    offset: NDArray[np.float64] | None,
+    device: str,
+) -> Loss:
+    """Return the function of the weights that gives their loss and gradient; see `fit_softmax`.
+
+    The rows stay on the device; at each call weights go there and a gradient comes back.
+    """
+    n, dim = X.shape
+
+    def there(value: NDArray[Any]) -> torch.Tensor:
+        return torch.from_numpy(np.ascontiguousarray(value, np.float32)).to(device)
+
+    rows, own = there(X), torch.from_numpy(np.asarray(codes, np.int64)).to(device)[:, None]
+    counts = None if weights is None else there(weights)[:, None]
+    given = None if offset is None else there(offset)
+
+    def loss_and_gradient(flat: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        W = there(flat.reshape(dim + 1, n_classes))
+        scores = torch.addmm(W[dim], rows, W[:dim])
+        if given is not None:
+            scores += given
+        log_p = scores.log_softmax(dim=1)
+        losses = -log_p.gather(1, own)
+        p = log_p.exp_().scatter_add_(1, own, torch.full_like(losses, -1.0))
+        if counts is not None:
+            losses *= counts
+            p *= counts
+        gradient = torch.cat([torch.addmm(W[:dim], rows.T, p, beta=1 / C), p.sum(0, keepdim=True)])
+        penalty = W[:dim].square().sum(dtype=torch.float64) / (2 * C)
+        loss = float(losses.sum(dtype=torch.float64) + penalty)
+        return loss / n, gradient.cpu().numpy().ravel().astype(np.float64) / n
+
+    def exactly(flat: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        # TF32, which an encoder may have allowed, is too coarse for the line search.
+        before = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision("highest")
+        try:
+            with torch.no_grad():
+                return loss_and_gradient(flat)
+        finally:
+            torch.set_float32_matmul_precision(before)
+
+    return exactly
+
+
+def find_gpu() -> str | None:
+    """Return the device to fit on, or None where torch sees no CUDA GPU."""
+    return "cuda" if torch.cuda.is_available() else None
