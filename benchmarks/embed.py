@@ -3,7 +3,7 @@
 Run: python -m benchmarks.embed [SECTION…] (some thirty minutes on 2 cores; needs ../shared;
 nothing else should run; sections that are not named keep their last figures). PEERS_PYTHON
 names an environment with thingsvision and FiftyOne, see peers/. On a machine with a CUDA GPU,
-`python -m benchmarks.embed_gpu` gives the figures of the GPU.
+`python -m benchmarks.gpu` gives the figures of the GPU.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ START = 32  # smaller ones leave decode workers and the forward pass in each oth
 START_TOKENS = 1024
 _LARGEST = 1024
 _SAMPLES = 3  # batches timed at each size at least; the first only warms up
-_SAMPLE_S = 1.0  # and for so long: on a busy machine single batches say little
+SAMPLE_S = 1.0  # and for so long: on a busy machine single batches say little
 _WORTH = 1.03  # a larger batch must be this much faster: memory is not free
 _FULL = 0.75  # texts rarely fill a batch to the last token
 _PATIENCE = 2  # doublings without a gain before we stop: one measurement may be unlucky
@@ -34,6 +34,8 @@ class BatchSize:
         Never more than this.
     counts_tokens : bool
         Whether sizes are tokens, for texts; otherwise they are items.
+    sample_s : float
+        For how long each size is measured, at least.
     """
 
     def __init__(
@@ -43,8 +45,10 @@ class BatchSize:
         settled: bool = False,
         largest: int = _LARGEST,
         counts_tokens: bool = False,
+        sample_s: float = SAMPLE_S,
     ) -> None:
         self.counts_tokens = counts_tokens
+        self.sample_s = sample_s
         self.size = min(start, largest)
         self.settled = settled
         self.largest = largest
@@ -58,7 +62,7 @@ class BatchSize:
         self._timed.append((work, seconds))
         counted = self._timed[1:]
         total_s = sum(s for _, s in counted)
-        if len(self._timed) < _SAMPLES or total_s < _SAMPLE_S:
+        if len(self._timed) < _SAMPLES or total_s < self.sample_s:
             return
         self._best[self.size] = sum(w for w, _ in counted) / max(total_s, 1e-9)
         self._timed = []

@@ -12,26 +12,25 @@ import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import closing
 from dataclasses import dataclass
 from threading import Semaphore
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from featurestore.batching import BatchSize, batched
-from featurestore.errors import Undecodable
-from featurestore.images import decode_image
+from featurestore.pictures import Picture, ahead, in_processes, prepare_picture
 from featurestore.profile import Clock
 from featurestore.values import Modality
 
 TEXT_WINDOW = 2048  # texts that are sorted by length together
+TEXT_WINDOW_GPU = 16_384  # there full batches are large
+THREADS, PROCESSES = "threads", "processes"
 # Waiting for a disk or a network needs threads, not cores.
 _READERS_PER_DECODER = 2
 _READERS_PER_DECODER_REMOTE = 16
-_T = TypeVar("_T")
-_R = TypeVar("_R")
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +144,7 @@ def embed_items(
     readers: Mapping[str, Callable[[str], bytes]],
     n_workers: int | None = None,
     clock: Clock | None = None,
+    decode_in: str = THREADS,
 ) -> Iterator[Outcome]:
     """Embed items; outcomes come batch by batch, in no promised order.
 
@@ -161,7 +161,9 @@ def embed_items(
     readers : mapping of str to callable
         For each source, uri → bytes; one with ``is_remote`` is asked for more at once.
     n_workers : int, optional
-        Decode threads; the number of cores by default.
+        Decode threads or processes; the number of cores by default.
+    decode_in : {"threads", "processes"}
+        Where images are decoded; see `pictures`.
     clock : Clock, optional
         Filled as the run goes.
 
@@ -172,32 +174,11 @@ def embed_items(
     """
     clock = clock or Clock()
     n_workers = n_workers or os.cpu_count() or 1
-    stack = ExitStack()
-    with stack:
-        if modality is Modality.TEXT:
-            windows = batched(todos, lambda: TEXT_WINDOW)
-
-            def prepare_window(window: list[Todo]) -> _Prepared:
-                return _prepare_texts(window, lanes, known, clock)
-
-            prepared = _ahead(prepare_window, windows, n_workers, lambda: n_workers)
-        else:
-            decoders = Semaphore(n_workers)
-
-            def prepare(todo: Todo) -> _Prepared:
-                return _prepare_image(todo, lanes, known, readers, decoders, clock)
-
-            is_remote = any(getattr(one, "is_remote", False) for one in readers.values())
-            per_decoder = _READERS_PER_DECODER_REMOTE if is_remote else _READERS_PER_DECODER
-            n_threads = n_workers * per_decoder
-
-            # Deep enough to feed a growing batch, shallow enough to bound memory.
-            def window() -> int:
-                return 2 * max(lane.batch_size.size for lane in lanes) + n_threads
-
-            prepared = _ahead(prepare, todos, n_threads, window)
-        stack.callback(prepared.close)
-        stager = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="stage"))
+    if modality is Modality.TEXT:
+        prepared = _texts(todos, lanes, known, n_workers, clock)
+    else:
+        prepared = _pictures(todos, lanes, known, readers, n_workers, clock, decode_in)
+    with closing(prepared), ThreadPoolExecutor(1, thread_name_prefix="stage") as stager:
         for outcomes, ready in clock.timed("wait", prepared):
             yield from outcomes
             for lane, items in zip(lanes, ready, strict=True):
@@ -344,57 +325,114 @@ def _failure(one: _Ready, view: int, stage: str, error: str) -> Outcome:
     return Outcome(one.todo.row, one.content_hash, None, stage, error, view)
 
 
-def _prepare_image(
-    todo: Todo,
+def _pictures(
+    todos: Iterable[Todo],
     lanes: Sequence[Lane],
     known: Sequence[Set[str]],
     readers: Mapping[str, Callable[[str], bytes]],
-    decoders: Semaphore,
+    n_workers: int,
+    clock: Clock,
+    decode_in: str,
+) -> Generator[_Prepared, None, None]:
+    """Prepare images, some ahead of the encoders: enough to feed a growing batch, no more."""
+    preparers = [(lane.decode_px, lane.encoder.prepare_image) for lane in lanes]
+
+    def window() -> int:
+        return 2 * max(lane.batch_size.size for lane in lanes)
+
+    if decode_in == PROCESSES:
+        stream = in_processes(
+            todos, lambda todo: (todo.source, todo.uri), readers,
+            [(lane.decode_px, lane.encoder.preparer) for lane in lanes],
+            n_workers=n_workers, window=window,
+        )  # fmt: skip
+        with closing(stream):
+            for todo, picture in stream:
+                yield _prepared(todo, picture, lanes, known, clock)
+        return
+    decoders = Semaphore(n_workers)
+    is_remote = any(getattr(one, "is_remote", False) for one in readers.values())
+    n_threads = n_workers * (_READERS_PER_DECODER_REMOTE if is_remote else _READERS_PER_DECODER)
+
+    def prepare(todo: Todo) -> _Prepared:
+        def wanted(content_hash: str) -> list[bool]:
+            return [
+                any(view in todo.views and content_hash not in known[view] for view in lane.views)
+                for lane in lanes
+            ]
+
+        picture = prepare_picture(
+            readers[todo.source], todo.uri, preparers, wanted=wanted, decoders=decoders
+        )
+        return _prepared(todo, picture, lanes, known, clock)
+
+    with ThreadPoolExecutor(n_threads, thread_name_prefix="decode") as pool:
+        found = ahead(lambda todo: pool.submit(prepare, todo), todos, lambda: window() + n_threads)
+        with closing(found):
+            for _, one in found:
+                yield one
+
+
+def _prepared(
+    todo: Todo,
+    picture: Picture,
+    lanes: Sequence[Lane],
+    known: Sequence[Set[str]],
     clock: Clock,
 ) -> _Prepared:
+    """Say what a picture is to each lane, and what it settles already."""
     ready: list[list[_Ready]] = [[] for _ in lanes]
-
-    def failed(content_hash: str | None, stage: str, error: str) -> _Prepared:
+    content_hash = picture.content_hash
+    if picture.failed_stage != "read":
+        clock.add("read", picture.read_s)
+    if picture.failed_stage is not None:
+        clock.add("decode", picture.decode_s, int(picture.failed_stage == "decode"))
         outcomes = [
-            Outcome(todo.row, content_hash, None, stage, error, view) for view in todo.views
+            Outcome(todo.row, content_hash, None, picture.failed_stage, picture.error, view)
+            for view in todo.views
         ]
-        return outcomes, [[] for _ in lanes]
-
-    if todo.uri is None:
-        return failed(None, "read", "no path in this row")
-    with clock.stage("read"):
-        try:
-            content = readers[todo.source](todo.uri)
-        except Exception as error:  # file systems raise what they like: it is this item's fault
-            reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-            return failed(None, "read", f"{reason}: {todo.uri}")
-        content_hash = hashlib.sha256(content).hexdigest()
+        return outcomes, ready
+    assert content_hash is not None
     wanting = [view for view in todo.views if content_hash not in known[view]]
     outcomes = [
         Outcome(todo.row, content_hash, view=view) for view in todo.views if view not in wanting
     ]
-    if not wanting:
-        return outcomes, ready
-    with decoders, clock.stage("decode"):
-        pictures: dict[int | None, Any] = {}  # whole, or shrunk for those who ask for it
-        for number, lane in enumerate(lanes):
-            views = tuple(view for view in lane.views if view in wanting)
-            if not views:
-                continue
-            try:
-                if lane.decode_px not in pictures:
-                    pictures[lane.decode_px] = decode_image(content, at_least_px=lane.decode_px)
-                pixels = lane.encoder.prepare_image(pictures[lane.decode_px])
-            except Undecodable as error:
-                return failed(content_hash, "decode", str(error))
-            except (ValueError, MemoryError) as error:  # this encoder's transform: a side of 1 px
-                reason = f"{type(error).__name__}: {error}"
-                outcomes += [
-                    Outcome(todo.row, content_hash, None, "encode", reason, view) for view in views
-                ]
-                continue
-            ready[number].append(_Ready(todo, content_hash, pixels, views))
+    if wanting:
+        clock.add("decode", picture.decode_s)
+    for lane, pixels, error, of_lane in zip(
+        lanes, picture.inputs, picture.errors, ready, strict=True
+    ):
+        views = tuple(view for view in lane.views if view in wanting)
+        if pixels is not None and views:
+            of_lane.append(_Ready(todo, content_hash, pixels, views))
+        elif views:
+            outcomes += [
+                Outcome(todo.row, content_hash, None, "encode", error, view) for view in views
+            ]
     return outcomes, ready
+
+
+def _texts(
+    todos: Iterable[Todo],
+    lanes: Sequence[Lane],
+    known: Sequence[Set[str]],
+    n_workers: int,
+    clock: Clock,
+) -> Generator[_Prepared, None, None]:
+    """Tokenize texts, some windows ahead of the encoders."""
+    n = TEXT_WINDOW_GPU if any(lane.is_async for lane in lanes) else TEXT_WINDOW
+
+    def prepare(window: list[Todo]) -> _Prepared:
+        return _prepare_texts(window, lanes, known, clock)
+
+    with ThreadPoolExecutor(n_workers, thread_name_prefix="tokenize") as pool:
+        found = ahead(
+            lambda window: pool.submit(prepare, window), batched(todos, lambda: n),
+            lambda: n_workers,
+        )  # fmt: skip
+        with closing(found):
+            for _, one in found:
+                yield one
 
 
 def _prepare_texts(
@@ -456,26 +494,3 @@ def _tokens(lane: Lane, texts: list[str]) -> tuple[list[Any], list[int], list[bo
 def text_hash(text: str) -> str:
     """Return the SHA-256 (hex) of a text's UTF-8 bytes."""
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _ahead(
-    function: Callable[[_T], _R], items: Iterable[_T], n_threads: int, window: Callable[[], int]
-) -> Generator[_R, None, None]:
-    """Map in threads, in order, never more than ``window()`` results ahead."""
-    iterator = iter(items)
-    ahead: deque[Future[_R]] = deque()
-    with ThreadPoolExecutor(max_workers=n_threads, thread_name_prefix="decode") as pool:
-        try:
-            exhausted = False
-            while True:
-                while not exhausted and len(ahead) < window():
-                    try:
-                        ahead.append(pool.submit(function, next(iterator)))
-                    except StopIteration:
-                        exhausted = True
-                if not ahead:
-                    return
-                yield ahead.popleft().result()
-        finally:
-            for future in ahead:
-                future.cancel()

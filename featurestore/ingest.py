@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -11,10 +12,10 @@ import numpy as np
 import pyarrow as pa
 
 from featurestore import user_cache
-from featurestore.batching import START, START_TOKENS, BatchSize
+from featurestore.batching import SAMPLE_S, START, START_TOKENS, BatchSize
 from featurestore.canary import canary_vectors, check_canary
-from featurestore.embed import Lane, Todo, embed_items
-from featurestore.errors import EncoderDrift
+from featurestore.embed import PROCESSES, THREADS, Lane, Todo, embed_items
+from featurestore.errors import BadName, EncoderDrift
 from featurestore.gains import measure_gains
 from featurestore.layout import DatasetFolder
 from featurestore.plan import Plan, Target, make_plan
@@ -27,6 +28,10 @@ _LARGEST = {("cpu", False): 64, ("gpu", False): 1024, ("cpu", True): 4096, ("gpu
 _DRY_RUN_ITEMS = 64
 _LONG_RUN_ITEMS = 1000  # from here on, it is worth a second to measure what would be faster
 _WORTH_SAYING = 1.1
+AUTO = "auto"
+_MANY_ITEMS, _MANY_WORKERS = 2000, 4  # from here on processes that decode are worth their start
+_GPU_START = 4  # times as large a first batch
+_GPU_SAMPLE_S = 0.1  # a GPU keeps its pace, and a second of it is a data set
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,7 @@ class EmbedOptions:
     prune: bool = False  # drop items that are gone from their source
     trust_remote_code: bool = False
     compile: bool = False
+    decode_in: str = AUTO  # threads | processes; auto: what feeds the encoders best
     part: tuple[int, int] | None = None  # (i, n): the i-th of n parts, for a process a GPU
 
 
@@ -336,12 +342,15 @@ def make_lanes(
     lanes = []
     for views in by_network.values():
         first = encoders[views[0]]
-        is_gpu = first.device != "cpu"
+        is_gpu = str(first.device) != "cpu"
         counts_tokens = modality is Modality.TEXT and options.batch_size is None
         found = user_cache.recall("batch_sizes", _batch_key(resolved[views[0]], first, modality))
         start = options.batch_size or found or (START_TOKENS if counts_tokens else START)
+        if is_gpu and not (options.batch_size or found):
+            start *= _GPU_START
         size = BatchSize(
             start,
+            sample_s=_GPU_SAMPLE_S if is_gpu else SAMPLE_S,
             settled=bool(options.batch_size or found),
             largest=max(
                 _LARGEST["gpu" if is_gpu else "cpu", counts_tokens], options.batch_size or 0
@@ -377,17 +386,20 @@ def _stream(
     progress: Callable[[Progress], None] | None,
     clock: Clock,
 ) -> None:
+    totals = writer.plan.todo.sum(axis=1).tolist()
+    n_parts = options.part[1] if options.part else 1
+    n_workers = options.n_workers or max(1, (os.cpu_count() or 1) // n_parts)
     outcomes = embed_items(
         writer.todos(),
         lanes,
         modality=modality,
         known=[frozenset() if view is None else view.known for view in writer.views],
         readers=readers,
-        n_workers=options.n_workers,
+        n_workers=n_workers,
         clock=clock,
+        decode_in=_decode_in(options, lanes, modality, readers, max(totals), n_workers),
     )
     labels = [one.spec.label for one in resolved]
-    totals = writer.plan.todo.sum(axis=1).tolist()
     n_done = [0] * len(labels)
     for outcome in outcomes:
         writer.take(outcome)
@@ -397,6 +409,30 @@ def _stream(
             view = writer.views[i]
             n_failed = 0 if view is None else view.n_failed
             progress(Progress(labels[i], n_done[i], totals[i], n_failed, clock.limit))
+
+
+def _decode_in(
+    options: EmbedOptions,
+    lanes: Sequence[Lane],
+    modality: Modality,
+    readers: Mapping[str, Callable[[str], bytes]],
+    n_todo: int,
+    n_workers: int,
+) -> str:
+    """Choose threads or processes: threads cannot feed a GPU from many cores (see `pictures`)."""
+    can = modality is Modality.IMAGE and all(
+        getattr(lane.encoder, "preparer", None) is not None for lane in lanes
+    )
+    if options.decode_in == PROCESSES and not can:
+        raise BadName(
+            "--decode-in processes is for images, and for encoders whose transform can be handed "
+            "to another process: leave it out"
+        )
+    if options.decode_in != AUTO:
+        return options.decode_in
+    is_remote = any(getattr(one, "is_remote", False) for one in readers.values())
+    is_worth_it = n_todo >= _MANY_ITEMS and n_workers >= _MANY_WORKERS and not is_remote
+    return PROCESSES if can and is_worth_it and all(lane.is_async for lane in lanes) else THREADS
 
 
 def _report(

@@ -37,8 +37,12 @@ class Clock:
         started = time.perf_counter()
         yield timing
         timing.seconds = time.perf_counter() - started
+        self.add(name, timing.seconds, n_items)
+
+    def add(self, name: str, seconds: float, n_items: int = 1) -> None:
+        """Count time that passed elsewhere to a stage."""
         with self._lock:
-            self.seconds[name] += timing.seconds
+            self.seconds[name] += seconds
             self.items[name] += n_items
 
     def timed(self, name: str, stream: Iterable[_T]) -> Iterator[_T]:

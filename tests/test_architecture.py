@@ -20,7 +20,7 @@ LAYERS = [
         "featurestore.gpu_search",
     },
     {"featurestore.tables", "featurestore.sources", "featurestore.encoders", "featurestore.index"},
-    {"featurestore.approximate"},
+    {"featurestore.approximate", "featurestore.pictures"},
     {
         "featurestore.layout",
         "featurestore.cache",

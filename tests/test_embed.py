@@ -1,12 +1,16 @@
 import hashlib
+import os
+import signal
 import threading
 import time
 
 import numpy as np
 import pytest
 
+from featurestore import pictures
 from featurestore.batching import BatchSize
-from featurestore.embed import Lane, Todo, embed_items
+from featurestore.embed import PROCESSES, THREADS, Lane, Todo, embed_items
+from featurestore.errors import FeatureStoreError
 from featurestore.profile import Clock
 from featurestore.sources.contents import Reader
 from featurestore.values import Modality
@@ -129,7 +133,7 @@ def test_a_bad_item_stops_nothing_and_says_why(tmp_path, write_image):
 
 
 def test_several_encoders_share_one_read_and_one_decode(tmp_path, write_image, monkeypatch):
-    import featurestore.embed
+    import featurestore.pictures
 
     decoded = []
 
@@ -137,8 +141,8 @@ def test_several_encoders_share_one_read_and_one_decode(tmp_path, write_image, m
         decoded.append(at_least_px)
         return decode(content, at_least_px=at_least_px)
 
-    decode = featurestore.embed.decode_image
-    monkeypatch.setattr(featurestore.embed, "decode_image", counted)
+    decode = featurestore.pictures.decode_image
+    monkeypatch.setattr(featurestore.pictures, "decode_image", counted)
     small, large, layered = FakeEncoder(), FakeEncoder(), FakeGpu()
     layered.device = "cpu"
     lanes = [lane(small, 2), lane(large, 3, views=(1,)), lane(layered, 4, views=(2, 3))]
@@ -283,3 +287,58 @@ def test_the_clock_names_the_slow_stage(tmp_path, write_image):
     clock = Clock()
     run(tmp_path, images(tmp_path, write_image, 8), SlowToPrepare(), clock=clock)
     assert clock.limit == "decode"
+
+
+class ForProcesses(FakeEncoder):
+    """Its transform can be handed to another process."""
+
+    def __init__(self, preparer=np.asarray):
+        super().__init__()
+        self.preparer = preparer
+
+    def prepare_image(self, image):
+        return self.preparer(image)
+
+
+def test_processes_prepare_what_threads_prepare(tmp_path, write_image, monkeypatch):
+    monkeypatch.setattr(pictures, "THREADS_MEANWHILE", False)
+    todos = images(tmp_path, write_image, 40)
+    (tmp_path / "3.png").write_bytes(b"no picture")
+    (tmp_path / "4.png").unlink()
+    (tmp_path / "5.png").write_bytes((tmp_path / "6.png").read_bytes())
+    todos.append(Todo(40, "s", None, None))
+    known = {hashlib.sha256((tmp_path / "7.png").read_bytes()).hexdigest()}
+    found = [
+        run(
+            tmp_path, todos, ForProcesses(), known=[set(known)], n_workers=2, decode_in=where
+        )
+        for where in (THREADS, PROCESSES)
+    ]  # fmt: skip
+    assert len(found[0]) == 41
+    for row, one in found[0].items():
+        other = found[1][row]
+        assert (one.content_hash, one.failed_stage, one.error, one.is_known) == (
+            other.content_hash, other.failed_stage, other.error, other.is_known,
+        )  # fmt: skip
+        if one.vector is not None:
+            assert one.vector.tolist() == other.vector.tolist()
+
+
+def test_processes_take_over_and_one_that_dies_is_named(tmp_path, write_image):
+    parent = os.getpid()
+    images(tmp_path, write_image, 1)
+
+    def dies_elsewhere(image):
+        time.sleep(0.05)
+        if os.getpid() != parent:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return np.asarray(image)
+
+    def todos():
+        return (Todo(i, "s", "0.png", None) for i in range(10_000))
+
+    encoder = ForProcesses(dies_elsewhere)
+    encoder.encode_images = lambda prepared: np.full((len(prepared), 3), np.nan, np.float32)
+    with pytest.raises(FeatureStoreError, match="--decode-in threads"):
+        for _ in stream(tmp_path, todos(), [lane(encoder)], n_workers=2, decode_in=PROCESSES):
+            pass

@@ -79,12 +79,19 @@ def test_half_precision_is_near(pictures):
     assert cosines(half.encode_images(prepared), full.encode_images(prepared)).min() > 0.999
 
 
-def test_compiled_networks_give_the_same_vectors(pictures):
-    plain, compiled = load(VIT, "cuda"), load(VIT, "cuda", compile=True)
+# torch's own, at the import of its compiler
+@pytest.mark.filterwarnings("ignore:.*script_method:DeprecationWarning")
+@pytest.mark.parametrize("spec", [VIT, f"{VIT}#layer=6", "random:open_clip:RN50"])
+def test_compiled_networks_give_the_same_vectors(pictures, spec):
+    from torch._dynamo.utils import counters
+
+    counters.clear()
+    plain, compiled = load(spec, "cuda"), load(spec, "cuda", compile=True)
     prepared = [plain.prepare_image(one) for one in pictures]
     for n in (len(prepared), 5):  # another batch size must not need another network
         a, b = plain.encode_images(prepared[:n]), compiled.encode_images(prepared[:n])
         assert cosines(a, b).min() > 0.9999
+    assert counters["stats"]["unique_graphs"] > 0  # it was compiled, whichever way is called
 
 
 def test_a_view_begun_on_a_gpu_goes_on_on_a_cpu(empty_store, photo_folder):
@@ -150,7 +157,9 @@ def test_faiss_on_a_gpu_finds_what_it_finds_on_a_cpu(metric):
     assert "_flat" not in vars(index)
     few = index.search(vectors[:300], k=21)  # on the CPU: too little for the GPU
     assert "_flat" in vars(index)
-    np.testing.assert_allclose(found.scores[:300], few.scores, rtol=1e-4, atol=1e-4)
+    # FAISS takes distances from inner products on a GPU: those near 0 are squares of rounding.
+    atol = 0.05 if metric == "l2" else 1e-4
+    np.testing.assert_allclose(found.scores[:300], few.scores, rtol=1e-4, atol=atol)
     assert (found.rows[:300] == few.rows).mean() > 0.999  # near ties may change places
 
 

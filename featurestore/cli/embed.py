@@ -61,8 +61,13 @@ EXIT_FAILED_ITEMS = 3
     "--batch-size", type=click.IntRange(min=1), help="In items; found by measuring by default."
 )
 @click.option(
-    "--num-workers", type=click.IntRange(min=1), help="Decode threads; all cores by default."
-)
+    "--num-workers", type=click.IntRange(min=1),
+    help="Decode threads or processes; all cores by default.",
+)  # fmt: skip
+@click.option(
+    "--decode-in", type=click.Choice(["auto", "threads", "processes"]), default="auto",
+    show_default=True, help="Where images are decoded: many, for a GPU, in processes.",
+)  # fmt: skip
 @click.option("--compile", "compiled", is_flag=True, help="torch.compile: for long runs on a GPU.")
 @click.option("--overwrite", is_flag=True, help="Embed everything again.")
 @click.option("--retry-failed", is_flag=True, help="Try unchanged items that failed before.")
@@ -94,6 +99,7 @@ def embed(
     device: str,
     batch_size: int | None,
     num_workers: int | None,
+    decode_in: str,
     compiled: bool,
     overwrite: bool,
     retry_failed: bool,
@@ -126,7 +132,7 @@ def embed(
     devices = devices_of(device)
     how = EmbedOptions(
         devices[0], batch_size, num_workers, overwrite, retry_failed, max_failures, prune,
-        trust_remote_code, compiled,
+        trust_remote_code, compiled, decode_in,
     )  # fmt: skip
     what: dict[str, Any] = {
         "dataset": dataset, "encoders": encoders, "options": options, "how": how,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import open_clip
 import torch
 
@@ -116,7 +117,7 @@ def assemble(
         preprocessing,
         forward_images,
         _tokenize(tokenizer),
-        lambda tokens: {"input_ids": torch.stack([one["input_ids"] for one in tokens])},
+        lambda tokens: {"input_ids": torch.from_numpy(np.stack([t["input_ids"] for t in tokens]))},
         forward_tokens,
         decode_px_of(spec, preprocessing),
     )
@@ -139,7 +140,7 @@ def _tokenize(tokenizer: Any) -> Callable[..., tuple[list[Tokens], list[int], li
             encode is not None and len(text) > width - 2 and len(encode(text)) > width - 2
             for text in texts
         ]
-        return [{"input_ids": one} for one in ids], [width] * len(texts), is_cut
+        return [{"input_ids": one} for one in ids.numpy()], [width] * len(texts), is_cut
 
     return tokenize
 

@@ -15,7 +15,7 @@ from transformers.utils import logging as transformers_logging
 
 from featurestore import encoders
 from featurestore.encoders import LoadOptions
-from featurestore.encoders.tokens import Tokens, collator, n_tokens, rows_of
+from featurestore.encoders.tokens import Tokens, collator, n_tokens, of_like_length, rows_of
 from featurestore.encoders.torch_network import Depth, Network, TorchEncoder
 from featurestore.encoders.torch_setup import (
     config_of,
@@ -89,7 +89,9 @@ def _split(pipeline: Any, prompt: str | None, device: str, dtype: torch.dtype) -
 
     def tokenize(texts: Sequence[str]) -> tuple[list[Tokens], list[int], list[bool]]:
         with one_at_a_time:
-            found = rows_of(pipeline.preprocess(list(texts), prompt=prompt), side)
+            found = of_like_length(
+                texts, lambda some: rows_of(pipeline.preprocess(some, prompt=prompt), side)
+            )
             lengths = [len(one["input_ids"]) for one in found]
             is_cut = [
                 n == limit and n_tokens(tokenizer, (prompt or "") + text) > n

@@ -115,6 +115,12 @@ class TorchEncoder:
         only = replace(self.resolved, modalities=frozenset({Modality.IMAGE}))
         return TorchEncoder(only, self.network, self.depth)
 
+    @property
+    def preparer(self) -> Callable[[Image.Image], NDArray[Any]] | None:
+        """`prepare_image` as a value that another process can be handed; None without images."""
+        preprocessing = self.network.preprocessing
+        return None if preprocessing is None else preprocessing.prepare
+
     def prepare_image(self, image: Image.Image) -> NDArray[Any]:
         """Resize and crop as the model was trained; returns (height, width, 3) uint8."""
         assert self.network.preprocessing is not None

@@ -58,15 +58,36 @@ def settle(network: torch.nn.Module, device: str, *, compile: bool = False) -> t
     elif device == "cpu":
         keep_freed_memory()
     if compile:
-        network.compile(dynamic=True)  # batches of texts differ in shape
+        for part in _compiled_parts(network):
+            part.compile()
     return network
+
+
+def _compiled_parts(network: torch.nn.Module) -> list[torch.nn.Module]:
+    """Return a transformer's blocks, which one compilation serves; else the network's children.
+
+    Every way through a network calls these; towers and layers do not call the network itself.
+    """
+    blocks: list[torch.nn.Module] = []
+    for one in network.modules():
+        if isinstance(one, (torch.nn.ModuleList, torch.nn.Sequential)) and len(one) > 1:
+            shapes = {tuple(p.shape for p in child.parameters()) for child in one}
+            if len(shapes) == 1 and shapes != {()}:
+                blocks += one
+    if 2 * sum(map(_n_parameters, blocks)) > _n_parameters(network):
+        return blocks
+    return [child for child in network.children() if _n_parameters(child)]
+
+
+def _n_parameters(network: torch.nn.Module) -> int:
+    return sum(one.numel() for one in network.parameters())
 
 
 def _is_convolutional(network: torch.nn.Module) -> bool:
     """Whether most parameters are those of 2-D convolutions."""
     convolutions = (one for one in network.modules() if isinstance(one, torch.nn.Conv2d))
     n_in_them = sum(one.weight.numel() for one in convolutions)
-    return n_in_them * 2 > sum(one.numel() for one in network.parameters())
+    return n_in_them * 2 > _n_parameters(network)
 
 
 @cache

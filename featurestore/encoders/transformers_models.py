@@ -25,7 +25,7 @@ from transformers.utils import logging as transformers_logging
 from featurestore import encoders
 from featurestore.encoders import LoadOptions
 from featurestore.encoders.preprocessing import Preprocessing, decode_px_of
-from featurestore.encoders.tokens import Tokens, collator, n_tokens, rows_of
+from featurestore.encoders.tokens import Tokens, collator, n_tokens
 from featurestore.encoders.torch_network import (
     Depth,
     Network,
@@ -355,13 +355,14 @@ def _tokenize(
     def tokenize(texts: Sequence[str]) -> tuple[list[Tokens], list[int], list[bool]]:
         with one_at_a_time:
             batch = tokenizer(
-                list(texts), padding="max_length" if fixed else True, truncation=True,
-                max_length=limit, return_tensors="pt",
+                list(texts), padding="max_length" if fixed else False, truncation=True,
+                max_length=limit,
             )  # fmt: skip
-            if fixed:
-                found = [{name: rows[i] for name, rows in batch.items()} for i in range(len(texts))]
-            else:
-                found = rows_of(batch, tokenizer.padding_side)
+            names = [name for name in tokenizer.model_input_names if name in batch]
+            found = [
+                {name: np.array(batch[name][i], np.int64) for name in names}
+                for i in range(len(texts))
+            ]
             lengths = [len(one["input_ids"]) for one in found]
             is_cut = [
                 n == limit and len(text) > limit and n_tokens(tokenizer, text) > limit

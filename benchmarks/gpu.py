@@ -1,6 +1,7 @@
-"""Embedding on a CUDA GPU: from memory of the GPU, of the host, and from files; which limits.
+"""What a CUDA GPU brings: to embedding (and what limits it), to search, to logistic regression.
 
-Run: python -m benchmarks.embed_gpu [vit-b-32] [vit-l-14] [texts] (five minutes; needs a CUDA GPU)
+Run: python -m benchmarks.gpu [vit-b-32] [vit-l-14] [texts] [search] [logistic] (seven minutes;
+needs a CUDA GPU, for `search` FAISS with one, and for `texts` ../shared)
 """
 
 from __future__ import annotations
@@ -18,16 +19,21 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import numpy as np
 import torch
 from sklearn.datasets import load_sample_images
 
-from benchmarks.report import SHARED, Row, at_least, run_sections
+from benchmarks.heads import features
+from benchmarks.report import SHARED, Row, at_least, median_s, run_sections
 from featurestore.encoders import LoadOptions, load_encoders
+from featurestore.gpu_search import has_gpu
 from featurestore.images import decode_image
+from featurestore.index import ExactIndex, load_faiss
 from featurestore.ingest import EmbedOptions, EmbedReport
 from featurestore.sources import SourceOptions
 from featurestore.store import open_store
 from featurestore.values import EncoderSpec, Modality
+from heads.estimators.logistic import LogisticHead
 
 # GFLOP per image at 224 px (2 × MAC), from open_clip's model_profile.csv; and files to embed.
 MODELS = {"ViT-B-32": (8.82, 24_000), "ViT-L-14": (162.0, 8_000)}
@@ -35,6 +41,7 @@ MODELS = {"ViT-B-32": (8.82, 24_000), "ViT-L-14": (162.0, 8_000)}
 PEAKS = {"H100": {"fp32": 495.0, "bf16": 989.0}, "H200": {"fp32": 495.0, "bf16": 989.0}}
 SIZES = (64, 128, 256, 512, 1024)
 N_TEXTS = 100_000
+PART = 4096  # queries at a time, as in the kNN graph
 
 
 def main() -> int:
@@ -45,8 +52,10 @@ def main() -> int:
         "vit-b-32": lambda: _model("ViT-B-32"),
         "vit-l-14": lambda: _model("ViT-L-14"),
         "texts": _texts,
+        "search": _search,
+        "logistic": _logistic,
     }
-    return run_sections("embed_gpu", sections, sys.argv[1:])
+    return run_sections("gpu", sections, sys.argv[1:])
 
 
 def _model(model: str) -> list[Row]:
@@ -196,6 +205,58 @@ def _text_network(folder: Path) -> None:
     PreTrainedTokenizerFast(
         tokenizer_file=str(tokens), model_max_length=256, **special
     ).save_pretrained(folder)
+
+
+def _search() -> list[Row]:
+    """Find 21 neighbours of every vector, as the kNN graph does, on the GPU and on all cores."""
+    faiss = load_faiss()
+    if not has_gpu(faiss):
+        print("search: this FAISS sees no GPU; nothing was measured", file=sys.stderr)
+        return []
+    rows = [Row("search: FAISS's CPU threads", faiss.omp_get_max_threads(), "threads")]
+    rng = np.random.default_rng(0)
+    for n in (100_000, 1_000_000):
+        centres = rng.normal(size=(n // 5000, 512)).astype(np.float32)
+        vectors = centres[rng.integers(0, len(centres), n)]
+        vectors += 1.5 * rng.standard_normal(size=vectors.shape, dtype=np.float32)
+        index = ExactIndex.build(np.arange(n).astype(str), vectors)
+        label = f"search, {n:,} × 512, k = 21"
+        index.search(vectors[: 4 * PART], k=21)  # CUDA starts, vectors are copied
+        started = time.perf_counter()
+        found = [index.search(vectors[at : at + PART], k=21).rows for at in range(0, n, PART)]
+        gpu_s = time.perf_counter() - started
+        rows.append(Row(f"{label}: each of them, on the GPU", gpu_s, "s"))
+        few = replace(index, metric=index.metric)  # without what is on the GPU
+        few.search(vectors[:2], k=21)
+        started = time.perf_counter()
+        _, expected = few._flat.search(few.vectors[:PART], 21)
+        cpu_s = (time.perf_counter() - started) * n / PART
+        rows.append(Row(f"{label}: … on the CPU, from {PART:,} of them", cpu_s, "s"))
+        rows.append(Row(f"{label}: … CPU over GPU", cpu_s / gpu_s, "ratio"))
+        same = float((found[0] == expected).mean())
+        rows.append(Row(f"{label}: rows that are the same", same, "share"))
+    return rows
+
+
+def _logistic() -> list[Row]:
+    """Fit 50k × 512 × 100, C chosen, on the GPU and on all cores."""
+    X, y = features(60_000, 512, 100, signal=0.18)
+    X, y, held, held_y = X[:50_000], y[:50_000], X[50_000:], y[50_000:]
+    heads = {name: LogisticHead("standardise", device=name) for name in ("cpu", "cuda")}
+    heads["cuda"].fit(X[:5000], y[:5000])  # CUDA starts
+    seconds = {name: median_s(lambda: head.fit(X, y), 3) for name, head in heads.items()}  # noqa: B023
+    right = {name: float((head.predict(held) == held_y).mean()) for name, head in heads.items()}
+    label = "logistic, 50k × 512 × 100, C chosen"
+    return [
+        Row(f"{label}: on {os.cpu_count()} cores", seconds["cpu"], "s"),
+        Row(f"{label}: the last fit on the GPU", seconds["cuda"], "s"),
+        Row(f"{label}: … CPU over GPU", seconds["cpu"] / seconds["cuda"], "ratio"),
+        Row(
+            f"{label}: accuracy on the GPU less that on the CPU",
+            right["cuda"] - right["cpu"],
+            "share",
+        ),
+    ]
 
 
 def _label(model: str, precision: str) -> str:
