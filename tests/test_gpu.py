@@ -85,6 +85,7 @@ def test_half_precision_is_near(pictures):
 def test_compiled_networks_give_the_same_vectors(pictures, spec):
     from torch._dynamo.utils import counters
 
+    torch._dynamo.reset()
     counters.clear()
     plain, compiled = load(spec, "cuda"), load(spec, "cuda", compile=True)
     prepared = [plain.prepare_image(one) for one in pictures]
