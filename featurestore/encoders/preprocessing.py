@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from featurestore.encoders.geometry import ResizeAndCrop
 from featurestore.errors import BadName
 from featurestore.values import EncoderSpec
 
@@ -20,7 +21,7 @@ from featurestore.values import EncoderSpec
 class Preprocessing:
     """The encoder's own transform, cut in two: geometry on the CPU, numbers on the device.
 
-    ``geometry`` gives an RGB picture or, for a transform that we cannot cut, a float tensor.
+    ``geometry`` gives pixels or, for a transform that we cannot cut, a float tensor.
     """
 
     geometry: Callable[[Image.Image], Any]
@@ -48,7 +49,8 @@ class Preprocessing:
             return cls(transform, (), (), description, resize_px)
         normalize = steps[cut + 1]
         mean, std = (tuple(float(x) for x in values) for values in (normalize.mean, normalize.std))
-        return cls(transforms.Compose(steps[:cut]), mean, std, description, resize_px)
+        geometry = ResizeAndCrop.of(steps[:cut]) or transforms.Compose(steps[:cut])
+        return cls(geometry, mean, std, description, resize_px)
 
     def prepare(self, image: Image.Image) -> NDArray[Any]:
         """Return (height, width, 3) uint8, or (3, height, width) float32 for an uncut transform."""

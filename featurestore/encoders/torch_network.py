@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from featurestore.encoders.geometry import ResizeAndCrop
 from featurestore.encoders.preprocessing import Preprocessing
 from featurestore.encoders.tokens import Tokens
 from featurestore.encoders.torch_setup import config_of, inference
@@ -119,7 +120,11 @@ class TorchEncoder:
     def preparer(self) -> Callable[[Image.Image], NDArray[Any]] | None:
         """`prepare_image` as a value that another process can be handed; None without images."""
         preprocessing = self.network.preprocessing
-        return None if preprocessing is None else preprocessing.prepare
+        if preprocessing is None:
+            return None
+        # Free of torch, which takes a process seconds to load.
+        is_light = isinstance(preprocessing.geometry, ResizeAndCrop)
+        return preprocessing.geometry if is_light else preprocessing.prepare
 
     def prepare_image(self, image: Image.Image) -> NDArray[Any]:
         """Resize and crop as the model was trained; returns (height, width, 3) uint8."""
