@@ -29,7 +29,7 @@ from featurestore.values import Embeddings
 from heads.catalogue import HEADS
 from heads.folds import make_folds
 from heads.quality.find import find_issues, witnesses
-from heads.quality.labels import judge_labels
+from heads.quality.labels import judge_labels, pooled
 from heads.quality.twins import find_twins
 from heads.suggest import automatic, choose
 from heads.tasks import Task
@@ -72,7 +72,7 @@ def labels() -> list[Row]:
                     text = f"{what}: ours − cleanlab {method}"
                     rows.append(at_least(text, ours - mean[method], "AP", 0.0))
                     text = f"{text}, given head and neighbours as well"
-                    rows.append(Row(text, ours - mean[f"{method} on our mean"], "AP"))
+                    rows.append(Row(text, ours - mean[f"{method} on our pool"], "AP"))
                 said = f"share; of the named {mean['named right']:.2f} were flipped"
                 rows.append(Row(f"{what}: flipped labels that were named", mean["named"], said))
                 print(what, ours, file=sys.stderr, flush=True)
@@ -100,7 +100,8 @@ def _flipped(
     said, votes, _ = witnesses(plan, changed, graph, seed=seed)
     assert said is not None
     given = plan.target.values
-    judged = judge_labels((said + votes) / 2, given)
+    both = pooled(said, votes, given)
+    judged = judge_labels(both, given)
     wrong, named = judged.doubt, judged.is_named
     is_wrong = (flipped != codes)[plan.rows]
     n = int(is_wrong.sum())
@@ -117,7 +118,7 @@ def _flipped(
         from cleanlab.rank import get_label_quality_scores
 
         for method in ("self_confidence", "normalized_margin"):
-            for which, proba in (("", said), (" on our mean", (said + votes) / 2)):
+            for which, proba in (("", said), (" on our pool", both)):
                 quality = get_label_quality_scores(given, proba, method=method)
                 found[method + which] = average_precision_score(is_wrong, -quality)
     return found

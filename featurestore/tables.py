@@ -32,7 +32,9 @@ from deltalake.transaction import AddAction, CommitProperties, RemoveAction, Tra
 from numpy.typing import NDArray
 
 from featurestore.errors import BadSource, StoreCorrupt, UnknownSnapshot
+from featurestore.plain_pages import plain_vectors
 
+_PART_BYTES = 64 << 20  # of rows that are worth a shard, and a thread, of their own
 ROW_GROUP_ROWS = 16_384
 COMPACT_BYTES = 256 << 20
 YOUNG_S = 86_400.0
@@ -251,7 +253,7 @@ class Table:
             parts.append(_fit(rows, schema))
         if not actions and not parts:
             return int(table.version())
-        adds = [self._write(pa.concat_tables(parts))] if parts else []
+        adds = self._write_all(pa.concat_tables(parts)) if parts else []
         return self._commit(table, actions, adds)
 
     def _commit(self, table: DeltaTable, actions: list[RemoveAction], adds: list[AddAction]) -> int:
@@ -381,6 +383,14 @@ class Table:
             raise UnknownSnapshot(
                 f"{self.path} has no version {version}: it has 0 to {latest}"
             ) from None
+
+    def _write_all(self, rows: pa.Table) -> list[AddAction]:
+        """Write rows as one shard, or many as several at once: packing and hashing take cores."""
+        n_parts = min(os.cpu_count() or 1, max(1, rows.nbytes // _PART_BYTES))
+        step = max(1, -(-len(rows) // n_parts))
+        parts = [rows.slice(start, step) for start in range(0, len(rows), step)]
+        with ThreadPoolExecutor(n_parts) as pool:
+            return list(pool.map(self._write, parts))
 
     def _write(self, rows: pa.Table) -> AddAction:
         temporary = self.path / f".{uuid4().hex}.tmp"
@@ -523,10 +533,10 @@ def row_keys(columns: list[Any]) -> pa.Array:
     return joined.combine_chunks() if isinstance(joined, pa.ChunkedArray) else joined
 
 
-def each_row_group(
-    shards: list[Shard], column: str, work: Callable[[int, pa.ChunkedArray], None]
+def each_block(
+    shards: list[Shard], dim: int, work: Callable[[int, NDArray[np.float32]], None]
 ) -> None:
-    """Call ``work`` with the first row and the values of each row group, in threads.
+    """Call ``work`` with the first row and the vectors of each row group, in threads.
 
     A group is small enough for its memory to be used again for the next one.
     """
@@ -540,7 +550,12 @@ def each_row_group(
     def read(group: tuple[Path, int, int]) -> None:
         path, number, first = group
         with _opened(path) as file:
-            work(first, file.read_row_group(number, [column], use_threads=False).column(column))
+            row_group = file.metadata.row_group(number)
+            block = plain_vectors(path, file.schema_arrow, row_group, "vector", dim)
+            if block is None:
+                table = file.read_row_group(number, ["vector"], use_threads=False)
+                block = vectors_of(table.column("vector"), dim)
+            work(first, block)
 
     with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
         list(pool.map(read, groups))

@@ -26,7 +26,7 @@ from featurestore.errors import (
 from featurestore.index import ExactIndex, Metric, check_metric, combine
 from featurestore.query import fulfils
 from featurestore.slices import Slice, read_slice
-from featurestore.tables import Table, each_row_group, each_shard, row_keys, vectors_of
+from featurestore.tables import Table, each_block, each_shard, row_keys, vectors_of
 from featurestore.values import (
     Embeddings,
     EncoderSpec,
@@ -281,11 +281,10 @@ class View:
         target = np.full(len(pairs), -1)  # where in the result a row of the view goes
         target[place[place >= 0]] = np.arange(len(items))
 
-        def put(start: int, column: pa.ChunkedArray) -> None:
-            block = vectors_of(column, self.dim)
+        def put(start: int, block: NDArray[np.float32]) -> None:
             _scatter(vectors, target[start : start + len(block)], block)
 
-        each_row_group(shards, "vector", put)
+        each_block(shards, self.dim, put)
         return Cached(items, vectors)
 
     def index(self, *, metric: str = Metric.COSINE, exact: bool = False) -> Index:

@@ -18,6 +18,7 @@ LAYERS = [
         "featurestore.batching",
         "featurestore.profile",
         "featurestore.gpu_search",
+        "featurestore.plain_pages",
     },
     {"featurestore.tables", "featurestore.sources", "featurestore.encoders", "featurestore.index"},
     {"featurestore.approximate", "featurestore.pictures"},

@@ -4,9 +4,12 @@ import sys
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from featurestore import tables
 from featurestore.errors import BadSource, StoreCorrupt
+from featurestore.plain_pages import plain_vectors
 from featurestore.tables import (
     ITEMS,
     Table,
@@ -128,3 +131,65 @@ def test_a_damaged_shard_stops_the_read(tmp_path):
 def test_a_folder_without_a_log_is_named(tmp_path):
     with pytest.raises(StoreCorrupt, match="no Delta log"):
         Table(tmp_path).read()
+
+
+def _shard_of(tmp_path, vectors, **options):
+    path = tmp_path / "x.parquet"
+    options = {
+        "compression": "none", "use_dictionary": False, "data_page_version": "2.0",
+        "row_group_size": 300, "data_page_size": 4096,
+    } | options  # fmt: skip
+    pq.write_table(pa.table({"item_id": ["é"] * len(vectors), "vector": vectors}), path, **options)
+    return path
+
+
+def _plain(path, dim, number=0):
+    with pq.ParquetFile(path) as file:
+        group = file.metadata.row_group(number)
+        return plain_vectors(path, file.schema_arrow, group, "vector", dim)
+
+
+@pytest.mark.parametrize("nullable", [True, False])
+def test_plain_pages_are_read_as_arrow_reads_them(tmp_path, nullable):
+    vectors = np.random.default_rng(0).normal(size=(700, 24)).astype(np.float32)
+    vectors[3] = [np.nan, np.inf, -np.inf, -0.0] * 6
+    kind = pa.list_(pa.field("element", pa.float32(), nullable=nullable), 24)
+    path = _shard_of(tmp_path, pa.FixedSizeListArray.from_arrays(vectors.ravel(), type=kind))
+    assert pq.ParquetFile(path).metadata.num_row_groups == 3
+    found = np.concatenate([_plain(path, 24, number) for number in range(3)])
+    assert found.tobytes() == vectors.tobytes()
+
+
+def test_what_is_not_plain_is_left_to_arrow(tmp_path):
+    vectors = np.ones((40, 4), np.float32)
+    fixed = pa.FixedSizeListArray.from_arrays(vectors.ravel(), 4)
+    assert _plain(_shard_of(tmp_path, fixed), 4) is not None
+    assert _plain(_shard_of(tmp_path, fixed), 5) is None
+    assert _plain(_shard_of(tmp_path, fixed, compression="zstd"), 4) is None
+    assert _plain(_shard_of(tmp_path, fixed, use_dictionary=True), 4) is None
+    assert _plain(_shard_of(tmp_path, fixed, data_page_version="1.0"), 4) is None
+    assert (
+        _plain(_shard_of(tmp_path, pa.array(vectors.tolist(), pa.list_(pa.float32()))), 4) is None
+    )
+    holes = pa.array([[1, 2, None, 4]] * 20 + [None] * 20, pa.list_(pa.float32(), 4))
+    assert _plain(_shard_of(tmp_path, holes), 4) is None
+    path = _shard_of(tmp_path, fixed)
+    with pq.ParquetFile(path) as file:
+        schema, group = file.schema_arrow, file.metadata.row_group(0)
+    content = bytearray(path.read_bytes())
+    path.write_bytes(content[:100])
+    assert plain_vectors(path, schema, group, "vector", 4) is None
+    content[group.column(1).data_page_offset] ^= 0xFF  # a header that is none
+    path.write_bytes(content)
+    assert plain_vectors(path, schema, group, "vector", 4) is None
+
+
+def test_many_rows_are_several_shards_in_one_commit(tmp_path, monkeypatch):
+    monkeypatch.setattr(tables, "_PART_BYTES", 1000)
+    monkeypatch.setattr(tables.os, "cpu_count", lambda: 3)
+    table = Table.create(tmp_path / "t", pa.schema([("item_id", pa.string())]))
+    before = table.version()
+    rows = pa.table({"item_id": [f"{i:04}" for i in range(1000)]})
+    table.merge(rows, drop=lambda part: np.zeros(len(part), bool), keys=["item_id"])
+    assert (table.version(), len(table.shards())) == (before + 1, 3)
+    assert sorted(table.read().column("item_id").to_pylist()) == rows["item_id"].to_pylist()

@@ -21,7 +21,7 @@ from heads.evaluate import evaluate
 from heads.plan import Plan, make_plan, task_of
 from heads.quality.duplicates import Pairs
 from heads.quality.issues import Issue, Issues, Kind
-from heads.quality.labels import judge_labels, neighbor_votes
+from heads.quality.labels import judge_labels, neighbor_votes, pooled
 from heads.quality.outliers import FAR, outlier_scores
 from heads.quality.twins import Twins, find_twins, known_column
 from heads.tasks import Task
@@ -215,7 +215,7 @@ def _wrong_labels(
 ) -> list[Issue]:
     said, votes, near = witnesses(plan, embeddings, graph, head, seed=seed, progress=tell)
     codes = plan.target.values
-    proba = votes if said is None else (said + votes) / 2
+    proba = votes if said is None else pooled(said, votes, codes)
     judged = judge_labels(proba, codes)
     likeliest = judged.likeliest
     issues = []
