@@ -24,7 +24,12 @@ _TRUE, _FALSE, _I8, _I16, _I32, _I64, _DOUBLE, _BINARY, _LIST, _SET, _MAP, _STRU
 
 
 def plain_vectors(
-    path: Path, schema: pa.Schema, row_group: Any, column: str, dim: int
+    path: Path,
+    schema: pa.Schema,
+    row_group: Any,
+    column: str,
+    dim: int,
+    out: NDArray[np.float32] | None = None,
 ) -> NDArray[np.float32] | None:
     """Return a column of one row group, (n_rows, dim); None where Arrow should read it.
 
@@ -33,6 +38,8 @@ def plain_vectors(
     schema : pyarrow.Schema
         Of the file; the column must be a fixed-size list of ``dim`` floats.
     row_group : pyarrow.parquet.RowGroupMetaData
+    out : ndarray of shape (n_rows, dim), float32 and contiguous, optional
+        Where to read to, and what is returned; it may hold anything where None is.
 
     Raises
     ------
@@ -55,7 +62,7 @@ def plain_vectors(
         or chunk.num_values != n_rows * dim
     ):
         return None
-    vectors = np.empty((n_rows, dim), np.float32)
+    vectors = np.empty((n_rows, dim), np.float32) if out is None else out
     into = vectors.reshape(-1).view(np.uint8)
     at, end = chunk.data_page_offset, chunk.data_page_offset + chunk.total_compressed_size
     n_read = 0

@@ -534,9 +534,15 @@ def row_keys(columns: list[Any]) -> pa.Array:
 
 
 def each_block(
-    shards: list[Shard], dim: int, work: Callable[[int, NDArray[np.float32]], None]
+    shards: list[Shard],
+    dim: int,
+    work: Callable[[int, NDArray[np.float32]], None],
+    place: Callable[[int, int], NDArray[np.float32] | None] = lambda first, n: None,
 ) -> None:
     """Call ``work`` with the first row and the vectors of each row group, in threads.
+
+    ``place`` may say, of a first row and how many follow, where their vectors are to be read
+    to: then ``work`` need not hear of them.
 
     A group is small enough for its memory to be used again for the next one.
     """
@@ -551,11 +557,13 @@ def each_block(
         path, number, first = group
         with _opened(path) as file:
             row_group = file.metadata.row_group(number)
-            block = plain_vectors(path, file.schema_arrow, row_group, "vector", dim)
+            out = place(first, row_group.num_rows)
+            block = plain_vectors(path, file.schema_arrow, row_group, "vector", dim, out)
             if block is None:
                 table = file.read_row_group(number, ["vector"], use_threads=False)
                 block = vectors_of(table.column("vector"), dim)
-            work(first, block)
+            if block is not out:
+                work(first, block)
 
     with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
         list(pool.map(read, groups))

@@ -275,16 +275,21 @@ class View:
         items = self.dataset.items(version=snapshot.items).sort_by("item_id")
         shards = self.table.shards(snapshot.view)
         pairs = self.table.read(["item_id", "content_hash"], snapshot.view)
-        place = _resolve(items, pairs)
-        items = items.filter(pa.array(place >= 0))
+        of_item = _resolve(items, pairs)
+        items = items.filter(pa.array(of_item >= 0))
         vectors = np.empty((len(items), self.dim), np.float32)
         target = np.full(len(pairs), -1)  # where in the result a row of the view goes
-        target[place[place >= 0]] = np.arange(len(items))
+        target[of_item[of_item >= 0]] = np.arange(len(items))
+
+        def place(start: int, n: int) -> NDArray[np.float32] | None:
+            rows = target[start : start + n]
+            return vectors[rows[0] : rows[0] + n] if _in_order(rows) else None
 
         def put(start: int, block: NDArray[np.float32]) -> None:
-            _scatter(vectors, target[start : start + len(block)], block)
+            rows = target[start : start + len(block)]
+            vectors[rows[rows >= 0]] = block[rows >= 0]  # below 0: superseded, or of no item
 
-        each_block(shards, self.dim, put)
+        each_block(shards, self.dim, put, place)
         return Cached(items, vectors)
 
     def index(self, *, metric: str = Metric.COSINE, exact: bool = False) -> Index:
@@ -504,16 +509,9 @@ def _matching(found: Cached, where: str | None, split: str | None) -> NDArray[np
     return chosen
 
 
-def _scatter(
-    vectors: NDArray[np.float32], rows: NDArray[np.intp], block: NDArray[np.float32]
-) -> None:
-    """Put vectors where they belong; a row below 0 belongs nowhere."""
-    if len(rows) and rows[0] >= 0 and (np.diff(rows) == 1).all():
-        vectors[rows[0] : rows[0] + len(rows)] = block  # in order, as a first run leaves them
-    elif (rows >= 0).all():
-        vectors[rows] = block
-    else:
-        vectors[rows[rows >= 0]] = block[rows >= 0]
+def _in_order(rows: NDArray[np.intp]) -> bool:
+    """Whether rows follow one another, as a first run leaves them."""
+    return bool(len(rows) and rows[0] >= 0 and (np.diff(rows) == 1).all())
 
 
 def _with_nulls(items: pa.Table, names: Sequence[str]) -> pa.Table:
