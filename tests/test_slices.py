@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import heads
+from featurestore.cli import run
 from featurestore.derived import place_of
 from featurestore.errors import BadName, BadQuery, MissingExtra, UnknownItem, UnknownSlice
 from featurestore.graph import K, neighbor_graph
@@ -187,3 +189,23 @@ def test_umap_keeps_neighbours_together_and_is_kept(view: View) -> None:
             project(view, "umap", seed=1)
     with pytest.raises(BadName, match="no map 'tsne'"):
         project(view, "tsne")
+
+
+def test_transfer_tells_how_far_two_slices_lie_apart(
+    view: View, capsys: pytest.CaptureFixture[str]
+) -> None:
+    items = view.items()
+    ids, topics = (items.column(name).to_pylist() for name in ("item_id", "topic"))
+    music = [one for one, topic in zip(ids, topics, strict=True) if topic == "music"]
+    save_slice(view.dataset.folder, "mixed", ids[:24])
+    save_slice(view.dataset.folder, "music", music)
+    store = str(view.dataset.path.parents[1])
+    code = run([
+        "transfer", "texts", "-e", "builtin:tiny-text", "--slice", "mixed", "--head", "prototype",
+        "--no-blend", "--shift-to", "texts:music", "--json", "--store", store,
+    ])  # fmt: skip
+    assert code == 0
+    (shift,) = json.loads(capsys.readouterr().out)["shifts"].values()
+    assert shift["between"] == "the items here and those of texts:music"
+    assert (shift["n_first"], shift["n_second"]) == (24, len(set(music) - set(ids[:24])))
+    assert set(shift["beyond_of_class"]) == {"music"}

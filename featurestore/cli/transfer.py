@@ -49,7 +49,9 @@ PIXELS = "baseline:pixels"
 )
 @click.option("--against", metavar="SPEC", help="Judge against this view, not the baselines.")
 @click.option("--rank", is_flag=True, help="Also score all views without training a head.")
-@click.option("--shift-to", metavar="DATASET", help="How far another data set lies.")
+@click.option(
+    "--shift-to", metavar="DATASET[:SLICE]", help="How far another data set, or a slice, lies."
+)
 @click.option("--by", metavar="COLUMN", help="Look at the values of a column, not at classes.")
 @label_option
 @task_option
@@ -128,7 +130,7 @@ def transfer(
         evaluation=evaluation,
         group=not ignore_groups,
         by=by,
-        shift_to=store.dataset(shift_to).views() if shift_to else (),
+        shift_to=_elsewhere(store, shift_to) if shift_to else (),
         blend=not no_blend,
         rank=rank,
         seed=seed,
@@ -332,6 +334,13 @@ def _label(spec: str) -> str:
     from featurestore.values import EncoderSpec
 
     return EncoderSpec.parse(spec).label
+
+
+def _elsewhere(store: Any, place: str) -> list[Any]:
+    """Return the views of a data set, or of one of its slices: ``other``, ``other:slice``."""
+    name, _, part = place.partition(":")
+    views = store.dataset(name).views()
+    return [view.within(part) for view in views] if part else list(views)
 
 
 def _with_layers(specs: list[str], wanted: list[str]) -> list[str]:

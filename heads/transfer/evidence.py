@@ -110,7 +110,12 @@ def shifts_of(
                     there = shift_to[0].dataset.name
                     notes.append(f"No shift: {there} has no view by {view.spec.label}.")
                     continue
-                shifts[spec] = _shift_to(elsewhere[view.fingerprint], vectors, plan)
+                other = elsewhere[view.fingerprint]
+                is_same = (other.dataset.path, other.dataset.name) == (
+                    view.dataset.path, view.dataset.name,
+                )  # fmt: skip
+                known = table[spec].ids[plan.rows][: None if is_same else 0]
+                shifts[spec] = _shift_to(other, vectors, plan, known)
             elif plan.folds is None:
                 classes = None
                 if plan.task is Task.MULTICLASS:
@@ -126,8 +131,14 @@ def shifts_of(
     return shifts, list(dict.fromkeys(notes))
 
 
-def _shift_to(view: View, vectors: NDArray[np.float32], plan: Plan) -> Shift:
+def _shift_to(
+    view: View, vectors: NDArray[np.float32], plan: Plan, known: NDArray[np.str_]
+) -> Shift:
+    """Compare with another view, or a slice of this one: items that are here do not count there."""
+    part = getattr(view, "part", None)
+    there = view.dataset.name if part is None else f"{view.dataset.name}:{part.name}"
     other = view.load()
+    other = other.take(np.flatnonzero(~np.isin(other.ids, known)))
     of_class = None
     if other.label_column is not None:
         labels = other.labels
@@ -141,7 +152,7 @@ def _shift_to(view: View, vectors: NDArray[np.float32], plan: Plan) -> Shift:
         other.vectors,
         groups=(own, theirs),
         classes=of_class,
-        between=f"the items here and those of {view.dataset.name}",
+        between=f"the items here and those of {there}",
     )
 
 
