@@ -20,13 +20,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featurestore.batching import BatchSize, batched
+from featurestore.batching import BatchSize
 from featurestore.pictures import Picture, ahead, in_processes, prepare_picture
 from featurestore.profile import Clock
 from featurestore.values import Modality
 
 TEXT_WINDOW = 2048  # texts that are sorted by length together
 TEXT_WINDOW_GPU = 16_384  # there full batches are large
+_WINDOW_CHARACTERS = 512  # of a text in the mean: a window of longer ones holds fewer
 THREADS, PROCESSES = "threads", "processes"
 # Waiting for a disk or a network needs threads, not cores.
 _READERS_PER_DECODER = 2
@@ -145,7 +146,7 @@ def embed_items(
     n_workers: int | None = None,
     clock: Clock | None = None,
     decode_in: str = THREADS,
-) -> Iterator[Outcome]:
+) -> Generator[Outcome, None, None]:
     """Embed items; outcomes come batch by batch, in no promised order.
 
     Parameters
@@ -342,12 +343,15 @@ def _pictures(
 
     if decode_in == PROCESSES:
         stream = in_processes(
-            todos, lambda todo: (todo.source, todo.uri), readers,
+            todos, lambda todo: (todo.source, todo.uri, _wanting(todo, lanes)), readers,
             [(lane.decode_px, lane.encoder.preparer) for lane in lanes],
+            known=frozenset.intersection(*map(frozenset, known)),
             n_workers=n_workers, window=window,
         )  # fmt: skip
         with closing(stream):
             for todo, picture in stream:
+                if _lacks_an_input(todo, picture, lanes, known):
+                    picture = prepare_picture(readers[todo.source], todo.uri, preparers)
                 yield _prepared(todo, picture, lanes, known, clock)
         return
     decoders = Semaphore(n_workers)
@@ -356,10 +360,7 @@ def _pictures(
 
     def prepare(todo: Todo) -> _Prepared:
         def wanted(content_hash: str) -> list[bool]:
-            return [
-                any(view in todo.views and content_hash not in known[view] for view in lane.views)
-                for lane in lanes
-            ]
+            return _wanting(todo, lanes, content_hash, known)
 
         picture = prepare_picture(
             readers[todo.source], todo.uri, preparers, wanted=wanted, decoders=decoders
@@ -371,6 +372,25 @@ def _pictures(
         with closing(found):
             for _, one in found:
                 yield one
+
+
+def _wanting(
+    todo: Todo, lanes: Sequence[Lane], content_hash: str = "", known: Sequence[Set[str]] = ()
+) -> list[bool]:
+    """Return which lanes have a view that wants an item, and does not know its content."""
+    views = [view for view in todo.views if not known or content_hash not in known[view]]
+    return [any(view in views for view in lane.views) for lane in lanes]
+
+
+def _lacks_an_input(
+    todo: Todo, picture: Picture, lanes: Sequence[Lane], known: Sequence[Set[str]]
+) -> bool:
+    """Whether a process took wanted content for known: hashes that begin alike."""
+    if picture.content_hash is None or picture.failed_stage is not None:
+        return False
+    wanting = _wanting(todo, lanes, picture.content_hash, known)
+    found = zip(wanting, picture.inputs, picture.errors, strict=True)
+    return any(is_wanted and pixels is None and not error for is_wanted, pixels, error in found)
 
 
 def _prepared(
@@ -397,7 +417,7 @@ def _prepared(
     outcomes = [
         Outcome(todo.row, content_hash, view=view) for view in todo.views if view not in wanting
     ]
-    if wanting:
+    if picture.decode_s:
         clock.add("decode", picture.decode_s)
     for lane, pixels, error, of_lane in zip(
         lanes, picture.inputs, picture.errors, ready, strict=True
@@ -421,18 +441,31 @@ def _texts(
 ) -> Generator[_Prepared, None, None]:
     """Tokenize texts, some windows ahead of the encoders."""
     n = TEXT_WINDOW_GPU if any(lane.is_async for lane in lanes) else TEXT_WINDOW
+    windows = _windows(todos, n, n * _WINDOW_CHARACTERS)
 
     def prepare(window: list[Todo]) -> _Prepared:
         return _prepare_texts(window, lanes, known, clock)
 
     with ThreadPoolExecutor(n_workers, thread_name_prefix="tokenize") as pool:
-        found = ahead(
-            lambda window: pool.submit(prepare, window), batched(todos, lambda: n),
-            lambda: n_workers,
-        )  # fmt: skip
+        # A tokenizer is one thread's at a time: more windows ahead would only take memory.
+        found = ahead(lambda window: pool.submit(prepare, window), windows, lambda: 2)
         with closing(found):
             for _, one in found:
                 yield one
+
+
+def _windows(todos: Iterable[Todo], n: int, n_characters: int) -> Iterator[list[Todo]]:
+    """Cut into windows of texts: so many, or so long together."""
+    window: list[Todo] = []
+    length = 0
+    for todo in todos:
+        window.append(todo)
+        length += len(todo.text or "")
+        if len(window) == n or length >= n_characters:
+            yield window
+            window, length = [], 0
+    if window:
+        yield window
 
 
 def _prepare_texts(

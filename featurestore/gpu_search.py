@@ -32,22 +32,28 @@ class GpuVectors:
         """Copy vectors, (n, dim), to the GPU; None where there is none, or no room on it."""
         if not has_gpu(faiss):
             return None
-        resources = faiss.StandardGpuResources()
         try:
+            resources = faiss.StandardGpuResources()
             index = faiss.GpuIndexFlat(resources, vectors.shape[1], metric)
             index.add(vectors)
         except RuntimeError as error:
-            _log.warning(
-                "%.1f GB of vectors do not fit on the GPU (%s): searching on the CPU",
-                vectors.nbytes / 1e9, str(error).strip().splitlines()[-1][:200],
-            )  # fmt: skip
+            _tell(f"{vectors.nbytes / 1e9:.1f} GB of vectors do not fit on the GPU", error)
             return None
         return cls(index, resources)
 
     def search(
         self, queries: NDArray[np.float32], k: int
-    ) -> tuple[NDArray[np.float32], NDArray[np.intp]]:
-        """Return FAISS's distances and the rows, (n_queries, k), best first."""
-        with self._lock:
-            distances, rows = self._index.search(queries, k)
+    ) -> tuple[NDArray[np.float32], NDArray[np.intp]] | None:
+        """Return FAISS's distances and rows, (n_queries, k), best first; None without memory."""
+        try:
+            with self._lock:
+                distances, rows = self._index.search(queries, k)
+        except RuntimeError as error:
+            _tell(f"{len(queries)} queries do not fit on the GPU", error)
+            return None
         return distances, rows
+
+
+def _tell(what: str, error: RuntimeError) -> None:
+    reason = str(error).strip().splitlines()[-1][:200]
+    _log.warning("%s (%s): searching on the CPU", what, reason)

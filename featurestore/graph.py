@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from featurestore.derived import derive
 from featurestore.gpu_search import has_gpu
-from featurestore.index import load_faiss
+from featurestore.index import ExactIndex, load_faiss
 from featurestore.view import View
 
 K = 20  # neighbours that are kept of each item
@@ -34,12 +34,17 @@ def neighbor_graph(view: View, *, progress: Callable[[int, int], None] | None = 
     """Return the graph of K neighbours by cosine, made once a snapshot.
 
     A view with an index of its own (`View.build_index`) is searched with it, so with its recall;
-    else, and wherever FAISS has a GPU, exactly. With K items or fewer, each has all the others.
+    else, and wherever the vectors fit on FAISS's GPU, exactly. With K items or fewer, each has all
+    the others.
     """
     view = view.now()
 
     def make() -> dict[str, NDArray[np.generic]]:
-        index = view.index(exact=has_gpu(load_faiss()))
+        index = view.index()
+        if not isinstance(index, ExactIndex) and has_gpu(load_faiss()):
+            exact = view.index(exact=True)
+            assert isinstance(exact, ExactIndex)
+            index = exact if exact.is_on_gpu else index
         n = len(index.ids)
         k = min(K, n - 1)
         rows = np.empty((n, max(k, 0)), np.int32)

@@ -184,6 +184,11 @@ class ExactIndex(VectorIndex):
         flat.add(self.vectors)
         return flat
 
+    @property
+    def is_on_gpu(self) -> bool:
+        """Whether many queries run on a GPU; copies the vectors there, where there is one."""
+        return self._on_gpu is not None
+
     @cached_property
     def _on_gpu(self) -> GpuVectors | None:
         return GpuVectors.of(load_faiss(), self.vectors, faiss_metric(self.metric))
@@ -192,8 +197,8 @@ class ExactIndex(VectorIndex):
         self, queries: NDArray[np.float32], k: int
     ) -> tuple[NDArray[np.float32], NDArray[np.intp]]:
         is_much = len(queries) * self.vectors.size >= GPU_FLOATS and k <= MOST_K
-        searcher = (self._on_gpu if is_much else None) or self._flat
-        distances, rows = searcher.search(queries, k)
+        found = self._on_gpu.search(queries, k) if is_much and self._on_gpu else None
+        distances, rows = found or self._flat.search(queries, k)
         return scored(distances, rows, self.metric)
 
     def _some(

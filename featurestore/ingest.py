@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -18,6 +18,7 @@ from featurestore.embed import PROCESSES, THREADS, Lane, Todo, embed_items
 from featurestore.errors import BadName, EncoderDrift
 from featurestore.gains import measure_gains
 from featurestore.layout import DatasetFolder
+from featurestore.pictures import can_travel
 from featurestore.plan import Plan, Target, make_plan
 from featurestore.profile import Clock
 from featurestore.values import EncoderSpec, Modality, ResolvedEncoder
@@ -60,6 +61,12 @@ class EmbedOptions:
     compile: bool = False
     decode_in: str = AUTO  # threads | processes; auto: what feeds the encoders best
     part: tuple[int, int] | None = None  # (i, n): the i-th of n parts, for a process a GPU
+
+    def __post_init__(self) -> None:
+        if self.decode_in not in (AUTO, THREADS, PROCESSES):
+            raise BadName(
+                f"decode_in={self.decode_in!r}: expected {AUTO}, {THREADS} or {PROCESSES}"
+            )
 
 
 @dataclass(frozen=True)
@@ -387,8 +394,10 @@ def _stream(
     clock: Clock,
 ) -> None:
     totals = writer.plan.todo.sum(axis=1).tolist()
+    from joblib import cpu_count  # what a container grants, not what the machine has
+
     n_parts = options.part[1] if options.part else 1
-    n_workers = options.n_workers or max(1, (os.cpu_count() or 1) // n_parts)
+    n_workers = options.n_workers or max(1, cpu_count() // n_parts)
     outcomes = embed_items(
         writer.todos(),
         lanes,
@@ -401,14 +410,15 @@ def _stream(
     )
     labels = [one.spec.label for one in resolved]
     n_done = [0] * len(labels)
-    for outcome in outcomes:
-        writer.take(outcome)
-        if progress is not None:
-            i = outcome.view
-            n_done[i] += 1
-            view = writer.views[i]
-            n_failed = 0 if view is None else view.n_failed
-            progress(Progress(labels[i], n_done[i], totals[i], n_failed, clock.limit))
+    with closing(outcomes):
+        for outcome in outcomes:
+            writer.take(outcome)
+            if progress is not None:
+                i = outcome.view
+                n_done[i] += 1
+                view = writer.views[i]
+                n_failed = 0 if view is None else view.n_failed
+                progress(Progress(labels[i], n_done[i], totals[i], n_failed, clock.limit))
 
 
 def _decode_in(
@@ -420,19 +430,21 @@ def _decode_in(
     n_workers: int,
 ) -> str:
     """Choose threads or processes: threads cannot feed a GPU from many cores (see `pictures`)."""
-    can = modality is Modality.IMAGE and all(
-        getattr(lane.encoder, "preparer", None) is not None for lane in lanes
-    )
-    if options.decode_in == PROCESSES and not can:
-        raise BadName(
-            "--decode-in processes is for images, and for encoders whose transform can be handed "
-            "to another process: leave it out"
-        )
-    if options.decode_in != AUTO:
-        return options.decode_in
+    if modality is not Modality.IMAGE or options.decode_in == THREADS:
+        return THREADS
     is_remote = any(getattr(one, "is_remote", False) for one in readers.values())
     is_worth_it = n_todo >= _MANY_ITEMS and n_workers >= _MANY_WORKERS and not is_remote
-    return PROCESSES if can and is_worth_it and all(lane.is_async for lane in lanes) else THREADS
+    if options.decode_in == AUTO and not (is_worth_it and all(lane.is_async for lane in lanes)):
+        return THREADS
+    preparers = [getattr(lane.encoder, "preparer", None) for lane in lanes]
+    if None not in preparers and can_travel(readers, preparers):
+        return PROCESSES
+    if options.decode_in == AUTO:
+        return THREADS
+    raise BadName(
+        "--decode-in processes: the transform of these encoders cannot be handed to another "
+        "process; leave it out"
+    )
 
 
 def _report(

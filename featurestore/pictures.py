@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from threading import Semaphore
 from typing import Any, TypeVar
 
+import numpy as np
 from numpy.typing import NDArray
 
 from featurestore.batching import batched
@@ -35,6 +36,8 @@ Read = Callable[[str], bytes]
 # The least side to which a JPEG may shrink while it is decoded (None: whole), and what makes
 # an encoder's input of a picture.
 Preparer = tuple[int | None, Callable[[Any], NDArray[Any]]]
+# A source, a uri in it, and which preparers want what is there.
+Place = tuple[str, str | None, Sequence[bool]]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -103,12 +106,24 @@ def prepare_picture(
     return Picture(content_hash, tuple(inputs), tuple(errors), read_s=read_s, decode_s=decode_s)
 
 
+def can_travel(*values: object) -> bool:
+    """Whether values can be handed to another process."""
+    from joblib.externals.loky.backend.reduction import dumps
+
+    try:
+        dumps(values)
+    except Exception:  # what cannot be pickled raises what it likes
+        return False
+    return True
+
+
 def in_processes(
     items: Iterable[_T],
-    place: Callable[[_T], tuple[str, str | None]],
+    place: Callable[[_T], Place],
     readers: Mapping[str, Read],
     preparers: Sequence[Preparer],
     *,
+    known: Iterable[str] = (),
     n_workers: int,
     window: Callable[[], int],
 ) -> Generator[tuple[_T, Picture], None, None]:
@@ -120,9 +135,12 @@ def in_processes(
     ----------
     items : iterable
     place : callable
-        From an item to its source and uri.
+        From an item to its source, its uri, and which preparers want it.
     readers, preparers
-        What a process can be handed: values, or functions of modules.
+        What a process can be handed (`can_travel`).
+    known : iterable of str
+        SHA-256 (hex) of contents that nobody wants: they are hashed, not decoded. Eight of
+        their bytes are compared, so an input may be missing that is wanted after all.
 
     Raises
     ------
@@ -133,19 +151,18 @@ def in_processes(
 
     decoders = Semaphore(n_workers)
 
-    def here(places: Sequence[tuple[str, str | None]]) -> list[Picture]:
-        return [
-            prepare_picture(readers[source], uri, preparers, decoders=decoders)
-            for source, uri in places
-        ]
+    digests = _digests(known)
+
+    def here(places: Sequence[Place]) -> list[Picture]:
+        return [_prepared(one, readers, preparers, digests, decoders) for one in places]
 
     # Not forked: this process has threads. Nor is the caller's script run again in them.
     processes = ProcessPoolExecutor(
-        n_workers, initializer=_start, initargs=(readers, preparers), env=_START_ENV
-    )
+        n_workers, env=_START_ENV, initializer=_start,
+        initargs=(readers, preparers, digests, os.getpid()),
+    )  # fmt: skip
     threads = ThreadPoolExecutor(n_workers, thread_name_prefix="decode")
-    with _uninterrupted():
-        ready = [processes.submit(os.getpid) for _ in range(n_workers)]
+    ready: list[Future[int]] = []
 
     def submit(chunk: list[_T]) -> Future[list[Picture]]:
         places = [place(one) for one in chunk]
@@ -158,17 +175,21 @@ def in_processes(
         return 2 * n_workers + window() // _CHUNK
 
     try:
+        with _uninterrupted():
+            ready += [processes.submit(os.getpid) for _ in range(n_workers)]
         for chunk, pictures in ahead(submit, batched(items, lambda: _CHUNK), n_chunks):
             yield from zip(chunk, pictures, strict=True)
     except BrokenExecutor as error:
+        reason = " ".join(str(error).split())[:200]
+        has_started = any(one.done() and one.exception() is None for one in ready)
+        what = "died (memory may have run out)" if has_started else "could not start"
         raise FeatureStoreError(
-            f"a process that decodes images died ({' '.join(str(error).split())[:200]}); memory "
-            "may have run out: what was embedded is kept, run again with fewer --num-workers or "
-            "with --decode-in threads"
+            f"a process that decodes images {what}: {reason}; what was embedded is kept, run "
+            "again with --decode-in threads, or with fewer --num-workers"
         ) from error
     finally:
         threads.shutdown(cancel_futures=True)
-        processes.shutdown(kill_workers=True)
+        processes.shutdown()
 
 
 @contextmanager
@@ -211,15 +232,54 @@ def ahead(
 
 # In a process that prepares
 
-_readers: Mapping[str, Read] = {}
-_preparers: Sequence[Preparer] = ()
+_given: tuple[Mapping[str, Read], Sequence[Preparer], NDArray[np.uint64]] | None = None
 
 
-def _start(readers: Mapping[str, Read], preparers: Sequence[Preparer]) -> None:
-    global _readers, _preparers
+def _start(
+    readers: Mapping[str, Read],
+    preparers: Sequence[Preparer],
+    digests: NDArray[np.uint64],
+    parent: int,
+) -> None:
+    global _given
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is for the parent, which ends us
-    _readers, _preparers = readers, preparers
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    _given = readers, preparers, digests
 
 
-def _prepare_chunk(places: Sequence[tuple[str, str | None]]) -> list[Picture]:
-    return [prepare_picture(_readers[source], uri, _preparers) for source, uri in places]
+def _end_with(parent: int) -> None:
+    """End when the parent has gone: killed, it tells nobody."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
+
+
+def _prepare_chunk(places: Sequence[Place]) -> list[Picture]:
+    assert _given is not None
+    return [_prepared(one, *_given) for one in places]
+
+
+def _prepared(
+    place: Place,
+    readers: Mapping[str, Read],
+    preparers: Sequence[Preparer],
+    digests: NDArray[np.uint64],
+    decoders: AbstractContextManager[Any] | None = None,
+) -> Picture:
+    source, uri, wanting = place
+
+    def wanted(content_hash: str) -> Sequence[bool]:
+        return [False] * len(wanting) if _is_among(content_hash, digests) else wanting
+
+    return prepare_picture(readers[source], uri, preparers, wanted=wanted, decoders=decoders)
+
+
+def _digests(known: Iterable[str]) -> NDArray[np.uint64]:
+    """Return the first eight bytes of hashes, sorted."""
+    return np.sort(np.fromiter((int(one[:16], 16) for one in known), np.uint64))
+
+
+def _is_among(content_hash: str, digests: NDArray[np.uint64]) -> bool:
+    wanted = np.uint64(int(content_hash[:16], 16))
+    at = int(np.searchsorted(digests, wanted))
+    return at < len(digests) and bool(digests[at] == wanted)

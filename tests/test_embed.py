@@ -1,8 +1,11 @@
 import hashlib
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -342,3 +345,68 @@ def test_processes_take_over_and_one_that_dies_is_named(tmp_path, write_image):
     with pytest.raises(FeatureStoreError, match="--decode-in threads"):
         for _ in stream(tmp_path, todos(), [lane(encoder)], n_workers=2, decode_in=PROCESSES):
             pass
+
+
+def test_known_content_is_not_decoded_in_processes_either(tmp_path, write_image, monkeypatch):
+    monkeypatch.setattr(pictures, "THREADS_MEANWHILE", False)
+    todos = images(tmp_path, write_image, 6)
+    contents = [(tmp_path / f"{i}.png").read_bytes() for i in range(6)]
+    hashes = [hashlib.sha256(one).hexdigest() for one in contents]
+    (tmp_path / "2.png").write_bytes(b"garbage that is known")
+    known = {hashes[1], hashlib.sha256(b"garbage that is known").hexdigest()}
+    # Begins as a hash that is wanted: eight bytes are compared, and then this process decodes.
+    known.add(hashes[4][:16] + "0" * 48)
+    clock = Clock()
+    found = run(
+        tmp_path, todos, ForProcesses(), known=[known], n_workers=2, decode_in=PROCESSES,
+        clock=clock,
+    )  # fmt: skip
+    assert [found[row].is_known for row in range(6)] == [False, True, True, False, False, False]
+    assert found[4].vector.tolist() == [4, 0, 0]
+    assert clock.items["decode"] == 4
+
+
+def test_a_process_that_cannot_start_is_named(tmp_path, write_image, monkeypatch):
+    monkeypatch.setattr(pictures, "THREADS_MEANWHILE", False)
+    todos = images(tmp_path, write_image, 3)
+    with pytest.raises(FeatureStoreError, match="could not start"):
+        run(tmp_path, todos, ForProcesses(Fragile()), n_workers=2, decode_in=PROCESSES)
+    assert not pictures.can_travel(threading.Lock())
+    assert pictures.can_travel(np.asarray, lambda image: image)
+
+
+class Fragile:
+    def __call__(self, image):
+        return np.asarray(image)
+
+    def __reduce__(self):
+        return int, ("no number",)
+
+
+def test_processes_end_when_their_parent_is_killed(tmp_path, write_image):
+    images(tmp_path, write_image, 1)
+    code = f"""
+import os
+import numpy as np
+from featurestore import pictures
+from featurestore.sources.contents import Reader
+pictures.THREADS_MEANWHILE = False
+def leaves_its_number(image):
+    open(os.path.join({str(tmp_path)!r}, "of-" + str(os.getpid())), "w").close()
+    return np.asarray(image)
+places = (("s", "0.png", [True]) for _ in range(10**9))
+for _ in pictures.in_processes(
+    places, lambda one: one, {{"s": Reader("folder", {str(tmp_path)!r})}},
+    [(None, leaves_its_number)], n_workers=2, window=lambda: 8,
+):
+    pass
+"""
+    deadline = time.monotonic() + 60
+    with subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL) as parent:
+        while len(children := [int(one.name[3:]) for one in tmp_path.glob("of-*")]) < 2:
+            assert time.monotonic() < deadline, "two processes never worked"
+            time.sleep(0.1)
+        parent.kill()
+    while any(Path(f"/proc/{one}").exists() for one in children):
+        assert time.monotonic() < deadline, "a process outlived its parent"
+        time.sleep(0.2)

@@ -17,7 +17,10 @@ from featurestore.sources import SourceOptions
 from featurestore.values import EncoderSpec
 from heads.estimators.logistic import LogisticHead
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU"),
+]
 
 VIT = "random:timm:vit_tiny_patch16_224"
 IMAGE_ENCODERS = [

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, Self
 
 import numpy as np
@@ -17,6 +19,8 @@ from heads.estimators.normaliser import Normaliser
 from heads.estimators.ridge import choose_normalisation, indicators
 from heads.estimators.softmax import fit_softmax, log_loss
 from heads.folds import make_folds
+
+_log = logging.getLogger(__name__)
 
 # Half decades; vectors have mean squared length 1.
 CS = tuple(float(c) for c in 10 ** np.arange(-1, 5.01, 0.5))
@@ -50,6 +54,7 @@ class LogisticHead(ScoreHead):
     """
 
     _accept_sparse = True
+    device = "auto"  # of heads that were saved before there was a choice
 
     def __init__(
         self,
@@ -98,10 +103,18 @@ class LogisticHead(ScoreHead):
         # A loose end is enough for sparse rows: the same accuracy on banking77 in half the time.
         tol = 1e-3 if issparse(Z) else _tolerance(len(codes), n_classes)
         weights = self._weights(codes, n_classes)
-        self.weights_ = fit_softmax(
-            Z, codes, n_classes, C=self.C_, start=start, weights=weights, offset=prior, tol=tol,
-            device="cpu" if issparse(Z) else self._device(Z.size * n_classes),
+        device = "cpu" if issparse(Z) else self._device(Z.size * n_classes)
+        fit = partial(
+            fit_softmax, Z, codes, n_classes, C=self.C_, start=start, weights=weights,
+            offset=prior, tol=tol,
         )  # fmt: skip
+        try:
+            self.weights_ = fit(device=device)
+        except RuntimeError as error:  # torch's own, for a GPU without room as well
+            if device == "cpu" or self.device != "auto":
+                raise
+            _log.warning("the GPU did not do (%s): fitting on the CPU", str(error)[:200])
+            self.weights_ = fit()
         return self
 
     def _device(self, n_products: int) -> str:

@@ -90,21 +90,23 @@ def fit_softmax(
         Weights; the last row holds the intercepts.
     """
     dim = X.shape[1]
-    if device == "cpu":
-        loss_and_gradient = _loss(X, codes, n_classes, C, weights, offset)
-    else:
-        from heads.estimators.softmax_gpu import loss_on_gpu
+    begin = np.zeros((dim + 1) * n_classes) if start is None else start.ravel()
 
-        loss_and_gradient = loss_on_gpu(X, codes, n_classes, C, weights, offset, device)
-    found = minimize(
-        loss_and_gradient,
-        np.zeros((dim + 1) * n_classes) if start is None else start.ravel(),
-        jac=True,
-        method="L-BFGS-B",
+    def least(loss: Callable[[NDArray[np.float64]], Any]) -> NDArray[np.float64]:
         # Below this relative gain a float32 loss only changes by its rounding.
-        options={"maxiter": max_iter, "gtol": tol, "ftol": 1e-8, "maxls": 50},
-    )
-    return np.asarray(found.x.reshape(dim + 1, n_classes))
+        options = {"maxiter": max_iter, "gtol": tol, "ftol": 1e-8, "maxls": 50}
+        found = minimize(loss, begin, jac=True, method="L-BFGS-B", options=options)
+        return np.asarray(found.x.reshape(dim + 1, n_classes))
+
+    if device == "cpu":
+        return least(_loss(X, codes, n_classes, C, weights, offset))
+    from heads.estimators.softmax_gpu import alone, give_back, loss_on_gpu
+
+    with alone():
+        try:
+            return least(loss_on_gpu(X, codes, n_classes, C, weights, offset, device))
+        finally:
+            give_back()
 
 
 def _loss(

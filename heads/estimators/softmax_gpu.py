@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from threading import Lock
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+
+_lock = Lock()
 
 Loss = Callable[[NDArray[np.float64]], tuple[float, NDArray[np.float64]]]
 
@@ -28,7 +32,7 @@ def loss_on_gpu(
     n, dim = X.shape
 
     def there(value: NDArray[Any]) -> torch.Tensor:
-        return torch.from_numpy(np.ascontiguousarray(value, np.float32)).to(device)
+        return torch.tensor(value, dtype=torch.float32, device=device)
 
     rows, own = there(X), torch.from_numpy(np.asarray(codes, np.int64)).to(device)[:, None]
     counts = None if weights is None else there(weights)[:, None]
@@ -50,17 +54,29 @@ def loss_on_gpu(
         loss = float(losses.sum(dtype=torch.float64) + penalty)
         return loss / n, gradient.cpu().numpy().ravel().astype(np.float64) / n
 
-    def exactly(flat: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
-        # TF32, which an encoder may have allowed, is too coarse for the line search.
+    return loss_and_gradient
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Keep a GPU to one fit at a time, whatever thread asks, and leave it as it was.
+
+    Folds run in threads, each with its own rows. TF32, which an encoder may have allowed, is too
+    coarse for the line search; it is a setting of the whole process.
+    """
+    with _lock, torch.no_grad():
         before = torch.get_float32_matmul_precision()
         torch.set_float32_matmul_precision("highest")
         try:
-            with torch.no_grad():
-                return loss_and_gradient(flat)
+            yield
         finally:
             torch.set_float32_matmul_precision(before)
 
-    return exactly
+
+def give_back() -> None:
+    """Return the memory that torch keeps for its next tensors: others have use for it."""
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def find_gpu() -> str | None:

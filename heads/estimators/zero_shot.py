@@ -96,8 +96,9 @@ class ZeroShotProbe(LogisticHead):
         Cs: Sequence[float] = NEAR_WORDS + CS,
         class_weight: str | Mapping[Any, float] | None = None,
         random_state: int | None = 0,
+        device: str = "auto",
     ):
-        super().__init__(normalisation, Cs, class_weight, random_state)
+        super().__init__(normalisation, Cs, class_weight, random_state, device)
         self.prompts = prompts
         self.class_names = class_names
         self.class_vectors = class_vectors
