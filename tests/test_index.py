@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from featurestore import index as faiss_module
 from featurestore import upkeep
 from featurestore.approximate import ApproximateIndex, choose_factory
 from featurestore.cli import run
@@ -380,3 +381,58 @@ def test_one_example_is_a_plain_search(metric, view):
     np.testing.assert_allclose(one.scores, other.scores, rtol=1e-4, atol=1e-5)
     with pytest.raises(BadQuery, match="expected at least one item, image or text"):
         view.like(metric=metric)
+
+
+class FaissWithGpu:
+    """FAISS as where it has one GPU; ``index`` stands for what is on it."""
+
+    def __init__(self, index):
+        self.real, self.index = faiss_module.load_faiss(), index
+
+    def __getattr__(self, name):
+        return getattr(self.real, name)
+
+    def get_num_gpus(self):
+        return 1
+
+    def StandardGpuResources(self):
+        return object()
+
+    def GpuIndexFlat(self, resources, dim, metric):
+        return self.index(dim, metric)
+
+
+@pytest.mark.parametrize("fails_at", [None, "add", "search"])
+def test_much_work_goes_to_a_gpu_and_to_the_cpu_where_it_has_no_room(monkeypatch, caplog, fails_at):
+    asked = []
+
+    class OnGpu:
+        def __init__(self, dim, metric):
+            self.flat = real.IndexFlat(dim, metric)
+
+        def add(self, vectors):
+            self.note("add")
+            self.flat.add(vectors)
+
+        def search(self, queries, k):
+            self.note("search")
+            return self.flat.search(queries, k)
+
+        def note(self, what):
+            asked.append(what)
+            if what == fails_at:
+                raise RuntimeError("Error in alloc\nout of memory")
+
+    real = faiss_module.load_faiss()
+    with_gpu = FaissWithGpu(OnGpu)
+    monkeypatch.setattr(faiss_module, "load_faiss", lambda: with_gpu)
+    monkeypatch.setattr(faiss_module, "GPU_FLOATS", 1000)
+    vectors = np.random.default_rng(0).normal(size=(50, 8)).astype(np.float32)
+    index = ExactIndex.build(np.arange(50).astype(str), vectors, "l2")
+    assert index.search(vectors[:2], k=3).rows[:, 0].tolist() == [0, 1]
+    assert asked == []  # too little
+    found = index.search(vectors, k=3)
+    scores = -np.linalg.norm(vectors[:, None] - vectors[None], axis=2)
+    np.testing.assert_array_equal(found.rows, np.argsort(-scores, axis=1, kind="stable")[:, :3])
+    assert asked == (["add"] if fails_at == "add" else ["add", "search"])
+    assert ("searching on the CPU" in caplog.text) == (fails_at is not None)

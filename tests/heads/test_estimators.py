@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from scipy.sparse import csr_array
 from sklearn.base import BaseEstimator
 from sklearn.covariance import ledoit_wolf
@@ -268,3 +269,56 @@ def test_balanced_logistic_is_scikit_learns(blobs):
     )
     with pytest.raises(ValueError, match="balanced"):
         LogisticHead(class_weight="heavy").fit(Z, labels)
+
+
+def test_a_gpu_that_does_not_answer_leaves_the_fit_to_the_cpu(monkeypatch, caplog):
+    from heads.estimators import logistic, softmax_gpu
+
+    if torch.cuda.is_available() or not torch.backends.cuda.is_built():
+        pytest.skip("torch with CUDA, and no GPU, is what fails here")
+    rng = np.random.default_rng(0)
+    y = rng.integers(3, size=90)
+    X = (rng.normal(size=(3, 5))[y] + rng.normal(size=(90, 5))).astype(np.float32)
+    expected = LogisticHead().fit(X, y)
+    monkeypatch.setattr(logistic, "GPU_PRODUCTS", 1)
+    monkeypatch.setattr(softmax_gpu, "find_gpu", lambda: "cuda")
+    found = LogisticHead().fit(X, y)
+    np.testing.assert_array_equal(found.weights_, expected.weights_)
+    assert "fitting on the CPU" in caplog.text
+    with pytest.raises(RuntimeError, match=r"NVIDIA|CUDA"):
+        LogisticHead(device="cuda").fit(X, y)
+
+
+def test_one_fit_at_a_time_leaves_the_precision_of_products_as_it_was():
+    from concurrent.futures import ThreadPoolExecutor
+
+    from heads.estimators.softmax_gpu import alone
+
+    def fit(_):
+        with alone():
+            return torch.get_float32_matmul_precision()
+
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        with ThreadPoolExecutor(5) as pool:
+            assert set(pool.map(fit, range(500))) == {"highest"}
+        assert torch.get_float32_matmul_precision() == "high"
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_the_loss_for_gpus_is_the_loss_of_cpus(weighted):
+    from heads.estimators.softmax import _loss
+    from heads.estimators.softmax_gpu import loss_on_gpu
+
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(300, 20)).astype(np.float32), rng.integers(5, size=300)
+    weights = rng.random(300) + 0.5 if weighted else None
+    offset = rng.normal(size=(300, 5)) if weighted else None
+    W = rng.normal(size=21 * 5) * 0.1
+    expected = _loss(X, y, 5, 2.0, weights, offset)(W)
+    found = loss_on_gpu(X, y, 5, 2.0, weights, offset, "cpu")(W)
+    assert found[0] == pytest.approx(expected[0], abs=1e-6)
+    np.testing.assert_allclose(found[1], expected[1], atol=1e-6)
