@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featurestore.batching import BatchSize
-from featurestore.pictures import Picture, ahead, in_processes, prepare_picture
+from featurestore.pictures import Picture, ahead, in_processes, prepare_picture, threads
 from featurestore.profile import Clock
 from featurestore.values import Modality
 
@@ -345,7 +345,9 @@ def _pictures(
         stream = in_processes(
             todos, lambda todo: (todo.source, todo.uri, _wanting(todo, lanes)), readers,
             [(lane.decode_px, lane.encoder.preparer) for lane in lanes],
-            known=frozenset.intersection(*map(frozenset, known)),
+            known=frozenset.intersection(
+                *(frozenset(known[view]) for lane in lanes for view in lane.views)
+            ),
             n_workers=n_workers, window=window,
         )  # fmt: skip
         with closing(stream):
@@ -367,11 +369,10 @@ def _pictures(
         )
         return _prepared(todo, picture, lanes, known, clock)
 
-    with ThreadPoolExecutor(n_threads, thread_name_prefix="decode") as pool:
+    with threads(n_threads, "decode") as pool:
         found = ahead(lambda todo: pool.submit(prepare, todo), todos, lambda: window() + n_threads)
-        with closing(found):
-            for _, one in found:
-                yield one
+        for _, one in found:
+            yield one
 
 
 def _wanting(
@@ -446,12 +447,11 @@ def _texts(
     def prepare(window: list[Todo]) -> _Prepared:
         return _prepare_texts(window, lanes, known, clock)
 
-    with ThreadPoolExecutor(n_workers, thread_name_prefix="tokenize") as pool:
+    with threads(n_workers, "tokenize") as pool:
         # A tokenizer is one thread's at a time: more windows ahead would only take memory.
         found = ahead(lambda window: pool.submit(prepare, window), windows, lambda: 2)
-        with closing(found):
-            for _, one in found:
-                yield one
+        for _, one in found:
+            yield one
 
 
 def _windows(todos: Iterable[Todo], n: int, n_characters: int) -> Iterator[list[Todo]]:

@@ -47,13 +47,16 @@ class GpuVectors:
         """Return FAISS's distances and rows, (n_queries, k), best first; None without memory."""
         try:
             with self._lock:
+                if self._index is None:
+                    return None
                 distances, rows = self._index.search(queries, k)
         except RuntimeError as error:
+            self._index = None  # no more of it: the CPU answers all that follows
             _tell(f"{len(queries)} queries do not fit on the GPU", error)
             return None
         return distances, rows
 
 
 def _tell(what: str, error: RuntimeError) -> None:
-    reason = str(error).strip().splitlines()[-1][:200]
+    reason = (str(error).strip() or "out of memory").splitlines()[-1][:200]
     _log.warning("%s (%s): searching on the CPU", what, reason)

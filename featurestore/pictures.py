@@ -161,7 +161,7 @@ def in_processes(
         n_workers, env=_START_ENV, initializer=_start,
         initargs=(readers, preparers, digests, os.getpid()),
     )  # fmt: skip
-    threads = ThreadPoolExecutor(n_workers, thread_name_prefix="decode")
+    beside = ThreadPoolExecutor(n_workers, thread_name_prefix="decode")
     ready: list[Future[int]] = []
 
     def submit(chunk: list[_T]) -> Future[list[Picture]]:
@@ -169,16 +169,18 @@ def in_processes(
         if not THREADS_MEANWHILE or all(one.done() for one in ready):
             found: Future[list[Picture]] = processes.submit(_prepare_chunk, places)
             return found
-        return threads.submit(here, places)
+        return beside.submit(here, places)
 
     def n_chunks() -> int:
         return 2 * n_workers + window() // _CHUNK
 
+    is_done = False
     try:
         with _uninterrupted():
             ready += [processes.submit(os.getpid) for _ in range(n_workers)]
         for chunk, pictures in ahead(submit, batched(items, lambda: _CHUNK), n_chunks):
             yield from zip(chunk, pictures, strict=True)
+        is_done = True
     except BrokenExecutor as error:
         reason = " ".join(str(error).split())[:200]
         has_started = any(one.done() and one.exception() is None for one in ready)
@@ -188,8 +190,8 @@ def in_processes(
             "again with --decode-in threads, or with fewer --num-workers"
         ) from error
     finally:
-        threads.shutdown(cancel_futures=True)
-        processes.shutdown()
+        beside.shutdown(cancel_futures=True)
+        processes.shutdown(kill_workers=not is_done)  # loky would work off its queue
 
 
 @contextmanager
@@ -205,29 +207,38 @@ def _uninterrupted() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
+@contextmanager
+def threads(n: int, name: str) -> Iterator[ThreadPoolExecutor]:
+    """Give a pool of threads that, when its reader stops, begins nothing more."""
+    pool = ThreadPoolExecutor(n, thread_name_prefix=name)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
 def ahead(
     submit: Callable[[_T], Future[_R]], items: Iterable[_T], window: Callable[[], int]
 ) -> Generator[tuple[_T, _R], None, None]:
-    """Yield items with their results, in order, never more than ``window()`` of them ahead."""
+    """Yield items with their results, in order, never more than ``window()`` of them ahead.
+
+    What is still to be done when the reader stops is for the pool to cancel.
+    """
     iterator = iter(items)
     pending: deque[tuple[_T, Future[_R]]] = deque()
     exhausted = False
-    try:
-        while True:
-            while not exhausted and len(pending) < window():
-                try:
-                    item = next(iterator)
-                except StopIteration:
-                    exhausted = True
-                else:
-                    pending.append((item, submit(item)))
-            if not pending:
-                return
-            item, future = pending.popleft()
-            yield item, future.result()
-    finally:
-        for _, future in pending:
-            future.cancel()
+    while True:
+        while not exhausted and len(pending) < window():
+            try:
+                item = next(iterator)
+            except StopIteration:
+                exhausted = True
+            else:
+                pending.append((item, submit(item)))
+        if not pending:
+            return
+        item, future = pending.popleft()
+        yield item, future.result()
 
 
 # In a process that prepares
@@ -242,6 +253,10 @@ def _start(
     parent: int,
 ) -> None:
     global _given
+    from joblib.externals.loky import process_executor
+
+    # Its watch over memory ends a process that grows by 300 MB: readers may keep as much.
+    process_executor._USE_PSUTIL = False
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is for the parent, which ends us
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     _given = readers, preparers, digests

@@ -401,12 +401,57 @@ for _ in pictures.in_processes(
 ):
     pass
 """
-    deadline = time.monotonic() + 60
+
+    def is_there(number):
+        stat = Path(f"/proc/{number}/stat")
+        return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z"
+
     with subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL) as parent:
-        while len(children := [int(one.name[3:]) for one in tmp_path.glob("of-*")]) < 2:
-            assert time.monotonic() < deadline, "two processes never worked"
-            time.sleep(0.1)
-        parent.kill()
-    while any(Path(f"/proc/{one}").exists() for one in children):
+        try:
+            deadline = time.monotonic() + 60
+            while len(children := [int(one.name[3:]) for one in tmp_path.glob("of-*")]) < 2:
+                assert time.monotonic() < deadline, "two processes never worked"
+                time.sleep(0.1)
+        finally:
+            parent.kill()
+    deadline = time.monotonic() + 30
+    while any(map(is_there, children)):
         assert time.monotonic() < deadline, "a process outlived its parent"
         time.sleep(0.2)
+
+
+def test_processes_stop_at_once_when_the_run_does(tmp_path, write_image, monkeypatch):
+    monkeypatch.setattr(pictures, "THREADS_MEANWHILE", False)
+    images(tmp_path, write_image, 1)
+
+    def slow(image):
+        time.sleep(0.1)
+        return np.asarray(image)
+
+    todos = (Todo(i, "s", "0.png", None) for i in range(10_000))
+    stream_of = stream(
+        tmp_path, todos, [lane(ForProcesses(slow), size=64)], n_workers=2, decode_in=PROCESSES
+    )
+    next(stream_of)
+    started = time.perf_counter()
+    stream_of.close()
+    assert time.perf_counter() - started < 3  # 5 chunks of 1.6 s are waiting for each
+
+
+def test_a_view_with_nothing_to_do_does_not_make_known_content_unknown(
+    tmp_path, write_image, monkeypatch
+):
+    monkeypatch.setattr(pictures, "THREADS_MEANWHILE", False)
+    images(tmp_path, write_image, 3)
+    hashes = {hashlib.sha256((tmp_path / f"{i}.png").read_bytes()).hexdigest() for i in range(3)}
+    todos = [Todo(i, "s", f"{i}.png", None, (1,)) for i in range(3)]
+    clock = Clock()
+    lanes = [lane(ForProcesses(), views=(1,))]
+    found = list(
+        stream(
+            tmp_path, todos, lanes, known=[frozenset(), hashes], n_workers=2,
+            decode_in=PROCESSES, clock=clock,
+        )
+    )  # fmt: skip
+    assert [one.is_known for one in found] == [True] * 3
+    assert clock.items["decode"] == 0

@@ -209,3 +209,8 @@ def test_transfer_tells_how_far_two_slices_lie_apart(
     assert shift["between"] == "the items here and those of texts:music"
     assert (shift["n_first"], shift["n_second"]) == (24, len(set(music) - set(ids[:24])))
     assert set(shift["beyond_of_class"]) == {"music"}
+    argv = ["transfer", "texts", "-e", "builtin:tiny-text", "--head", "prototype", "--no-blend"]
+    assert run([*argv, "--shift-to", "texts:music", "--json", "--store", store]) == 0
+    (shift,) = json.loads(capsys.readouterr().out)["shifts"].values()
+    assert shift["between"] == "the items of texts:music and the others"
+    assert (shift["n_first"], shift["n_second"]) == (60 - len(music), len(music))

@@ -108,13 +108,15 @@ class LogisticHead(ScoreHead):
             fit_softmax, Z, codes, n_classes, C=self.C_, start=start, weights=weights,
             offset=prior, tol=tol,
         )  # fmt: skip
+        found = None
         try:
-            self.weights_ = fit(device=device)
+            found = fit(device=device)
         except RuntimeError as error:  # torch's own, for a GPU without room as well
             if device == "cpu" or self.device != "auto":
                 raise
             _log.warning("the GPU did not do (%s): fitting on the CPU", str(error)[:200])
-            self.weights_ = fit()
+        # Behind the except block, which holds on to what the failed fit had on the GPU.
+        self.weights_ = fit() if found is None else found
         return self
 
     def _device(self, n_products: int) -> str:

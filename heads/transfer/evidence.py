@@ -110,12 +110,8 @@ def shifts_of(
                     there = shift_to[0].dataset.name
                     notes.append(f"No shift: {there} has no view by {view.spec.label}.")
                     continue
-                other = elsewhere[view.fingerprint]
-                is_same = (other.dataset.path, other.dataset.name) == (
-                    view.dataset.path, view.dataset.name,
-                )  # fmt: skip
-                known = table[spec].ids[plan.rows][: None if is_same else 0]
-                shifts[spec] = _shift_to(other, vectors, plan, known)
+                here = table[spec].take(plan.rows)
+                shifts[spec] = _shift_to(elsewhere[view.fingerprint], view, here, plan)
             elif plan.folds is None:
                 classes = None
                 if plan.task is Task.MULTICLASS:
@@ -131,29 +127,42 @@ def shifts_of(
     return shifts, list(dict.fromkeys(notes))
 
 
-def _shift_to(
-    view: View, vectors: NDArray[np.float32], plan: Plan, known: NDArray[np.str_]
-) -> Shift:
-    """Compare with another view, or a slice of this one: items that are here do not count there."""
+def _shift_to(view: View, judged: View, here: Embeddings, plan: Plan) -> Shift:
+    """Compare what is judged with another view, or with a slice of its own data set.
+
+    There no item counts on both sides: a slice of what is judged is compared with the rest.
+    """
     part = getattr(view, "part", None)
     there = view.dataset.name if part is None else f"{view.dataset.name}:{part.name}"
+    between = f"the items here and those of {there}"
     other = view.load()
-    other = other.take(np.flatnonzero(~np.isin(other.ids, known)))
+    own = np.array([f"own {number}" for number in plan.block])
+    ours, theirs = view.dataset, judged.dataset
+    if (ours.path, ours.name) == (theirs.path, theirs.name):
+        is_here = np.isin(other.ids, here.ids)
+        if is_here.all():
+            here = here.take(~np.isin(here.ids, other.ids))
+            between = f"the items of {there} and the others"
+        else:
+            other = other.take(~is_here)
+        own = _group_names(here)  # one group may lie on both sides
     of_class = None
     if other.label_column is not None:
         labels = other.labels
         of_class = np.where(is_missing(labels), "(no label)", labels.astype(str))
-    empty = np.full(len(other), None, dtype=object)
-    group = other.columns.get("group", empty)
-    theirs = np.where(is_missing(group), other.ids, group).astype(str)
-    own = np.array([f"own {number}" for number in plan.block])
     return domain_shift(
-        vectors,
+        here.vectors,
         other.vectors,
-        groups=(own, theirs),
+        groups=(own, _group_names(other)),
         classes=of_class,
-        between=f"the items here and those of {there}",
+        between=between,
     )
+
+
+def _group_names(items: Embeddings) -> NDArray[np.str_]:
+    """Return each item's group, or its id where it has none."""
+    group = items.columns.get("group", np.full(len(items), None, dtype=object))
+    return np.where(is_missing(group), items.ids, group).astype(str)
 
 
 def _n_parameters(view: View) -> int | None:

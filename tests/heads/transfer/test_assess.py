@@ -14,7 +14,8 @@ import heads
 from featurestore.cli import run
 from featurestore.errors import BadName, MissingColumn, NotEnoughData
 from featurestore.store import open_store
-from featurestore.values import EncoderSpec
+from featurestore.values import Embeddings, EncoderSpec
+from heads.transfer.evidence import _shift_to
 from heads.transfer.verdict import Kind
 
 
@@ -352,3 +353,27 @@ def test_the_command_compares_layers(pictures, tmp_path, capsys):
     out = capsys.readouterr().out
     assert "builtin:tiny-image#layer=2" in out
     assert "concat:" in out
+
+
+def test_groups_that_lie_in_both_slices_are_left_out_together():
+    rng = np.random.default_rng(0)
+    of_patient = rng.normal(size=(40, 6)) * 2
+    patients = np.repeat(np.arange(40), 5)
+
+    def slice_of(name, moved):
+        vectors = of_patient[patients] + rng.normal(size=(200, 6))
+        vectors[:, 0] += moved
+        columns = {"group": patients.astype(str).astype(object)}
+        ids = np.array([f"{name}{n}" for n in range(200)], object)
+        items = Embeddings(ids, vectors.astype(np.float32), "x", columns)
+        dataset = SimpleNamespace(name="d", path="p")
+        return SimpleNamespace(
+            dataset=dataset, part=SimpleNamespace(name=name), load=lambda: items
+        )  # fmt: skip
+
+    plan = SimpleNamespace(block=patients)
+    here = slice_of("a", 0.0)
+    alike, moved = (_shift_to(slice_of("b", by), here, here.load(), plan) for by in (0.0, 2.0))
+    assert not alike.is_shifted
+    assert moved.is_shifted
+    assert moved.between == "the items here and those of d:b"
