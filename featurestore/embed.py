@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featurestore.batching import BatchSize
-from featurestore.pictures import Picture, ahead, in_processes, prepare_picture, threads
+from featurestore.pictures import Picture, ahead, in_processes, prepare_picture
 from featurestore.profile import Clock
 from featurestore.values import Modality
 
@@ -369,10 +369,11 @@ def _pictures(
         )
         return _prepared(todo, picture, lanes, known, clock)
 
-    with threads(n_threads, "decode") as pool:
+    with ThreadPoolExecutor(n_threads, thread_name_prefix="decode") as pool:
         found = ahead(lambda todo: pool.submit(prepare, todo), todos, lambda: window() + n_threads)
-        for _, one in found:
-            yield one
+        with closing(found):
+            for _, one in found:
+                yield one
 
 
 def _wanting(
@@ -447,11 +448,12 @@ def _texts(
     def prepare(window: list[Todo]) -> _Prepared:
         return _prepare_texts(window, lanes, known, clock)
 
-    with threads(n_workers, "tokenize") as pool:
+    with ThreadPoolExecutor(n_workers, thread_name_prefix="tokenize") as pool:
         # A tokenizer is one thread's at a time: more windows ahead would only take memory.
         found = ahead(lambda window: pool.submit(prepare, window), windows, lambda: 2)
-        for _, one in found:
-            yield one
+        with closing(found):
+            for _, one in found:
+                yield one
 
 
 def _windows(todos: Iterable[Todo], n: int, n_characters: int) -> Iterator[list[Todo]]:

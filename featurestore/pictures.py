@@ -14,8 +14,9 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass
+from tempfile import NamedTemporaryFile
 from threading import Semaphore
 from typing import Any, TypeVar
 
@@ -156,10 +157,11 @@ def in_processes(
     def here(places: Sequence[Place]) -> list[Picture]:
         return [_prepared(one, readers, preparers, digests, decoders) for one in places]
 
+    running = NamedTemporaryFile(prefix="featurestore-runs-")  # noqa: SIM115 - closed below
     # Not forked: this process has threads. Nor is the caller's script run again in them.
     processes = ProcessPoolExecutor(
         n_workers, env=_START_ENV, initializer=_start,
-        initargs=(readers, preparers, digests, os.getpid()),
+        initargs=(readers, preparers, digests, os.getpid(), running.name),
     )  # fmt: skip
     beside = ThreadPoolExecutor(n_workers, thread_name_prefix="decode")
     ready: list[Future[int]] = []
@@ -174,13 +176,12 @@ def in_processes(
     def n_chunks() -> int:
         return 2 * n_workers + window() // _CHUNK
 
-    is_done = False
     try:
         with _uninterrupted():
             ready += [processes.submit(os.getpid) for _ in range(n_workers)]
-        for chunk, pictures in ahead(submit, batched(items, lambda: _CHUNK), n_chunks):
-            yield from zip(chunk, pictures, strict=True)
-        is_done = True
+        with closing(ahead(submit, batched(items, lambda: _CHUNK), n_chunks)) as found:
+            for chunk, pictures in found:
+                yield from zip(chunk, pictures, strict=True)
     except BrokenExecutor as error:
         reason = " ".join(str(error).split())[:200]
         has_started = any(one.done() and one.exception() is None for one in ready)
@@ -190,8 +191,9 @@ def in_processes(
             "again with --decode-in threads, or with fewer --num-workers"
         ) from error
     finally:
+        running.close()  # loky works off its queue: of each chunk there nothing more is done
         beside.shutdown(cancel_futures=True)
-        processes.shutdown(kill_workers=not is_done)  # loky would work off its queue
+        processes.shutdown()
 
 
 @contextmanager
@@ -207,43 +209,35 @@ def _uninterrupted() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-@contextmanager
-def threads(n: int, name: str) -> Iterator[ThreadPoolExecutor]:
-    """Give a pool of threads that, when its reader stops, begins nothing more."""
-    pool = ThreadPoolExecutor(n, thread_name_prefix=name)
-    try:
-        yield pool
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
 def ahead(
     submit: Callable[[_T], Future[_R]], items: Iterable[_T], window: Callable[[], int]
 ) -> Generator[tuple[_T, _R], None, None]:
-    """Yield items with their results, in order, never more than ``window()`` of them ahead.
-
-    What is still to be done when the reader stops is for the pool to cancel.
-    """
+    """Yield items with their results, in order, never more than ``window()`` of them ahead."""
     iterator = iter(items)
     pending: deque[tuple[_T, Future[_R]]] = deque()
     exhausted = False
-    while True:
-        while not exhausted and len(pending) < window():
-            try:
-                item = next(iterator)
-            except StopIteration:
-                exhausted = True
-            else:
-                pending.append((item, submit(item)))
-        if not pending:
-            return
-        item, future = pending.popleft()
-        yield item, future.result()
+    try:
+        while True:
+            while not exhausted and len(pending) < window():
+                try:
+                    item = next(iterator)
+                except StopIteration:
+                    exhausted = True
+                else:
+                    pending.append((item, submit(item)))
+            if not pending:
+                return
+            item, future = pending.popleft()
+            yield item, future.result()
+    finally:  # the reader has stopped
+        for _, future in pending:
+            future.cancel()
 
 
 # In a process that prepares
 
 _given: tuple[Mapping[str, Read], Sequence[Preparer], NDArray[np.uint64]] | None = None
+_running = ""  # a file that is there as long as somebody wants what we do
 
 
 def _start(
@@ -251,15 +245,16 @@ def _start(
     preparers: Sequence[Preparer],
     digests: NDArray[np.uint64],
     parent: int,
+    running: str,
 ) -> None:
-    global _given
+    global _given, _running
     from joblib.externals.loky import process_executor
 
     # Its watch over memory ends a process that grows by 300 MB: readers may keep as much.
     process_executor._USE_PSUTIL = False
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is for the parent, which ends us
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-    _given = readers, preparers, digests
+    _given, _running = (readers, preparers, digests), running
 
 
 def _end_with(parent: int) -> None:
@@ -271,7 +266,7 @@ def _end_with(parent: int) -> None:
 
 def _prepare_chunk(places: Sequence[Place]) -> list[Picture]:
     assert _given is not None
-    return [_prepared(one, *_given) for one in places]
+    return [_prepared(one, *_given) for one in places if os.path.exists(_running)]  # noqa: PTH110
 
 
 def _prepared(

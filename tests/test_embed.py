@@ -424,18 +424,20 @@ def test_processes_stop_at_once_when_the_run_does(tmp_path, write_image, monkeyp
     monkeypatch.setattr(pictures, "THREADS_MEANWHILE", False)
     images(tmp_path, write_image, 1)
 
+    flag = tmp_path / "from now on"
+
     def slow(image):
-        time.sleep(0.1)
+        time.sleep(5 if flag.exists() else 0)
         return np.asarray(image)
 
     todos = (Todo(i, "s", "0.png", None) for i in range(10_000))
-    stream_of = stream(
-        tmp_path, todos, [lane(ForProcesses(slow), size=64)], n_workers=2, decode_in=PROCESSES
-    )
-    next(stream_of)
+    lanes = [lane(ForProcesses(slow), size=64)]
+    outcomes = stream(tmp_path, todos, lanes, n_workers=2, decode_in=PROCESSES)
+    next(outcomes)
+    flag.touch()
     started = time.perf_counter()
-    stream_of.close()
-    assert time.perf_counter() - started < 3  # 5 chunks of 1.6 s are waiting for each
+    outcomes.close()
+    assert time.perf_counter() - started < 30  # a picture of 5 s is under way, not a chunk of 80
 
 
 def test_a_view_with_nothing_to_do_does_not_make_known_content_unknown(
