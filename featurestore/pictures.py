@@ -16,6 +16,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Se
 from concurrent.futures import BrokenExecutor, Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from tempfile import NamedTemporaryFile
 from threading import Semaphore
 from typing import Any, TypeVar
@@ -253,14 +254,15 @@ def _start(
     # Its watch over memory ends a process that grows by 300 MB: readers may keep as much.
     process_executor._USE_PSUTIL = False
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is for the parent, which ends us
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     _given, _running = (readers, preparers, digests), running
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
 
 
 def _end_with(parent: int) -> None:
     """End when the parent has gone: killed, it tells nobody."""
     while os.getppid() == parent:
         time.sleep(1)
+    Path(_running).unlink(missing_ok=True)
     os._exit(1)
 
 
