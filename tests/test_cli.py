@@ -198,3 +198,17 @@ def test_every_command_has_help_with_an_example(fs, name):
     code, out, _ = fs(name, "--help")
     assert code == 0
     assert f"Example: featurestore {name}" in " ".join(out.split())
+
+
+def test_info_of_a_data_set_whose_first_run_was_stopped_before_a_commit(empty_store, capsys):
+    from featurestore.layout import DatasetFile, DatasetFolder, make_store
+    from featurestore.values import Modality
+
+    make_store(empty_store.path)
+    folder = DatasetFolder(empty_store.path / "datasets" / "early")
+    folder.create_tables()
+    folder.write(DatasetFile(Modality.IMAGE, {"label": {"task": "multiclass"}}, {}))
+    assert run(["info", "early", "--json", "--store", str(empty_store.path)]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["items"], found["counts"]) == (0, {"split": {}})
+    assert run(["info", "early", "--store", str(empty_store.path)]) == 0

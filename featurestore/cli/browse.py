@@ -61,7 +61,8 @@ def info(dataset: str, store_path: str, as_json: bool) -> None:
     items = found.items()
     failures = found.failures().to_pylist()
     runs = found.folder.runs("embed")
-    columns = [*found.label_columns, "split"]
+    # A run that was stopped before its first commit has named labels that no item has yet.
+    columns = [one for one in (*found.label_columns, "split") if one in items.column_names]
     value = {
         "dataset": dataset,
         "modality": str(found.modality),
