@@ -39,7 +39,7 @@ Read = Callable[[str], bytes]
 # an encoder's input of a picture.
 Preparer = tuple[int | None, Callable[[Any], NDArray[Any]]]
 # A source, a uri in it, and which preparers want what is there.
-Place = tuple[str, str | None, Sequence[bool]]
+Request = tuple[str, str | None, Sequence[bool]]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -121,7 +121,7 @@ def can_travel(*values: object) -> bool:
 
 def in_processes(
     items: Iterable[_T],
-    place: Callable[[_T], Place],
+    place: Callable[[_T], Request],
     readers: Mapping[str, Read],
     preparers: Sequence[Preparer],
     *,
@@ -131,7 +131,7 @@ def in_processes(
 ) -> Generator[tuple[_T, Picture], None, None]:
     """Prepare images in processes, in order, some ``window()`` of them ahead.
 
-    Until the processes have started, which takes some seconds, threads do their work.
+    Until the processes have started, which takes a second or more, threads do their work.
 
     Parameters
     ----------
@@ -152,10 +152,9 @@ def in_processes(
     from joblib.externals.loky import ProcessPoolExecutor
 
     decoders = Semaphore(n_workers)
-
     digests = _digests(known)
 
-    def here(places: Sequence[Place]) -> list[Picture]:
+    def here(places: Sequence[Request]) -> list[Picture]:
         return [_prepared(one, readers, preparers, digests, decoders) for one in places]
 
     running = NamedTemporaryFile(prefix="featurestore-runs-")  # noqa: SIM115 - closed below
@@ -266,13 +265,13 @@ def _end_with(parent: int) -> None:
     os._exit(1)
 
 
-def _prepare_chunk(places: Sequence[Place]) -> list[Picture]:
+def _prepare_chunk(places: Sequence[Request]) -> list[Picture]:
     assert _given is not None
     return [_prepared(one, *_given) for one in places if os.path.exists(_running)]  # noqa: PTH110
 
 
 def _prepared(
-    place: Place,
+    place: Request,
     readers: Mapping[str, Read],
     preparers: Sequence[Preparer],
     digests: NDArray[np.uint64],
