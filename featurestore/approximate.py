@@ -33,6 +33,7 @@ from featurestore.index import (
     prepared,
     scored,
 )
+from featurestore.tables import sha256_of
 
 FORMAT = 1
 RECALL_AT = 10
@@ -280,14 +281,18 @@ class ApproximateIndex(VectorIndex):
         )
         if updated.share_dead > _SHARE_DEAD or len(new) > len(self.keys):
             return None
+        if len(new):
+            faiss = load_faiss()  # what is mapped cannot grow
+            own = faiss.deserialize_index(faiss.serialize_index(self._index))
+            updated = replace(updated, _index=own)
         for start in range(0, len(new), 16_384):
             part = vectors[new[start : start + 16_384]]
-            self._index.add(prepared(part, self.metric))
+            updated._index.add(prepared(part, self.metric))
         if len(new) or updated.share_dead != self.share_dead:
             return updated.tuned(float(self.facts["wanted_recall"]), int(self.facts["seed"]))
         return updated
 
-    # On disk: index.faiss, keys.arrow, index.json
+    # On disk: index.faiss, keys.arrow, index.json, and sums.json: SHA-256 of the first two
 
     def save(self, folder: Path) -> None:
         """Write it in place of what is there; the caller holds the lock of this index."""
@@ -299,6 +304,8 @@ class ApproximateIndex(VectorIndex):
             table = pa.table({"key": self.keys})
             with pa.ipc.new_file(str(temporary / "keys.arrow"), table.schema) as file:
                 file.write_table(table)
+            sums = {name: sha256_of(temporary / name) for name in ("index.faiss", "keys.arrow")}
+            (temporary / "sums.json").write_text(json.dumps(sums), encoding="utf-8")
             text = json.dumps(dict(self.facts), indent=1, sort_keys=True)
             (temporary / "index.json").write_text(text + "\n", encoding="utf-8")
             if folder.exists():
@@ -322,37 +329,75 @@ class ApproximateIndex(VectorIndex):
         facts = read_facts(folder)
         if facts is None:
             return None
+        index, known = _read_files(folder, vectors.shape[1])
         try:
-            index = load_faiss().read_index(str(folder / "index.faiss"))
-            with pa.memory_map(str(folder / "keys.arrow")) as file:
-                known = pa.ipc.open_file(file).read_all().column("key").combine_chunks()
-            if index.d != vectors.shape[1] or index.ntotal != len(known):
-                raise ValueError(
-                    f"{index.ntotal} vectors of dim {index.d}, "
-                    f"expected {len(known)} of {vectors.shape[1]}"
-                )
-            made = cls(
-                ids, vectors, Metric(facts["metric"]), known, np.arange(len(known)),
-                int(facts["effort"]), facts, index,
-            )  # fmt: skip
-        except (OSError, ValueError, KeyError, RuntimeError, pa.ArrowInvalid) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise StoreCorrupt(
-                f"the index in {folder} cannot be read: {reason}; delete the folder, or build it "
-                "anew with `featurestore index`"
-            ) from error
+            metric, effort = Metric(facts["metric"]), int(facts["effort"])
+        except (ValueError, KeyError) as error:
+            raise StoreCorrupt(f"{folder / 'index.json'} is damaged: {error!r}") from error
+        made = cls(ids, vectors, metric, known, np.arange(len(known)), effort, facts, index)
         return made.caught_up(ids, keys, vectors)
 
 
 def read_facts(folder: Path) -> dict[str, Any] | None:
-    """Return index.json; None where there is no index, or one of another format."""
+    """Return index.json; None where there is no index.
+
+    Raises
+    ------
+    StoreCorrupt
+        If it is damaged, or of another format; deleting the folder loses nothing.
+    """
     try:
         facts = json.loads((folder / "index.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
         raise StoreCorrupt(f"cannot read {folder / 'index.json'}: {error}; delete it") from error
-    return facts if isinstance(facts, dict) and facts.get("format") == FORMAT else None
+    if not isinstance(facts, dict) or facts.get("format") != FORMAT:
+        found = facts.get("format") if isinstance(facts, dict) else None
+        raise StoreCorrupt(
+            f"{folder / 'index.json'} has format {found}, this release reads {FORMAT}: build the "
+            "index anew with `featurestore index`"
+        )
+    return facts
+
+
+def check_index(folder: Path, dim: int) -> str | None:
+    """Say what is wrong with the index in a folder; None where all is well, or none is there."""
+    try:
+        facts = read_facts(folder)
+        if facts is None:
+            return None
+        sums = folder / "sums.json"  # indexes of 0.1 have none
+        written = json.loads(sums.read_text(encoding="utf-8")) if sums.exists() else {}
+        for name, digest in written.items():
+            if sha256_of(folder / name) != digest:
+                return f"{name} is not what was written (SHA-256): delete the folder"
+        if facts["dim"] != dim:
+            return f"it is of dim {facts['dim']}, the view of {dim}: delete the folder"
+        _read_files(folder, dim)
+    except (StoreCorrupt, OSError, ValueError, KeyError) as error:
+        return f"{error}; searches are exact meanwhile"
+    return None
+
+
+def _read_files(folder: Path, dim: int) -> tuple[Any, pa.Array]:
+    """Return FAISS's index, mapped, and the keys of its positions."""
+    faiss = load_faiss()
+    try:
+        index = faiss.read_index(str(folder / "index.faiss"), faiss.IO_FLAG_MMAP_IFC)
+        with pa.memory_map(str(folder / "keys.arrow")) as file:
+            known = pa.ipc.open_file(file).read_all().column("key").combine_chunks()
+        if index.d != dim or index.ntotal != len(known):
+            raise ValueError(
+                f"{index.ntotal} vectors of dim {index.d}, expected {len(known)} of {dim}"
+            )
+    except (OSError, ValueError, KeyError, RuntimeError, pa.ArrowInvalid) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise StoreCorrupt(
+            f"the index in {folder} cannot be read: {reason}; delete the folder, or build it "
+            "anew with `featurestore index`"
+        ) from error
+    return index, known
 
 
 def choose_factory(n: int, dim: int, memory_bytes: int | None = None) -> str:

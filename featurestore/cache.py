@@ -8,7 +8,6 @@ folder is written beside its name, synced and renamed: what bears the name is wh
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
@@ -22,6 +21,8 @@ from uuid import uuid4
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+
+from featurestore.tables import sha256_of
 
 WORTH_BYTES = 8 << 20  # smaller views are read from Parquet in no time
 N_KEPT = 2  # snapshots of one view
@@ -70,7 +71,7 @@ def is_sound(place: Path) -> bool:
     """Whether the files are those that were written."""
     try:
         sums = json.loads((place / "sums.json").read_text(encoding="utf-8"))
-        return all(sums[name] == _sha256(place / name) for name in FILES)
+        return all(sums[name] == sha256_of(place / name) for name in FILES)
     except (OSError, ValueError, KeyError):
         return False
 
@@ -90,7 +91,7 @@ def _write(place: Path, found: Cached, is_current: Callable[[], bool]) -> None:
             with pa.ipc.new_file(file, found.items.schema) as writer:
                 writer.write_table(found.items)
             os.fsync(file.fileno())
-        sums = {name: _sha256(temporary / name) for name in FILES}
+        sums = {name: sha256_of(temporary / name) for name in FILES}
         (temporary / "sums.json").write_text(json.dumps(sums), encoding="utf-8")
         temporary.rename(place)
         if not is_current():
@@ -102,8 +103,3 @@ def _write(place: Path, found: Cached, is_current: Callable[[], bool]) -> None:
         _log.info("no cache in %s: %s", folder, error)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

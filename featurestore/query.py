@@ -63,9 +63,13 @@ def evaluate(expression: str, table: pa.Table) -> pa.ChunkedArray:
     """
     if expression in table.column_names:
         return table.column(expression)
-    numbered = table.append_column("__row", pa.array(range(len(table)), pa.int64()))
+    place = "__row"
+    taken = {name.lower() for name in table.column_names}  # SQL does not tell cases apart
+    while place in taken:
+        place += "_"
+    numbered = table.append_column(place, pa.array(range(len(table)), pa.int64()))
     # The line break ends a comment in the expression, which would swallow what follows it.
-    statement = f"SELECT ({expression}\n) AS value FROM items ORDER BY __row"
+    statement = f"SELECT ({expression}\n) AS value FROM items ORDER BY items.{place}"
     result = select(statement, {"items": numbered})
     if len(result) != len(table):
         raise BadQuery(f"expected one value for each of {len(table)} rows from: {expression}")

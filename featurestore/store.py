@@ -73,8 +73,13 @@ def open_store(path: str | Path, *, create: bool = False) -> Store:
     Raises
     ------
     NotAStore
-        If there is no store (and ``create`` is false), something else, or a newer format.
+        If there is no store (and ``create`` is false), something else, a newer format, or a URL.
     """
+    if re.match("[a-z][a-z0-9+.-]+://", str(path), re.IGNORECASE):
+        raise NotAStore(
+            f"{path} is a URL, and a store lies in a folder of this machine (sources may be URLs): "
+            "mount the bucket, or embed into a folder and copy it there, file by file"
+        )
     folder = Path(path).expanduser().absolute()
     if re.search("%[0-9A-Fa-f]{2}", str(folder)):
         raise BadName(f"{folder} holds a %-escape, which delta-rs decodes: use another folder name")

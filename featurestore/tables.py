@@ -472,6 +472,12 @@ def _opened(path: Path) -> Iterator[pq.ParquetFile]:
         ) from error
 
 
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 (hex) of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def write_file(path: Path, content: Any) -> None:
     """Write bytes beside their target, sync, and rename."""
     temporary = path.parent / f".{uuid4().hex}.tmp"

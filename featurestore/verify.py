@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from featurestore.approximate import check_index
 from featurestore.cache import is_sound
 from featurestore.canary import check_canary
 from featurestore.embed import text_hash
@@ -20,7 +21,7 @@ from featurestore.encoders import load_encoder
 from featurestore.errors import FeatureStoreError, StoreCorrupt
 from featurestore.layout import DatasetFolder, read_json
 from featurestore.sources.contents import Reader
-from featurestore.tables import Shard, Table, read_shard, vectors_of
+from featurestore.tables import Shard, Table, read_shard, sha256_of, vectors_of
 from featurestore.values import EncoderSpec
 
 N_SAMPLE = 100
@@ -42,9 +43,9 @@ def verify(
 
     Shards: present, of their size, of the SHA-256 that is their name, readable, of as many rows
     as the log says. Items: ids unique, texts those that were hashed. Views: dim, finite vectors.
-    Caches: of the bytes that were written. Heads: estimators as their cards have them. Sources:
-    ``n_sample`` items drawn by ``seed`` still have the content that was embedded. Encoders, with
-    ``canary``: those that can be loaded still give their probe vectors.
+    Caches and indexes: of the bytes that were written. Heads: estimators as their cards have
+    them. Sources: ``n_sample`` items drawn by ``seed`` still have the content that was embedded.
+    Encoders, with ``canary``: those that can be loaded still give their probe vectors.
     """
     return list(_findings(folder, canary, n_sample, seed))
 
@@ -68,6 +69,10 @@ def _findings(folder: DatasetFolder, canary: bool, n_sample: int, seed: int) -> 
         if not is_sound(place) and place.exists():
             what = "is not what was written, and may be served: delete the folder"
             yield Finding(str(place), what, "error")
+    for slug, info in infos.items():
+        place = folder.path / "indexes" / slug
+        if (damage := check_index(place, info["dim"])) is not None:
+            yield Finding(str(place), damage, "error")
     yield from _check_heads(folder.path)
     yield from _check_sources(folder, n_sample, seed)
     if canary:
@@ -105,8 +110,7 @@ def _damage(shard: Shard) -> str | None:
         size = shard.path.stat().st_size
         if size != shard.size_bytes:
             return f"it has {size} bytes, the log says {shard.size_bytes}"
-        with shard.path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        digest = sha256_of(shard.path)
     except OSError as error:
         return f"cannot be read: {error.strerror}; restore it from a backup"
     if digest != shard.path.stem:
@@ -143,7 +147,7 @@ def _check_heads(path: Path) -> Iterator[Finding]:
         file = card_path.with_name("head.skops")
         try:
             card = read_json(card_path)
-            digest = hashlib.sha256(file.read_bytes()).hexdigest()
+            digest = sha256_of(file)
         except StoreCorrupt as error:
             yield Finding(str(card_path), str(error), "error")
         except OSError as error:

@@ -349,7 +349,13 @@ class View:
 
     @property
     def index_facts(self) -> dict[str, Any] | None:
-        """What index.json says: factory, recall, effort; None where searches are exact."""
+        """What index.json says: factory, recall, effort; None where searches are exact.
+
+        Raises
+        ------
+        StoreCorrupt
+            If it is damaged, or of another format: then searches are exact, too.
+        """
         return read_facts(self._index_folder)
 
     @property

@@ -22,6 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featurestore.errors import EncoderMismatch, ShapeMismatch, StoreCorrupt, UnknownHead, nearest
+from featurestore.layout import DatasetFolder
+from featurestore.tables import sha256_of
 from featurestore.values import Embeddings, is_missing
 from heads.tasks import Target, Task
 
@@ -207,8 +209,8 @@ def _write(head: FittedHead, folder: Path) -> dict[str, Any]:
     _write_json(folder / "encoder.json", {"blocks": [dict(block) for block in head.blocks]})
     card = {
         **head.card,
-        "head_sha256": _sha256(folder / "head.skops"),
-        "encoder_sha256": _sha256(folder / "encoder.json"),
+        "head_sha256": sha256_of(folder / "head.skops"),
+        "encoder_sha256": sha256_of(folder / "encoder.json"),
     }
     card["card_sha256"] = _sum_of(card)
     _write_json(folder / "card.json", card)
@@ -227,7 +229,8 @@ def load_head(dataset: Any, head_id: str, *, trusted: Sequence[str] = ()) -> Fit
     dataset : DataSet or path
         The data set, or its folder.
     trusted : sequence of str
-        Further types that may be made: those of an estimator of your own.
+        Further types that may be made: those of an estimator of your own. Encoders of your own
+        (``python:``) are trusted where the data set has a view by them.
 
     Raises
     ------
@@ -241,7 +244,10 @@ def load_head(dataset: Any, head_id: str, *, trusted: Sequence[str] = ()) -> Fit
     if not (path / "card.json").is_file():
         known = [card["head_id"] for card in list_heads(dataset)]
         raise UnknownHead(f"no head {head_id!r} in {folder}: {nearest(head_id, known)}")
-    return load_bundle(path, trusted=trusted)
+    own = (
+        info["spec"].partition("#")[0] for info in DatasetFolder(folder.parent).encoders().values()
+    )
+    return load_bundle(path, trusted=(*trusted, *own))
 
 
 def load_bundle(folder: str | Path, *, trusted: Sequence[str] = ()) -> FittedHead:
@@ -251,7 +257,7 @@ def load_bundle(folder: str | Path, *, trusted: Sequence[str] = ()) -> FittedHea
     ----------
     trusted : sequence of str
         Further types that may be made, such as ``my_module.MyHead``; those of scikit-learn,
-        numpy and our own heads are.
+        numpy and our own heads are. And encoders whose code may run: ``python:module:object``.
 
     Raises
     ------
@@ -269,7 +275,7 @@ def load_bundle(folder: str | Path, *, trusted: Sequence[str] = ()) -> FittedHea
     for name in ("head.skops", "encoder.json"):
         key = f"{name.partition('.')[0]}_sha256"
         file = path / name
-        if key in card and (not file.is_file() or _sha256(file) != card[key]):
+        if key in card and (not file.is_file() or sha256_of(file) != card[key]):
             raise StoreCorrupt(f"{file} is not what its card describes: fit the head again")
     file = path / "head.skops"
     known = OUR_TYPES | set(trusted)
@@ -283,7 +289,19 @@ def load_bundle(folder: str | Path, *, trusted: Sequence[str] = ()) -> FittedHea
     blocks: tuple[Any, ...] = ()
     if "encoder_sha256" in card:  # heads of 0.1 did not keep their encoder
         blocks = tuple(json.loads((path / "encoder.json").read_text(encoding="utf-8"))["blocks"])
+        for block in blocks:
+            _check_code(block["spec"], trusted, path)
     return FittedHead(card["head_id"], estimator, card, blocks, path)
+
+
+def _check_code(spec: str, trusted: Sequence[str], path: Path) -> None:
+    """Refuse a bundle whose encoder would import a module that nobody trusts."""
+    code = spec.partition("#")[0]
+    if code.startswith("python:") and code not in trusted:
+        raise StoreCorrupt(
+            f"{path} asks for the encoder {code}, which is code of its own; not loaded (where you "
+            f"trust it: trusted=[{code!r}], or --trust {code} on the command line)"
+        )
 
 
 def list_heads(dataset: Any) -> list[dict[str, Any]]:
@@ -354,8 +372,3 @@ def _sum_of(card: Mapping[str, Any]) -> str:
     """Hash what a card says, apart from this hash."""
     rest = {key: value for key, value in card.items() if key != "card_sha256"}
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -160,7 +160,12 @@ def make_plan(
         raise BadName(f"no task {task!r}: {nearest(task, list(Task))}")
     name = label or embeddings.label_column
     if name is None:
-        raise MissingColumn("this data set has no labels: name a column with label=…")
+        given = [one for one in embeddings.columns if one not in ("split", "group")]
+        columns = f" (it has {', '.join(given)})" if given else ""
+        raise MissingColumn(
+            f"this data set has no labels: name a column with label=… or --label{columns}, or "
+            "give it labels with `featurestore labels`"
+        )
     values = embeddings.column(name)
     decisions = None if reviews is None else Decisions.of(reviews)
     is_added = np.zeros(len(values), dtype=bool)

@@ -21,6 +21,7 @@ from featurestore.index import (
     normalize_rows,
 )
 from featurestore.sources import SourceOptions
+from featurestore.verify import verify
 
 DIM = 16
 
@@ -264,18 +265,27 @@ def test_a_damaged_index_is_named_and_searched_without(name, content, view, capl
         assert "delete" in caplog.text
 
 
-def test_an_index_of_another_format_or_dim_is_not_used(view):
+def test_an_index_of_another_format_or_dim_is_named_and_not_used(view, caplog):
     view.build_index()
     (path,) = view.dataset.path.glob("indexes/*/index.json")
     facts = json.loads(path.read_text())
     path.write_text(json.dumps(facts | {"format": 99}))
     assert isinstance(view.index(), ExactIndex)
+    assert "has format 99, this release reads 1" in caplog.text
+    (found,) = verify(view.dataset.folder, canary=False)
+    assert "has format 99" in found.what
     path.write_text(json.dumps(facts))
     import faiss
 
     other = faiss.IndexFlatIP(DIM + 1)
     faiss.write_index(other, str(path.with_name("index.faiss")))
+    (found,) = verify(view.dataset.folder, canary=False)
+    assert "index.faiss is not what was written" in found.what
+    path.with_name("sums.json").unlink()  # as of an earlier release
+    (found,) = verify(view.dataset.folder, canary=False)
+    assert f"of dim {DIM + 1}, expected" in found.what
     assert isinstance(view.index(), ExactIndex)
+    assert f"of dim {DIM + 1}, expected" in caplog.text
 
 
 def test_the_choice_follows_rows_and_memory():

@@ -48,6 +48,28 @@ def test_a_plain_column_name_needs_no_quotes():
     assert evaluate("odd name", PETS).to_pylist() == [1, 2, 3]
 
 
+HOSTILE = [
+    "__row",
+    "__ROW",
+    "value",
+    "items",
+    'quo"te',
+    "o'clock",
+    "../x",
+    "Größe 💡",
+    "a" * 300,
+    ";",
+]
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_column_of_any_name_gives_the_rows_in_their_order(name):
+    table = pa.table({name: [3, 1, 2], "__row_": [9, 8, 7]})
+    quoted = '"' + name.replace('"', '""') + '"'
+    assert evaluate(f"{quoted} < 2", table).to_pylist() == [False, True, False]
+    assert evaluate(name, table).to_pylist() == [3, 1, 2]
+
+
 @pytest.mark.parametrize("expression", ["nme", "unnest([1, 2])", "name) from items --"])
 def test_a_bad_expression_is_refused(expression):
     with pytest.raises(BadQuery) as error:

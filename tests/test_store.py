@@ -555,6 +555,14 @@ def test_asking_for_what_is_not_there_names_what_is(empty_store, tiny_images, tm
         empty_store.view("steel", PIXELS).search_text("dark")
 
 
+def test_a_url_is_no_store_and_makes_no_folder(tmp_path, monkeypatch, tiny_images):
+    monkeypatch.chdir(tmp_path)
+    for create in (True, False):
+        with pytest.raises(NotAStore, match="s3://bucket/x is a URL"):
+            open_store("s3://bucket/x", create=create)
+    assert list(tmp_path.glob("s3*")) == []
+
+
 def test_what_is_no_store_is_refused(tmp_path):
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.txt").write_text("mine")

@@ -32,8 +32,9 @@ from featurestore.values import SEPARATOR
 @click.option(
     "--trust",
     multiple=True,
-    metavar="TYPE",
-    help="A type of an estimator of your own that may be loaded; repeatable.",
+    metavar="TYPE|ENCODER",
+    help="What may run that is not ours: the type of an estimator of your own, or an encoder "
+    "(python:module:object); repeatable.",
 )
 @json_option
 def predict(

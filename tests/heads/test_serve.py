@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import shutil
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -179,6 +180,31 @@ def test_a_bundle_that_was_edited_is_not_loaded(bundle, tmp_path):
         heads.load_bundle(place)
     with pytest.raises(UnknownHead, match="no bundle"):
         heads.load_bundle(tmp_path / "nowhere")
+
+
+def test_code_of_a_bundle_is_not_run_unasked(world, tmp_path, monkeypatch):
+    folder, dataset = world
+    (tmp_path / "theirs.py").write_text(
+        "import numpy\n"
+        "class Theirs:\n"
+        "    version = '1'\n"
+        "    def encode_images(self, images):\n"
+        "        means = [numpy.asarray(one).mean(axis=(0, 1)) for one in images]\n"
+        "        return numpy.stack(means).astype('float32')\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    spec = "python:theirs:Theirs"
+    dataset.store.embed([folder / "photos"], dataset="photos", encoders=[spec])
+    fitted = heads.fit(dataset.view(spec), "prototype")
+    place = fitted.save(tmp_path / "theirs-bundle")
+    monkeypatch.delitem(sys.modules, "theirs")
+    with pytest.raises(StoreCorrupt, match=f"--trust {spec}"):
+        heads.load_bundle(place)
+    assert "theirs" not in sys.modules
+    assert heads.load_head(dataset, fitted.head_id).head_id == fitted.head_id  # its own view
+    new = sorted((folder / "new").glob("*.png"))
+    said = predict_items(heads.load_bundle(place, trusted=[spec]), new)
+    assert said.predicted.tolist() == ["dark"] * 4 + ["light"] * 4
 
 
 def test_saving_over_something_else_is_refused_and_over_a_bundle_is_not(bundle, tmp_path):
