@@ -16,6 +16,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
+from filelock import FileLock
 
 RESULTS = Path(__file__).parent / "results"
 SHARED = Path(__file__).parents[2] / "shared"
@@ -65,6 +66,11 @@ def median_s(work: Callable[[], object], repeats: int = 5) -> float:
 def finish(name: str, rows: list[Row]) -> int:
     """Print the table, write the JSON; return 1 if a bar was missed."""
     save(name, rows)
+    return show(rows)
+
+
+def show(rows: list[Row]) -> int:
+    """Print the table; return 1 if a bar was missed."""
     width = max(len(row.what) for row in rows)
     for row in rows:
         verdict = "" if row.passes is None else ("  ok" if row.passes else "  MISSED")
@@ -76,13 +82,16 @@ def finish(name: str, rows: list[Row]) -> int:
 def run_sections(
     name: str, sections: Mapping[str, Callable[[], list[Row]]], chosen: Sequence[str] = ()
 ) -> int:
-    """Run the chosen sections, or all; the others keep their last figures."""
-    measured = {section: saved(name, section) for section in sections}
+    """Run the chosen sections, or all; the others keep their last figures.
+
+    Each is saved when it is done, beside what another process saved meanwhile.
+    """
     for section in chosen or sections:
-        measured[section] = [replace(row, section=section) for row in sections[section]()]
-        # After each: one that fails must not cost the others.
-        save(name, [row for rows in measured.values() for row in rows])
-    return finish(name, [row for rows in measured.values() for row in rows])
+        measured = [replace(row, section=section) for row in sections[section]()]
+        with FileLock(RESULTS / f".{name}.lock"):
+            kept = {one: saved(name, one) for one in sections} | {section: measured}
+            save(name, [row for rows in kept.values() for row in rows])
+    return show([row for section in sections for row in saved(name, section)])
 
 
 def saved(name: str, section: str) -> list[Row]:

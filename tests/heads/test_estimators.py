@@ -12,12 +12,13 @@ from sklearn.base import BaseEstimator
 from sklearn.covariance import ledoit_wolf
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.linear_model import LogisticRegression, Ridge, RidgeCV
+from sklearn.metrics import log_loss
 from sklearn.neighbors import KNeighborsClassifier, NearestCentroid
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from heads.estimators.knn import KnnHead, nearest_rows
 from heads.estimators.lda import LdaHead, shrunk_covariance
-from heads.estimators.logistic import LogisticHead
+from heads.estimators.logistic import CS, LogisticHead
 from heads.estimators.normaliser import Normaliser
 from heads.estimators.per_label import PerLabel
 from heads.estimators.prototype import PrototypeHead
@@ -325,3 +326,27 @@ def test_the_loss_for_gpus_is_the_loss_of_cpus(weighted):
     found = loss_on_gpu(X, y, 5, 2.0, weights, offset, "cpu")(W)
     assert found[0] == pytest.approx(expected[0], abs=1e-6)
     np.testing.assert_allclose(found[1], expected[1], atol=1e-6)
+
+
+@pytest.mark.parametrize("is_sparse", [False, True])
+def test_c_is_searched_to_its_end_and_probabilities_are_sharpened(is_sparse):
+    """Faint unit rows: at a loose tolerance each warm start passed as it was, and C stayed small.
+
+    The oracle is scikit-learn at every C of the grid, judged on rows that neither saw.
+    """
+    rng = np.random.default_rng(0)
+    y = np.arange(1800) % 6
+    X = rng.normal(0, 1, (1800, 300))
+    X[np.arange(1800), y] += 4
+    X /= np.linalg.norm(X, axis=1, keepdims=True)
+    some, others = slice(0, 900), slice(900, None)
+    head = LogisticHead("none", random_state=0)
+    head.fit(csr_array(X[some]) if is_sparse else X[some], y[some])
+    found = log_loss(y[others], head.predict_proba(X[others]))
+    losses = [
+        log_loss(y[others], LogisticRegression(C=C, max_iter=2000).fit(X[some], y[some])
+                 .predict_proba(X[others]))
+        for C in CS
+    ]  # fmt: skip
+    assert found <= min(losses) + 0.02
+    assert head.score(X[others], y[others]) > 0.93
