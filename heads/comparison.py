@@ -330,6 +330,15 @@ def detectable(low: float, high: float, n_claims: int = 1) -> float:
     return (z + NormalDist().inv_cdf(POWER)) / z * (high - low) / 2
 
 
+def settled(low: float, high: float, n_claims: int = 1) -> float:
+    """Return the margin within which equal heads are found to lie in 80 % of cases.
+
+    Both ends must be inside, each in 90 %: z + 1.28 standard errors (`detectable` explains z).
+    """
+    z = NormalDist().inv_cdf(1 - (1 - LEVEL) / n_claims / 2)
+    return (z + NormalDist().inv_cdf((1 + POWER) / 2)) / z * (high - low) / 2
+
+
 def cell_name(cell: Cell) -> str:
     """Name a row in a sentence: ``logistic on timm:resnet18``."""
     encoder, head = cell

@@ -52,6 +52,9 @@ PIXELS = "baseline:pixels"
 @click.option(
     "--shift-to", metavar="DATASET[:SLICE]", help="How far another data set, or a slice, lies."
 )
+@click.option(
+    "--budgets", metavar="K,K,…", help="The verdict with so few labels a class, too: 4,16,64."
+)
 @click.option("--by", metavar="COLUMN", help="Look at the values of a column, not at classes.")
 @label_option
 @task_option
@@ -86,6 +89,7 @@ def transfer(
     against: str | None,
     rank: bool,
     shift_to: str | None,
+    budgets: str | None,
     by: str | None,
     label: str | None,
     task: str | None,
@@ -131,6 +135,7 @@ def transfer(
         group=not ignore_groups,
         by=by,
         shift_to=_elsewhere(store, shift_to) if shift_to else (),
+        budgets=_numbers("--budgets", budgets) if budgets else (),
         blend=not no_blend,
         rank=rank,
         seed=seed,
@@ -186,10 +191,7 @@ def curve(
     """Train on few labels, again and again: how good with k, and how many are enough."""
     import heads
 
-    try:
-        budgets = [int(one) for one in per_class.split(",")]
-    except ValueError:
-        raise click.UsageError(f"--per-class {per_class}: expected numbers, as 1,2,4") from None
+    budgets = _numbers("--per-class", per_class)
     found = dataset_of(store_path, dataset, part)
     views = [found.view(spec) for spec in encoders] or found.views()
     drawn = heads.curve(
@@ -207,6 +209,13 @@ def curve(
         print_json(drawn.rows())
         return
     show_curve(drawn, targets)
+
+
+def _numbers(option: str, text: str) -> list[int]:
+    try:
+        return [int(one) for one in text.split(",")]
+    except ValueError:
+        raise click.UsageError(f"{option} {text}: expected numbers, as 1,2,4") from None
 
 
 def show_curve(drawn: Any, targets: Sequence[float] = ()) -> None:
@@ -235,12 +244,14 @@ def _show_gains(drawn: Any) -> None:
         for reference in baselines if not encoder.startswith(("baseline:", "random:")) else ():
             gains = drawn.gains(encoder, reference)
             said = ", ".join(
-                f"{g.n_labels:,}: {number(g.value, drawn.metric, '+')}{'*' if g.is_found else ''}"
+                f"{g.n_labels:,}: {number(g.value, drawn.metric, '+')}{'*' if g.is_found else ''} "
+                f"({number(g.low, drawn.metric, '+')} to {number(g.high, drawn.metric, '+')})"
                 for g in gains
             )
             click.echo(
                 f"{_label(encoder)} less {reference} by labels, {unit_of(drawn.metric)}: {said} "
-                "(* told from 0, Benjamini-Hochberg at 5 %; exploration)."
+                "(95 % over draws of labels from these items; * told from 0, Benjamini-Hochberg at "
+                "5 %; exploration)."
             )
 
 
@@ -268,7 +279,7 @@ def show_assessment(assessment: Any) -> None:
     ]  # fmt: skip
     print_table(
         ["encoder", "verdict", "encoder's", first.reference, f"Δ{scale}", "95 % interval",
-         "would be seen", f"{first.rows_word} to see {number(first.margin, metric)}"],
+         "would be seen", f"{first.rows_word} to decide for {number(first.margin, metric)}"],
         rows,
     )  # fmt: skip
     click.echo(f"Intervals: {assessment.estimand}.")
@@ -280,6 +291,15 @@ def show_assessment(assessment: Any) -> None:
     for tried in assessment.alternatives.values():
         for one in tried:
             click.echo(f"{one.over_encoder.sentence()}.")
+    for spec, budgets in assessment.budgets.items():
+        lines = (
+            f"{b.n_labels:,} labels {said(b.value)} ({said(b.low)} to {said(b.high)}) {b.kind}"
+            for b in budgets
+        )
+        click.echo(
+            f"{_label(spec)} less {first.reference} with few labels, {unit}: {'; '.join(lines)} "
+            "(other labels and items; exploration, Benjamini-Hochberg at 5 %)."
+        )
     _show_slices(assessment)
     for spec, shift in assessment.shifts.items():
         click.echo(
@@ -288,8 +308,14 @@ def show_assessment(assessment: Any) -> None:
             "95 % of the others."
         )
         worst = sorted(shift.beyond_of_class.items(), key=lambda one: -one[1])[:5]
-        if shift.is_shifted and worst:
-            click.echo("  by class: " + ", ".join(f"{name} {share:.0%}" for name, share in worst))
+        if worst and (shift.is_shifted or shift.far_classes):
+            click.echo(
+                "  by class (* more than chance): "
+                + ", ".join(
+                    f"{name} {share:.0%}{'*' if name in shift.far_classes else ''}"
+                    for name, share in worst
+                )
+            )
     if assessment.ranking:
         _show_ranking(assessment)
     for spec, lines in assessment.advice.items():

@@ -8,8 +8,11 @@ from enum import StrEnum
 
 from featurestore.values import EncoderSpec
 from heads.comparison import Difference, metric_of, number, unit_of
+from heads.metrics import METRICS
+from heads.tasks import Task
+from heads.transfer.budgets import BudgetVerdict
 from heads.transfer.shift import Shift
-from heads.transfer.verdict import Kind, SliceDifference, Verdict
+from heads.transfer.verdict import Kind, SliceDifference, Verdict, decide
 
 MUCH_SHIFT = 1.0  # a proxy A-distance at which a linear classifier errs in a quarter of cases
 HEADROOM = 0.1  # errors that are left and that nothing cheap removes
@@ -48,6 +51,7 @@ class Evidence:
     pretraining: tuple[float, float, float] | None = None  # less random weights, higher is better
     shift: Shift | None = None
     slices: Sequence[SliceDifference] = ()
+    budgets: Sequence[BudgetVerdict] = ()
 
     @property
     def best(self) -> Alternative | None:
@@ -104,17 +108,66 @@ def _say_unknown(e: Evidence) -> str:
         return f"{begin}: they are of one group; label items of other groups."
     return (
         f"{begin}: a difference of {e.said(v.detectable)} would have shown. About "
-        f"{v.rows_needed:,} {v.rows_word} would show one of {e.said(v.margin)}."
+        f"{v.rows_needed:,} {v.rows_word} would decide for a margin of {e.said(v.margin)}."
     )
 
 
 def _say_pretraining(e: Evidence) -> str:
     assert e.pretraining is not None
     value, low, high = e.pretraining
-    how = "are better than" if high < 0 else "are not separable from"
+    found = f"{e.said(value, '+')}, {e.said(low, '+')} to {e.said(high, '+')}"
+    if decide(low, high, e.verdict.margin) is Kind.INCONCLUSIVE:
+        return (
+            "Whether it is the pretraining that helps cannot be told: pretrained and random "
+            f"weights of the architecture are not separable here ({found})."
+        )
+    how = "are better than" if high < 0 else "are as good as"
     return (
         f"It is not the pretraining that helps: random weights of the architecture {how} the "
-        f"pretrained ones ({e.said(value, '+')}, {e.said(low, '+')} to {e.said(high, '+')})."
+        f"pretrained ones ({found})."
+    )
+
+
+def _say_slices(e: Evidence) -> str:
+    said = []
+    for one in _found(e)[:5]:
+        if e.verdict.metric in METRICS[Task.REGRESSION]:
+            amount = f"{one.value:+.3g} mean absolute error saved"
+        else:
+            amount = f"{100 * one.value:+.1f} points of those right"
+        if e.shift is not None and (beyond := e.shift.beyond_of_class.get(one.name)) is not None:
+            is_far = one.name in e.shift.far_classes
+            amount += f"; {beyond:.0%} lie far out: {'a shift' if is_far else 'no shift'}"
+        said.append(f"{one.name} ({amount})")
+    return (
+        f"Look at {', '.join(said)}: the encoder does worse there than {e.verdict.reference} "
+        "(exploration: Benjamini-Hochberg at 5 %). Harm without a shift is the encoder's."
+    )
+
+
+def _few(e: Evidence, kind: Kind) -> list[BudgetVerdict]:
+    return [one for one in e.budgets if one.kind is kind]
+
+
+def _say_budgets(e: Evidence) -> str:
+    v = e.verdict
+    said = "; ".join(
+        f"with {one.n_labels:,} labels {e.said(one.value, '+')} ({e.said(one.low, '+')} to "
+        f"{e.said(one.high, '+')})"
+        for one in e.budgets
+        if one.kind in (Kind.POSITIVE, Kind.NEGATIVE)
+    )
+    return (
+        f"It depends on the labels: {said} against {v.reference}; with all {v.n_taught:,} "
+        f"{e.said(v.value, '+')} (exploration: Benjamini-Hochberg at 5 %)."
+    )
+
+
+def _say_no_shift(e: Evidence) -> str:
+    assert e.shift is not None
+    return (
+        f"It is not a shift that harms: {e.shift.between} do not differ (A-distance "
+        f"{e.shift.a_distance:.2f} of 2, chance {e.shift.floor:.2f})."
     )
 
 
@@ -194,13 +247,24 @@ RULES: tuple[Rule, ...] = (
         _say_pretraining,
     ),
     Rule(
+        "few labels are another case",
+        lambda e: (
+            (e.verdict.kind is not Kind.POSITIVE and bool(_few(e, Kind.POSITIVE)))
+            or (e.verdict.kind is not Kind.NEGATIVE and bool(_few(e, Kind.NEGATIVE)))
+        ),
+        _say_budgets,
+    ),
+    Rule(
         "hidden negatives",
         lambda e: e.verdict.kind is not Kind.NEGATIVE and bool(_found(e)),
+        _say_slices,
+    ),
+    Rule(
+        "harm without shift",
         lambda e: (
-            "Look at "
-            + ", ".join(f"{s.name} ({100 * s.value:+.1f} %)" for s in _found(e)[:5])
-            + ": fewer are right there (exploration: Benjamini-Hochberg at 5 %)."
+            e.verdict.kind is Kind.NEGATIVE and e.shift is not None and not e.shift.is_shifted
         ),
+        _say_no_shift,
     ),
     Rule(
         "shifted",

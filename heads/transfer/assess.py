@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -30,6 +31,7 @@ from heads.shared import ground_of
 from heads.tasks import Task
 from heads.transfer.advice import Alternative, Evidence, Way, advise
 from heads.transfer.assessment import Assessment
+from heads.transfer.budgets import budget_verdicts, check_budgets, plans_of
 from heads.transfer.evidence import (
     difference_of,
     layers_of,
@@ -38,7 +40,7 @@ from heads.transfer.evidence import (
     shifts_of,
     slices_of,
 )
-from heads.transfer.rank import Ranked, agreement
+from heads.transfer.rank import LEAST_HEADS, Ranked, agreement
 from heads.transfer.verdict import (
     MARGIN,
     Verdict,
@@ -70,6 +72,7 @@ def assess_transfer(
     group: bool = True,
     by: str | None = None,
     shift_to: Sequence[View] = (),
+    budgets: Sequence[int] = (),
     blend: bool = True,
     rank: bool = False,
     seed: int = 0,
@@ -101,6 +104,8 @@ def assess_transfer(
         Column whose values are looked at one by one; default the classes.
     shift_to : sequence of View
         Views of another data set, of the same encoders: how far it lies.
+    budgets : sequence of int
+        Labels per class: the verdict with so few, over ten draws of them or more; exploration.
     blend : bool
         Also try each encoder side by side with the raw pixels and, where it reads words, a head
         that begins from what the classes are called (`heads.words`).
@@ -145,6 +150,7 @@ def assess_transfer(
     if by is not None:
         ground.tables[0].column(by)  # a wrong name is found before anything is trained
     metric = check_metric(metric, plan.task)
+    check_budgets(budgets, plan.task, metric)
     entries = head_entries(heads or default_heads(plan.task), plan.task)
     if any(entry.is_baseline or entry.per_task for entry in entries.values()):
         raise BadName(
@@ -159,10 +165,19 @@ def assess_transfer(
         one for one in judged if blend and plan.task is Task.MULTICLASS and reads_words(one)
     ]
     n_tried = len(networks) + can_blend * len(judged) + 2 * len(with_words)
-    run.n_cells = 1 + len(loaded) - (pixels is not None) + n_tried
+    few = plans_of(plan, budgets, seed)
+    n_parts = len(plan.parts)
+    run.n_fits = n_parts * (1 + len(loaded) - (pixels is not None) + n_tried)
+    run.n_fits += (1 + len(judged)) * sum(len(one.parts) for one in few)
 
-    stated = {str(v.spec): run.cell(of_view(v, table[str(v.spec)], plan)) for v in judged}
-    against, name = _reference(run, pixels, reference is not None, table, ground.tables[0])
+    def cells(of: Plan) -> tuple[dict[str, ComparedHead], ComparedHead, str]:
+        beside = replace(run, plan=of)
+        stated = {str(v.spec): beside.cell(of_view(v, table[str(v.spec)], of)) for v in judged}
+        found = stated, *_reference(beside, pixels, reference is not None, table, ground.tables[0])
+        run.n_done = beside.n_done
+        return found
+
+    stated, against, name = cells(plan)
     to = partial(
         judge,
         metric=metric,
@@ -172,10 +187,13 @@ def assess_transfer(
     )
     n_claims = len(judged)
     verdicts = [to(cell, against, n_claims=n_claims) for cell in stated.values()]
+    random_cells = {
+        str(one.spec): run.cell(of_view(one, table[str(one.spec)], plan)) for one in seeds
+    }
     pretraining = {
         spec: attribution(
             stated[spec],
-            [run.cell(of_view(one, table[str(one.spec)], plan)) for one in found],
+            [random_cells[str(one.spec)] for one in found],
             metric,
             n_claims=len(randoms),
         )
@@ -206,6 +224,8 @@ def assess_transfer(
             to(cell, against, n_claims=len(tried)),
         )
         alternatives[spec] = (*alternatives.get(spec, ()), one)
+    in_units = margin_of(plan.task, metric, plan.target.values, margin)
+    with_few = budget_verdicts(few, lambda of: cells(of)[:2], metric, in_units)
     slices = {
         spec: tuple(slices_of(cell, against, plan, table[spec], by))
         for spec, cell in stated.items()
@@ -215,11 +235,23 @@ def assess_transfer(
     ranking: list[Ranked] = []
     higher = METRICS[plan.task][metric].higher_is_better
     if rank:
-        values = {spec: cell.report.estimate(metric).value for spec, cell in stated.items()}
+        trained = {**{spec: cell for spec, cell in stated.items()}, **random_cells}
+        values = {spec: cell.report.estimate(metric).value for spec, cell in trained.items()}
         if pixels is not None:
             values[str(pixels.spec)] = against.report.estimate(metric).value
         ranking, more = ranking_of(list(known.values()), plan, values)
         notes += more
+        n_known = sum(one.head_value is not None for one in ranking)
+        if ranking and n_known < LEAST_HEADS:
+            notes.append(
+                f"Kendall's τ takes heads on {LEAST_HEADS} encoders or more, here are {n_known}: "
+                "judge several (or layers), or add --random 3."
+            )
+        elif ranking:
+            notes.append(
+                f"Kendall's τ is over {n_known} encoders: of a score that knows nothing, it is 1 "
+                f"or -1 in {2 / math.factorial(n_known):.1%} of cases."
+            )
     advice = {
         verdict.encoder: tuple(
             advise(
@@ -229,6 +261,7 @@ def assess_transfer(
                     pretraining.get(verdict.encoder),
                     shifts.get(verdict.encoder),
                     slices[verdict.encoder],
+                    with_few.get(verdict.encoder, ()),
                 )
             )
         )
@@ -260,6 +293,7 @@ def assess_transfer(
             "machine": machine(),
             "versions": library_versions(),
         },
+        with_few,
     )
     if save:
         runs_folder(dataset).write_run("transfer", assessment.to_json())
@@ -281,7 +315,7 @@ class _Runner:
     seed: int
     cache_in: Path | None
     progress: Callable[[int, int, str], None] | None
-    n_cells: int = 0
+    n_fits: int = 0
     n_done: int = 0
 
     def cell(
@@ -308,7 +342,7 @@ class _Runner:
     def _count(self, what: str) -> None:
         self.n_done += 1
         if self.progress is not None:
-            self.progress(self.n_done, self.n_cells * len(self.plan.parts), what)
+            self.progress(self.n_done, self.n_fits, what)
 
 
 def _check_baseline(views: Sequence[View], is_text: bool, pixels: View | None) -> None:

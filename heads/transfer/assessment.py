@@ -10,9 +10,10 @@ from featurestore.errors import StoreCorrupt
 from heads.comparison import Difference
 from heads.tasks import Task
 from heads.transfer.advice import Alternative, Way
+from heads.transfer.budgets import BudgetVerdict
 from heads.transfer.rank import Ranked
 from heads.transfer.shift import Shift
-from heads.transfer.verdict import SliceDifference, Verdict
+from heads.transfer.verdict import Kind, SliceDifference, Verdict
 
 FORMAT = 1
 
@@ -37,6 +38,7 @@ class Assessment:
     agreement: Mapping[str, float]  # Kendall's τ of each score with the heads
     notes: tuple[str, ...]
     card: Mapping[str, Any] = field(default_factory=dict)
+    budgets: Mapping[str, tuple[BudgetVerdict, ...]] = field(default_factory=dict)  # few labels
 
     def verdict(self, encoder: str) -> Verdict:
         """Return the verdict on one encoder."""
@@ -73,6 +75,10 @@ class Assessment:
             "agreement": dict(self.agreement),
             "notes": list(self.notes),
             "card": dict(self.card),
+            "budgets": {
+                name: [asdict(one) | {"kind": str(one.kind)} for one in found]
+                for name, found in self.budgets.items()
+            },
         }
 
     @classmethod
@@ -105,11 +111,20 @@ class Assessment:
                     name: tuple(SliceDifference(**one) for one in found)
                     for name, found in data["slices"].items()
                 },
-                {name: Shift(**shift) for name, shift in data["shifts"].items()},
+                {
+                    name: Shift(**{**shift, "far_classes": tuple(shift.get("far_classes", ()))})
+                    for name, shift in data["shifts"].items()
+                },
                 tuple(Ranked(**one) for one in data["ranking"]),
                 data["agreement"],
                 tuple(data["notes"]),
                 data["card"],
+                {  # absent from assessments of 0.1
+                    name: tuple(
+                        BudgetVerdict(**{**one, "kind": Kind(one["kind"])}) for one in found
+                    )
+                    for name, found in data.get("budgets", {}).items()
+                },
             )
         except (KeyError, TypeError, ValueError) as error:
             raise StoreCorrupt(f"this is no stored assessment: {error!r}") from error

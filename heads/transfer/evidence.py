@@ -75,6 +75,7 @@ def slices_of(
     """Compare class by class, or value by value of a column."""
     tested = plan.tested
     masks: dict[str, NDArray[np.bool_]] = {}
+    of_label = None
     if by is not None:
         values = table.column(by)[plan.rows][tested]
         known = ~is_missing(values)
@@ -85,11 +86,14 @@ def slices_of(
         masks = {name: codes == c for c, name in enumerate(plan.classes)}
     elif plan.task is Task.MULTILABEL:
         masks = dict(zip(plan.classes, plan.target.values[tested].T, strict=True))
+        of_label = {name: i for i, name in enumerate(plan.classes)}
     place = np.zeros(len(plan.ids), dtype=np.intp)
     place[tested] = np.arange(len(tested))
     parts = [place[test] for _, test in plan.parts]
     masks = {name: mask for name, mask in masks.items() if mask.any()}
-    return slice_differences(cell.report, against.report, masks, parts, block=plan.block[tested])
+    return slice_differences(
+        cell.report, against.report, masks, parts, block=plan.block[tested], of_label=of_label
+    )
 
 
 def shifts_of(

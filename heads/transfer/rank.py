@@ -16,6 +16,7 @@ MOST_ROWS = 5000  # that scores look at: they rank, and rows beyond these change
 N_DRAWS = 1000
 PRIMARY = "ridge_loo"
 LEAST_BLOCKS = 5  # of rows, for an interval of ranks
+LEAST_HEADS = 3  # for a correlation with them
 
 
 @dataclass(frozen=True)
@@ -149,7 +150,7 @@ def agreement(ranking: Sequence[Ranked], *, higher_is_better: bool = True) -> di
     from scipy.stats import kendalltau
 
     known = [one for one in ranking if one.head_value is not None]
-    if len(known) < 3:
+    if len(known) < LEAST_HEADS:
         return {}
     sign = 1 if higher_is_better else -1
     values = [sign * one.head_value for one in known if one.head_value is not None]

@@ -33,6 +33,7 @@ class Shift:
     beyond: float  # share of the second's items farther out than 95 % of the first's
     beyond_of_class: dict[str, float]  # the same, of each class of the second
     between: str = "training and test items"
+    far_classes: tuple[str, ...] = ()  # more beyond than chance: Benjamini-Hochberg at 5 %
 
     @property
     def is_shifted(self) -> bool:
@@ -101,10 +102,12 @@ def domain_shift(
     far = _distance(b, a, own=False)
     limit = float(np.quantile(_distance(a, a, own=True), 1 - TAIL))
     is_beyond = far > limit
-    of_class = {}
+    of_class: dict[str, float] = {}
+    far_classes: tuple[str, ...] = ()
     if classes is not None:
         names = np.asarray(classes)[kept[1]].astype(str)
         of_class = {str(name): float(is_beyond[names == name].mean()) for name in np.unique(names)}
+        far_classes = _far_classes(is_beyond, names, block[len(a) :])
     return Shift(
         distances[0],
         float(np.quantile(distances[1:], 0.95)),
@@ -114,7 +117,26 @@ def domain_shift(
         float(is_beyond.mean()),
         of_class,
         between,
+        far_classes,
     )
+
+
+def _far_classes(
+    is_beyond: NDArray[np.bool_], names: NDArray[Any], block: NDArray[np.intp]
+) -> tuple[str, ...]:
+    """Return the classes of which more than the tail lies beyond; items of a block count once."""
+    from scipy.stats import binomtest, false_discovery_control
+
+    classes = np.unique(names)
+    p = []
+    for name in classes:
+        rows = names == name
+        _, number, sizes = np.unique(block[rows], return_inverse=True, return_counts=True)
+        shares = np.bincount(number, weights=is_beyond[rows]) / sizes
+        found = binomtest(int(shares.sum()), len(sizes), TAIL, alternative="greater")
+        p.append(float(found.pvalue))
+    adjusted = false_discovery_control(p)
+    return tuple(str(name) for name, a in zip(classes, adjusted, strict=True) if a <= 0.05)
 
 
 def _permuted(

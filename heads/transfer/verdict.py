@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from heads.comparison import ComparedHead, detectable, number, unit_of
+from heads.comparison import ComparedHead, detectable, number, settled, unit_of
 from heads.evaluate import ON_TEST, Report
 from heads.intervals import LEVEL, bootstrap_difference, corrected_t, mean_recall_difference
 from heads.tasks import Task
@@ -79,14 +79,16 @@ class Verdict:
 
     @property
     def rows_needed(self) -> int:
-        """Rows that would show a difference of the margin in 80 % of cases.
+        """Rows that would decide for the margin in 80 % of cases, whichever way.
 
-        Test rows on a test split, else rows in all; the interval narrows with the square root
-        of their number. -1 where it has no end.
+        As many as say *neutral* of encoders that do not differ; a difference of the margin is
+        shown by three quarters of them. Test rows on a test split, else rows in all; the interval
+        narrows with the square root of their number. -1 where it has no end.
         """
-        if not math.isfinite(self.detectable):
+        margin = settled(self.low, self.high, self.n_claims)
+        if not math.isfinite(margin):
             return -1
-        return math.ceil(self.n_rows * max(1e-9, self.detectable / self.margin) ** 2)
+        return math.ceil(self.n_rows * max(1e-9, margin / self.margin) ** 2)
 
     @property
     def rows_word(self) -> str:
@@ -102,8 +104,14 @@ class Verdict:
         return (
             f"{self.kind}: {self.metric.replace('_', ' ')} {said(self.value)} "
             f"{unit_of(self.metric)} ({said(self.low)} to {said(self.high)}) against "
-            f"{self.reference}; {self.estimand}"
+            f"{self.reference}; {self.estimand}; {number(self.detectable, self.metric)} would be "
+            f"seen, {self._needed()} decide for {number(self.margin, self.metric)}"
         )
+
+    def _needed(self) -> str:
+        if self.rows_needed < 0:
+            return f"no number of such {self.rows_word} would"
+        return f"{self.rows_needed:,} {self.rows_word} would"
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields and what follows from them."""
@@ -220,6 +228,7 @@ def slice_differences(
     test_rows: Sequence[NDArray[np.intp]],
     *,
     block: NDArray[np.intp] | None = None,
+    of_label: Mapping[str, int] | None = None,
 ) -> list[SliceDifference]:
     """Compare two heads on slices of the tested rows, worst first.
 
@@ -235,6 +244,8 @@ def slice_differences(
         Positions among the tested rows of each part, in the order of scores.
     block : ndarray of shape (n,), optional
         Rows of one block are no independent witnesses.
+    of_label : mapping, optional
+        With several labels a row: the one that a slice is about; default all of them at once.
 
     References
     ----------
@@ -243,9 +254,9 @@ def slice_differences(
     from scipy.stats import binomtest, false_discovery_control
 
     block = np.arange(len(first.truth)) if block is None else block
-    gain = _row_gains(first, second)  # (n_repeats, n)
     found = []
     for name, mask in slices.items():
+        gain = _row_gains(first, second, (of_label or {}).get(name))  # (n_repeats, n)
         rows = gain[:, mask].mean(axis=0)
         value = float(rows.mean())
         units = _block_means(rows, block[mask])
@@ -279,14 +290,14 @@ def slice_differences(
 LEAST_BLOCKS = 5  # of a slice that is tested: of four, all can agree by chance in 1 of 8 cases
 
 
-def _row_gains(first: Report, second: Report) -> NDArray[np.float64]:
+def _row_gains(first: Report, second: Report, label: int | None) -> NDArray[np.float64]:
     """Return how much better the first did on each row in each repeat, (n_repeats, n)."""
     a, b = (r.predicted[None] if r.repeats is None else r.repeats for r in (first, second))
     if first.task is Task.REGRESSION:
         return np.asarray(np.abs(b - first.truth) - np.abs(a - first.truth), dtype=np.float64)
     right = [said == first.truth for said in (a, b)]
     if first.truth.ndim == 2:
-        right = [one.all(axis=2) for one in right]
+        right = [one.all(axis=2) if label is None else one[:, :, label] for one in right]
     return np.asarray(right[0].astype(np.float64) - right[1])
 
 

@@ -11,6 +11,7 @@ from featurestore.errors import NotEnoughData, ShapeMismatch
 from heads.comparison import Difference
 from heads.tasks import Target, Task
 from heads.transfer.advice import RULES, Alternative, Evidence, Way, advise
+from heads.transfer.budgets import BudgetVerdict
 from heads.transfer.rank import agreement, rank_encoders
 from heads.transfer.shift import Shift, domain_shift
 from heads.transfer.verdict import Kind, SliceDifference, Verdict
@@ -140,6 +141,7 @@ OVER = Difference(("timm:x#layer=2", "best"), ("timm:x", "best"), 0.03, 0.01, 0.
 SHIFTED = Shift(1.5, 0.2, 0.01, 100, 100, 0.4, {})
 WORSE = SliceDifference("cats", 50, -0.2, -0.3, -0.1, 0.001, True)
 NEGATIVE = replace(VERDICT, kind=Kind.NEGATIVE, value=-0.1, low=-0.15, high=-0.05)
+FEW = BudgetVerdict(24, Kind.POSITIVE, 0.08, 0.04, 0.12)
 UNSURE = replace(VERDICT, kind=Kind.INCONCLUSIVE, value=0.01, low=-0.03, high=0.05)
 
 
@@ -194,7 +196,7 @@ def instead(way, *, over_encoder=0.01, over_reference=0.01):
             Evidence(UNSURE),
             [
                 "These 2,000 labelled items cannot tell: a difference of 5.7 points would have "
-                "shown. About 65,"
+                "shown. About 8"
             ],
         ),
         (
@@ -209,9 +211,60 @@ def instead(way, *, over_encoder=0.01, over_reference=0.01):
             Evidence(VERDICT, pretraining=(0.0, -0.02, 0.02)),
             [
                 "Use timm:x frozen",
-                "It is not the pretraining that helps: random weights of the "
-                "architecture are not separable",
+                "Whether it is the pretraining that helps cannot be told: pretrained and random "
+                "weights of the architecture are not separable here (+0.0 points, -2.0 points to "
+                "+2.0 points).",
             ],
+        ),
+        (  # 20 points, and an interval that barely holds 0: no sign that pretraining does nothing
+            Evidence(VERDICT, pretraining=(0.2, -0.01, 0.41)),
+            ["Use timm:x frozen", "Whether it is the pretraining that helps cannot be told"],
+        ),
+        (
+            Evidence(VERDICT, pretraining=(0.0, -0.005, 0.005)),
+            [
+                "Use timm:x frozen",
+                "It is not the pretraining that helps: random weights of the architecture are as "
+                "good as the pretrained ones",
+            ],
+        ),
+        (
+            Evidence(VERDICT, (instead(Way.WORDS),)),
+            ["Use timm:x frozen", "Begin from the words of the classes (--head zero-shot+probe)"],
+        ),
+        (
+            Evidence(NEGATIVE, shift=replace(SHIFTED, a_distance=0.1, p=0.6)),
+            ["Do not transfer timm:x", "It is not a shift that harms: training and test items do"],
+        ),
+        (
+            Evidence(NEGATIVE, budgets=(FEW, replace(FEW, n_labels=240, kind=Kind.NEUTRAL))),
+            [
+                "Do not transfer timm:x",
+                "It depends on the labels: with 24 labels +8.0 points (+4.0 points to +12.0 "
+                "points) against raw pixels; with all 1,600 -10.0 points",
+            ],
+        ),
+        (Evidence(VERDICT, budgets=(FEW,)), ["Use timm:x frozen"]),
+        (
+            Evidence(VERDICT, budgets=(replace(FEW, kind=Kind.NEGATIVE, value=-0.08),)),
+            ["Use timm:x frozen", "It depends on the labels: with 24 labels -8.0 points"],
+        ),
+        (
+            Evidence(
+                VERDICT,
+                slices=(WORSE,),
+                shift=replace(
+                    SHIFTED, beyond_of_class={"cats": 0.4}, far_classes=("cats",), a_distance=0.5
+                ),
+            ),
+            ["Use timm:x frozen", "Look at cats (-20.0 points of those right; 40% lie far out: a "],
+        ),
+        (
+            Evidence(
+                replace(VERDICT, metric="mae", value=0.4, low=0.3, high=0.5, margin=0.02),
+                slices=(replace(WORSE, name="site A", value=-2.3),),
+            ),
+            ["Use timm:x frozen", "Look at site A (-2.3 mean absolute error saved)"],
         ),
         (
             Evidence(VERDICT, pretraining=(-0.15, -0.2, -0.1)),
@@ -222,7 +275,10 @@ def instead(way, *, over_encoder=0.01, over_reference=0.01):
             ],
         ),
         (Evidence(VERDICT, pretraining=(0.1, 0.05, 0.15)), ["Use timm:x frozen"]),
-        (Evidence(VERDICT, slices=(WORSE,)), ["Use timm:x frozen", "Look at cats (-20.0 %)"]),
+        (
+            Evidence(VERDICT, slices=(WORSE,)),
+            ["Use timm:x frozen", "Look at cats (-20.0 points of those"],
+        ),
         (Evidence(VERDICT, slices=(replace(WORSE, is_found=False),)), ["Use timm:x frozen"]),
         (
             Evidence(VERDICT, shift=SHIFTED),
@@ -258,6 +314,8 @@ def test_each_planted_case_gets_its_advice(evidence, expected):
 
 
 def test_every_sentence_names_a_figure():
-    everything = Evidence(VERDICT, (instead(Way.LAYER),), (0.0, -0.1, 0.1), SHIFTED, (WORSE,))
+    everything = Evidence(
+        VERDICT, (instead(Way.LAYER),), (0.0, -0.1, 0.1), SHIFTED, (WORSE,), (FEW,)
+    )
     for rule in RULES:
         assert any(character.isdigit() for character in rule.say(everything)), rule.name

@@ -60,7 +60,8 @@ def test_on_a_test_split_the_interval_is_newcombes_and_says_what_it_is_for():
     assert found.kind is decide(low, high, 0.01)
     assert found.detectable == pytest.approx((1.96 + 0.84) / 1.96 * (high - low) / 2, rel=1e-2)
     assert found.rows_word == "test items"
-    assert found.rows_needed == np.ceil(200 * (found.detectable / 0.01) ** 2)
+    half = (1.959964 + 1.281552) / 1.959964 * (high - low) / 2  # both ends inside in 80 %
+    assert found.rows_needed == pytest.approx(200 * (half / 0.01) ** 2, abs=1)
     assert "against raw pixels; these fitted heads, on the test split" in found.sentence()
     assert Verdict.from_json(found.to_json()) == found
 

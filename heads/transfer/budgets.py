@@ -1,0 +1,145 @@
+"""Whether an encoder helps with few labels: the verdict again, budget by budget."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featurestore.errors import BadName, NotEnoughData
+from heads.comparison import ComparedHead
+from heads.evaluate import CLOSED_FORM, Report
+from heads.fewshot import N_DRAWS, draw_labels
+from heads.intervals import LEVEL
+from heads.plan import Plan
+from heads.tasks import Task
+from heads.transfer.verdict import Kind, decide
+
+
+@dataclass(frozen=True)
+class BudgetVerdict:
+    """The verdict with so many labels; exploration, not a claim."""
+
+    n_labels: int  # in all, the mean over draws
+    kind: Kind  # positive and negative only where told from 0 after Benjamini-Hochberg
+    value: float  # Δ, in shares of 1
+    low: float
+    high: float
+
+
+def check_budgets(budgets: Sequence[int], task: Task, metric: str) -> None:
+    """Stop where budgets cannot be judged.
+
+    Raises
+    ------
+    BadName
+    """
+    if budgets and (task is not Task.MULTICLASS or metric not in CLOSED_FORM):
+        raise BadName(
+            f"label budgets are judged by {' or '.join(CLOSED_FORM)} of one class an item, "
+            f"not by {metric} of {task}: `featurestore curve` draws them for all"
+        )
+    if any(k < 1 for k in budgets):
+        raise BadName(f"label budgets {list(budgets)}: expected 1 label a class or more")
+
+
+def plans_of(plan: Plan, budgets: Sequence[int], seed: int) -> list[Plan]:
+    """Return one plan for each number of labels a class: labels drawn anew ten times or more.
+
+    Raises
+    ------
+    NotEnoughData
+        If half of the rows of every class are too few for the smallest.
+    """
+    n_folds = 1 if plan.folds is None else plan.folds.n_folds
+    n_draws = n_folds * math.ceil(N_DRAWS / n_folds)  # every row is tested equally often
+    found = [draw_labels(plan, k, n_draws, seed) for k in sorted(set(budgets))]
+    plans = [replace(plan, draws=tuple(draws)) for draws in found if draws is not None]
+    if budgets and not plans:
+        raise NotEnoughData(
+            f"half of the rows of every class are fewer than {min(budgets)}: smaller budgets, "
+            "or more labels"
+        )
+    return plans
+
+
+def budget_verdicts(
+    plans: Sequence[Plan],
+    cells: Callable[[Plan], tuple[Mapping[str, ComparedHead], ComparedHead]],
+    metric: str,
+    margin: float,
+) -> dict[str, tuple[BudgetVerdict, ...]]:
+    """Judge each encoder at each budget.
+
+    Parameters
+    ----------
+    cells : callable
+        Gives, for a plan, the heads of each encoder and those of the reference.
+    """
+    from scipy.stats import false_discovery_control
+
+    found: dict[str, list[tuple[int, float, float, float, float]]] = {}
+    for plan in plans:
+        stated, against = cells(plan)
+        n_labels = round(float(np.mean([len(teach) for teach, _ in plan.parts])))
+        block = plan.block[plan.tested]
+        for encoder, cell in stated.items():
+            gain = gain_of_draws(cell.report, against.report, metric, block)
+            found.setdefault(encoder, []).append((n_labels, *gain))
+    verdicts = {}
+    for encoder, rows in found.items():
+        adjusted = false_discovery_control([row[-1] for row in rows])
+        verdicts[encoder] = tuple(
+            BudgetVerdict(n, _kind(decide(low, high, margin), p), value, low, high)
+            for (n, value, low, high, _), p in zip(rows, adjusted, strict=True)
+        )
+    return verdicts
+
+
+def _kind(kind: Kind, p: float) -> Kind:
+    is_claim = kind in (Kind.POSITIVE, Kind.NEGATIVE)
+    return Kind.INCONCLUSIVE if is_claim and p > 1 - LEVEL else kind
+
+
+def gain_of_draws(
+    first: Report, second: Report, metric: str, block: NDArray[np.intp]
+) -> tuple[float, float, float, float]:
+    """Compare two heads over draws of labels: Δ, low, high and p.
+
+    The variance is that of the mean over draws and, beside it, that of the rows that are tested:
+    all draws on a test split share them, and folds come twice. So the interval holds for other
+    labels *and* other items; over folds it is a little wider than need be.
+
+    Parameters
+    ----------
+    first, second : Report
+        Of the same draws, in which every row was tested equally often.
+    metric : {"balanced_accuracy", "accuracy"}
+    block : ndarray of shape (n,)
+        Rows of one block are no independent witnesses.
+    """
+    from scipy.stats import t
+
+    assert first.repeats is not None
+    assert second.repeats is not None
+    gains = first.scores[metric] - second.scores[metric]
+    right = [np.asarray(one.repeats == one.truth, np.float64) for one in (first, second)]
+    rows = (right[0] - right[1]).mean(axis=0)  # (n,)
+    strata = first.truth if metric == "balanced_accuracy" else np.zeros_like(first.truth)
+    _, code, size = np.unique(strata, return_inverse=True, return_counts=True)
+    mean = np.bincount(code, weights=rows) / size
+    influence = (rows - mean[code]) / (len(size) * size[code])  # on the mean over strata
+    _, number = np.unique(block, return_inverse=True)
+    of_rows = float((np.bincount(number, weights=influence) ** 2).sum())
+    n_blocks = int(number.max()) + 1
+    error = math.sqrt(float(gains.var(ddof=1)) / len(gains) + of_rows)
+    freedom = max(1, min(len(gains), n_blocks) - 1)
+    value = float(gains.mean())
+    if error < 1e-12:  # nothing varies: equal, or so few rows that nobody can tell
+        return (value, 0.0, 0.0, 1.0) if abs(value) < 1e-12 else (value, -1.0, 1.0, 1.0)
+    half = float(t.ppf((1 + LEVEL) / 2, freedom)) * error
+    p = 2 * float(t.sf(abs(value) / error, freedom))
+    return value, max(-1.0, value - half), min(1.0, value + half), p

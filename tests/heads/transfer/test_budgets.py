@@ -1,0 +1,95 @@
+"""The verdict with few labels: the interval by simulation, and planted encoders."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+import heads
+from featurestore.errors import BadName, NotEnoughData
+from heads.evaluate import Report
+from heads.transfer.budgets import gain_of_draws
+from heads.transfer.verdict import Kind
+
+HEADS = ("ridge", "prototype")
+
+
+@pytest.fixture
+def crossing():
+    """A thing of two dimensions that few labels find, in noise that many labels see through."""
+    rng = np.random.default_rng(0)
+    n = 600
+    codes = np.arange(n) % 2
+    compact = rng.normal(size=(n, 2)) + 2.0 * codes[:, None]
+    rich = rng.normal(size=(n, 400)) + 0.27 * codes[:, None]
+    return rich, compact, [f"class {c}" for c in codes]
+
+
+def test_an_encoder_may_help_with_few_labels_and_harm_with_many(family, crossing):
+    rich, compact, labels = crossing
+    views = family({"baseline:pixels": rich, "timm:x": compact}, labels)
+    found = heads.assess_transfer(views["timm:x"], heads=HEADS, budgets=(2, 100), blend=False)
+    few, more = found.budgets["timm:x"]
+    assert (few.n_labels, more.n_labels) == (4, 200)
+    assert few.kind is Kind.POSITIVE
+    assert few.low > 0
+    assert few.value > more.value
+    assert found.verdict("timm:x").kind is Kind.NEGATIVE
+    assert any(
+        line.startswith("It depends on the labels: with 4") for line in found.advice["timm:x"]
+    )
+    (stored,) = heads.assessments(views["timm:x"].dataset)
+    again, once = (json.loads(json.dumps(one.to_json())) for one in (stored, found))
+    assert again == once
+
+
+@pytest.mark.parametrize(("options", "said"), [
+    ({"budgets": (0,)}, "1 label a class or more"),
+    ({"budgets": (4,), "metric": "log_loss"}, "not by log_loss of multiclass"),
+])  # fmt: skip
+def test_what_cannot_be_judged_is_said(options, said, family, crossing):
+    rich, compact, labels = crossing
+    views = family({"baseline:pixels": rich, "timm:x": compact}, labels)
+    with pytest.raises(BadName, match=said):
+        heads.assess_transfer(views["timm:x"], heads=HEADS, save=False, **options)
+
+
+def test_budgets_beyond_half_of_the_rows_are_refused(family, crossing):
+    rich, compact, labels = crossing
+    views = family({"baseline:pixels": rich, "timm:x": compact}, labels)
+    with pytest.raises(NotEnoughData, match="fewer than 1000"):
+        heads.assess_transfer(views["timm:x"], heads=HEADS, save=False, budgets=(1000,))
+
+
+@pytest.mark.parametrize("n_blocks", [80, 20])
+def test_the_interval_holds_for_other_labels_and_other_items(n_blocks):
+    """Two heads that are equally good on all items, each draw and each item with its luck.
+
+    t over draws alone forgets that all draws share the items, and claims in a third of cases.
+    """
+    claims = alone = 0
+    n, n_draws, n_trials = 80, 10, 400
+    block = np.arange(n) % n_blocks
+    for seed in range(n_trials):
+        rng = np.random.default_rng(seed)
+        truth = np.arange(n) // (n // 2)
+        ease = rng.normal(0, 1.0, (2, n_blocks))[:, block]  # of an item, for each head
+        luck = rng.normal(0, 0.5, (2, n_draws, 1))
+        right = ease[:, None, :] + luck + rng.normal(0, 0.5, (2, n_draws, n)) > -0.5
+        reports = []
+        for one in right:
+            said = np.where(one, truth, 1 - truth)
+            scores = {"balanced_accuracy": np.array([
+                np.mean([row[truth == c].mean() for c in (0, 1)]) for row in one
+            ])}  # fmt: skip
+            reports.append(Report(truth, said[0], scores, "draws", repeats=said))
+        value, low, high, p = gain_of_draws(*reports, "balanced_accuracy", block)
+        assert low <= value <= high
+        assert (p <= 0.05) == (low > 0 or high < 0)
+        claims += p <= 0.05
+        gains = reports[0].scores["balanced_accuracy"] - reports[1].scores["balanced_accuracy"]
+        alone += abs(gains.mean()) > 2.262 * gains.std(ddof=1) / np.sqrt(n_draws)
+    assert claims <= 0.05 * n_trials + 3 * (0.05 * 0.95 * n_trials) ** 0.5
+    assert alone > 3 * claims
