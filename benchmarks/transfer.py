@@ -1,7 +1,8 @@
 """Verdicts: how often they err, what they say of ten real data sets, and what scores cost.
 
-Run: python -m benchmarks.transfer [errors] [planted] [scores] [layers] [ten]   (all by default)
-layers and ten need ../shared and keep a store in featurestore-data-bench (FEATURESTORE_BENCH).
+Run: python -m benchmarks.transfer [errors] [folds] [planted] [scores] [layers] [ten] [curves]
+(all by default). layers, ten and curves need ../shared and keep a store in featurestore-data-bench
+(FEATURESTORE_BENCH).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from benchmarks.ten import IMAGES, TEXTS, encoders_of, mobilenet, ten
 from heads.comparison import ComparedHead
 from heads.estimators.prototype import PrototypeHead
 from heads.evaluate import ON_TEST, Report, evaluate, over_folds
+from heads.fewshot import laws_of
 from heads.folds import make_folds
 from heads.tasks import Target, Task
 from heads.transfer.scores import gbc, h_score, knn_loo, logme, prototype_loo, ridge_loo
@@ -27,61 +29,120 @@ from heads.transfer.verdict import Kind, Verdict, judge
 MARGIN = 0.01
 SCORES = {
     "ridge_loo": ridge_loo, "prototype_loo": prototype_loo, "logme": logme, "h_score": h_score,
-    "gbc": gbc,
+    "gbc": gbc, "knn_loo": knn_loo,
 }  # fmt: skip
 
 
 def errors() -> list[Row]:
     """Operating characteristics through `judge`: a test split, and repeated folds."""
     rows = []
-    for n in (200, 1000, 5000, 10_000):
-        for delta in (0.0, -0.02, -0.05):
-            n_draws = 2000 if n <= 1000 else 600
-            kinds = [
-                _simulated(n, delta, np.random.default_rng([n, draw])) for draw in range(n_draws)
-            ]
-            shares = {kind: kinds.count(kind) / n_draws for kind in Kind}
-            claimed = shares[Kind.POSITIVE] + shares[Kind.NEGATIVE]
-            name = f"test split, n = {n:,}, Δ = {100 * delta:g} points, 10 % discordant"
-            if delta == 0:
-                error = 2 * (0.05 * 0.95 / n_draws) ** 0.5
-                rows.append(
-                    at_most(f"{name}: positive or negative", claimed, "share", 0.05 + error)
-                )
-                rows.append(Row(f"{name}: neutral", shares[Kind.NEUTRAL], "share"))
-            else:
-                rows.append(Row(f"{name}: negative", shares[Kind.NEGATIVE], "share"))
-    rows += folds_errors()
+    for metric, about in (
+        ("accuracy", "accuracy"),
+        ("balanced_accuracy", "balanced accuracy of classes 9 : 1"),
+    ):
+        for n in (200, 500, 1000, 2000, 5000, 10_000):
+            for delta in (0.0, -0.01, -0.02, -0.05):
+                seed = [n, round(-100 * delta), len(metric)]
+                found = [
+                    _simulated(n, delta, metric, np.random.default_rng([*seed, draw]))
+                    for draw in range(N_SIMULATED)
+                ]
+                rows += _shares(f"test split, {about}, n = {n:,}, ", delta, found)
+    for delta in (0.0, -0.05):
+        found = [_of_groups(delta, np.random.default_rng([5, i])) for i in range(N_GROUPED)]
+        rows += _shares("test split, accuracy, n = 1,000 in groups of five, ", delta, found)
+    needed = [_simulated(500, 0.0, "accuracy", np.random.default_rng([3, i])) for i in range(200)]
+    n = round(float(np.median([verdict.rows_needed for verdict in needed])))
+    settled = [_simulated(n, 0.0, "accuracy", np.random.default_rng([4, i])) for i in range(2000)]
+    share = sum(one.kind is Kind.NEUTRAL for one in settled) / len(settled)
+    rows.append(Row(f"Δ = 0 with the {n:,} rows that 500 said would decide: neutral", share,
+                    "share (meant: 0.8)"))  # fmt: skip
     return rows
 
 
-def _within_error(n_draws: int) -> float:
-    """Return 5 % and two Monte-Carlo standard errors."""
-    return float(0.05 + 2 * (0.05 * 0.95 / n_draws) ** 0.5)
+N_SIMULATED, N_GROUPED = 4000, 1000
 
 
-def _simulated(n: int, delta: float, rng: np.random.Generator) -> Kind:
+def _shares(name: str, delta: float, found: list[Verdict]) -> list[Row]:
+    """Return how often each verdict was given, against 5 % and two Monte-Carlo errors."""
+    shares = {kind: sum(one.kind is kind for one in found) / len(found) for kind in Kind}
+    name += f"Δ = {100 * delta:g} points, 10 % discordant"
+    if delta == 0:
+        claimed = shares[Kind.POSITIVE] + shares[Kind.NEGATIVE]
+        limit = _within_error(len(found))
+        return [
+            at_most(f"{name}: positive or negative", claimed, "share", limit),
+            Row(f"{name}: neutral", shares[Kind.NEUTRAL], "share"),
+        ]
+    rows = [Row(f"{name}: negative", shares[Kind.NEGATIVE], "share")]
+    if -delta >= MARGIN:  # a difference of the margin or more is not neutral
+        limit = _within_error(len(found), 0.025)
+        rows.append(at_most(f"{name}: neutral", shares[Kind.NEUTRAL], "share", limit))
+    return rows
+
+
+def _within_error(n_draws: int, rate: float = 0.05) -> float:
+    """Return a rate and two Monte-Carlo standard errors."""
+    return float(rate + 2 * (rate * (1 - rate) / n_draws) ** 0.5)
+
+
+def _simulated(n: int, delta: float, metric: str, rng: np.random.Generator) -> Verdict:
+    """Judge two heads of which each is right where the other is not in some 5 % of rows."""
     first, second = (0.1 + delta) / 2, (0.1 - delta) / 2
     kind = rng.choice(4, n, p=[first, second, 0.8, 0.1])
-    verdict = judge(
-        _on_test(np.isin(kind, [0, 2])), _on_test(np.isin(kind, [1, 2])), "accuracy", margin=MARGIN
-    )
-    inside = verdict.low > -MARGIN and verdict.high < MARGIN
-    assert verdict.kind is not Kind.NEUTRAL or inside, "neutral beyond what the interval supports"
-    return verdict.kind
+    is_rare = np.arange(n) < (n // 10 if metric == "balanced_accuracy" else 0)
+    return judge(
+        _on_test(np.isin(kind, [0, 2]), is_rare), _on_test(np.isin(kind, [1, 2]), is_rare),
+        metric, margin=MARGIN,
+    )  # fmt: skip
 
 
-def _on_test(right: NDArray[np.bool_]) -> ComparedHead:
-    codes = np.zeros(len(right), dtype=np.intp)
-    scores = {"accuracy": np.array([right.mean()])}
-    return ComparedHead("e", "best", Report(codes, np.where(right, 0, 1), scores, ON_TEST), 0.0)
+def _on_test(right: NDArray[np.bool_], is_rare: NDArray[np.bool_]) -> ComparedHead:
+    codes = is_rare.astype(np.intp)
+    recalls = [right[codes == c].mean() for c in np.unique(codes)]
+    scores = {
+        "accuracy": np.array([right.mean()]), "balanced_accuracy": np.array([np.mean(recalls)]),
+    }  # fmt: skip
+    said = np.where(right, codes, 1 - codes)
+    return ComparedHead("e", "best", Report(codes, said, scores, ON_TEST), 0.0)
+
+
+def _of_groups(delta: float, rng: np.random.Generator) -> Verdict:
+    """Judge heads whose rows stand and fall by groups of five."""
+    kind = rng.choice(4, 200, p=[(0.1 + delta) / 2, (0.1 - delta) / 2, 0.8, 0.1])
+    kind = np.where(rng.random((200, 5)) < 0.8, kind[:, None], 2).ravel()
+    codes, group, rows = np.arange(1000) % 2, np.repeat(np.arange(200), 5), np.arange(1000)
+    cells = []
+    for wins in ([0, 2], [1, 2]):
+        said = np.where(np.isin(kind, wins), codes, 1 - codes)
+        report = evaluate(
+            lambda said=said: Told(said), rows[:, None],  # type: ignore[misc]
+            Target(Task.MULTICLASS, codes, ("0", "1")), [(rows, rows)], estimand=ON_TEST,
+            groups=group,
+        ).report  # fmt: skip
+        cells.append(ComparedHead("e", "best", report, 0.0))
+    return judge(cells[0], cells[1], "accuracy", margin=MARGIN)
+
+
+class Told:
+    """Says what it was told to, by row number."""
+
+    classes_ = np.array(["0", "1"])
+
+    def __init__(self, said: NDArray[np.intp]) -> None:
+        self.said = said
+
+    def fit(self, X: Any, y: Any) -> Told:
+        return self
+
+    def predict(self, X: Any) -> Any:
+        return self.classes_[self.said[X[:, 0]]]
 
 
 def folds_errors() -> list[Row]:
     """Two encoders drawn from one distribution, 5 × 5 folds, heads really trained."""
     rows = []
-    for n in (60, 200):
-        n_draws = 400
+    for n, n_draws in ((60, 1000), (200, 1000), (1000, 400)):
         for delta, name in ((0.0, "exchangeable encoders"), (0.5, "the second one better")):
             kinds = []
             values = []
@@ -141,7 +202,7 @@ def planted() -> list[Row]:
         what = f"planted negative transfer, n = {n}: found"
         rows.append(at_least(what, share, "share", 0.8) if n == 400 else Row(what, share, "share"))
     permuted = []
-    for seed in range(100):
+    for seed in range(1000):
         rng = np.random.default_rng([99, seed])
         labels = [f"class {c}" for c in rng.permutation(np.arange(120) % 3)]
         views = views_of(
@@ -152,6 +213,8 @@ def planted() -> list[Row]:
             [views["timm:x"]], heads=("ridge", "prototype"), blend=False, save=False
         ).verdicts[0]
         permuted.append(verdict.kind in (Kind.POSITIVE, Kind.NEGATIVE))
+        if seed % 100 == 99:
+            print(seed + 1, "permuted", np.mean(permuted), file=sys.stderr, flush=True)
     share = float(np.mean(permuted))
     limit = _within_error(len(permuted))
     rows.append(at_most("labels permuted: positive or negative", share, "share", limit))
@@ -166,8 +229,6 @@ def scores() -> list[Row]:
     rows = [Row("one SVD of 50k × 512 (float64)", svd, "s")]
     for name, compute in SCORES.items():
         rows.append(Row(f"{name} over the SVD", median_s(lambda: compute(F, y), 1) / svd, "ratio"))  # noqa: B023
-    few, codes = F[:5000], y[:5000]
-    rows.append(Row("knn_loo on 5,000 rows", median_s(lambda: knn_loo(few, codes), 1), "s"))
     return rows
 
 
@@ -204,14 +265,22 @@ def layers() -> list[Row]:
         for score, tau in found.items():
             taus.setdefault(score, []).append(tau)
     for score, found_taus in taus.items():
+        low, high = _t_interval(np.array(found_taus))
         rows.append(
             Row(
                 f"Kendall's τ over 5 depths of MobileNetV2, mean of 6 data sets: {score}",
                 float(np.mean(found_taus)),
-                f"τ (least {min(found_taus):.2f})",
+                f"τ (least {min(found_taus):.2f}; 95 % over data sets {low:.2f} to {high:.2f})",
             )
         )
     return rows
+
+
+def _t_interval(values: NDArray[np.float64]) -> tuple[float, float]:
+    from scipy.stats import t
+
+    half = t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / len(values) ** 0.5
+    return float(max(-1.0, values.mean() - half)), float(min(1.0, values.mean() + half))
 
 
 def _network() -> Any:
@@ -250,8 +319,56 @@ def verdicts() -> list[Row]:
     return rows
 
 
+def curves() -> list[Row]:
+    """Do a quarter of the labels foretell the rest? Learning curves of the ten data sets.
+
+    Laws through the budgets of at most a quarter of the labels (`heads.fewshot.laws_of`); their
+    80 % interval is to hold the mean error with half of every class, the most that is drawn.
+    """
+    store = ten()
+    rows = []
+    held: dict[str, list[bool]] = {}
+    for name in (*IMAGES, *TEXTS):
+        views = [store.view(name, spec) for spec in encoders_of(name)]
+        found = heads.curve(views)
+        for spec in found.encoders:
+            budgets = [one for one in found.of(spec) if one.per_class > 1]
+            n = np.array([one.n_labels for one in budgets], dtype=np.float64)
+            error = 1 - np.stack([one.scores for one in budgets])
+            early = n <= n[-1] / 4
+            label = spec.rpartition("/")[2]
+            if early.sum() < 3:
+                rows.append(Row(f"{name}, {label}: budgets of at most a quarter",
+                                float(early.sum()), "too few to foretell"))  # fmt: skip
+                continue
+            foretold = [law.error(n[-1]) for law in laws_of(n[early], error[early])]
+            low, high = np.quantile(foretold, [0.1, 0.9])
+            truth = float(error[-1].mean())
+            kind = "baselines" if spec.startswith("baseline:") else "encoders"
+            held.setdefault(kind, []).append(bool(low <= truth <= high))
+            if spec == str(views[0].spec):
+                held.setdefault("first", []).append(held[kind][-1])
+            rows.append(
+                Row(
+                    f"{name}, {label}: error with {n[-1]:,.0f} labels, foretold from "
+                    f"{n[early][-1]:,.0f}: {100 * low:.1f} to {100 * high:.1f}",
+                    100 * truth,
+                    f"% ({'held' if held[kind][-1] else 'missed'})",
+                )
+            )
+            print(rows[-1].what, rows[-1].value, rows[-1].unit, file=sys.stderr, flush=True)
+    for kind, hits in held.items():
+        what = f"80 % intervals that held what was foretold, of {len(hits)}"
+        if kind == "first":
+            rows.append(at_least(f"{what} data sets (MobileNetV2, MiniLM)", sum(hits), "sets", 7))
+        else:
+            rows.append(Row(f"{what} {kind}", sum(hits), "curves"))
+    return rows
+
+
 SECTIONS = {
-    "errors": errors, "planted": planted, "scores": scores, "layers": layers, "ten": verdicts,
+    "errors": errors, "folds": folds_errors, "planted": planted, "scores": scores,
+    "layers": layers, "ten": verdicts, "curves": curves,
 }  # fmt: skip
 
 

@@ -147,6 +147,7 @@ def assess_transfer(
         loaded, label=label, task=task, evaluation=evaluation, group=group, seed=seed
     )
     plan = ground.plan
+    _check_classes(plan)
     if by is not None:
         ground.tables[0].column(by)  # a wrong name is found before anything is trained
     metric = check_metric(metric, plan.task)
@@ -358,6 +359,19 @@ def _check_baseline(views: Sequence[View], is_text: bool, pixels: View | None) -
         f"{name} has no view of {PIXELS} to judge encoders against: "
         f"featurestore embed --dataset {name} -e {PIXELS}"
     )
+
+
+def _check_classes(plan: Plan) -> None:
+    """Stop where no head can be right: all of the test items are of classes that none teaches."""
+    if plan.folds is not None or plan.task is not Task.MULTICLASS:
+        return
+    taught, asked = (np.unique(plan.target.values[rows]) for rows in (plan.train, plan.test))
+    if not np.isin(asked, taught).any():
+        names = ", ".join(plan.classes[c] for c in asked[:5])
+        raise NotEnoughData(
+            f"the test split has classes that no training item has ({names}), and no other: "
+            "nothing can be judged; make a split anew, or judge by folds (--evaluation folds)"
+        )
 
 
 def _reference(

@@ -185,8 +185,6 @@ def ranking_of(
     views: Sequence[View], plan: Plan, values: Mapping[str, float]
 ) -> tuple[list[Ranked], list[str]]:
     """Score all views on the rows that teach."""
-    if plan.task is Task.MULTILABEL:
-        return [], ["No ranking: the scores are for one class or a number an item."]
     rows = plan.train
     vectors, notes = {}, []
     for view in views:
@@ -196,8 +194,11 @@ def ranking_of(
             vectors[str(view.spec)] = found.vectors[at]
         else:
             notes.append(f"Not ranked: {view.spec.label} lacks vectors of some training items.")
-    ranked = rank_encoders(
-        vectors, plan.target.take(rows), groups=plan.block[rows], head_values=values,
-        n_parameters={str(view.spec): _n_parameters(view) for view in views},
-    )  # fmt: skip
+    try:
+        ranked = rank_encoders(
+            vectors, plan.target.take(rows), groups=plan.block[rows], head_values=values,
+            n_parameters={str(view.spec): _n_parameters(view) for view in views},
+        )  # fmt: skip
+    except NotEnoughData as error:
+        return [], [*notes, f"No ranking: {error}."]
     return ranked, notes

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from featurestore.errors import BadName
+from featurestore.errors import NotEnoughData
 from heads.tasks import Target, Task
 from heads.transfer.scores import SCORES, ridge_loo_rows
 
@@ -52,33 +53,40 @@ def rank_encoders(
     vectors : mapping
         Encoder → (n, dim).
     target : Target
-        Of the n rows; of one class or a number each.
+        Of the n rows. Of several labels each one is scored for itself, and the scores' mean taken.
     head_values, n_parameters : mapping, optional
         Encoder → what its head reaches, how large its network is: to stand beside the scores.
 
     Raises
     ------
-    BadName
-        If the target has several labels a row.
+    NotEnoughData
+        If no label has rows with and without it.
     """
     rng = np.random.default_rng(seed)
     rows = np.sort(rng.permutation(len(target))[:MOST_ROWS])
     block = np.arange(len(rows)) if groups is None else np.asarray(groups)[rows]
-    y = target.values[rows]
-    if target.task is Task.MULTILABEL:
-        raise BadName("scores are for one class or a number an item, not for several labels")
+    parts = _parts_of(target.values[rows], target.task)
+    named = [
+        name for name, entry in SCORES.items()
+        if entry.of_numbers or target.task is not Task.REGRESSION
+    ]  # fmt: skip
     scores: dict[str, dict[str, float]] = {}
-    right, codes = [], None
+    right: list[list[NDArray[np.float64]]] = [[] for _ in parts]  # of each label, each encoder's
+    codes: list[NDArray[np.intp] | None] = [None] * len(parts)
     for encoder, F in vectors.items():
         F = F[rows]
         scores[encoder] = {
-            name: _score(name, F, y, block)
-            for name, entry in SCORES.items()
-            if entry.of_numbers or target.task is Task.MULTICLASS
+            name: float(np.mean([_score(name, F, y, block) for y in parts])) for name in named
         }
-        found, codes = ridge_loo_rows(F, y, groups=block)
-        right.append(found)
-    draws = _ranks_of_draws(np.stack(right), codes, block, rng)
+        for i, y in enumerate(parts):
+            found, codes[i] = ridge_loo_rows(F, y, groups=block)
+            right[i].append(found)
+    counts, number = _drawn(block, rng)
+    drawn = [
+        _values_of_draws(np.stack(one), of, counts, number)
+        for one, of in zip(right, codes, strict=True)
+    ]
+    draws = _ranks_of(np.mean(drawn, axis=0))
     order = sorted(scores, key=lambda encoder: -scores[encoder][PRIMARY])
     low = np.quantile(draws[0], 0.025, axis=0, method="inverted_cdf")
     high = np.quantile(draws[1], 0.975, axis=0, method="inverted_cdf")
@@ -100,6 +108,16 @@ def rank_encoders(
     ]
 
 
+def _parts_of(values: NDArray[Any], task: Task) -> list[NDArray[Any]]:
+    """Return what is scored: the target, or each label of several that some rows have."""
+    if task is not Task.MULTILABEL:
+        return [values]
+    found = [one for one in values.T.astype(np.intp) if len(np.unique(one)) == 2]
+    if not found:
+        raise NotEnoughData("no label has rows with and without it: nothing to rank by")
+    return found
+
+
 def _score(
     name: str, F: NDArray[np.float32], y: NDArray[np.float64], block: NDArray[np.intp]
 ) -> float:
@@ -109,19 +127,23 @@ def _score(
     return compute(F, y)
 
 
-def _ranks_of_draws(
-    right: NDArray[np.float64],
-    codes: NDArray[np.intp] | None,
-    block: NDArray[np.intp],
-    rng: np.random.Generator,
+def _drawn(
+    block: NDArray[np.intp], rng: np.random.Generator
 ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Return each encoder's best and worst rank in each bootstrap draw, (n_draws, n_encoders).
-
-    They differ where encoders tie.
-    """
+    """Return how often each block is drawn, (n_draws, n_blocks), and the block of each row."""
     _, number = np.unique(block, return_inverse=True)
     n_blocks = int(number.max()) + 1
-    counts = rng.multinomial(n_blocks, np.full(n_blocks, 1 / n_blocks), size=N_DRAWS)
+    return rng.multinomial(n_blocks, np.full(n_blocks, 1 / n_blocks), size=N_DRAWS), number
+
+
+def _values_of_draws(
+    right: NDArray[np.float64],
+    codes: NDArray[np.intp] | None,
+    counts: NDArray[np.intp],
+    number: NDArray[np.intp],
+) -> NDArray[np.float64]:
+    """Return each encoder's score in each bootstrap draw, (n_draws, n_encoders)."""
+    n_blocks = counts.shape[1]
     strata = np.zeros(len(number), dtype=np.intp) if codes is None else codes
     total = np.zeros((N_DRAWS, len(right)))
     n_seen = np.zeros((N_DRAWS, 1))
@@ -135,7 +157,11 @@ def _ranks_of_draws(
         seen = drawn > 0
         total[seen] += (counts @ sums.T)[seen] / drawn[seen, None]
         n_seen[seen] += 1
-    value = total / np.maximum(n_seen, 1)
+    return np.asarray(total / np.maximum(n_seen, 1))
+
+
+def _ranks_of(value: NDArray[np.float64]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Return best and worst rank in each draw, (n_draws, n_encoders); they differ on ties."""
     better = value[:, None, :] > value[:, :, None] + 1e-12  # (n_draws, encoder, others)
     as_good = value[:, None, :] >= value[:, :, None] - 1e-12
     return 1 + better.sum(axis=2), as_good.sum(axis=2)

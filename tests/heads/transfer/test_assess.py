@@ -265,6 +265,50 @@ def test_what_cannot_be_judged_is_said(family, planted, specs, judged, said):
         heads.assess_transfer(views[judged])
 
 
+def test_vectors_that_do_not_vary_are_judged_as_no_better_than_nothing(family, planted):
+    raw, labels = planted
+    views = family({"baseline:pixels": raw, "timm:x": np.ones((200, 3))}, labels)
+    found = heads.assess_transfer(views["timm:x"], rank=True, save=False)
+    verdict = found.verdict("timm:x")
+    assert verdict.kind is Kind.NEGATIVE
+    assert verdict.encoder_value == pytest.approx(0.5)
+    assert [one.encoder for one in found.ranking][-1] == "timm:x"
+
+
+def test_one_group_alone_and_classes_of_another_split_are_said(family, planted):
+    raw, labels = planted
+    views = family({"baseline:pixels": raw, "timm:x": raw}, labels, group=["a"] * 200)
+    with pytest.raises(NotEnoughData, match="group"):
+        heads.assess_transfer(views["timm:x"], heads=HEADS, save=False)
+    split = ["train"] * 120 + ["test"] * 80
+    other = [*labels[:120], *(["class 0", "class 2"] * 40)]
+    views = family({"baseline:pixels": raw, "timm:x": raw}, other, split=split)
+    found = heads.assess_transfer(views["timm:x"], heads=HEADS, save=False)
+    assert any("class 2" in note for note in found.notes)
+    views = family({"baseline:pixels": raw, "timm:x": raw}, [*labels[:120], *["class 2"] * 80],
+                   split=split)  # fmt: skip
+    with pytest.raises(NotEnoughData, match="class 2"):
+        heads.assess_transfer(views["timm:x"], heads=HEADS, save=False)
+
+
+def test_several_labels_have_slices_of_their_own_and_a_ranking(family):
+    rng = np.random.default_rng(0)
+    told = rng.random((240, 2)) < 0.5
+    told[:, 0] |= ~told.any(axis=1)
+    labels = ["|".join(np.array(["a", "b"])[row]) for row in told]
+    a_alone = 3 * told[:, :1] * np.eye(1, 4) + rng.normal(size=(240, 4))
+    both = 3 * told @ np.eye(2, 4) + rng.normal(size=(240, 4))
+    views = family({"baseline:pixels": both, "timm:x": a_alone}, labels)
+    found = heads.assess_transfer(
+        views["timm:x"], heads=("prototype",), rank=True, blend=False, save=False, task="multilabel"
+    )
+    slices = {one.name: one for one in found.slices["timm:x"]}
+    assert slices["b"].is_found
+    assert slices["b"].value < -0.1
+    assert not slices["a"].is_found  # it knows a as well, whatever it says of b
+    assert [one.encoder for one in found.ranking] == ["baseline:pixels", "timm:x"]
+
+
 def test_too_few_labels_are_inconclusive_with_the_number_that_would_do(family, planted):
     _, labels = planted
     rng = np.random.default_rng(3)

@@ -12,6 +12,7 @@ from sklearn.covariance import ledoit_wolf
 from sklearn.linear_model import Ridge
 
 from featurestore.errors import NotEnoughData, ShapeMismatch
+from heads.estimators.ridge import ridge_loo as fit_ridge
 from heads.transfer.scores import (
     SCORES,
     gbc,
@@ -184,3 +185,54 @@ def test_bad_input_is_said_clearly():
     assert ridge_loo(constant, y) <= 1 / 3 + 1e-9
     assert h_score(constant, y) == 0
     assert math.isfinite(logme(constant, y, centre=True))
+
+
+def test_press_of_ridge_is_the_published_one():
+    F, y = toy(12, 3)
+    targets = np.where(y[:, None] == np.arange(3), 1.0, -1.0)
+    found = fit_ridge(F, targets, (0.1,))
+    assert np.mean((targets - found.scores) ** 2) == pytest.approx(1.0372521055677484, abs=1e-12)
+
+
+def test_logme_of_shifted_vectors_is_another_and_that_of_centred_ones_is_not():
+    F, y = toy(30, 4)
+    assert logme(F + 1, y) == pytest.approx(-0.663079105, abs=2e-9)
+    assert logme(F + 1, y, centre=True) == pytest.approx(logme(F, y, centre=True), abs=1e-12)
+
+
+def test_knn_of_numbers_weighs_its_neighbours():
+    """Two rows in one direction, one apart: by hand."""
+    F = np.array([[1.0, 0], [1, 0], [0, 1]])
+    t = np.array([1.0, 3, 8])
+    weights = np.exp((np.array([1.0, 0]) - 1) / 0.07)  # cosines of the two neighbours
+    guess = [
+        (weights * [3, 8]).sum() / weights.sum(),
+        (weights * [1, 8]).sum() / weights.sum(),
+        2.0,  # both others are as far
+    ]
+    expected = 1 - np.mean((t - guess) ** 2) / t.var()
+    assert knn_loo(F, t, k=2) == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("name", SCORES)
+def test_what_holds_no_information_changes_no_score(name):
+    """Order of rows, names of classes; and, but for GBC's Gaussians, a rotation."""
+    F, y = toy(60, 5)
+    value = SCORES[name].compute(F, y)
+    order = np.random.default_rng(0).permutation(60)
+    assert SCORES[name].compute(F[order], y[order]) == pytest.approx(value, abs=1e-9)
+    assert SCORES[name].compute(F, 2 - y) == pytest.approx(value, abs=1e-9)
+    assert SCORES[name].compute(F, np.array(["x", "y", "z"])[y]) == pytest.approx(value, abs=1e-9)
+    if name != "gbc":
+        Q, _ = np.linalg.qr(np.random.default_rng(1).normal(size=(5, 5)))
+        assert SCORES[name].compute(F @ Q, y) == pytest.approx(value, abs=1e-7)
+    if name not in ("gbc", "knn_loo"):  # an absolute floor of variance; directions from the origin
+        assert SCORES[name].compute(3 * F, y) == pytest.approx(value, abs=1e-9)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("name", SCORES)
+def test_vectors_that_do_not_vary_score_finitely(name):
+    y = np.arange(12) % 3
+    assert np.isfinite(SCORES[name].compute(np.ones((12, 4)), y))
+    assert np.isfinite(SCORES[name].compute(np.zeros((12, 4)), y))

@@ -13,6 +13,7 @@ from heads.tasks import Target, Task
 from heads.transfer.advice import RULES, Alternative, Evidence, Way, advise
 from heads.transfer.budgets import BudgetVerdict
 from heads.transfer.rank import agreement, rank_encoders
+from heads.transfer.scores import SCORES, ridge_loo
 from heads.transfer.shift import Shift, domain_shift
 from heads.transfer.verdict import Kind, SliceDifference, Verdict
 
@@ -131,6 +132,26 @@ def test_numbers_are_ranked_by_the_scores_that_are_defined_for_them():
     found = rank_encoders(vectors, Target(Task.REGRESSION, t))
     assert found[0].encoder == "good"
     assert set(found[0].scores) == {"ridge_loo", "knn_loo", "logme"}
+
+
+def test_several_labels_are_scored_one_by_one():
+    rng = np.random.default_rng(0)
+    labels = rng.random((200, 3)) < 0.4
+    labels[:, 2] = True  # nothing to tell
+    vectors = {
+        str(strength): (strength * labels[:, :2] @ rng.normal(size=(2, 6))
+                        + rng.normal(size=(200, 6))).astype(np.float32)
+        for strength in (0.2, 3.0)
+    }  # fmt: skip
+    target = Target(Task.MULTILABEL, labels, ("a", "b", "c"))
+    best = rank_encoders(vectors, target)[0]
+    assert (best.encoder, best.rank_low, best.rank_high) == ("3.0", 1, 1)
+    assert set(best.scores) == set(SCORES)
+    F = vectors["3.0"]
+    each = [ridge_loo(F, labels[:, i].astype(int)) for i in (0, 1)]
+    assert best.scores["ridge_loo"] == pytest.approx(np.mean(each))
+    with pytest.raises(NotEnoughData, match="no label has rows with and without it"):
+        rank_encoders(vectors, replace(target, values=np.ones((200, 3), dtype=bool)))
 
 
 VERDICT = Verdict(
