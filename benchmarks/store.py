@@ -10,6 +10,7 @@ from __future__ import annotations
 import gc
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -52,6 +53,7 @@ def main(chosen: Sequence[str] = ()) -> int:
             "filters": lambda: filters(folder),
             "pictures": lambda: pictures(folder),
             "million": lambda: million(folder),
+            "memory": lambda: memory(folder),
         }
         return run_sections("store", sections, chosen)
 
@@ -299,6 +301,43 @@ found = timed("verify", lambda: verify(view.dataset.folder, canary=False))
 out["findings"] = len(found)
 print(json.dumps(out))
 """
+
+
+_MEMORY = """
+import re, sys
+from pathlib import Path
+from featurestore import open_store
+def figure(name):
+    return int(re.search(name + r":\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) / 1024
+view = open_store(sys.argv[1]).dataset("d").views()[0]
+view.load(where="false")  # libraries are there
+Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+before = figure("VmRSS")
+found = view.load(split=sys.argv[2] or None)
+print((figure("VmHWM") - before) / (found.vectors.nbytes / 2**20))
+"""
+
+
+def memory(folder: Path) -> list[Row]:
+    """Measure the peak of a first load, from Parquet, over the vectors that come of it."""
+    store = open_store(folder / "memory", create=True)
+    split = np.where(np.arange(N) % 4 == 3, "test", "train")
+    ids = pa.array([f"i{i:06d}" for i in range(N)])
+    view = import_vectors(
+        store, Incoming(ids, clustered(), pa.table({"split": split, "number": np.arange(N)})),
+        dataset="d", name="x", origin="generated",
+    )  # fmt: skip
+    rows = []
+    for name in ("", "train", "test"):
+        shutil.rmtree(view.dataset.path / "cache", ignore_errors=True)
+        done = subprocess.run(
+            [sys.executable, "-c", _MEMORY, str(store.path), name], check=True,
+            capture_output=True, text=True,
+        )  # fmt: skip
+        what = f"peak memory of a first load of {N:,} × {DIM}, {name or 'all'}, over the result"
+        ratio = float(done.stdout)
+        rows.append(Row(what, ratio, "ratio") if name else at_most(what, ratio, "ratio", 1.3))
+    return rows
 
 
 def million(folder: Path) -> list[Row]:

@@ -68,6 +68,7 @@ class VectorIndex(ABC):
         *,
         k: int = 10,
         among: NDArray[np.bool_] | None = None,
+        dedupe: float | None = None,
     ) -> Neighbors:
         """Find the stored vectors closest to each query.
 
@@ -78,11 +79,15 @@ class VectorIndex(ABC):
             Neighbours per query; fewer come back from a smaller index.
         among : ndarray of shape (n,), bool, optional
             Only these rows count.
+        dedupe : float, optional
+            Of results whose cosine to a better one is at least this, only the better one stays:
+            of a single query.
 
         Returns
         -------
         Neighbors
-            Each (n_queries, min(k, rows that count)), best first.
+            Each (n_queries, min(k, rows that count)), best first; fewer where `dedupe` leaves
+            fewer.
 
         Raises
         ------
@@ -94,6 +99,8 @@ class VectorIndex(ABC):
             raise ShapeMismatch(
                 f"index has dim {dim}, queries have shape {queries.shape}: same encoder?"
             )
+        if dedupe is not None:
+            return self._distinct(queries, k, among, dedupe)
         n = len(self.ids) if among is None else int(np.count_nonzero(among))
         k = min(k, n)
         if k == 0:
@@ -115,6 +122,22 @@ class VectorIndex(ABC):
         else:
             scores, rows = self._some(ready, k, among)
         return Neighbors(self.ids[rows], scores, rows)
+
+    def _distinct(
+        self, query: NDArray[np.float32], k: int, among: NDArray[np.bool_] | None, limit: float
+    ) -> Neighbors:
+        """Look at more and more until k of them are unlike each other."""
+        if len(query) != 1:
+            raise BadQuery(f"{len(query)} queries: only the results of one can be deduplicated")
+        if not -1 < limit <= 1:
+            raise BadQuery(f"dedupe={limit}: expected a cosine above -1 and up to 1")
+        width = 2 * k
+        while True:
+            found = self.search(query, k=width, among=among)
+            kept = distinct(normalize_rows(self.vectors[found.rows[0]]), limit)[:k]
+            if len(kept) == k or found.rows.shape[1] < width:
+                return Neighbors(found.ids[:, kept], found.scores[:, kept], found.rows[:, kept])
+            width *= 4
 
     @abstractmethod
     def _all(
@@ -210,7 +233,12 @@ class ExactIndex(VectorIndex):
         distances, rows = self._flat.search(queries, k, params=chosen)
         return scored(distances, rows, self.metric)
 
-    def within(self, queries: NDArray[np.float32], score: float) -> list[Neighbors]:
+    def within(
+        self,
+        queries: NDArray[np.float32],
+        score: float,
+        among: NDArray[np.bool_] | None = None,
+    ) -> list[Neighbors]:
         """Find all items whose score is at least the given one; one result a query."""
         # FAISS leaves out what is just at the limit.
         at = np.nextafter(np.float32(score), np.float32(-np.inf))
@@ -222,9 +250,20 @@ class ExactIndex(VectorIndex):
         found = []
         for start, end in pairwise(limits.astype(np.intp)):
             order = start + np.argsort(-scores[start:end], kind="stable")
+            if among is not None:
+                order = order[among[rows[order]]]
             row = rows[order][None]
             found.append(Neighbors(self.ids[row], scores[order][None], row))
         return found
+
+
+def distinct(vectors: NDArray[np.float32], limit: float) -> NDArray[np.intp]:
+    """Return the rows (n, dim; of length 1) that are no copy of an earlier one that stays."""
+    kept: list[int] = []
+    for row, vector in enumerate(vectors):
+        if not kept or (vectors[kept] @ vector).max() < limit - 1e-6:  # equal ones round
+            kept.append(row)
+    return np.array(kept, np.intp)
 
 
 def best_among(

@@ -544,11 +544,12 @@ def each_block(
     dim: int,
     work: Callable[[int, NDArray[np.float32]], None],
     place: Callable[[int, int], NDArray[np.float32] | None] = lambda first, n: None,
+    is_wanted: Callable[[int, int], bool] = lambda first, n: True,
 ) -> None:
     """Call ``work`` with the first row and the vectors of each row group, in threads.
 
     ``place`` may say, of a first row and how many follow, where their vectors are to be read
-    to: then ``work`` need not hear of them.
+    to: then ``work`` need not hear of them. Groups that are not wanted are not read.
 
     A group is small enough for its memory to be used again for the next one.
     """
@@ -556,8 +557,10 @@ def each_block(
     for shard in shards:
         with _opened(shard.path) as file:
             for number in range(file.num_row_groups):
-                groups.append((shard.path, number, start))
-                start += file.metadata.row_group(number).num_rows
+                n_rows = file.metadata.row_group(number).num_rows
+                if is_wanted(start, n_rows):
+                    groups.append((shard.path, number, start))
+                start += n_rows
 
     def read(group: tuple[Path, int, int]) -> None:
         path, number, first = group

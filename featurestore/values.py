@@ -301,6 +301,19 @@ class Neighbors:
     ids: NDArray[np.str_]  # (n_queries, k), object dtype holding str
     scores: NDArray[np.float32]  # (n_queries, k), cosines in [-1, 1]
     rows: NDArray[np.intp]  # (n_queries, k), positions in the embeddings that were searched
+    look_up: Callable[[str, NDArray[np.intp]], NDArray[Any]] | None = None  # column, rows (n,)
+
+    def column(self, name: str) -> NDArray[Any]:
+        """Return what is known of the neighbours, (n_queries, k), object dtype; read when asked.
+
+        Raises
+        ------
+        MissingColumn
+            If the items have no such column, or only vectors were searched.
+        """
+        if self.look_up is None:
+            raise MissingColumn(f"no column {name!r}: vectors were searched, without their items")
+        return self.look_up(name, self.rows.reshape(-1)).reshape(self.rows.shape)
 
 
 def class_name(value: Any) -> str:

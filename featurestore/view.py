@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,9 @@ from featurestore.errors import (
     BadQuery,
     BadSource,
     FeatureStoreError,
+    MissingColumn,
+    ShapeMismatch,
+    nearest,
 )
 from featurestore.index import ExactIndex, Metric, check_metric, combine
 from featurestore.query import fulfils
@@ -139,15 +142,20 @@ class View:
         self,
         *,
         split: str | None = None,
+        where: str | None = None,
         columns: Sequence[str] | None = None,
         snapshot: Snapshot | None = None,
     ) -> Embeddings:
         """Load vectors with what is known of their items, joined by id.
 
+        What is not asked for is not read, nor held in memory.
+
         Parameters
         ----------
         split : str, optional
             Only items of this split.
+        where : str, optional
+            Only items that fulfil an SQL condition.
         columns : sequence of str, optional
             Item columns to bring along; all by default.
         snapshot : Snapshot, optional
@@ -159,16 +167,15 @@ class View:
             Sorted by id; vectors (n, dim) float32.
         """
         snapshot = snapshot or self.snapshot
-        found = self._rows(snapshot)
-        items, vectors = found.items, found.vectors
-        if split is not None:
-            chosen = _matching(found, None, split)
-            items, vectors = items.filter(pa.array(chosen)), vectors[chosen]
+        wanted = None
         if columns is not None:
-            wanted = dict.fromkeys(["item_id", "content_hash", "split", *columns])
+            wanted = list(dict.fromkeys(["item_id", "content_hash", "split", *columns]))
+        found = self._rows(snapshot, where=where, split=split, columns=wanted)
+        items = found.items
+        if wanted is not None:
             absent = [name for name in wanted if name not in items.column_names]
-            items = _with_nulls(items, absent).select(list(wanted))
-        return self._embeddings(items, vectors, snapshot)
+            items = _with_nulls(items, absent).select(wanted)
+        return self._embeddings(items, found.vectors, snapshot)
 
     def items(self) -> pa.Table:
         """Return what is known of the items that have a vector, row by row as in `load`."""
@@ -185,11 +192,11 @@ class View:
 
         Vectors are ``fixed_size_list<float32>[dim]``.
         """
-        found = self._rows(self.snapshot)
-        chosen = _matching(found, where, split)
+        wanted = None if columns is None else ["item_id", "content_hash", "split", *columns]
+        found = self._rows(self.snapshot, where=where, split=split, columns=wanted)
         names = found.items.column_names if columns is None else ["item_id", *columns]
-        items = found.items.select(names).filter(pa.array(chosen))
-        vectors = pa.array(np.ascontiguousarray(found.vectors[chosen]).reshape(-1))
+        items = found.items.select(names)
+        vectors = pa.array(np.ascontiguousarray(found.vectors).reshape(-1))
         return items.append_column("vector", pa.FixedSizeListArray.from_arrays(vectors, self.dim))
 
     def batches(
@@ -248,38 +255,63 @@ class View:
     def _tables_state(self, snapshot: Snapshot) -> str:
         return self.dataset.folder.items.digest(snapshot.items) + self.table.digest(snapshot.view)
 
-    def _rows(self, snapshot: Snapshot) -> Cached:
-        """Return the items that have a vector, sorted by id, and the vectors."""
-        found = self._all_rows(snapshot)
-        if self.part is None:
-            return found
-        chosen = _is_in(self.part, found.items)
-        return replace(
-            found, items=found.items.filter(pa.array(chosen)), vectors=found.vectors[chosen]
-        )
+    def _rows(
+        self,
+        snapshot: Snapshot,
+        *,
+        where: str | None = None,
+        split: str | None = None,
+        columns: list[str] | None = None,
+    ) -> Cached:
+        """Return the items that have a vector, sorted by id, and the vectors.
 
-    def _all_rows(self, snapshot: Snapshot) -> Cached:
+        Where there is no cache, some of the rows (or columns) are read by themselves; all of them
+        are also written to the cache.
+        """
+
+        def choose(items: pa.Table) -> NDArray[np.bool_]:
+            chosen = _matching(items, where, split)
+            return chosen if self.part is None else chosen & _is_in(self.part, items)
+
+        is_all = where is None and split is None and self.part is None
         folder = self.dataset.folder
         n_erasures = folder.n_erasures
         state = hashlib.sha256(self._tables_state(snapshot).encode()).hexdigest()[:12]
         name = f"{snapshot}-{state}"
         place = self.dataset.path / "cache" / self.slug / name
         cached = read_cache(place, n_erasures)
+        if cached is None and not (is_all and columns is None):
+            names = columns if where is None else None  # a condition may name any
+            return replace(self._read(snapshot, choose, names), n_erasures=n_erasures)
         if cached is None:
             cached = replace(self._read(snapshot), n_erasures=n_erasures)
             cached.vectors.flags.writeable = False  # as a mapped one; the cache is written from it
             write_cache(place, cached, lambda: folder.n_erasures == n_erasures)
-        return cached
+        if is_all:
+            return cached
+        chosen = choose(cached.items)
+        items = cached.items.filter(pa.array(chosen))
+        return replace(cached, items=items, vectors=cached.vectors[chosen])
 
-    def _read(self, snapshot: Snapshot) -> Cached:
-        items = self.dataset.items(version=snapshot.items).sort_by("item_id")
+    def _read(
+        self,
+        snapshot: Snapshot,
+        choose: Callable[[pa.Table], NDArray[np.bool_]] | None = None,
+        columns: list[str] | None = None,
+    ) -> Cached:
+        items = self.dataset.items(columns, version=snapshot.items)
+        if choose is not None:
+            items = items.filter(pa.array(choose(items)))
+        items = items.sort_by("item_id")
         shards = self.table.shards(snapshot.view)
         pairs = self.table.read(["item_id", "content_hash"], snapshot.view)
         of_item = _resolve(items, pairs)
         items = items.filter(pa.array(of_item >= 0))
-        vectors = np.empty((len(items), self.dim), np.float32)
         target = np.full(len(pairs), -1)  # where in the result a row of the view goes
         target[of_item[of_item >= 0]] = np.arange(len(items))
+        del pairs, of_item
+        pa.default_memory_pool().release_unused()  # what the join took is not needed any more
+        vectors = np.empty((len(items), self.dim), np.float32)
 
         def place(start: int, n: int) -> NDArray[np.float32] | None:
             rows = target[start : start + n]
@@ -289,7 +321,10 @@ class View:
             rows = target[start : start + len(block)]
             vectors[rows[rows >= 0]] = block[rows >= 0]  # below 0: superseded, or of no item
 
-        each_block(shards, self.dim, put, place)
+        def is_wanted(start: int, n: int) -> bool:
+            return bool((target[start : start + n] >= 0).any())
+
+        each_block(shards, self.dim, put, place, is_wanted)
         return Cached(items, vectors)
 
     def index(self, *, metric: str = Metric.COSINE, exact: bool = False) -> Index:
@@ -379,7 +414,7 @@ class View:
 
     def matching(self, where: str | None = None, split: str | None = None) -> NDArray[np.bool_]:
         """Mark the rows of `index` that fulfil an SQL condition and are of a split, (n,)."""
-        return _matching(self._rows(self.snapshot), where, split)
+        return _matching(self._rows(self.snapshot).items, where, split)
 
     def search(
         self,
@@ -390,6 +425,7 @@ class View:
         split: str | None = None,
         metric: str = Metric.COSINE,
         exact: bool = False,
+        dedupe: float | None = None,
     ) -> Neighbors:
         """Find the items closest to each query vector, among those that are asked for.
 
@@ -405,9 +441,25 @@ class View:
         metric : {"cosine", "ip", "l2"}
         exact : bool
             Even where there is an index.
+        dedupe : float, optional
+            For one query: of results that are so alike (by cosine), only the best one.
         """
-        index, among = self._ready(where, split, metric, exact)
-        return index.search(queries, k=k, among=among)
+        index, among, look_up = self._ready(where, split, metric, exact)
+        return replace(index.search(queries, k=k, among=among, dedupe=dedupe), look_up=look_up)
+
+    def within_score(
+        self,
+        queries: NDArray[np.float32],
+        score: float,
+        *,
+        where: str | None = None,
+        split: str | None = None,
+        metric: str = Metric.COSINE,
+    ) -> list[Neighbors]:
+        """Find all items whose score is at least the given one: exact, one result a query."""
+        index, among, look_up = self._ready(where, split, metric, exact=True)
+        assert isinstance(index, ExactIndex)
+        return [replace(one, look_up=look_up) for one in index.within(queries, score, among)]
 
     def neighbors(
         self,
@@ -420,17 +472,18 @@ class View:
         exact: bool = False,
     ) -> Neighbors:
         """Find the items closest to one of the view's own, itself left out; see `search`."""
-        index, among = self._ready(where, split, metric, exact)
-        return index.neighbors(item_id, k=k, among=among)
+        index, among, look_up = self._ready(where, split, metric, exact)
+        return replace(index.neighbors(item_id, k=k, among=among), look_up=look_up)
 
     def _ready(
         self, where: str | None, split: str | None, metric: str, exact: bool
-    ) -> tuple[Index, NDArray[np.bool_] | None]:
-        """Return an index and the rows that count (None: all), both of one state."""
+    ) -> tuple[Index, NDArray[np.bool_] | None, Callable[[str, NDArray[np.intp]], NDArray[Any]]]:
+        """Return an index, the rows that count (None: all), and the columns, of one state."""
         found = self._rows(self.snapshot)
         is_all = where is None and split is None
-        among = None if is_all else _matching(found, where, split)
-        return self._index_over(found, check_metric(metric), exact), among
+        among = None if is_all else _matching(found.items, where, split)
+        index = self._index_over(found, check_metric(metric), exact)
+        return index, among, partial(_look_up, found.items)
 
     def like(
         self,
@@ -438,33 +491,40 @@ class View:
         items: Sequence[str] = (),
         images: Sequence[str | Path | bytes] = (),
         texts: Sequence[str] = (),
+        vectors: NDArray[np.float32] | None = None,
         unlike: Sequence[str] = (),
         k: int = 10,
         where: str | None = None,
         split: str | None = None,
         metric: str = Metric.COSINE,
         exact: bool = False,
+        dedupe: float | None = None,
     ) -> Neighbors:
         """Find the items closest to several examples together, and away from others.
 
         The query is the mean of the examples' directions, less half that of ``unlike``
         (`featurestore.index.combine`); the items named are left out of the result.
         """
-        if not (items or images or texts):
-            raise BadQuery("nothing to look for: expected at least one item, image or text")
-        index, among = self._ready(where, split, metric, exact)
+        given = np.empty((0, self.dim), np.float32) if vectors is None else vectors
+        if given.ndim != 2 or given.shape[1] != self.dim:
+            raise ShapeMismatch(f"expected vectors (n, {self.dim}), got {given.shape}")
+        if not (items or images or texts or len(given)):
+            raise BadQuery("nothing to look for: expected an item, image, text or vector")
+        index, among, look_up = self._ready(where, split, metric, exact)
         rows = [index.row_of(one) for one in items]
         away = [index.row_of(one) for one in unlike]
         examples = [
             index.vectors[rows],
             *(self.encode([_content(one)]) for one in images),
             *(self.encode([one]) for one in texts),
+            given.astype(np.float32),
         ]
         if among is None:
             among = np.ones(len(index.ids), bool)
         among[[*rows, *away]] = False
         query = combine(np.concatenate(examples), index.vectors[away], index.metric)
-        return index.search(query, k=k, among=among)
+        found = index.search(query, k=k, among=among, dedupe=dedupe)
+        return replace(found, look_up=look_up)
 
     def search_text(self, text: str, **options: Any) -> Neighbors:
         """Find the items closest to a text, for encoders that read texts; see `search`."""
@@ -499,14 +559,19 @@ def _resolve(items: pa.Table, pairs: pa.Table) -> NDArray[np.intp]:
     return place
 
 
+def _look_up(items: pa.Table, name: str, rows: NDArray[np.intp]) -> NDArray[Any]:
+    if name not in items.column_names:
+        raise MissingColumn(f"no column {name!r}: {nearest(name, items.column_names)}")
+    return _objects(items.column(name).take(pa.array(rows)))
+
+
 def _is_in(part: Slice, items: pa.Table) -> NDArray[np.bool_]:
     """Mark the items of a slice."""
     ids = pa.array(part.item_ids, pa.string())
     return np.asarray(pc.is_in(items.column("item_id"), value_set=ids))
 
 
-def _matching(found: Cached, where: str | None, split: str | None) -> NDArray[np.bool_]:
-    items = found.items
+def _matching(items: pa.Table, where: str | None, split: str | None) -> NDArray[np.bool_]:
     chosen = np.ones(len(items), bool)
     if split is not None:
         chosen &= np.asarray(pc.fill_null(pc.equal(items.column("split"), split), False))

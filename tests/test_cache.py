@@ -67,7 +67,7 @@ def test_the_second_load_is_mapped_and_the_same(view):
     for options in ({"split": "test"}, {"columns": []}, {"columns": ["label", "absent"]}):
         (view.dataset.path / "cache").rename(view.dataset.path / "aside")
         fresh = view.load(**options)
-        cache.shutil.rmtree(view.dataset.path / "cache")
+        assert not (view.dataset.path / "cache").exists()  # some of it is read by itself
         (view.dataset.path / "aside").rename(view.dataset.path / "cache")
         assert equal(fresh, view.load(**options))
 

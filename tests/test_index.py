@@ -1,6 +1,7 @@
 """Searches find what is nearest: all of it when exact, a measured share of it otherwise."""
 
 import json
+import shutil
 
 import numpy as np
 import pyarrow as pa
@@ -12,7 +13,14 @@ from featurestore import index as faiss_module
 from featurestore import upkeep
 from featurestore.approximate import ApproximateIndex, choose_factory
 from featurestore.cli import run
-from featurestore.errors import BadName, BadQuery, NotEnoughData, ShapeMismatch, UnknownItem
+from featurestore.errors import (
+    BadName,
+    BadQuery,
+    MissingColumn,
+    NotEnoughData,
+    ShapeMismatch,
+    UnknownItem,
+)
 from featurestore.exchange import Incoming, import_vectors
 from featurestore.index import (
     ExactIndex,
@@ -367,9 +375,9 @@ def test_a_search_reads_one_state(view, monkeypatch):
     """Filter and vectors are of the same commit, whatever comes in between."""
     rows, calls = type(view)._rows, []
 
-    def counted(self, snapshot):
+    def counted(self, snapshot, **options):
         calls.append(snapshot)
-        return rows(self, snapshot)
+        return rows(self, snapshot, **options)
 
     monkeypatch.setattr(type(view), "_rows", counted)
     for work in (
@@ -389,7 +397,7 @@ def test_one_example_is_a_plain_search(metric, view):
     other = view.neighbors("i00007", metric=metric, k=8)
     assert one.ids.tolist() == other.ids.tolist()
     np.testing.assert_allclose(one.scores, other.scores, rtol=1e-4, atol=1e-5)
-    with pytest.raises(BadQuery, match="expected at least one item, image or text"):
+    with pytest.raises(BadQuery, match="expected an item, image, text or vector"):
         view.like(metric=metric)
 
 
@@ -446,3 +454,115 @@ def test_much_work_goes_to_a_gpu_and_to_the_cpu_where_it_has_no_room(monkeypatch
     np.testing.assert_array_equal(found.rows, np.argsort(-scores, axis=1, kind="stable")[:, :3])
     assert asked == (["add"] if fails_at == "add" else ["add", "search"])
     assert ("searching on the CPU" in caplog.text) == (fails_at is not None)
+
+
+# What a view adds: ranges, copies, vectors of one's own, and what is known of what was found
+
+
+@pytest.mark.parametrize("is_indexed", [False, True])
+def test_a_range_with_filters_holds_all_that_is_near_enough(view, is_indexed):
+    if is_indexed:
+        view.build_index()
+    loaded = view.load()
+    queries = loaded.vectors[[4, 700]]
+    among = loaded.column("label") == "even"
+    rows, scores = truth(loaded.vectors, queries, "cosine", len(loaded))
+    found = view.within_score(queries, 0.7, where="label = 'even'")
+    for one, row, score in zip(found, rows, scores, strict=True):
+        expected = row[(score >= 0.7) & among[row]]
+        assert len(expected) > 3
+        assert one.rows[0].tolist() == expected.tolist()
+        assert set(one.column("label")[0]) == {"even"}
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 10**6), st.integers(1, 12), st.sampled_from([0.5, 0.9, 1.0]))
+def test_of_copies_the_best_one_stays(seed, k, limit):
+    rng = np.random.default_rng(seed)
+    kinds = rng.normal(size=(8, 4))
+    noise = rng.normal(0, 0.02, (40, 4)) * (np.arange(40) % 5 > 1)[:, None]
+    vectors = np.repeat(kinds, 5, axis=0) + noise
+    vectors = vectors.astype(np.float32)
+    index = ExactIndex.build(np.arange(40).astype(str).astype(object), vectors)
+    query = rng.normal(size=(1, 4)).astype(np.float32)
+    found = index.search(query, k=k, dedupe=limit)
+    rows, scores = truth(vectors, query, "cosine", 40)
+    unit = normalize_rows(vectors)
+    kept = []
+    for row in rows[0]:
+        if all(unit[row] @ unit[other] < limit - 1e-6 for other in kept):
+            kept.append(row)
+    expected = scores[0][np.isin(rows[0], kept)][:k]  # which of two equal ones is all the same
+    np.testing.assert_allclose(found.scores[0], expected, atol=1e-5)
+    alike = unit[found.rows[0]] @ unit[found.rows[0]].T
+    assert (np.triu(alike, 1) < limit).all()
+
+
+def test_copies_of_several_queries_or_beyond_cosines_are_refused(view):
+    vectors = view.load().vectors
+    with pytest.raises(BadQuery, match="2 queries"):
+        view.search(vectors[:2], dedupe=0.9)
+    with pytest.raises(BadQuery, match="expected a cosine"):
+        view.search(vectors[:1], dedupe=2)
+
+
+def test_vectors_of_ones_own_are_examples_too(view):
+    loaded = view.load()
+    found = view.like(vectors=loaded.vectors[[5]], k=4)
+    assert found.ids[0, 0] == "i00005"
+    together = view.like(items=["i00001"], vectors=loaded.vectors[[51]], k=3)
+    assert together.ids.tolist() == view.like(
+        vectors=np.stack([loaded.vectors[1], loaded.vectors[51]]), k=4,
+        where="item_id <> 'i00001'",
+    ).ids[:, :3].tolist()  # fmt: skip
+    with pytest.raises(ShapeMismatch, match=rf"expected vectors \(n, {DIM}\)"):
+        view.like(vectors=np.ones((1, 3), np.float32))
+
+
+def test_what_is_known_of_neighbours_is_read_when_asked(view):
+    loaded = view.load()
+    found = view.search(loaded.vectors[[0, 9]], k=3)
+    assert found.column("label").tolist() == loaded.column("label")[found.rows].tolist()
+    with pytest.raises(MissingColumn, match="no column 'lable'"):
+        found.column("lable")
+    with pytest.raises(MissingColumn, match="without their items"):
+        view.index().search(loaded.vectors[:1]).column("label")
+
+
+def test_the_command_takes_vectors_and_leaves_out_copies(view, tmp_path, capsys):
+    np.save(tmp_path / "q.npy", view.load().vectors[7])
+    arguments = ["search", "d", "--store", str(view.dataset.store.path), "--json", "-k", "3"]
+    assert run([*arguments, "--vector", str(tmp_path / "q.npy")]) == 0
+    plain = json.loads(capsys.readouterr().out)["neighbors"]
+    assert plain[0]["item_id"] == "i00007"
+    assert plain[0]["label"] == "odd"
+    assert run([*arguments, "--vector", str(tmp_path / "q.npy"), "--dedupe", "0.5"]) == 0
+    apart = json.loads(capsys.readouterr().out)["neighbors"]
+    assert apart[0] == plain[0]
+    assert apart[1:] != plain[1:]
+    (tmp_path / "q.npy").write_text("no array")
+    assert run([*arguments, "--vector", str(tmp_path / "q.npy")]) == 2
+    assert "expected an array as np.save writes it" in capsys.readouterr().err
+
+
+def test_what_is_not_asked_for_is_not_read(view, monkeypatch):
+    """Without a cache, row groups in which no row is wanted are left alone."""
+    from featurestore import tables
+
+    everything = view.load()
+    shutil.rmtree(view.dataset.path / "cache", ignore_errors=True)
+    read = []
+    plain = tables.plain_vectors
+    monkeypatch.setattr(tables, "plain_vectors", lambda *args: read.append(args[0]) or plain(*args))
+    part = view.load(where="item_id < 'i00010'", columns=["label"])
+    assert part.ids.tolist() == [f"i{n:05d}" for n in range(10)]
+    np.testing.assert_array_equal(part.vectors, everything.vectors[:10])
+    assert sorted(part.columns) == ["content_hash", "label", "split"]
+    n_read = len(read)
+    assert n_read > 0
+    assert len(view.load(where="false")) == 0
+    assert len(read) == n_read  # nothing more
+    rows = np.flatnonzero(everything.column("label") == "odd")
+    odd = view.load(where="label = 'odd'")
+    np.testing.assert_array_equal(odd.vectors, everything.vectors[rows])
+    assert odd.column("text").tolist() == everything.column("text")[rows].tolist()

@@ -126,12 +126,20 @@ def _view_facts(view: View, runs: list[dict[str, Any]]) -> dict[str, Any]:
 @click.option("--item", "items", multiple=True, metavar="ID", help="Like an item; repeatable.")
 @click.option("--image", "images", multiple=True, metavar="FILE", help="Like a picture.")
 @click.option("--text", "texts", multiple=True, metavar="TEXT", help="Like a text.")
+@click.option(
+    "--vector", "vector_file", type=click.Path(exists=True, dir_okay=False), metavar="FILE.npy",
+    help="Like vectors of the same encoder, (dim,) or (n, dim).",
+)  # fmt: skip
 @click.option("--unlike", multiple=True, metavar="ID", help="But not like this item.")
 @click.option("-k", default=10, show_default=True, type=click.IntRange(min=1), help="How many.")
 @click.option("--where", metavar="SQL", help="Only items that fulfil a condition.")
 @click.option("--split", metavar="NAME", help="Only items of a split.")
 @click.option("--metric", default="cosine", show_default=True, help="cosine, ip or l2.")
 @click.option("--exact", is_flag=True, help="Even where there is an index.")
+@click.option(
+    "--dedupe", type=click.FloatRange(-1, 1, min_open=True), metavar="COSINE",
+    help="Of results so alike, only the best one: 0.98.",
+)  # fmt: skip
 @store_option
 @json_option
 def search(
@@ -140,12 +148,14 @@ def search(
     items: tuple[str, ...],
     images: tuple[str, ...],
     texts: tuple[str, ...],
+    vector_file: str | None,
     unlike: tuple[str, ...],
     k: int,
     where: str | None,
     split: str | None,
     metric: str,
     exact: bool,
+    dedupe: float | None,
     store_path: str,
     as_json: bool,
 ) -> None:
@@ -153,23 +163,23 @@ def search(
 
     Exact, unless `featurestore index` made an index; scores are exact in any case.
     """
-    if not (items or images or texts):
-        raise click.UsageError("give --item, --image or --text")
+    if not (items or images or texts or vector_file):
+        raise click.UsageError("give --item, --image, --text or --vector")
     view = view_of(store_path, dataset, encoder)
     found = view.like(
         items=items, images=images, texts=texts, unlike=unlike, k=k, where=where, split=split,
-        metric=metric, exact=exact,
+        vectors=None if vector_file is None else _vectors(vector_file),
+        metric=metric, exact=exact, dedupe=dedupe,
     )  # fmt: skip
-    columns = ["item_id", "text", *view.dataset.label_columns]
-    known = {row["item_id"]: row for row in view.dataset.items(columns).to_pylist()}
-    nothing = dict.fromkeys(columns)  # of an item that was deleted just now
+    known = {name: found.column(name)[0] for name in ("text", *view.dataset.label_columns)}
     rows = [
         {
-            "rank": rank,
+            "rank": rank + 1,
             "score": round(float(score), 6),
-            **known.get(item_id, nothing | {"item_id": item_id}),
+            "item_id": item_id,
+            **{name: values[rank] for name, values in known.items()},
         }
-        for rank, (item_id, score) in enumerate(zip(found.ids[0], found.scores[0], strict=True), 1)
+        for rank, (item_id, score) in enumerate(zip(found.ids[0], found.scores[0], strict=True))
     ]
     if as_json:
         print_json({"view": view.name, "metric": metric, "neighbors": rows})
@@ -187,6 +197,19 @@ def search(
         for r in rows
     ]
     print_table(["", "score", "item", *labels, "text"], table)
+
+
+def _vectors(path: str) -> Any:
+    """Read vectors of a query, (n, dim)."""
+    import numpy as np
+
+    try:
+        found = np.load(path, allow_pickle=False)
+    except ValueError as error:
+        raise click.UsageError(
+            f"--vector {path}: expected an array as np.save writes it"
+        ) from error
+    return np.atleast_2d(found)
 
 
 @click.command(epilog="Example: featurestore index photos --recall 0.98 --memory 500M")
