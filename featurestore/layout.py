@@ -23,6 +23,7 @@ from featurestore.values import MOST_CLASSES, SEPARATOR, EncoderSpec, Modality, 
 FORMAT_VERSION = 1
 MARKER = "featurestore.json"
 _ENCODER_KEYS = {"spec", "fingerprint", "dim", "modalities", "chosen", "canary"}
+LONGEST_NAME = 100  # files bear it, with more around it
 _NAME = re.compile(r"[a-z0-9_-]+")
 
 
@@ -80,6 +81,10 @@ def check_dataset_name(name: str) -> str:
     BadName
         If it has other characters than a-z, 0-9, "_" and "-".
     """
+    if len(name) > LONGEST_NAME:
+        raise BadName(
+            f"a data set name of {len(name)} characters: expected {LONGEST_NAME} or fewer"
+        )
     if not is_dataset_name(name):
         suggestion = re.sub(r"[^a-z0-9_-]+", "_", name.lower()).strip("_")
         hint = f"; try {suggestion!r}" if suggestion else ""

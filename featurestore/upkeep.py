@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -38,10 +39,13 @@ def history(folder: DatasetFolder, limit: int = 20) -> list[Event]:
     """Return the latest commits, newest first."""
     events = []
     for name, table in _tables(folder):
-        for one in table.history(limit):
+        latest = ""  # versions of a table stand in their order, whatever its writers' clocks said
+        for one in reversed(table.history(limit)):
             when = one.when.isoformat(timespec="seconds")
-            events.append(Event(when, name, one.version, one.n_rows, one.n_shards))
-    return sorted(events, key=lambda one: (one.when, one.version), reverse=True)[:limit]
+            latest = max(latest, when)
+            event = Event(when, name, one.version, one.n_rows, one.n_shards)
+            events.append((latest, one.version, event))
+    return [event for *_, event in sorted(events, key=lambda one: one[:2], reverse=True)][:limit]
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,8 @@ def vacuum(
     The present state stays, and so does every snapshot that a head or a comparison names, all
     that was the latest within ``older_than_s``, and every file younger than that.
     """
-    with all_views_locked(folder):
+    # A look takes no lock: a store that cannot be written to can be looked at.
+    with nullcontext() if dry_run else all_views_locked(folder):
         keep = _named_versions(folder)
         found = [
             path

@@ -14,10 +14,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from featurestore import upkeep
 from featurestore.errors import BadSource
 from featurestore.ingest import EmbedOptions
+from featurestore.intake import Selection
 from featurestore.sources import SourceOptions
 from featurestore.store import open_store
+from featurestore.verify import verify
 
 PIXELS = "baseline:pixels#size=4"
 CLI = [sys.executable, "-m", "featurestore.cli"]
@@ -40,6 +43,7 @@ CHILD = """
 import sys
 from featurestore import open_store, writer
 from featurestore.ingest import EmbedOptions
+from featurestore.intake import Selection
 writer.COMMIT_ROWS = int(sys.argv[4])
 store = open_store(sys.argv[1], create=True)
 how = EmbedOptions(batch_size=2)
@@ -341,3 +345,103 @@ def test_a_process_for_each_device_shares_the_items(tmp_path, many):
     assert bad.returncode == 1
     assert "1 items failed, more than --max-failures 0" in bad.stderr
     assert "Traceback" not in bad.stderr
+
+
+READER = """
+import sys, time
+import numpy as np
+from featurestore import open_store
+from featurestore.errors import StoreCorrupt
+
+path, until, may_miss = sys.argv[1], sys.argv[2], sys.argv[3] == "may miss"
+truth = np.load(sys.argv[4])
+view = open_store(path).view("d", "python:slow_encoder:Slow")
+n_loads = n_missed = 0
+from pathlib import Path
+while not Path(until).exists() or not n_loads:
+    try:
+        found = view.load()
+    except StoreCorrupt as error:
+        assert may_miss and "may have lost it to vacuum" in str(error), error
+        n_missed += 1
+        continue
+    n_loads += 1
+    assert len(set(found.ids)) == len(found.ids) >= 119
+    rows = [int(one.rpartition("/")[2][:3]) for one in found.ids]
+    np.testing.assert_array_equal(found.vectors, truth[rows])
+print(n_loads, n_missed)
+"""
+
+
+@pytest.mark.parametrize("older_than_s", [86_400.0, 0.0])
+def test_a_reader_sees_one_state_while_others_compact_delete_and_vacuum(
+    older_than_s, tmp_path, many, child_env, monkeypatch
+):
+    """With files kept for a day nothing fails; taken at once, a read says what it lost."""
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("SLOW_S", "0")
+    spec, place = "python:slow_encoder:Slow", tmp_path / "store"
+    store = open_store(place, create=True)
+    for limit in (40, 80, 120):
+        store.embed([many], dataset="d", encoders=[spec], select=Selection(limit=limit))
+    done = tmp_path / "done"
+    word = "may miss" if older_than_s == 0 else "never"
+    np.save(tmp_path / "truth.npy", store.view("d", spec).load().vectors)
+    reader = subprocess.Popen(
+        [sys.executable, "-c", READER, str(place), str(done), word, str(tmp_path / "truth.npy")],
+        env={**child_env, "SLOW_S": "0"}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    folder = store.dataset("d").folder
+    try:
+        for number in range(6):
+            upkeep.compact(folder)
+            upkeep.delete(folder, upkeep.select_ids(folder, [f"c/{number:03}.png"]))
+            upkeep.vacuum(folder, older_than_s=older_than_s)
+            store.embed([], dataset="d", encoders=[spec])  # it comes back
+            assert reader.poll() is None or reader.returncode == 0, reader.communicate()[1]
+    finally:
+        done.touch()
+    out, error = reader.communicate(timeout=120)
+    assert reader.returncode == 0, error
+    assert int(out.split()[0]) > 0
+    assert len(store.view("d", spec).load()) == 120
+    assert [one for one in verify(folder, canary=False) if one.severity == "error"] == []
+
+
+@pytest.fixture
+def read_only(tmp_path, many):
+    """A store on a file system that takes no writes."""
+    store = open_store(tmp_path / "store", create=True)
+    store.embed([many], dataset="d", encoders=[PIXELS])
+    store.view("d", PIXELS).build_index()
+    place = tmp_path / "mounted"
+    place.mkdir()
+    for options in (["--bind", str(tmp_path / "store")], ["-o", "remount,bind,ro"]):
+        done = subprocess.run(["mount", *options, str(place)], capture_output=True, text=True)
+        if done.returncode:
+            pytest.skip(f"nothing can be mounted here: {done.stderr.strip()}")
+    yield place
+    subprocess.run(["umount", str(place)], check=True)
+
+
+def test_a_store_that_cannot_be_written_to_can_be_read(read_only):
+    """All that looks works; all that writes says why not, and changes nothing."""
+
+    def command(*words):
+        where = ["--store", str(read_only)]
+        return subprocess.run([*CLI, *words, *where], capture_output=True, text=True)
+
+    for words in (
+        ["ls"], ["info", "d"], ["history", "d"], ["vacuum", "d", "--dry-run"],
+        ["search", "d", "--item", "c/005.png"], ["sql", "select count(*) from d"],
+        ["verify", "d", "--no-canary"],
+    ):  # fmt: skip
+        found = command(*words)
+        assert found.returncode == 0, (words, found.stdout, found.stderr)
+    for words in (["compact", "d"], ["delete", "d", "c/005.png", "--yes"]):
+        found = command(*words)
+        assert found.returncode == 1, (words, found.stdout, found.stderr)
+        assert "Read-only file system" in found.stderr
+        assert "Traceback" not in found.stderr
+    assert len(open_store(read_only).view("d", PIXELS).load()) == 120

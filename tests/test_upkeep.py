@@ -4,6 +4,8 @@ import json
 import os
 import shutil
 import time
+from dataclasses import replace
+from datetime import timedelta
 
 import numpy as np
 import pyarrow as pa
@@ -14,6 +16,7 @@ import heads
 from featurestore import cache, upkeep
 from featurestore.cli import run
 from featurestore.errors import BadName, BadQuery, UnknownDataset, UnknownItem, UnknownSnapshot
+from featurestore.ingest import EmbedOptions
 from featurestore.sources import SourceOptions
 from featurestore.store import Store
 from featurestore.tables import Table, view_rows, view_schema
@@ -546,3 +549,28 @@ def test_the_commands_ask_before_they_delete(texts, capsys, monkeypatch):
     assert events[0].keys() == {"when", "table", "version", "n_rows", "n_shards"}
     assert run(["rename", "d", "e", *where]) == run(["drop", "e", "-y", *where]) == 0
     assert Store(store.path).datasets() == []
+
+
+def test_versions_stand_in_their_order_whatever_the_clocks_said(texts, monkeypatch):
+    """A writer whose clock is a day behind made the last version of all tables."""
+    store, _ = texts
+    folder = store.dataset("d").folder
+    plain = Table.history
+
+    def behind(self, limit=None):
+        newest, *others = plain(self, limit)
+        return [replace(newest, when=newest.when - timedelta(days=1)), *others]
+
+    store.embed([], dataset="d", encoders=[HASHING], how=EmbedOptions(overwrite=True))
+    monkeypatch.setattr(Table, "history", behind)
+    versions: dict[str, list[int]] = {}
+    for event in upkeep.history(folder):
+        versions.setdefault(event.table, []).append(event.version)
+    assert any(len(found) > 1 for found in versions.values())
+    assert all(found == sorted(found, reverse=True) for found in versions.values())
+
+
+def test_a_name_too_long_for_a_file_is_refused(empty_store, tiny_images):
+    with pytest.raises(BadName, match="of 300 characters: expected 100 or fewer"):
+        empty_store.embed([tiny_images], dataset="a" * 300, encoders=[PIXELS])
+    assert empty_store.datasets() == []
