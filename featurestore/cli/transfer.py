@@ -349,11 +349,36 @@ def _show_ranking(assessment: Any) -> None:
          "" if r.head_value is None else f"{r.head_value:.3f}"]
         for r in assessment.ranking
     ]  # fmt: skip
+    _show_depths(assessment)
     click.echo("\nScores without training, ranked by ridge_loo:")
     print_table(["rank", "95 %", "encoder", "dim", "parameters", *names, "head"], rows)
     if assessment.agreement:
         taus = ", ".join(f"{name} {tau:+.2f}" for name, tau in assessment.agreement.items())
         click.echo(f"Kendall's τ with the heads: {taus}.")
+
+
+def _show_depths(assessment: Any) -> None:
+    """Print the primary score and the head's value by depth, for networks of several layers."""
+    from featurestore.values import EncoderSpec
+    from heads.transfer.evidence import depth_of
+
+    networks: dict[str, list[Any]] = {}
+    for one in assessment.ranking:
+        spec = EncoderSpec.parse(one.encoder)
+        if one.head_value is not None and spec.family not in ("baseline", "random"):
+            networks.setdefault(str(spec.network), []).append((depth_of(spec), one))
+    for network, found in networks.items():
+        if len(found) < 2:
+            continue
+        highest = max(max(one.scores["ridge_loo"] for _, one in found), 1e-9)
+        rows = [
+            [EncoderSpec.parse(one.encoder).option("layer", "the last"), one.dim,
+             f"{one.scores['ridge_loo']:.3f}", f"{one.head_value:.3f}",
+             "█" * max(0, round(20 * one.scores["ridge_loo"] / highest))]
+            for _, one in sorted(found, key=lambda pair: pair[0])
+        ]  # fmt: skip
+        click.echo(f"\n{_label(network)} by depth:")
+        print_table(["layer", "dim", "ridge_loo", "head", ""], rows)
 
 
 def _label(spec: str) -> str:

@@ -110,7 +110,8 @@ def assess_transfer(
         Also try each encoder side by side with the raw pixels and, where it reads words, a head
         that begins from what the classes are called (`heads.words`).
     rank : bool
-        Also score all views of the data set without training.
+        Also score all views of the data set without training; layers of one network are in any
+        case.
     label, task, metric, evaluation, group, seed, progress, save
         As of `heads.compare`.
 
@@ -235,12 +236,13 @@ def assess_transfer(
     notes += more
     ranking: list[Ranked] = []
     higher = METRICS[plan.task][metric].higher_is_better
-    if rank:
+    if rank or networks:
         trained = {**{spec: cell for spec, cell in stated.items()}, **random_cells}
         values = {spec: cell.report.estimate(metric).value for spec, cell in trained.items()}
         if pixels is not None:
             values[str(pixels.spec)] = against.report.estimate(metric).value
-        ranking, more = ranking_of(list(known.values()), plan, values)
+        scored = list(known.values()) if rank else [one for views in networks for one in views]
+        ranking, more = ranking_of(scored, plan, values)
         notes += more
         n_known = sum(one.head_value is not None for one in ranking)
         if ranking and n_known < LEAST_HEADS:

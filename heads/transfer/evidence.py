@@ -59,12 +59,16 @@ def layers_of(judged: Sequence[View]) -> list[list[View]]:
     for view in judged:
         key = str(view.spec.network), view.spec.option("pool", "")
         networks.setdefault(key, []).append(view)
-    return [sorted(found, key=_depth) for found in networks.values() if len(found) > 1]
+    return [
+        sorted(found, key=lambda view: depth_of(view.spec))
+        for found in networks.values()
+        if len(found) > 1
+    ]
 
 
-def _depth(view: View) -> float:
-    """Return a number that grows with the depth; -1 and nothing are the end."""
-    layer = view.spec.option("layer", "-1")
+def depth_of(spec: EncoderSpec) -> float:
+    """Return a number that grows with the depth of a layer; -1 and nothing are the end."""
+    layer = spec.option("layer", "-1")
     number = float(layer) if layer.lstrip("-").isdecimal() else 0.0
     return number if number >= 0 else 1e6 + number
 

@@ -13,7 +13,7 @@ from featurestore.errors import NotEnoughData
 from heads.tasks import Target, Task
 from heads.transfer.scores import SCORES, ridge_loo_rows
 
-MOST_ROWS = 5000  # that scores look at: they rank, and rows beyond these change no rank
+MOST_ROWS = 5000  # that scores look at; the interval of a rank says what so few cannot tell
 N_DRAWS = 1000
 PRIMARY = "ridge_loo"
 LEAST_BLOCKS = 5  # of rows, for an interval of ranks

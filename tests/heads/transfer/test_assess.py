@@ -106,6 +106,7 @@ def test_layers_are_compared_with_the_last(family, planted):
     over = earlier.over_encoder
     assert (over.first[0], over.second[0]) == ("timm:x#layer=1", "timm:x")
     assert earlier.wins
+    assert [one.encoder for one in found.ranking] == ["timm:x#layer=1", "timm:x"]  # the layers
     assert together.over_encoder.low > 0
     assert any("Use timm:x#layer=1 instead" in line for line in found.advice["timm:x"])
     by_error = heads.assess_transfer(
@@ -374,6 +375,9 @@ def test_the_command_compares_layers(pictures, tmp_path, capsys):
     out = capsys.readouterr().out
     assert "builtin:tiny-image#layer=2" in out
     assert "concat:" in out
+    depths = out[out.index("builtin:tiny-image by depth:") :].splitlines()
+    shown = [line.split() for line in depths if "█" in line]
+    assert [one[0] for one in shown] == ["2", "4", "the"]  # the last one ends it
 
 
 def test_groups_that_lie_in_both_slices_are_left_out_together():
