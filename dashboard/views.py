@@ -362,6 +362,11 @@ def leaderboard(run: Comparison) -> list[Row]:
             "tied": row_name(row) in tied,
             "seconds": row["seconds"],
             **({"as reviewed": _shown(run, row["as_reviewed"])} if "as_reviewed" in row else {}),
+            **(
+                {"without twins": _shown(run, row["without_twins"])}
+                if "without_twins" in row
+                else {}
+            ),
         }
         for row in run.rows()
     ]

@@ -14,6 +14,7 @@ from featurestore.values import Snapshot
 from heads.bundle import library_versions, machine
 from heads.catalogue import HeadEntry, default_heads, head_entries
 from heads.comparison import ComparedHead, Comparison, cell_name
+from heads.leaks import Leak, find_leak
 from heads.materials import Material, baselines, of_views, run_cell
 from heads.metrics import METRICS
 from heads.shared import Ground, ground_of
@@ -42,7 +43,8 @@ def compare(
     """Compare heads on the encoders of one data set.
 
     The table always holds the baselines: knn, majority, and for texts TF-IDF + logistic.
-    All rows share the items that every view has a vector of, and the same folds. What an
+    All rows share the items that every view has a vector of, and the same folds. Near-duplicates
+    across a given split are counted, and each row has its metric without them beside it. What an
     equal run has found before is read, so that an interrupted one goes on.
 
     Parameters
@@ -119,6 +121,7 @@ def compare(
                 cache_in=found_in(views[0].dataset) if save else None,
             )
         )
+    leak, leak_notes = (None, []) if twins_together else find_leak(views, plan)
     comparison = Comparison(
         views[0].dataset.name,
         plan.label,
@@ -128,7 +131,7 @@ def compare(
         plan.classes,
         tuple(str(i) for i in plan.ids[plan.tested]),
         tuple(compared),
-        (*_notes(ground, compared, metric), *without_words),
+        (*_notes(ground, compared, metric), *without_words, *leak_notes),
         {
             "created": created.isoformat(),
             "seed": seed,
@@ -143,6 +146,7 @@ def compare(
             "n_unlabelled": plan.n_unlabelled,
             "n_without_vector": ground.n_apart,
             "n_leaked": plan.n_leaked,
+            "twins": None if leak is None else _card_of_leak(leak, compared, metric),
             "apply_reviews": apply_reviews,
             "reviews": None if plan.reviewed is None else plan.reviewed.digest,
             "machine": machine(),
@@ -152,6 +156,15 @@ def compare(
     if save:
         runs_folder(views[0].dataset).write_run("compare", comparison.to_json())
     return comparison
+
+
+def _card_of_leak(leak: Leak, cells: Sequence[ComparedHead], metric: str) -> dict[str, Any]:
+    return {
+        "n": leak.n_twins,
+        "n_test": len(leak.is_twin),
+        "likeness": leak.likeness,
+        "without": [leak.without(cell.report, metric) for cell in cells],
+    }
 
 
 def cells_of(

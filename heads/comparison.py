@@ -166,10 +166,13 @@ class Comparison:
 
         Each row has encoder, head, metric, value, low, high (95 % interval, None where the
         metric has none) and seconds (median of one fit, its choices included); where reviews
-        were applied also as_reviewed, the metric against what reviewers say.
+        were applied also as_reviewed, the metric against what reviewers say; where near-duplicates
+        lie across the split, without_twins, the metric on the other test items.
         """
         rows = []
-        for cell in self.heads:
+        twins = self.card.get("twins")
+        leaked = twins["without"] if twins and twins["n"] else [None] * len(self.heads)
+        for cell, without in zip(self.heads, leaked, strict=True):
             found = cell.report.estimate(self.metric)
             rows.append(
                 {
@@ -181,6 +184,7 @@ class Comparison:
                     "high": found.high,
                     "seconds": cell.seconds,
                     **_as_reviewed(cell.report, self.metric),
+                    **({} if without is None else {"without_twins": without}),
                 }
             )
         sign = -1 if self.higher_is_better else 1

@@ -32,6 +32,7 @@ from heads.conformal import misfit, sets, threshold
 from heads.evaluate import Evaluation, chosen_by, evaluate, fit_head, predictions
 from heads.folds import make_folds
 from heads.intervals import wilson
+from heads.leaks import MOST_OF_A_FIT, Leak, find_leak
 from heads.metrics import METRICS
 from heads.plan import Plan, make_plan, task_of
 from heads.shared import reviews_of
@@ -142,6 +143,8 @@ def fit(
     conformal = None
     if coverage is not None:
         conformal = _conformal(estimator, X, plan, calibrate, coverage)
+    leak, leak_notes = find_leak([view], plan, most=MOST_OF_A_FIT)
+    plan = replace(plan, notes=(*plan.notes, *leak_notes))
     stem = re.sub(r"[^A-Za-z0-9._+-]+", "-", head)[:60]
     head_id = f"{stem}-{created:%Y%m%dT%H%M%S%f}-{view.fingerprint[:8]}"
     card = {
@@ -164,6 +167,7 @@ def fit(
         "seed": seed,
         **_card_of_plan(plan),
         **_card_of_evaluation(evaluation, plan),
+        "twins": None if leak is None else _card_of_leak(leak, evaluation),
         "seconds": {"one_fit": evaluation.seconds, "in_all": time.perf_counter() - begin},
         "machine": machine(),
         "versions": library_versions(),
@@ -172,6 +176,16 @@ def fit(
     if not register:
         return fitted
     return save_head(fitted, _predictions(evaluation, plan), heads_folder(view.dataset))
+
+
+def _card_of_leak(leak: Leak, evaluation: Evaluation) -> dict[str, Any]:
+    report = evaluation.report
+    return {
+        "n": leak.n_twins,
+        "n_test": len(leak.is_twin),
+        "likeness": leak.likeness,
+        "without": {name: leak.without(report, name) for name in report.scores},
+    }
 
 
 def _set_aside(plan: Plan, coverage: float | None, seed: int) -> tuple[Plan, NDArray[np.intp]]:

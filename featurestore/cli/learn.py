@@ -198,6 +198,14 @@ def show_head(fitted: Any) -> None:
         if conformal["limit"] is None:
             said += ", but so few can only promise it by putting everything into each set"
         click.echo(said)
+    if twins := card.get("twins"):
+        said = ", ".join(
+            f"{name.replace('_', ' ')} {value:.3f}"
+            for name, value in twins["without"].items()
+            if value is not None
+        )
+        if twins["n"]:
+            click.echo(f"  without those test items that have one: {said}")
     for note in card["notes"]:
         click.echo(f"  {note}")
     click.echo(f"  kept as {fitted.head_id}")
@@ -221,6 +229,10 @@ def show_comparison(comparison: Any) -> None:
         header.append(f"{metric} as reviewed")
         for line, row in zip(table, rows, strict=True):
             line.append(f"{row['as_reviewed']:.3f}" if "as_reviewed" in row else "")
+    if any("without_twins" in row for row in rows):
+        header.append("without twins")
+        for line, row in zip(table, rows, strict=True):
+            line.append(f"{row['without_twins']:.3f}" if "without_twins" in row else "")
     print_table(header, table)
     click.echo(f"Intervals: {comparison.estimand}.")
     for claim in comparison.claims():

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image, ImageEnhance
 
 import heads
+from featurestore.cli import run
 from featurestore.errors import BadName, MissingColumn, NotEnoughData
 from featurestore.labelling import attach
 from featurestore.reviews import Action, Review, add_reviews
@@ -232,6 +233,46 @@ def test_twins_across_a_split_are_leaks_and_the_others_duplicates(
     assert leaks["test/a/copy.png"].others == ("train/b/0.png",)
     assert {one.item_id for one in found.of(Kind.DUPLICATE)} == {"train/b/2.png", "train/b/cut.png"}
     assert found.found[Kind.LEAK] == 4
+
+
+def test_comparisons_and_fits_say_what_near_duplicates_across_the_split_are_worth(
+    empty_store: Store, tmp_path: Path, photos: list[Image.Image], capsys
+) -> None:
+    """Two of twelve test pictures stand in the training split, under another label."""
+    for n, photo in enumerate(photos):
+        split = "train" if n < 10 else "test"
+        folder = tmp_path / "photos" / split / ("a" if n % 2 else "b")
+        folder.mkdir(parents=True, exist_ok=True)
+        photo.save(folder / f"{n}.png")
+    photos[1].save(tmp_path / "photos/test/b/copy.png")  # of an "a"
+    saved(photos[3], 60).save(tmp_path / "photos/test/b/jpeg.png")
+    empty_store.embed([tmp_path / "photos"], dataset="photos", encoders=["builtin:tiny-image"])
+    view = empty_store.view("photos", "builtin:tiny-image")
+    found = heads.compare(view, ["knn", "majority"])
+    twins = found.card["twins"]
+    assert (twins["n"], twins["n_test"]) == (2, len(photos) - 8)
+    rows = {row["head"]: row for row in found.rows()}
+    report = found.cell("builtin:tiny-image", "knn").report
+    names = [Path(one).name for one in found.item_ids]
+    kept = np.array([one not in ("copy.png", "jpeg.png") for one in names])
+    recalls = [
+        np.mean(report.predicted[kept & (report.truth == c)] == c) for c in np.unique(report.truth)
+    ]
+    assert rows["knn"]["without_twins"] == pytest.approx(np.mean(recalls))
+    assert rows["knn"]["without_twins"] > rows["knn"]["value"]  # their labels were other ones
+    (note,) = [one for one in found.notes if one.startswith("The split leaks: 2 of")]
+    assert "near-duplicate (likeness 0." in note
+    again = heads.compare(view, ["knn"], twins_together=True)
+    assert again.card["twins"] is None
+    assert again.n_items == twins["n_test"] - 2
+    assert run(["compare", "photos", "--head", "knn", "--store", str(empty_store.path)]) == 0
+    table = capsys.readouterr().out
+    assert "without twins" in table
+    assert "The split leaks: 2 of" in table
+    assert run(["train", "photos", "--head", "knn", "--store", str(empty_store.path)]) == 0
+    assert "without those test items that have one: balanced accuracy" in capsys.readouterr().out
+    folds = heads.compare(view, ["knn"], evaluation="folds")
+    assert folds.card["twins"] is None
 
 
 def test_a_leak_names_the_twin_that_lies_beyond_and_how_like_that_one_is(
