@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from statistics import NormalDist
 from typing import Any, Self
 
@@ -12,13 +13,14 @@ from numpy.typing import NDArray
 
 from featurestore.errors import StoreCorrupt, UnknownHead, nearest
 from featurestore.values import EncoderSpec
-from heads.evaluate import Report
-from heads.intervals import LEVEL
+from heads.evaluate import CLOSED_FORM, Report
+from heads.intervals import LEVEL, bootstrap_weights
 from heads.metrics import METRICS, Metric
 from heads.tasks import Task
 
 RUN_FORMAT = 2
 Cell = tuple[str, str]  # encoder, head
+N_JOINT = 2000  # draws of the rows, for the largest of many differences
 POWER = 0.8  # with which a difference "would be seen"
 
 
@@ -33,7 +35,7 @@ class Difference:
     high: float
     estimand: str
     metric: str = "balanced_accuracy"
-    n_claims: int = 1  # the interval holds for so many differences at once
+    n_claims: float = 1  # the interval holds for so many differences at once
 
     @property
     def detectable(self) -> float:
@@ -204,12 +206,12 @@ class Comparison:
         known = [f"{cell.encoder} {cell.head}" for cell in self.heads]
         raise UnknownHead(f"no {head!r} on {encoder!r} here: {nearest(f'{encoder} {head}', known)}")
 
-    def difference(self, first: Cell, second: Cell, *, n_claims: int = 1) -> Difference:
+    def difference(self, first: Cell, second: Cell, *, n_claims: float = 1) -> Difference:
         """Compare two rows, each an (encoder, head), paired over rows or folds.
 
         Parameters
         ----------
-        n_claims : int
+        n_claims : float
             How many differences will be claimed together: Bonferroni widens each interval
             so that all of them hold at once in 95 %.
         """
@@ -233,18 +235,72 @@ class Comparison:
         """Compare the best row with the best of each other encoder.
 
         They are picked after the fact, so each interval is widened until those of all pairs
-        of rows would hold at once in 95 % (Bonferroni).
+        of rows would hold at once in 95 % (`n_claims`).
         """
         best: dict[str, Cell] = {}
         for row in self.rows():
             best.setdefault(row["encoder"], (row["encoder"], row["head"]))
         first, *others = best.values()
-        return [self.difference(first, other, n_claims=self.n_pairs) for other in others]
+        return [self.difference(first, other, n_claims=self.n_claims) for other in others]
 
     @property
     def n_pairs(self) -> int:
         """How many pairs of rows there are: what simultaneous intervals allow for."""
         return max(1, len(self.heads) * (len(self.heads) - 1) // 2)
+
+    @cached_property
+    def n_claims(self) -> float:
+        """As how many independent claims the pairs of rows count.
+
+        On a test split the heads are right and wrong on the same rows, so the largest of all
+        studentised differences is smaller than if each pair had rows of its own: its 95 % quantile
+        over joint bootstrap draws of the rows (or their groups) says by how much [1]_. Over folds,
+        where there is nothing to draw, all pairs count (Bonferroni).
+
+        References
+        ----------
+        .. [1] Romano and Wolf, Econometrica 73, 2005, 1237-1282; Westfall and Young, 1993.
+        """
+        values = None if self.n_pairs == 1 else self._drawn_values()
+        if values is None:
+            return float(self.n_pairs)
+        first, second = np.triu_indices(values.shape[1], 1)
+        gains = values[:, first] - values[:, second]
+        gains -= gains.mean(axis=0)
+        spread = gains.std(axis=0, ddof=1)
+        varies = spread > 1e-12
+        if not varies.any():
+            return 1.0
+        largest = np.abs(gains[:, varies] / spread[varies]).max(axis=1)
+        z = float(np.quantile(largest, LEVEL))
+        return float(np.clip((1 - LEVEL) / (2 * NormalDist().cdf(-z)), 1, self.n_pairs))
+
+    @property
+    def allowance(self) -> str:
+        """By what simultaneous intervals allow for many pairs."""
+        return "Bonferroni" if self._drawn_values() is None else "max-statistic"
+
+    def _drawn_values(self) -> NDArray[np.float64] | None:
+        """Return the metric of every head in joint draws of the test rows, (n_draws, n_heads)."""
+        reports = [cell.report for cell in self.heads]
+        if any(len(report.scores[self.metric]) > 1 for report in reports):
+            return None  # folds
+        if all(self.metric in report.draws for report in reports):
+            return np.stack([report.draws[self.metric] for report in reports], axis=1)
+        if self.metric not in CLOSED_FORM or self.task is not Task.MULTICLASS:
+            return None
+        truth = reports[0].truth
+        strata = truth if self.metric == "balanced_accuracy" else np.zeros_like(truth)
+        right = np.stack([report.predicted == truth for report in reports], axis=1).astype(float)
+        of_class = [strata == c for c in np.unique(strata)]
+        drawn = []
+        for weights in bootstrap_weights(np.arange(len(truth)), n_draws=N_JOINT):
+            recalls = [
+                weights[:, rows] @ right[rows] / np.maximum(weights[:, rows].sum(1), 1)[:, None]
+                for rows in of_class
+            ]
+            drawn.append(np.mean(recalls, axis=0))
+        return np.concatenate(drawn)
 
     def to_json(self) -> dict[str, Any]:
         """Return everything that is needed to draw it again."""
@@ -324,7 +380,7 @@ def unit_of(metric: str) -> str:
     return "points" if metric_of(metric).is_share else f"in {metric.replace('_', ' ')}"
 
 
-def detectable(low: float, high: float, n_claims: int = 1) -> float:
+def detectable(low: float, high: float, n_claims: float = 1) -> float:
     """Return the difference that is found in 80 % of cases, from an interval's half width.
 
     The half width is z times the standard error, with z of 95 % shared by n claims; a difference
@@ -334,7 +390,7 @@ def detectable(low: float, high: float, n_claims: int = 1) -> float:
     return (z + NormalDist().inv_cdf(POWER)) / z * (high - low) / 2
 
 
-def settled(low: float, high: float, n_claims: int = 1) -> float:
+def settled(low: float, high: float, n_claims: float = 1) -> float:
     """Return the margin within which equal heads are found to lie in 80 % of cases.
 
     Both ends must be inside, each in 90 %: z + 1.28 standard errors (`detectable` explains z).

@@ -23,9 +23,9 @@ with left:
 with right:
     second = state.select("Second", [one for one in cells if one != first], key="second")
 
-sentence = run.difference(cells[first], cells[second], n_claims=run.n_pairs).sentence()
+sentence = run.difference(cells[first], cells[second], n_claims=run.n_claims).sentence()
 st.markdown(f"#### {views.plain(sentence)}.")
-st.caption(f"Wide enough to look at all {run.n_pairs} pairs of this comparison (Bonferroni).")
+st.caption(f"Wide enough to look at all {run.n_pairs} pairs of this comparison ({run.allowance}).")
 if views.is_outdated(dataset, run):
     st.warning("The data set has changed since this comparison was made.")
 

@@ -238,6 +238,9 @@ def show_comparison(comparison: Any) -> None:
     for claim in comparison.claims():
         click.echo(f"{claim.sentence()}.")
     if comparison.n_pairs > 1:
-        click.echo(f"These sentences hold for all {comparison.n_pairs} pairs at once (Bonferroni).")
+        click.echo(
+            f"These sentences hold for all {comparison.n_pairs} pairs at once "
+            f"({comparison.allowance})."
+        )
     for note in comparison.notes:
         click.echo(note)

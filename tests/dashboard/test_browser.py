@@ -224,7 +224,7 @@ def test_explore_lasso_slice_neighbours_train_compare_export(
     open_page(page, "Compare two")
     [run] = heads.runs(dataset)
     names = [(row["encoder"], row["head"]) for row in run.rows()]
-    sentence = run.difference(names[0], names[1], n_claims=run.n_pairs).sentence()
+    sentence = run.difference(names[0], names[1], n_claims=run.n_claims).sentence()
     expect(page.get_by_text(sentence)).to_be_visible()
 
 

@@ -312,7 +312,7 @@ def test_compare_two_says_the_sentence_and_who_alone_is_right(store: Store) -> N
     app = opened("compare", first="ridge on baseline:pixels", second="knn on baseline:pixels")
     [run] = heads.runs(store.dataset("pictures"))
     pair = ("baseline:pixels", "ridge"), ("baseline:pixels", "knn")
-    sentence = run.difference(*pair, n_claims=run.n_pairs).sentence()
+    sentence = run.difference(*pair, n_claims=run.n_claims).sentence()
     assert any(sentence in said for said in texts_of(app.markdown))
     only = head_views.only_right(run, *pair)
     a, b = (run.cell(*one).report for one in pair)

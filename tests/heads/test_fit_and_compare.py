@@ -396,3 +396,69 @@ def test_folds_that_would_teach_one_class_are_refused_in_words(make_view):
     labels, groups = list("ababba"), list("033220")
     with pytest.raises(NotEnoughData, match=r"3 groups are too few .*--ignore-groups"):
         heads.compare(make_view(np.eye(6), labels, group=groups), ("prototype",), save=False)
+
+
+def test_many_pairs_on_a_test_split_are_allowed_for_by_their_joint_draws(make_view):
+    """Eight copies of one encoder and noise: 28 pairs and more, hardly more than a few claims."""
+    rng = np.random.default_rng(0)
+    codes = np.arange(400) % 2
+    labels = [f"class {c}" for c in codes]
+    split = ["train"] * 200 + ["test"] * 200
+    base = rng.normal(size=(400, 5)) + 0.5 * codes[:, None]
+    views = [
+        make_view(base + 0.02 * rng.normal(size=(400, 5)), labels, spec=f"timm:{i}", split=split)
+        for i in range(8)
+    ]
+    found = heads.compare(views, ["prototype"], save=False)
+    assert found.allowance == "max-statistic"
+    assert 1 < found.n_claims < found.n_pairs
+    # Claims that share nothing cost what Bonferroni asks.
+    apart = [
+        make_view(rng.normal(size=(400, 5)) + 0.5 * codes[:, None], labels, spec=f"timm:{i}",
+                  split=split)
+        for i in range(3)
+    ]  # fmt: skip
+    loose = heads.compare(apart, ["prototype"], save=False)
+    assert loose.n_claims / loose.n_pairs > found.n_claims / found.n_pairs
+    by_loss = heads.compare(views, ["prototype"], metric="log_loss", save=False)
+    assert 1 < by_loss.n_claims < by_loss.n_pairs
+    folds = heads.compare(views[:2], ["prototype"], evaluation="folds", save=False)
+    assert folds.allowance == "Bonferroni"
+    assert folds.n_claims == folds.n_pairs
+
+
+def test_the_largest_of_many_differences_is_as_rare_as_it_says(make_view):
+    """Six exchangeable heads that err on shared rows: over all pairs, none is claimed in 95 %."""
+    from heads.comparison import ComparedHead, Comparison
+    from heads.evaluate import ON_TEST, Report
+    from heads.tasks import Task
+
+    claimed = by_bonferroni = 0
+    for seed in range(100):
+        rng = np.random.default_rng(seed)
+        truth = np.arange(300) % 2
+        ease = rng.normal(size=300)
+        cells = []
+        for name in "abcdef":
+            right = ease + 0.7 * rng.normal(size=300) > -0.8
+            said = np.where(right, truth, 1 - truth)
+            recalls = [right[truth == c].mean() for c in (0, 1)]
+            report = Report(
+                truth, said, {"balanced_accuracy": np.array([np.mean(recalls)])}, ON_TEST
+            )
+            cells.append(ComparedHead(f"timm:{name}", "ridge", report, 0.0))
+        run = Comparison(
+            "d", "label", "balanced_accuracy", ON_TEST, Task.MULTICLASS, ("0", "1"),
+            tuple(map(str, range(300))), tuple(cells), (), {},
+        )  # fmt: skip
+        pairs = [
+            ((f"timm:{a}", "ridge"), (f"timm:{b}", "ridge"))
+            for i, a in enumerate("abcdef") for b in "abcdef"[i + 1 :]
+        ]  # fmt: skip
+        for n_claims in (run.n_claims, run.n_pairs):
+            found = [run.difference(*pair, n_claims=n_claims) for pair in pairs]
+            is_claimed = any(one.low > 0 or one.high < 0 for one in found)
+            claimed += is_claimed and n_claims == run.n_claims
+            by_bonferroni += is_claimed and n_claims == run.n_pairs
+    limit = 0.05 * 100 + 3 * (0.05 * 0.95 * 100) ** 0.5
+    assert by_bonferroni <= claimed <= limit
