@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from featurestore.errors import BadSource
+from featurestore.errors import BadSource, EncoderMismatch
 from featurestore.values import LOCAL_DIR, Embeddings, EncoderSpec, LazyColumns, Snapshot
 from heads.shared import load_shared
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from featurestore.slices import Slice
     from featurestore.store import DataSet
     from featurestore.view import View
+    from heads.bundle import FittedHead
 
 
 def blocks_of(view: Any) -> list[dict[str, Any]]:
@@ -37,6 +38,7 @@ class ConcatView:
     """
 
     views: tuple[View, ...]
+    scales: tuple[float, ...] | None = None  # of the blocks; None: as the vectors ask for
 
     @property
     def dataset(self) -> DataSet:
@@ -76,9 +78,7 @@ class ConcatView:
     @property
     def fingerprint(self) -> str:
         """SHA-256 (hex) over those of the encoders and their scales."""
-        decides = [
-            [block["fingerprint"], block["scale"], block["snapshot"]] for block in self.blocks
-        ]
+        decides = [[block["fingerprint"], block["scale"]] for block in self.blocks]
         return hashlib.sha256(json.dumps(decides).encode()).hexdigest()
 
     @property
@@ -90,9 +90,11 @@ class ConcatView:
     def _loaded(self) -> tuple[Embeddings, list[Mapping[str, Any]]]:
         tables, _ = load_shared(self.views)
         parts, blocks = [], []
-        for view, table in zip(self.views, tables, strict=True):
-            variance = float(table.vectors.var(axis=0, dtype=np.float64).sum())
-            scale = 1 / np.sqrt(variance) if variance > 0 else 1.0
+        given = self.scales or (None,) * len(self.views)
+        for view, table, scale in zip(self.views, tables, given, strict=True):
+            if scale is None:
+                variance = float(table.vectors.var(axis=0, dtype=np.float64).sum())
+                scale = 1 / np.sqrt(variance) if variance > 0 else 1.0
             parts.append(table.vectors * np.float32(scale))
             at = None if table.snapshot is None else str(table.snapshot)
             blocks.append({**blocks_of(view)[0], "scale": float(scale), "snapshot": at})
@@ -122,20 +124,35 @@ class ConcatView:
         )
 
 
-def concat(views: Sequence[View]) -> ConcatView:
+def concat(views: Sequence[View], *, like: FittedHead | None = None) -> ConcatView:
     """Put several views of one data set side by side: ``heads.fit(heads.concat([a, b]))``.
 
     Each block is scaled to a mean squared length of 1 about its mean, so that none drowns the
     others; the scales look at no label. `heads.fit`, `heads.compare` and bundles take it as
     they take a view.
 
+    Parameters
+    ----------
+    like : FittedHead, optional
+        Take the scales that this head learned with, which those of a data set that has changed
+        since would not be: ``head.predict(heads.concat(views, like=head).load())``.
+
     Raises
     ------
     BadSource
         If the views are of different data sets, or fewer than two.
+    EncoderMismatch
+        If ``like`` learned from other encoders, or in another order.
     """
     if len(views) < 2:
         raise BadSource(f"concat needs two views or more, got {len(views)}")
     if len({str(view.dataset.path) for view in views}) > 1:
         raise BadSource("concat needs views of one data set: " + ", ".join(v.name for v in views))
-    return ConcatView(tuple(views))
+    if like is None:
+        return ConcatView(tuple(views))
+    if [block["fingerprint"] for block in like.blocks] != [view.fingerprint for view in views]:
+        raise EncoderMismatch(
+            f"{like.head_id} learned from {', '.join(block['spec'] for block in like.blocks)}, "
+            f"not from {', '.join(str(view.spec) for view in views)}"
+        )
+    return ConcatView(tuple(views), tuple(float(block["scale"]) for block in like.blocks))

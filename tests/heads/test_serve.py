@@ -155,6 +155,31 @@ def test_several_encoders_side_by_side_make_one_bundle(world, tmp_path):
     assert "concat:baseline:pixels+builtin:tiny-image" in {row["encoder"] for row in table.rows()}
 
 
+def test_views_side_by_side_are_the_heads_own_after_items_have_come(world, tmp_path):
+    from PIL import Image
+
+    folder, _ = world
+    shutil.copytree(folder / "photos", tmp_path / "photos")
+    store = open_store(tmp_path / "store", create=True)
+    encoders = ["baseline:pixels", "builtin:tiny-image"]
+    store.embed([tmp_path / "photos"], dataset="photos", encoders=encoders)
+    views = [store.view("photos", spec) for spec in encoders]
+    fitted = heads.fit(heads.concat(views), "prototype")
+    before = fitted.predict(heads.concat(views).load())
+    Image.new("RGB", (40, 40), "white").save(tmp_path / "photos" / "light" / "zz.png")
+    store.embed([], dataset="photos", encoders=encoders)
+    with pytest.raises(EncoderMismatch, match=r"heads\.concat\(views, like=head\)"):
+        fitted.predict(heads.concat(views).load())
+    after = heads.concat(views, like=fitted).load()
+    said = dict(zip(after.ids, fitted.predict(after), strict=True))
+    assert said.pop("light/zz.png") == "light"
+    assert list(said.values()) == before.tolist()
+    asked = fitted.ask([tmp_path / "photos" / one for one in said])
+    assert asked.predicted.tolist() == list(said.values())
+    with pytest.raises(EncoderMismatch, match="learned from baseline:pixels, builtin:tiny-image"):
+        heads.concat(views[::-1], like=fitted)
+
+
 def test_an_encoder_of_another_fingerprint_or_drifted_is_refused(world, bundle):
     folder, _ = world
     fitted, _ = bundle
