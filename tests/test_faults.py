@@ -70,8 +70,8 @@ def load(store_path, spec):
 
 @pytest.mark.parametrize(
     ("spec", "n_kills"),
-    [("python:slow_encoder:Slow", 6), ("random:timm:test_vit.r160_in1k", 2)],
-    ids=["no torch", "torch"],
+    [("python:slow_encoder:Slow", 6), ("builtin:tiny-image", 2)],
+    ids=["no torch", "a real encoder"],
 )
 def test_kill_9_at_random_moments_loses_nothing(
     tmp_path, many, child_env, spec, n_kills, monkeypatch
@@ -192,15 +192,17 @@ def test_pictures_of_every_kind_good_and_bad(tmp_path, zoo):
     assert (again.returncode, json.loads(again.stdout)[0]["n_known_failures"]) == (0, 4)
 
 
-def test_texts_of_every_kind_good_and_bad(empty_store, tmp_path, minilm):
+@pytest.mark.parametrize(("name", "n_cut"), [("minilm", 1), ("tiny-text", 0)])  # it reads all
+def test_texts_of_every_kind_good_and_bad(name, n_cut, empty_store, tmp_path, request):
+    spec = request.getfixturevalue(name) if name == "minilm" else f"builtin:{name}"
     long = "many words " * 95_000  # a megabyte
     lines = [b"text", b"plain", b"caf\xe9", b'""', b'"   "', long.encode(), "naïve café".encode()]
     (tmp_path / "t.csv").write_bytes(b"\n".join(lines))
     (report,) = empty_store.embed(
-        [tmp_path / "t.csv"], dataset="d", encoders=[minilm], options=SourceOptions(text="text")
+        [tmp_path / "t.csv"], dataset="d", encoders=[spec], options=SourceOptions(text="text")
     )
-    assert (report.n_encoded, report.n_failed, report.n_cut) == (3, 3, 1)
-    assert empty_store.view("d", minilm).load().ids.tolist() == ["t.csv:0", "t.csv:4", "t.csv:5"]
+    assert (report.n_encoded, report.n_failed, report.n_cut) == (3, 3, n_cut)
+    assert empty_store.view("d", spec).load().ids.tolist() == ["t.csv:0", "t.csv:4", "t.csv:5"]
     failures = empty_store.dataset("d").failures().to_pylist()
     assert {row["item_id"]: row["error"] for row in failures} == {
         "t.csv:1": "no text, or none in UTF-8",
