@@ -210,12 +210,15 @@ def _forward_images(
     model: _Model, pixels: torch.Tensor, asked: Sequence[Depth]
 ) -> list[torch.Tensor]:
     wants_layers = any(depth.layer is not None for depth in asked)
-    projected = None
+    projected: torch.Tensor | None = None
+    out: Any = None
     if model.is_two_tower and any(depth.layer is None for depth in asked):
-        if not wants_layers:
-            return [_features(model.module.get_image_features(pixel_values=pixels))] * len(asked)
-        projected = _features(model.module.get_image_features(pixel_values=pixels))
-    out = _vision(model)(pixel_values=pixels, output_hidden_states=wants_layers)
+        more = {"output_hidden_states": True} if wants_layers else {}
+        out = model.module.get_image_features(pixel_values=pixels, **more)
+        projected = _features(out)
+    # Older models give the projected vectors alone: then layers take a pass of their own.
+    if projected is None or (wants_layers and getattr(out, "hidden_states", None) is None):
+        out = _vision(model)(pixel_values=pixels, output_hidden_states=wants_layers)
     vectors = []
     for depth in asked:
         if depth.layer is None and projected is not None:

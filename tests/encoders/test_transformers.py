@@ -195,8 +195,22 @@ def test_both_towers_of_siglip(folder, tokenizer, photos):
     prepared = [encoder.prepare_image(one) for one in photos]
     np.testing.assert_allclose(encoder.encode_images(prepared), images, rtol=1e-3, atol=1e-4)
     np.testing.assert_allclose(encoder.encode_texts(["a cat"]), words, rtol=1e-4, atol=1e-5)
+    # The tower's own vectors and a layer of it come from one pass.
+    passes = []
+    for module in _modules_of(encoder):
+        if type(module).__name__ == "SiglipVisionEmbeddings":
+            module.register_forward_hook(lambda *_: passes.append(1))
+    stage, launch, fetch = encoder.runner([encoder, layer], Modality.IMAGE)
+    both = fetch(launch(stage(prepared)))
+    assert len(passes) == 1
+    np.testing.assert_allclose(both[0], images, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(both[1], layer.encode_images(prepared), rtol=1e-4, atol=1e-5)
     with pytest.raises(BadName, match="a two-tower model pools by itself"):
         load_encoders(parse_specs([f"{spec}#pool=mean"]))
+
+
+def _modules_of(encoder):
+    return encoder.network.module.modules()
 
 
 def test_a_pooler_that_was_never_trained_is_refused(folder):
