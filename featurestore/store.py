@@ -75,7 +75,7 @@ def open_store(path: str | Path, *, create: bool = False) -> Store:
     NotAStore
         If there is no store (and ``create`` is false), something else, a newer format, or a URL.
     """
-    if re.match("[a-z][a-z0-9+.-]+://", str(path), re.IGNORECASE):
+    if re.match("[a-z][a-z0-9+.-]+:/", str(path), re.IGNORECASE):  # Path takes one of two slashes
         raise NotAStore(
             f"{path} is a URL, and a store lies in a folder of this machine (sources may be URLs): "
             "mount the bucket, or embed into a folder and copy it there, file by file"

@@ -192,10 +192,15 @@ class View:
 
         Vectors are ``fixed_size_list<float32>[dim]``.
         """
-        wanted = None if columns is None else ["item_id", "content_hash", "split", *columns]
+        names = None if columns is None else list(dict.fromkeys(["item_id", *columns]))
+        if names is not None:
+            known = self.dataset.folder.items.schema(self.snapshot.items).names
+            for name in names:
+                if name not in known:
+                    raise MissingColumn(f"no column {name!r}: {nearest(name, known)}")
+        wanted = None if names is None else list(dict.fromkeys([*names, "content_hash", "split"]))
         found = self._rows(self.snapshot, where=where, split=split, columns=wanted)
-        names = found.items.column_names if columns is None else ["item_id", *columns]
-        items = found.items.select(names)
+        items = found.items if names is None else found.items.select(names)
         vectors = pa.array(np.ascontiguousarray(found.vectors).reshape(-1))
         return items.append_column("vector", pa.FixedSizeListArray.from_arrays(vectors, self.dim))
 
@@ -274,13 +279,14 @@ class View:
             return chosen if self.part is None else chosen & _is_in(self.part, items)
 
         is_all = where is None and split is None and self.part is None
+        is_some = where is not None or split is not None or columns is not None
         folder = self.dataset.folder
         n_erasures = folder.n_erasures
         state = hashlib.sha256(self._tables_state(snapshot).encode()).hexdigest()[:12]
         name = f"{snapshot}-{state}"
         place = self.dataset.path / "cache" / self.slug / name
         cached = read_cache(place, n_erasures)
-        if cached is None and not (is_all and columns is None):
+        if cached is None and is_some:  # a slice alone is read again and again
             names = columns if where is None else None  # a condition may name any
             return replace(self._read(snapshot, choose, names), n_erasures=n_erasures)
         if cached is None:
@@ -300,12 +306,14 @@ class View:
         columns: list[str] | None = None,
     ) -> Cached:
         items = self.dataset.items(columns, version=snapshot.items)
-        if choose is not None:
-            items = items.filter(pa.array(choose(items)))
         items = items.sort_by("item_id")
         shards = self.table.shards(snapshot.view)
         pairs = self.table.read(["item_id", "content_hash"], snapshot.view)
         of_item = _resolve(items, pairs)
+        if choose is not None:  # among those that have a vector, as where there is a cache
+            there = np.flatnonzero(of_item >= 0)
+            chosen = choose(items.take(pa.array(there)))
+            of_item[there[~chosen]] = -1
         items = items.filter(pa.array(of_item >= 0))
         target = np.full(len(pairs), -1)  # where in the result a row of the view goes
         target[of_item[of_item >= 0]] = np.arange(len(items))

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from featurestore.errors import EncoderMismatch, ShapeMismatch, StoreCorrupt, UnknownHead, nearest
 from featurestore.layout import DatasetFolder
 from featurestore.tables import sha256_of
-from featurestore.values import Embeddings, is_missing
+from featurestore.values import Embeddings, EncoderSpec, is_missing
 from heads.tasks import Target, Task
 
 if TYPE_CHECKING:
@@ -297,8 +297,9 @@ def load_bundle(folder: str | Path, *, trusted: Sequence[str] = ()) -> FittedHea
 
 def _check_code(spec: str, trusted: Sequence[str], path: Path) -> None:
     """Refuse a bundle whose encoder would import a module that nobody trusts."""
-    code = spec.partition("#")[0]
-    if code.startswith("python:") and code not in trusted:
+    found = EncoderSpec.parse(spec)
+    code = f"{found.family}:{found.model}"
+    if found.family == "python" and code not in trusted:
         raise StoreCorrupt(
             f"{path} asks for the encoder {code}, which is code of its own; not loaded (where you "
             f"trust it: trusted=[{code!r}], or --trust {code} on the command line)"

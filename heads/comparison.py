@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from featurestore.errors import StoreCorrupt, UnknownHead, nearest
 from featurestore.values import EncoderSpec
 from heads.evaluate import CLOSED_FORM, Report
-from heads.intervals import LEVEL, bootstrap_weights
+from heads.intervals import LEVEL
 from heads.metrics import METRICS, Metric
 from heads.tasks import Task
 
@@ -261,9 +261,9 @@ class Comparison:
         ----------
         .. [1] Romano and Wolf, Econometrica 73, 2005, 1237-1282; Westfall and Young, 1993.
         """
-        values = None if self.n_pairs == 1 else self._drawn_values()
-        if values is None:
+        if self.n_pairs == 1 or not self._can_be_drawn:
             return float(self.n_pairs)
+        values = self._drawn_values()
         first, second = np.triu_indices(values.shape[1], 1)
         gains = values[:, first] - values[:, second]
         gains -= gains.mean(axis=0)
@@ -278,29 +278,36 @@ class Comparison:
     @property
     def allowance(self) -> str:
         """By what simultaneous intervals allow for many pairs."""
-        return "Bonferroni" if self._drawn_values() is None else "max-statistic"
+        return "max-statistic" if self._can_be_drawn else "Bonferroni"
 
-    def _drawn_values(self) -> NDArray[np.float64] | None:
-        """Return the metric of every head in joint draws of the test rows, (n_draws, n_heads)."""
+    @property
+    def _can_be_drawn(self) -> bool:
         reports = [cell.report for cell in self.heads]
         if any(len(report.scores[self.metric]) > 1 for report in reports):
-            return None  # folds
+            return False  # folds
+        is_closed = self.metric in CLOSED_FORM and self.task is Task.MULTICLASS
+        return is_closed or all(self.metric in report.draws for report in reports)
+
+    def _drawn_values(self) -> NDArray[np.float64]:
+        """Return the metric of every head in joint draws of the test rows, (n_draws, n_heads).
+
+        Rows of one class on which the same heads are right are drawn as one: how many of each
+        such kind come is multinomial within the class.
+        """
+        reports = [cell.report for cell in self.heads]
         if all(self.metric in report.draws for report in reports):
             return np.stack([report.draws[self.metric] for report in reports], axis=1)
-        if self.metric not in CLOSED_FORM or self.task is not Task.MULTICLASS:
-            return None
         truth = reports[0].truth
         strata = truth if self.metric == "balanced_accuracy" else np.zeros_like(truth)
-        right = np.stack([report.predicted == truth for report in reports], axis=1).astype(float)
-        of_class = [strata == c for c in np.unique(strata)]
-        drawn = []
-        for weights in bootstrap_weights(np.arange(len(truth)), n_draws=N_JOINT):
-            recalls = [
-                weights[:, rows] @ right[rows] / np.maximum(weights[:, rows].sum(1), 1)[:, None]
-                for rows in of_class
-            ]
-            drawn.append(np.mean(recalls, axis=0))
-        return np.concatenate(drawn)
+        right = np.stack([report.predicted == truth for report in reports], axis=1)
+        rng = np.random.default_rng(0)
+        recalls = []
+        for c in np.unique(strata):
+            kinds, counts = np.unique(right[strata == c], axis=0, return_counts=True)
+            n = int(counts.sum())
+            drawn = rng.multinomial(n, counts / n, size=N_JOINT)
+            recalls.append(drawn @ kinds.astype(float) / n)
+        return np.asarray(np.mean(recalls, axis=0))
 
     def to_json(self) -> dict[str, Any]:
         """Return everything that is needed to draw it again."""

@@ -47,7 +47,7 @@ class Leak:
             return f"No test item has {of}."
         return (
             f"The split leaks: {self.n_twins:,} of {n:,} test items ({self.n_twins / n:.1%}) have "
-            f"{of}; scores without them stand beside. --twins-together leaves them out."
+            f"{of}; the scores without them are given, too."
         )
 
 
@@ -64,9 +64,10 @@ def find_leak(
     view = next((one for one in views if isinstance(one, View)), None)
     if view is None:
         return None, []
-    if len(plan.ids) > most:
+    ids = view.items().column("item_id").to_pylist()
+    if len(ids) > most:
         return None, [
-            f"Near-duplicates across the split were not looked for among {len(plan.ids):,} items: "
+            f"Near-duplicates across the split were not looked for among {len(ids):,} items: "
             "featurestore quality does."
         ]
     from heads.quality.twins import find_twins
@@ -74,7 +75,6 @@ def find_leak(
     found = find_twins(view)
     if not found.has_raw:
         return None, []
-    ids = view.items().column("item_id").to_pylist()
     cluster = dict(zip(ids, found.cluster.tolist(), strict=True))
     of_row = np.array([cluster.get(one, -1) for one in plan.ids])
     taught = np.unique(of_row[plan.train])

@@ -563,6 +563,13 @@ def test_what_is_not_asked_for_is_not_read(view, monkeypatch):
     assert len(view.load(where="false")) == 0
     assert len(read) == n_read  # nothing more
     rows = np.flatnonzero(everything.column("label") == "odd")
+    window = "row_number() over (order by item_id) <= 5"  # a condition on all rows together
+    assert view.load(where=window).ids.tolist() == [f"i{n:05d}" for n in range(5)]
+    assert view.to_arrow(columns=["split", "item_id", "label"], where="false").column_names == [
+        "item_id", "split", "label", "vector",
+    ]  # fmt: skip
+    with pytest.raises(MissingColumn, match="no column 'lable'"):
+        view.to_arrow(columns=["lable"])
     odd = view.load(where="label = 'odd'")
     np.testing.assert_array_equal(odd.vectors, everything.vectors[rows])
     assert odd.column("text").tolist() == everything.column("text")[rows].tolist()

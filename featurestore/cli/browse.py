@@ -114,8 +114,19 @@ def _view_facts(view: View, runs: list[dict[str, Any]]) -> dict[str, Any]:
         "fingerprint": view.fingerprint,
         "embedded": of_it[0]["when"] if of_it else None,
         "items_per_s": of_it[0]["items_per_s"] if of_it else None,
-        "index": view.index_facts,
+        "index": _index_facts(view),
     }
+
+
+def _index_facts(view: View) -> dict[str, Any] | None:
+    """Return what index.json says; one that cannot be used is named, and none."""
+    from featurestore.errors import StoreCorrupt
+
+    try:
+        return view.index_facts
+    except StoreCorrupt as error:
+        say(f"{error}; searches are exact meanwhile")
+        return None
 
 
 @click.command(
@@ -205,11 +216,12 @@ def _vectors(path: str) -> Any:
 
     try:
         found = np.load(path, allow_pickle=False)
-    except ValueError as error:
+        found = np.atleast_2d(found).astype(np.float32)
+    except (ValueError, EOFError) as error:
         raise click.UsageError(
             f"--vector {path}: expected an array as np.save writes it"
         ) from error
-    return np.atleast_2d(found)
+    return found
 
 
 @click.command(epilog="Example: featurestore index photos --recall 0.98 --memory 500M")

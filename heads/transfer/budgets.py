@@ -16,7 +16,7 @@ from heads.fewshot import N_DRAWS, draw_labels
 from heads.intervals import LEVEL
 from heads.plan import Plan
 from heads.tasks import Task
-from heads.transfer.verdict import Kind, decide
+from heads.transfer.verdict import LEAST_BLOCKS, Kind, decide
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,9 @@ def gain_of_draws(
 
     The variance is that of the mean over draws and, beside it, that of the rows that are tested:
     all draws on a test split share them, and folds come twice. So the interval holds for other
-    labels *and* other items; over folds it is a little wider than need be.
+    labels *and* other items; over folds it is a little wider than need be. A class of fewer than
+    five blocks cannot say how much they vary: its rows are held against the mean of all classes.
+    One block alone tells nothing.
 
     Parameters
     ----------
@@ -131,13 +133,20 @@ def gain_of_draws(
     strata = first.truth if metric == "balanced_accuracy" else np.zeros_like(first.truth)
     _, code, size = np.unique(strata, return_inverse=True, return_counts=True)
     mean = np.bincount(code, weights=rows) / size
-    influence = (rows - mean[code]) / (len(size) * size[code])  # on the mean over strata
     _, number = np.unique(block, return_inverse=True)
-    of_rows = float((np.bincount(number, weights=influence) ** 2).sum())
     n_blocks = int(number.max()) + 1
+    value = float(gains.mean())
+    if n_blocks < 2:
+        return value, -1.0, 1.0, 1.0
+    n_of = np.bincount(np.unique(np.stack([code, number]), axis=1)[0])  # blocks of each class
+    is_told = n_of >= LEAST_BLOCKS
+    centre = np.where(is_told, mean, mean.mean())
+    counted = np.where(is_told, n_of, n_blocks)
+    few = np.sqrt(counted / np.maximum(counted - 1, 1))  # degrees of freedom that the mean took
+    influence = few[code] * (rows - centre[code]) / (len(size) * size[code])
+    of_rows = float((np.bincount(number, weights=influence) ** 2).sum())
     error = math.sqrt(float(gains.var(ddof=1)) / len(gains) + of_rows)
     freedom = max(1, min(len(gains), n_blocks) - 1)
-    value = float(gains.mean())
     if error < 1e-12:  # nothing varies: equal, or so few rows that nobody can tell
         return (value, 0.0, 0.0, 1.0) if abs(value) < 1e-12 else (value, -1.0, 1.0, 1.0)
     half = float(t.ppf((1 + LEVEL) / 2, freedom)) * error

@@ -121,14 +121,17 @@ def shifts_of(
                 here = table[spec].take(plan.rows)
                 shifts[spec] = _shift_to(elsewhere[view.fingerprint], view, here, plan)
             elif plan.folds is None:
-                classes = None
+                classes = taught = None
                 if plan.task is Task.MULTICLASS:
-                    classes = np.array(plan.classes)[plan.target.values[plan.test]]
+                    names = np.array(plan.classes)
+                    classes = names[plan.target.values[plan.test]]
+                    taught = names[plan.target.values[plan.train]]
                 shifts[spec] = domain_shift(
                     vectors[plan.train],
                     vectors[plan.test],
                     groups=(plan.block[plan.train], plan.block[plan.test]),
                     classes=classes,
+                    first_classes=taught,
                 )
         except NotEnoughData as error:
             notes.append(f"No shift: {error}.")

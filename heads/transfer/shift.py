@@ -47,6 +47,7 @@ def domain_shift(
     *,
     groups: tuple[NDArray[Any], NDArray[Any]] | None = None,
     classes: NDArray[Any] | None = None,
+    first_classes: NDArray[Any] | None = None,
     between: str = "training and test items",
     seed: int = 0,
 ) -> Shift:
@@ -64,6 +65,8 @@ def domain_shift(
         Items of one group are left out together, and permuted together.
     classes : ndarray of shape (n_second,), optional
         Class of each item of the second.
+    first_classes : ndarray of shape (n_first,), optional
+        Class of each item of the first: a class is far where more of it lie beyond than there.
 
     References
     ----------
@@ -100,14 +103,19 @@ def domain_shift(
     errors = [_error(scores[:, i], one) for i, one in enumerate(sides)]
     distances = [max(0.0, 2 * (1 - 2 * error)) for error in errors]
     far = _distance(b, a, own=False)
-    limit = float(np.quantile(_distance(a, a, own=True), 1 - TAIL))
+    near = _distance(a, a, own=True)
+    limit = float(np.quantile(near, 1 - TAIL))
     is_beyond = far > limit
     of_class: dict[str, float] = {}
     far_classes: tuple[str, ...] = ()
     if classes is not None:
         names = np.asarray(classes)[kept[1]].astype(str)
         of_class = {str(name): float(is_beyond[names == name].mean()) for name in np.unique(names)}
-        far_classes = _far_classes(is_beyond, names, block[len(a) :])
+        if first_classes is not None:
+            known = np.asarray(first_classes)[kept[0]].astype(str)
+            far_classes = _far_classes(
+                (near > limit, known, block[: len(a)]), (is_beyond, names, block[len(a) :])
+            )
     return Shift(
         distances[0],
         float(np.quantile(distances[1:], 0.95)),
@@ -121,20 +129,26 @@ def domain_shift(
     )
 
 
-def _far_classes(
-    is_beyond: NDArray[np.bool_], names: NDArray[Any], block: NDArray[np.intp]
-) -> tuple[str, ...]:
-    """Return the classes of which more than the tail lies beyond; items of a block count once."""
-    from scipy.stats import binomtest, false_discovery_control
+_Side = tuple[NDArray[np.bool_], NDArray[Any], NDArray[np.intp]]  # beyond, class, block
 
-    classes = np.unique(names)
+
+def _far_classes(first: _Side, second: _Side) -> tuple[str, ...]:
+    """Return the classes of which more lie beyond than of the same class in the first set.
+
+    A class that is spread out lies beyond in both. Items of a block count once.
+    """
+    from scipy.stats import false_discovery_control, fisher_exact
+
+    classes = np.unique(second[1])
     p = []
     for name in classes:
-        rows = names == name
-        _, number, sizes = np.unique(block[rows], return_inverse=True, return_counts=True)
-        shares = np.bincount(number, weights=is_beyond[rows]) / sizes
-        found = binomtest(int(shares.sum()), len(sizes), TAIL, alternative="greater")
-        p.append(float(found.pvalue))
+        table = []
+        for is_beyond, names, block in (second, first):
+            rows = names == name
+            _, number, sizes = np.unique(block[rows], return_inverse=True, return_counts=True)
+            n_beyond = int((np.bincount(number, weights=is_beyond[rows]) / sizes).sum())
+            table.append([n_beyond, len(sizes) - n_beyond])
+        p.append(float(fisher_exact(table, alternative="greater").pvalue))
     adjusted = false_discovery_control(p)
     return tuple(str(name) for name, a in zip(classes, adjusted, strict=True) if a <= 0.05)
 

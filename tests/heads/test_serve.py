@@ -25,6 +25,7 @@ from featurestore.errors import (
 )
 from featurestore.sources import SourceOptions
 from featurestore.store import open_store
+from featurestore.tables import sha256_of
 from heads.serve import answer, predict_items, predict_source
 
 
@@ -223,6 +224,15 @@ def test_code_of_a_bundle_is_not_run_unasked(world, tmp_path, monkeypatch):
     fitted = heads.fit(dataset.view(spec), "prototype")
     place = fitted.save(tmp_path / "theirs-bundle")
     monkeypatch.delitem(sys.modules, "theirs")
+    with pytest.raises(StoreCorrupt, match=f"--trust {spec}"):
+        heads.load_bundle(place)
+    blocks = json.loads((place / "encoder.json").read_text())
+    blocks["blocks"][0]["spec"] = f" {spec}"  # spelt otherwise, with its sums put right
+    (place / "encoder.json").write_text(json.dumps(blocks))
+    card = json.loads((place / "card.json").read_text())
+    card["encoder_sha256"] = sha256_of(place / "encoder.json")
+    del card["card_sha256"]
+    (place / "card.json").write_text(json.dumps(card))
     with pytest.raises(StoreCorrupt, match=f"--trust {spec}"):
         heads.load_bundle(place)
     assert "theirs" not in sys.modules

@@ -63,27 +63,34 @@ def test_budgets_beyond_half_of_the_rows_are_refused(family, crossing):
         heads.assess_transfer(views["timm:x"], heads=HEADS, save=False, budgets=(1000,))
 
 
-@pytest.mark.parametrize("n_blocks", [80, 20])
-def test_the_interval_holds_for_other_labels_and_other_items(n_blocks):
+@pytest.mark.parametrize(("n_classes", "n_each", "of_block"), [
+    (2, 40, "rows"), (2, 40, "across"), (40, 1, "rows"), (20, 2, "rows"), (10, 3, "rows"),
+    (4, 20, "class"), (2, 40, "half a class"), (2, 40, "all"),
+])  # fmt: skip
+def test_the_interval_holds_for_other_labels_and_other_items(n_classes, n_each, of_block):
     """Two heads that are equally good on all items, each draw and each item with its luck.
 
     t over draws alone forgets that all draws share the items, and claims in a third of cases.
     """
     claims = alone = 0
-    n, n_draws, n_trials = 80, 10, 400
-    block = np.arange(n) % n_blocks
+    n, n_draws, n_trials = n_classes * n_each, 10, 300
+    classes = np.arange(n) // n_each
+    block = {
+        "rows": np.arange(n), "across": np.arange(n) % 20, "class": classes,
+        "half a class": np.arange(n) // (n_each // 2), "all": np.zeros(n, int),
+    }[of_block] if n_each > 1 else np.arange(n)  # fmt: skip
+    n_blocks = int(block.max()) + 1
     for seed in range(n_trials):
         rng = np.random.default_rng(seed)
-        truth = np.arange(n) // (n // 2)
+        truth = classes
         ease = rng.normal(0, 1.0, (2, n_blocks))[:, block]  # of an item, for each head
         luck = rng.normal(0, 0.5, (2, n_draws, 1))
         right = ease[:, None, :] + luck + rng.normal(0, 0.5, (2, n_draws, n)) > -0.5
         reports = []
         for one in right:
-            said = np.where(one, truth, 1 - truth)
-            scores = {"balanced_accuracy": np.array([
-                np.mean([row[truth == c].mean() for c in (0, 1)]) for row in one
-            ])}  # fmt: skip
+            said = np.where(one, truth, (truth + 1) % n_classes)
+            recalls = one.reshape(n_draws, n_classes, n_each).mean(axis=2)
+            scores = {"balanced_accuracy": recalls.mean(axis=1)}
             reports.append(Report(truth, said[0], scores, "draws", repeats=said))
         value, low, high, p = gain_of_draws(*reports, "balanced_accuracy", block)
         assert low <= value <= high
@@ -92,4 +99,7 @@ def test_the_interval_holds_for_other_labels_and_other_items(n_blocks):
         gains = reports[0].scores["balanced_accuracy"] - reports[1].scores["balanced_accuracy"]
         alone += abs(gains.mean()) > 2.262 * gains.std(ddof=1) / np.sqrt(n_draws)
     assert claims <= 0.05 * n_trials + 3 * (0.05 * 0.95 * n_trials) ** 0.5
-    assert alone > 3 * claims
+    if of_block == "rows":
+        assert alone > 3 * claims
+    if of_block == "all":
+        assert claims == 0
