@@ -107,7 +107,7 @@ def test_sql_over_the_items(embedded):
         (["embed", "{images}", "--dataset", "tiny", "-e", "pixels"], 1, "is no encoder spec"),
         (["embed", "{empty}", "--dataset", "new", "-e", PIXELS], 1, "holds no items"),
         (["embed", "--dataset", "new", "-e", PIXELS], 1, "does not exist yet: name a SOURCE"),
-        (["search", "tiny"], 2, "give --item, --image or --text"),
+        (["search", "tiny"], 2, "give --item, --image, --text or --vector"),
         (["search", "tiny", "--text", "x"], 1, "cannot read texts"),
         (["search", "tiny", "--item", "nope"], 1, "no vector of 'nope'"),
         (["search", "tiny", "--image", "/nowhere.png"], 1, "cannot read /nowhere.png"),
