@@ -42,6 +42,7 @@ from heads.transfer.evidence import (
 )
 from heads.transfer.rank import LEAST_HEADS, Ranked, agreement
 from heads.transfer.verdict import (
+    LEAST_ITEMS,
     MARGIN,
     Verdict,
     attribution,
@@ -186,6 +187,7 @@ def assess_transfer(
         margin=margin_of(plan.task, metric, plan.target.values, margin),
         reference_name=name,
         n_taught=round(float(np.mean([len(teach) for teach, _ in plan.parts]))),
+        n_blocks=len(np.unique(plan.block)),
     )
     n_claims = len(judged)
     verdicts = [to(cell, against, n_claims=n_claims) for cell in stated.values()]
@@ -431,6 +433,11 @@ def _is_better(one: ComparedHead, other: ComparedHead, metric: str) -> bool:
 
 def _notes(plan: Plan, names: Sequence[str], against: ComparedHead, n_claims: int) -> list[str]:
     notes = []
+    n_blocks = len(np.unique(plan.block))
+    if plan.folds is not None and n_blocks < LEAST_ITEMS:
+        notes.append(
+            f"{n_blocks} independent items are too few for any claim: {LEAST_ITEMS} or more."
+        )
     if plan.folds is None:
         notes.append("One draw of labels: the verdict is for this training set.")
     if against.report.n_blocks is not None:

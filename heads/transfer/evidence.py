@@ -157,15 +157,18 @@ def _shift_to(view: View, judged: View, here: Embeddings, plan: Plan) -> Shift:
         else:
             other = other.take(~is_here)
         own = _group_names(here)  # one group may lie on both sides
-    of_class = None
-    if other.label_column is not None:
-        labels = other.labels
-        of_class = np.where(is_missing(labels), "(no label)", labels.astype(str))
+    of_class, own_class = (
+        None
+        if one.label_column is None
+        else np.where(is_missing(one.labels), "(no label)", one.labels.astype(str))
+        for one in (other, here)
+    )
     return domain_shift(
         here.vectors,
         other.vectors,
         groups=(own, _group_names(other)),
         classes=of_class,
+        first_classes=own_class,
         between=between,
     )
 

@@ -20,6 +20,7 @@ from heads.evaluate import ON_TEST, Report
 from heads.intervals import LEVEL, bootstrap_difference, corrected_t, mean_recall_difference
 from heads.tasks import Task
 
+LEAST_ITEMS = 20  # independent ones behind folds, for a claim
 MARGIN = 0.01  # the smallest difference that matters: a point; for errors, of the label's spread
 
 
@@ -139,6 +140,7 @@ def judge(
     n_claims: int = 1,
     reference_name: str = "",
     n_taught: int = 0,
+    n_blocks: int | None = None,
 ) -> Verdict:
     """Compare an encoder's heads with the reference on the same rows or folds.
 
@@ -149,6 +151,9 @@ def judge(
     n_claims : int
         Verdicts that are given together: Bonferroni widens the interval, so that all hold at
         once in 95 %.
+    n_blocks : int, optional
+        Independent items behind folds, default each row: of fewer than twenty the corrected t
+        claims too often (benchmarks/transfer.py), so nothing is claimed.
     """
     about = encoder.report.metric(metric)
     sign = 1 if about.higher_is_better else -1
@@ -156,8 +161,10 @@ def judge(
     assert found.low is not None
     assert found.high is not None
     low, high = sorted((sign * found.low, sign * found.high))
+    n_units = len(encoder.report.truth) if n_blocks is None else n_blocks
+    is_few = found.estimand != ON_TEST and n_units < LEAST_ITEMS
     return Verdict(
-        decide(low, high, margin),
+        Kind.INCONCLUSIVE if is_few else decide(low, high, margin),
         encoder.encoder,
         reference_name or reference.encoder,
         metric,

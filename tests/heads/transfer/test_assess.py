@@ -402,3 +402,28 @@ def test_groups_that_lie_in_both_slices_are_left_out_together():
     assert not alike.is_shifted
     assert moved.is_shifted
     assert moved.between == "the items here and those of d:b"
+
+
+def test_a_handful_of_items_is_never_claimed_on(family):
+    """Of noise over six items the corrected t made a verdict in one case of ten."""
+    rng = np.random.default_rng(0)
+    kinds = set()
+    for seed in range(8):
+        vectors = {"baseline:pixels": rng.normal(size=(6, 4)), "timm:x": rng.normal(size=(6, 4))}
+        views = family(vectors, ["a", "b"] * 3)
+        found = heads.assess_transfer(
+            views["timm:x"], heads=("prototype",), blend=False, save=False, seed=seed
+        )
+        kinds.add(found.verdict("timm:x").kind)
+    assert kinds == {Kind.INCONCLUSIVE}
+    assert "6 independent items are too few for any claim: 20 or more." in found.notes
+    groups = [f"g{i % 10}" for i in range(60)]
+    codes = np.arange(60) % 2
+    told = rng.normal(size=(60, 3)) + 6 * codes[:, None]
+    views = family(
+        {"baseline:pixels": rng.normal(size=(60, 3)), "timm:x": told},
+        [f"class {c}" for c in codes], group=groups,
+    )  # fmt: skip
+    grouped = heads.assess_transfer(views["timm:x"], heads=("prototype",), blend=False, save=False)
+    assert grouped.verdict("timm:x").kind is Kind.INCONCLUSIVE  # ten groups, however many rows
+    assert grouped.verdict("timm:x").low > 0.1
