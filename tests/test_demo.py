@@ -1,8 +1,10 @@
 import json
 from contextlib import nullcontext
 
+import heads
 from featurestore.demo import run_demo
 from featurestore.demo_data import PICTOGRAPHS, SUBPACKAGES, write_docstrings, write_pictographs
+from featurestore.store import open_store
 
 
 def test_the_docstrings_are_real_labelled_and_masked(tmp_path):
@@ -51,3 +53,12 @@ def test_the_demo_embeds_searches_and_tells_what_to_type_next(tmp_path):
     assert "digits@baseline:pixels: 1,797 embedded" in text
     assert "digits@baseline:pixels: 0 embedded, 1,797 unchanged" in text
     assert f"featurestore dashboard --store {tmp_path / 's'}" in text
+    # What the demo ends with, from the store that it made: here it helps, there it harms.
+    store = open_store(tmp_path / "s")
+    kinds = {}
+    for view in (
+        store.view("pictographs", "builtin:tiny-text"), store.view("digits", "builtin:tiny-image"),
+    ):  # fmt: skip
+        found = heads.assess_transfer(view, heads=("prototype", "knn"), blend=False, save=False)
+        kinds[view.dataset.name] = found.verdicts[0].kind
+    assert kinds == {"pictographs": "positive", "digits": "negative"}
