@@ -56,8 +56,9 @@ def test_the_leaderboard_shows_the_stored_comparison_and_its_sentence() -> None:
     assert "9 items of 3 classes" in said
     assert "these fitted heads, on the test split" in said
     assert app.dataframe[0].value["tied"].tolist() == [False, True, False]
-    [best] = texts_of(app.main.caption)
+    best, twins, *_ = texts_of(app.main.caption)
     assert best.startswith("prototype on baseline:pixels is the best of 3 rows")
+    assert "a near-duplicate (likeness" in twins  # across the split, looked for unasked
 
 
 @pytest.mark.usefixtures("store_variable")
