@@ -2,7 +2,7 @@
 
 Run: python -m benchmarks.savings [neu_steel] [hurricane_damage] [sign_digits] [neu_steel-224 …]
 (all by default).
-Needs ../shared; some forty minutes a data set on one core.
+Needs ../shared; some twenty-five minutes a data set on one core.
 
 MobileNetV2 at 96 px: its frozen ImageNet features with our logistic head, the same network
 fine-tuned, and the same network from random weights, each over three draws of training and test
@@ -197,10 +197,9 @@ def labels_for(goal: float, budgets: list[int], means: list[float]) -> float | N
 def pictures(name: str) -> Pictures:
     """Read a data set, and encode it with the frozen network."""
     items = ten().dataset(name).items()
-    label = "cell_type" if name == "blood_cells" else "label"
     files = [DATA / name / uri for uri in items.column("uri").to_pylist()]
     y = np.unique(
-        items.column(label).to_numpy(zero_copy_only=False).astype(str), return_inverse=True
+        items.column("label").to_numpy(zero_copy_only=False).astype(str), return_inverse=True
     )[1]
     groups = items.column("group").to_pylist()
     ids = items.column("item_id").to_pylist()

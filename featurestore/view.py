@@ -192,14 +192,15 @@ class View:
 
         Vectors are ``fixed_size_list<float32>[dim]``.
         """
+        snapshot = self.snapshot
         names = None if columns is None else list(dict.fromkeys(["item_id", *columns]))
         if names is not None:
-            known = self.dataset.folder.items.schema(self.snapshot.items).names
+            known = self.dataset.folder.items.schema(snapshot.items).names
             for name in names:
                 if name not in known:
                     raise MissingColumn(f"no column {name!r}: {nearest(name, known)}")
         wanted = None if names is None else list(dict.fromkeys([*names, "content_hash", "split"]))
-        found = self._rows(self.snapshot, where=where, split=split, columns=wanted)
+        found = self._rows(snapshot, where=where, split=split, columns=wanted)
         items = found.items if names is None else found.items.select(names)
         vectors = pa.array(np.ascontiguousarray(found.vectors).reshape(-1))
         return items.append_column("vector", pa.FixedSizeListArray.from_arrays(vectors, self.dim))

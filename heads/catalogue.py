@@ -94,7 +94,7 @@ ZERO_SHOT: Mapping[str, Callable[..., ZeroShotHead | ZeroShotProbe]] = {
 HEADS: dict[str, HeadEntry] = {
     "logistic": HeadEntry(
         "normalisation centre, l2 or standardise by ridge leave-one-out; "
-        "C from 0.1 to 1e5 in half decades by held-out log loss",
+        "C from 0.1 to 1e5 in half decades, and sharpness, by held-out log loss",
         lambda seed: LogisticHead(random_state=seed),
     ),
     "logistic-balanced": HeadEntry(

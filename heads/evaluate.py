@@ -262,7 +262,7 @@ def evaluate(
         float(np.mean([len(test) / len(train) for train, test in parts])) if len(parts) > 1 else 0,
         target.task,
         _draws(found.predictions, wanted, block, seed) if on_test else {},
-        None if on_test else np.stack(repeats),
+        None if on_test else np.stack([one[tested] for one in repeats]),
         n_blocks,
         {metric: np.array(values) for metric, values in as_reviewed.items()},
         0 if reviewed is None else _n_seen_otherwise(target, reviewed, tested),

@@ -29,7 +29,7 @@ from heads.words import with_words
 if TYPE_CHECKING:
     from featurestore.view import View
 
-CACHE_FORMAT = 6  # a change to how heads learn or are scored makes it one more
+CACHE_FORMAT = 7  # a change to how heads learn or are scored makes it one more
 TFIDF = "baseline:tfidf"
 MAJORITY = "baseline:majority"
 

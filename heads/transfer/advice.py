@@ -42,7 +42,7 @@ class Alternative:
     @property
     def wins(self) -> bool:
         """Whether it beats the encoder as it is, and what needs no encoder as well."""
-        return self.over_encoder.gain[1] > 0 and self.over_reference.low > 0
+        return self.over_encoder.gain[1] > 0 and self.over_reference.kind is Kind.POSITIVE
 
 
 @dataclass(frozen=True)

@@ -168,7 +168,8 @@ def assess_transfer(
         one for one in judged if blend and plan.task is Task.MULTICLASS and reads_words(one)
     ]
     n_tried = len(networks) + can_blend * len(judged) + 2 * len(with_words)
-    few = plans_of(plan, budgets, seed)
+    few, more = plans_of(plan, budgets, seed)
+    notes += more
     n_parts = len(plan.parts)
     run.n_fits = n_parts * (1 + len(loaded) - (pixels is not None) + n_tried)
     run.n_fits += (1 + len(judged)) * sum(len(one.parts) for one in few)

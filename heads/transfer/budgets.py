@@ -46,8 +46,10 @@ def check_budgets(budgets: Sequence[int], task: Task, metric: str) -> None:
         raise BadName(f"label budgets {list(budgets)}: expected 1 label a class or more")
 
 
-def plans_of(plan: Plan, budgets: Sequence[int], seed: int) -> list[Plan]:
+def plans_of(plan: Plan, budgets: Sequence[int], seed: int) -> tuple[list[Plan], list[str]]:
     """Return one plan for each number of labels a class: labels drawn anew ten times or more.
+
+    And notes on budgets that are more than half of every class.
 
     Raises
     ------
@@ -56,14 +58,19 @@ def plans_of(plan: Plan, budgets: Sequence[int], seed: int) -> list[Plan]:
     """
     n_folds = 1 if plan.folds is None else plan.folds.n_folds
     n_draws = n_folds * math.ceil(N_DRAWS / n_folds)  # every row is tested equally often
-    found = [draw_labels(plan, k, n_draws, seed) for k in sorted(set(budgets))]
-    plans = [replace(plan, draws=tuple(draws)) for draws in found if draws is not None]
+    plans, notes = [], []
+    for k in sorted(set(budgets)):
+        draws = draw_labels(plan, k, n_draws, seed)
+        if draws is None:
+            notes.append(f"No verdict with {k:,} labels a class: half of every class is fewer.")
+        else:
+            plans.append(replace(plan, draws=tuple(draws)))
     if budgets and not plans:
         raise NotEnoughData(
             f"half of the rows of every class are fewer than {min(budgets)}: smaller budgets, "
             "or more labels"
         )
-    return plans
+    return plans, notes
 
 
 def budget_verdicts(

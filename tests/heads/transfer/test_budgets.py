@@ -45,6 +45,21 @@ def test_an_encoder_may_help_with_few_labels_and_harm_with_many(family, crossing
     assert again == once
 
 
+def test_budgets_are_judged_on_a_test_split_too(family, crossing):
+    """Of the same items, half of them held out; what cannot be drawn is said."""
+    rich, compact, labels = crossing
+    split = ["train"] * 300 + ["test"] * 300
+    views = family({"baseline:pixels": rich, "timm:x": compact}, labels, split=split)
+    found = heads.assess_transfer(
+        views["timm:x"], heads=("prototype",), budgets=(2, 60, 500), blend=False, save=False
+    )
+    few, more = found.budgets["timm:x"]
+    assert (few.n_labels, more.n_labels) == (4, 120)
+    assert few.low > 0
+    assert few.kind is Kind.POSITIVE
+    assert "No verdict with 500 labels a class: half of every class is fewer." in found.notes
+
+
 @pytest.mark.parametrize(("options", "said"), [
     ({"budgets": (0,)}, "1 label a class or more"),
     ({"budgets": (4,), "metric": "log_loss"}, "not by log_loss of multiclass"),

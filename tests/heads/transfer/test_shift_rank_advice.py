@@ -188,8 +188,9 @@ UNSURE = replace(VERDICT, kind=Kind.INCONCLUSIVE, value=0.01, low=-0.03, high=0.
 
 def instead(way, *, over_encoder=0.01, over_reference=0.01):
     """Something in the encoder's place, with the low ends of its two intervals."""
+    kind = Kind.POSITIVE if over_reference > 0 else Kind.INCONCLUSIVE
     return Alternative(
-        way, replace(OVER, low=over_encoder), replace(VERDICT, low=over_reference, margin=0.01)
+        way, replace(OVER, low=over_encoder), replace(VERDICT, kind=kind, low=over_reference)
     )
 
 
