@@ -145,7 +145,7 @@ def slice_rows(found: Assessment, encoder: str) -> list[Row]:
 
 
 def more_sentences(found: Assessment) -> list[str]:
-    """Return what stands beside the verdicts: random weights, layers, blends, shift."""
+    """Return what stands beside the verdicts: random weights, layers, blends, few labels, shift."""
     lines = []
     for spec, values in found.pretraining.items():
         value, low, high = (number(x, found.metric, "+") for x in values)
@@ -156,6 +156,7 @@ def more_sentences(found: Assessment) -> list[str]:
     lines += [
         f"{one.over_encoder.sentence()}." for tried in found.alternatives.values() for one in tried
     ]
+    lines += found.budget_sentences()
     lines += [
         f"Shift in {encoder_label(spec)} between {shift.between}: A-distance "
         f"{shift.a_distance:.2f} of 2, chance stays below {shift.floor:.2f}; {shift.beyond:.0%} "

@@ -40,6 +40,9 @@ st.dataframe(
         "as reviewed": st.column_config.NumberColumn(
             "As reviewed", format=digits, help="The same against what reviewers say of test rows"
         ),
+        "without twins": st.column_config.NumberColumn(
+            "Without twins", format=digits, help="Of test items with no near-duplicate that taught"
+        ),
         "seconds": st.column_config.NumberColumn(
             "Fit (s)", format="%.2f", help="Median of one fit, its choices included"
         ),

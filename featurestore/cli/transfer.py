@@ -291,15 +291,8 @@ def show_assessment(assessment: Any) -> None:
     for tried in assessment.alternatives.values():
         for one in tried:
             click.echo(f"{one.over_encoder.sentence()}.")
-    for spec, budgets in assessment.budgets.items():
-        lines = (
-            f"{b.n_labels:,} labels {said(b.value)} ({said(b.low)} to {said(b.high)}) {b.kind}"
-            for b in budgets
-        )
-        click.echo(
-            f"{_label(spec)} less {first.reference} with few labels, {unit}: {'; '.join(lines)} "
-            "(other labels and items; exploration, Benjamini-Hochberg at 5 %)."
-        )
+    for line in assessment.budget_sentences():
+        click.echo(line)
     _show_slices(assessment)
     for spec, shift in assessment.shifts.items():
         click.echo(

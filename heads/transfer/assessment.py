@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from featurestore.errors import StoreCorrupt
-from heads.comparison import Difference
+from featurestore.values import EncoderSpec
+from heads.comparison import Difference, number, unit_of
 from heads.tasks import Task
 from heads.transfer.advice import Alternative, Way
 from heads.transfer.budgets import BudgetVerdict
@@ -43,6 +44,24 @@ class Assessment:
     def verdict(self, encoder: str) -> Verdict:
         """Return the verdict on one encoder."""
         return next(one for one in self.verdicts if one.encoder == encoder)
+
+    def budget_sentences(self) -> list[str]:
+        """Say the verdicts with few labels, a sentence for each encoder."""
+
+        def said(x: float) -> str:
+            return number(x, self.metric, "+")
+
+        return [
+            f"{EncoderSpec.parse(spec).label} less {self.verdicts[0].reference} with few labels, "
+            f"{unit_of(self.metric)}: "
+            + "; ".join(
+                f"{one.n_labels:,} labels {said(one.value)} ({said(one.low)} to {said(one.high)}) "
+                f"{one.kind}"
+                for one in found
+            )
+            + " (other labels and items; exploration, Benjamini-Hochberg at 5 %)."
+            for spec, found in self.budgets.items()
+        ]
 
     def to_json(self) -> dict[str, Any]:
         """Return everything that was found."""

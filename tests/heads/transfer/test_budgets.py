@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import heads
+from dashboard.transfer_views import more_sentences
 from featurestore.errors import BadName, NotEnoughData
 from heads.evaluate import Report
 from heads.transfer.budgets import gain_of_draws
@@ -40,6 +41,9 @@ def test_an_encoder_may_help_with_few_labels_and_harm_with_many(family, crossing
     assert any(
         line.startswith("It depends on the labels: with 4") for line in found.advice["timm:x"]
     )
+    (said,) = found.budget_sentences()
+    assert said.startswith("timm:x less raw pixels with few labels, points: 4 labels +")
+    assert said in more_sentences(found)  # the dashboard's
     (stored,) = heads.assessments(views["timm:x"].dataset)
     again, once = (json.loads(json.dumps(one.to_json())) for one in (stored, found))
     assert again == once
