@@ -38,7 +38,7 @@ from featurestore.values import EncoderSpec, Modality
 from heads.estimators.logistic import LogisticHead
 
 # GFLOP per image at 224 px (2 × MAC), from open_clip's model_profile.csv; and files to embed.
-MODELS = {"ViT-B-32": (8.82, 16_000), "ViT-L-14": (162.0, 8_000)}
+MODELS = {"ViT-B-32": (8.82, 40_000), "ViT-L-14": (162.0, 24_000)}
 # Dense matrix peaks in TFLOP/s by name of the device (NVIDIA's data sheets, without sparsity).
 PEAKS = {"H100": {"fp32": 495.0, "bf16": 989.0}, "H200": {"fp32": 495.0, "bf16": 989.0}}
 SIZES = (128, 512, 1024)
