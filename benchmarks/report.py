@@ -14,13 +14,16 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from filelock import FileLock
+from joblib import Parallel, delayed
 
 RESULTS = Path(__file__).parent / "results"
 SHARED = Path(__file__).parents[2] / "shared"
 
+T = TypeVar("T")
 PACKAGES = (
     "torch", "torchvision", "timm", "open_clip_torch", "sentence-transformers", "scikit-learn",
     "numpy", "pyarrow", "deltalake", "duckdb", "faiss-cpu", "faiss-gpu", "pillow", "transformers",
@@ -51,6 +54,11 @@ def dgemm_s(n: int = 1500, repeats: int = 5) -> float:
     """Seconds of one float64 matrix product: what this machine can do just now."""
     a = np.random.default_rng(0).random((n, n))
     return median_s(lambda: a @ a, repeats)
+
+
+def on_all_cores(work: Callable[..., T], arguments: Sequence[tuple[object, ...]]) -> list[T]:
+    """Do simulations side by side: nothing that is timed."""
+    return list(Parallel(n_jobs=-1)(delayed(work)(*one) for one in arguments))
 
 
 def median_s(work: Callable[[], object], repeats: int = 5) -> float:

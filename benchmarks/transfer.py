@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 import heads
 from benchmarks.heads import features
-from benchmarks.report import Row, at_least, at_most, median_s, run_sections
+from benchmarks.report import Row, at_least, at_most, median_s, on_all_cores, run_sections
 from benchmarks.ten import IMAGES, TEXTS, encoders_of, mobilenet, ten
 from heads.comparison import ComparedHead
 from heads.estimators.prototype import PrototypeHead
@@ -61,6 +61,7 @@ def errors() -> list[Row]:
 
 
 N_SIMULATED, N_GROUPED = 4000, 1000
+FOLDS_OF = ((20, 1000), (30, 1000), (40, 1000), (60, 1000), (200, 1000), (1000, 400))  # rows, draws
 
 
 def _shares(name: str, delta: float, found: list[Verdict]) -> list[Row]:
@@ -142,14 +143,10 @@ class Told:
 def folds_errors() -> list[Row]:
     """Two encoders drawn from one distribution, 5 × 5 folds, heads really trained."""
     rows = []
-    for n, n_draws in ((10, 1000), (20, 1000), (40, 1000), (60, 1000), (200, 1000), (1000, 400)):
+    for n, n_draws in FOLDS_OF:
         for delta, name in ((0.0, "exchangeable encoders"), (0.5, "the second one better")):
-            kinds = []
-            values = []
-            for draw in range(n_draws):
-                verdict = _folds_verdict(n, delta, np.random.default_rng([7, n, draw]))
-                kinds.append(verdict.kind)
-                values.append(verdict.value)
+            found = on_all_cores(_folds_verdict, [(n, delta, [7, n, i]) for i in range(n_draws)])
+            kinds, values = [one.kind for one in found], [one.value for one in found]
             claimed = np.mean([kind in (Kind.POSITIVE, Kind.NEGATIVE) for kind in kinds])
             what = f"5 × 5 folds, n = {n}, {name}"
             if delta == 0:
@@ -158,13 +155,14 @@ def folds_errors() -> list[Row]:
                     at_most(f"{what}: positive or negative", claimed, "share", 0.05 + error)
                 )
             else:
-                found = kinds.count(Kind.NEGATIVE) / n_draws
                 mean = -100 * float(np.mean(values))
-                rows.append(Row(f"{what} by {mean:.1f} points: found", found, "share"))
+                share = kinds.count(Kind.NEGATIVE) / n_draws
+                rows.append(Row(f"{what} by {mean:.1f} points: found", share, "share"))
     return rows
 
 
-def _folds_verdict(n: int, delta: float, rng: np.random.Generator) -> Verdict:
+def _folds_verdict(n: int, delta: float, seed: list[int]) -> Verdict:
+    rng = np.random.default_rng(seed)
     codes = np.arange(n) % 2
     ids = np.array([f"{i:04d}" for i in range(n)])
     parts = list(make_folds(ids, codes, np.arange(n), seed=int(rng.integers(2**31))).parts())

@@ -15,8 +15,9 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from heads.again import run_again
     from heads.bundle import FittedHead, list_heads, load_bundle, load_head, read_predictions
-    from heads.compare import compare, run_again, runs
+    from heads.compare import compare, runs
     from heads.comparison import Comparison, Difference
     from heads.concat import concat
     from heads.estimators.zero_shot import ZeroShotHead, ZeroShotProbe
@@ -85,7 +86,7 @@ _HOMES = {
     "load_bundle": "heads.bundle",
     "load_head": "heads.bundle",
     "read_predictions": "heads.bundle",
-    "run_again": "heads.compare",
+    "run_again": "heads.again",
     "runs": "heads.compare",
 }
 
@@ -110,6 +111,10 @@ class _Package(ModuleType):
         if name in _HOMES and isinstance(value, ModuleType):
             value = getattr(value, name)
         super().__setattr__(name, value)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle by name, as plain modules are: cloudpickle knows a module by its exact type."""
+        return import_module, (__name__,)
 
 
 sys.modules[__name__].__class__ = _Package

@@ -20,7 +20,7 @@ from heads.evaluate import ON_TEST, Report
 from heads.intervals import LEVEL, bootstrap_difference, corrected_t, mean_recall_difference
 from heads.tasks import Task
 
-LEAST_ITEMS = 20  # independent ones behind folds, for a claim
+LEAST_ITEMS = 30  # independent ones behind folds, for a claim
 MARGIN = 0.01  # the smallest difference that matters: a point; for errors, of the label's spread
 
 
