@@ -12,13 +12,14 @@ from heads.estimators.base import ScoreHead
 from heads.estimators.normaliser import Normaliser
 
 TEMPERATURE = 0.07  # of DINO's k-NN evaluation: facebookresearch/dinov2, eval/knn.py
+TEMPERATURES = (TEMPERATURE, 0.02, 0.2)  # first the one that is kept where none is better
 CHUNK_ROWS = 1024
-CHOICE_ROWS = 1000  # on which k is chosen
+CHOICE_ROWS = 1000  # on which k and the temperature are chosen
 KS = (1, 3, 5, 10, 20, 50)
 
 
 class KnnHead(ScoreHead):
-    """k nearest neighbours by cosine of centred vectors, votes weighted by exp(cosine / 0.07).
+    """k nearest neighbours by cosine of centred vectors, votes weighted by exp(cosine / T).
 
     Probabilities are the shares of the votes.
 
@@ -27,16 +28,28 @@ class KnnHead(ScoreHead):
     ks : sequence of int
         Numbers of neighbours to choose from, by leave-one-out balanced accuracy on 1,000
         training rows at most; the smallest of equals is kept.
+    temperatures : sequence of float
+        T to choose from, together with k; the first of equals is kept.
     random_state : int or None
         Draws those rows.
     """
 
-    def __init__(self, ks: Sequence[int] = KS, random_state: int | None = 0):
+    # Of heads that were saved before there was a choice.
+    temperatures: Sequence[float] = (TEMPERATURE,)
+    temperature_ = TEMPERATURE
+
+    def __init__(
+        self,
+        ks: Sequence[int] = KS,
+        random_state: int | None = 0,
+        temperatures: Sequence[float] = TEMPERATURES,
+    ):
         self.ks = ks
+        self.temperatures = temperatures
         self.random_state = random_state
 
     def fit(self, X: Any, y: Any, groups: Any = None) -> Self:
-        """Keep X of shape (n, dim); a row's own group (n,) has no vote when k is chosen."""
+        """Keep X of shape (n, dim); a row's own group (n,) has no vote while k and T are chosen."""
         X, codes = self._begin_fit(X, y)
         self.normaliser_ = Normaliser("l2").fit(X)
         self.vectors_ = self.normaliser_.transform(X)
@@ -49,22 +62,27 @@ class KnnHead(ScoreHead):
         )
         class_sizes = np.bincount(codes[rows], minlength=len(self.classes_))
         recall_weights = 1 / class_sizes[codes[rows]]
-        right = [
-            recall_weights @ (self._votes(nearest[:, :k], cosines[:, :k]).argmax(1) == codes[rows])
-            for k in self.ks
-        ]
-        self.k_ = self.ks[int(np.argmax(right))]
+        pairs = [(temperature, k) for temperature in self.temperatures for k in self.ks]
+        right = []
+        for temperature, k in pairs:
+            said = self._votes(nearest[:, :k], cosines[:, :k], temperature).argmax(axis=1)
+            right.append(recall_weights @ (said == codes[rows]))
+        best = int(np.argmax(np.round(right, 12)))  # sums in another order are no better
+        self.temperature_, self.k_ = pairs[best]
         return self
 
-    def _votes(self, rows: NDArray[np.intp], cosines: NDArray[Any]) -> NDArray[np.float64]:
+    def _votes(
+        self, rows: NDArray[np.intp], cosines: NDArray[Any], temperature: float
+    ) -> NDArray[np.float64]:
         """Return the share of the votes for each class, shape (n_queries, n_classes)."""
-        weights = vote_weights(cosines)
+        weights = vote_weights(cosines, temperature)
         votes = np.zeros((len(rows), len(self.classes_)))
         np.add.at(votes, (np.arange(len(rows))[:, None], self.codes_[rows]), weights)
         return np.asarray(votes / np.maximum(votes.sum(axis=1, keepdims=True), 1e-300))
 
     def _scores(self, X: Any) -> NDArray[np.float64]:
-        return self._votes(*nearest_rows(self.normaliser_.transform(X), self.vectors_, self.k_))
+        found = nearest_rows(self.normaliser_.transform(X), self.vectors_, self.k_)
+        return self._votes(*found, self.temperature_)
 
     def predict_proba(self, X: Any) -> NDArray[np.float64]:
         """Return shares of the votes, shape (n, n_classes)."""
@@ -97,10 +115,10 @@ def nearest_rows(
     return np.concatenate(rows), np.concatenate(cosines)
 
 
-def vote_weights(cosines: NDArray[Any]) -> NDArray[Any]:
-    """Return exp(cosine / 0.07), the best of each row 1; all 0 where every neighbour is barred."""
+def vote_weights(cosines: NDArray[Any], temperature: float = TEMPERATURE) -> NDArray[Any]:
+    """Return exp(cosine / temperature), the best of each row 1; all 0 where all are barred."""
     best = cosines[:, :1]
-    return np.asarray(np.exp((cosines - np.where(np.isfinite(best), best, 0)) / TEMPERATURE))
+    return np.asarray(np.exp((cosines - np.where(np.isfinite(best), best, 0)) / temperature))
 
 
 def _largest(values: NDArray[Any], k: int) -> NDArray[np.intp]:

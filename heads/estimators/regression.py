@@ -13,7 +13,14 @@ from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.linear_model import Ridge
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from heads.estimators.knn import CHOICE_ROWS, KS, nearest_rows, vote_weights
+from heads.estimators.knn import (
+    CHOICE_ROWS,
+    KS,
+    TEMPERATURE,
+    TEMPERATURES,
+    nearest_rows,
+    vote_weights,
+)
 from heads.estimators.logistic import DENSE_ROWS, same_geometry
 from heads.estimators.normaliser import KINDS, Normaliser
 from heads.estimators.ridge import ALPHAS, choose_normalisation, ridge_loo
@@ -97,23 +104,35 @@ class RidgeRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
 
 
 class KnnRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
-    """Mean of the k nearest by cosine of centred vectors, weighted by exp(cosine / 0.07).
+    """Mean of the k nearest by cosine of centred vectors, weighted by exp(cosine / T).
 
     Parameters
     ----------
     ks : sequence of int
         Numbers of neighbours to choose from, by leave-one-out squared error on 1,000
         training rows at most; the smallest of equals is kept.
+    temperatures : sequence of float
+        T to choose from, together with k; the first of equals is kept.
     random_state : int or None
         Draws those rows.
     """
 
-    def __init__(self, ks: Sequence[int] = KS, random_state: int | None = 0):
+    # Of heads that were saved before there was a choice.
+    temperatures: Sequence[float] = (TEMPERATURE,)
+    temperature_ = TEMPERATURE
+
+    def __init__(
+        self,
+        ks: Sequence[int] = KS,
+        random_state: int | None = 0,
+        temperatures: Sequence[float] = TEMPERATURES,
+    ):
         self.ks = ks
+        self.temperatures = temperatures
         self.random_state = random_state
 
     def fit(self, X: Any, y: Any, groups: Any = None) -> Self:
-        """Keep X (n, dim) and y (n,); a row's own group (n,) is no neighbour when k is chosen."""
+        """Keep X (n, dim) and y (n,); a row's own group (n,) is no neighbour in the choice."""
         X, y = validate_data(self, X, y, dtype=[np.float64, np.float32], y_numeric=True)
         self.normaliser_ = Normaliser("l2").fit(X)
         self.vectors_ = self.normaliser_.transform(X)
@@ -123,15 +142,18 @@ class KnnRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         found, cosines = nearest_rows(
             self.vectors_[rows], self.vectors_, max(self.ks), block[rows], block
         )
+        pairs = [(temperature, k) for temperature in self.temperatures for k in self.ks]
         losses = [
-            np.mean((self._mean(found[:, :k], cosines[:, :k]) - self.targets_[rows]) ** 2)
-            for k in self.ks
+            np.mean((self._mean(found[:, :k], cosines[:, :k], t) - self.targets_[rows]) ** 2)
+            for t, k in pairs
         ]
-        self.k_ = self.ks[int(np.argmin(losses))]
+        self.temperature_, self.k_ = pairs[int(np.argmin(losses))]
         return self
 
-    def _mean(self, rows: NDArray[np.intp], cosines: NDArray[Any]) -> NDArray[np.float64]:
-        weights = vote_weights(cosines)
+    def _mean(
+        self, rows: NDArray[np.intp], cosines: NDArray[Any], temperature: float
+    ) -> NDArray[np.float64]:
+        weights = vote_weights(cosines, temperature)
         total = weights.sum(axis=1)
         mean = (weights * self.targets_[rows]).sum(axis=1) / np.where(total > 0, total, 1)
         return np.asarray(np.where(total > 0, mean, self.targets_.mean()))  # every row is barred
@@ -141,4 +163,4 @@ class KnnRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         check_is_fitted(self)
         X = validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
         Z = self.normaliser_.transform(X)
-        return self._mean(*nearest_rows(Z, self.vectors_, self.k_))
+        return self._mean(*nearest_rows(Z, self.vectors_, self.k_), self.temperature_)

@@ -12,7 +12,7 @@ from sklearn.base import BaseEstimator
 from sklearn.covariance import ledoit_wolf
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.linear_model import LogisticRegression, Ridge, RidgeCV
-from sklearn.metrics import log_loss
+from sklearn.metrics import balanced_accuracy_score, log_loss
 from sklearn.neighbors import KNeighborsClassifier, NearestCentroid
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
@@ -140,14 +140,14 @@ def test_prototype_leaves_each_row_out_of_its_own_mean(blobs):
     np.testing.assert_allclose(head._leave_one_out(Z, codes), expected)
 
 
-@pytest.mark.parametrize("k", [1, 5])
-def test_knn_votes_as_scikit_learns_does(blobs, k):
+@pytest.mark.parametrize(("k", "temperature"), [(1, 0.07), (5, 0.07), (20, 0.3)])
+def test_knn_votes_as_scikit_learns_does(blobs, k, temperature):
     vectors, labels = blobs(noise=4)
     vectors = vectors.astype(np.float64)
-    head = KnnHead(ks=(k,)).fit(vectors, labels)
+    head = KnnHead(ks=(k,), temperatures=(temperature,)).fit(vectors, labels)
     Z = head.normaliser_.transform(vectors)
     theirs = KNeighborsClassifier(
-        k, weights=lambda d: np.exp((1 - d**2 / 2) / 0.07), algorithm="brute"
+        k, weights=lambda d: np.exp((1 - d**2 / 2) / temperature), algorithm="brute"
     ).fit(Z, labels)
     queries, _ = blobs(noise=4, seed=3)
     np.testing.assert_allclose(
@@ -155,6 +155,27 @@ def test_knn_votes_as_scikit_learns_does(blobs, k):
         theirs.predict_proba(head.normaliser_.transform(queries.astype(np.float64))),
         atol=1e-9,
     )
+
+
+def test_knn_chooses_k_and_temperature_by_leaving_rows_out(blobs):
+    vectors, labels = blobs(noise=6)
+    labels = np.array(labels)
+    head = KnnHead(ks=(1, 5, 50)).fit(vectors, labels)
+    Z = head.normaliser_.transform(vectors).astype(np.float64)
+    others = ~np.eye(len(Z), dtype=bool)
+    found = {}
+    for temperature in head.temperatures:
+        for k in head.ks:
+            said = [
+                KNeighborsClassifier(
+                    k, weights=lambda d: np.exp((1 - d**2 / 2) / temperature),  # noqa: B023
+                    algorithm="brute",
+                ).fit(Z[rest], labels[rest]).predict(Z[i : i + 1])[0]
+                for i, rest in enumerate(others)
+            ]  # fmt: skip
+            found[temperature, k] = balanced_accuracy_score(labels, said)
+    assert found[head.temperature_, head.k_] == pytest.approx(max(found.values()))
+    assert len({round(value, 6) for value in found.values()}) > 3  # there was something to choose
 
 
 def test_knn_gives_a_rows_own_group_no_vote_when_it_chooses_k():
