@@ -50,6 +50,10 @@ OUR_TYPES = frozenset(
         "heads.estimators.tfidf.Lsa",
         "heads.estimators.zero_shot.ZeroShotHead",
         "heads.estimators.zero_shot.ZeroShotProbe",
+        # Within CalibratedClassifierCV, whose public name skops knows: they hold numbers.
+        "sklearn.calibration._CalibratedClassifier",
+        "sklearn.calibration._SigmoidCalibration",
+        "sklearn.calibration._TemperatureScaling",
     }
 )
 

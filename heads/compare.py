@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from featurestore.errors import BadName, ModalityMismatch, nearest
 from featurestore.layout import DatasetFolder
-from featurestore.values import Snapshot
 from heads.bundle import library_versions, machine
 from heads.catalogue import HeadEntry, default_heads, head_entries
 from heads.comparison import ComparedHead, Comparison, cell_name
@@ -189,56 +188,6 @@ def cells_of(
         if not (name in named and view in mute)
     ]
     return found, [f"{view.spec} reads no words: without {', '.join(named)}." for view in mute]
-
-
-def run_again(dataset: Any, run: Comparison) -> Comparison:
-    """Run a stored comparison again, on the versions that it names.
-
-    Equal libraries give equal numbers. Heads that were given as objects are not known by name.
-
-    Raises
-    ------
-    UnknownView, UnknownSnapshot, UnknownHead
-        If a view, its version, or a head is no more.
-    BadName
-        If its slice or the reviews that it applied are others now.
-    """
-    card = run.card
-    names = card.get("heads") or list(dict.fromkeys(c.head for c in run.heads if _is_plain(c)))
-    if any(cell.encoder.startswith("concat:") for cell in run.heads):
-        raise BadName("a comparison with views side by side is run again from its views")
-    views = []
-    for one in card["views"]:
-        view = dataset.view(one["encoder"])
-        if name := one.get("slice"):
-            view = view.within(name)
-            if view.part.digest != one["slice_digest"]:
-                raise BadName(f"slice {name!r} holds other items than in that comparison")
-        at = one["snapshot"]
-        views.append(view.as_of(Snapshot(at["items"], at["view"])) if at else view)
-    again = compare(
-        views,
-        names,
-        label=run.label,
-        task=run.task,
-        metric=run.metric,
-        evaluation=card["evaluation"],
-        seed=card["seed"],
-        group="group" in card["never_part"],
-        apply_reviews=card.get("apply_reviews", False),
-        twins_together="twins" in card["never_part"],
-        save=False,
-    )
-    spaces = card.get("search_spaces", {})
-    if changed := [one for one in names if again.card["search_spaces"].get(one) != spaces.get(one)]:
-        raise BadName(f"{', '.join(changed)} would choose among other things now (prompts, grids)")
-    if again.card["reviews"] != card.get("reviews"):
-        raise BadName("reviewers have decided more since: that comparison cannot be run again")
-    return again
-
-
-def _is_plain(cell: ComparedHead) -> bool:
-    return not cell.encoder.startswith("baseline:majority") and cell.encoder != "baseline:tfidf"
 
 
 def check_metric(metric: str | None, task: Task) -> str:

@@ -1,9 +1,9 @@
-"""show: what was found before, printed again from its run card."""
+"""show: what was found before, printed again from its run card, or run again."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,17 +12,24 @@ from featurestore.cli.output import json_option, open_given, print_json, print_t
 from featurestore.cli.quality import show_issues
 from featurestore.cli.transfer import show_assessment, show_curve
 
+if TYPE_CHECKING:
+    from featurestore.store import DataSet
+
 
 @click.command(epilog="Example: featurestore show photos latest")
 @click.argument("dataset")
 @click.argument("run", required=False)
 @store_option
+@click.option(
+    "--again", is_flag=True, help="Run a comparison or a curve again, and say whether it holds."
+)
 @json_option
-def show(dataset: str, run: str | None, store_path: str, as_json: bool) -> None:
+def show(dataset: str, run: str | None, store_path: str, again: bool, as_json: bool) -> int:
     """List the runs of a data set, or print one again: its name, or latest."""
     from featurestore.layout import read_json
 
-    folder = open_given(store_path).dataset(dataset).path / "runs"
+    kept = open_given(store_path).dataset(dataset)
+    folder = kept.path / "runs"
     files = sorted(folder.glob("*.json"), reverse=True)
     if run is None:
         found = [_line(path) for path in files]
@@ -30,13 +37,50 @@ def show(dataset: str, run: str | None, store_path: str, as_json: bool) -> None:
             print_json([dict(zip(("run", "kind", "about"), row, strict=True)) for row in found])
         else:
             print_table(["run", "kind", "about"], found)
-        return
+        return 0
     path = _chosen(files, run, dataset)
     card = read_json(path)
+    if again:
+        return _run_again(kept, card, as_json)
     if as_json:
         print_json(card)
     else:
         _print(card)
+    return 0
+
+
+def _run_again(dataset: DataSet, card: dict[str, Any], as_json: bool) -> int:
+    """Print what a run gives today, and say what differs from its card; return 1 if any does."""
+    from featurestore.errors import BadName
+    from heads import run_again
+    from heads.comparison import Comparison
+    from heads.fewshot import Curve
+
+    kind = card.get("kind")
+    if kind not in ("compare", "curve"):
+        raise BadName(f"a run of kind {kind}: comparisons and curves can be run again")
+    stored: Any = (Comparison if kind == "compare" else Curve).from_json(card)
+    found = run_again(dataset, stored)
+    differ = [
+        f"{before['encoder']} {before['head']}: {before['value']:.6g}, now {now['value']:.6g}"
+        for before, now in zip(stored.rows(), found.rows(), strict=True)
+        if {**before, "seconds": 0} != {**now, "seconds": 0}
+    ]
+    if as_json:
+        print_json({**found.to_json(), "differ": differ})
+    else:
+        _print(found.to_json())
+        click.echo(_holds(differ, stored.card.get("versions", {}), found.card["versions"]))
+    return int(bool(differ))
+
+
+def _holds(differ: list[str], before: dict[str, str], now: dict[str, str]) -> str:
+    if not differ:
+        return "Run again: every figure is as it was."
+    others = [f"{name} {was} → {now.get(name)}" for name, was in before.items()
+              if now.get(name) != was]  # fmt: skip
+    about = f" (other libraries: {', '.join(others)})" if others else ""
+    return f"Run again: rows that differ: {len(differ)}{about}: {'; '.join(differ)}."
 
 
 def _chosen(files: list[Path], run: str, dataset: str) -> Path:

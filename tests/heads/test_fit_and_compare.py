@@ -10,6 +10,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import skops.io
+from sklearn.calibration import CalibratedClassifierCV
+from sklearn.naive_bayes import GaussianNB
 
 import heads
 from featurestore.errors import (
@@ -164,6 +166,22 @@ def test_an_edited_bundle_or_a_foreign_type_is_not_loaded(split_view):
     (fitted.path / "card.json").write_text("{")
     with pytest.raises(StoreCorrupt, match=r"card\.json"):
         heads.load_head(split_view.dataset, fitted.head_id)
+
+
+def test_an_estimator_of_ones_own_is_calibrated_by_scikit_learn_and_saved(make_view):
+    rng = np.random.default_rng(0)
+    codes = np.arange(200) % 2
+    told = rng.normal(size=(200, 1)) + codes[:, None]
+    vectors = told + 0.1 * rng.normal(size=(200, 10))  # naive Bayes counts one hint ten times
+    view = make_view(vectors.astype(np.float32), [f"class {c}" for c in codes])
+    calibrated = CalibratedClassifierCV(GaussianNB(), method="temperature")
+    found = heads.compare(view, [GaussianNB(), calibrated])
+    loss = {cell.head: cell.report.scores["log_loss"].mean() for cell in found.heads}
+    assert loss["CalibratedClassifierCV"] < 0.7 < 1.3 < loss["GaussianNB"]
+    fitted = heads.fit(view, calibrated)
+    again = heads.load_head(view.dataset, fitted.head_id)
+    table = view.load()
+    np.testing.assert_array_equal(again.predict_proba(table), fitted.predict_proba(table))
 
 
 def test_unknown_names_are_answered_with_known_ones(split_view):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import pytest
 import heads
 from featurestore.cli import run
 from featurestore.demo_data import write_pictographs
+from featurestore.errors import BadName
 from featurestore.sources import SourceOptions
 from featurestore.store import open_store
 from featurestore.upkeep import _named_versions
@@ -37,6 +39,17 @@ def test_a_run_card_run_again_gives_the_same_numbers(dataset):
     assert [{**r, "seconds": 0} for r in again.rows()] == [
         {**r, "seconds": 0} for r in first.rows()
     ]
+
+
+def test_a_curve_run_again_gives_the_same_numbers(dataset):
+    first = heads.curve(dataset.views(), "ridge", per_class=(1, 2, 4), n_draws=3, seed=5)
+    again = heads.run_again(dataset, heads.curves(dataset)[0])
+    assert again.rows() == first.rows()
+    for one, other in zip(first.budgets, again.budgets, strict=True):
+        np.testing.assert_array_equal(one.scores, other.scores)
+    changed = replace(first, card={**first.card, "search_space": "another grid"})
+    with pytest.raises(BadName, match="ridge would choose among other things"):
+        heads.run_again(dataset, changed)
 
 
 def test_what_was_found_is_not_computed_twice_and_other_choices_are(dataset, monkeypatch):
@@ -90,6 +103,27 @@ def test_show_lists_runs_and_prints_each_kind_again(dataset, capsys):
     assert json.loads(capsys.readouterr().out)["kind"] == "transfer"
     assert run(["show", "names", "yesterday", "--store", store]) == 1
     assert "no run 'yesterday'" in capsys.readouterr().err
+
+
+def test_show_runs_a_card_again_and_says_what_differs(dataset, capsys):
+    store = str(dataset.store.path)
+    heads.curve(dataset.views(), "ridge", per_class=(1, 2), n_draws=2, seed=9)
+    heads.compare(dataset.views(), ["prototype"], seed=9)
+    assert run(["show", "names", "latest", "--again", "--store", store]) == 0
+    assert "every figure is as it was" in capsys.readouterr().out
+    path = next(iter(sorted((dataset.path / "runs").glob("*curve.json"), reverse=True)))
+    assert run(["show", "names", path.stem, "--again", "--json", "--store", store]) == 0
+    assert json.loads(capsys.readouterr().out)["differ"] == []
+    card = json.loads(path.read_text())
+    card["budgets"][0]["scores"][0] += 0.5
+    card["card"]["versions"]["numpy"] = "1.0"
+    path.write_text(json.dumps(card))
+    assert run(["show", "names", path.stem, "--again", "--store", store]) == 1
+    out = capsys.readouterr().out
+    assert "rows that differ: 1 (other libraries: numpy 1.0 → " in out
+    embed = next((dataset.path / "runs").glob("*embed.json")).stem
+    assert run(["show", "names", embed, "--again", "--store", store]) == 1
+    assert "comparisons and curves can be run again" in capsys.readouterr().err
 
 
 def test_versions_of_one_number_that_hold_other_vectors_are_told_apart(make_view, blobs):

@@ -1,0 +1,88 @@
+"""Stored runs, run again: equal libraries give equal numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, overload
+
+from featurestore.errors import BadName
+from featurestore.values import Snapshot
+from heads.compare import compare
+from heads.comparison import ComparedHead, Comparison
+from heads.fewshot import Curve, curve
+
+if TYPE_CHECKING:
+    from featurestore.view import View
+
+
+@overload
+def run_again(dataset: Any, run: Comparison) -> Comparison: ...
+@overload
+def run_again(dataset: Any, run: Curve) -> Curve: ...
+def run_again(dataset: Any, run: Comparison | Curve) -> Comparison | Curve:
+    """Run a stored comparison or learning curve again, on the versions that it names.
+
+    Equal libraries give equal numbers. Heads that were given as objects are not known by name.
+
+    Raises
+    ------
+    UnknownView, UnknownSnapshot, UnknownHead
+        If a view, its version, or a head is no more.
+    BadName
+        If its slice, the reviews that it applied, or what its heads choose among are others now.
+    """
+    if any(one["encoder"].startswith("concat:") for one in run.rows()):
+        raise BadName("a run with views side by side is run again from its views")
+    views = _views(dataset, run.card)
+    if isinstance(run, Comparison):
+        return _compared(views, run)
+    return _drawn(views, run)
+
+
+def _views(dataset: Any, card: Mapping[str, Any]) -> list[View]:
+    views = []
+    for one in card["views"]:
+        view = dataset.view(one["encoder"])
+        if name := one.get("slice"):
+            view = view.within(name)
+            if view.part.digest != one["slice_digest"]:
+                raise BadName(f"slice {name!r} holds other items than in that run")
+        at = one["snapshot"]
+        views.append(view.as_of(Snapshot(at["items"], at["view"])) if at else view)
+    return views
+
+
+def _compared(views: list[View], run: Comparison) -> Comparison:
+    card = run.card
+    names = card.get("heads") or list(dict.fromkeys(c.head for c in run.heads if _is_plain(c)))
+    again = compare(
+        views, names, label=run.label, task=run.task, metric=run.metric,
+        evaluation=card["evaluation"], seed=card["seed"], group="group" in card["never_part"],
+        apply_reviews=card.get("apply_reviews", False),
+        twins_together="twins" in card["never_part"], save=False,
+    )  # fmt: skip
+    if again.card["reviews"] != card.get("reviews"):
+        raise BadName("reviewers have decided more since: that comparison cannot be run again")
+    spaces, now = card.get("search_spaces", {}), again.card["search_spaces"]
+    _check_spaces({one: (spaces.get(one), now.get(one)) for one in names})
+    return again
+
+
+def _drawn(views: list[View], run: Curve) -> Curve:
+    card = run.card
+    again = curve(
+        views, card["head"], label=run.label, task=run.task, metric=run.metric,
+        per_class=sorted({one.per_class for one in run.budgets}), n_draws=card["n_draws"],
+        seed=card["seed"], save=False,
+    )  # fmt: skip
+    _check_spaces({card["head"]: (card.get("search_space"), again.card["search_space"])})
+    return again
+
+
+def _check_spaces(spaces: Mapping[str, tuple[str | None, str | None]]) -> None:
+    if changed := [name for name, (then, now) in spaces.items() if then != now]:
+        raise BadName(f"{', '.join(changed)} would choose among other things now (prompts, grids)")
+
+
+def _is_plain(cell: ComparedHead) -> bool:
+    return not cell.encoder.startswith("baseline:majority") and cell.encoder != "baseline:tfidf"
