@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from threading import Timer
 
 import duckdb
 import numpy as np
@@ -22,7 +24,12 @@ _CONFIG: dict[str, str | bool | int | float | list[str]] = {
 }
 
 
-def select(statement: str, tables: Mapping[str, pa.Table]) -> pa.Table:
+EXPRESSION_S = 60.0  # a condition over a million rows takes a second: longer is a mistake
+
+
+def select(
+    statement: str, tables: Mapping[str, pa.Table], *, limit_s: float | None = None
+) -> pa.Table:
     """Run one SELECT over the given tables.
 
     Parameters
@@ -31,11 +38,13 @@ def select(statement: str, tables: Mapping[str, pa.Table]) -> pa.Table:
         One SELECT statement (WITH, UNION and the like included).
     tables : mapping of str to pyarrow.Table
         What the statement may name.
+    limit_s : float, optional
+        Seconds after which it is stopped.
 
     Raises
     ------
     BadQuery
-        If the text is no SQL, not one SELECT, or names what is not there.
+        If the text is no SQL, not one SELECT, names what is not there, or takes too long.
     """
     connection = duckdb.connect(":memory:", config=_CONFIG)
     try:
@@ -45,12 +54,29 @@ def select(statement: str, tables: Mapping[str, pa.Table]) -> pa.Table:
         statements = connection.extract_statements(statement)
         if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
             raise BadQuery(f"expected one SELECT statement, got: {statement}")
-        return connection.sql(statement).to_arrow_table()
+        with _stopping(connection, limit_s):
+            return connection.sql(statement).to_arrow_table()
+    except duckdb.InterruptException:
+        took = f"stopped after {limit_s:g} s" if limit_s else "interrupted"
+        raise BadQuery(f"{took}: {' '.join(statement.split())}") from None
     except duckdb.Error as error:
         reason = str(error).splitlines()[0]
         raise BadQuery(f"{reason} in: {' '.join(statement.split())}") from None
     finally:
         connection.close()
+
+
+@contextmanager
+def _stopping(connection: duckdb.DuckDBPyConnection, limit_s: float | None) -> Iterator[None]:
+    if limit_s is None:
+        yield
+        return
+    timer = Timer(limit_s, connection.interrupt)
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def evaluate(expression: str, table: pa.Table) -> pa.ChunkedArray:
@@ -67,10 +93,10 @@ def evaluate(expression: str, table: pa.Table) -> pa.ChunkedArray:
     taken = {name.lower() for name in table.column_names}  # SQL does not tell cases apart
     while place in taken:
         place += "_"
-    numbered = table.append_column(place, pa.array(range(len(table)), pa.int64()))
+    numbered = table.append_column(place, pa.array(np.arange(len(table))))
     # The line break ends a comment in the expression, which would swallow what follows it.
     statement = f"SELECT ({expression}\n) AS value FROM items ORDER BY items.{place}"
-    result = select(statement, {"items": numbered})
+    result = select(statement, {"items": numbered}, limit_s=EXPRESSION_S)
     if len(result) != len(table):
         raise BadQuery(f"expected one value for each of {len(table)} rows from: {expression}")
     return result.column("value")

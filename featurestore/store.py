@@ -227,17 +227,18 @@ class Store:
             load=job.load,
         )
 
-    def sql(self, statement: str) -> pa.Table:
+    def sql(self, statement: str, *, limit_s: float | None = None) -> pa.Table:
         """Run one SELECT; what it may name are the data sets, their views and predictions.
 
         ``photos`` holds the items, ``"photos@timm:resnet18"`` ids and vectors (FLOAT[dim]) of a
         view, ``"photos/<head id>"`` what a head predicted out of fold or on the test split. Each
-        is read only where the statement names it.
+        is read only where the statement names it. After ``limit_s`` seconds it is stopped.
 
         Raises
         ------
         BadQuery
-            If it is not one SELECT, or names anything else: files, settings, other databases.
+            If it is not one SELECT, or names anything else (files, settings, other databases), or
+            takes too long.
         """
         tables = {}
         for name in self.datasets():
@@ -251,7 +252,7 @@ class Store:
             for path in dataset.path.glob("heads/*/predictions.parquet"):
                 if (key := f"{name}/{path.parent.name}") in statement:
                     tables[key] = read_shard(path)
-        return select(statement, tables)
+        return select(statement, tables, limit_s=limit_s)
 
     def rename(self, name: str, new: str) -> DataSet:
         """Give a data set another name; heads and cards keep the name that they were made under.

@@ -1,6 +1,8 @@
 import pyarrow as pa
 import pytest
 
+from featurestore import query
+from featurestore.cli import run
 from featurestore.errors import BadQuery
 from featurestore.query import evaluate, select
 
@@ -75,6 +77,23 @@ def test_a_bad_expression_is_refused(expression):
     with pytest.raises(BadQuery) as error:
         evaluate(expression, PETS)
     assert len(str(error.value).splitlines()) == 1
+
+
+ENDLESS = "select count(*) from range(100000000) a, range(100000000) b"
+
+
+def test_what_takes_too_long_is_stopped(monkeypatch, texts_view, capsys):
+    with pytest.raises(BadQuery, match=r"stopped after 0\.2 s: select count"):
+        select(ENDLESS, {}, limit_s=0.2)
+    monkeypatch.setattr(query, "EXPRESSION_S", 0.2)
+    with pytest.raises(BadQuery, match="stopped after"):
+        evaluate(f"legs > ({ENDLESS})", PETS)
+    monkeypatch.undo()
+    assert (
+        run(["sql", ENDLESS, "--timeout", "0.2", "--store", str(texts_view.dataset.store.path)])
+        == 1
+    )
+    assert "stopped after 0.2 s" in capsys.readouterr().err
 
 
 def test_a_store_answers_over_items_vectors_and_predictions(empty_store, tiny_images):

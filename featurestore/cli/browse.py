@@ -283,14 +283,15 @@ def _bytes(text: str | None) -> int | None:
 
 @click.command(epilog='Example: featurestore sql "select label, count(*) from photos group by 1"')
 @click.argument("statement")
+@click.option("--timeout", type=float, metavar="SECONDS", help="Stop it after so long.")
 @store_option
 @json_option
-def sql(statement: str, store_path: str, as_json: bool) -> None:
+def sql(statement: str, timeout: float | None, store_path: str, as_json: bool) -> None:
     """Run one SELECT over data sets, views and predictions.
 
     photos is a table of items, "photos@SPEC" of vectors, "photos/HEAD-ID" of predictions.
     """
-    result = open_given(store_path).sql(statement)
+    result = open_given(store_path).sql(statement, limit_s=timeout)
     if as_json:
         print_json(result.to_pylist())
     else:

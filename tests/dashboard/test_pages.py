@@ -88,6 +88,30 @@ def test_a_filter_leaves_what_fulfils_it_and_a_wrong_one_says_the_columns() -> N
     assert texts_of(app.info) == ["No item fulfils the filter."]
 
 
+@pytest.mark.parametrize(
+    "where",
+    [
+        "true) from items; copy items to '{path}'; select (true",
+        "true; copy (select 1) to '{path}'",
+        "item_id in (select content from read_text('/etc/passwd'))",
+        "(select count(*) from '/etc/passwd') > 0",
+        "true) as x from items; attach '{path}' as x; select (true",
+        "true --",
+        "'; drop table items; --",
+    ],
+)
+@pytest.mark.parametrize("page", ["explore", "search"])
+def test_a_filter_is_a_condition_and_nothing_else(page: str, where: str, tmp_path: Path) -> None:
+    path = tmp_path / "written"
+    app = opened(page, where=where.format(path=path), item="train/white/5.png")
+    if where == "true --":  # a comment is none of ours to forbid: it hides nothing of the rest
+        assert not app.error
+    else:
+        assert len(app.error) == 1
+        assert "root:" not in str(texts_of(app.error))
+    assert not path.exists()
+
+
 def test_a_head_colours_by_right_and_wrong(store: Store) -> None:
     [card] = heads.list_heads(store.dataset("pictures"))
     found = map_of(opened("explore", map_head=card["head_id"], color="head: outcome"))
