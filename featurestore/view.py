@@ -96,6 +96,10 @@ class View:
     def n_rows(self) -> int:
         """How many items have a valid vector."""
         snapshot = self.snapshot
+        if self.part is None:
+            cached = read_cache(self._cache_place(snapshot), self.dataset.folder.n_erasures)
+            if cached is not None:
+                return len(cached.items)
         items = self.dataset.items(["item_id", "content_hash"], version=snapshot.items)
         pairs = self.table.read(["item_id", "content_hash"], snapshot.view)
         is_there = _resolve(items, pairs) >= 0
@@ -261,6 +265,10 @@ class View:
     def _tables_state(self, snapshot: Snapshot) -> str:
         return self.dataset.folder.items.digest(snapshot.items) + self.table.digest(snapshot.view)
 
+    def _cache_place(self, snapshot: Snapshot) -> Path:
+        state = hashlib.sha256(self._tables_state(snapshot).encode()).hexdigest()[:12]
+        return self.dataset.path / "cache" / self.slug / f"{snapshot}-{state}"
+
     def _rows(
         self,
         snapshot: Snapshot,
@@ -283,9 +291,7 @@ class View:
         is_some = where is not None or split is not None or columns is not None
         folder = self.dataset.folder
         n_erasures = folder.n_erasures
-        state = hashlib.sha256(self._tables_state(snapshot).encode()).hexdigest()[:12]
-        name = f"{snapshot}-{state}"
-        place = self.dataset.path / "cache" / self.slug / name
+        place = self._cache_place(snapshot)
         cached = read_cache(place, n_erasures)
         if cached is None and is_some:  # a slice alone is read again and again
             names = columns if where is None else None  # a condition may name any

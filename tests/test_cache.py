@@ -4,12 +4,14 @@ import os
 import pickle
 import shutil
 from threading import Thread
+from unittest.mock import Mock
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
 from featurestore import cache, upkeep
+from featurestore import view as view_module
 from featurestore.errors import StoreCorrupt
 from featurestore.sources import SourceOptions
 
@@ -53,6 +55,20 @@ def equal(one, other):
     for name in one.columns:
         assert one.column(name).tolist() == other.column(name).tolist()
     return True
+
+
+def test_rows_are_counted_in_the_cache_where_there_is_one(view, monkeypatch):
+    monkeypatch.setattr(view_module, "_resolve", counted := Mock(wraps=view_module._resolve))
+    assert view.n_rows == 9
+    assert counted.call_count == 1
+    view.load()
+    counted.reset_mock()
+    assert view.n_rows == 9
+    assert counted.call_count == 0
+    upkeep.delete(
+        view.dataset.folder, pa.array([view.items().column("item_id")[3].as_py()])
+    )  # another state: not in the cache
+    assert view.n_rows == 8
 
 
 def test_the_second_load_is_mapped_and_the_same(view):
