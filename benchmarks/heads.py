@@ -219,7 +219,7 @@ def coverage() -> list[Row]:
 
 
 def _covered(what: str, held: float) -> Row:
-    return Row(what, held, "share", "93 to 97 %", 0.93 <= held <= 0.97)
+    return Row(what, float(held), "share", "93 to 97 %", bool(0.93 <= held <= 0.97))
 
 
 def _folds_coverage(n: int, p: float, n_draws: int = 4000) -> float:
@@ -259,7 +259,7 @@ def _folds_coverage(n: int, p: float, n_draws: int = 4000) -> float:
         assert found.low is not None
         assert found.high is not None
         held += found.low <= truth <= found.high
-    return held / n_draws
+    return float(held) / n_draws
 
 
 def conformal_coverage() -> list[Row]:

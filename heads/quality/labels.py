@@ -16,7 +16,7 @@ from heads.estimators.knn import vote_weights
 
 N_VOTES = 10  # neighbours that are heard
 # Chosen on benchmarks/quality.py's four data sets.
-_FLOOR = 1e-4  # no class is less likely
+_FLOOR = 1e-3  # of all classes together: none is less likely than its share of that
 _ALIKE = 0.1  # how far the witnesses' weights are drawn toward equal ones
 _PRIOR = 3.0  # weight of "all errors are alike" against the errors that are seen
 
@@ -64,7 +64,8 @@ def pooled(
     .. [1] Genest and Zidek, "Combining probability distributions", Statistical Science 1, 1986.
     """
     own = np.arange(len(codes))
-    a, b = (one[own, codes] + _FLOOR for one in (said, votes))
+    floor = _FLOOR / said.shape[1]
+    a, b = (one[own, codes] + floor for one in (said, votes))
     found = minimize_scalar(
         lambda weight: -np.log(weight * a + (1 - weight) * b).sum(), bounds=(0, 1), method="bounded"
     )
@@ -118,7 +119,7 @@ def judge_labels(proba: NDArray[np.float64], codes: NDArray[np.intp]) -> Judgeme
     np.fill_diagonal(alike, counts)
     confusion = seen + _PRIOR * alike
     confusion /= np.maximum(confusion.sum(axis=1, keepdims=True), 1e-12)
-    joint = (proba + _FLOOR) * confusion[:, codes].T
+    joint = (proba + _FLOOR / n_classes) * confusion[:, codes].T
     doubt = 1 - joint[own, codes] / joint.sum(axis=1)
     likeliest = proba.argmax(axis=1)
     n_errors = round(n_off / max(1.0, float(seen.sum())) * n)
