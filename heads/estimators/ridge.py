@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
@@ -155,36 +154,19 @@ def choose_normalisation(
     """Choose the normalisation under which ridge regression errs least when left out.
 
     Looks at 500 rows, or 10 for each target where that is more: the choice is coarse, and
-    the cost grows with the cube of the rows. Targets have shape (n, n_targets). What was chosen
-    on equal rows is remembered: in a comparison several heads ask about each fold.
+    the cost grows with the cube of the rows. Targets have shape (n, n_targets).
     """
     rows = np.arange(len(targets))
     if len(rows) > (n_rows := max(500, 10 * targets.shape[1])):
         rows = np.random.default_rng(random_state).choice(rows, n_rows, replace=False)
-    X, targets = X[rows], targets[rows]
-    within = None if groups is None else np.unique(np.asarray(groups)[rows], return_inverse=True)[1]
-    key = _digest(X, targets, *([] if within is None else [within]))
-    if key not in _CHOSEN:
-        losses = {
-            kind: ridge_loo(Normaliser(kind).fit_transform(X), targets, ALPHAS[::2], within).loss
-            for kind in KINDS
-        }
-        if len(_CHOSEN) >= _N_REMEMBERED:
-            _CHOSEN.clear()
-        _CHOSEN[key] = min(losses, key=losses.__getitem__)
-    return _CHOSEN[key]
-
-
-_CHOSEN: dict[bytes, str] = {}  # digest of rows, targets and groups → normalisation
-_N_REMEMBERED = 1000
-
-
-def _digest(*arrays: NDArray[Any]) -> bytes:
-    found = hashlib.blake2b(digest_size=16)
-    for array in arrays:
-        found.update(f"{array.shape} {array.dtype}".encode())
-        found.update(np.ascontiguousarray(array).data)
-    return found.digest()
+    within = None if groups is None else np.asarray(groups)[rows]
+    losses = {
+        kind: ridge_loo(
+            Normaliser(kind).fit_transform(X[rows]), targets[rows], ALPHAS[::2], within
+        ).loss
+        for kind in KINDS
+    }
+    return min(losses, key=losses.__getitem__)
 
 
 class RidgeHead(ScoreHead):

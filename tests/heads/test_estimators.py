@@ -16,7 +16,6 @@ from sklearn.metrics import balanced_accuracy_score, log_loss
 from sklearn.neighbors import KNeighborsClassifier, NearestCentroid
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from heads.estimators import ridge
 from heads.estimators.knn import KnnHead, nearest_rows
 from heads.estimators.lda import LdaHead, shrunk_covariance
 from heads.estimators.logistic import CS, LogisticHead
@@ -190,23 +189,6 @@ def test_knn_gives_a_rows_own_group_no_vote_when_it_chooses_k():
     nearest, cosines = nearest_rows(Z, Z, 3, pairs, pairs)
     assert not (pairs[nearest] == pairs[:, None]).any()
     assert np.isfinite(cosines).all()
-
-
-def test_heads_that_ask_about_equal_rows_share_the_choice_of_normalisation(blobs, monkeypatch):
-    calls = []
-    plain = ridge.ridge_loo
-    monkeypatch.setattr(ridge, "ridge_loo", lambda *args: calls.append(args) or plain(*args))
-    monkeypatch.setattr(ridge, "_CHOSEN", {})
-    vectors, labels = blobs(noise=3)
-    head = RidgeHead().fit(vectors, labels)
-    assert len(calls) == 3 + 1  # three normalisations, and its own fit
-    other = LogisticHead().fit(vectors, labels)
-    assert len(calls) == 4
-    assert other.normalisation_ == head.normalisation_
-    LogisticHead().fit(vectors, labels, groups=[i // 3 for i in range(len(labels))])
-    assert len(calls) == 7  # other rows are left out together
-    LogisticHead().fit(vectors + 1, labels)
-    assert len(calls) == 10
 
 
 @pytest.mark.parametrize("kind", ["centre", "l2", "standardise"])
