@@ -1,7 +1,7 @@
 """Heads: as fast as they should be, and as honest as they say.
 
 Run: python -m benchmarks.heads [speed] [honesty] [data] [words]   (all by default)
-speed takes some 6 minutes on 2 cores, honesty 5, data 15, words 5 (both need ../shared).
+speed takes some 6 minutes on 2 cores, honesty 30, data 15, words 5 (both need ../shared).
 """
 
 from __future__ import annotations

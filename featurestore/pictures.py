@@ -204,11 +204,12 @@ def _widen(processes: Any) -> None:
     In 64 KB, Linux's default, a process waits while this one reads what it writes, and this
     one takes Python's lock for each piece.
     """
-    import fcntl
-
-    if _PIPE_BYTES and hasattr(fcntl, "F_SETPIPE_SZ"):
-        with suppress(OSError):  # an administrator may allow less
-            fcntl.fcntl(processes._result_queue._reader, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+    try:
+        from fcntl import F_SETPIPE_SZ, fcntl
+    except ImportError:  # Linux alone has it
+        return
+    with suppress(AttributeError, OSError):  # the queue is loky's own; less may be allowed
+        fcntl(processes._result_queue._reader, F_SETPIPE_SZ, _PIPE_BYTES)
 
 
 @contextmanager

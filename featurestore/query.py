@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from threading import Timer
+from threading import TIMEOUT_MAX, Event, Thread
 
 import duckdb
 import numpy as np
@@ -39,7 +39,8 @@ def select(
     tables : mapping of str to pyarrow.Table
         What the statement may name.
     limit_s : float, optional
-        Seconds after which it is stopped.
+        Seconds after which it is stopped, between two blocks of rows: a single call of a function
+        is not cut short.
 
     Raises
     ------
@@ -57,8 +58,14 @@ def select(
         with _stopping(connection, limit_s):
             return connection.sql(statement).to_arrow_table()
     except duckdb.InterruptException:
-        took = f"stopped after {limit_s:g} s" if limit_s else "interrupted"
-        raise BadQuery(f"{took}: {' '.join(statement.split())}") from None
+        raise BadQuery(
+            f"stopped after {limit_s:g} s: {' '.join(statement.split())}; `featurestore sql` has "
+            "no limit unless --timeout sets one"
+        ) from None
+    except RuntimeError as error:  # what DuckDB makes of a Ctrl-C
+        if "interrupted" not in str(error):
+            raise
+        raise KeyboardInterrupt from None
     except duckdb.Error as error:
         reason = str(error).splitlines()[0]
         raise BadQuery(f"{reason} in: {' '.join(statement.split())}") from None
@@ -71,12 +78,21 @@ def _stopping(connection: duckdb.DuckDBPyConnection, limit_s: float | None) -> I
     if limit_s is None:
         yield
         return
-    timer = Timer(limit_s, connection.interrupt)
-    timer.start()
+    done = Event()
+
+    def watch() -> None:
+        wait = min(limit_s, TIMEOUT_MAX)
+        while not done.wait(wait):  # again and again: it is lost on a query that is not running yet
+            connection.interrupt()
+            wait = 0.1
+
+    watcher = Thread(target=watch, name="query-limit", daemon=True)
+    watcher.start()
     try:
         yield
     finally:
-        timer.cancel()
+        done.set()
+        watcher.join()
 
 
 def evaluate(expression: str, table: pa.Table) -> pa.ChunkedArray:

@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, overload
 
 from featurestore.errors import BadName
 from featurestore.values import Snapshot
+from heads.catalogue import head_entries
 from heads.compare import compare
 from heads.comparison import ComparedHead, Comparison
 from heads.fewshot import Curve, curve
+from heads.tasks import Task
 
 if TYPE_CHECKING:
     from featurestore.view import View
 
+Progress = Callable[[int, int, str], None]
+
 
 @overload
-def run_again(dataset: Any, run: Comparison) -> Comparison: ...
+def run_again(dataset: Any, run: Comparison, *, progress: Progress | None = None) -> Comparison: ...
 @overload
-def run_again(dataset: Any, run: Curve) -> Curve: ...
-def run_again(dataset: Any, run: Comparison | Curve) -> Comparison | Curve:
+def run_again(dataset: Any, run: Curve, *, progress: Progress | None = None) -> Curve: ...
+def run_again(
+    dataset: Any, run: Comparison | Curve, *, progress: Progress | None = None
+) -> Comparison | Curve:
     """Run a stored comparison or learning curve again, on the versions that it names.
 
     Equal libraries give equal numbers. Heads that were given as objects are not known by name.
+    ``progress`` is called as that of `heads.compare`.
 
     Raises
     ------
@@ -35,8 +42,8 @@ def run_again(dataset: Any, run: Comparison | Curve) -> Comparison | Curve:
         raise BadName("a run with views side by side is run again from its views")
     views = _views(dataset, run.card)
     if isinstance(run, Comparison):
-        return _compared(views, run)
-    return _drawn(views, run)
+        return _compared(views, run, progress)
+    return _drawn(views, run, progress)
 
 
 def _views(dataset: Any, card: Mapping[str, Any]) -> list[View]:
@@ -52,36 +59,38 @@ def _views(dataset: Any, card: Mapping[str, Any]) -> list[View]:
     return views
 
 
-def _compared(views: list[View], run: Comparison) -> Comparison:
+def _compared(views: list[View], run: Comparison, progress: Progress | None) -> Comparison:
     card = run.card
     names = card.get("heads") or list(dict.fromkeys(c.head for c in run.heads if _is_plain(c)))
+    _check_spaces(card.get("search_spaces", {}), names, run.task)
     again = compare(
         views, names, label=run.label, task=run.task, metric=run.metric,
         evaluation=card["evaluation"], seed=card["seed"], group="group" in card["never_part"],
         apply_reviews=card.get("apply_reviews", False),
-        twins_together="twins" in card["never_part"], save=False,
+        twins_together="twins" in card["never_part"], save=False, progress=progress,
     )  # fmt: skip
     if again.card["reviews"] != card.get("reviews"):
         raise BadName("reviewers have decided more since: that comparison cannot be run again")
-    spaces, now = card.get("search_spaces", {}), again.card["search_spaces"]
-    _check_spaces({one: (spaces.get(one), now.get(one)) for one in names})
     return again
 
 
-def _drawn(views: list[View], run: Curve) -> Curve:
+def _drawn(views: list[View], run: Curve, progress: Progress | None) -> Curve:
     card = run.card
-    again = curve(
+    _check_spaces({card["head"]: card["search_space"]}, [card["head"]], run.task)
+    return curve(
         views, card["head"], label=run.label, task=run.task, metric=run.metric,
-        per_class=sorted({one.per_class for one in run.budgets}), n_draws=card["n_draws"],
-        seed=card["seed"], save=False,
+        per_class=card.get("per_class") or sorted({one.per_class for one in run.budgets}),
+        n_draws=card["n_draws"], seed=card["seed"], save=False, progress=progress,
     )  # fmt: skip
-    _check_spaces({card["head"]: (card.get("search_space"), again.card["search_space"])})
-    return again
 
 
-def _check_spaces(spaces: Mapping[str, tuple[str | None, str | None]]) -> None:
-    if changed := [name for name, (then, now) in spaces.items() if then != now]:
-        raise BadName(f"{', '.join(changed)} would choose among other things now (prompts, grids)")
+def _check_spaces(then: Mapping[str, str], names: Sequence[str], task: Task) -> None:
+    now = head_entries(names, task)
+    if changed := [name for name in names if then.get(name) != now[name].search_space]:
+        raise BadName(
+            f"{', '.join(changed)}: what the card says that it chose among is not what it would "
+            "choose among now (prompts, grids)"
+        )
 
 
 def _is_plain(cell: ComparedHead) -> bool:

@@ -50,7 +50,7 @@ OUR_TYPES = frozenset(
         "heads.estimators.tfidf.Lsa",
         "heads.estimators.zero_shot.ZeroShotHead",
         "heads.estimators.zero_shot.ZeroShotProbe",
-        # Within CalibratedClassifierCV, whose public name skops knows: they hold numbers.
+        # The parts of CalibratedClassifierCV, which skops knows; what it wraps is looked at, too.
         "sklearn.calibration._CalibratedClassifier",
         "sklearn.calibration._SigmoidCalibration",
         "sklearn.calibration._TemperatureScaling",

@@ -117,8 +117,8 @@ HEADS: dict[str, HeadEntry] = {
         lambda seed: PrototypeHead(),
     ),
     "knn": HeadEntry(
-        "k of 1, 3, 5, 10, 20 or 50 and votes at temperature 0.02, 0.07 or 0.2 by leave-one-out "
-        "balanced accuracy, for numbers by squared error; centred cosine",
+        "k of 1, 3, 5, 10, 20 or 50 by leave-one-out balanced accuracy, then votes at temperature "
+        "0.02, 0.07 or 0.2 by Brier score; for numbers both by squared error; centred cosine",
         lambda seed: KnnHead(random_state=seed),
         lambda seed: KnnRegressor(random_state=seed),
     ),

@@ -293,6 +293,7 @@ def curve(
             "created": datetime.now(UTC).isoformat(),
             "seed": seed,
             "n_draws": n_draws,
+            "per_class": list(per_class),
             "head": name,
             "search_space": entry.search_space,
             "views": ground.card(),

@@ -1,3 +1,4 @@
+import fcntl
 import hashlib
 import os
 import signal
@@ -6,6 +7,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -325,6 +327,19 @@ def test_processes_prepare_what_threads_prepare(tmp_path, write_image, monkeypat
         )  # fmt: skip
         if one.vector is not None:
             assert one.vector.tolist() == other.vector.tolist()
+
+
+def test_the_pipe_that_pictures_come_through_is_wide_where_that_can_be(monkeypatch):
+    reader, writer = os.pipe()
+    processes = SimpleNamespace(_result_queue=SimpleNamespace(_reader=reader))
+    pictures._widen(processes)
+    assert fcntl.fcntl(reader, fcntl.F_GETPIPE_SZ) >= pictures._PIPE_BYTES
+    os.close(reader)
+    os.close(writer)
+    pictures._widen(processes)  # no pipe any more
+    pictures._widen(object())  # another loky
+    monkeypatch.setitem(sys.modules, "fcntl", None)  # Windows
+    pictures._widen(processes)
 
 
 def test_processes_take_over_and_one_that_dies_is_named(tmp_path, write_image):

@@ -85,6 +85,8 @@ ENDLESS = "select count(*) from range(100000000) a, range(100000000) b"
 def test_what_takes_too_long_is_stopped(monkeypatch, texts_view, capsys):
     with pytest.raises(BadQuery, match=r"stopped after 0\.2 s: select count"):
         select(ENDLESS, {}, limit_s=0.2)
+    with pytest.raises(BadQuery, match="stopped after"):
+        select(ENDLESS, {}, limit_s=1e-9)  # before it runs
     monkeypatch.setattr(query, "EXPRESSION_S", 0.2)
     with pytest.raises(BadQuery, match="stopped after"):
         evaluate(f"legs > ({ENDLESS})", PETS)

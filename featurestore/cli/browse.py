@@ -283,7 +283,10 @@ def _bytes(text: str | None) -> int | None:
 
 @click.command(epilog='Example: featurestore sql "select label, count(*) from photos group by 1"')
 @click.argument("statement")
-@click.option("--timeout", type=float, metavar="SECONDS", help="Stop it after so long.")
+@click.option(
+    "--timeout", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS",
+    help="Stop it after so long.",
+)  # fmt: skip
 @store_option
 @json_option
 def sql(statement: str, timeout: float | None, store_path: str, as_json: bool) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from featurestore.cli.learn import show_comparison
+from featurestore.cli.learn import say_fits, show_comparison
 from featurestore.cli.output import json_option, open_given, print_json, print_table, store_option
 from featurestore.cli.quality import show_issues
 from featurestore.cli.transfer import show_assessment, show_curve
@@ -28,6 +29,8 @@ def show(dataset: str, run: str | None, store_path: str, again: bool, as_json: b
     """List the runs of a data set, or print one again: its name, or latest."""
     from featurestore.layout import read_json
 
+    if again and run is None:
+        raise click.UsageError("--again needs a RUN: its name, or latest")
     kept = open_given(store_path).dataset(dataset)
     folder = kept.path / "runs"
     files = sorted(folder.glob("*.json"), reverse=True)
@@ -60,11 +63,12 @@ def _run_again(dataset: DataSet, card: dict[str, Any], as_json: bool) -> int:
     if kind not in ("compare", "curve"):
         raise BadName(f"a run of kind {kind}: comparisons and curves can be run again")
     stored: Any = (Comparison if kind == "compare" else Curve).from_json(card)
-    found = run_again(dataset, stored)
+    found = run_again(dataset, stored, progress=say_fits if sys.stderr.isatty() else None)
+    before, now = _by_cell(stored.rows()), _by_cell(found.rows())
     differ = [
-        f"{before['encoder']} {before['head']}: {before['value']:.6g}, now {now['value']:.6g}"
-        for before, now in zip(stored.rows(), found.rows(), strict=True)
-        if {**before, "seconds": 0} != {**now, "seconds": 0}
+        f"{' '.join(cell)}: {_value(before, cell)}, now {_value(now, cell)}"
+        for cell in {**before, **now}
+        if before.get(cell) != now.get(cell)
     ]
     if as_json:
         print_json({**found.to_json(), "differ": differ})
@@ -74,9 +78,22 @@ def _run_again(dataset: DataSet, card: dict[str, Any], as_json: bool) -> int:
     return int(bool(differ))
 
 
+def _by_cell(rows: list[dict[str, Any]]) -> dict[tuple[str, ...], dict[str, Any]]:
+    """Return the rows of a table by encoder, head and budget, without the seconds."""
+    found = {}
+    for row in rows:
+        budget = [f"({row['per_class']} a class)"] if "per_class" in row else []
+        found[row["encoder"], row["head"], *budget] = {**row, "seconds": 0}
+    return found
+
+
+def _value(rows: dict[tuple[str, ...], dict[str, Any]], cell: tuple[str, ...]) -> str:
+    return f"{rows[cell]['value']:.6g}" if cell in rows else "none"
+
+
 def _holds(differ: list[str], before: dict[str, str], now: dict[str, str]) -> str:
     if not differ:
-        return "Run again: every figure is as it was."
+        return "Run again: every row of the table is as it was."
     others = [f"{name} {was} → {now.get(name)}" for name, was in before.items()
               if now.get(name) != was]  # fmt: skip
     about = f" (other libraries: {', '.join(others)})" if others else ""

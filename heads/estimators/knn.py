@@ -29,7 +29,8 @@ class KnnHead(ScoreHead):
         Numbers of neighbours to choose from, by leave-one-out balanced accuracy on 1,000
         training rows at most; the smallest of equals is kept.
     temperatures : sequence of float
-        T to choose from, together with k; the first of equals is kept.
+        T to choose from for that k, by the leave-one-out Brier score: it says little of who
+        wins, and much of how sure that looks. k is chosen with the first of them.
     random_state : int or None
         Draws those rows.
     """
@@ -51,6 +52,7 @@ class KnnHead(ScoreHead):
     def fit(self, X: Any, y: Any, groups: Any = None) -> Self:
         """Keep X of shape (n, dim); a row's own group (n,) has no vote while k and T are chosen."""
         X, codes = self._begin_fit(X, y)
+        check_choices(self.ks, self.temperatures)
         self.normaliser_ = Normaliser("l2").fit(X)
         self.vectors_ = self.normaliser_.transform(X)
         self.codes_ = codes
@@ -62,13 +64,17 @@ class KnnHead(ScoreHead):
         )
         class_sizes = np.bincount(codes[rows], minlength=len(self.classes_))
         recall_weights = 1 / class_sizes[codes[rows]]
-        pairs = [(temperature, k) for temperature in self.temperatures for k in self.ks]
         right = []
-        for temperature, k in pairs:
-            said = self._votes(nearest[:, :k], cosines[:, :k], temperature).argmax(axis=1)
+        for k in self.ks:
+            said = self._votes(nearest[:, :k], cosines[:, :k], self.temperatures[0]).argmax(axis=1)
             right.append(recall_weights @ (said == codes[rows]))
-        best = int(np.argmax(np.round(right, 12)))  # sums in another order are no better
-        self.temperature_, self.k_ = pairs[best]
+        self.k_ = k = self.ks[int(np.argmax(right))]
+        truth = np.eye(len(self.classes_))[codes[rows]]
+        losses = [
+            np.mean((self._votes(nearest[:, :k], cosines[:, :k], t) - truth) ** 2)
+            for t in self.temperatures
+        ]
+        self.temperature_ = self.temperatures[int(np.argmin(losses))]
         return self
 
     def _votes(
@@ -87,6 +93,13 @@ class KnnHead(ScoreHead):
     def predict_proba(self, X: Any) -> NDArray[np.float64]:
         """Return shares of the votes, shape (n, n_classes)."""
         return self._checked_scores(X)
+
+
+def check_choices(ks: Sequence[int], temperatures: Sequence[float]) -> None:
+    """Raise ValueError unless there are neighbours and temperatures to choose from, all above 0."""
+    for name, values in (("ks", ks), ("temperatures", temperatures)):
+        if not len(values) or not all(0 < value < np.inf for value in values):
+            raise ValueError(f"{name}={values}: expected one number above 0 or more")
 
 
 def nearest_rows(

@@ -18,6 +18,7 @@ from heads.estimators.knn import (
     KS,
     TEMPERATURE,
     TEMPERATURES,
+    check_choices,
     nearest_rows,
     vote_weights,
 )
@@ -112,7 +113,7 @@ class KnnRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         Numbers of neighbours to choose from, by leave-one-out squared error on 1,000
         training rows at most; the smallest of equals is kept.
     temperatures : sequence of float
-        T to choose from, together with k; the first of equals is kept.
+        T to choose from for that k, in the same way. k is chosen with the first of them.
     random_state : int or None
         Draws those rows.
     """
@@ -134,6 +135,7 @@ class KnnRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
     def fit(self, X: Any, y: Any, groups: Any = None) -> Self:
         """Keep X (n, dim) and y (n,); a row's own group (n,) is no neighbour in the choice."""
         X, y = validate_data(self, X, y, dtype=[np.float64, np.float32], y_numeric=True)
+        check_choices(self.ks, self.temperatures)
         self.normaliser_ = Normaliser("l2").fit(X)
         self.vectors_ = self.normaliser_.transform(X)
         self.targets_ = np.asarray(y, dtype=np.float64)
@@ -142,12 +144,13 @@ class KnnRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         found, cosines = nearest_rows(
             self.vectors_[rows], self.vectors_, max(self.ks), block[rows], block
         )
-        pairs = [(temperature, k) for temperature in self.temperatures for k in self.ks]
-        losses = [
-            np.mean((self._mean(found[:, :k], cosines[:, :k], t) - self.targets_[rows]) ** 2)
-            for t, k in pairs
-        ]
-        self.temperature_, self.k_ = pairs[int(np.argmin(losses))]
+
+        def loss(k: int, temperature: float) -> float:
+            said = self._mean(found[:, :k], cosines[:, :k], temperature)
+            return float(np.mean((said - self.targets_[rows]) ** 2))
+
+        self.k_ = min(self.ks, key=lambda k: loss(k, self.temperatures[0]))
+        self.temperature_ = min(self.temperatures, key=lambda t: loss(self.k_, t))
         return self
 
     def _mean(

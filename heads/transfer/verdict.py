@@ -152,7 +152,7 @@ def judge(
         Verdicts that are given together: Bonferroni widens the interval, so that all hold at
         once in 95 %.
     n_blocks : int, optional
-        Independent items behind folds, default each row: of fewer than twenty the corrected t
+        Independent items behind folds, default each row: of fewer than LEAST_ITEMS the corrected t
         claims too often (benchmarks/transfer.py), so nothing is claimed.
     """
     about = encoder.report.metric(metric)

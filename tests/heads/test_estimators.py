@@ -157,25 +157,36 @@ def test_knn_votes_as_scikit_learns_does(blobs, k, temperature):
     )
 
 
-def test_knn_chooses_k_and_temperature_by_leaving_rows_out(blobs):
+def test_knn_chooses_k_and_then_the_temperature_by_leaving_rows_out(blobs):
     vectors, labels = blobs(noise=6)
     labels = np.array(labels)
     head = KnnHead(ks=(1, 5, 50)).fit(vectors, labels)
     Z = head.normaliser_.transform(vectors).astype(np.float64)
-    others = ~np.eye(len(Z), dtype=bool)
-    found = {}
-    for temperature in head.temperatures:
-        for k in head.ks:
-            said = [
-                KNeighborsClassifier(
-                    k, weights=lambda d: np.exp((1 - d**2 / 2) / temperature),  # noqa: B023
-                    algorithm="brute",
-                ).fit(Z[rest], labels[rest]).predict(Z[i : i + 1])[0]
-                for i, rest in enumerate(others)
-            ]  # fmt: skip
-            found[temperature, k] = balanced_accuracy_score(labels, said)
-    assert found[head.temperature_, head.k_] == pytest.approx(max(found.values()))
-    assert len({round(value, 6) for value in found.values()}) > 3  # there was something to choose
+    truth = labels[:, None] == np.unique(labels)
+    cosine = Z @ Z.T
+    np.fill_diagonal(cosine, -np.inf)
+
+    def votes(k, temperature):
+        nearest = np.argsort(-cosine, axis=1)[:, :k]
+        weight = np.exp(np.take_along_axis(cosine, nearest, axis=1) / temperature)
+        of_class = (weight[:, :, None] * truth[nearest]).sum(axis=1)
+        return of_class / of_class.sum(axis=1, keepdims=True)
+
+    recall = {
+        k: balanced_accuracy_score(labels, head.classes_[votes(k, 0.07).argmax(axis=1)])
+        for k in head.ks
+    }
+    brier = {t: np.mean((votes(head.k_, t) - truth) ** 2) for t in head.temperatures}
+    assert len({round(value, 6) for value in recall.values()}) > 1  # there is something to choose
+    assert head.k_ == max(recall, key=recall.get)
+    assert head.temperature_ == min(brier, key=brier.get) != 0.07
+
+
+@pytest.mark.parametrize("head", [KnnHead, KnnRegressor])
+@pytest.mark.parametrize("bad", [{"temperatures": (0,)}, {"temperatures": ()}, {"ks": (0, 1)}])
+def test_knn_refuses_nothing_to_choose_from(head, bad):
+    with pytest.raises(ValueError, match="expected one number above 0 or more"):
+        head(**bad).fit(np.eye(4), [0, 1, 0, 1])
 
 
 def test_knn_gives_a_rows_own_group_no_vote_when_it_chooses_k():

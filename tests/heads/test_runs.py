@@ -48,7 +48,7 @@ def test_a_curve_run_again_gives_the_same_numbers(dataset):
     for one, other in zip(first.budgets, again.budgets, strict=True):
         np.testing.assert_array_equal(one.scores, other.scores)
     changed = replace(first, card={**first.card, "search_space": "another grid"})
-    with pytest.raises(BadName, match="ridge would choose among other things"):
+    with pytest.raises(BadName, match="ridge: what the card says"):
         heads.run_again(dataset, changed)
 
 
@@ -110,7 +110,7 @@ def test_show_runs_a_card_again_and_says_what_differs(dataset, capsys):
     heads.curve(dataset.views(), "ridge", per_class=(1, 2), n_draws=2, seed=9)
     heads.compare(dataset.views(), ["prototype"], seed=9)
     assert run(["show", "names", "latest", "--again", "--store", store]) == 0
-    assert "every figure is as it was" in capsys.readouterr().out
+    assert "every row of the table is as it was" in capsys.readouterr().out
     path = next(iter(sorted((dataset.path / "runs").glob("*curve.json"), reverse=True)))
     assert run(["show", "names", path.stem, "--again", "--json", "--store", store]) == 0
     assert json.loads(capsys.readouterr().out)["differ"] == []
@@ -121,6 +121,18 @@ def test_show_runs_a_card_again_and_says_what_differs(dataset, capsys):
     assert run(["show", "names", path.stem, "--again", "--store", store]) == 1
     out = capsys.readouterr().out
     assert "rows that differ: 1 (other libraries: numpy 1.0 → " in out
+    path = next(iter(sorted((dataset.path / "runs").glob("*compare.json"), reverse=True)))
+    card = json.loads(path.read_text())
+    wrong = next(one for one in card["heads"] if one["head"] == "knn")
+    before = wrong["scores"]["balanced_accuracy"]
+    wrong["scores"]["balanced_accuracy"] = [0.01 * x for x in before]  # the last row now
+    card["heads"] = [one for one in card["heads"] if one["head"] != "majority"]
+    path.write_text(json.dumps(card))
+    assert run(["show", "names", path.stem, "--again", "--store", store]) == 1
+    told = capsys.readouterr().out.split("rows that differ: 2: ")[1]
+    assert told.startswith(f"builtin:tiny-text knn: {0.01 * np.mean(before):.6g}, now ")
+    assert "majority: none, now" in told
+    assert run(["show", "names", "--again", "--store", store]) == 2
     embed = next((dataset.path / "runs").glob("*embed.json")).stem
     assert run(["show", "names", embed, "--again", "--store", store]) == 1
     assert "comparisons and curves can be run again" in capsys.readouterr().err
