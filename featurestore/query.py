@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from threading import TIMEOUT_MAX, Event, Thread
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor, wait
+from threading import TIMEOUT_MAX
 
 import duckdb
 import numpy as np
@@ -55,17 +55,12 @@ def select(
         statements = connection.extract_statements(statement)
         if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
             raise BadQuery(f"expected one SELECT statement, got: {statement}")
-        with _stopping(connection, limit_s):
-            return connection.sql(statement).to_arrow_table()
-    except duckdb.InterruptException:
+        return _answer(connection, statement, limit_s)
+    except TimeoutError:
         raise BadQuery(
             f"stopped after {limit_s:g} s: {' '.join(statement.split())}; `featurestore sql` has "
             "no limit unless --timeout sets one"
         ) from None
-    except RuntimeError as error:  # what DuckDB makes of a Ctrl-C
-        if "interrupted" not in str(error):
-            raise
-        raise KeyboardInterrupt from None
     except duckdb.Error as error:
         reason = str(error).splitlines()[0]
         raise BadQuery(f"{reason} in: {' '.join(statement.split())}") from None
@@ -73,26 +68,19 @@ def select(
         connection.close()
 
 
-@contextmanager
-def _stopping(connection: duckdb.DuckDBPyConnection, limit_s: float | None) -> Iterator[None]:
-    if limit_s is None:
-        yield
-        return
-    done = Event()
-
-    def watch() -> None:
-        wait = min(limit_s, TIMEOUT_MAX)
-        while not done.wait(wait):  # again and again: it is lost on a query that is not running yet
-            connection.interrupt()
-            wait = 0.1
-
-    watcher = Thread(target=watch, name="query-limit", daemon=True)
-    watcher.start()
-    try:
-        yield
-    finally:
-        done.set()
-        watcher.join()
+def _answer(
+    connection: duckdb.DuckDBPyConnection, statement: str, limit_s: float | None
+) -> pa.Table:
+    """Run a statement beside this thread, which a Ctrl-C then reaches however long it takes."""
+    with ThreadPoolExecutor(1, thread_name_prefix="query") as beside:
+        found = beside.submit(lambda: connection.sql(statement).to_arrow_table())
+        try:
+            return found.result(None if limit_s is None else min(limit_s, TIMEOUT_MAX))
+        except BaseException:
+            while not found.done():  # again and again: it is lost on one that is about to run
+                connection.interrupt()
+                wait([found], 0.1)
+            raise
 
 
 def evaluate(expression: str, table: pa.Table) -> pa.ChunkedArray:

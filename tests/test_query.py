@@ -1,3 +1,9 @@
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
 import pyarrow as pa
 import pytest
 
@@ -96,6 +102,28 @@ def test_what_takes_too_long_is_stopped(monkeypatch, texts_view, capsys):
         == 1
     )
     assert "stopped after 0.2 s" in capsys.readouterr().err
+
+
+def test_a_query_ends_with_ctrl_c(texts_view):
+    command = [sys.executable, "-m", "featurestore.cli", "sql", ENDLESS]
+    command += ["--store", str(texts_view.dataset.store.path)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as child:
+        try:
+            deadline = time.monotonic() + 60
+            while time.monotonic() < deadline and cpu_s(child.pid) < 6:  # its start needs two
+                time.sleep(0.1)
+            child.send_signal(signal.SIGINT)
+            _, said = child.communicate(timeout=60)
+        finally:
+            child.kill()
+    assert child.returncode == 130
+    assert "interrupted; " in said
+    assert "Traceback" not in said
+
+
+def cpu_s(pid):
+    times = psutil.Process(pid).cpu_times()
+    return times.user + times.system
 
 
 def test_a_store_answers_over_items_vectors_and_predictions(empty_store, tiny_images):
