@@ -76,7 +76,7 @@ def _compared(views: list[View], run: Comparison, progress: Progress | None) -> 
 
 def _drawn(views: list[View], run: Curve, progress: Progress | None) -> Curve:
     card = run.card
-    _check_spaces({card["head"]: card["search_space"]}, [card["head"]], run.task)
+    _check_spaces({card["head"]: card.get("search_space", "")}, [card["head"]], run.task)
     return curve(
         views, card["head"], label=run.label, task=run.task, metric=run.metric,
         per_class=card.get("per_class") or sorted({one.per_class for one in run.budgets}),
