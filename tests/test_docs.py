@@ -38,8 +38,12 @@ def test_the_first_example_runs(tmp_path, monkeypatch, capsys):
         slack = 0.004 if encoder.startswith("builtin") else 0
         for shown_figure, figure in zip(figures, found.groups(), strict=True):
             assert float(figure) == pytest.approx(float(shown_figure), abs=slack), line
-    (claim,) = [line for line in blocks("console")[0].splitlines() if " separable " in line]
-    assert claim.partition(":  ")[0].partition("size")[0] in table
+    # Its lower end is 0.0 in the README: on another processor the two may not be separable.
+    claim = (
+        r"knn on baseline:pixels (is better than|and) logistic on builtin:tiny-image .*5 × 5"
+    )
+    assert re.search(claim, blocks("console")[0])
+    assert re.search(claim, table)
     assert re.search(r" builtin:tiny-image +NEGATIVE +0\.9[67]\d +0\.985 +-1\.\d", table)
     assert "Do not transfer builtin:tiny-image as it is" in table
     (python,) = blocks("python")
