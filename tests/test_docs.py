@@ -39,9 +39,7 @@ def test_the_first_example_runs(tmp_path, monkeypatch, capsys):
         for shown_figure, figure in zip(figures, found.groups(), strict=True):
             assert float(figure) == pytest.approx(float(shown_figure), abs=slack), line
     # Its lower end is 0.0 in the README: on another processor the two may not be separable.
-    claim = (
-        r"knn on baseline:pixels (is better than|and) logistic on builtin:tiny-image .*5 × 5"
-    )
+    claim = r"knn on baseline:pixels (is better than|and) logistic on builtin:tiny-image .*5 × 5"
     assert re.search(claim, blocks("console")[0])
     assert re.search(claim, table)
     assert re.search(r" builtin:tiny-image +NEGATIVE +0\.9[67]\d +0\.985 +-1\.\d", table)

@@ -107,7 +107,11 @@ def test_what_takes_too_long_is_stopped(monkeypatch, texts_view, capsys):
 def test_a_query_ends_with_ctrl_c(texts_view):
     command = [sys.executable, "-m", "featurestore.cli", "sql", ENDLESS]
     command += ["--store", str(texts_view.dataset.store.path)]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as child:
+    with subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True,
+        # A suite that a shell runs with & inherits an ignored SIGINT, and hands it on.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    ) as child:  # fmt: skip
         try:
             deadline = time.monotonic() + 60
             while time.monotonic() < deadline and cpu_s(child.pid) < 6:  # its start needs two

@@ -265,7 +265,7 @@ def test_running_again_notices_other_prompts(texts_view: View, tmp_path: Path) -
     run = heads.compare(texts_view, [f"zero-shot:@{path}"])
     assert heads.run_again(texts_view.dataset, run).rows()[0]["value"] == run.rows()[0]["value"]
     path.write_text(json.dumps({"food": "a train", "music": "bread", "travel": "a song"}))
-    with pytest.raises(BadName, match="would choose among other things now"):
+    with pytest.raises(BadName, match="what the card says that it chose among"):
         heads.run_again(texts_view.dataset, run)
 
 

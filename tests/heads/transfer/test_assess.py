@@ -416,7 +416,7 @@ def test_a_handful_of_items_is_never_claimed_on(family):
         )
         kinds.add(found.verdict("timm:x").kind)
     assert kinds == {Kind.INCONCLUSIVE}
-    assert "6 independent items are too few for any claim: 20 or more." in found.notes
+    assert "6 independent items are too few for any claim: 30 or more." in found.notes
     groups = [f"g{i % 10}" for i in range(60)]
     codes = np.arange(60) % 2
     told = rng.normal(size=(60, 3)) + 6 * codes[:, None]

@@ -96,7 +96,7 @@ def test_where_lower_is_better_the_sign_is_turned():
     good, bad = 1 + 0.1 * rng.random(25), 2 + 0.1 * rng.random(25)
     found = judge(
         folds(good, Task.REGRESSION, "rmse"), folds(bad, Task.REGRESSION, "rmse"), "rmse",
-        margin=0.01,
+        margin=0.01, n_blocks=30,
     )  # fmt: skip
     assert found.kind is Kind.POSITIVE
     low, high = corrected_t(good - bad, 0.25)
