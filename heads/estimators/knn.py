@@ -18,7 +18,32 @@ CHOICE_ROWS = 1000  # on which k and the temperature are chosen
 KS = (1, 3, 5, 10, 20, 50)
 
 
-class KnnHead(ScoreHead):
+class KnnChoices:
+    """What kNN chooses from, for classes and for numbers."""
+
+    # Of heads that were saved before there was a choice.
+    temperatures: Sequence[float] = (TEMPERATURE,)
+    temperature_ = TEMPERATURE
+
+    def __init__(
+        self,
+        ks: Sequence[int] = KS,
+        random_state: int | None = 0,
+        temperatures: Sequence[float] = TEMPERATURES,
+    ):
+        self.ks = ks
+        self.temperatures = temperatures
+        self.random_state = random_state
+
+    def _check_choices(self) -> None:
+        """Raise ValueError unless there is something to choose from, all of it above 0."""
+        for name in ("ks", "temperatures"):
+            values = getattr(self, name)
+            if not len(values) or not all(0 < value < np.inf for value in values):
+                raise ValueError(f"{name}={values}: expected one number above 0 or more")
+
+
+class KnnHead(KnnChoices, ScoreHead):
     """k nearest neighbours by cosine of centred vectors, votes weighted by exp(cosine / T).
 
     Probabilities are the shares of the votes.
@@ -35,24 +60,10 @@ class KnnHead(ScoreHead):
         Draws those rows.
     """
 
-    # Of heads that were saved before there was a choice.
-    temperatures: Sequence[float] = (TEMPERATURE,)
-    temperature_ = TEMPERATURE
-
-    def __init__(
-        self,
-        ks: Sequence[int] = KS,
-        random_state: int | None = 0,
-        temperatures: Sequence[float] = TEMPERATURES,
-    ):
-        self.ks = ks
-        self.temperatures = temperatures
-        self.random_state = random_state
-
     def fit(self, X: Any, y: Any, groups: Any = None) -> Self:
         """Keep X of shape (n, dim); a row's own group (n,) has no vote while k and T are chosen."""
         X, codes = self._begin_fit(X, y)
-        check_choices(self.ks, self.temperatures)
+        self._check_choices()
         self.normaliser_ = Normaliser("l2").fit(X)
         self.vectors_ = self.normaliser_.transform(X)
         self.codes_ = codes
@@ -93,13 +104,6 @@ class KnnHead(ScoreHead):
     def predict_proba(self, X: Any) -> NDArray[np.float64]:
         """Return shares of the votes, shape (n, n_classes)."""
         return self._checked_scores(X)
-
-
-def check_choices(ks: Sequence[int], temperatures: Sequence[float]) -> None:
-    """Raise ValueError unless there are neighbours and temperatures to choose from, all above 0."""
-    for name, values in (("ks", ks), ("temperatures", temperatures)):
-        if not len(values) or not all(0 < value < np.inf for value in values):
-            raise ValueError(f"{name}={values}: expected one number above 0 or more")
 
 
 def nearest_rows(

@@ -15,10 +15,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from heads.estimators.knn import (
     CHOICE_ROWS,
-    KS,
-    TEMPERATURE,
-    TEMPERATURES,
-    check_choices,
+    KnnChoices,
     nearest_rows,
     vote_weights,
 )
@@ -104,7 +101,7 @@ class RidgeRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         return tags
 
 
-class KnnRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
+class KnnRegressor(KnnChoices, RegressorMixin, BaseEstimator):  # type: ignore[misc]
     """Mean of the k nearest by cosine of centred vectors, weighted by exp(cosine / T).
 
     Parameters
@@ -118,24 +115,10 @@ class KnnRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         Draws those rows.
     """
 
-    # Of heads that were saved before there was a choice.
-    temperatures: Sequence[float] = (TEMPERATURE,)
-    temperature_ = TEMPERATURE
-
-    def __init__(
-        self,
-        ks: Sequence[int] = KS,
-        random_state: int | None = 0,
-        temperatures: Sequence[float] = TEMPERATURES,
-    ):
-        self.ks = ks
-        self.temperatures = temperatures
-        self.random_state = random_state
-
     def fit(self, X: Any, y: Any, groups: Any = None) -> Self:
         """Keep X (n, dim) and y (n,); a row's own group (n,) is no neighbour in the choice."""
         X, y = validate_data(self, X, y, dtype=[np.float64, np.float32], y_numeric=True)
-        check_choices(self.ks, self.temperatures)
+        self._check_choices()
         self.normaliser_ = Normaliser("l2").fit(X)
         self.vectors_ = self.normaliser_.transform(X)
         self.targets_ = np.asarray(y, dtype=np.float64)
