@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 
 from featurestore.errors import MissingExtra
+from featurestore.remote import StorePath
 
 STORE_VARIABLE = "FEATURESTORE_STORE"
 APP = Path(__file__).with_name("app.py")
@@ -15,7 +16,7 @@ _LOCAL = {"localhost", "127.0.0.1", "::1"}
 
 
 def launch(
-    store_path: str | Path,
+    store_path: str | StorePath,
     *,
     port: int = 8501,
     host: str = "localhost",
@@ -26,7 +27,7 @@ def launch(
     Parameters
     ----------
     store_path : str or Path
-        Its folder.
+        Its folder, or ``s3://bucket/folder``.
     port, host : int, str
         Where to listen; anything but localhost shows the store to the network.
     open_browser : bool

@@ -22,6 +22,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from featurestore.errors import BadName, NotEnoughData, StoreCorrupt
+from featurestore.files import sha256_of
 from featurestore.index import (
     CHUNK,
     Metric,
@@ -33,7 +34,6 @@ from featurestore.index import (
     prepared,
     scored,
 )
-from featurestore.tables import sha256_of
 
 FORMAT = 1
 RECALL_AT = 10

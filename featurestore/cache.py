@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from featurestore.tables import sha256_of
+from featurestore.files import sha256_of
 
 WORTH_BYTES = 8 << 20  # smaller views are read from Parquet in no time
 N_KEPT = 2  # snapshots of one view

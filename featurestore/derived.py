@@ -27,7 +27,7 @@ Arrays = Mapping[str, NDArray[Any]]
 def place_of(view: View, kind: str) -> Path:
     """Return the file that keeps a kind of arrays for what the view is now."""
     name = f"{view.snapshot}-{view.state}.npz"
-    return view.dataset.path / "cache" / kind / view.slug / name
+    return view.dataset.folder.local / "cache" / kind / view.slug / name
 
 
 def derive(

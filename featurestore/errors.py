@@ -6,6 +6,7 @@ FeatureStoreError
 ├── BadName (ValueError)                a name, an encoder spec or a choice that we do not know
 ├── BadQuery (ValueError)               an SQL text that is not one SELECT over our tables
 ├── StoreBusy                           another process changed what was being read
+├── StoreUnreachable                    the object store did not answer, or refused
 ├── UnknownDataset (LookupError)        no data set of that name
 ├── UnknownView (LookupError)           the data set was never embedded by that encoder
 ├── UnknownSnapshot (LookupError)       a table has no such version
@@ -56,6 +57,10 @@ class BadQuery(FeatureStoreError, ValueError):
 
 class StoreBusy(FeatureStoreError):
     """Another process changed what was being read; nothing was kept."""
+
+
+class StoreUnreachable(FeatureStoreError):
+    """The object store that a store lies in did not answer, or refused; nothing is lost."""
 
 
 class UnknownDataset(FeatureStoreError, LookupError):

@@ -237,17 +237,21 @@ def import_vectors(
         new = rows.filter(pc.is_null(place))
         if len(new):
             replace_items(folder, new)
-        found = (folder.read() if folder.exists else None) or DatasetFile(modality, {}, {})
         record = SourceRecord(FAMILY, str(Path(origin).absolute()), (), {})
-        sources = dict(found.sources) | ({source: record} if len(new) else {})
         tasks = {one: {"task": task_of(table.column(one))} for one in labels}
-        folder.write(DatasetFile(modality, {**found.labels, **tasks}, sources, found.attached))
+
+        def described(now: DatasetFile | None) -> DatasetFile:
+            now = now or DatasetFile(modality, {}, {})
+            sources = dict(now.sources) | ({source: record} if len(new) else {})
+            return DatasetFile(modality, {**now.labels, **tasks}, sources, now.attached)
+
+        folder.update(described)
         view = folder.create_view(resolved.slug, dim)
         hashes = rows.column("content_hash").combine_chunks()
         drop = drop_equal({"item_id": incoming.ids}, ["item_id"])
         view.merge(view_rows(incoming.ids, hashes, incoming.vectors), drop=drop, keys=["item_id"])
         for derived in ("indexes", "cache"):  # equal keys may have other vectors now
-            shutil.rmtree(folder.path / derived / resolved.slug, ignore_errors=True)
+            shutil.rmtree(folder.local / derived / resolved.slug, ignore_errors=True)
         folder.write_encoder(resolved, {}, "elsewhere")
     if labels and len(new) < len(rows):
         values = pa.table({"item_id": incoming.ids, **{one: rows.column(one) for one in labels}})

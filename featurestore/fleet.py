@@ -19,6 +19,7 @@ from typing import Any
 from featurestore.errors import BadName, FeatureStoreError
 from featurestore.ingest import EmbedOptions, EmbedReport, Progress
 from featurestore.intake import Selection
+from featurestore.remote import StorePath
 from featurestore.sources import SourceOptions
 from featurestore.store import open_store
 
@@ -47,7 +48,7 @@ def devices_of(wanted: str) -> list[str]:
 
 def embed_on(
     devices: Sequence[str],
-    store: Path,
+    store: StorePath,
     sources: Sequence[str | Path],
     *,
     dataset: str,

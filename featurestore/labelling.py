@@ -102,7 +102,8 @@ def attach(folder: DatasetFolder, values: pa.Table, *, are_labels: bool = True) 
             )
         if len(rows):
             replace_items(folder, rows)
-        folder.write(folder.read().with_attached(names, _tasks(values, names, are_labels)))
+        tasks = _tasks(values, names, are_labels)
+        folder.update(lambda now: (now or folder.read()).with_attached(names, tasks))
     return len(rows)
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -16,8 +17,10 @@ import pyarrow.compute as pc
 from filelock import FileLock, Timeout
 
 from featurestore.errors import BadName, NotAStore, StoreCorrupt
-from featurestore.tables import FAILURES, ITEMS, Table, view_schema, write_file
-from featurestore.user_cache import write_json
+from featurestore.files import json_bytes, matching, rewrite, write_file, write_json
+from featurestore.remote import StorePath
+from featurestore.tables import FAILURES, ITEMS, Table, view_schema
+from featurestore.user_cache import local_side
 from featurestore.values import MOST_CLASSES, SEPARATOR, EncoderSpec, Modality, ResolvedEncoder
 
 FORMAT_VERSION = 1
@@ -27,7 +30,7 @@ LONGEST_NAME = 100  # files bear it, with more around it
 _NAME = re.compile(r"[a-z0-9_-]+")
 
 
-def check_store(path: Path) -> bool:
+def check_store(path: StorePath) -> bool:
     """Tell whether a store is there; False where there is nothing yet.
 
     Raises
@@ -56,14 +59,14 @@ def check_store(path: Path) -> bool:
     return True
 
 
-def make_store(path: Path) -> None:
+def make_store(path: StorePath) -> None:
     """Make an empty store where there is none."""
     if not check_store(path):
         path.mkdir(parents=True, exist_ok=True)
         write_json(path / MARKER, {"format": FORMAT_VERSION})
 
 
-def _is_foreign(path: Path) -> bool:
+def _is_foreign(path: StorePath) -> bool:
     """Tell what is no sign of another process that makes a store here just now."""
     return not path.name.startswith((MARKER, f".{MARKER}."))
 
@@ -92,10 +95,14 @@ def check_dataset_name(name: str) -> str:
     return name
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: StorePath) -> dict[str, Any]:
     """Read a JSON object of the store."""
+    return _json_object(path, path.read_bytes)
+
+
+def _json_object(path: StorePath, read: Callable[[], bytes]) -> dict[str, Any]:
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(read())
     except (OSError, ValueError) as error:
         raise StoreCorrupt(f"cannot read {path}: {error}; restore it from a backup") from error
     if not isinstance(value, dict):
@@ -157,6 +164,13 @@ class DatasetFile:
         return cls(Modality(value["modality"]), labels, sources, attached)
 
 
+def _description(path: StorePath, read: Callable[[], bytes]) -> DatasetFile:
+    try:
+        return DatasetFile.from_json(_json_object(path, read))
+    except (KeyError, TypeError, ValueError) as error:
+        raise StoreCorrupt(f"{path} is damaged: {error!r}; restore it from a backup") from error
+
+
 def task_of(column: pa.ChunkedArray) -> str:
     """Tell what a label column looks like: regression, multilabel or multiclass."""
     if pa.types.is_floating(column.type):
@@ -172,7 +186,7 @@ def task_of(column: pa.ChunkedArray) -> str:
 class DatasetFolder:
     """The folder of one data set."""
 
-    path: Path
+    path: StorePath
 
     @property
     def name(self) -> str:
@@ -182,20 +196,42 @@ class DatasetFolder:
     @property
     def exists(self) -> bool:
         """Whether the data set was made."""
-        return (self.path / "dataset.json").exists()
+        return (self.path / "dataset.json").is_file()
+
+    @property
+    def local(self) -> Path:
+        """Where this machine keeps what is derived: caches, indexes, thumbnails, locks."""
+        return local_side(self.path)
 
     def read(self) -> DatasetFile:
         """Read dataset.json."""
         path = self.path / "dataset.json"
-        try:
-            return DatasetFile.from_json(read_json(path))
-        except (KeyError, TypeError, ValueError) as error:
-            raise StoreCorrupt(f"{path} is damaged: {error!r}; restore it from a backup") from error
+        return _description(path, path.read_bytes)
 
-    def write(self, value: DatasetFile) -> None:
-        """Write dataset.json, whole or not at all."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        write_json(self.path / "dataset.json", value.to_json())
+    def update(self, change: Callable[[DatasetFile | None], DatasetFile]) -> None:
+        """Replace dataset.json by what ``change`` makes of it, whole or not at all.
+
+        The caller holds the lock ``dataset``. Where that does not keep other machines out,
+        ``change`` may be called again, with what another one wrote.
+        """
+        path = self.path / "dataset.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+
+        def changed(raw: bytes | None) -> bytes:
+            now = None if raw is None else _description(path, lambda: raw)
+            return json_bytes(change(now).to_json())
+
+        rewrite(path, changed)
+
+    def forget_erased(self) -> None:
+        """Delete what this machine keeps of a store elsewhere from before an erasure there."""
+        if self.local == self.path:
+            return
+        seen = self.local / "erasures"
+        if (now := str(self.n_erasures)) != (seen.read_text() if seen.exists() else "0"):
+            for path in [one for one in self.local.iterdir() if one.name != "locks"]:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+            write_file(seen, now.encode())
 
     @property
     def items(self) -> Table:
@@ -222,7 +258,7 @@ class DatasetFolder:
 
     def encoders(self) -> dict[str, dict[str, Any]]:
         """Return slug → encoder.json of every view, those that others replaced left out."""
-        found = sorted((self.path / "views").glob("*/encoder.json"))
+        found = matching(self.path / "views", "*/encoder.json")
         values = {path.parent.name: read_json(path) for path in found}
         for slug, value in values.items():
             lacking = _ENCODER_KEYS - value.keys()
@@ -265,7 +301,7 @@ class DatasetFolder:
         path = self.path / "views" / resolved.slug / "encoder.json"
         write_json(path, {**read_json(path), "spec": str(resolved.spec)})
 
-    def write_run(self, kind: str, value: Mapping[str, Any]) -> Path:
+    def write_run(self, kind: str, value: Mapping[str, Any]) -> StorePath:
         """Write a run card; its name sorts by time."""
         folder = self.path / "runs"
         folder.mkdir(parents=True, exist_ok=True)
@@ -276,27 +312,29 @@ class DatasetFolder:
 
     def runs(self, kind: str) -> list[dict[str, Any]]:
         """Return the run cards of a kind, newest first."""
-        found = sorted((self.path / "runs").glob(f"*-{kind}.json"), reverse=True)
+        found = matching(self.path / "runs", f"*-{kind}.json")[::-1]
         return [read_json(path) for path in found]
 
     @property
     def n_erasures(self) -> int:
         """How often items were erased: what was read before must not be written after."""
-        path = self.path / "erasures"
-        return int(path.read_text()) if path.exists() else 0
+        try:
+            return int((self.path / "erasures").read_text())
+        except FileNotFoundError:
+            return 0
 
     def count_erasure(self) -> None:
         """Tell processes that still hold what is being erased."""
-        write_file(self.path / "erasures", str(self.n_erasures + 1).encode())
+        rewrite(self.path / "erasures", lambda now: str(int(now or b"0") + 1).encode())
 
     @contextmanager
     def locked(self, what: str, *, on_wait: Any = None) -> Iterator[None]:
         """Hold an advisory lock of this data set; ``on_wait`` is called once if it is taken.
 
         It only saves double work: without it, no row would be wrong. The system lets go of
-        it when the process ends, however it ends.
+        it when the process ends, however it ends. Of a store elsewhere, it is this machine's.
         """
-        folder = self.path / "locks"
+        folder = self.local / "locks"
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / f"{what}.lock")
         try:
@@ -315,7 +353,7 @@ class DatasetFolder:
 def all_views_locked(folder: DatasetFolder) -> Iterator[None]:
     """Hold the locks that every writer of this data set takes, in the order in which they do."""
     names = {path.parent.name for path in (folder.path / "views").glob("*/_delta_log")}
-    parts = {path.stem for path in (folder.path / "locks").glob("*.lock")}  # a process a GPU
+    parts = {path.stem for path in (folder.local / "locks").glob("*.lock")}  # a process a GPU
     with ExitStack() as locks:
         for name in sorted(
             names | {one for one in parts if one.startswith(tuple(f"{n}." for n in names))}
@@ -329,7 +367,7 @@ def all_views_locked(folder: DatasetFolder) -> Iterator[None]:
 def indexes_locked(folder: DatasetFolder) -> Iterator[None]:
     """Hold the locks under which indexes are saved."""
     with ExitStack() as locks:
-        for path in sorted((folder.path / "views").glob("*/_delta_log")):
+        for path in matching(folder.path / "views", "*/_delta_log"):
             locks.enter_context(folder.locked(f"index-{path.parent.name}"))
         yield
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from featurestore.errors import BadSource, nearest
-from featurestore.layout import DatasetFolder
+from featurestore.layout import DatasetFile, DatasetFolder
 from featurestore.sources import lies_in
 from featurestore.sources.contents import Reader
 from featurestore.sources.places import Place
@@ -72,8 +72,13 @@ def relocate(
             place.text + one[len(record.root) :] if lies_in(one, record.root) else one
             for one in record.locations
         )
-        sources = {**described.sources, name: replace(record, root=place.text, locations=moved)}
-        folder.write(replace(described, sources=sources))
+        there = replace(record, root=place.text, locations=moved)
+
+        def changed(now: DatasetFile | None) -> DatasetFile:
+            now = now or described
+            return replace(now, sources={**now.sources, name: there})
+
+        folder.update(changed)
     return Relocated(name, record.root, place.text, n_checked, n_same)
 
 

@@ -14,9 +14,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from featurestore.errors import BadSource, FeatureStoreError, nearest
+from featurestore.files import write_file
 from featurestore.reviews import Action, Review, table_of
 from featurestore.store import DataSet
-from featurestore.tables import write_file
 from featurestore.values import SEPARATOR, Modality
 
 _FIELDS = tuple(Review.__dataclass_fields__)

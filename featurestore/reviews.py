@@ -9,20 +9,19 @@ from __future__ import annotations
 import getpass
 import json
 import logging
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
-from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import pyarrow as pa
 
 from featurestore.errors import BadName, UnknownItem, nearest
+from featurestore.files import append, rewrite
 from featurestore.layout import DatasetFolder
-from featurestore.tables import write_file
+from featurestore.remote import StorePath
 
 _log = logging.getLogger(__name__)
 NO_LABEL = ""  # of a decision about the item itself: it counts for every label column
@@ -206,13 +205,17 @@ def erase_from_reviews(folder: DatasetFolder, item_ids: set[str]) -> None:
     with folder.locked("reviews"):
         if not _file(folder).exists():
             return
-        kept = [
-            one
-            for one in read_reviews(folder)
-            if one.item_id not in item_ids
-            and not (one.action is Action.DUPLICATE and one.value in item_ids)
-        ]
-        write_file(_file(folder), "".join(map(_line, kept)).encode())
+
+        def kept(_: bytes | None) -> bytes:
+            lines = [
+                _line(one)
+                for one in read_reviews(folder)
+                if one.item_id not in item_ids
+                and not (one.action is Action.DUPLICATE and one.value in item_ids)
+            ]
+            return "".join(lines).encode()
+
+        rewrite(_file(folder), kept)
 
 
 def _check(
@@ -254,25 +257,14 @@ def _time(one: Review) -> str:
 def _append(folder: DatasetFolder, reviews: Sequence[Review]) -> None:
     path = _file(folder)
     path.parent.mkdir(exist_ok=True)
-    with path.open("ab") as file:
-        torn = file.tell() > 0 and not _ends_whole(path)
-        text = ("\n" if torn else "") + "".join(map(_line, reviews))
-        file.write(text.encode())
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _ends_whole(path: Path) -> bool:
-    with path.open("rb") as file:
-        file.seek(-1, os.SEEK_END)
-        return file.read(1) == b"\n"
+    append(path, "".join(map(_line, reviews)).encode())
 
 
 def _line(one: Review) -> str:
     return json.dumps(asdict(one), ensure_ascii=False, sort_keys=True) + "\n"
 
 
-def _file(folder: DatasetFolder) -> Path:
+def _file(folder: DatasetFolder) -> StorePath:
     return folder.path / "reviews" / "reviews.jsonl"
 
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from featurestore.errors import BadName, StoreCorrupt, UnknownItem, UnknownSlice, nearest
+from featurestore.files import matching, write_json
 from featurestore.layout import DatasetFolder, is_dataset_name, read_json, utc_now
-from featurestore.user_cache import write_json
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def save_slice(
 
 def slices(folder: DatasetFolder) -> list[Slice]:
     """Return the slices of a data set, by name."""
-    return [_read(folder, path.stem) for path in sorted((folder.path / "slices").glob("*.json"))]
+    return [_read(folder, path.stem) for path in matching(folder.path / "slices", "*.json")]
 
 
 def read_slice(folder: DatasetFolder, name: str) -> Slice:
@@ -103,7 +103,7 @@ def drop_slice(folder: DatasetFolder, name: str) -> None:
 def erase_from_slices(folder: DatasetFolder, item_ids: set[str]) -> None:
     """Take items out of all slices, which may leave some empty."""
     with folder.locked("slices"):
-        for path in sorted((folder.path / "slices").glob("*.json")):
+        for path in matching(folder.path / "slices", "*.json"):
             try:
                 value = read_json(path)
             except StoreCorrupt:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-import shutil
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -35,6 +34,7 @@ from featurestore.errors import (
     UnknownView,
     nearest,
 )
+from featurestore.files import move_folder, remove_folder, write_file
 from featurestore.images import thumbnail
 from featurestore.ingest import EmbedOptions, EmbedReport, Estimate, Progress
 from featurestore.intake import Intake, Selection
@@ -50,22 +50,24 @@ from featurestore.layout import (
 )
 from featurestore.profile import Clock
 from featurestore.query import select
+from featurestore.remote import SCHEME, RemotePath, StorePath, as_path
 from featurestore.slices import Slice, read_slice
 from featurestore.sources import SourceOptions
 from featurestore.sources.contents import Reader
 from featurestore.sources.places import Place
-from featurestore.tables import drop_equal, read_shard, write_file
+from featurestore.tables import drop_equal, read_shard
 from featurestore.values import EncoderSpec, Modality, ResolvedEncoder, parse_specs
 from featurestore.view import View
 
 
-def open_store(path: str | Path, *, create: bool = False) -> Store:
+def open_store(path: str | StorePath, *, create: bool = False) -> Store:
     """Open a store.
 
     Parameters
     ----------
     path : str or Path
-        Its folder.
+        Its folder, or ``s3://bucket/folder``: the environment says how to get there
+        (``AWS_ENDPOINT_URL``, ``AWS_ACCESS_KEY_ID``, ``AWS_SECRET_ACCESS_KEY``, ``AWS_REGION``).
     create : bool
         Accept a folder that is empty or does not exist; it becomes a store with the first
         data set that is embedded into it.
@@ -73,16 +75,12 @@ def open_store(path: str | Path, *, create: bool = False) -> Store:
     Raises
     ------
     NotAStore
-        If there is no store (and ``create`` is false), something else, a newer format, or a URL.
+        If there is no store (and ``create`` is false), something else, a newer format, or another
+        URL.
+    StoreUnreachable
+        If an object store does not answer, or refuses.
     """
-    if re.match("[a-z][a-z0-9+.-]+:/", str(path), re.IGNORECASE):  # Path takes one of two slashes
-        raise NotAStore(
-            f"{path} is a URL, and a store lies in a folder of this machine (sources may be URLs): "
-            "mount the bucket, or embed into a folder and copy it there, file by file"
-        )
-    folder = Path(path).expanduser().absolute()
-    if re.search("%[0-9A-Fa-f]{2}", str(folder)):
-        raise BadName(f"{folder} holds a %-escape, which delta-rs decodes: use another folder name")
+    folder = _place_of(path)
     if not check_store(folder) and not create:
         raise NotAStore(
             f"there is no store at {folder}: make one with "
@@ -91,11 +89,26 @@ def open_store(path: str | Path, *, create: bool = False) -> Store:
     return Store(folder)
 
 
+def _place_of(path: str | StorePath) -> StorePath:
+    if isinstance(place := as_path(path), RemotePath):
+        return place
+    if re.match("[a-z][a-z0-9+.-]+:/", str(path), re.IGNORECASE):  # Path takes one of two slashes
+        raise NotAStore(
+            f"{path}: a store lies in a folder of this machine or at {SCHEME}BUCKET/FOLDER "
+            "(sources may be other URLs): mount the bucket, or embed into a folder and copy it "
+            "there, file by file"
+        )
+    folder = place.expanduser().absolute()
+    if re.search("%[0-9A-Fa-f]{2}", str(folder)):
+        raise BadName(f"{folder} holds a %-escape, which delta-rs decodes: use another folder name")
+    return folder
+
+
 @dataclass(frozen=True)
 class Store:
     """A folder of data sets."""
 
-    path: Path
+    path: StorePath
 
     def datasets(self) -> list[str]:
         """Return the names of the data sets, sorted."""
@@ -122,6 +135,7 @@ class Store:
             raise UnknownDataset(
                 f"no data set {name!r} in {self.path}: {nearest(name, self.datasets())}"
             )
+        folder.forget_erased()
         return DataSet(self, folder)
 
     def view(self, dataset: str, spec: str) -> View:
@@ -266,17 +280,21 @@ class Store:
         if target.exists:
             raise BadName(f"there is a data set {new!r} in {self.path}: give another name")
         with folder.locked("dataset"):
-            folder.path.rename(target.path)
+            move_folder(folder.path, target.path, last="dataset.json")
         _whereabouts.cache_clear()
         return self.dataset(new)
 
     def drop(self, name: str) -> None:
         """Delete a data set with its views, heads and cards; its sources stay as they are."""
         folder = self.dataset(name).folder
-        doomed = folder.path.with_name(f".dropped-{name}-{uuid4().hex[:8]}")
-        folder.path.rename(doomed)  # gone at once; what a kill leaves is no data set
+        doomed: StorePath = folder.path
+        if isinstance(doomed, Path):  # gone at once; what a kill leaves is no data set
+            doomed = doomed.rename(doomed.with_name(f".dropped-{name}-{uuid4().hex[:8]}"))
+        else:
+            (doomed / "dataset.json").unlink(missing_ok=True)
+            remove_folder(folder.local)
         _whereabouts.cache_clear()
-        shutil.rmtree(doomed)
+        remove_folder(doomed)
 
     def _folder(self, name: str) -> DatasetFolder:
         return DatasetFolder(self.path / "datasets" / name)
@@ -306,7 +324,7 @@ class DataSet:
         return self.folder.name
 
     @property
-    def path(self) -> Path:
+    def path(self) -> StorePath:
         """Its folder."""
         return self.folder.path
 
@@ -364,15 +382,17 @@ class DataSet:
 
     def uri(self, item_id: str) -> str:
         """Return where an image item is: a path or a URL, with its place in a larger file."""
-        row = self._item(item_id)
+        return self._uri(item_id, self._item(item_id))
+
+    def _uri(self, item_id: str, row: dict[str, Any]) -> str:
         if row["uri"] is None:
             raise UnknownItem(f"item {item_id!r} is a text: it has no file")
         return Place(self.description.sources[row["source"]].root).join(row["uri"]).text
 
     def read_bytes(self, item_id: str) -> bytes:
         """Return the bytes of an image item, from its source."""
-        place = self.uri(item_id)
         row = self._item(item_id)
+        place = self._uri(item_id, row)
         record = self.description.sources[row["source"]]
         try:
             return Reader(record.kind, record.root)(row["uri"])
@@ -383,7 +403,7 @@ class DataSet:
     def thumbnail(self, item_id: str, *, size_px: int = 128) -> bytes:
         """Return a small JPEG of an image item, kept in the store by content."""
         content_hash = self._item(item_id)["content_hash"]
-        path = self.path / "thumbnails" / f"{content_hash}-{size_px}.jpg"
+        path = self.folder.local / "thumbnails" / f"{content_hash}-{size_px}.jpg"
         if content_hash is not None and path.exists():
             return path.read_bytes()
         content = self.read_bytes(item_id)
@@ -393,9 +413,18 @@ class DataSet:
             write_file(path, made)
         return made
 
+    @cached_property
+    def _version(self) -> int:
+        """The version of the items when one was first asked for: to ask costs a request."""
+        return self.folder.items.version()
+
     def _item(self, item_id: str) -> dict[str, Any]:
-        items = _whereabouts(self.folder, self.folder.items.version())
+        items = _whereabouts(self.folder, self._version)
         row = pc.index(items.column("item_id"), item_id).as_py()
+        if row < 0:  # it may have come since
+            self.__dict__.pop("_version", None)
+            items = _whereabouts(self.folder, self._version)
+            row = pc.index(items.column("item_id"), item_id).as_py()
         if row < 0:
             raise UnknownItem(
                 f"data set {self.name!r} has no item {item_id!r}: "
@@ -498,12 +527,15 @@ class _Job:
     def write_description(self, say: Callable[[str], None]) -> None:
         """Make the data set, or add to what it knows; drop what is gone where asked."""
         folder = self.folder
-        with folder.locked("dataset"):
-            now = folder.read() if folder.exists else None
+
+        def described(now: DatasetFile | None) -> DatasetFile:
             if now != self.earlier:  # another process was here: what we read may not fit any more
-                self.intake = self.read_intake(now)
+                self.intake, self.earlier = self.read_intake(now), now
             folder.create_tables()
-            folder.write(self.intake.described(now))
+            return self.intake.described(now)
+
+        with folder.locked("dataset"):
+            folder.update(described)
         for note in self.intake.notes:
             say(note)
         gone = self.intake.gone

@@ -31,14 +31,19 @@ from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundErr
 from deltalake.transaction import AddAction, CommitProperties, RemoveAction, Transaction
 from numpy.typing import NDArray
 
-from featurestore.errors import BadSource, StoreCorrupt, UnknownSnapshot
+from featurestore.errors import BadSource, StoreCorrupt, StoreUnreachable, UnknownSnapshot
+from featurestore.files import write_file
 from featurestore.plain_pages import plain_vectors
+from featurestore.remote import RemotePath, StorePath, delta_options
+from featurestore.user_cache import local_side
 
 _PART_BYTES = 64 << 20  # of rows that are worth a shard, and a thread, of their own
 ROW_GROUP_ROWS = 16_384
 COMPACT_BYTES = 256 << 20
 YOUNG_S = 86_400.0
 _MERGE_ATTEMPTS = 100
+_FETCH_BYTES = 8 << 20  # of an object store's files, those up to this are fetched whole
+_HASH_LENGTH = 64
 
 # Delta's defaults silently drop versions after 30 days.
 _KEEP_EVERYTHING = {
@@ -106,7 +111,7 @@ def vectors_of(column: pa.ChunkedArray, dim: int) -> NDArray[np.float32]:
 class Shard:
     """One Parquet file of a version."""
 
-    path: Path
+    path: StorePath
     size_bytes: int
     n_rows: int | None = dataclasses.field(default=None, compare=False)  # what the log says
 
@@ -122,18 +127,23 @@ class Commit:
 
 
 class Table:
-    """A Delta table in a local folder."""
+    """A Delta table in a folder."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: StorePath) -> None:
         self.path = path
 
     @classmethod
-    def create(cls, path: Path, schema: pa.Schema) -> Table:
+    def create(cls, path: StorePath, schema: pa.Schema) -> Table:
         """Open a table, made empty first where there is none."""
-        if not DeltaTable.is_deltatable(str(path)):
+        options = _options(path)
+        if not DeltaTable.is_deltatable(str(path), options):
             path.mkdir(parents=True, exist_ok=True)
             DeltaTable.create(
-                str(path), _delta_schema(schema), mode="ignore", configuration=_KEEP_EVERYTHING
+                str(path),
+                _delta_schema(schema),
+                mode="ignore",
+                configuration=_KEEP_EVERYTHING,
+                storage_options=options,
             )
         return cls(path)
 
@@ -321,7 +331,7 @@ class Table:
         *,
         older_than_s: float = YOUNG_S,
         unnamed_s: float = YOUNG_S,
-    ) -> list[Path]:
+    ) -> list[StorePath]:
         """Return files that may go: no version that is kept names them.
 
         Kept are the versions given, the latest, and all that were the latest at some time
@@ -355,7 +365,7 @@ class Table:
         """Return the names of all files that a version had: the log is never cleaned away."""
         names = set()
         for path in (self.path / "_delta_log").glob("*.json"):
-            for line in path.read_text(encoding="utf-8").splitlines():
+            for line in path.read_text("utf-8").splitlines():
                 if (added := json.loads(line).get("add")) is not None:
                     names.add(added["path"])
         return names
@@ -367,17 +377,19 @@ class Table:
 
     def _open(self, version: int | None) -> DeltaTable:
         try:
-            return DeltaTable(str(self.path), version=version)
+            return DeltaTable(str(self.path), version=version, storage_options=_options(self.path))
         except TableNotFoundError:
             raise StoreCorrupt(
                 f"{self.path} holds no Delta log: expected _delta_log/ there; "
                 "restore the folder from a backup, or delete it to embed again"
             ) from None
         except (DeltaError, OverflowError) as error:
+            if isinstance(self.path, RemotePath) and not self._is_there():
+                raise StoreUnreachable(f"{self.path}: {_first_line(error)}") from None
             latest = None if version is None else self.version()
             if version is None or latest is None or 0 <= version <= latest:
                 raise StoreCorrupt(
-                    f"the log of {self.path} cannot be read: {str(error).splitlines()[0]}; "
+                    f"the log of {self.path} cannot be read: {_first_line(error)}; "
                     "restore its _delta_log from a backup"
                 ) from None
             raise UnknownSnapshot(
@@ -392,8 +404,12 @@ class Table:
         with ThreadPoolExecutor(n_parts) as pool:
             return list(pool.map(self._write, parts))
 
+    def _is_there(self) -> bool:
+        """Ask the object store itself: it says what is wrong with a key or an address."""
+        return (self.path / "_delta_log").exists()
+
     def _write(self, rows: pa.Table) -> AddAction:
-        temporary = self.path / f".{uuid4().hex}.tmp"
+        temporary = local_side(self.path) / f".{uuid4().hex}.tmp"
         try:
             with temporary.open("wb", buffering=0) as file:
                 sink = _Hashed(file)
@@ -412,7 +428,11 @@ class Table:
                 )
                 os.fsync(file.fileno())
             name = f"{sink.digest.hexdigest()}.parquet"
-            temporary.replace(self.path / name)
+            if isinstance(self.path, RemotePath):
+                (self.path / name).upload(temporary)
+                temporary.unlink()
+            else:
+                temporary.replace(self.path / name)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
@@ -452,7 +472,15 @@ class _Hashed:
         pass
 
 
-def read_shard(path: Path, columns: list[str] | None = None) -> pa.Table:
+def _options(path: StorePath) -> dict[str, str] | None:
+    return delta_options() if isinstance(path, RemotePath) else None
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0]
+
+
+def read_shard(path: StorePath, columns: list[str] | None = None) -> pa.Table:
     """Read one Parquet file; columns that it lacks are left out."""
     with _opened(path) as file:
         names = file.schema_arrow.names
@@ -460,36 +488,42 @@ def read_shard(path: Path, columns: list[str] | None = None) -> pa.Table:
         return file.read(chosen)
 
 
+def _source(path: StorePath) -> Any:
+    """Return what to read a file from: of a large one in an object store, parts are fetched.
+
+    A small one whose name is the hash of its bytes is fetched once, and kept.
+    """
+    if not isinstance(path, RemotePath):
+        return path
+    size = path.stat().st_size
+    if size > _FETCH_BYTES or len(path.stem) != _HASH_LENGTH:
+        return path.open_parts()
+    near = local_copy(path)
+    if not near.exists():
+        content = path.read_bytes()
+        if hashlib.sha256(content).hexdigest() != path.stem:
+            raise StoreCorrupt(
+                f"{path} is not what was written (SHA-256): restore it from a backup"
+            )
+        write_file(near, content)
+    return near
+
+
+def local_copy(path: StorePath) -> Path:
+    """Return where a small shard of a store elsewhere is kept on this machine."""
+    return local_side(path.parent) / path.name
+
+
 @contextmanager
-def _opened(path: Path) -> Iterator[pq.ParquetFile]:
+def _opened(path: StorePath) -> Iterator[pq.ParquetFile]:
     try:
-        with pq.ParquetFile(path, memory_map=False) as file:
+        with pq.ParquetFile(_source(path), memory_map=False) as file:
             yield file
     except (OSError, pa.ArrowInvalid) as error:
         raise StoreCorrupt(
             f"cannot read {path}: {error}; the log names this file, so restore it from a backup "
             "(an old version may have lost it to vacuum)"
         ) from error
-
-
-def sha256_of(path: Path) -> str:
-    """Return the SHA-256 (hex) of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def write_file(path: Path, content: Any) -> None:
-    """Write bytes beside their target, sync, and rename."""
-    temporary = path.parent / f".{uuid4().hex}.tmp"
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def new_columns(have: pa.Schema, come: pa.Schema) -> list[pa.Field]:
@@ -562,12 +596,14 @@ def each_block(
                     groups.append((shard.path, number, start))
                 start += n_rows
 
-    def read(group: tuple[Path, int, int]) -> None:
+    def read(group: tuple[StorePath, int, int]) -> None:
         path, number, first = group
         with _opened(path) as file:
             row_group = file.metadata.row_group(number)
             out = place(first, row_group.num_rows)
-            block = plain_vectors(path, file.schema_arrow, row_group, "vector", dim, out)
+            block = None
+            if isinstance(path, Path):
+                block = plain_vectors(path, file.schema_arrow, row_group, "vector", dim, out)
             if block is None:
                 table = file.read_row_group(number, ["vector"], use_threads=False)
                 block = vectors_of(table.column("vector"), dim)

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import math
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from featurestore.errors import StoreCorrupt, UnknownItem, nearest
+from featurestore.files import matching, remove_folder, write_file
 from featurestore.layout import DatasetFolder, all_views_locked, indexes_locked, read_json
 from featurestore.query import fulfils
+from featurestore.remote import StorePath
 from featurestore.reviews import erase_from_reviews
 from featurestore.slices import erase_from_slices
-from featurestore.tables import YOUNG_S, Table, drop_equal, read_shard, write_file
+from featurestore.tables import YOUNG_S, Table, drop_equal, local_copy, read_shard
 from featurestore.values import Snapshot
 
 _DERIVED = ("indexes", "cache")
@@ -52,7 +52,7 @@ def history(folder: DatasetFolder, limit: int = 20) -> list[Event]:
 class Vacuumed:
     """Files that no kept version names."""
 
-    files: tuple[Path, ...]
+    files: tuple[StorePath, ...]
     n_bytes: int
 
 
@@ -76,6 +76,7 @@ def vacuum(
         if not dry_run:
             for path in found:
                 path.unlink(missing_ok=True)
+                local_copy(path).unlink(missing_ok=True)
     return Vacuumed(tuple(found), size)
 
 
@@ -152,9 +153,9 @@ def erase(folder: DatasetFolder, ids: pa.Array) -> Erased:
         _delete(folder, ids)
         with indexes_locked(folder):  # who saves one afterwards sees that it was counted
             folder.count_erasure()
+            folder.forget_erased()
             for name in _DERIVED:
-                if (folder.path / name).exists():
-                    shutil.rmtree(folder.path / name)
+                remove_folder(folder.local / name)
         # What names the items goes before the files that know them: interrupted, `_ids_ever`
         # finds them again.
         cards = _erase_cards(folder, ids)
@@ -164,11 +165,11 @@ def erase(folder: DatasetFolder, ids: pa.Array) -> Erased:
         left = set(folder.items.read(["content_hash"]).column("content_hash").to_pylist())
         thumbnails = [
             path
-            for path in (folder.path / "thumbnails").glob("*")
+            for path in (folder.local / "thumbnails").glob("*")
             if path.name.split("-")[0] not in left
         ]
-        for path in thumbnails:
-            path.unlink(missing_ok=True)
+        for thumbnail in thumbnails:
+            thumbnail.unlink(missing_ok=True)
         n_files = 0
         for _, table in _tables(folder, replaced=True):
             # Nobody writes now: what no version names was left behind.
@@ -192,7 +193,7 @@ def _ids_ever(folder: DatasetFolder) -> set[str]:
     return found
 
 
-def _holds(path: Path, ids: pa.Array) -> bool:
+def _holds(path: StorePath, ids: pa.Array) -> bool:
     try:
         rows = read_shard(path, ["item_id"])
     except StoreCorrupt:
@@ -204,7 +205,7 @@ def _erase_cards(folder: DatasetFolder, ids: pa.Array) -> tuple[str, ...]:
     """Delete run cards that name one of the items: as tested, or as failed."""
     wanted = set(ids.to_pylist())
     gone = []
-    for path in sorted((folder.path / "runs").glob("*.json")):
+    for path in matching(folder.path / "runs", "*.json"):
         try:
             card = read_json(path)
         except StoreCorrupt:
@@ -220,7 +221,7 @@ def _erase_cards(folder: DatasetFolder, ids: pa.Array) -> tuple[str, ...]:
 
 def _erase_rows(folder: DatasetFolder, ids: pa.Array) -> None:
     """Drop the items from the predictions that heads keep."""
-    for path in sorted((folder.path / "heads").glob("*/predictions.parquet")):
+    for path in matching(folder.path / "heads", "*/predictions.parquet"):
         try:
             rows = read_shard(path)
         except StoreCorrupt:
@@ -241,16 +242,16 @@ def _tables(folder: DatasetFolder, *, replaced: bool = False) -> Iterator[tuple[
         for slug, info in folder.encoders().items():
             yield info["spec"], folder.view(slug)
         return
-    for path in sorted((folder.path / "views").glob("*/_delta_log")):
+    for path in matching(folder.path / "views", "*/_delta_log"):
         yield path.parent.name, Table(path.parent)
 
 
-def _named_versions(folder: DatasetFolder) -> dict[Path, set[int]]:
+def _named_versions(folder: DatasetFolder) -> dict[StorePath, set[int]]:
     """Return the versions of each table that heads and reports name."""
-    slugs: dict[str, Path] = {}
+    slugs: dict[str, StorePath] = {}
     for path in (folder.path / "views").glob("*/encoder.json"):
         slugs[read_json(path)["fingerprint"]] = path.parent
-    named: dict[Path, set[int]] = {}
+    named: dict[StorePath, set[int]] = {}
     for path in (folder.path / "heads").glob("*/card.json"):
         card = read_json(path)
         _name(named, folder, slugs, card.get("fingerprint"), card.get("snapshot"))
@@ -266,9 +267,9 @@ def _named_versions(folder: DatasetFolder) -> dict[Path, set[int]]:
 
 
 def _name(
-    named: dict[Path, set[int]],
+    named: dict[StorePath, set[int]],
     folder: DatasetFolder,
-    slugs: dict[str, Path],
+    slugs: dict[str, StorePath],
     fingerprint: str | None,
     snapshot: dict[str, int] | None,
 ) -> None:

@@ -5,11 +5,14 @@ Nothing here is a source of truth: deleting the folder costs a little time and l
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
+
+from featurestore.files import write_json
+from featurestore.remote import RemotePath, StorePath, endpoint
 
 
 def cache_dir() -> Path:
@@ -18,6 +21,20 @@ def cache_dir() -> Path:
         return Path(chosen)
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "featurestore"
+
+
+def local_side(path: StorePath) -> Path:
+    """Return where on this machine lies what is derived from a part of a store.
+
+    For a store of this machine that is the store itself; for one in an object store a folder
+    of the user's cache, which may be deleted.
+    """
+    if not isinstance(path, RemotePath):
+        return path
+    where = hashlib.sha256(f"{endpoint()} {path.bucket}".encode()).hexdigest()[:12]
+    folder = cache_dir() / "stores" / f"{path.bucket}-{where}" / path.key
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return folder
 
 
 def recall(kind: str, key: str) -> Any:
@@ -38,19 +55,6 @@ def remember(kind: str, key: str, value: Any) -> None:
         write_json(path, _read(path) | {key: value})
     except OSError:
         return  # read-only home: we only lose the memory
-
-
-def write_json(path: Path, value: Any, *, indent: int | None = 1) -> None:
-    """Write JSON beside its target and rename, so that no reader sees half a file."""
-    temporary = path.with_name(f".{path.name}.{uuid4().hex}")  # of the user's own permissions
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            json.dump(value, file, indent=indent, sort_keys=True, ensure_ascii=False)
-            file.write("\n")
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def _file(kind: str) -> Path:

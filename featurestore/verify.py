@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,9 +18,11 @@ from featurestore.canary import check_canary
 from featurestore.embed import text_hash
 from featurestore.encoders import load_encoder
 from featurestore.errors import FeatureStoreError, StoreCorrupt
+from featurestore.files import matching, sha256_of
 from featurestore.layout import DatasetFolder, read_json
+from featurestore.remote import StorePath
 from featurestore.sources.contents import Reader
-from featurestore.tables import Shard, Table, read_shard, sha256_of, vectors_of
+from featurestore.tables import Shard, Table, read_shard, vectors_of
 from featurestore.values import EncoderSpec
 
 N_SAMPLE = 100
@@ -57,7 +58,7 @@ def _findings(folder: DatasetFolder, canary: bool, n_sample: int, seed: int) -> 
     except StoreCorrupt as error:
         yield Finding(str(folder.path), str(error), "error")
         return
-    for log in sorted((folder.path / "views").glob("*/_delta_log")):
+    for log in matching(folder.path / "views", "*/_delta_log"):
         if not (log.parent / "encoder.json").exists():
             what = "has no encoder.json: restore it from a backup"
             yield Finding(str(log.parent), what, "error")
@@ -65,12 +66,12 @@ def _findings(folder: DatasetFolder, canary: bool, n_sample: int, seed: int) -> 
     yield from _check_table(folder.failures)
     for slug, info in infos.items():
         yield from _check_table(folder.view(slug), partial(_check_vectors, dim=info["dim"]))
-    for place in sorted((folder.path / "cache").glob("*/[0-9]*-*")):
+    for place in sorted((folder.local / "cache").glob("*/[0-9]*-*")):
         if not is_sound(place) and place.exists():
             what = "is not what was written, and may be served: delete the folder"
             yield Finding(str(place), what, "error")
     for slug, info in infos.items():
-        place = folder.path / "indexes" / slug
+        place = folder.local / "indexes" / slug
         if (damage := check_index(place, info["dim"])) is not None:
             yield Finding(str(place), damage, "error")
     yield from _check_heads(folder.path)
@@ -142,8 +143,8 @@ def _check_vectors(rows: pa.Table, dim: int) -> Iterator[str]:
         yield f"{n_bad} vectors hold NaN or infinity"
 
 
-def _check_heads(path: Path) -> Iterator[Finding]:
-    for card_path in sorted((path / "heads").glob("*/card.json")):
+def _check_heads(path: StorePath) -> Iterator[Finding]:
+    for card_path in matching(path / "heads", "*/card.json"):
         file = card_path.with_name("head.skops")
         try:
             card = read_json(card_path)
@@ -178,7 +179,7 @@ def _check_sources(folder: DatasetFolder, n_sample: int, seed: int) -> Iterator[
             yield Finding(row["item_id"], what, "warning")
 
 
-def _check_encoder(path: Path, info: Mapping[str, Any]) -> Iterator[Finding]:
+def _check_encoder(path: StorePath, info: Mapping[str, Any]) -> Iterator[Finding]:
     where = str(path / "encoder.json")
     try:
         encoder = load_encoder(EncoderSpec.parse(info["spec"]), device="cpu")

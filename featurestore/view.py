@@ -267,7 +267,7 @@ class View:
 
     def _cache_place(self, snapshot: Snapshot) -> Path:
         state = hashlib.sha256(self._tables_state(snapshot).encode()).hexdigest()[:12]
-        return self.dataset.path / "cache" / self.slug / f"{snapshot}-{state}"
+        return self.dataset.folder.local / "cache" / self.slug / f"{snapshot}-{state}"
 
     def _rows(
         self,
@@ -410,7 +410,7 @@ class View:
 
     @property
     def _index_folder(self) -> Path:
-        return self.dataset.path / "indexes" / self.slug
+        return self.dataset.folder.local / "indexes" / self.slug
 
     def _opened(self, facts: dict[str, Any], ids: NDArray[Any], found: Cached) -> ApproximateIndex:
         index = ApproximateIndex.open(self._index_folder, ids, _keys(found.items), found.vectors)

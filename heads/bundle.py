@@ -22,8 +22,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featurestore.errors import EncoderMismatch, ShapeMismatch, StoreCorrupt, UnknownHead, nearest
+from featurestore.files import publish_folder, sha256_of
 from featurestore.layout import DatasetFolder
-from featurestore.tables import sha256_of
+from featurestore.remote import StorePath, as_path
+from featurestore.tables import read_shard
 from featurestore.values import Embeddings, EncoderSpec, is_missing
 from heads.tasks import Target, Task
 
@@ -66,7 +68,7 @@ class FittedHead:
     estimator: Any
     card: Mapping[str, Any]
     blocks: tuple[Mapping[str, Any], ...] = ()  # encoder.json of each encoder, and its scale
-    path: Path | None = None  # None until registered
+    path: StorePath | None = None  # None until registered
 
     def predict(self, items: Any) -> NDArray[Any]:
         """Return the label of each item, shape (n,): str, a list of str, or a number.
@@ -100,7 +102,7 @@ class FittedHead:
 
         return predict_items(self, items, **options)
 
-    def save(self, folder: str | Path) -> Path:
+    def save(self, folder: str | StorePath) -> StorePath:
         """Write a bundle: head, card and encoder, all that `load_bundle` needs, and no items.
 
         Raises
@@ -108,19 +110,18 @@ class FittedHead:
         FileExistsError
             If the folder is there and holds something else than a bundle.
         """
-        target = Path(folder)
+        target = as_path(folder)
         if target.exists() and not _is_bundle(target):
             raise FileExistsError(f"{target} is something else than a bundle")
-        target.parent.mkdir(parents=True, exist_ok=True)
         with _beside(target) as temporary:
             _write(self, temporary)
-            if target.exists():  # the old one is gone only once the new one is there
+            if isinstance(target, Path) and target.exists():
                 old = target.with_name(f".{target.name}.{uuid4().hex}")
                 target.rename(old)
                 temporary.rename(target)
-                shutil.rmtree(old)
+                shutil.rmtree(old)  # the old one is gone only once the new one is there
             else:
-                temporary.rename(target)
+                publish_folder(temporary, target, last="card.json")
         return target
 
     @property
@@ -174,37 +175,37 @@ def texts_of(embeddings: Embeddings) -> NDArray[Any]:
     return np.where(is_missing(texts), "", texts)
 
 
-def save_head(head: FittedHead, predictions: pa.Table, folder: Path) -> FittedHead:
+def save_head(head: FittedHead, predictions: pa.Table, folder: StorePath) -> FittedHead:
     """Register a head as ``folder/<head-id>``, all of it or nothing."""
     import pyarrow.parquet as pq
 
     target = folder / head.head_id
-    folder.mkdir(parents=True, exist_ok=True)
     with _beside(target) as temporary:
         card = _write(head, temporary)
         pq.write_table(predictions, temporary / "predictions.parquet")
-        temporary.rename(target)
+        publish_folder(temporary, target, last="card.json")
     return FittedHead(head.head_id, head.estimator, card, head.blocks, target)
 
 
 _BUNDLE = frozenset({"card.json", "encoder.json", "head.skops"})
 
 
-def _is_bundle(folder: Path) -> bool:
+def _is_bundle(folder: StorePath) -> bool:
     """Tell whether a folder holds a bundle, or nothing; a registered head holds more."""
     return folder.is_dir() and {path.name for path in folder.iterdir()} in (_BUNDLE, set())
 
 
 @contextmanager
-def _beside(target: Path) -> Iterator[Path]:
-    """Give a folder to fill and rename; it is gone if that fails."""
-    temporary = Path(tempfile.mkdtemp(prefix=".", dir=target.parent))
+def _beside(target: StorePath) -> Iterator[Path]:
+    """Give a folder to fill and publish; it is gone if that fails."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    beside = target.parent if isinstance(target, Path) else None
+    temporary = Path(tempfile.mkdtemp(prefix=".", dir=beside))
     temporary.chmod(0o755)  # mkdtemp's are closed to others
     try:
         yield temporary
-    except BaseException:
+    finally:
         shutil.rmtree(temporary, ignore_errors=True)
-        raise
 
 
 def _write(head: FittedHead, folder: Path) -> dict[str, Any]:
@@ -255,7 +256,7 @@ def load_head(dataset: Any, head_id: str, *, trusted: Sequence[str] = ()) -> Fit
     return load_bundle(path, trusted=(*trusted, *own))
 
 
-def load_bundle(folder: str | Path, *, trusted: Sequence[str] = ()) -> FittedHead:
+def load_bundle(folder: str | StorePath, *, trusted: Sequence[str] = ()) -> FittedHead:
     """Load a bundle that `FittedHead.save` wrote, or the folder of a registered head.
 
     Parameters
@@ -273,7 +274,7 @@ def load_bundle(folder: str | Path, *, trusted: Sequence[str] = ()) -> FittedHea
     """
     import skops.io
 
-    path = Path(folder)
+    path = as_path(folder)
     if not (path / "card.json").is_file():
         raise UnknownHead(f"{path} is no bundle: it has no card.json")
     card = _read_card(path)
@@ -283,14 +284,15 @@ def load_bundle(folder: str | Path, *, trusted: Sequence[str] = ()) -> FittedHea
         if key in card and (not file.is_file() or sha256_of(file) != card[key]):
             raise StoreCorrupt(f"{file} is not what its card describes: fit the head again")
     file = path / "head.skops"
+    raw = file.read_bytes()
     known = OUR_TYPES | set(trusted)
-    foreign = set(skops.io.get_untrusted_types(file=file)) - known
+    foreign = set(skops.io.get_untrusted_types(data=raw)) - known
     if foreign:
         raise StoreCorrupt(
             f"{file} holds {', '.join(sorted(foreign))}: no head of ours; not loaded (name what "
             "you trust: trusted=[…], or --trust on the command line)"
         )
-    estimator = skops.io.load(file, trusted=sorted(known))
+    estimator = skops.io.loads(raw, trusted=sorted(known))
     blocks: tuple[Any, ...] = ()
     if "encoder_sha256" in card:  # heads of 0.1 did not keep their encoder
         blocks = tuple(json.loads((path / "encoder.json").read_text(encoding="utf-8"))["blocks"])
@@ -299,7 +301,7 @@ def load_bundle(folder: str | Path, *, trusted: Sequence[str] = ()) -> FittedHea
     return FittedHead(card["head_id"], estimator, card, blocks, path)
 
 
-def _check_code(spec: str, trusted: Sequence[str], path: Path) -> None:
+def _check_code(spec: str, trusted: Sequence[str], path: StorePath) -> None:
     """Refuse a bundle whose encoder would import a module that nobody trusts."""
     found = EncoderSpec.parse(spec)
     code = f"{found.family}:{found.model}"
@@ -330,21 +332,18 @@ def read_predictions(dataset: Any, head_id: str) -> pa.Table:
     StoreCorrupt
         If the file is damaged.
     """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     path = heads_folder(dataset) / head_id / "predictions.parquet"
     if not path.is_file():
         raise UnknownHead(f"{path.parent} holds no predictions: train the head again")
     try:
-        return pq.read_table(path)
-    except (OSError, pa.ArrowInvalid) as error:
-        raise StoreCorrupt(f"{path} is damaged ({error}): train the head again") from error
+        return read_shard(path)
+    except StoreCorrupt as error:
+        raise StoreCorrupt(f"{path} is damaged: train the head again") from error
 
 
-def heads_folder(dataset: Any) -> Path:
+def heads_folder(dataset: Any) -> StorePath:
     """Return where a data set's heads are."""
-    return Path(getattr(dataset, "path", dataset)) / "heads"
+    return as_path(getattr(dataset, "path", dataset)) / "heads"
 
 
 def library_versions() -> dict[str, str]:
@@ -359,7 +358,7 @@ def machine() -> dict[str, Any]:
     return {"system": platform.platform(), "processor": platform.machine(), "cores": os.cpu_count()}
 
 
-def _read_card(path: Path) -> dict[str, Any]:
+def _read_card(path: StorePath) -> dict[str, Any]:
     try:
         card = json.loads((path / "card.json").read_text(encoding="utf-8"))
         if card["format"] > CARD_FORMAT:

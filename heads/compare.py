@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from featurestore.errors import BadName, ModalityMismatch, nearest
 from featurestore.layout import DatasetFolder
+from featurestore.remote import as_path
 from heads.bundle import library_versions, machine
 from heads.catalogue import HeadEntry, default_heads, head_entries
 from heads.comparison import ComparedHead, Comparison, cell_name
@@ -225,12 +226,12 @@ def runs(dataset: Any) -> list[Comparison]:
 
 def runs_folder(dataset: Any) -> DatasetFolder:
     """Return the folder that keeps a data set's runs."""
-    return DatasetFolder(Path(getattr(dataset, "path", dataset)))
+    return DatasetFolder(as_path(getattr(dataset, "path", dataset)))
 
 
 def found_in(dataset: Any) -> Path:
     """Return where the results of single heads are kept; derived, so it may be deleted."""
-    return Path(getattr(dataset, "path", dataset)) / "cache" / "heads"
+    return runs_folder(dataset).local / "cache" / "heads"
 
 
 def _notes(ground: Ground, compared: Sequence[ComparedHead], metric: str) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featurestore.user_cache import write_json
+from featurestore.files import write_json
 from featurestore.values import Embeddings, Modality
 from heads.bundle import library_versions, texts_of
 from heads.catalogue import HEADS, Build, HeadEntry, best_on_counts, counts_builder

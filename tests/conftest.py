@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from uuid import uuid4
 
 import numpy as np
 import pytest
@@ -111,8 +112,9 @@ def tiny_images(tmp_path: Path, write_image: Callable[..., Path]) -> Path:
 
 @pytest.fixture
 def empty_store(tmp_path: Path) -> Store:
-    """A store that is not there yet."""
-    return open_store(tmp_path / "store", create=True)
+    """A store that is not there yet; FEATURESTORE_TEST_STORES may be an s3://bucket/folder."""
+    elsewhere = os.environ.get("FEATURESTORE_TEST_STORES")
+    return open_store(f"{elsewhere}/{uuid4()}" if elsewhere else tmp_path / "store", create=True)
 
 
 TOPICS = {

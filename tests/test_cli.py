@@ -207,7 +207,8 @@ def test_info_of_a_data_set_whose_first_run_was_stopped_before_a_commit(empty_st
     make_store(empty_store.path)
     folder = DatasetFolder(empty_store.path / "datasets" / "early")
     folder.create_tables()
-    folder.write(DatasetFile(Modality.IMAGE, {"label": {"task": "multiclass"}}, {}))
+    described = DatasetFile(Modality.IMAGE, {"label": {"task": "multiclass"}}, {})
+    folder.update(lambda _: described)
     assert run(["info", "early", "--json", "--store", str(empty_store.path)]) == 0
     found = json.loads(capsys.readouterr().out)
     assert (found["items"], found["counts"]) == (0, {"split": {}})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -14,6 +14,7 @@ from featurestore.cli.quality import show_issues
 from featurestore.cli.transfer import show_assessment, show_curve
 
 if TYPE_CHECKING:
+    from featurestore.remote import StorePath
     from featurestore.store import DataSet
 
 
@@ -27,13 +28,14 @@ if TYPE_CHECKING:
 @json_option
 def show(dataset: str, run: str | None, store_path: str, again: bool, as_json: bool) -> int:
     """List the runs of a data set, or print one again: its name, or latest."""
+    from featurestore.files import matching
     from featurestore.layout import read_json
 
     if again and run is None:
         raise click.UsageError("--again needs a RUN: its name, or latest")
     kept = open_given(store_path).dataset(dataset)
     folder = kept.path / "runs"
-    files = sorted(folder.glob("*.json"), reverse=True)
+    files = matching(folder, "*.json")[::-1]
     if run is None:
         found = [_line(path) for path in files]
         if as_json:
@@ -100,7 +102,7 @@ def _holds(differ: list[str], before: dict[str, str], now: dict[str, str]) -> st
     return f"Run again: rows that differ: {len(differ)}{about}: {'; '.join(differ)}."
 
 
-def _chosen(files: list[Path], run: str, dataset: str) -> Path:
+def _chosen(files: Sequence[StorePath], run: str, dataset: str) -> StorePath:
     from featurestore.errors import UnknownRun, nearest
 
     learned = [path for path in files if not path.stem.endswith("-embed")]
@@ -113,7 +115,7 @@ def _chosen(files: list[Path], run: str, dataset: str) -> Path:
     raise UnknownRun(f"{dataset} has no run {run!r}: {hint}")
 
 
-def _line(path: Path) -> tuple[str, str, str]:
+def _line(path: StorePath) -> tuple[str, str, str]:
     from featurestore.layout import read_json
 
     card = read_json(path)

@@ -25,7 +25,7 @@ from featurestore.errors import (
     StoreCorrupt,
     UnknownHead,
 )
-from featurestore.tables import sha256_of
+from featurestore.files import sha256_of
 from heads.bundle import _sum_of
 
 ROW_KEYS = ["encoder", "head", "metric", "value", "low", "high", "seconds"]

@@ -23,9 +23,9 @@ from featurestore.errors import (
     StoreCorrupt,
     UnknownHead,
 )
+from featurestore.files import sha256_of
 from featurestore.sources import SourceOptions
 from featurestore.store import open_store
-from featurestore.tables import sha256_of
 from heads.serve import answer, predict_items, predict_source
 
 

@@ -1,0 +1,134 @@
+"""An S3 server on loopback, kept in memory: Ceph's gateway, monitor and one store, as processes.
+
+    apt-get install --no-install-recommends radosgw ceph-mon ceph-osd
+    python tools/ceph.py        # prints the environment that opens it; Ctrl-C ends it
+
+Tests of stores at s3://… start it themselves.
+"""
+
+import json
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from pathlib import Path
+
+PROGRAMS = ("radosgw", "radosgw-admin", "ceph", "ceph-mon", "ceph-osd")
+KEY, SECRET, BUCKET = "loopback", "loopback-secret", "bucket"
+_CONF = """
+[global]
+fsid = {fsid}
+mon_host = v1:127.0.0.1:{mon}
+public_addr = 127.0.0.1
+auth_cluster_required = none
+auth_service_required = none
+auth_client_required = none
+osd_pool_default_size = 1
+osd_pool_default_min_size = 1
+osd_pool_default_pg_num = 8
+osd_pool_default_pg_autoscale_mode = off
+osd_crush_chooseleaf_type = 0
+mon_allow_pool_size_one = true
+mon_data_avail_crit = 0
+run_dir = {folder}
+log_file = {folder}/$name.log
+admin_socket = {folder}/$name.asok
+keyring = {folder}/keyring
+[mon]
+mon_data = {folder}/mon
+[osd]
+osd_data = {folder}/osd
+osd_objectstore = memstore
+memstore_device_bytes = {memory}
+[client.rgw]
+rgw_frontends = beast endpoint=127.0.0.1:{gateway} tcp_nodelay=1
+rgw_data = {folder}/rgw
+"""
+
+
+def main() -> int:
+    missing = [name for name in PROGRAMS if shutil.which(name) is None]
+    if missing:
+        print(f"no {', '.join(missing)}: {__doc__}", file=sys.stderr)
+        return 1
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    folder = Path(tempfile.mkdtemp(prefix="ceph-"))
+    daemons: list[subprocess.Popen[bytes]] = []
+    try:
+        environment = start(folder, daemons)
+        print(json.dumps(environment), flush=True)
+        while all(one.poll() is None for one in daemons):
+            time.sleep(0.2)
+        print("one of Ceph's processes ended", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 0
+    finally:
+        for one in daemons:
+            one.kill()  # all is in memory
+        for one in daemons:
+            one.wait()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def start(folder: Path, daemons: list[subprocess.Popen[bytes]]) -> dict[str, str]:
+    """Start the processes and make a user; return the environment that opens the gateway."""
+    mon, gateway = _free_port(), _free_port()
+    fsid, osd = str(uuid.uuid4()), str(uuid.uuid4())
+    conf = folder / "ceph.conf"
+    conf.write_text(
+        _CONF.format(fsid=fsid, mon=mon, gateway=gateway, folder=folder, memory=4 << 30)
+    )
+    (folder / "osd").mkdir()
+    (folder / "keyring").write_text("")
+
+    def run(*words: str) -> str:
+        done = subprocess.run(
+            [words[0], "-c", str(conf), *words[1:]], capture_output=True, text=True, timeout=60
+        )
+        if done.returncode:
+            raise SystemExit(f"{' '.join(words)}: {done.stderr}")
+        return done.stdout
+
+    def serve(*words: str) -> None:
+        log = (folder / f"{words[0]}.out").open("wb")
+        daemons.append(
+            subprocess.Popen([words[0], "-f", "-c", str(conf), *words[1:]], stdout=log, stderr=log)
+        )
+
+    monmap = str(folder / "monmap")
+    address = f"[v1:127.0.0.1:{mon}]"
+    subprocess.run(
+        ["monmaptool", "--create", "--addv", "a", address, "--fsid", fsid, monmap],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    run("ceph-mon", "--mkfs", "-i", "a", "--monmap", monmap)
+    serve("ceph-mon", "-i", "a")
+    number = run("ceph", "osd", "create", osd).strip()
+    run("ceph-osd", "-i", number, "--mkfs", "--osd-uuid", osd)
+    serve("ceph-osd", "-i", number)
+    run("ceph", "osd", "crush", "add", f"osd.{number}", "1", "root=default", "host=localhost")
+    serve("radosgw", "-n", "client.rgw")
+    admin = ("radosgw-admin", "-n", "client.rgw")
+    run(*admin, "user", "create", "--uid", "us", "--display-name", "us", "--access-key", KEY,
+        "--secret-key", SECRET)  # fmt: skip
+    return {
+        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{gateway}",
+        "AWS_ACCESS_KEY_ID": KEY,
+        "AWS_SECRET_ACCESS_KEY": SECRET,
+        "AWS_REGION": "us-east-1",
+    }
+
+
+def _free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
