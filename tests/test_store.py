@@ -558,7 +558,7 @@ def test_asking_for_what_is_not_there_names_what_is(empty_store, tiny_images, tm
 def test_a_url_of_another_kind_is_no_store_and_makes_no_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for create in (True, False):
-        with pytest.raises(NotAStore, match="gs://bucket/x: a store lies in .* or at s3://"):
+        with pytest.raises(NotAStore, match=r"gs://bucket/x: a store lies in .* or at s3://"):
             open_store("gs://bucket/x", create=create)
     assert list(tmp_path.iterdir()) == []
 

@@ -6,7 +6,9 @@
 Tests of stores at s3://… start it themselves.
 """
 
+import ctypes
 import json
+import os
 import shutil
 import signal
 import socket
@@ -51,6 +53,7 @@ rgw_data = {folder}/rgw
 
 
 def main() -> int:
+    """Serve until Ctrl-C, SIGTERM, or the end of who started this; return the exit code."""
     missing = [name for name in PROGRAMS if shutil.which(name) is None]
     if missing:
         print(f"no {', '.join(missing)}: {__doc__}", file=sys.stderr)
@@ -61,8 +64,11 @@ def main() -> int:
     try:
         environment = start(folder, daemons)
         print(json.dumps(environment), flush=True)
+        parent = os.getppid()
         while all(one.poll() is None for one in daemons):
             time.sleep(0.2)
+            if os.getppid() != parent:
+                return 0  # nobody is left to use it
         print("one of Ceph's processes ended", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -97,7 +103,13 @@ def start(folder: Path, daemons: list[subprocess.Popen[bytes]]) -> dict[str, str
     def serve(*words: str) -> None:
         log = (folder / f"{words[0]}.out").open("wb")
         daemons.append(
-            subprocess.Popen([words[0], "-f", "-c", str(conf), *words[1:]], stdout=log, stderr=log)
+            subprocess.Popen(
+                [words[0], "-f", "-c", str(conf), *words[1:]],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                preexec_fn=_end_with_parent,
+            )
         )
 
     monmap = str(folder / "monmap")
@@ -116,6 +128,7 @@ def start(folder: Path, daemons: list[subprocess.Popen[bytes]]) -> dict[str, str
     admin = ("radosgw-admin", "-n", "client.rgw")
     run(*admin, "user", "create", "--uid", "us", "--display-name", "us", "--access-key", KEY,
         "--secret-key", SECRET)  # fmt: skip
+    _wait_for(gateway, daemons[-1])
     return {
         "AWS_ENDPOINT_URL": f"http://127.0.0.1:{gateway}",
         "AWS_ACCESS_KEY_ID": KEY,
@@ -124,10 +137,23 @@ def start(folder: Path, daemons: list[subprocess.Popen[bytes]]) -> dict[str, str
     }
 
 
+def _end_with_parent() -> None:
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
 def _free_port() -> int:
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
         return int(one.getsockname()[1])
+
+
+def _wait_for(port: int, server: "subprocess.Popen[bytes]") -> None:
+    while server.poll() is None:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+            return
+        except OSError:
+            time.sleep(0.1)
 
 
 if __name__ == "__main__":
