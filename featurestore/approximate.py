@@ -25,6 +25,8 @@ from featurestore.errors import BadName, NotEnoughData, StoreCorrupt
 from featurestore.files import sha256_of
 from featurestore.index import (
     CHUNK,
+    EXACT_FLOATS,
+    RECALL_AT,
     Metric,
     VectorIndex,
     best_among,
@@ -36,10 +38,12 @@ from featurestore.index import (
 )
 
 FORMAT = 1
-RECALL_AT = 10
 _SHARE_DEAD = 0.2  # from here on an index is built anew
 _N_QUERIES = 256  # to tune with, and as many others to measure
 _REFINE = 4  # candidates for each neighbour, scored exactly
+_N_TIMED = 64  # single queries
+GRAPH = "HNSW32,SQ8"
+SLOW_FLOATS = EXACT_FLOATS // 4  # a query that reads more of them takes about a millisecond
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +71,7 @@ class ApproximateIndex(VectorIndex):
         metric: str = Metric.COSINE,
         factory: str | None = None,
         seed: int = 0,
-    ) -> Self:
+    ) -> ApproximateIndex:
         """Choose, train, fill, tune and measure an index.
 
         Parameters
@@ -81,29 +85,23 @@ class ApproximateIndex(VectorIndex):
         factory : str, optional
             A FAISS factory string instead of our choice.
         """
-        faiss, metric = load_faiss(), check_metric(metric)
+        metric = check_metric(metric)
         n, dim = vectors.shape
         if not 0 < recall <= 1:
             raise BadName(f"recall {recall}: expected a share above 0 and up to 1")
-        name = factory or choose_factory(n, dim, memory_bytes)
         started = time.perf_counter()
-        try:
-            index = faiss.index_factory(dim, name, faiss_metric(metric))
-        except RuntimeError as error:
-            reason = str(error).rpartition(":")[2].strip()
-            raise BadName(f"FAISS cannot make {name!r} of dim {dim}: {reason}") from None
-        if n < 2:
-            raise NotEnoughData(f"{n} vectors are too few for an index: search exactly")
-        try:
-            _fill(index, vectors, metric, seed)
-        except RuntimeError as error:
-            reason = str(error).rpartition("failed: ")[2].strip() or str(error)
-            raise NotEnoughData(
-                f"FAISS cannot train {name} on {n:,} vectors: {reason}; fewer lists or shorter "
-                "codes need fewer"
-            ) from None
-        made = cls(ids, vectors, metric, keys, np.arange(n), 1, {}, index)
-        tuned = made.tuned(recall, seed)
+
+        def made(name: str) -> ApproximateIndex:
+            index = _filled(name, vectors, metric, seed)
+            return cls(ids, vectors, metric, keys, np.arange(n), 1, {}, index).tuned(recall, seed)
+
+        name = factory or choose_factory(n, dim, memory_bytes)
+        tried = {name: made(name)}
+        fits = memory_bytes is None or graph_bytes(n, dim) <= memory_bytes
+        if factory is None and fits and tried[name].floats_read > SLOW_FLOATS:
+            tried[GRAPH] = made(GRAPH)
+        seconds = {one: index.seconds_a_query() for one, index in tried.items()}
+        name = min(tried, key=lambda one: (-min(tried[one].facts["recall"], recall), seconds[one]))
         facts = {
             "format": FORMAT,
             "factory": name,
@@ -114,8 +112,30 @@ class ApproximateIndex(VectorIndex):
             "seed": seed,
             "wanted_recall": recall,
             "seconds": time.perf_counter() - started,
+            "tried": {
+                one: {"recall": index.facts["recall"], "query_ms": 1e3 * seconds[one]}
+                for one, index in tried.items()
+            },
         }
-        return replace(tuned, facts={**tuned.facts, **facts})
+        return replace(tried[name], facts={**tried[name].facts, **facts})
+
+    @property
+    def floats_read(self) -> float:
+        """How many numbers a query looks at, lists being of equal length; 0 without lists."""
+        if self.kind != "ivf":
+            return 0.0
+        n_lists = load_faiss().downcast_index(self._index).nlist
+        return float(self.vectors.size * self.effort / n_lists)
+
+    def seconds_a_query(self) -> float:
+        """Return the median time of single queries, some of the view's own."""
+        seconds = []
+        for row in np.linspace(0, len(self.vectors) - 1, _N_TIMED).astype(int):
+            query = np.ascontiguousarray(self.vectors[row : row + 1])
+            started = time.perf_counter()
+            self.search(query, k=RECALL_AT)
+            seconds.append(time.perf_counter() - started)
+        return float(np.median(seconds))
 
     @cached_property
     def kind(self) -> str:
@@ -421,6 +441,38 @@ def choose_factory(n: int, dim: int, memory_bytes: int | None = None) -> str:
             )
         code = f"PQ{max(fitting)}"
     return f"IVF{n_lists},{code}"
+
+
+def is_exact_enough(n_floats: int, recall: float, memory_bytes: int | None) -> bool:
+    """Whether exact search is fast enough, and fits, so that an index would save nothing."""
+    fits = memory_bytes is None or 4 * n_floats <= memory_bytes
+    return fits and (n_floats <= EXACT_FLOATS or recall == 1)
+
+
+def graph_bytes(n: int, dim: int) -> int:
+    """Return what a graph takes: a byte a number, 64 links at the bottom and a few above."""
+    return n * (dim + 272)
+
+
+def _filled(name: str, vectors: NDArray[np.float32], metric: Metric, seed: int) -> Any:
+    """Return a FAISS index of all vectors, trained on some."""
+    n, dim = vectors.shape
+    try:
+        index = load_faiss().index_factory(dim, name, faiss_metric(metric))
+    except RuntimeError as error:
+        reason = str(error).rpartition(":")[2].strip()
+        raise BadName(f"FAISS cannot make {name!r} of dim {dim}: {reason}") from None
+    if n < 2:
+        raise NotEnoughData(f"{n} vectors are too few for an index: search exactly")
+    try:
+        _fill(index, vectors, metric, seed)
+    except RuntimeError as error:
+        reason = str(error).rpartition("failed: ")[2].strip() or str(error)
+        raise NotEnoughData(
+            f"FAISS cannot train {name} on {n:,} vectors: {reason}; fewer lists or shorter "
+            "codes need fewer"
+        ) from None
+    return index
 
 
 def _fill(index: Any, vectors: NDArray[np.float32], metric: Metric, seed: int) -> None:

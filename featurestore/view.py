@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import shutil
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -16,7 +18,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from featurestore import direct
-from featurestore.approximate import ApproximateIndex, read_facts
+from featurestore.approximate import ApproximateIndex, is_exact_enough, read_facts
 from featurestore.cache import Cached, read_cache, write_cache
 from featurestore.errors import (
     BadQuery,
@@ -372,8 +374,11 @@ class View:
         metric: str = Metric.COSINE,
         factory: str | None = None,
         seed: int = 0,
-    ) -> ApproximateIndex:
-        """Build an approximate index, tuned and measured, and keep it; see `ApproximateIndex`.
+    ) -> Index:
+        """Choose an index, tune it, measure its recall, and keep it; see `ApproximateIndex`.
+
+        Exact search stays where it is fast enough, or a recall of 1 is asked for: then an index
+        that was there goes.
 
         Raises
         ------
@@ -384,6 +389,10 @@ class View:
             raise BadQuery(f"an index is of a whole view, not of slice {self.part.name!r}")
         found = self._rows(self.snapshot)
         ids = _objects(found.items.column("item_id"))
+        if factory is None and is_exact_enough(found.vectors.size, recall, memory_bytes):
+            with self._index_locked():
+                shutil.rmtree(self._index_folder, ignore_errors=True)
+            return ExactIndex.build(ids, found.vectors, check_metric(metric))
         index = ApproximateIndex.build(
             ids, _keys(found.items), found.vectors, recall=recall, memory_bytes=memory_bytes,
             metric=metric, factory=factory, seed=seed,
@@ -393,9 +402,12 @@ class View:
 
     def _keep(self, index: ApproximateIndex, n_erasures: int) -> None:
         """Save an index, unless what it holds was erased meanwhile."""
-        with self.dataset.folder.locked(f"index-{self.slug}"):
+        with self._index_locked():
             if self.dataset.folder.n_erasures == n_erasures:
                 index.save(self._index_folder)
+
+    def _index_locked(self) -> AbstractContextManager[None]:
+        return self.dataset.folder.locked(f"index-{self.slug}")
 
     @property
     def index_facts(self) -> dict[str, Any] | None:

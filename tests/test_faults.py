@@ -416,7 +416,7 @@ def read_only(tmp_path, many):
     """A store on a file system that takes no writes."""
     store = open_store(tmp_path / "store", create=True)
     store.embed([many], dataset="d", encoders=[PIXELS])
-    store.view("d", PIXELS).build_index()
+    store.view("d", PIXELS).build_index(factory="Flat")
     place = tmp_path / "mounted"
     place.mkdir()
     for options in (["--bind", str(tmp_path / "store")], ["-o", "remount,bind,ro"]):

@@ -62,7 +62,9 @@ def embed(store, path, **options):
 
 
 @pytest.fixture
-def view(empty_store, tmp_path):
+def view(empty_store, tmp_path, monkeypatch):
+    """Two thousand rows, for which an index is to be worth it."""
+    monkeypatch.setattr("featurestore.approximate.EXACT_FLOATS", 0)
     return embed(empty_store, write_table(tmp_path / "t.csv", range(2000)))
 
 
@@ -201,6 +203,41 @@ def test_filters_that_leave_few_are_searched_exactly(view):
     np.testing.assert_array_equal(index.search(queries, k=5, among=among).rows, rows)
     with pytest.raises(BadQuery, match="expected a condition"):
         view.search(queries, where="length(text)")
+
+
+def test_no_index_is_made_where_exact_search_is_fast_enough(view, monkeypatch, capsys):
+    assert isinstance(view.build_index(), ApproximateIndex)
+    assert isinstance(view.index(), ApproximateIndex)
+    monkeypatch.setattr("featurestore.approximate.EXACT_FLOATS", 2000 * DIM)
+    index = view.build_index()
+    assert isinstance(index, ExactIndex)
+    assert (index.facts["factory"], index.facts["recall"], index.facts["n"]) == ("exact", 1.0, 2000)
+    assert isinstance(view.index(), ExactIndex)  # the earlier one has gone
+    assert view.index_facts is None
+    assert run(["index", "d", "--store", str(view.dataset.store.path)]) == 0
+    assert "exact search of 2,000 vectors, recall 1" in capsys.readouterr().err
+    small = view.build_index(memory_bytes=2000 * DIM * 4 - 1)  # the vectors themselves do not fit
+    assert isinstance(small, ApproximateIndex)
+    assert isinstance(view.build_index(factory="SQ8"), ApproximateIndex)  # who asks gets one
+    monkeypatch.setattr("featurestore.approximate.EXACT_FLOATS", 0)
+    assert isinstance(view.build_index(recall=1), ExactIndex)
+
+
+def test_a_graph_is_tried_where_lists_would_be_slow(view, monkeypatch):
+    (name,) = view.build_index().facts["tried"]
+    assert name == choose_factory(2000, DIM)
+    monkeypatch.setattr("featurestore.approximate.SLOW_FLOATS", 0)
+    facts = view.build_index(recall=0.99).facts
+    assert set(facts["tried"]) == {name, "HNSW32,SQ8"}
+    chosen = facts["tried"][facts["factory"]]
+    for other in facts["tried"].values():
+        better = min(other["recall"], 0.99), -other["query_ms"]
+        assert better <= (min(chosen["recall"], 0.99), -chosen["query_ms"])
+    found = view.index().search(view.load().vectors[:50], k=10).rows
+    rows, _ = truth(view.load().vectors, view.load().vectors[:50], "cosine", 10)
+    assert np.mean([len(set(a) & set(b)) for a, b in zip(found, rows, strict=True)]) > 9.5
+    too_small = view.build_index(recall=0.99, memory_bytes=2000 * (DIM + 271)).facts
+    assert set(too_small["tried"]) == {name}
 
 
 def test_an_index_is_kept_and_used(view):
@@ -347,7 +384,7 @@ def test_ties_are_right_answers(empty_store):
         pa.array([f"i{n}" for n in range(2000)]), vectors.astype(np.float32), pa.table({})
     )
     view = import_vectors(empty_store, incoming, dataset="d", name="x", origin="here")
-    facts = view.build_index().facts
+    facts = view.build_index(factory="IVF16,SQ8").facts
     assert facts["recall"] == 1
     assert 0.97 < facts["recall_low"] < 1  # never of no width
 

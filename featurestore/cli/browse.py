@@ -248,11 +248,14 @@ def index(
     store_path: str,
     as_json: bool,
 ) -> None:
-    """Build an approximate index of a view, tuned to a recall that is measured.
+    """Choose an index of a view, and tune it to a recall that is measured.
 
-    Worth it from some 30,000 items: below, exact search is as fast. Searches use it from then
-    on, and bring it up to date when items come or go.
+    Exact search stays up to some 30,000 items, where it is fast enough (and with --recall 1);
+    from there on inverted lists, or a graph (HNSW) where these would be slow. Searches use the
+    index from then on, and bring it up to date when items come or go.
     """
+    from featurestore.index import EXACT
+
     view = view_of(store_path, dataset, encoder)
     built = view.build_index(
         recall=recall, memory_bytes=_bytes(memory), metric=metric, factory=factory, seed=seed
@@ -260,13 +263,19 @@ def index(
     facts = built.facts
     if as_json:
         print_json(facts)
+    if facts["factory"] == EXACT:
+        say(
+            f"{view.name}: exact search of {facts['n']:,} vectors, recall 1: an index would not "
+            "be worth it (--factory builds one all the same)"
+        )
+        return
     say(
         f"{view.name}: {facts['factory']} over {facts['n']:,} vectors in {facts['seconds']:.1f} s; "
         f"recall@{facts['recall_at']} {facts['recall']:.3f} (at least {facts['recall_low']:.3f}, "
         f"{facts['n_queries']} queries that it was not tuned on)"
     )
-    if facts["recall_low"] < recall:
-        say(f"that is below {recall}: try --factory HNSW32, or search with --exact")
+    if facts["recall"] < recall:
+        say(f"that is below {recall}: ask for more (--recall), or search with --exact")
 
 
 def _bytes(text: str | None) -> int | None:
