@@ -140,6 +140,8 @@ def _with_facts(table: pa.Table, view: View) -> pa.Table:
 
 # In
 
+_SAVED, _FILES = "state.json", "_data_files"  # what Hugging Face's save_to_disk leaves
+
 
 @dataclass(frozen=True, eq=False)
 class Incoming:
@@ -153,7 +155,9 @@ class Incoming:
 def read_vectors(
     path: str | Path, *, item_id: str | None = None, vector: str | None = None
 ) -> Incoming:
-    """Read a Parquet or Arrow file with a vector column, an ``.npy``, or clip-retrieval's folder.
+    """Read a table with a vector column, an ``.npy``, or clip-retrieval's folder.
+
+    The table may be a Parquet or Arrow file, or a folder that Hugging Face's `save_to_disk` wrote.
 
     Raises
     ------
@@ -161,13 +165,14 @@ def read_vectors(
         If it is none of these, or its vectors are not finite and of one length.
     """
     path = Path(path)
-    if path.is_dir():
+    is_saved = (path / _SAVED).exists()
+    if path.is_dir() and not is_saved:
         table, vectors = _read_clip_retrieval(path)
     elif path.suffix == ".npy":
         vectors = _checked(_load_npy(path), path.name)
         beside = path.with_suffix(".items.parquet")
         table = _read_table(beside) if beside.exists() else None
-    elif path.suffix in (".parquet", ".arrow"):
+    elif is_saved or path.suffix in (".parquet", ".arrow"):
         table = _read_table(path)
         name = vector or _vector_column(table, path)
         require_column(name, table.column_names, "--vector", Place.of(path))
@@ -175,8 +180,8 @@ def read_vectors(
         table = table.drop_columns([name])
     else:
         raise BadSource(
-            f"cannot read vectors from {path}: expected .parquet, .arrow, .npy, or a folder of "
-            "clip-retrieval"
+            f"cannot read vectors from {path}: expected .parquet, .arrow, .npy, a saved Hugging "
+            "Face data set, or a folder of clip-retrieval"
         )
     if table is None:
         table = pa.table({"row": pa.array(range(len(vectors)))}).select([])
@@ -345,10 +350,18 @@ def _read_table(path: Path) -> pa.Table:
     try:
         if path.suffix == ".parquet":
             return pq.read_table(path)
+        if path.is_dir():
+            names = [one["filename"] for one in json.loads((path / _SAVED).read_text())[_FILES]]
+            return pa.concat_tables(_read_stream(path / Path(name).name) for name in names)
         with pa.memory_map(str(path)) as file:
             return pa.ipc.open_file(file).read_all()
-    except (OSError, pa.ArrowInvalid) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:  # ArrowInvalid is a ValueError
         raise BadSource(f"cannot read {path}: {error}") from None
+
+
+def _read_stream(path: Path) -> pa.Table:
+    with pa.memory_map(str(path)) as file:
+        return pa.ipc.open_stream(file).read_all()
 
 
 def _load_npy(path: Path) -> NDArray[Any]:

@@ -79,6 +79,27 @@ def test_a_hugging_face_folder(view, tmp_path):
     found = datasets.load_from_disk(str(tmp_path / "hf"))
     assert found["item_id"][:] == ["i0", "i3", "i6"]
     np.testing.assert_allclose(np.array(found["vector"][:]), view.load(split="test").vectors)
+    again = read_vectors(tmp_path / "hf")  # by ourselves, without their package
+    assert again.ids.to_pylist() == ["i0", "i3", "i6"]
+    np.testing.assert_array_equal(again.vectors, view.load(split="test").vectors)
+    assert again.columns["label"].to_pylist() == ["a", "b", "a"]
+    (tmp_path / "hf" / "state.json").write_text("{}")
+    with pytest.raises(BadSource, match="cannot read .*hf"):
+        read_vectors(tmp_path / "hf")
+    (tmp_path / "hf" / "state.json").unlink()
+    with pytest.raises(BadSource, match="expected a folder of clip-retrieval"):
+        read_vectors(tmp_path / "hf")
+
+
+@pytest.mark.parametrize("ending", [".arrow", ".npy", ""])
+def test_every_format_comes_back_the_same(view, tmp_path, ending):
+    export(view, tmp_path / f"x{ending}")
+    again = read_vectors(tmp_path / f"x{ending}")
+    found = view.load()
+    assert again.ids.to_pylist() == found.ids.tolist()
+    np.testing.assert_array_equal(again.vectors, found.vectors)
+    for name in ("label", "split"):
+        assert again.columns[name].to_pylist() == found.column(name).tolist(), name
 
 
 def test_embedding_atlas_columns(view, tmp_path):

@@ -56,7 +56,8 @@ def import_(
     """Take in vectors that another program made.
 
     PATH is a .parquet or .arrow file with a vector column, an .npy file (with .items.parquet
-    beside it, as `export` writes it), or a folder of clip-retrieval.
+    beside it, as `export` writes it), or a folder that save_to_disk of Hugging Face wrote, or
+    clip-retrieval.
     """
     from featurestore.exchange import import_vectors, read_vectors
     from featurestore.store import open_store
