@@ -447,3 +447,95 @@ def test_a_store_that_cannot_be_written_to_can_be_read(read_only):
         assert "Read-only file system" in found.stderr
         assert "Traceback" not in found.stderr
     assert len(open_store(read_only).view("d", PIXELS).load()) == 120
+
+
+# What the command line says of each: exit code, reason, and the rows that are there after it
+
+LIBRARY = "def scale():\n    return 1.0\n"
+USES_LIBRARY = """
+import numpy as np
+import their_library
+from pathlib import Path
+
+
+class Means:
+    version = "1"
+
+    def encode_images(self, images):
+        gone = Path(__file__).with_name("gone")
+        if len(images) == 1 and gone.exists():  # probes come as several
+            Path(gone.read_text()).unlink(missing_ok=True)
+        means = [np.asarray(one, float).mean(axis=(0, 1)) for one in images]
+        return their_library.scale() * np.stack(means) + [0, 0, 9]
+"""
+
+
+def damage(write):
+    """Return a fault that is a picture with other bytes."""
+
+    def make(folder, modules):
+        write(folder / "c" / "3.png")
+
+    return make
+
+
+def _vanish(folder, modules):
+    (modules / "gone").write_text(str(folder / "d" / "7.png"))
+
+
+def _new_weights(folder, modules):
+    path = modules / "their_encoder.py"
+    path.write_text(path.read_text().replace('version = "1"', 'version = "2"'))
+
+
+def _new_library(folder, modules):
+    other = LIBRARY.replace("1.0", "np.array([1, -1, 1])")
+    (modules / "their_library.py").write_text(f"import numpy as np\n{other}")
+
+
+FAULTS = {
+    "a truncated picture": (
+        damage(lambda path: path.write_bytes(path.read_bytes()[:40])), 3, "3.png", 7,
+    ),
+    "a file of no bytes": (damage(lambda path: path.write_bytes(b"")), 3, "3.png", 7),
+    "a text named .png": (damage(lambda path: path.write_text("not me")), 3, "3.png", 7),
+    "a link that leaves the folder": (
+        damage(lambda path: (path.unlink(), path.symlink_to("/etc/hostname"))), 0, "", 7,
+    ),
+    "a file that vanishes while it runs": (_vanish, 3, "7.png", 7),
+    "other weights of the same name": (_new_weights, 1, "is another encoder now", 8),
+    "a library that computes differently": (_new_library, 1, "gives other vectors", 8),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_each_fault_has_its_exit_code_its_reason_and_its_rows(
+    name, tmp_path, write_image, child_env
+):
+    fault, code, reason, n_rows = FAULTS[name]
+    folder, modules = tmp_path / "set", tmp_path / "modules"
+    modules.mkdir()
+    (modules / "their_library.py").write_text(LIBRARY)
+    (modules / "their_encoder.py").write_text(USES_LIBRARY)
+    for number in range(8):
+        write_image(folder / "dc"[number < 4] / f"{number}.png", number)
+    spec = "python:their_encoder:Means"
+    command = [*CLI, "embed", str(folder), "--dataset", "d", "-e", spec, "--batch-size", "1",
+               "--store", str(tmp_path / "store")]  # fmt: skip
+    environment = {**child_env, "PYTHONPATH": str(modules), "PYTHONDONTWRITEBYTECODE": "1"}
+    if code == 1:  # a view has to be there, for something to differ from
+        done = subprocess.run(command, capture_output=True, text=True, env=environment)
+        assert done.returncode == 0, done.stderr
+        write_image(folder / "c" / "3.png", 99)  # there is something to do
+    fault(folder, modules)
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    store = open_store(tmp_path / "store")
+    failures = {row["item_id"] for row in store.dataset("d").failures().to_pylist()}
+    assert len(failures) == (code == 3)
+    assert reason in (done.stderr if code != 3 else failures.pop())
+    items = store.dataset("d").items(["item_id"]).column("item_id").to_pylist()
+    assert len(items) == 8 - (name == "a link that leaves the folder")
+    found = store.view("d", spec).load()
+    assert len(found) == n_rows  # where it stopped, the data set is as it was
