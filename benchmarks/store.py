@@ -38,6 +38,7 @@ from featurestore.index import normalize_rows
 from featurestore.ingest import EmbedOptions
 from featurestore.store import Store, open_store
 from featurestore.view import View
+from tools.ceph import BUCKET, running
 
 N, DIM, N_QUERIES, ROUNDS = 200_000, 512, 200, 5
 UNLABELLED = SHARED / "data" / "unlabelled"
@@ -54,6 +55,7 @@ def main(chosen: Sequence[str] = ()) -> int:
             "pictures": lambda: pictures(folder),
             "million": lambda: million(folder),
             "memory": lambda: memory(folder),
+            "s3": lambda: elsewhere(folder),
         }
         return run_sections("store", sections, chosen)
 
@@ -146,7 +148,7 @@ def loads(folder: Path) -> list[Row]:
 
 
 def wait_for_cache(view: View) -> None:
-    while not list(view.dataset.path.glob("cache/*/[0-9]*")):
+    while not list(view.dataset.folder.local.glob("cache/*/[0-9]*")):
         time.sleep(0.05)
 
 
@@ -347,6 +349,35 @@ def memory(folder: Path) -> list[Row]:
         what = f"peak memory of a first load of {N:,} × {DIM}, {name or 'all'}, over the result"
         ratio = float(done.stdout)
         rows.append(Row(what, ratio, "ratio") if name else at_most(what, ratio, "ratio", 1.3))
+    return rows
+
+
+def elsewhere(folder: Path) -> list[Row]:
+    """Measure the same store in a folder and in a bucket on loopback, kept in memory (Ceph)."""
+    size = clustered().nbytes / 1e9
+    rows = []
+    with running() as environment:
+        os.environ.update(environment)
+        for name, place in (("a folder", folder / "here"), ("s3://", f"s3://{BUCKET}/store")):
+            store = open_store(place, create=True)
+            started = time.perf_counter()
+            view = take_in(store)
+            rows.append(Row(f"{name}: ingest", size / (time.perf_counter() - started), "GB/s"))
+            started = time.perf_counter()
+            first = view.load()
+            rows.append(Row(f"{name}: first load", size / (time.perf_counter() - started), "GB/s"))
+            wait_for_cache(view)
+            del first
+            started = time.perf_counter()
+            view = open_store(place).view("d", "import:x")
+            found = view.search(view.load().vectors[:1], k=10)
+            seconds = time.perf_counter() - started
+            rows.append(Row(f"{name}: opened again, loaded, searched exactly", seconds, "s"))
+            assert found.rows[0, 0] == 0
+            started = time.perf_counter()
+            view.load(where="number < 1000", columns=["number"])
+            seconds = time.perf_counter() - started
+            rows.append(Row(f"{name}: a condition over the cache", seconds, "s"))
     return rows
 
 

@@ -84,7 +84,7 @@ def test_a_hugging_face_folder(view, tmp_path):
     np.testing.assert_array_equal(again.vectors, view.load(split="test").vectors)
     assert again.columns["label"].to_pylist() == ["a", "b", "a"]
     (tmp_path / "hf" / "state.json").write_text("{}")
-    with pytest.raises(BadSource, match="cannot read .*hf"):
+    with pytest.raises(BadSource, match=r"cannot read .*hf"):
         read_vectors(tmp_path / "hf")
     (tmp_path / "hf" / "state.json").unlink()
     with pytest.raises(BadSource, match="expected a folder of clip-retrieval"):

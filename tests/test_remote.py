@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import datetime
 import json
 import multiprocessing
 import os
-import signal
 import subprocess
 import sys
 import time
-import urllib.request
+from contextlib import ExitStack
 from pathlib import Path
 from uuid import uuid4
 
@@ -37,8 +35,8 @@ from featurestore.store import open_store
 from featurestore.upkeep import compact, delete, erase, select_ids, vacuum
 from featurestore.user_cache import local_side
 from featurestore.verify import verify
+from tools.ceph import running
 
-CEPH = Path(__file__).parents[1] / "tools" / "ceph.py"
 PIXELS = "baseline:pixels#size=1"
 REQUIRED = os.environ.get("FEATURESTORE_REQUIRE_S3") == "1"
 
@@ -47,25 +45,11 @@ REQUIRED = os.environ.get("FEATURESTORE_REQUIRE_S3") == "1"
 def gateway():
     """The environment that opens an S3 server with an empty bucket."""
     pytest.importorskip("obstore")
-    server = subprocess.Popen(
-        [sys.executable, str(CEPH)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    said = server.stdout.readline()
-    if not said:
-        reason = f"no S3 server: {server.communicate()[1].strip()}"
-        pytest.fail(reason) if REQUIRED else pytest.skip(reason)
-    environment = json.loads(said)
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in environment.items():
-            patch.setenv(name, value)
-        import obstore
-
-        url = obstore.sign(RemotePath("bucket")._client, "PUT", "", datetime.timedelta(minutes=1))
-        with urllib.request.urlopen(urllib.request.Request(url, method="PUT")) as answer:
-            assert answer.status == 200
-    yield environment
-    server.send_signal(signal.SIGTERM)
-    server.communicate(timeout=30)
+    with ExitStack() as stack:
+        try:
+            yield stack.enter_context(running())
+        except FileNotFoundError as error:
+            pytest.fail(str(error)) if REQUIRED else pytest.skip(str(error))
 
 
 @pytest.fixture

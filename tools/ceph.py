@@ -16,7 +16,11 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 
 PROGRAMS = ("radosgw", "radosgw-admin", "ceph", "ceph-mon", "ceph-osd")
@@ -52,11 +56,53 @@ rgw_data = {folder}/rgw
 """
 
 
+@contextmanager
+def running() -> Iterator[dict[str, str]]:
+    """Serve from a process of its own; yield the environment that opens an empty bucket.
+
+    Raises
+    ------
+    FileNotFoundError
+        If Ceph is not installed; the message says what to install.
+    """
+    if absent := _absent():
+        raise FileNotFoundError(absent)
+    server = subprocess.Popen(
+        [sys.executable, __file__], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert server.stdout is not None
+    said = server.stdout.readline()
+    if not said:
+        raise RuntimeError(server.communicate()[1].strip())
+    environment = json.loads(said)
+    try:
+        _make_bucket(environment)
+        yield environment
+    finally:
+        server.terminate()
+        server.communicate(timeout=30)
+
+
+def _make_bucket(environment: dict[str, str]) -> None:
+    from obstore import sign
+    from obstore.store import S3Store
+
+    at = S3Store(
+        BUCKET,
+        endpoint=environment["AWS_ENDPOINT_URL"],
+        access_key_id=KEY,
+        secret_access_key=SECRET,
+        region=environment["AWS_REGION"],
+        client_options={"allow_http": True},
+    )
+    url = sign(at, "PUT", "", timedelta(minutes=1))
+    urllib.request.urlopen(urllib.request.Request(url, method="PUT")).close()
+
+
 def main() -> int:
     """Serve until Ctrl-C, SIGTERM, or the end of who started this; return the exit code."""
-    missing = [name for name in PROGRAMS if shutil.which(name) is None]
-    if missing:
-        print(f"no {', '.join(missing)}: {__doc__}", file=sys.stderr)
+    if absent := _absent():
+        print(absent, file=sys.stderr)
         return 1
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     folder = Path(tempfile.mkdtemp(prefix="ceph-"))
@@ -100,6 +146,17 @@ def start(folder: Path, daemons: list[subprocess.Popen[bytes]]) -> dict[str, str
             raise SystemExit(f"{' '.join(words)}: {done.stderr}")
         return done.stdout
 
+    def asked(*words: str) -> str:
+        """Ask until the monitor has found that it is the only one."""
+        deadline = time.monotonic() + 30
+        while True:
+            try:
+                return run(*words)
+            except SystemExit:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.2)
+
     def serve(*words: str) -> None:
         log = (folder / f"{words[0]}.out").open("wb")
         daemons.append(
@@ -120,7 +177,7 @@ def start(folder: Path, daemons: list[subprocess.Popen[bytes]]) -> dict[str, str
     )  # fmt: skip
     run("ceph-mon", "--mkfs", "-i", "a", "--monmap", monmap)
     serve("ceph-mon", "-i", "a")
-    number = run("ceph", "osd", "create", osd).strip()
+    number = asked("ceph", "osd", "create", osd).strip()
     run("ceph-osd", "-i", number, "--mkfs", "--osd-uuid", osd)
     serve("ceph-osd", "-i", number)
     run("ceph", "osd", "crush", "add", f"osd.{number}", "1", "root=default", "host=localhost")
@@ -139,6 +196,11 @@ def start(folder: Path, daemons: list[subprocess.Popen[bytes]]) -> dict[str, str
 
 def _end_with_parent() -> None:
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
+def _absent() -> str:
+    missing = [name for name in PROGRAMS if shutil.which(name) is None]
+    return f"no {', '.join(missing)} here: {__doc__}" if missing else ""
 
 
 def _free_port() -> int:
