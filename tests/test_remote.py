@@ -10,6 +10,7 @@ import sys
 import time
 from contextlib import ExitStack
 from pathlib import Path
+from types import ModuleType
 from uuid import uuid4
 
 import numpy as np
@@ -181,10 +182,14 @@ def _append(path, name):
 def _at_once(target, calls):
     """Run calls in processes of their own, each with a cache of its own: as on other machines."""
     context = multiprocessing.get_context("spawn")
-    workers = []
-    for number, call in enumerate(calls):
-        workers.append(context.Process(target=_elsewhere, args=(number, target, call)))
-        workers[-1].start()
+    workers = [
+        context.Process(target=_elsewhere, args=(number, target, call))
+        for number, call in enumerate(calls)
+    ]
+    with pytest.MonkeyPatch.context() as patch:  # Streamlit's tests leave a main script of theirs
+        patch.setitem(sys.modules, "__main__", ModuleType("__main__"))
+        for one in workers:
+            one.start()
     for one in workers:
         one.join(120)
     assert [one.exitcode for one in workers] == [0] * len(workers)
