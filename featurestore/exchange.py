@@ -29,11 +29,12 @@ from featurestore.layout import (
     make_store,
     task_of,
 )
+from featurestore.shards import view_rows
 from featurestore.sources import RESERVED, canonical_split, require_column
 from featurestore.sources.places import Place
 from featurestore.sources.rows import plain
 from featurestore.store import Store
-from featurestore.tables import ITEMS, drop_equal, view_rows
+from featurestore.tables import ITEMS, drop_equal
 from featurestore.values import EncoderSpec, Modality, ResolvedEncoder
 from featurestore.view import View
 from featurestore.writer import replace_items

@@ -319,10 +319,12 @@ def combine(
 
 
 def prepared(vectors: NDArray[np.float32], metric: Metric) -> NDArray[np.float32]:
-    """Return vectors as FAISS compares them: of length 1 for cosine."""
-    if metric is Metric.COSINE:
-        return normalize_rows(vectors)
-    return np.ascontiguousarray(vectors, np.float32)
+    """Return vectors as FAISS compares them: of length 1 for cosine; rows of zeros stay zeros."""
+    if metric is not Metric.COSINE:
+        return np.ascontiguousarray(vectors, np.float32)
+    scaled = np.array(vectors, np.float32, order="C")
+    load_faiss().normalize_L2(scaled)
+    return scaled
 
 
 def scored(

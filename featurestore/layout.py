@@ -19,7 +19,8 @@ from filelock import FileLock, Timeout
 from featurestore.errors import BadName, NotAStore, StoreCorrupt
 from featurestore.files import json_bytes, matching, rewrite, write_file, write_json
 from featurestore.remote import StorePath
-from featurestore.tables import FAILURES, ITEMS, Table, view_schema
+from featurestore.shards import view_schema
+from featurestore.tables import FAILURES, ITEMS, Table
 from featurestore.user_cache import local_side
 from featurestore.values import MOST_CLASSES, SEPARATOR, EncoderSpec, Modality, ResolvedEncoder
 

@@ -8,6 +8,7 @@ parquet.thrift for the numbers of fields; Thrift's compact protocol for how they
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +24,21 @@ _HEADER_BYTES = 256  # a header without statistics takes some 30
 _TRUE, _FALSE, _I8, _I16, _I32, _I64, _DOUBLE, _BINARY, _LIST, _SET, _MAP, _STRUCT = range(1, 13)
 
 
-def plain_vectors(
+class NotPlain(Exception):
+    """Arrow should read this."""
+
+
+def plain_pages(
     path: Path,
     schema: pa.Schema,
     row_group: Any,
     column: str,
     dim: int,
+    *,
     out: NDArray[np.float32] | None = None,
-) -> NDArray[np.float32] | None:
-    """Return a column of one row group, (n_rows, dim); None where Arrow should read it.
+    is_wanted: Callable[[int, int], bool] = lambda first, n: True,
+) -> Iterator[tuple[int, NDArray[np.float32]]]:
+    """Yield the pages of one row group's column: first row within it, and (n, dim) vectors.
 
     Parameters
     ----------
@@ -39,18 +46,22 @@ def plain_vectors(
         Of the file; the column must be a fixed-size list of ``dim`` floats.
     row_group : pyarrow.parquet.RowGroupMetaData
     out : ndarray of shape (n_rows, dim), float32 and contiguous, optional
-        Where to read to, and what is returned; it may hold anything where None is.
+        Where to read to; else each page has memory of its own.
+    is_wanted : callable, optional
+        Told of a page's first row and how many follow; others are not read.
 
     Raises
     ------
+    NotPlain
+        If Arrow should read it, from the beginning: ``out`` may hold anything.
     OSError
         If the file cannot be read.
     """
     kind = schema.field(column).type
     if not pa.types.is_fixed_size_list(kind):
-        return None
+        raise NotPlain
     if (kind.list_size, kind.value_type) != (dim, pa.float32()):
-        return None
+        raise NotPlain
     chunks = [row_group.column(i) for i in range(row_group.num_columns)]
     chunk = next((one for one in chunks if one.path_in_schema.split(".")[0] == column), None)
     n_rows = row_group.num_rows
@@ -61,36 +72,38 @@ def plain_vectors(
         or not {"RLE", "PLAIN"}.issuperset(chunk.encodings)
         or chunk.num_values != n_rows * dim
     ):
-        return None
-    vectors = np.empty((n_rows, dim), np.float32) if out is None else out
-    into = vectors.reshape(-1).view(np.uint8)
+        raise NotPlain
     at, end = chunk.data_page_offset, chunk.data_page_offset + chunk.total_compressed_size
-    n_read = 0
+    first = 0
     with path.open("rb", buffering=0) as file:
-        while n_read < len(into):
+        while first < n_rows:
             try:
                 file.seek(at)
                 header, n_header = _struct(file.read(_HEADER_BYTES), 0)
                 page = header[_PAGE_V2]
-                levels = page[_DEFINITION_BYTES] + page[_REPETITION_BYTES]
-                n_bytes = page[_N_ROWS] * dim * 4
+                n, levels = page[_N_ROWS], page[_DEFINITION_BYTES] + page[_REPETITION_BYTES]
+                n_bytes = n * dim * 4
                 is_plain = (
                     header[_KIND] == _DATA_PAGE_V2
                     and page[_ENCODING] == _PLAIN
                     and page[_N_NULLS] == 0
                     and page[_N_VALUES] * 4 == n_bytes == header[_SIZE] - levels
-                    and 0 < n_bytes <= len(into) - n_read
+                    and 0 < n <= n_rows - first
                 )
             except (KeyError, IndexError, TypeError):
-                return None
+                raise NotPlain from None
             if not is_plain:
-                return None
-            file.seek(at + n_header + levels)
-            if file.readinto(into[n_read : n_read + n_bytes].data) != n_bytes:
-                return None  # cut short: Arrow says what is wrong
-            n_read += n_bytes
+                raise NotPlain
+            if is_wanted(first, n):
+                vectors = np.empty((n, dim), np.float32) if out is None else out[first : first + n]
+                file.seek(at + n_header + levels)
+                if file.readinto(vectors.reshape(-1).view(np.uint8).data) != n_bytes:
+                    raise NotPlain  # cut short: Arrow says what is wrong
+                yield first, vectors
+            first += n
             at += n_header + levels + n_bytes
-    return vectors if at == end else None
+    if at != end:
+        raise NotPlain
 
 
 def _struct(raw: bytes, at: int) -> tuple[dict[int, Any], int]:

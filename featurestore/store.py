@@ -51,11 +51,12 @@ from featurestore.layout import (
 from featurestore.profile import Clock
 from featurestore.query import select
 from featurestore.remote import SCHEME, RemotePath, StorePath, as_path
+from featurestore.shards import read_shard
 from featurestore.slices import Slice, read_slice
 from featurestore.sources import SourceOptions
 from featurestore.sources.contents import Reader
 from featurestore.sources.places import Place
-from featurestore.tables import drop_equal, read_shard
+from featurestore.tables import drop_equal
 from featurestore.values import EncoderSpec, Modality, ResolvedEncoder, parse_specs
 from featurestore.view import View
 

@@ -1,7 +1,7 @@
-"""Delta Lake as the log, Parquet files of our own: the only file that knows either.
+"""Delta Lake as the log over shards of our own: the only file that knows it.
 
-A shard is written whole, named by the SHA-256 of its bytes, then committed; a kill between
-the two leaves a file that no version names. `append` never conflicts with another writer.
+A shard is written whole, then committed; a kill between the two leaves a file that no version
+names. `append` never conflicts with another writer.
 `merge` rewrites the shards it touches and is serialised by a Delta transaction identifier:
 of two concurrent merges the later one reads again and retries.
 """
@@ -15,35 +15,26 @@ import os
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from deltalake import DeltaTable
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 from deltalake.transaction import AddAction, CommitProperties, RemoveAction, Transaction
 from numpy.typing import NDArray
 
 from featurestore.errors import BadSource, StoreCorrupt, StoreUnreachable, UnknownSnapshot
-from featurestore.files import write_file
-from featurestore.plain_pages import plain_vectors
 from featurestore.remote import RemotePath, StorePath, delta_options
-from featurestore.user_cache import local_side
+from featurestore.shards import read_shard, write_shard
 
 _PART_BYTES = 64 << 20  # of rows that are worth a shard, and a thread, of their own
-ROW_GROUP_ROWS = 16_384
 COMPACT_BYTES = 256 << 20
 YOUNG_S = 86_400.0
 _MERGE_ATTEMPTS = 100
-_FETCH_BYTES = 8 << 20  # of an object store's files, those up to this are fetched whole
-_HASH_LENGTH = 64
 
 # Delta's defaults silently drop versions after 30 days.
 _KEEP_EVERYTHING = {
@@ -76,35 +67,6 @@ FAILURES = pa.schema(
         pa.field("when", pa.string(), nullable=False),  # UTC, ISO 8601
     ]
 )
-
-
-def view_schema(dim: int) -> pa.Schema:
-    """Return the schema of a view's shards: vectors as non-null float32[dim]."""
-    element = pa.field("element", pa.float32(), nullable=False)
-    return pa.schema(
-        [
-            pa.field("item_id", pa.string(), nullable=False),
-            pa.field("content_hash", pa.string(), nullable=False),
-            pa.field("vector", pa.list_(element, dim), nullable=False),
-        ]
-    )
-
-
-def view_rows(ids: pa.Array, hashes: pa.Array, vectors: NDArray[np.float32]) -> pa.Table:
-    """Make rows of a view from an array of shape (n, dim)."""
-    schema = view_schema(vectors.shape[1])
-    flat = pa.array(np.ascontiguousarray(vectors).reshape(-1), pa.float32())
-    column = pa.FixedSizeListArray.from_arrays(flat, type=schema.field("vector").type)
-    return pa.Table.from_arrays([ids, hashes, column], schema=schema)
-
-
-def vectors_of(column: pa.ChunkedArray, dim: int) -> NDArray[np.float32]:
-    """Return a vector column as an array of shape (n, dim), without a copy for one chunk."""
-    blocks = [chunk.flatten().to_numpy(zero_copy_only=True) for chunk in column.chunks]
-    if not blocks:
-        return np.empty((0, dim), np.float32)
-    flat = blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
-    return flat.reshape(-1, dim)
 
 
 @dataclass(frozen=True)
@@ -398,10 +360,11 @@ class Table:
 
     def _write_all(self, rows: pa.Table) -> list[AddAction]:
         """Write rows as one shard, or many as several at once: packing and hashing take cores."""
-        n_parts = min(os.cpu_count() or 1, max(1, rows.nbytes // _PART_BYTES))
+        n_cores = os.cpu_count() or 1
+        n_parts = max(1, min(n_cores, rows.nbytes // _PART_BYTES), rows.nbytes // COMPACT_BYTES)
         step = max(1, -(-len(rows) // n_parts))
         parts = [rows.slice(start, step) for start in range(0, len(rows), step)]
-        with ThreadPoolExecutor(n_parts) as pool:
+        with ThreadPoolExecutor(n_cores) as pool:
             return list(pool.map(self._write, parts))
 
     def _is_there(self) -> bool:
@@ -409,67 +372,10 @@ class Table:
         return (self.path / "_delta_log").exists()
 
     def _write(self, rows: pa.Table) -> AddAction:
-        temporary = local_side(self.path) / f".{uuid4().hex}.tmp"
-        try:
-            with temporary.open("wb", buffering=0) as file:
-                sink = _Hashed(file)
-                pq.write_table(
-                    rows,
-                    pa.PythonFile(sink, mode="w"),
-                    compression={
-                        name: "none" if name == "vector" else "zstd" for name in rows.column_names
-                    },
-                    use_dictionary=[
-                        name for name in rows.column_names if name not in ("vector", "item_id")
-                    ],
-                    write_statistics=["item_id"],
-                    data_page_version="2.0",
-                    row_group_size=ROW_GROUP_ROWS,
-                )
-                os.fsync(file.fileno())
-            name = f"{sink.digest.hexdigest()}.parquet"
-            if isinstance(self.path, RemotePath):
-                (self.path / name).upload(temporary)
-                temporary.unlink()
-            else:
-                temporary.replace(self.path / name)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-        return AddAction(
-            name,
-            sink.n_bytes,
-            {},
-            int(time.time() * 1000),
-            True,
-            json.dumps({"numRecords": len(rows)}),
-        )
-
-
-class _Hashed:
-    """A file that is only written to, and hashed on the way: a shard is never held twice."""
-
-    closed = False
-
-    def __init__(self, file: Any) -> None:
-        self.file = file
-        self.digest = hashlib.sha256()
-        self.n_bytes = 0
-
-    def write(self, data: Any) -> int:
-        view = memoryview(data)
-        self.digest.update(view)
-        self.n_bytes += view.nbytes
-        done = 0
-        while done < view.nbytes:  # a raw file may take less than it is given
-            done += self.file.write(view[done:])
-        return done
-
-    def flush(self) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
+        name, n_bytes = write_shard(rows, self.path)
+        now_ms = int(time.time() * 1000)
+        statistics = json.dumps({"numRecords": len(rows)})
+        return AddAction(name, n_bytes, {}, now_ms, True, statistics)
 
 
 def _options(path: StorePath) -> dict[str, str] | None:
@@ -478,52 +384,6 @@ def _options(path: StorePath) -> dict[str, str] | None:
 
 def _first_line(error: Exception) -> str:
     return str(error).strip().splitlines()[0]
-
-
-def read_shard(path: StorePath, columns: list[str] | None = None) -> pa.Table:
-    """Read one Parquet file; columns that it lacks are left out."""
-    with _opened(path) as file:
-        names = file.schema_arrow.names
-        chosen = None if columns is None else [name for name in columns if name in names]
-        return file.read(chosen)
-
-
-def _source(path: StorePath) -> Any:
-    """Return what to read a file from: of a large one in an object store, parts are fetched.
-
-    A small one whose name is the hash of its bytes is fetched once, and kept.
-    """
-    if not isinstance(path, RemotePath):
-        return path
-    size = path.stat().st_size
-    if size > _FETCH_BYTES or len(path.stem) != _HASH_LENGTH:
-        return path.open_parts()
-    near = local_copy(path)
-    if not near.exists():
-        content = path.read_bytes()
-        if hashlib.sha256(content).hexdigest() != path.stem:
-            raise StoreCorrupt(
-                f"{path} is not what was written (SHA-256): restore it from a backup"
-            )
-        write_file(near, content)
-    return near
-
-
-def local_copy(path: StorePath) -> Path:
-    """Return where a small shard of a store elsewhere is kept on this machine."""
-    return local_side(path.parent) / path.name
-
-
-@contextmanager
-def _opened(path: StorePath) -> Iterator[pq.ParquetFile]:
-    try:
-        with pq.ParquetFile(_source(path), memory_map=False) as file:
-            yield file
-    except (OSError, pa.ArrowInvalid) as error:
-        raise StoreCorrupt(
-            f"cannot read {path}: {error}; the log names this file, so restore it from a backup "
-            "(an old version may have lost it to vacuum)"
-        ) from error
 
 
 def new_columns(have: pa.Schema, come: pa.Schema) -> list[pa.Field]:
@@ -571,58 +431,6 @@ def row_keys(columns: list[Any]) -> pa.Array:
     strings = [pc.fill_null(column, "\x00") for column in columns]
     joined = strings[0] if len(strings) == 1 else pc.binary_join_element_wise(*strings, "\x1f")
     return joined.combine_chunks() if isinstance(joined, pa.ChunkedArray) else joined
-
-
-def each_block(
-    shards: list[Shard],
-    dim: int,
-    work: Callable[[int, NDArray[np.float32]], None],
-    place: Callable[[int, int], NDArray[np.float32] | None] = lambda first, n: None,
-    is_wanted: Callable[[int, int], bool] = lambda first, n: True,
-) -> None:
-    """Call ``work`` with the first row and the vectors of each row group, in threads.
-
-    ``place`` may say, of a first row and how many follow, where their vectors are to be read
-    to: then ``work`` need not hear of them. Groups that are not wanted are not read.
-
-    A group is small enough for its memory to be used again for the next one.
-    """
-    groups, start = [], 0
-    for shard in shards:
-        with _opened(shard.path) as file:
-            for number in range(file.num_row_groups):
-                n_rows = file.metadata.row_group(number).num_rows
-                if is_wanted(start, n_rows):
-                    groups.append((shard.path, number, start))
-                start += n_rows
-
-    def read(group: tuple[StorePath, int, int]) -> None:
-        path, number, first = group
-        with _opened(path) as file:
-            row_group = file.metadata.row_group(number)
-            out = place(first, row_group.num_rows)
-            block = None
-            if isinstance(path, Path):
-                block = plain_vectors(path, file.schema_arrow, row_group, "vector", dim, out)
-            if block is None:
-                table = file.read_row_group(number, ["vector"], use_threads=False)
-                block = vectors_of(table.column("vector"), dim)
-            if block is not out:
-                work(first, block)
-
-    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
-        list(pool.map(read, groups))
-
-
-def each_shard(shards: list[Shard], columns: list[str]) -> Iterator[pa.Table]:
-    """Read shards one after another, the next ones ahead in threads."""
-    with ThreadPoolExecutor(max_workers=4) as pool:
-        ahead = [pool.submit(read_shard, shard.path, columns) for shard in shards[:4]]
-        for number in range(len(shards)):
-            table = ahead.pop(0).result()
-            if number + 4 < len(shards):
-                ahead.append(pool.submit(read_shard, shards[number + 4].path, columns))
-            yield table
 
 
 def _groups(shards: list[Shard], target_bytes: int) -> Iterator[list[Shard]]:

@@ -17,8 +17,9 @@ from featurestore.layout import DatasetFolder, all_views_locked, indexes_locked,
 from featurestore.query import fulfils
 from featurestore.remote import StorePath
 from featurestore.reviews import erase_from_reviews
+from featurestore.shards import local_copy, read_shard
 from featurestore.slices import erase_from_slices
-from featurestore.tables import YOUNG_S, Table, drop_equal, local_copy, read_shard
+from featurestore.tables import YOUNG_S, Table, drop_equal
 from featurestore.values import Snapshot
 
 _DERIVED = ("indexes", "cache")

@@ -21,8 +21,9 @@ from featurestore.errors import FeatureStoreError, StoreCorrupt
 from featurestore.files import matching, sha256_of
 from featurestore.layout import DatasetFolder, read_json
 from featurestore.remote import StorePath
+from featurestore.shards import each_group, vectors_of
 from featurestore.sources.contents import Reader
-from featurestore.tables import Shard, Table, read_shard, vectors_of
+from featurestore.tables import Shard, Table
 from featurestore.values import EncoderSpec
 
 N_SAMPLE = 100
@@ -97,11 +98,13 @@ def _check_table(
         if damage is not None:
             yield Finding(str(shard.path), damage, "error")
             continue
-        rows = read_shard(shard.path)
-        if shard.n_rows is not None and len(rows) != shard.n_rows:
-            what = f"it has {len(rows)} rows, the log says {shard.n_rows}"
-            yield Finding(str(shard.path), what, "error")
-        for what in check(rows) if check is not None else ():
+        n_rows = 0
+        for rows in each_group(shard.path):  # a whole shard may be larger than memory
+            n_rows += len(rows)
+            for what in check(rows) if check is not None else ():
+                yield Finding(str(shard.path), what, "error")
+        if shard.n_rows is not None and n_rows != shard.n_rows:
+            what = f"it has {n_rows} rows, the log says {shard.n_rows}"
             yield Finding(str(shard.path), what, "error")
 
 

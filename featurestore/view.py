@@ -30,8 +30,9 @@ from featurestore.errors import (
 )
 from featurestore.index import ExactIndex, Metric, check_metric, combine
 from featurestore.query import fulfils
+from featurestore.shards import each_block, each_shard, vectors_of
 from featurestore.slices import Slice, read_slice
-from featurestore.tables import Table, each_block, each_shard, row_keys, vectors_of
+from featurestore.tables import Table, row_keys
 from featurestore.values import (
     Embeddings,
     EncoderSpec,
@@ -230,7 +231,8 @@ class View:
         item_of = np.full(len(pairs), -1)
         item_of[place[place >= 0]] = np.flatnonzero(place >= 0)
         start = 0
-        for part in each_shard(self.table.shards(snapshot.view), ["vector"]):
+        paths = [shard.path for shard in self.table.shards(snapshot.view)]
+        for part in each_shard(paths, ["vector"]):
             block = vectors_of(part.column("vector"), self.dim)
             valid = np.flatnonzero(item_of[start : start + len(block)] >= 0)
             for at in range(0, len(valid), n):
@@ -316,7 +318,7 @@ class View:
     ) -> Cached:
         items = self.dataset.items(columns, version=snapshot.items)
         items = items.sort_by("item_id")
-        shards = self.table.shards(snapshot.view)
+        paths = [shard.path for shard in self.table.shards(snapshot.view)]
         pairs = self.table.read(["item_id", "content_hash"], snapshot.view)
         of_item = _resolve(items, pairs)
         if choose is not None:  # among those that have a vector, as where there is a cache
@@ -341,7 +343,7 @@ class View:
         def is_wanted(start: int, n: int) -> bool:
             return bool((target[start : start + n] >= 0).any())
 
-        each_block(shards, self.dim, put, place, is_wanted)
+        each_block(paths, self.dim, put, place, is_wanted)
         return Cached(items, vectors)
 
     def index(self, *, metric: str = Metric.COSINE, exact: bool = False) -> Index:

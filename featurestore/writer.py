@@ -25,15 +25,9 @@ from featurestore.errors import TooManyFailures
 from featurestore.layout import DatasetFolder, utc_now
 from featurestore.plan import Plan, keep_attached
 from featurestore.profile import Clock
-from featurestore.tables import (
-    FAILURES,
-    Table,
-    drop_equal,
-    each_shard,
-    row_keys,
-    vectors_of,
-    view_rows,
-)
+from featurestore.remote import StorePath
+from featurestore.shards import each_shard, vectors_of, view_rows
+from featurestore.tables import FAILURES, Shard, Table, drop_equal, row_keys
 from featurestore.values import ResolvedEncoder
 
 COMMIT_ROWS = 16_384
@@ -90,10 +84,12 @@ class ViewWriter:
         shards.sort(key=lambda one: one not in self.old_shards)  # what is newer counts
         holding = [
             shard
-            for shard, part in zip(shards, each_shard(shards, ["content_hash"]), strict=True)
+            for shard, part in zip(
+                shards, each_shard(_paths(shards), ["content_hash"]), strict=True
+            )
             if pc.any(pc.is_in(part.column("content_hash"), value_set=value_set)).as_py()
         ]
-        for part in each_shard(holding, ["content_hash", "vector"]):
+        for part in each_shard(_paths(holding), ["content_hash", "vector"]):
             chosen = part.filter(pc.is_in(part.column("content_hash"), value_set=value_set))
             vectors = vectors_of(chosen.column("vector"), self.resolved.dim)
             found.update(zip(chosen.column("content_hash").to_pylist(), vectors, strict=True))
@@ -102,7 +98,9 @@ class ViewWriter:
     def drop_superseded(self) -> None:
         """Drop the old rows of items that this run embedded again."""
         new = [one for one in self.table.shards() if one not in self.old_shards]
-        ids = [part.column("item_id").combine_chunks() for part in each_shard(new, ["item_id"])]
+        ids = [
+            part.column("item_id").combine_chunks() for part in each_shard(_paths(new), ["item_id"])
+        ]
         if ids:
             drop = drop_equal({"item_id": pa.concat_arrays(ids)}, ["item_id"])
             self.table.merge(None, drop=drop, keys=["item_id"], only=self.old_shards)
@@ -399,3 +397,7 @@ def update_metadata(folder: DatasetFolder, plan: Plan) -> int:
         rows = plan.rows.take(pa.array(due))
         put_items(folder, rows.append_column("content_hash", plan.content_hash.take(pa.array(due))))
     return len(due)
+
+
+def _paths(shards: Sequence[Shard]) -> list[StorePath]:
+    return [shard.path for shard in shards]

@@ -25,7 +25,7 @@ from featurestore.errors import EncoderMismatch, ShapeMismatch, StoreCorrupt, Un
 from featurestore.files import publish_folder, sha256_of
 from featurestore.layout import DatasetFolder
 from featurestore.remote import StorePath, as_path
-from featurestore.tables import read_shard
+from featurestore.shards import read_shard
 from featurestore.values import Embeddings, EncoderSpec, is_missing
 from heads.tasks import Target, Task
 

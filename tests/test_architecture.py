@@ -21,6 +21,7 @@ LAYERS = [
         "featurestore.gpu_search",
         "featurestore.plain_pages",
     },
+    {"featurestore.shards"},
     {"featurestore.tables", "featurestore.sources", "featurestore.encoders", "featurestore.index"},
     {"featurestore.approximate", "featurestore.pictures"},
     {

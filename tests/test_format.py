@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 import heads
+from featurestore.shards import read_shard
 from featurestore.sources import SourceOptions
 from featurestore.store import open_store
-from featurestore.tables import read_shard
 from featurestore.verify import verify
 
 ROOT = Path(__file__).parents[1]

@@ -584,13 +584,22 @@ def test_the_command_takes_vectors_and_leaves_out_copies(view, tmp_path, capsys)
 
 def test_what_is_not_asked_for_is_not_read(view, monkeypatch):
     """Without a cache, row groups in which no row is wanted are left alone."""
-    from featurestore import tables
+    from featurestore import shards
 
     everything = view.load()
     shutil.rmtree(view.dataset.path / "cache", ignore_errors=True)
     read = []
-    plain = tables.plain_vectors
-    monkeypatch.setattr(tables, "plain_vectors", lambda *args: read.append(args[0]) or plain(*args))
+    plain = shards.plain_pages
+
+    def pages(*args, is_wanted, **options):
+        def noted(first, n):
+            wanted = is_wanted(first, n)
+            read.extend([args[0]] * wanted)
+            return wanted
+
+        return plain(*args, is_wanted=noted, **options)
+
+    monkeypatch.setattr(shards, "plain_pages", pages)
     part = view.load(where="item_id < 'i00010'", columns=["label"])
     assert part.ids.tolist() == [f"i{n:05d}" for n in range(10)]
     np.testing.assert_array_equal(part.vectors, everything.vectors[:10])

@@ -9,14 +9,12 @@ import pytest
 
 from featurestore import tables
 from featurestore.errors import BadSource, StoreCorrupt
-from featurestore.plain_pages import plain_vectors
+from featurestore.plain_pages import NotPlain, plain_pages
+from featurestore.shards import vectors_of, view_rows, view_schema
 from featurestore.tables import (
     ITEMS,
     Table,
     drop_equal,
-    vectors_of,
-    view_rows,
-    view_schema,
 )
 
 
@@ -146,7 +144,18 @@ def _shard_of(tmp_path, vectors, **options):
 def _plain(path, dim, number=0):
     with pq.ParquetFile(path) as file:
         group = file.metadata.row_group(number)
-        return plain_vectors(path, file.schema_arrow, group, "vector", dim)
+        return _pages(path, file.schema_arrow, group, dim)
+
+
+def _pages(path, schema, group, dim):
+    """The vectors of a row group, (n, dim); None where Arrow should read it."""
+    try:
+        found = list(plain_pages(path, schema, group, "vector", dim))
+    except NotPlain:
+        return None
+    firsts, parts = zip(*found, strict=True)
+    assert firsts == tuple(np.cumsum([0, *map(len, parts[:-1])]))
+    return np.concatenate(parts)
 
 
 @pytest.mark.parametrize("nullable", [True, False])
@@ -158,6 +167,16 @@ def test_plain_pages_are_read_as_arrow_reads_them(tmp_path, nullable):
     assert pq.ParquetFile(path).metadata.num_row_groups == 3
     found = np.concatenate([_plain(path, 24, number) for number in range(3)])
     assert found.tobytes() == vectors.tobytes()
+    with pq.ParquetFile(path) as file:
+        schema, group = file.schema_arrow, file.metadata.row_group(1)
+    whole = np.empty((300, 24), np.float32)
+    at = [first for first, _ in plain_pages(path, schema, group, "vector", 24, out=whole)]
+    assert len(at) > 3
+    assert whole.tobytes() == vectors[300:600].tobytes()
+    some = plain_pages(path, schema, group, "vector", 24, is_wanted=lambda first, n: first == at[2])
+    [(first, part)] = some
+    assert first == at[2]
+    assert part.tobytes() == vectors[300 + first : 300 + first + len(part)].tobytes()
 
 
 def test_what_is_not_plain_is_left_to_arrow(tmp_path):
@@ -178,10 +197,10 @@ def test_what_is_not_plain_is_left_to_arrow(tmp_path):
         schema, group = file.schema_arrow, file.metadata.row_group(0)
     content = bytearray(path.read_bytes())
     path.write_bytes(content[:100])
-    assert plain_vectors(path, schema, group, "vector", 4) is None
+    assert _pages(path, schema, group, 4) is None
     content[group.column(1).data_page_offset] ^= 0xFF  # a header that is none
     path.write_bytes(content)
-    assert plain_vectors(path, schema, group, "vector", 4) is None
+    assert _pages(path, schema, group, 4) is None
 
 
 def test_many_rows_are_several_shards_in_one_commit(tmp_path, monkeypatch):

@@ -17,9 +17,10 @@ from featurestore import cache, upkeep
 from featurestore.cli import run
 from featurestore.errors import BadName, BadQuery, UnknownDataset, UnknownItem, UnknownSnapshot
 from featurestore.ingest import EmbedOptions
+from featurestore.shards import view_rows, view_schema
 from featurestore.sources import SourceOptions
 from featurestore.store import Store
-from featurestore.tables import Table, view_rows, view_schema
+from featurestore.tables import Table
 from featurestore.values import Snapshot
 from featurestore.verify import verify
 
