@@ -482,9 +482,9 @@ def _fill(index: Any, vectors: NDArray[np.float32], metric: Metric, seed: int) -
     inner = faiss.downcast_index(index)
     n_lists = getattr(inner, "nlist", 256)
     if isinstance(inner, faiss.IndexIVF):
-        inner.cp.niter, inner.cp.seed = 10, seed
+        inner.cp.niter, inner.cp.seed = 8, seed
         inner.cp.min_points_per_centroid = 1  # a small data set is no warning
-    rows = np.sort(np.random.default_rng(seed).permutation(n)[: max(64 * n_lists, 16_384)])
+    rows = np.sort(np.random.default_rng(seed).permutation(n)[: max(40 * n_lists, 16_384)])
     if not index.is_trained:
         index.train(prepared(vectors[rows], metric))
     for start in range(0, n, 16_384):

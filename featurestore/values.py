@@ -216,6 +216,22 @@ class LazyColumns(Mapping[str, NDArray[Any]]):
         return dict, (dict(self),)  # another process gets them made
 
 
+class _Late:
+    """A field that may be given as a function, which is called when it is first asked for."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __get__(self, instance: Any, owner: type) -> Any:
+        value = instance.__dict__[self.name]
+        if callable(value):
+            value = instance.__dict__[self.name] = value()
+        return value
+
+    def __set__(self, instance: Any, value: Any) -> None:
+        instance.__dict__[self.name] = value
+
+
 @dataclass(frozen=True, eq=False)
 class Embeddings:
     """Vectors of one encoder with what is known of their items; row i belongs to ids[i].
@@ -231,18 +247,22 @@ class Embeddings:
     snapshot: Snapshot | None = None  # what was read
 
     def __post_init__(self) -> None:
-        if self.vectors.ndim != 2 or len(self.vectors) != len(self.ids):
+        given = self.__dict__["ids"]
+        n = len(self.vectors) if callable(given) else len(given)
+        if self.vectors.ndim != 2 or len(self.vectors) != n:
             raise ShapeMismatch(
-                f"{len(self.ids)} ids, but vectors of shape {self.vectors.shape}: "
-                "expected one row for each id"
+                f"{n} ids, but vectors of shape {self.vectors.shape}: expected one row for each id"
             )
         checked = {} if isinstance(self.columns, LazyColumns) else self.columns
         for name, values in checked.items():
-            if len(values) != len(self.ids):
-                raise ShapeMismatch(f"{len(self.ids)} ids, but {len(values)} values of {name!r}")
+            if len(values) != n:
+                raise ShapeMismatch(f"{n} ids, but {len(values)} values of {name!r}")
 
     def __len__(self) -> int:
-        return len(self.ids)
+        return len(self.vectors)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "ids": self.ids}  # another process gets them made
 
     @property
     def dim(self) -> int:
@@ -292,6 +312,10 @@ class Embeddings:
             self.label_column,
             self.snapshot,
         )
+
+
+# A view gives a function: two hundred thousand strings take as long as their vectors.
+Embeddings.ids = _Late("ids")  # type: ignore[assignment]
 
 
 @dataclass(frozen=True, eq=False)

@@ -245,8 +245,9 @@ class View:
         self, items: pa.Table, vectors: NDArray[np.float32], snapshot: Snapshot
     ) -> Embeddings:
         labels = self.dataset.label_columns
+        ids: Any = partial(_objects, items.column("item_id"))
         return Embeddings(
-            _objects(items.column("item_id")),
+            ids,
             vectors,
             self.fingerprint,
             LazyColumns(
