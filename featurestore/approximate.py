@@ -70,6 +70,7 @@ class ApproximateIndex(VectorIndex):
         memory_bytes: int | None = None,
         metric: str = Metric.COSINE,
         factory: str | None = None,
+        may_be_slow: bool = True,
         seed: int = 0,
     ) -> ApproximateIndex:
         """Choose, train, fill, tune and measure an index.
@@ -84,11 +85,12 @@ class ApproximateIndex(VectorIndex):
             What the index may take.
         factory : str, optional
             A FAISS factory string instead of our choice.
+        may_be_slow : bool
+            Whether there is time for a graph.
         """
         metric = check_metric(metric)
         n, dim = vectors.shape
-        if not 0 < recall <= 1:
-            raise BadName(f"recall {recall}: expected a share above 0 and up to 1")
+        check_recall(recall)
         started = time.perf_counter()
 
         def made(name: str) -> ApproximateIndex:
@@ -98,7 +100,7 @@ class ApproximateIndex(VectorIndex):
         name = factory or choose_factory(n, dim, memory_bytes)
         tried = {name: made(name)}
         fits = memory_bytes is None or graph_bytes(n, dim) <= memory_bytes
-        if factory is None and fits and tried[name].floats_read > SLOW_FLOATS:
+        if factory is None and may_be_slow and fits and tried[name].floats_read > SLOW_FLOATS:
             tried[GRAPH] = made(GRAPH)
         seconds = {one: index.seconds_a_query() for one, index in tried.items()}
         name = min(tried, key=lambda one: (-min(tried[one].facts["recall"], recall), seconds[one]))
@@ -441,6 +443,12 @@ def choose_factory(n: int, dim: int, memory_bytes: int | None = None) -> str:
             )
         code = f"PQ{max(fitting)}"
     return f"IVF{n_lists},{code}"
+
+
+def check_recall(recall: float) -> None:
+    """Raise BadName for what is no share."""
+    if not 0 < recall <= 1:
+        raise BadName(f"recall {recall}: expected a share above 0 and up to 1")
 
 
 def is_exact_enough(n_floats: int, recall: float, memory_bytes: int | None) -> bool:

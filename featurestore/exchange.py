@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ from featurestore.layout import (
 from featurestore.shards import view_rows
 from featurestore.sources import RESERVED, canonical_split, require_column
 from featurestore.sources.places import Place
-from featurestore.sources.rows import plain
+from featurestore.sources.rows import named_classes, plain
 from featurestore.store import Store
 from featurestore.tables import ITEMS, drop_equal
 from featurestore.values import EncoderSpec, Modality, ResolvedEncoder
@@ -242,7 +242,7 @@ def import_vectors(
         folder.create_tables()
         new = rows.filter(pc.is_null(place))
         if len(new):
-            replace_items(folder, new)
+            replace_items(folder, new.column("item_id"), new)
         record = SourceRecord(FAMILY, str(Path(origin).absolute()), (), {})
         tasks = {one: {"task": task_of(table.column(one))} for one in labels}
 
@@ -255,9 +255,9 @@ def import_vectors(
         view = folder.create_view(resolved.slug, dim)
         hashes = rows.column("content_hash").combine_chunks()
         drop = drop_equal({"item_id": incoming.ids}, ["item_id"])
-        view.merge(view_rows(incoming.ids, hashes, incoming.vectors), drop=drop, keys=["item_id"])
-        for derived in ("indexes", "cache"):  # equal keys may have other vectors now
-            shutil.rmtree(folder.local / derived / resolved.slug, ignore_errors=True)
+        made = view_rows(incoming.ids, hashes, incoming.vectors)
+        with folder.replacing(resolved.slug) if overwrite else nullcontext():
+            view.merge(made, drop=drop, keys=["item_id"])
         folder.write_encoder(resolved, {}, "elsewhere")
     if labels and len(new) < len(rows):
         values = pa.table({"item_id": incoming.ids, **{one: rows.column(one) for one in labels}})
@@ -353,11 +353,22 @@ def _read_table(path: Path) -> pa.Table:
             return pq.read_table(path)
         if path.is_dir():
             names = [one["filename"] for one in json.loads((path / _SAVED).read_text())[_FILES]]
-            return pa.concat_tables(_read_stream(path / Path(name).name) for name in names)
+            parts = [_read_stream(path / Path(name).name) for name in names]
+            return _with_class_names(pa.concat_tables(parts))
         with pa.memory_map(str(path)) as file:
             return pa.ipc.open_file(file).read_all()
     except (OSError, ValueError, KeyError, TypeError) as error:  # ArrowInvalid is a ValueError
         raise BadSource(f"cannot read {path}: {error}") from None
+
+
+def _with_class_names(table: pa.Table) -> pa.Table:
+    """Replace class numbers by the names that Hugging Face keeps in the schema."""
+    about = json.loads((table.schema.metadata or {}).get(b"huggingface", b"{}"))
+    for name, kind in about.get("info", {}).get("features", {}).items():
+        if isinstance(kind, dict) and kind.get("_type") == "ClassLabel" and kind.get("names"):
+            at = table.schema.get_field_index(name)
+            table = table.set_column(at, name, named_classes(table.column(name), kind["names"]))
+    return table
 
 
 def _read_stream(path: Path) -> pa.Table:
@@ -380,6 +391,8 @@ def _read_clip_retrieval(folder: Path) -> tuple[pa.Table | None, NDArray[np.floa
         if files:
             break
     else:
+        if (folder / "dataset_dict.json").exists():
+            raise BadSource(f"{folder} holds several splits: name the folder of one of them")
         raise BadSource(f"{folder} holds no img_emb/*.npy: expected a folder of clip-retrieval")
     vectors = np.concatenate([_checked(_load_npy(path), path.name) for path in files])
     tables = sorted((folder / "metadata").glob("*.parquet"), key=_number)

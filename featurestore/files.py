@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,7 @@ def rewrite(path: StorePath, change: Callable[[bytes | None], bytes]) -> None:
         except StoreBusy:
             if attempt + 1 == _ATTEMPTS:
                 raise
+            time.sleep(0.02 * attempt)
 
 
 def append(path: StorePath, lines: bytes) -> None:
@@ -119,17 +121,22 @@ def move_folder(path: StorePath, target: StorePath, *, last: str) -> None:
     """Move a folder: at once, or object by object.
 
     Then ``last`` names the file that says that the folder is there: it comes last at the new
-    place, and goes first at the old one. Cut short, it can be called again.
+    place, and goes first at the old one. Cut short, it can be called again. Nobody may write
+    to the folder meanwhile.
     """
     if isinstance(path, Path):
         path.rename(str(target))
         return
     assert isinstance(target, RemotePath), "one store"
-    found = sorted(path.walk(), key=lambda one: one == path / last)
-    for one in found:
-        one.copy_to(RemotePath(target.bucket, target.key + one.key[len(path.key) :]))
-    for one in reversed(found):
-        one.unlink(missing_ok=True)
+    done: set[RemotePath] = set()
+    while new := [one for one in path.walk() if one not in done and one != path / last]:
+        for one in new:
+            one.copy_to(RemotePath(target.bucket, target.key + one.key[len(path.key) :]))
+        done.update(new)
+    if (path / last).is_file():
+        (path / last).copy_to(target / last)
+        (path / last).unlink(missing_ok=True)
+    delete_all(sorted(done))
 
 
 def publish_folder(made: Path, target: StorePath, *, last: str) -> None:

@@ -233,7 +233,8 @@ def run(
     for i, view in enumerate(views):
         if view is None or not options.overwrite:
             continue
-        view.drop_superseded()
+        with folder.replacing(resolved[i].slug):
+            view.drop_superseded()
         if i in new:  # it is whole now, and takes its place
             folder.write_encoder(resolved[i], new[i], encoders[i].device)
     _remember_batch_sizes(lanes, resolved, options)

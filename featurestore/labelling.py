@@ -8,15 +8,16 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from featurestore.errors import BadSource, UnknownItem, nearest
-from featurestore.layout import DatasetFolder, task_of
+from featurestore.layout import DatasetFile, DatasetFolder, task_of
 from featurestore.plan import is_equal
 from featurestore.sources import RESERVED, SourceOptions, canonical_split, require_column
 from featurestore.sources.places import Place
 from featurestore.sources.rows import plain
 from featurestore.sources.table import READERS
-from featurestore.writer import replace_items
+from featurestore.tables import new_columns
 
 SPLIT = "split"
 
@@ -81,8 +82,12 @@ def attach(folder: DatasetFolder, values: pa.Table, *, are_labels: bool = True) 
         splits = [canonical_split(value) for value in values.column(SPLIT).to_pylist()]
         at = values.schema.get_field_index(SPLIT)
         values = values.set_column(at, SPLIT, pa.array(splits, pa.string()))
-    with folder.locked("dataset"):
-        items = folder.items.read()
+    changed = pa.nulls(0, pa.string())
+
+    def over(version: int) -> pa.Table:
+        """Return the rows that change, as they stand in a version, with the new values."""
+        nonlocal changed
+        items = folder.items.read(version=version)
         place = pc.index_in(values.column("item_id"), value_set=items.column("item_id"))
         unknown = values.filter(pc.is_null(place)).column("item_id").to_pylist()
         if unknown:
@@ -92,19 +97,32 @@ def attach(folder: DatasetFolder, values: pa.Table, *, are_labels: bool = True) 
                 f"(first: {unknown[0]!r}; {nearest(unknown[0], known, n=2)})"
             )
         same = np.logical_and.reduce([is_equal(values, items, place, name) for name in names])
-        changed = values.filter(pa.array(~same))
+        other = values.filter(pa.array(~same))
         rows = items.take(place.filter(pa.array(~same)))
         for name in names:
             at = rows.schema.get_field_index(name)
-            column = changed.column(name)
+            column = other.column(name)
             rows = (
                 rows.set_column(at, name, column) if at >= 0 else rows.append_column(name, column)
             )
-        if len(rows):
-            replace_items(folder, rows)
+        changed = rows.column("item_id")
+        return rows
+
+    def is_changed(part: pa.Table) -> NDArray[np.bool_]:
+        return np.asarray(pc.is_in(part.column("item_id"), value_set=changed))
+
+    def known(now: DatasetFile | None) -> DatasetFile:
+        return now or folder.read()
+
+    with folder.locked("dataset"):
+        # What cannot be written changes nothing.
+        new_columns(folder.items.schema(), over(folder.items.version()).schema)
+        # First that these columns are no source's: who writes items meanwhile keeps them.
+        folder.update(lambda now: known(now).with_attached(names, {}))
+        folder.items.merge(over, drop=is_changed, keys=["item_id"])
         tasks = _tasks(values, names, are_labels)
-        folder.update(lambda now: (now or folder.read()).with_attached(names, tasks))
-    return len(rows)
+        folder.update(lambda now: known(now).with_attached(names, tasks))
+    return len(changed)
 
 
 def _tasks(values: pa.Table, names: Sequence[str], are_labels: bool) -> dict[str, dict[str, str]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -224,15 +223,36 @@ class DatasetFolder:
 
         rewrite(path, changed)
 
+    def n_replacements(self, slug: str) -> int:
+        """How often vectors of a view were replaced: an index of the old ones fits no more."""
+        try:
+            return int((self.path / "views" / slug / "replacements").read_text())
+        except FileNotFoundError:
+            return 0
+
+    @contextmanager
+    def replacing(self, slug: str) -> Iterator[None]:
+        """Count, before and after, that vectors of a view are replaced."""
+        path = self.path / "views" / slug / "replacements"
+        for is_over in (False, True):
+            rewrite(path, lambda now: str(int(now or b"0") + 1).encode())
+            if not is_over:
+                yield
+
     def forget_erased(self) -> None:
         """Delete what this machine keeps of a store elsewhere from before an erasure there."""
         if self.local == self.path:
             return
         seen = self.local / "erasures"
         if (now := str(self.n_erasures)) != (seen.read_text() if seen.exists() else "0"):
-            for path in [one for one in self.local.iterdir() if one.name != "locks"]:
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+            self.clear_local()
             write_file(seen, now.encode())
+
+    def clear_local(self) -> None:
+        """Delete what this machine keeps of a store elsewhere, but for what is being written."""
+        for path in self.local.rglob("*"):
+            if path.suffix not in (".lock", ".tmp") and path.is_file():
+                path.unlink(missing_ok=True)
 
     @property
     def items(self) -> Table:

@@ -1,8 +1,9 @@
 """A folder in an object store, with as much of `pathlib.Path` as a store needs.
 
 Keys are read and written through obstore, the engine that delta-rs uses too: the same variables
-(``AWS_ENDPOINT_URL``, ``AWS_ACCESS_KEY_ID``, …) open both. Nothing is kept between two calls.
-An object store has no folders: one is there while a key lies under it.
+(``AWS_ENDPOINT_URL``, ``AWS_ACCESS_KEY_ID``, …) open both, read when a bucket is first opened.
+Of what lies in it nothing is kept between two calls. An object store has no folders: one is
+there while a key lies under it.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ from featurestore.errors import BadName, MissingExtra, StoreBusy, StoreUnreachab
 
 SCHEME = "s3://"
 ABSENT = ""  # the e-tag of what must not be there
-_PATIENCE_S = 20  # of one request, with all that is tried again
+_PATIENCE_S = 20  # with a server that does not answer, or asks to slow down
+_REQUEST_S = 120  # that one request may take; none is longer than _MOST_BYTES
+_MOST_BYTES = 8 << 20
 
 
 @dataclass(frozen=True)
@@ -128,11 +131,11 @@ class RemotePath:
             found = _obstore().get(self._client, self.key)
             return bytes(found.bytes()), str(found.meta["e_tag"])
 
-    def blocks(self, n_bytes: int = 8 << 20) -> Iterator[bytes]:
+    def blocks(self) -> Iterator[memoryview]:
         """Yield the content in parts."""
-        with _asked(self):
-            for block in _obstore().get(self._client, self.key).stream(min_chunk_size=n_bytes):
-                yield bytes(block)
+        size = _stat(self._head()).st_size
+        for start in range(0, size, _MOST_BYTES):
+            yield self.read_range(start, min(_MOST_BYTES, size - start))
 
     def open_parts(self) -> io.BufferedReader:
         """Return a file of which only those parts are fetched that are read."""
@@ -176,12 +179,13 @@ class RemotePath:
                     _obstore().put(self._client, self.key, content, mode={"e_tag": one})
                 return
             except _refusals():
-                if one != e_tag or str(self._head()["e_tag"]) != e_tag:
+                if one != e_tag or self.is_file() is False or self.read_version()[1] != e_tag:
                     raise
+        raise StoreBusy(f"{self} was written by another process meanwhile")
 
     def upload(self, file: Path) -> None:
         """Write an object from a local file, in parts where it is large."""
-        with _asked(self), file.open("rb") as stream:
+        with file.open("rb") as stream, _asked(self):
             _obstore().put(self._client, self.key, stream)
 
     def unlink(self, *, missing_ok: bool = False) -> None:
@@ -201,6 +205,8 @@ class RemotePath:
         for folder in found["common_prefixes"]:
             yield RemotePath(self.bucket, folder.rstrip("/"))
         for one in found["objects"]:
+            if one["path"] == self.key:
+                continue  # a folder that was made as an object of its own
             yield RemotePath(self.bucket, one["path"], _stat(one))
 
     def glob(self, pattern: str) -> Iterator[RemotePath]:
@@ -266,7 +272,7 @@ class _Parts(io.RawIOBase):
         return self._at
 
     def readinto(self, out: Any) -> int:
-        n = max(0, min(len(out), self._size - self._at))
+        n = max(0, min(len(out), self._size - self._at, _MOST_BYTES))
         if n:
             out[:n] = self._path.read_range(self._at, n)
             self._at += n
@@ -301,7 +307,12 @@ def delta_options() -> dict[str, str]:
     options = {"allow_http": "true"} if plain else {}
     if endpoint():
         options["aws_endpoint"] = endpoint()
-    return options | {"max_retries": "3", "retry_timeout": f"{_PATIENCE_S}s"}
+    patience = {
+        "max_retries": "10",
+        "retry_timeout": f"{_PATIENCE_S}s",
+        "timeout": f"{_REQUEST_S}s",
+    }
+    return options | patience
 
 
 @lru_cache(maxsize=8)
@@ -311,8 +322,11 @@ def _client(bucket: str, address: str) -> Any:
     more = {"endpoint": address} if address else {}
     return S3Store(
         bucket,
-        client_options={"allow_http": address.startswith("http://")},
-        retry_config={"max_retries": 3, "retry_timeout": timedelta(seconds=_PATIENCE_S)},
+        client_options={
+            "allow_http": address.startswith("http://"),
+            "timeout": timedelta(seconds=_REQUEST_S),
+        },
+        retry_config={"max_retries": 10, "retry_timeout": timedelta(seconds=_PATIENCE_S)},
         **more,  # type: ignore[arg-type]
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +26,8 @@ from featurestore.user_cache import local_side
 ROW_GROUP_ROWS = 16_384
 _FETCH_BYTES = 8 << 20  # of an object store's files, those up to this are fetched whole
 _HASH_LENGTH = 64
+
+_log = logging.getLogger(__name__)
 
 
 def view_schema(dim: int) -> pa.Schema:
@@ -115,33 +118,43 @@ class _Hashed:
         pass
 
 
-def read_shard(path: StorePath, columns: list[str] | None = None) -> pa.Table:
-    """Read one Parquet file; columns that it lacks are left out."""
-    with _opened(path) as file:
+def read_shard(path: StorePath, columns: list[str] | None = None, *, keep: bool = True) -> pa.Table:
+    """Read one Parquet file; columns that it lacks are left out.
+
+    Without ``keep``, of one that lies elsewhere nothing stays on this machine.
+    """
+    with _opened(path, keep=keep) as file:
         names = file.schema_arrow.names
         chosen = None if columns is None else [name for name in columns if name in names]
         return file.read(chosen)
 
 
-def _source(path: StorePath) -> Any:
+def _source(path: StorePath, *, keep: bool = True) -> Any:
     """Return what to read a file from: of a large one in an object store, parts are fetched.
 
-    A small one whose name is the hash of its bytes is fetched once, and kept.
+    A small one whose name is the hash of its bytes is fetched once, and kept on this machine.
     """
     if not isinstance(path, RemotePath):
         return path
-    size = path.stat().st_size
-    if size > _FETCH_BYTES or len(path.stem) != _HASH_LENGTH:
+    if len(path.stem) != _HASH_LENGTH:
         return path.open_parts()
     near = local_copy(path)
-    if not near.exists():
-        content = path.read_bytes()
-        if hashlib.sha256(content).hexdigest() != path.stem:
-            raise StoreCorrupt(
-                f"{path} is not what was written (SHA-256): restore it from a backup"
-            )
-        write_file(near, content)
-    return near
+    content = near.read_bytes() if near.exists() else b""
+    if hashlib.sha256(content).hexdigest() == path.stem:
+        return pa.BufferReader(content)
+    if path.stat().st_size > _FETCH_BYTES:
+        return path.open_parts()
+    content = path.read_bytes()
+    if hashlib.sha256(content).hexdigest() != path.stem:
+        raise StoreCorrupt(f"{path} is not what was written (SHA-256): restore it from a backup")
+    if keep:
+        try:
+            write_file(near, content)
+            if not path.is_file():  # erased meanwhile
+                near.unlink(missing_ok=True)
+        except OSError as error:  # a full disk, a home that is read-only
+            _log.info("no copy of %s is kept: %s", path, error)
+    return pa.BufferReader(content)
 
 
 def local_copy(path: StorePath) -> Path:
@@ -150,9 +163,9 @@ def local_copy(path: StorePath) -> Path:
 
 
 @contextmanager
-def _opened(path: StorePath) -> Iterator[pq.ParquetFile]:
+def _opened(path: StorePath, *, keep: bool = True) -> Iterator[pq.ParquetFile]:
     try:
-        with pq.ParquetFile(_source(path), memory_map=False) as file:
+        with pq.ParquetFile(_source(path, keep=keep), memory_map=False) as file:
             yield file
     except (OSError, pa.ArrowInvalid) as error:
         raise StoreCorrupt(

@@ -7,13 +7,14 @@ bear its ids now: those that were deleted since are simply not there.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from featurestore.errors import BadName, StoreCorrupt, UnknownItem, UnknownSlice, nearest
-from featurestore.files import matching, write_json
+from featurestore.files import json_bytes, matching, write_file, write_json
 from featurestore.layout import DatasetFolder, is_dataset_name, read_json, utc_now
+from featurestore.remote import ABSENT, RemotePath
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,7 @@ def save_slice(
         raise BadName(f"slice {name!r} would hold no item: expected one or more")
     made = Slice(name, tuple(sorted(set(item_ids))), utc_now(), dict(origin or {}))
     path = folder.path / "slices" / f"{name}.json"
+    n_erasures = folder.n_erasures
     with folder.locked("slices"):
         # Read within the lock: what is being erased must not be kept here.
         known = set(folder.items.read(["item_id"]).column("item_id").to_pylist())
@@ -67,8 +69,19 @@ def save_slice(
         if path.exists() and not overwrite:
             raise BadName(f"there is a slice {name!r} in {folder.name!r}: give another name")
         path.parent.mkdir(exist_ok=True)
-        write_json(path, {"format": 1, **vars(made)}, indent=None)
+        content = json_bytes({"format": 1, **vars(made)}, indent=None)
+        if isinstance(path, RemotePath):
+            path.write_bytes(content, over=None if overwrite else ABSENT)
+        else:
+            write_file(path, content)
+    if folder.n_erasures != n_erasures:  # another machine was erasing
+        erase_from_slices(folder, _gone(folder, made.item_ids))
     return made
+
+
+def _gone(folder: DatasetFolder, item_ids: Iterable[str]) -> set[str]:
+    """Return those that are no items any more."""
+    return set(item_ids).difference(folder.items.read(["item_id"]).column("item_id").to_pylist())
 
 
 def slices(folder: DatasetFolder) -> list[Slice]:

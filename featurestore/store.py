@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import re
+import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -56,9 +58,12 @@ from featurestore.slices import Slice, read_slice
 from featurestore.sources import SourceOptions
 from featurestore.sources.contents import Reader
 from featurestore.sources.places import Place
-from featurestore.tables import drop_equal
+from featurestore.tables import Table, drop_equal
+from featurestore.user_cache import local_side
 from featurestore.values import EncoderSpec, Modality, ResolvedEncoder, parse_specs
 from featurestore.view import View
+
+_ASK_EACH_S = 2.0
 
 
 def open_store(path: str | StorePath, *, create: bool = False) -> Store:
@@ -87,7 +92,17 @@ def open_store(path: str | StorePath, *, create: bool = False) -> Store:
             f"there is no store at {folder}: make one with "
             "`featurestore embed SOURCE --dataset NAME`, or name another with --store"
         )
-    return Store(folder)
+    opened = Store(folder)
+    if isinstance(folder, RemotePath):
+        _forget_gone(opened)
+    return opened
+
+
+def _forget_gone(store: Store) -> None:
+    """Delete what this machine keeps of data sets that were renamed or dropped elsewhere."""
+    kept = {one.name for one in local_side(store.path / "datasets").iterdir()}
+    for name in kept.difference(store.folders()) if kept else ():
+        DatasetFolder(store.path / "datasets" / name).clear_local()
 
 
 def _place_of(path: str | StorePath) -> StorePath:
@@ -277,17 +292,22 @@ class Store:
         BadName
             If there is one of that name, or it cannot be a name.
         """
-        folder, target = self.dataset(name).folder, self._folder(check_dataset_name(new))
-        if target.exists:
+        folder, target = self.folder(name), self._folder(check_dataset_name(new))
+        if target.exists and not _is_half_moved(folder, target):
             raise BadName(f"there is a data set {new!r} in {self.path}: give another name")
         with folder.locked("dataset"):
             move_folder(folder.path, target.path, last="dataset.json")
+            if isinstance(folder.path, RemotePath):
+                folder.clear_local()
         _whereabouts.cache_clear()
         return self.dataset(new)
 
     def drop(self, name: str) -> None:
-        """Delete a data set with its views, heads and cards; its sources stay as they are."""
-        folder = self.dataset(name).folder
+        """Delete a data set with its views, heads and cards; its sources stay as they are.
+
+        What an interrupted drop, or a damaged data set, left is deleted, too.
+        """
+        folder = self.folder(name)
         doomed: StorePath = folder.path
         if isinstance(doomed, Path):  # gone at once; what a kill leaves is no data set
             doomed = doomed.rename(doomed.with_name(f".dropped-{name}-{uuid4().hex[:8]}"))
@@ -414,18 +434,19 @@ class DataSet:
             write_file(path, made)
         return made
 
-    @cached_property
-    def _version(self) -> int:
-        """The version of the items when one was first asked for: to ask costs a request."""
-        return self.folder.items.version()
+    def _items_version(self) -> int:
+        """Return the version of the items: elsewhere, where asking costs requests, of just now."""
+        if not isinstance(self.folder.path, RemotePath):
+            return self.folder.items.version()
+        when, version = self.__dict__.get("_asked", (-math.inf, 0))
+        if time.monotonic() - when > _ASK_EACH_S:
+            version = self.folder.items.version()
+            self.__dict__["_asked"] = time.monotonic(), version
+        return int(version)
 
     def _item(self, item_id: str) -> dict[str, Any]:
-        items = _whereabouts(self.folder, self._version)
+        items = _whereabouts(self.folder, self._items_version())
         row = pc.index(items.column("item_id"), item_id).as_py()
-        if row < 0:  # it may have come since
-            self.__dict__.pop("_version", None)
-            items = _whereabouts(self.folder, self._version)
-            row = pc.index(items.column("item_id"), item_id).as_py()
         if row < 0:
             raise UnknownItem(
                 f"data set {self.name!r} has no item {item_id!r}: "
@@ -532,6 +553,11 @@ class _Job:
         def described(now: DatasetFile | None) -> DatasetFile:
             if now != self.earlier:  # another process was here: what we read may not fit any more
                 self.intake, self.earlier = self.read_intake(now), now
+            if now is None and any(map(_holds_shards, (folder.items, folder.failures))):
+                raise BadName(
+                    f"{folder.path} holds what is left of a data set: "
+                    f"`featurestore drop {folder.name}` deletes it"
+                )
             folder.create_tables()
             return self.intake.described(now)
 
@@ -555,6 +581,17 @@ class _Job:
             drop = drop_equal({"item_id": dropped}, ["item_id"])
             folder.items.merge(None, drop=drop, keys=["item_id"])
             folder.failures.merge(None, drop=drop, keys=["item_id"])
+
+
+def _holds_shards(table: Table) -> bool:
+    return any(True for _ in table.path.glob("*.parquet"))
+
+
+def _is_half_moved(folder: DatasetFolder, target: DatasetFolder) -> bool:
+    """Whether an earlier call of `Store.rename` was cut short, in an object store."""
+    if not isinstance(folder.path, RemotePath):
+        return False
+    return not folder.exists or folder.read() == target.read()
 
 
 def _own(encoders: Sequence[Any]) -> dict[EncoderSpec, Any]:

@@ -12,12 +12,14 @@ import dataclasses
 import hashlib
 import json
 import os
+import re
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -27,7 +29,13 @@ from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundErr
 from deltalake.transaction import AddAction, CommitProperties, RemoveAction, Transaction
 from numpy.typing import NDArray
 
-from featurestore.errors import BadSource, StoreCorrupt, StoreUnreachable, UnknownSnapshot
+from featurestore.errors import (
+    BadSource,
+    StoreBusy,
+    StoreCorrupt,
+    StoreUnreachable,
+    UnknownSnapshot,
+)
 from featurestore.remote import RemotePath, StorePath, delta_options
 from featurestore.shards import read_shard, write_shard
 
@@ -88,6 +96,9 @@ class Commit:
     n_shards: int
 
 
+Rows: TypeAlias = pa.Table | Callable[[int], pa.Table] | None  # of `Table.merge`
+
+
 class Table:
     """A Delta table in a folder."""
 
@@ -98,15 +109,16 @@ class Table:
     def create(cls, path: StorePath, schema: pa.Schema) -> Table:
         """Open a table, made empty first where there is none."""
         options = _options(path)
-        if not DeltaTable.is_deltatable(str(path), options):
-            path.mkdir(parents=True, exist_ok=True)
-            DeltaTable.create(
-                str(path),
-                _delta_schema(schema),
-                mode="ignore",
-                configuration=_KEEP_EVERYTHING,
-                storage_options=options,
-            )
+        with _asked(path):
+            if not DeltaTable.is_deltatable(str(path), options):
+                path.mkdir(parents=True, exist_ok=True)
+                DeltaTable.create(
+                    str(path),
+                    _delta_schema(schema),
+                    mode="ignore",
+                    configuration=_KEEP_EVERYTHING,
+                    storage_options=options,
+                )
         return cls(path)
 
     def version(self) -> int:
@@ -148,8 +160,9 @@ class Table:
         """Add rows as one shard; return the version. Never conflicts with another writer."""
         add = self._write(rows)
         table = self._open(None)
-        table.create_write_transaction([add], "append", table.schema())
-        table.update_incremental()
+        with _asked(self.path):
+            table.create_write_transaction([add], "append", table.schema())
+            table.update_incremental()
         return int(table.version())
 
     def clear(self) -> int:
@@ -158,7 +171,7 @@ class Table:
 
     def merge(
         self,
-        rows: pa.Table | None,
+        rows: Rows,
         *,
         drop: Callable[[pa.Table], NDArray[np.bool_]],
         keys: list[str],
@@ -169,8 +182,10 @@ class Table:
 
         Parameters
         ----------
-        rows : pyarrow.Table, optional
-            Rows to add. New columns are added to the table.
+        rows : pyarrow.Table or callable, optional
+            Rows to add. New columns are added to the table. What depends on the rows that are
+            there is given as a function of a version: it is called again, with the next one,
+            where another writer was first.
         drop : callable
             Given the ``keys`` columns of a shard, a mask of its rows that go.
         keys : list of str
@@ -192,24 +207,23 @@ class Table:
                 clean = unseen_at is not None and table.version() == unseen_at
                 return self._try_merge(table, rows, drop, keys, [] if clean else only)
             except CommitFailedError:
-                if attempt + 1 == _MERGE_ATTEMPTS:
-                    raise
                 time.sleep(0.01 * min(attempt, 20))  # another writer was first: read again
-        raise AssertionError("unreachable")
+        raise StoreBusy(f"{self.path} is written by others all the time: nothing was changed")
 
     def _try_merge(
         self,
         table: DeltaTable,
-        rows: pa.Table | None,
+        given: Rows,
         drop: Callable[[pa.Table], NDArray[np.bool_]],
         keys: list[str],
         only: Collection[Shard] | None,
     ) -> int:
         schema = pa.schema(table.schema().to_arrow())
-        if rows is not None and (new := new_columns(schema, rows.schema)):
-            table.alter.add_columns(list(_delta_schema(pa.schema(new)).fields))
-            table = self._open(None)
-            schema = pa.schema(table.schema().to_arrow())
+        rows = given(table.version()) if callable(given) else given
+        if rows is not None and len(rows) and (new := new_columns(schema, rows.schema)):
+            with _asked(self.path):
+                table.alter.add_columns(list(_delta_schema(pa.schema(new)).fields))
+            return self._try_merge(self._open(None), given, drop, keys, only)
         parts, actions = [], []
         for shard in self._shards(table):
             if only is not None and shard not in only:
@@ -237,32 +251,38 @@ class Table:
             adds = [add for add in adds if add.path not in both]
         if not actions and not adds:
             return int(table.version())
-        table.create_write_transaction(
-            [*actions, *adds],
-            "append",
-            table.schema(),
-            commit_properties=CommitProperties(
-                app_transactions=[Transaction("featurestore-merge", table.version() + 1)]
-            ),
-        )
-        table.update_incremental()
+        with _asked(self.path):
+            table.create_write_transaction(
+                [*actions, *adds],
+                "append",
+                table.schema(),
+                commit_properties=CommitProperties(
+                    app_transactions=[Transaction("featurestore-merge", table.version() + 1)]
+                ),
+            )
+            table.update_incremental()
         return int(table.version())
 
     def history(self, limit: int | None = None) -> list[Commit]:
         """Return the versions, newest first."""
         commits = []
-        for one in self._open(None).history(limit):
+        for one in self._log(limit):
             shards = self.shards(one["version"])
             when = datetime.fromtimestamp(one["timestamp"] / 1000, UTC)
             n_rows = sum(shard.n_rows or 0 for shard in shards)
             commits.append(Commit(one["version"], when, n_rows, len(shards)))
         return commits
 
+    def _log(self, limit: int | None = None) -> list[dict[str, Any]]:
+        with _asked(self.path):
+            return list(self._open(None).history(limit))
+
     def compact(self, target_bytes: int = COMPACT_BYTES) -> int:
         """Join small shards into larger ones; return by how many files there are fewer.
 
         Readers keep what they read: the small files stay until `vacuum`. Rows that another
-        writer drops meanwhile stay dropped: then the joined file is left out.
+        writer drops meanwhile stay dropped: then the joined file is left out, for `vacuum` (it
+        is named by its bytes: another machine may have joined the same rows and committed it).
         """
         n_fewer = 0
         for group in _groups(self.shards(), target_bytes):
@@ -271,7 +291,6 @@ class Table:
             if "vector" not in schema.names:  # a column may have come between two shards
                 parts = [_fit(part, schema) for part in parts]
             add = self._write(pa.concat_tables(parts))
-            is_in = False
             for attempt in range(_MERGE_ATTEMPTS):
                 table = self._open(None)
                 if not set(group) <= set(self._shards(table)):
@@ -279,12 +298,9 @@ class Table:
                 try:
                     self._commit(table, [_remove(shard) for shard in group], [add])
                     n_fewer += len(group) - 1
-                    is_in = True
                     break
                 except CommitFailedError:
                     time.sleep(0.01 * min(attempt, 20))
-            if not is_in:
-                (self.path / add.path).unlink(missing_ok=True)
         return n_fewer
 
     def unreferenced(
@@ -303,16 +319,19 @@ class Table:
         """
         now = time.time()
         oldest = now - older_than_s
+        there: list[StorePath] = [
+            *self.path.iterdir()
+        ]  # first: what is committed from here on is named below
         latest = self.version()
         kept = {latest, *(one for one in keep if one <= latest)}  # a backup may be older
-        for one in self._open(None).history():  # newest first
+        for one in self._log():  # newest first
             kept.add(one["version"])
             if one["timestamp"] / 1000 < oldest:
                 break
         named = {shard.path for version in kept for shard in self.shards(version)}
         once = self._ever_named()
         found = []
-        for path in self.path.iterdir():
+        for path in there:
             if path.suffix not in (".parquet", ".tmp") or path in named:
                 continue
             try:
@@ -321,7 +340,7 @@ class Table:
                 continue  # a writer has just renamed it
             if changed < (oldest if path.name in once else now - unnamed_s):
                 found.append(path)
-        return sorted(found)
+        return sorted(found, key=str)
 
     def _ever_named(self) -> set[str]:
         """Return the names of all files that a version had: the log is never cleaned away."""
@@ -339,19 +358,19 @@ class Table:
 
     def _open(self, version: int | None) -> DeltaTable:
         try:
-            return DeltaTable(str(self.path), version=version, storage_options=_options(self.path))
+            with _asked(self.path):
+                options = _options(self.path)
+                return DeltaTable(str(self.path), version=version, storage_options=options)
         except TableNotFoundError:
             raise StoreCorrupt(
                 f"{self.path} holds no Delta log: expected _delta_log/ there; "
                 "restore the folder from a backup, or delete it to embed again"
             ) from None
         except (DeltaError, OverflowError) as error:
-            if isinstance(self.path, RemotePath) and not self._is_there():
-                raise StoreUnreachable(f"{self.path}: {_first_line(error)}") from None
             latest = None if version is None else self.version()
             if version is None or latest is None or 0 <= version <= latest:
                 raise StoreCorrupt(
-                    f"the log of {self.path} cannot be read: {_first_line(error)}; "
+                    f"the log of {self.path} cannot be read: {_said(error)}; "
                     "restore its _delta_log from a backup"
                 ) from None
             raise UnknownSnapshot(
@@ -367,10 +386,6 @@ class Table:
         with ThreadPoolExecutor(n_cores) as pool:
             return list(pool.map(self._write, parts))
 
-    def _is_there(self) -> bool:
-        """Ask the object store itself: it says what is wrong with a key or an address."""
-        return (self.path / "_delta_log").exists()
-
     def _write(self, rows: pa.Table) -> AddAction:
         name, n_bytes = write_shard(rows, self.path)
         now_ms = int(time.time() * 1000)
@@ -378,12 +393,25 @@ class Table:
         return AddAction(name, n_bytes, {}, now_ms, True, statistics)
 
 
+@contextmanager
+def _asked(path: StorePath) -> Iterator[None]:
+    """Say of what delta-rs did not get from an object store that it did not answer."""
+    try:
+        yield
+    except OSError as error:
+        if isinstance(path, RemotePath):
+            raise StoreUnreachable(f"{path}: {_said(error)}") from None
+        raise
+
+
 def _options(path: StorePath) -> dict[str, str] | None:
     return delta_options() if isinstance(path, RemotePath) else None
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0]
+def _said(error: Exception) -> str:
+    """Return what delta-rs said in one line, without the colours of a terminal."""
+    plain = re.sub(r"\x1b\[\d*m|↳", "", str(error))
+    return " ".join(plain.split())[:300]
 
 
 def new_columns(have: pa.Schema, come: pa.Schema) -> list[pa.Field]:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -15,7 +16,7 @@ from featurestore.errors import StoreCorrupt, UnknownItem, nearest
 from featurestore.files import matching, remove_folder, write_file
 from featurestore.layout import DatasetFolder, all_views_locked, indexes_locked, read_json
 from featurestore.query import fulfils
-from featurestore.remote import StorePath
+from featurestore.remote import RemotePath, StorePath
 from featurestore.reviews import erase_from_reviews
 from featurestore.shards import local_copy, read_shard
 from featurestore.slices import erase_from_slices
@@ -141,6 +142,7 @@ class Erased:
     n_thumbnails: int
     run_cards: tuple[str, ...]
     heads: tuple[str, ...]  # all there are: any of them may have learned from the items
+    n_young: int = 0  # files in an object store that another machine may be about to commit
 
 
 def erase(folder: DatasetFolder, ids: pa.Array) -> Erased:
@@ -148,7 +150,8 @@ def erase(folder: DatasetFolder, ids: pa.Array) -> Erased:
 
     Old versions that held them can no longer be read. What heads learned stays in them, kNN and
     TF-IDF keep rows and words as they were: delete those, or train them again. Interrupted, it
-    can be run again.
+    can be run again. In an object store, files that no version names yet stay for a day, since
+    another machine may be about to commit them: run it again then.
     """
     with all_views_locked(folder):
         _delete(folder, ids)
@@ -171,15 +174,22 @@ def erase(folder: DatasetFolder, ids: pa.Array) -> Erased:
         ]
         for thumbnail in thumbnails:
             thumbnail.unlink(missing_ok=True)
-        n_files = 0
+        n_files = n_young = 0
         for _, table in _tables(folder, replaced=True):
-            # Nobody writes now: what no version names was left behind.
-            for path in table.unreferenced(older_than_s=-math.inf, unnamed_s=-math.inf):
+            # Nobody on this machine writes now: what no version names was left behind. Where
+            # others may write, what is young may be about to be named.
+            unnamed_s = -math.inf if isinstance(table.path, Path) else YOUNG_S
+            for path in table.unreferenced(older_than_s=-math.inf, unnamed_s=unnamed_s):
                 if path.suffix == ".tmp" or _holds(path, ids):
                     path.unlink(missing_ok=True)
                     n_files += 1
+            if isinstance(table.path, RemotePath):
+                unnamed = table.unreferenced(older_than_s=-math.inf, unnamed_s=-math.inf)
+                n_young += sum(_holds(path, ids) for path in unnamed)
+        if isinstance(folder.path, RemotePath):
+            folder.clear_local()
     heads = sorted(path.parent.name for path in (folder.path / "heads").glob("*/card.json"))
-    return Erased(n_files, len(thumbnails), cards, tuple(heads))
+    return Erased(n_files, len(thumbnails), cards, tuple(heads), n_young)
 
 
 def _ids_ever(folder: DatasetFolder) -> set[str]:
@@ -188,7 +198,8 @@ def _ids_ever(folder: DatasetFolder) -> set[str]:
     for _, table in _tables(folder, replaced=True):
         for path in table.path.glob("*.parquet"):
             try:
-                found.update(read_shard(path, ["item_id"]).column("item_id").to_pylist())
+                rows = read_shard(path, ["item_id"], keep=False)
+                found.update(rows.column("item_id").to_pylist())
             except StoreCorrupt:
                 continue  # erase deletes it, or names it
     return found
@@ -196,7 +207,7 @@ def _ids_ever(folder: DatasetFolder) -> set[str]:
 
 def _holds(path: StorePath, ids: pa.Array) -> bool:
     try:
-        rows = read_shard(path, ["item_id"])
+        rows = read_shard(path, ["item_id"], keep=False)
     except StoreCorrupt:
         return True  # nobody can say, and no version that is kept names it
     return bool(pc.any(pc.is_in(rows.column("item_id"), value_set=ids)).as_py())

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,14 @@ def local_side(path: StorePath) -> Path:
     if not isinstance(path, RemotePath):
         return path
     where = hashlib.sha256(f"{endpoint()} {path.bucket}".encode()).hexdigest()[:12]
-    folder = cache_dir() / "stores" / f"{path.bucket}-{where}" / path.key
+    below = Path("stores", f"{path.bucket}-{where}", *path.key.split("/"))
+    try:
+        return _made(cache_dir() / below)
+    except OSError:  # a read-only home
+        return _made(Path(tempfile.gettempdir(), f"featurestore-{os.getuid()}") / below)
+
+
+def _made(folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     return folder
 

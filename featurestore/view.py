@@ -18,7 +18,13 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from featurestore import direct
-from featurestore.approximate import ApproximateIndex, is_exact_enough, read_facts
+from featurestore.approximate import (
+    GRAPH,
+    ApproximateIndex,
+    check_recall,
+    is_exact_enough,
+    read_facts,
+)
 from featurestore.cache import Cached, read_cache, write_cache
 from featurestore.errors import (
     BadQuery,
@@ -353,15 +359,18 @@ class View:
         An index that no longer fits the items is brought up to date first, and measured again.
         One that cannot be used is named in a warning, and searches are exact.
         """
-        return self._index_over(self._rows(self.snapshot), check_metric(metric), exact)
+        n_replacements = self._n_replacements
+        return self._index_over(
+            self._rows(self.snapshot), n_replacements, check_metric(metric), exact
+        )
 
-    def _index_over(self, found: Cached, metric: Metric, exact: bool) -> Index:
+    def _index_over(self, found: Cached, n_replacements: int, metric: Metric, exact: bool) -> Index:
         ids = _objects(found.items.column("item_id"))
         if not exact and self.part is None and self.is_present:
             try:
                 facts = read_facts(self._index_folder)
                 if facts is not None and facts.get("metric") == metric:
-                    return self._opened(facts, ids, found)
+                    return self._opened(facts, ids, found, n_replacements)
             except (FeatureStoreError, OSError, KeyError, TypeError, RuntimeError) as error:
                 _log.warning(
                     "the index in %s cannot be used (%s): searching exactly; delete it, or build "
@@ -390,24 +399,34 @@ class View:
         """
         if self.part is not None:
             raise BadQuery(f"an index is of a whole view, not of slice {self.part.name!r}")
+        metric = check_metric(metric)
+        check_recall(recall)
+        n_replacements = self._n_replacements
         found = self._rows(self.snapshot)
         ids = _objects(found.items.column("item_id"))
         if factory is None and is_exact_enough(found.vectors.size, recall, memory_bytes):
             with self._index_locked():
                 shutil.rmtree(self._index_folder, ignore_errors=True)
-            return ExactIndex.build(ids, found.vectors, check_metric(metric))
+            return ExactIndex.build(ids, found.vectors, metric)
         index = ApproximateIndex.build(
             ids, _keys(found.items), found.vectors, recall=recall, memory_bytes=memory_bytes,
             metric=metric, factory=factory, seed=seed,
         )  # fmt: skip
-        self._keep(index, found.n_erasures)
-        return index
+        return self._kept(index, found.n_erasures, n_replacements)
 
-    def _keep(self, index: ApproximateIndex, n_erasures: int) -> None:
+    def _kept(
+        self, index: ApproximateIndex, n_erasures: int, n_replacements: int
+    ) -> ApproximateIndex:
         """Save an index, unless what it holds was erased meanwhile."""
+        index = replace(index, facts={**index.facts, "replacements": n_replacements})
         with self._index_locked():
             if self.dataset.folder.n_erasures == n_erasures:
                 index.save(self._index_folder)
+        return index
+
+    @property
+    def _n_replacements(self) -> int:
+        return self.dataset.folder.n_replacements(self.slug)
 
     def _index_locked(self) -> AbstractContextManager[None]:
         return self.dataset.folder.locked(f"index-{self.slug}")
@@ -427,17 +446,22 @@ class View:
     def _index_folder(self) -> Path:
         return self.dataset.folder.local / "indexes" / self.slug
 
-    def _opened(self, facts: dict[str, Any], ids: NDArray[Any], found: Cached) -> ApproximateIndex:
-        index = ApproximateIndex.open(self._index_folder, ids, _keys(found.items), found.vectors)
+    def _opened(
+        self, facts: dict[str, Any], ids: NDArray[Any], found: Cached, n_replacements: int
+    ) -> ApproximateIndex:
+        keys, index = _keys(found.items), None
+        if facts.get("replacements", 0) == n_replacements:  # else equal keys have other vectors
+            index = ApproximateIndex.open(self._index_folder, ids, keys, found.vectors)
         if index is None:  # too much has gone, or come
             index = ApproximateIndex.build(
-                ids, _keys(found.items), found.vectors, recall=facts["wanted_recall"],
+                ids, keys, found.vectors, recall=facts["wanted_recall"],
                 memory_bytes=facts["memory_bytes"], metric=facts["metric"], seed=facts["seed"],
                 factory=facts["factory"] if facts["is_own_choice"] else None,
+                may_be_slow=facts["factory"] == GRAPH,  # who searches does not wait for a graph
             )  # fmt: skip
         if index.facts != facts:
             try:
-                self._keep(index, found.n_erasures)
+                return self._kept(index, found.n_erasures, n_replacements)
             except OSError as error:  # a read-only store: the next process does it again
                 _log.info("%s cannot be brought up to date: %s", self._index_folder, error)
         return index
@@ -509,10 +533,11 @@ class View:
         self, where: str | None, split: str | None, metric: str, exact: bool
     ) -> tuple[Index, NDArray[np.bool_] | None, Callable[[str, NDArray[np.intp]], NDArray[Any]]]:
         """Return an index, the rows that count (None: all), and the columns, of one state."""
+        n_replacements = self._n_replacements
         found = self._rows(self.snapshot)
         is_all = where is None and split is None
         among = None if is_all else _matching(found.items, where, split)
-        index = self._index_over(found, check_metric(metric), exact)
+        index = self._index_over(found, n_replacements, check_metric(metric), exact)
         return index, among, partial(_look_up, found.items)
 
     def like(

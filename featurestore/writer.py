@@ -376,16 +376,26 @@ def put_items(folder: DatasetFolder, rows: pa.Table, *, unseen_at: int | None = 
     were planned. ``unseen_at`` says that none of the ids stood in that version: then nothing
     is looked up.
     """
-    with folder.locked("dataset"):
+
+    def over(version: int) -> pa.Table:
         attached = folder.read().attached
-        if attached and unseen_at is None:
-            rows = keep_attached(rows, folder.items.read(["item_id", *attached]), attached)
-        return replace_items(folder, rows, unseen_at=unseen_at)
+        if not attached or version == unseen_at:
+            return rows
+        return keep_attached(rows, folder.items.read(["item_id", *attached], version), attached)
+
+    with folder.locked("dataset"):
+        return replace_items(folder, rows.column("item_id"), over, unseen_at=unseen_at)
 
 
-def replace_items(folder: DatasetFolder, rows: pa.Table, *, unseen_at: int | None = None) -> int:
-    """Commit item rows as they are; the caller holds the data set's lock."""
-    drop = drop_equal({"item_id": rows.column("item_id")}, ["item_id"])
+def replace_items(
+    folder: DatasetFolder,
+    ids: pa.ChunkedArray,
+    rows: pa.Table | Callable[[int], pa.Table],
+    *,
+    unseen_at: int | None = None,
+) -> int:
+    """Commit rows of items in place of those that they had; the caller holds the lock."""
+    drop = drop_equal({"item_id": ids}, ["item_id"])
     return folder.items.merge(rows, drop=drop, keys=["item_id"], unseen_at=unseen_at)
 
 

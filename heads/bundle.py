@@ -120,7 +120,8 @@ class FittedHead:
                 target.rename(old)
                 temporary.rename(target)
                 shutil.rmtree(old)  # the old one is gone only once the new one is there
-            else:
+            else:  # elsewhere there is no bundle until its card is there
+                (target / "card.json").unlink(missing_ok=True)
                 publish_folder(temporary, target, last="card.json")
         return target
 
@@ -192,7 +193,7 @@ _BUNDLE = frozenset({"card.json", "encoder.json", "head.skops"})
 
 def _is_bundle(folder: StorePath) -> bool:
     """Tell whether a folder holds a bundle, or nothing; a registered head holds more."""
-    return folder.is_dir() and {path.name for path in folder.iterdir()} in (_BUNDLE, set())
+    return folder.is_dir() and {path.name for path in folder.iterdir()} <= _BUNDLE
 
 
 @contextmanager
@@ -247,7 +248,7 @@ def load_head(dataset: Any, head_id: str, *, trusted: Sequence[str] = ()) -> Fit
     """
     folder = heads_folder(dataset)
     path = folder / head_id
-    if not (path / "card.json").is_file():
+    if "/" in head_id or not (path / "card.json").is_file():
         known = [card["head_id"] for card in list_heads(dataset)]
         raise UnknownHead(f"no head {head_id!r} in {folder}: {nearest(head_id, known)}")
     own = (

@@ -8,17 +8,22 @@ import os
 import subprocess
 import sys
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from types import ModuleType
 from uuid import uuid4
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import heads
+from featurestore import remote
+from featurestore import reviews as reviews_module
+from featurestore import slices as slices_module
 from featurestore.cli import run
 from featurestore.errors import (
     BadName,
@@ -26,13 +31,18 @@ from featurestore.errors import (
     NotAStore,
     StoreBusy,
     StoreUnreachable,
-    UnknownDataset,
+    UnknownHead,
 )
+from featurestore.exchange import Incoming, import_vectors
 from featurestore.files import append, rewrite
 from featurestore.ingest import EmbedOptions
 from featurestore.remote import ABSENT, RemotePath
 from featurestore.reviews import Action, Review, add_reviews, read_reviews
-from featurestore.store import open_store
+from featurestore.shards import write_shard
+from featurestore.slices import read_slice
+from featurestore.sources import SourceOptions
+from featurestore.store import DataSet, open_store
+from featurestore.tables import Table
 from featurestore.upkeep import compact, delete, erase, select_ids, vacuum
 from featurestore.user_cache import local_side
 from featurestore.verify import verify
@@ -250,11 +260,7 @@ def test_vectors_larger_than_what_is_fetched_whole_are_read_in_parts(s3, monkeyp
     rng = np.random.default_rng(0)
     vectors = rng.standard_normal((9_000, 300)).astype(np.float32)  # 10.8 MB in one shard
     store = open_store(s3, create=True)
-    from featurestore.exchange import Incoming, import_vectors
-
     ids = [f"i{n:05d}" for n in range(len(vectors))]
-    import pyarrow as pa
-
     incoming = Incoming(pa.array(ids), vectors, pa.table({"item_id": ids}))
     view = import_vectors(store, incoming, dataset="d", name="big", origin="here")
     (shard,) = view.table.shards()
@@ -339,16 +345,17 @@ def _embed_part(url, source, name):
 
 
 def test_four_machines_on_one_view_make_no_wrong_and_no_double_row(s3, tmp_path, write_image):
-    for part in range(4):  # half of each part is also another one's
-        for number in range(8):
-            write_image(tmp_path / f"p{part}" / "x" / f"{part}-{number}.png", part * 8 + number)
+    for part in range(4):  # half of each part is also the next one's, by name and content
+        for number in range(part * 4, part * 4 + 8):
+            write_image(tmp_path / f"p{part}" / "x" / f"{number}.png", number)
     open_store(s3, create=True)
     _at_once(_embed_part, [(str(s3), tmp_path / f"p{part}", part) for part in range(4)])
     store = open_store(s3)
     dataset = store.dataset("d")
     assert set(dataset.description.sources) == {"p0", "p1", "p2", "p3"}
     found = store.view("d", PIXELS).load()
-    assert len(set(found.ids)) == len(found) == 32 == dataset.n_items
+    assert len(set(found.ids)) == len(found) == dataset.n_items == 20
+    assert len(store.view("d", PIXELS).items()) == 20
     for item_id in found.ids[::7]:
         assert dataset.read_bytes(str(item_id))
     assert verify(dataset.folder, canary=False) == []
@@ -433,7 +440,7 @@ def test_verify_names_what_is_damaged_in_the_bucket(s3, tiny_images, another_mac
         store.dataset("d").items()
 
 
-def test_readers_beside_compaction_and_vacuum(s3, tmp_path, write_image):
+def test_readers_beside_compaction_and_vacuum(s3, tmp_path, write_image, another_machine):
     store = open_store(s3, create=True)
     for number in range(4):
         write_image(tmp_path / "src" / "a" / f"{number}.png", number)
@@ -442,6 +449,7 @@ def test_readers_beside_compaction_and_vacuum(s3, tmp_path, write_image):
     before = view.load()
     folder = store.dataset("d").folder
     assert sum(compact(folder).values()) >= 3
+    another_machine()  # this one has copies of the small files that were joined
     np.testing.assert_array_equal(view.load().vectors, before.vectors)
     np.testing.assert_array_equal(store.view("d", PIXELS).load().vectors, before.vectors)
     delete(folder, select_ids(folder, ["a/0.png"]))
@@ -451,27 +459,267 @@ def test_readers_beside_compaction_and_vacuum(s3, tmp_path, write_image):
     assert len(store.view("d", PIXELS).load()) == 3
 
 
-def test_a_run_cut_short_while_renaming_can_go_on(s3, tiny_images, monkeypatch):
+@pytest.mark.parametrize("moment", ["copying", "half deleted", "both there"])
+def test_a_rename_cut_short_can_go_on(s3, tiny_images, monkeypatch, moment):
     store = open_store(s3, create=True)
     embed(store, tiny_images)
     copy, n = RemotePath.copy_to, []
 
-    def stop(self, target):
+    def stop_copying(self, target):
         n.append(1)
         if len(n) == 4:
             raise KeyboardInterrupt
         copy(self, target)
 
-    monkeypatch.setattr(RemotePath, "copy_to", stop)
-    with pytest.raises(KeyboardInterrupt):
-        store.rename("d", "e")
-    monkeypatch.setattr(RemotePath, "copy_to", copy)
-    assert open_store(s3).datasets() == ["d"]
-    assert len(store.view("d", PIXELS).load()) == 6
+    def stop_deleting(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        if moment == "copying":
+            patch.setattr(RemotePath, "copy_to", stop_copying)
+        elif moment == "half deleted":
+            patch.setattr("featurestore.files.delete_all", stop_deleting)
+        else:
+            patch.setattr(RemotePath, "unlink", stop_deleting)
+        with pytest.raises(KeyboardInterrupt):
+            store.rename("d", "e")
+    there = {"copying": ["d"], "half deleted": ["e"], "both there": ["d", "e"]}[moment]
+    assert open_store(s3).datasets() == there
     store.rename("d", "e")
+    assert open_store(s3).datasets() == ["e"]
     assert len(store.view("e", PIXELS).load()) == 6
-    with pytest.raises(UnknownDataset):
-        store.dataset("d")
+    assert list((s3 / "datasets" / "d").walk()) == []
+
+
+def test_what_a_drop_left_makes_no_new_data_set(s3, tiny_images, monkeypatch):
+    store = open_store(s3, create=True)
+    embed(store, tiny_images)
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("featurestore.files.delete_all", stop)
+        with pytest.raises(KeyboardInterrupt):
+            store.drop("d")
+    assert store.datasets() == []
+    with pytest.raises(BadName, match="`featurestore drop d` deletes it"):
+        embed(store, tiny_images)
+    assert run(["drop", "d", "--yes", "--store", str(s3)]) == 0
+    assert embed(store, tiny_images).n_encoded == 6
+
+
+# What another machine does in the middle of what this one does
+
+
+def _just_before(monkeypatch, owner, name, other):
+    """Call ``other`` once, before the first call of a method."""
+    method, done = getattr(owner, name), []
+
+    def wrapped(*args, **options):
+        if not done:
+            done.append(True)
+            other()
+        return method(*args, **options)
+
+    monkeypatch.setattr(owner, name, wrapped)
+
+
+def _many_shards(s3, folder, write_image):
+    store = open_store(s3, create=True)
+    for number in range(4):
+        write_image(folder / "a" / f"{number}.png", number)
+        embed(store, folder)
+    return store
+
+
+def test_two_machines_that_compact_at_once(s3, tmp_path, write_image, monkeypatch):
+    store = _many_shards(s3, tmp_path / "src", write_image)
+    table = store.view("d", PIXELS).table
+    _just_before(monkeypatch, Table, "_commit", table.compact)  # the same bytes, the same name
+    table.compact()
+    assert len(store.view("d", PIXELS).load()) == 4
+    assert verify(store.dataset("d").folder, canary=False) == []
+
+
+def test_labels_of_two_machines_both_arrive(s3, tiny_images, monkeypatch):
+    store = open_store(s3, create=True)
+    embed(store, tiny_images)
+    ids = store.view("d", PIXELS).load().ids.tolist()
+
+    def attach(name):
+        values = pa.table({"item_id": ids, name: [f"{name}-{one}" for one in ids]})
+        DataSet(store, store.dataset("d").folder).attach(values)
+
+    monkeypatch.setattr("featurestore.layout.DatasetFolder.locked", lambda *_, **__: nullcontext())
+    _just_before(monkeypatch, Table, "_commit", lambda: attach("two"))
+    attach("one")
+    items = store.dataset("d").items().sort_by("item_id").to_pydict()
+    assert items["one"] == [f"one-{one}" for one in ids]
+    assert items["two"] == [f"two-{one}" for one in ids]
+    assert store.dataset("d").label_columns == ["label", "two", "one"]
+
+
+def test_a_run_does_not_undo_labels_that_came_meanwhile(s3, tmp_path, monkeypatch):
+    table = tmp_path / "t.csv"
+    table.write_text("id,text,label\n" + "".join(f"i{n},text {n},old\n" for n in range(5)))
+    store = open_store(s3, create=True)
+    options = SourceOptions(text="text", id="id", label=("label",))
+
+    def again():
+        store.embed([table], dataset="d", encoders=["baseline:hashing"], options=options)
+
+    def attach():
+        new = pa.table({"item_id": ["i1"], "label": ["NEW"]})
+        DataSet(store, store.dataset("d").folder).attach(new)
+
+    again()
+    table.write_text(table.read_text().replace("text 3,old", "text three,other"))
+    monkeypatch.setattr("featurestore.layout.DatasetFolder.locked", lambda *_, **__: nullcontext())
+    _just_before(monkeypatch, Table, "_commit", attach)
+    again()
+    items = store.dataset("d").items().sort_by("item_id").to_pydict()
+    # Labels that were given are the store's; what the source says of them does not count any more.
+    assert items["label"] == ["old", "NEW", "old", "old", "old"]
+    assert items["text"][3] == "text three"
+
+
+def test_a_decision_on_what_is_being_erased_is_not_kept(s3, tiny_images, monkeypatch):
+    store = open_store(s3, create=True)
+    embed(store, tiny_images)
+    folder = store.dataset("d").folder
+    monkeypatch.setattr("featurestore.layout.DatasetFolder.locked", lambda *_, **__: nullcontext())
+
+    def erase_it():
+        erase(folder, select_ids(folder, ["dark/0.png"]))
+
+    with monkeypatch.context() as patch:
+        _just_before(patch, reviews_module, "append", erase_it)
+        add_reviews(folder, [Review(one, Action.CONFIRM, "label") for one in
+                             ("dark/0.png", "dark/1.png")])  # fmt: skip
+    assert [one.item_id for one in read_reviews(folder)] == ["dark/1.png"]
+
+    def erase_another():
+        erase(folder, select_ids(folder, ["dark/1.png"]))
+
+    with monkeypatch.context() as patch:
+        _just_before(patch, slices_module, "json_bytes", erase_another)
+        slices_module.save_slice(folder, "s", ["dark/1.png", "light/0.png"])
+    assert read_slice(folder, "s").item_ids == ("light/0.png",)
+
+
+def test_an_index_of_vectors_that_another_machine_replaced_is_made_anew(
+    s3, another_machine, monkeypatch
+):
+    first = os.environ["FEATURESTORE_CACHE"]
+    rng = np.random.default_rng(0)
+    ids = pa.array([f"i{n:04d}" for n in range(500)])
+
+    def take_in(vectors):
+        incoming = Incoming(ids, vectors.astype(np.float32), pa.table({"text": ids}))
+        return import_vectors(
+            open_store(s3, create=True), incoming, dataset="d", name="x", origin="here",
+            text="text", overwrite=True,
+        )  # fmt: skip
+
+    view = take_in(rng.normal(size=(500, 16)))
+    view.build_index(factory="IVF16,SQ8")
+    another_machine()
+    other = rng.normal(size=(500, 16))
+    take_in(other)
+    monkeypatch.setenv("FEATURESTORE_CACHE", first)
+    index = open_store(s3).view("d", "import:x").index()
+    assert index.facts["factory"] == "IVF16,SQ8"
+    found = index.search(other[:50].astype(np.float32), k=1)
+    assert (found.rows[:, 0] == np.arange(50)).mean() > 0.8
+
+
+def test_of_what_is_erased_this_machine_keeps_nothing(s3, tmp_path):
+    table = tmp_path / "t.csv"
+    table.write_text("id,text\nsecret-diary,my secret words\nb,plain\nc,more\n")
+    store = open_store(s3, create=True)
+    options = SourceOptions(text="text", id="id")
+    store.embed([table], dataset="d", encoders=["baseline:hashing"], options=options)
+    store.dataset("d").items()
+    store.rename("d", "e")
+    folder = store.dataset("e").folder
+    folder.items.read()
+    cache = Path(os.environ["FEATURESTORE_CACHE"])
+    assert any(_holds_secret(path) for path in cache.rglob("*.parquet"))
+    erase(folder, select_ids(folder, ["secret-diary"]))
+    open_store(s3).dataset("e").items()
+    assert not [path for path in cache.rglob("*.parquet") if _holds_secret(path)]
+
+
+def _holds_secret(path):
+    return "secret-diary" in pq.read_table(path).column("item_id").to_pylist()
+
+
+def test_an_erasure_leaves_what_another_machine_is_about_to_commit(s3, tiny_images, capsys):
+    store = open_store(s3, create=True)
+    embed(store, tiny_images)
+    view = store.view("d", PIXELS)
+    rows = view.table.read()
+    name, n_bytes = write_shard(rows.slice(0, 3), view.table.path)  # uploaded, not named yet
+    folder = store.dataset("d").folder
+    gone = erase(folder, select_ids(folder, [rows.column("item_id")[0].as_py()]))
+    assert gone.n_young == 1
+    assert (view.table.path / name).stat().st_size == n_bytes
+
+
+# -- networks, disks, and what a cache holds -------------------------------------------------------
+
+
+def test_a_network_that_fails_later_is_no_corrupt_store(s3, tiny_images, monkeypatch, capsys):
+    store = open_store(s3, create=True)
+    embed(store, tiny_images)
+    view = store.view("d", PIXELS)
+    monkeypatch.setattr(remote, "_PATIENCE_S", 1)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    for fails in (
+        view.load,
+        view.table.version,
+        lambda: view.table.history(1),
+        lambda: view.table.append(pa.table({})),
+        lambda: embed(store, tiny_images),
+        lambda: Table.create(s3 / "t", view.table.schema()),
+    ):
+        with pytest.raises(StoreUnreachable, match=r"error sending request|127\.0\.0\.1:9"):
+            fails()
+    assert run(["info", "d", "--store", str(s3)]) == 1
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_a_damaged_copy_is_fetched_anew_and_a_full_disk_does_without(s3, tiny_images, monkeypatch):
+    store = open_store(s3, create=True)
+    embed(store, tiny_images)
+    items = store.dataset("d").items()
+    [copy] = (local_side(store.dataset("d").path) / "items").glob("*.parquet")
+    whole = copy.read_bytes()
+    copy.write_bytes(whole[:100])
+    assert store.dataset("d").items().equals(items)
+    assert copy.read_bytes() == whole
+    copy.unlink()
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("featurestore.shards.write_file", full)
+    assert store.dataset("d").items().equals(items)
+    assert not copy.exists()
+    assert verify(store.dataset("d").folder, canary=False) == []
+
+
+def test_a_bundle_that_was_cut_off_can_be_saved_again(s3, tiny_images, monkeypatch):
+    store = open_store(s3, create=True)
+    embed(store, tiny_images)
+    head = heads.fit(store.view("d", PIXELS), "prototype")
+    head.save(s3 / "mine")
+    (s3 / "mine" / "card.json").unlink()
+    head.save(s3 / "mine")
+    assert heads.load_bundle(s3 / "mine").head_id == head.head_id
+    with pytest.raises(UnknownHead):
+        heads.load_head(store.dataset("d"), "../../x")
 
 
 def test_what_is_no_store_is_refused(s3):
@@ -494,8 +742,7 @@ def test_who_cannot_get_in_is_told_what_is_asked_for(s3, monkeypatch, capsys, na
     url = str(s3) if name else value
     if name:
         monkeypatch.setenv(name, value)
-    from featurestore import remote
-
+    monkeypatch.setattr(remote, "_PATIENCE_S", 1)
     remote._client.cache_clear()
     with pytest.raises(StoreUnreachable, match=reason):
         open_store(url, create=True)

@@ -40,6 +40,9 @@ osd_pool_default_pg_autoscale_mode = off
 osd_crush_chooseleaf_type = 0
 mon_allow_pool_size_one = true
 mon_data_avail_crit = 0
+mon_tick_interval = 1
+paxos_propose_interval = 0.05
+paxos_min_wait = 0.01
 run_dir = {folder}
 log_file = {folder}/$name.log
 admin_socket = {folder}/$name.asok
@@ -67,13 +70,16 @@ def running() -> Iterator[dict[str, str]]:
     """
     if absent := _absent():
         raise FileNotFoundError(absent)
-    server = subprocess.Popen(
-        [sys.executable, __file__], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    assert server.stdout is not None
-    said = server.stdout.readline()
-    if not said:
-        raise RuntimeError(server.communicate()[1].strip())
+    for _ in range(3):  # a port that was free may be taken by now
+        server = subprocess.Popen(
+            [sys.executable, __file__], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        assert server.stdout is not None
+        if said := server.stdout.readline():
+            break
+        why = server.communicate()[1].strip()
+    else:
+        raise RuntimeError(why)
     environment = json.loads(said)
     try:
         _make_bucket(environment)
@@ -140,20 +146,21 @@ def start(folder: Path, daemons: list[subprocess.Popen[bytes]]) -> dict[str, str
 
     def run(*words: str) -> str:
         done = subprocess.run(
-            [words[0], "-c", str(conf), *words[1:]], capture_output=True, text=True, timeout=60
+            [words[0], "-c", str(conf), *words[1:]], capture_output=True, text=True, timeout=40
         )
         if done.returncode:
             raise SystemExit(f"{' '.join(words)}: {done.stderr}")
         return done.stdout
 
     def asked(*words: str) -> str:
-        """Ask until the monitor has found that it is the only one."""
-        deadline = time.monotonic() + 30
+        """Ask until an answer comes: monitor and store take a moment to find each other."""
+        deadline = time.monotonic() + 60
         while True:
             try:
                 return run(*words)
-            except SystemExit:
-                if time.monotonic() > deadline:
+            except (SystemExit, subprocess.TimeoutExpired):
+                is_dead = any(one.poll() is not None for one in daemons)
+                if is_dead or time.monotonic() > deadline:
                     raise
                 time.sleep(0.2)
 
@@ -180,11 +187,13 @@ def start(folder: Path, daemons: list[subprocess.Popen[bytes]]) -> dict[str, str
     number = asked("ceph", "osd", "create", osd).strip()
     run("ceph-osd", "-i", number, "--mkfs", "--osd-uuid", osd)
     serve("ceph-osd", "-i", number)
-    run("ceph", "osd", "crush", "add", f"osd.{number}", "1", "root=default", "host=localhost")
-    serve("radosgw", "-n", "client.rgw")
-    admin = ("radosgw-admin", "-n", "client.rgw")
+    asked("ceph", "osd", "crush", "add", f"osd.{number}", "1", "root=default", "host=localhost")
+    while '"num_up_osds":1' not in asked("ceph", "osd", "stat", "-f", "json"):
+        time.sleep(0.2)
+    admin = ("radosgw-admin", "-n", "client.rgw")  # it makes the pools: before the gateway would
     run(*admin, "user", "create", "--uid", "us", "--display-name", "us", "--access-key", KEY,
         "--secret-key", SECRET)  # fmt: skip
+    serve("radosgw", "-n", "client.rgw")
     _wait_for(gateway, daemons[-1])
     return {
         "AWS_ENDPOINT_URL": f"http://127.0.0.1:{gateway}",

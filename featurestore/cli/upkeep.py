@@ -137,6 +137,11 @@ def delete(
         f"{dataset}: {len(chosen):,} items erased, with {gone.n_files} files of old versions, "
         f"{gone.n_thumbnails} thumbnails, {len(gone.run_cards)} run cards"
     )
+    if gone.n_young:
+        say(
+            f"{gone.n_young} files that hold some are younger than a day, and another machine may "
+            "be about to commit them: run this again tomorrow"
+        )
     if gone.heads:
         say(
             "what heads learned stays in them, kNN and TF-IDF keep rows and words: delete or train "
@@ -179,10 +184,11 @@ def relocate(dataset: str, root: str, source: str | None, store_path: str) -> No
 def drop(dataset: str, yes: bool, store_path: str) -> None:
     """Delete a data set with its views, heads and cards; its sources stay as they are."""
     store = open_given(store_path)
-    found = store.dataset(dataset)
     if not yes:
-        views = len(found.views())
-        what = f"{dataset} ({found.n_items:,} items, {views} views) for ever?"
-        click.confirm(f"delete {what}", abort=True, err=True)
+        what = f"what is left of {dataset}"
+        if dataset in store.datasets():
+            found = store.dataset(dataset)
+            what = f"{dataset} ({found.n_items:,} items, {len(found.views())} views)"
+        click.confirm(f"delete {what} for ever?", abort=True, err=True)
     store.drop(dataset)
     say(f"{dataset} is gone")
