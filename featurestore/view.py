@@ -433,14 +433,19 @@ class View:
 
     @property
     def index_facts(self) -> dict[str, Any] | None:
-        """What index.json says: factory, recall, effort; None where searches are exact.
+        """What index.json says: factory, recall, effort; None where there is no index.
+
+        One of vectors that were replaced since is none: the next search makes it anew.
 
         Raises
         ------
         StoreCorrupt
-            If it is damaged, or of another format: then searches are exact, too.
+            If it is damaged, or of another format: then searches are exact.
         """
-        return read_facts(self._index_folder)
+        facts = read_facts(self._index_folder)
+        if facts is not None and facts.get("replacements", 0) != self._n_replacements:
+            return None
+        return facts
 
     @property
     def _index_folder(self) -> Path:
