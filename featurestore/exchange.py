@@ -238,6 +238,8 @@ def import_vectors(
     place = pc.index_in(incoming.ids, value_set=known.column("item_id"))
     rows = _item_rows(incoming, source, text, place, known)
     make_store(store.path)
+    if earlier is None:
+        folder.check_new()
     with folder.locked(resolved.slug), folder.locked("dataset"):
         folder.create_tables()
         new = rows.filter(pc.is_null(place))

@@ -129,14 +129,14 @@ def move_folder(path: StorePath, target: StorePath, *, last: str) -> None:
         return
     assert isinstance(target, RemotePath), "one store"
     done: set[RemotePath] = set()
-    while new := [one for one in path.walk() if one not in done and one != path / last]:
-        for one in new:
-            one.copy_to(RemotePath(target.bucket, target.key + one.key[len(path.key) :]))
-        done.update(new)
-    if (path / last).is_file():
+    if not (target / last).is_file():  # else all is there, and may have been written to since
+        while new := [one for one in path.walk() if one not in done and one != path / last]:
+            for one in new:
+                one.copy_to(RemotePath(target.bucket, target.key + one.key[len(path.key) :]))
+            done.update(new)
         (path / last).copy_to(target / last)
-        (path / last).unlink(missing_ok=True)
-    delete_all(sorted(done))
+    (path / last).unlink(missing_ok=True)
+    delete_all(list(path.walk()))
 
 
 def publish_folder(made: Path, target: StorePath, *, last: str) -> None:

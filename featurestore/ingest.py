@@ -216,7 +216,8 @@ def run(
                 if not (options.overwrite and is_whole):
                     raise
                 # Old and new vectors must not stand side by side, however this run ends.
-                table.clear()
+                with folder.replacing(one.slug):
+                    table.clear()
                 folder.write_encoder(one, canary_vectors(encoder), encoder.device)
         else:
             new[i] = canary_vectors(encoder)

@@ -132,7 +132,9 @@ class Intake:
             looked.append((name, listing))
         assert modality is not None, "at least one source"
         rows = _concatenate(parts)
-        attached = list(earlier.attached) if earlier else []
+        # A column that is just being attached may not be there yet.
+        there = folder.items.schema().names if earlier else []
+        attached = [name for name in earlier.attached if name in there] if earlier else []
         items = ITEMS.empty_table()
         if folder.exists:
             items = folder.items.read(list(dict.fromkeys(["item_id", "source", "uri", *attached])))

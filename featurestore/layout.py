@@ -230,14 +230,28 @@ class DatasetFolder:
         except FileNotFoundError:
             return 0
 
+    def check_new(self) -> None:
+        """Raise BadName where rows of a data set are left that was dropped."""
+        for table in (self.items, self.failures):
+            if any(True for _ in table.path.glob("*.parquet")):
+                raise BadName(
+                    f"{self.path} holds what is left of a data set: "
+                    f"`featurestore drop {self.name}` deletes it"
+                )
+
     @contextmanager
     def replacing(self, slug: str) -> Iterator[None]:
         """Count, before and after, that vectors of a view are replaced."""
         path = self.path / "views" / slug / "replacements"
-        for is_over in (False, True):
+
+        def count() -> None:
             rewrite(path, lambda now: str(int(now or b"0") + 1).encode())
-            if not is_over:
-                yield
+
+        count()
+        try:
+            yield
+        finally:
+            count()
 
     def forget_erased(self) -> None:
         """Delete what this machine keeps of a store elsewhere from before an erasure there."""
@@ -250,9 +264,16 @@ class DatasetFolder:
 
     def clear_local(self) -> None:
         """Delete what this machine keeps of a store elsewhere, but for what is being written."""
-        for path in self.local.rglob("*"):
-            if path.suffix not in (".lock", ".tmp") and path.is_file():
-                path.unlink(missing_ok=True)
+        if self.local == self.path:
+            return
+        for path in sorted(self.local.rglob("*"), reverse=True):  # what a folder holds before it
+            parts = path.relative_to(self.local).parts
+            if parts[0] == "locks" or any(one.startswith(".") for one in parts):
+                continue
+            try:
+                path.rmdir() if path.is_dir() else path.unlink()
+            except OSError:
+                continue  # gone, or a folder that holds what is being written
 
     @property
     def items(self) -> Table:

@@ -24,8 +24,8 @@ from featurestore.errors import BadName, MissingExtra, StoreBusy, StoreUnreachab
 SCHEME = "s3://"
 ABSENT = ""  # the e-tag of what must not be there
 _PATIENCE_S = 20  # with a server that does not answer, or asks to slow down
-_REQUEST_S = 120  # that one request may take; none is longer than _MOST_BYTES
-_MOST_BYTES = 8 << 20
+_REQUEST_S = 120  # that one request may take
+_MOST_BYTES = 8 << 20  # that one request asks of a large object
 
 
 @dataclass(frozen=True)

@@ -139,7 +139,10 @@ def _source(path: StorePath, *, keep: bool = True) -> Any:
     if len(path.stem) != _HASH_LENGTH:
         return path.open_parts()
     near = local_copy(path)
-    content = near.read_bytes() if near.exists() else b""
+    try:
+        content = near.read_bytes()
+    except OSError:  # there is none, or it has just been deleted
+        content = b""
     if hashlib.sha256(content).hexdigest() == path.stem:
         return pa.BufferReader(content)
     if path.stat().st_size > _FETCH_BYTES:

@@ -36,7 +36,7 @@ from featurestore.errors import (
     UnknownView,
     nearest,
 )
-from featurestore.files import move_folder, remove_folder, write_file
+from featurestore.files import move_folder, remove_folder, write_file, write_json
 from featurestore.images import thumbnail
 from featurestore.ingest import EmbedOptions, EmbedReport, Estimate, Progress
 from featurestore.intake import Intake, Selection
@@ -49,6 +49,7 @@ from featurestore.layout import (
     find_spec,
     is_dataset_name,
     make_store,
+    read_json,
 )
 from featurestore.profile import Clock
 from featurestore.query import select
@@ -58,7 +59,7 @@ from featurestore.slices import Slice, read_slice
 from featurestore.sources import SourceOptions
 from featurestore.sources.contents import Reader
 from featurestore.sources.places import Place
-from featurestore.tables import Table, drop_equal
+from featurestore.tables import drop_equal
 from featurestore.user_cache import local_side
 from featurestore.values import EncoderSpec, Modality, ResolvedEncoder, parse_specs
 from featurestore.view import View
@@ -293,12 +294,23 @@ class Store:
             If there is one of that name, or it cannot be a name.
         """
         folder, target = self.folder(name), self._folder(check_dataset_name(new))
-        if target.exists and not _is_half_moved(folder, target):
+        mark = target.path / "moving.json"  # elsewhere: that an earlier call was cut short
+        is_going_on = isinstance(mark, RemotePath) and mark.is_file()
+        if is_going_on and read_json(mark) != {"from": name}:
+            raise BadName(f"{new!r} is being made of {read_json(mark)['from']!r}: another name")
+        if name == new or (target.exists and not is_going_on):
             raise BadName(f"there is a data set {new!r} in {self.path}: give another name")
+        if not (folder.exists or (is_going_on and target.exists)):
+            self.dataset(name)  # says which there are
         with folder.locked("dataset"):
+            if isinstance(mark, RemotePath):
+                if not is_going_on:
+                    target.check_new()
+                write_json(mark, {"from": name})
             move_folder(folder.path, target.path, last="dataset.json")
-            if isinstance(folder.path, RemotePath):
-                folder.clear_local()
+            if isinstance(mark, RemotePath):
+                mark.unlink(missing_ok=True)
+            folder.clear_local()
         _whereabouts.cache_clear()
         return self.dataset(new)
 
@@ -447,6 +459,8 @@ class DataSet:
     def _item(self, item_id: str) -> dict[str, Any]:
         items = _whereabouts(self.folder, self._items_version())
         row = pc.index(items.column("item_id"), item_id).as_py()
+        if row < 0 and self.__dict__.pop("_asked", None) is not None:  # it may have come since
+            return self._item(item_id)
         if row < 0:
             raise UnknownItem(
                 f"data set {self.name!r} has no item {item_id!r}: "
@@ -553,11 +567,8 @@ class _Job:
         def described(now: DatasetFile | None) -> DatasetFile:
             if now != self.earlier:  # another process was here: what we read may not fit any more
                 self.intake, self.earlier = self.read_intake(now), now
-            if now is None and any(map(_holds_shards, (folder.items, folder.failures))):
-                raise BadName(
-                    f"{folder.path} holds what is left of a data set: "
-                    f"`featurestore drop {folder.name}` deletes it"
-                )
+            if now is None:
+                folder.check_new()
             folder.create_tables()
             return self.intake.described(now)
 
@@ -581,17 +592,6 @@ class _Job:
             drop = drop_equal({"item_id": dropped}, ["item_id"])
             folder.items.merge(None, drop=drop, keys=["item_id"])
             folder.failures.merge(None, drop=drop, keys=["item_id"])
-
-
-def _holds_shards(table: Table) -> bool:
-    return any(True for _ in table.path.glob("*.parquet"))
-
-
-def _is_half_moved(folder: DatasetFolder, target: DatasetFolder) -> bool:
-    """Whether an earlier call of `Store.rename` was cut short, in an object store."""
-    if not isinstance(folder.path, RemotePath):
-        return False
-    return not folder.exists or folder.read() == target.read()
 
 
 def _own(encoders: Sequence[Any]) -> dict[EncoderSpec, Any]:

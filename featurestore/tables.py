@@ -206,8 +206,8 @@ class Table:
             try:
                 clean = unseen_at is not None and table.version() == unseen_at
                 return self._try_merge(table, rows, drop, keys, [] if clean else only)
-            except CommitFailedError:
-                time.sleep(0.01 * min(attempt, 20))  # another writer was first: read again
+            except CommitFailedError:  # another writer was first, or columns were added
+                time.sleep(0.01 * min(attempt, 20))
         raise StoreBusy(f"{self.path} is written by others all the time: nothing was changed")
 
     def _try_merge(
@@ -223,7 +223,7 @@ class Table:
         if rows is not None and len(rows) and (new := new_columns(schema, rows.schema)):
             with _asked(self.path):
                 table.alter.add_columns(list(_delta_schema(pa.schema(new)).fields))
-            return self._try_merge(self._open(None), given, drop, keys, only)
+            raise CommitFailedError("there are new columns: read again")  # others may have written
         parts, actions = [], []
         for shard in self._shards(table):
             if only is not None and shard not in only:
@@ -322,6 +322,7 @@ class Table:
         there: list[StorePath] = [
             *self.path.iterdir()
         ]  # first: what is committed from here on is named below
+        once = self._ever_named()
         latest = self.version()
         kept = {latest, *(one for one in keep if one <= latest)}  # a backup may be older
         for one in self._log():  # newest first
@@ -329,7 +330,6 @@ class Table:
             if one["timestamp"] / 1000 < oldest:
                 break
         named = {shard.path for version in kept for shard in self.shards(version)}
-        once = self._ever_named()
         found = []
         for path in there:
             if path.suffix not in (".parquet", ".tmp") or path in named:

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from featurestore.errors import EncoderMismatch, ShapeMismatch, StoreCorrupt, UnknownHead, nearest
 from featurestore.files import publish_folder, sha256_of
 from featurestore.layout import DatasetFolder
-from featurestore.remote import StorePath, as_path
+from featurestore.remote import RemotePath, StorePath, as_path
 from featurestore.shards import read_shard
 from featurestore.values import Embeddings, EncoderSpec, is_missing
 from heads.tasks import Target, Task
@@ -193,7 +193,11 @@ _BUNDLE = frozenset({"card.json", "encoder.json", "head.skops"})
 
 def _is_bundle(folder: StorePath) -> bool:
     """Tell whether a folder holds a bundle, or nothing; a registered head holds more."""
-    return folder.is_dir() and {path.name for path in folder.iterdir()} <= _BUNDLE
+    if not folder.is_dir():
+        return False
+    names = {path.name for path in folder.iterdir()}
+    # In an object store one that was cut off lacks files.
+    return names in (_BUNDLE, set()) or (isinstance(folder, RemotePath) and names <= _BUNDLE)
 
 
 @contextmanager
@@ -285,7 +289,7 @@ def load_bundle(folder: str | StorePath, *, trusted: Sequence[str] = ()) -> Fitt
         if key in card and (not file.is_file() or sha256_of(file) != card[key]):
             raise StoreCorrupt(f"{file} is not what its card describes: fit the head again")
     file = path / "head.skops"
-    raw = file.read_bytes()
+    raw = b"".join(file.blocks()) if isinstance(file, RemotePath) else file.read_bytes()
     known = OUR_TYPES | set(trusted)
     foreign = set(skops.io.get_untrusted_types(data=raw)) - known
     if foreign:

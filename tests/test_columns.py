@@ -301,3 +301,28 @@ def test_a_condition_may_name_labels_that_came_later(empty_store, tiny_images, g
         empty_store, tiny_images, encoders=["baseline:pixels#size=2"], where="grade = 'g1'"
     )
     assert report.n_encoded == 1
+
+
+def test_an_interrupted_attach_can_be_done_again(empty_store, tmp_path, monkeypatch):
+    """What it said first, that the column is not the source's, spoils no number."""
+    table = tmp_path / "t.csv"
+    table.write_text("id,text,kind\na,one,x\nb,two,y\n")
+    options = SourceOptions(text="text", id="id", label=("kind",))
+
+    def again():
+        empty_store.embed([table], dataset="d", encoders=["baseline:hashing"], options=options)
+
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    again()
+    scores = pa.table({"item_id": ["a", "b"], "score": [0.5, 1.5]})
+    with monkeypatch.context() as patch:
+        patch.setattr("featurestore.tables.Table.merge", stop)
+        with pytest.raises(KeyboardInterrupt):
+            empty_store.dataset("d").attach(scores)
+    table.write_text("id,text,kind\na,one,z\nb,two,y\n")
+    again()  # changed metadata: rows are written while the column is only announced
+    assert empty_store.dataset("d").attach(scores) == 2
+    items = empty_store.dataset("d").items().sort_by("item_id").to_pydict()
+    assert (items["score"], items["kind"]) == ([0.5, 1.5], ["z", "y"])

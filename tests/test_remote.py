@@ -24,6 +24,7 @@ import heads
 from featurestore import remote
 from featurestore import reviews as reviews_module
 from featurestore import slices as slices_module
+from featurestore import tables as tables_module
 from featurestore.cli import run
 from featurestore.errors import (
     BadName,
@@ -491,6 +492,17 @@ def test_a_rename_cut_short_can_go_on(s3, tiny_images, monkeypatch, moment):
     assert list((s3 / "datasets" / "d").walk()) == []
 
 
+def test_a_rename_onto_another_data_set_is_refused(s3, tiny_images):
+    store = open_store(s3, create=True)
+    for name in ("a", "b"):  # of one source: what they say of themselves is equal
+        embed(store, tiny_images, dataset=name)
+    for new in ("b", "a"):
+        with pytest.raises(BadName, match="there is a data set"):
+            store.rename("a", new)
+    assert store.datasets() == ["a", "b"]
+    assert len(store.view("a", PIXELS).load()) == len(store.view("b", PIXELS).load()) == 6
+
+
 def test_what_a_drop_left_makes_no_new_data_set(s3, tiny_images, monkeypatch):
     store = open_store(s3, create=True)
     embed(store, tiny_images)
@@ -558,6 +570,15 @@ def test_labels_of_two_machines_both_arrive(s3, tiny_images, monkeypatch):
     assert items["one"] == [f"one-{one}" for one in ids]
     assert items["two"] == [f"two-{one}" for one in ids]
     assert store.dataset("d").label_columns == ["label", "two", "one"]
+
+
+def test_two_first_runs_with_a_new_column_make_no_double_item(s3, tiny_images, monkeypatch):
+    monkeypatch.setattr("featurestore.layout.DatasetFolder.locked", lambda *_, **__: nullcontext())
+    other = open_store(s3, create=True)
+    _just_before(monkeypatch, tables_module, "new_columns", lambda: embed(other, tiny_images))
+    embed(open_store(s3, create=True), tiny_images)
+    ids = open_store(s3).dataset("d").items(["item_id"]).column("item_id").to_pylist()
+    assert len(ids) == len(set(ids)) == 6
 
 
 def test_a_run_does_not_undo_labels_that_came_meanwhile(s3, tmp_path, monkeypatch):

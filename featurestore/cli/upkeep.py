@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import asdict
 
 import click
@@ -183,10 +184,13 @@ def relocate(dataset: str, root: str, source: str | None, store_path: str) -> No
 @store_option
 def drop(dataset: str, yes: bool, store_path: str) -> None:
     """Delete a data set with its views, heads and cards; its sources stay as they are."""
+    from featurestore.errors import StoreCorrupt, UnknownDataset
+
     store = open_given(store_path)
+    store.folder(dataset)  # says which there are
     if not yes:
         what = f"what is left of {dataset}"
-        if dataset in store.datasets():
+        with suppress(UnknownDataset, StoreCorrupt):
             found = store.dataset(dataset)
             what = f"{dataset} ({found.n_items:,} items, {len(found.views())} views)"
         click.confirm(f"delete {what} for ever?", abort=True, err=True)
