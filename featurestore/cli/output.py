@@ -26,7 +26,7 @@ store_option = click.option(
     default=DEFAULT_STORE,
     show_default=True,
     metavar="PATH",
-    help="Folder of the store (or FEATURESTORE_STORE).",
+    help="Folder of the store, or s3://bucket/folder (or FEATURESTORE_STORE).",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for machines.")
 label_option = click.option(
