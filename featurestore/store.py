@@ -36,7 +36,7 @@ from featurestore.errors import (
     UnknownView,
     nearest,
 )
-from featurestore.files import move_folder, remove_folder, write_file, write_json
+from featurestore.files import json_bytes, move_folder, remove_folder, write_file
 from featurestore.images import thumbnail
 from featurestore.ingest import EmbedOptions, EmbedReport, Estimate, Progress
 from featurestore.intake import Intake, Selection
@@ -53,7 +53,7 @@ from featurestore.layout import (
 )
 from featurestore.profile import Clock
 from featurestore.query import select
-from featurestore.remote import SCHEME, RemotePath, StorePath, as_path
+from featurestore.remote import ABSENT, SCHEME, RemotePath, StorePath, as_path
 from featurestore.shards import read_shard
 from featurestore.slices import Slice, read_slice
 from featurestore.sources import SourceOptions
@@ -65,6 +65,7 @@ from featurestore.values import EncoderSpec, Modality, ResolvedEncoder, parse_sp
 from featurestore.view import View
 
 _ASK_EACH_S = 2.0
+_MARK = "moving.json"  # of a data set that is being renamed, in an object store
 
 
 def open_store(path: str | StorePath, *, create: bool = False) -> Store:
@@ -294,19 +295,17 @@ class Store:
             If there is one of that name, or it cannot be a name.
         """
         folder, target = self.folder(name), self._folder(check_dataset_name(new))
-        mark = target.path / "moving.json"  # elsewhere: that an earlier call was cut short
-        is_going_on = isinstance(mark, RemotePath) and mark.is_file()
-        if is_going_on and read_json(mark) != {"from": name}:
-            raise BadName(f"{new!r} is being made of {read_json(mark)['from']!r}: another name")
-        if name == new or (target.exists and not is_going_on):
+        is_half_moved = _is_half_moved(folder, target)  # an earlier call was cut short
+        if name == new or (target.exists and not is_half_moved):
             raise BadName(f"there is a data set {new!r} in {self.path}: give another name")
-        if not (folder.exists or (is_going_on and target.exists)):
+        if not (folder.exists or is_half_moved):
             self.dataset(name)  # says which there are
         with folder.locked("dataset"):
-            if isinstance(mark, RemotePath):
-                if not is_going_on:
-                    target.check_new()
-                write_json(mark, {"from": name})
+            if isinstance(mark := target.path / _MARK, RemotePath) and not target.exists:
+                if is_half_moved:
+                    remove_folder(target.path)
+                target.check_new()
+                mark.write_bytes(json_bytes({"from": name}), over=ABSENT)
             move_folder(folder.path, target.path, last="dataset.json")
             if isinstance(mark, RemotePath):
                 mark.unlink(missing_ok=True)
@@ -592,6 +591,23 @@ class _Job:
             drop = drop_equal({"item_id": dropped}, ["item_id"])
             folder.items.merge(None, drop=drop, keys=["item_id"])
             folder.failures.merge(None, drop=drop, keys=["item_id"])
+
+
+def _is_half_moved(folder: DatasetFolder, target: DatasetFolder) -> bool:
+    """Whether a call of `Store.rename` was cut short, in an object store.
+
+    A table's first log entry holds an id that no other table has.
+    """
+    mark = target.path / _MARK
+    if not isinstance(mark, RemotePath) or not mark.is_file():
+        return False
+    if read_json(mark) != {"from": folder.name}:
+        return False
+    if not (folder.exists and target.exists):
+        return True
+    first = "00000000000000000000.json"
+    logs = (one.items.path / "_delta_log" / first for one in (folder, target))
+    return len({log.read_bytes() for log in logs}) == 1
 
 
 def _own(encoders: Sequence[Any]) -> dict[EncoderSpec, Any]:

@@ -503,6 +503,16 @@ def test_a_rename_onto_another_data_set_is_refused(s3, tiny_images):
     assert len(store.view("a", PIXELS).load()) == len(store.view("b", PIXELS).load()) == 6
 
 
+def test_a_mark_that_was_left_moves_nothing_onto_another_data_set(s3, tiny_images):
+    store = open_store(s3, create=True)
+    for name in ("a", "b"):
+        embed(store, tiny_images, dataset=name)
+    (s3 / "datasets" / "b" / "moving.json").write_bytes(b'{"from": "a"}')
+    with pytest.raises(BadName, match="there is a data set"):
+        store.rename("a", "b")
+    assert len(store.view("a", PIXELS).load()) == len(store.view("b", PIXELS).load()) == 6
+
+
 def test_what_a_drop_left_makes_no_new_data_set(s3, tiny_images, monkeypatch):
     store = open_store(s3, create=True)
     embed(store, tiny_images)
