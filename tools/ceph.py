@@ -188,7 +188,10 @@ def start(folder: Path, daemons: list[subprocess.Popen[bytes]]) -> dict[str, str
     run("ceph-osd", "-i", number, "--mkfs", "--osd-uuid", osd)
     serve("ceph-osd", "-i", number)
     asked("ceph", "osd", "crush", "add", f"osd.{number}", "1", "root=default", "host=localhost")
+    deadline = time.monotonic() + 60
     while '"num_up_osds":1' not in asked("ceph", "osd", "stat", "-f", "json"):
+        if time.monotonic() > deadline:
+            raise SystemExit("Ceph's store does not come up")
         time.sleep(0.2)
     admin = ("radosgw-admin", "-n", "client.rgw")  # it makes the pools: before the gateway would
     run(*admin, "user", "create", "--uid", "us", "--display-name", "us", "--access-key", KEY,
