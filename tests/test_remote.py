@@ -341,22 +341,28 @@ def n_left(found):
 # -- several machines, and faults ----------------------------------------------------------------
 
 
-def _embed_part(url, source, name):
+def _embed_part(url, source):
     embed(open_store(url, create=True), source)
 
 
 def test_four_machines_on_one_view_make_no_wrong_and_no_double_row(s3, tmp_path, write_image):
-    for part in range(4):  # half of each part is also the next one's, by name and content
-        for number in range(part * 4, part * 4 + 8):
-            write_image(tmp_path / f"p{part}" / "x" / f"{number}.png", number)
+    for name, n in (("one", 16), ("two", 4), ("three", 4)):
+        for number in range(n):
+            write_image(tmp_path / name / f"of-{name}" / f"{number}.png", number)
     open_store(s3, create=True)
-    _at_once(_embed_part, [(str(s3), tmp_path / f"p{part}", part) for part in range(4)])
+    sources = [tmp_path / name for name in ("one", "one", "two", "three")]  # two have the same
+    _at_once(_embed_part, [(str(s3), source) for source in sources])
     store = open_store(s3)
     dataset = store.dataset("d")
-    assert set(dataset.description.sources) == {"p0", "p1", "p2", "p3"}
+    assert set(dataset.description.sources) == {"one", "two", "three"}
     found = store.view("d", PIXELS).load()
-    assert len(set(found.ids)) == len(found) == dataset.n_items == 20
-    assert len(store.view("d", PIXELS).items()) == 20
+    assert len(set(found.ids)) == len(found) == dataset.n_items == 24
+    here = open_store(tmp_path / "here", create=True)
+    for source in sources[1:]:
+        embed(here, source)
+    alone = here.view("d", PIXELS).load()
+    assert found.ids.tolist() == alone.ids.tolist()
+    np.testing.assert_array_equal(found.vectors, alone.vectors)
     for item_id in found.ids[::7]:
         assert dataset.read_bytes(str(item_id))
     assert verify(dataset.folder, canary=False) == []
