@@ -34,7 +34,7 @@ from featurestore.sources import RESERVED, canonical_split, require_column
 from featurestore.sources.places import Place
 from featurestore.sources.rows import named_classes, plain
 from featurestore.store import Store
-from featurestore.tables import ITEMS, drop_equal
+from featurestore.tables import ITEMS, drop_equal, new_columns
 from featurestore.values import EncoderSpec, Modality, ResolvedEncoder
 from featurestore.view import View
 from featurestore.writer import replace_items
@@ -243,8 +243,7 @@ def import_vectors(
     with folder.locked(resolved.slug), folder.locked("dataset"):
         folder.create_tables()
         new = rows.filter(pc.is_null(place))
-        if len(new):
-            replace_items(folder, new.column("item_id"), new)
+        new_columns(folder.items.schema(), new.schema)  # what does not fit changes nothing
         record = SourceRecord(FAMILY, str(Path(origin).absolute()), (), {})
         tasks = {one: {"task": task_of(table.column(one))} for one in labels}
 
@@ -253,7 +252,9 @@ def import_vectors(
             sources = dict(now.sources) | ({source: record} if len(new) else {})
             return DatasetFile(modality, {**now.labels, **tasks}, sources, now.attached)
 
-        folder.update(described)
+        folder.update(described)  # first: rows of no data set are what a drop left
+        if len(new):
+            replace_items(folder, new.column("item_id"), new)
         view = folder.create_view(resolved.slug, dim)
         hashes = rows.column("content_hash").combine_chunks()
         drop = drop_equal({"item_id": incoming.ids}, ["item_id"])
