@@ -30,7 +30,7 @@ from featurestore.values import Neighbors
 
 EXACT = "exact"  # the name of no FAISS factory
 RECALL_AT = 10
-EXACT_FLOATS = 16 << 20  # up to here a query over all vectors takes some 3 ms on 2 cores
+EXACT_FLOATS = 16 << 20  # up to here a query over all vectors takes some 3 to 6 ms on 2 cores
 CHUNK = 256  # queries whose candidates are in memory at once
 GPU_FLOATS = (
     10_000_000_000  # queries × vectors × dim from which on a GPU is asked: 0.2 s on 2 cores

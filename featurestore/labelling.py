@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -84,6 +85,7 @@ def attach(folder: DatasetFolder, values: pa.Table, *, are_labels: bool = True) 
         values = values.set_column(at, SPLIT, pa.array(splits, pa.string()))
     changed = pa.nulls(0, pa.string())
 
+    @lru_cache(maxsize=1)  # most often nobody writes between the check and the commit
     def over(version: int) -> pa.Table:
         """Return the rows that change, as they stand in a version, with the new values."""
         nonlocal changed

@@ -378,12 +378,11 @@ def put_items(folder: DatasetFolder, rows: pa.Table, *, unseen_at: int | None = 
     """
 
     def over(version: int) -> pa.Table:
-        if version == unseen_at:
+        if version == unseen_at or not (attached := folder.read().attached):
             return rows
         there = folder.items.schema(version).names  # a column that is just being attached is not
-        attached = [name for name in folder.read().attached if name in there]
-        items = folder.items.read(["item_id", *attached], version)
-        return keep_attached(rows, items, attached) if attached else rows
+        attached = tuple(name for name in attached if name in there)
+        return keep_attached(rows, folder.items.read(["item_id", *attached], version), attached)
 
     with folder.locked("dataset"):
         return replace_items(folder, rows.column("item_id"), over, unseen_at=unseen_at)
