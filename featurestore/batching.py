@@ -12,7 +12,6 @@ from typing import TypeVar
 _T = TypeVar("_T")
 
 START = 32  # smaller ones leave decode workers and the forward pass in each other's way
-START_TOKENS = 1024
 _LARGEST = 1024
 _SAMPLES = 3  # batches timed at each size at least; the first only warms up
 SAMPLE_S = 1.0  # and for so long: on a busy machine single batches say little
@@ -51,6 +50,7 @@ class BatchSize:
         self.sample_s = sample_s
         self.size = min(start, largest)
         self.settled = settled
+        self.ran_out = False  # of memory: this size is of this hour, not of this machine
         self.largest = largest
         self._timed: list[tuple[float, float]] = []  # work and seconds at the present size
         self._best: dict[int, float] = {}  # size → its rate
@@ -76,6 +76,7 @@ class BatchSize:
     def out_of_memory(self, filled: int) -> None:
         """Tell that a batch of size ``filled`` did not fit: go to half of it, and stay there."""
         self.size, self.settled = max(1, min(self.size, filled // 2)), True
+        self.ran_out = True
 
 
 def batched(items: Iterable[_T], size: Callable[[], int]) -> Iterator[list[_T]]:

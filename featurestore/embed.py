@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featurestore.batching import BatchSize
+from featurestore.errors import EncoderFailed, FeatureStoreError
 from featurestore.pictures import Picture, ahead, in_processes, prepare_picture
 from featurestore.profile import Clock
 from featurestore.values import Modality
@@ -29,6 +30,7 @@ TEXT_WINDOW = 2048  # texts that are sorted by length together
 TEXT_WINDOW_GPU = 16_384  # there full batches are large
 _WINDOW_CHARACTERS = 512  # of a text in the mean: a window of longer ones holds fewer
 THREADS, PROCESSES = "threads", "processes"
+_HOPELESS = 16  # items in a row on which an encoder raises: then it is not the items
 # Waiting for a disk or a network needs threads, not cores.
 _READERS_PER_DECODER = 2
 _READERS_PER_DECODER_REMOTE = 16
@@ -117,6 +119,8 @@ class Lane:
         self.waiting: list[_Ready] = []
         self.hashes: dict[str, frozenset[int]] = {}  # of what waits or is under way → views
         self.under_way: deque[_UnderWay] = deque()
+        self.suspects: list[list[Outcome]] = []  # items that failed since the last that passed
+        self.broken: EncoderFailed | None = None
 
     @property
     def decode_px(self) -> int | None:
@@ -183,13 +187,19 @@ def embed_items(
         for outcomes, ready in clock.timed("wait", prepared):
             yield from outcomes
             for lane, items in zip(lanes, ready, strict=True):
-                for one in items:
+                for one in items if lane.broken is None else ():
                     yield from _enqueue(lane, one, known, stager, clock)
                 if lane.is_text:  # the next window begins with its shortest texts
                     yield from _drain(lane, stager, clock)
+            if all(lane.broken for lane in lanes):
+                break
         for lane in lanes:
             yield from _drain(lane, stager, clock)
             yield from _settle(lane, 0, clock)
+            yield from _blame(lane)
+        for lane in lanes:
+            if lane.broken is not None:  # the others are done
+                raise lane.broken
 
 
 # Outcomes that are settled already, and for each lane what is to be encoded.
@@ -232,7 +242,7 @@ def _overflows(lane: Lane, one: _Ready) -> bool:
 
 def _drain(lane: Lane, stager: ThreadPoolExecutor, clock: Clock) -> Iterator[Outcome]:
     batch, lane.waiting = lane.waiting, []
-    if not batch:
+    if not batch or lane.broken is not None:
         return
     if not lane.is_async or not lane.batch_size.settled:
         yield from _settle(lane, 0, clock)
@@ -253,15 +263,16 @@ def _settle(lane: Lane, n_left: int, clock: Clock) -> Iterator[Outcome]:
                     if one.launched is None:
                         one.launched = lane.launch(one.staged.result())
                 vectors = lane.fetch(first.launched)
-        except (MemoryError, RuntimeError) as error:
-            if not _is_out_of_memory(error):
-                raise
-            vectors = None
+        except FeatureStoreError:
+            raise
+        except Exception as error:  # an encoder raises what it likes
+            vectors, is_memory = None, _is_out_of_memory(error)
         if vectors is None:
             # Whatever else is under way may have failed with it: all of it again, in order.
             again = [one.batch for one in lane.under_way]
             lane.under_way.clear()
-            lane.batch_size.out_of_memory(_size(lane, again[0]))
+            if is_memory:
+                lane.batch_size.out_of_memory(_size(lane, again[0]))
             for batch in again:
                 yield from _encode(lane, batch, clock)
             return
@@ -270,28 +281,49 @@ def _settle(lane: Lane, n_left: int, clock: Clock) -> Iterator[Outcome]:
 
 
 def _encode(lane: Lane, batch: list[_Ready], clock: Clock) -> Iterator[Outcome]:
+    """Encode a batch; one that fails is halved until the items that fail stand alone."""
+    if lane.broken is not None:
+        return
     failure = ""
     try:
         with clock.stage("encode", len(batch)) as timing:
             vectors = lane.fetch(lane.launch(lane.stage([one.content for one in batch])))
-    except (MemoryError, RuntimeError) as error:
-        if not _is_out_of_memory(error):
-            raise
-        failure = f"out of memory on one item: {error}"
+    except FeatureStoreError:
+        raise
+    except Exception as error:  # an encoder raises what it likes
+        is_memory = _is_out_of_memory(error)
+        failure = "out of memory on one item: " if is_memory else f"{type(error).__name__}: "
+        failure += str(error)
     if failure:  # behind the except block, which holds on to what the failed pass had allocated
         if len(batch) == 1:
             lane.hashes.pop(batch[0].content_hash, None)
-            for view in batch[0].views:
-                yield _failure(batch[0], view, "encode", failure)
+            views = batch[0].views
+            lane.suspects.append([_failure(batch[0], view, "encode", failure) for view in views])
+            if len(lane.suspects) >= _HOPELESS:
+                lane.broken = EncoderFailed(
+                    f"{lane.encoder.resolved.spec} failed on {_HOPELESS} items in a row, one by "
+                    f"one; none of them is counted as failed, and the next run goes on with "
+                    f"them. The last one: {failure}"
+                )
+                lane.suspects.clear()
             return
         middle = len(batch) // 2
-        lane.batch_size.out_of_memory(_size(lane, batch))
+        if is_memory:
+            lane.batch_size.out_of_memory(_size(lane, batch))
         yield from _encode(lane, batch[:middle], clock)
         yield from _encode(lane, batch[middle:], clock)
         return
     work = sum(one.work for one in batch)
     lane.batch_size.record(_size(lane, batch), work, timing.seconds)
+    yield from _blame(lane)
     yield from _outcomes(lane, batch, vectors)
+
+
+def _blame(lane: Lane) -> Iterator[Outcome]:
+    """Yield the failures that were held back: it was the items, not the encoder."""
+    for outcomes in lane.suspects:
+        yield from outcomes
+    lane.suspects.clear()
 
 
 def _size(lane: Lane, batch: list[_Ready]) -> int:

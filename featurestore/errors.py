@@ -22,6 +22,7 @@ FeatureStoreError
 ├── ModalityMismatch (ValueError)       an image encoder for texts, or the reverse
 ├── EncoderChanged (ValueError)         a spec now names other weights than its view holds
 ├── EncoderDrift                        the same weights give other vectors than before
+├── EncoderFailed (RuntimeError)        an encoder raises on one item after the other
 ├── EncoderMismatch (ValueError)        vectors of two encoders would meet
 ├── ShapeMismatch (ValueError)          ids, vectors and dim do not fit
 ├── NotEnoughData (ValueError)          too few labelled items for what was asked
@@ -121,6 +122,10 @@ class EncoderChanged(FeatureStoreError, ValueError):
 
 class EncoderDrift(FeatureStoreError):
     """The same weights give other vectors than when the view was made."""
+
+
+class EncoderFailed(FeatureStoreError, RuntimeError):
+    """An encoder raises on one item after the other: it is not the items."""
 
 
 class EncoderMismatch(FeatureStoreError, ValueError):

@@ -3,20 +3,35 @@
 from __future__ import annotations
 
 import io
+import warnings
+from functools import cache
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from featurestore.errors import Undecodable
 
-_MAX_SAMPLE_VALUE = 281  # TIFF tag: the declared range of a sample
+# What Pillow may take for a picture: by its own choice it starts Ghostscript on an EPS file.
+_FORMATS = (
+    "JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "AVIF", "JPEG2000", "DIB", "ICO", "QOI",
+    "TGA",
+)  # fmt: skip
+_LONGEST = 200  # times as long as wide: resized to an encoder's width, it would fill the memory
+# TIFF tags.
+_BITS, _PHOTOMETRIC, _N_SAMPLES, _MIN_VALUE, _MAX_VALUE, _EXTRA = 258, 262, 277, 280, 281, 338
+_WHITE_IS_ZERO = 0
+_N_COLOURS = {0: 1, 1: 1, 2: 3, 3: 1, 5: 4, 6: 3, 8: 3}  # by photometric interpretation
+_ALPHA = {1, 2}  # kinds of an extra sample
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # it is refused
 _WIDE = {"I;16", "I;16B", "I;16L", "I;16N", "I"}
 
 
 def decode_image(content: bytes, *, at_least_px: int | None = None) -> Image.Image:
     """Decode the first frame as 8-bit RGB, turned the way its EXIF data says.
 
-    16-bit grey pictures are scaled by their declared range.
+    16-bit grey pictures are scaled by their declared range. Bands beyond colour and alpha are
+    refused, since which of them are red, green and blue is not ours to guess.
 
     Parameters
     ----------
@@ -34,17 +49,16 @@ def decode_image(content: bytes, *, at_least_px: int | None = None) -> Image.Ima
     if not content:
         raise Undecodable("the file is empty")
     try:
-        image: Image.Image = Image.open(io.BytesIO(content))
-        limit = Image.MAX_IMAGE_PIXELS
-        if limit is not None and image.width * image.height > limit:
-            raise Undecodable(f"{image.width} × {image.height} pixels: over the limit of {limit}")
+        image: Image.Image = Image.open(io.BytesIO(content), formats=_formats())
+        _check_size(image)
+        tags = dict(getattr(image, "tag_v2", {}))
+        _check_bands(tags)
         if at_least_px is not None:
             image.draft(None, (at_least_px, at_least_px))
         image.load()
-        top = _declared_range(image)
         image = ImageOps.exif_transpose(image)
         if image.mode in _WIDE:
-            return _scaled(image, top)
+            return _scaled(image, tags)
         if image.mode == "F":
             raise Undecodable("32-bit float pixels have no declared range: convert to 8 or 16 bits")
         return image if image.mode == "RGB" else image.convert("RGB")
@@ -58,17 +72,62 @@ def decode_image(content: bytes, *, at_least_px: int | None = None) -> Image.Ima
         raise Undecodable(f"{type(error).__name__}: {error}") from None
 
 
-def _declared_range(image: Image.Image) -> int:
-    declared = getattr(image, "tag_v2", {}).get(_MAX_SAMPLE_VALUE, 65_535)
-    top = int(declared[0] if isinstance(declared, tuple) else declared)
-    return top if top > 0 else 65_535
+@cache
+def _formats() -> list[str]:
+    Image.init()
+    return [name for name in _FORMATS if name in Image.OPEN]  # not every Pillow has all
 
 
-def _scaled(image: Image.Image, top: int) -> Image.Image:
+def _check_size(image: Image.Image) -> None:
+    size = f"{image.width} × {image.height} pixels"
+    limit = Image.MAX_IMAGE_PIXELS
+    if limit is not None and image.width * image.height > limit:
+        raise Undecodable(
+            f"{size}: over the limit of {limit}; scale it down or, from Python and if you trust "
+            "the file, raise PIL.Image.MAX_IMAGE_PIXELS"
+        )
+    if max(image.size) > _LONGEST * min(image.size):
+        raise Undecodable(f"{size}: over {_LONGEST} times as long as wide; cut it into pieces")
+
+
+def _check_bands(tags: dict[int, Any]) -> None:
+    """Refuse a TIFF of which Pillow would read the first bands, or the upper byte, alone."""
+    n_samples, photometric = _tag(tags, _N_SAMPLES, 1), _tag(tags, _PHOTOMETRIC, 2)
+    if _BITS not in tags or photometric not in _N_COLOURS:
+        return  # no TIFF, or of a kind that Pillow knows better
+    extra = tags.get(_EXTRA, ())
+    n_alpha = sum(kind in _ALPHA for kind in (extra if isinstance(extra, tuple) else (extra,)))
+    n_colours = _N_COLOURS[photometric]
+    if n_samples > n_colours + n_alpha:
+        raise Undecodable(
+            f"{n_samples} bands, {n_colours} of them colours: which ones to look at is not ours "
+            "to guess; write the three that you mean as 8-bit RGB (gdal_translate -b 4 -b 3 -b 2 "
+            "-ot Byte -scale)"
+        )
+    top = _tag(tags, _MAX_VALUE, 65_535)
+    if n_samples > 1 and _tag(tags, _BITS, 8) == 16 and top < 65_535:
+        raise Undecodable(
+            f"16-bit colours from 0 to {top}, of which we would read the upper byte: write it "
+            "with 8 bits (gdal_translate -ot Byte -scale)"
+        )
+
+
+def _tag(tags: dict[int, Any], number: int, default: int) -> int:
+    value = tags.get(number, default)
+    return int(value[0] if isinstance(value, tuple) else value)
+
+
+def _scaled(image: Image.Image, tags: dict[int, Any]) -> Image.Image:
+    low, top = _tag(tags, _MIN_VALUE, 0), _tag(tags, _MAX_VALUE, 65_535)
+    if top <= low:
+        low, top = 0, 65_535
     pixels = np.asarray(image).astype(np.float64)
-    if pixels.max(initial=0) > top or pixels.min(initial=0) < 0:
-        raise Undecodable(f"pixels from {pixels.min():g} to {pixels.max():g}: outside 0 to {top}")
-    grey = np.round(pixels * (255.0 / top)).astype(np.uint8)
+    if pixels.max(initial=low) > top or pixels.min(initial=top) < low:
+        found = f"{pixels.min():g} to {pixels.max():g}"
+        raise Undecodable(f"pixels from {found}: outside the {low} to {top} that it declares")
+    if _tag(tags, _PHOTOMETRIC, 1) == _WHITE_IS_ZERO:
+        pixels = low + top - pixels
+    grey = np.round((pixels - low) * (255.0 / (top - low))).astype(np.uint8)
     return Image.fromarray(grey).convert("RGB")
 
 

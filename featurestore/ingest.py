@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from featurestore import user_cache
-from featurestore.batching import SAMPLE_S, START, START_TOKENS, BatchSize
+from featurestore.batching import SAMPLE_S, START, BatchSize
 from featurestore.canary import canary_vectors, check_canary
 from featurestore.embed import PROCESSES, THREADS, Lane, Todo, embed_items
 from featurestore.errors import BadName, EncoderDrift
@@ -24,14 +24,14 @@ from featurestore.profile import Clock
 from featurestore.values import EncoderSpec, Modality, ResolvedEncoder
 from featurestore.writer import ViewWriter, Writer, update_metadata
 
-# Memory: on CPUs larger batches gained nothing, in images or in tokens.
-_LARGEST = {("cpu", False): 64, ("gpu", False): 1024, ("cpu", True): 4096, ("gpu", True): 1 << 18}
+# The first batch size and the largest, in images or in tokens; on CPUs larger ones gained nothing.
+_IMAGES = {"cpu": (START, 64), "gpu": (4 * START, 1024)}
+_TOKENS = {"cpu": (512, 2048), "gpu": (4096, 1 << 18)}  # on a CPU for each core: its own pass
 _DRY_RUN_ITEMS = 64
 _LONG_RUN_ITEMS = 1000  # from here on, it is worth a second to measure what would be faster
 _WORTH_SAYING = 1.1
 AUTO = "auto"
 _MANY_ITEMS, _MANY_WORKERS = 2000, 4  # from here on processes that decode are worth their start
-_GPU_START = 4  # times as large a first batch
 _GPU_SAMPLE_S = 0.1  # a GPU keeps its pace, and a second of it is a data set
 
 
@@ -345,6 +345,8 @@ def make_lanes(
     options: EmbedOptions,
 ) -> list[Lane]:
     """Put encoders that share a network (layers of it) into one lane."""
+    from joblib import cpu_count  # what a container grants, not what the machine has
+
     by_network: dict[int, list[int]] = {}
     for i, encoder in encoders.items():
         by_network.setdefault(id(getattr(encoder, "network", encoder)), []).append(i)
@@ -354,16 +356,14 @@ def make_lanes(
         is_gpu = str(first.device) != "cpu"
         counts_tokens = modality is Modality.TEXT and options.batch_size is None
         found = user_cache.recall("batch_sizes", _batch_key(resolved[views[0]], first, modality))
-        start = options.batch_size or found or (START_TOKENS if counts_tokens else START)
-        if is_gpu and not (options.batch_size or found):
-            start *= _GPU_START
+        start, largest = (_TOKENS if counts_tokens else _IMAGES)["gpu" if is_gpu else "cpu"]
+        if counts_tokens and not is_gpu:
+            start, largest = start * cpu_count(), largest * cpu_count()
         size = BatchSize(
-            start,
+            options.batch_size or found or start,
             sample_s=_GPU_SAMPLE_S if is_gpu else SAMPLE_S,
             settled=bool(options.batch_size or found),
-            largest=max(
-                _LARGEST["gpu" if is_gpu else "cpu", counts_tokens], options.batch_size or 0
-            ),
+            largest=max(largest, options.batch_size or 0),
             counts_tokens=counts_tokens,
         )
         lanes.append(Lane([encoders[i] for i in views], views, modality, size))
@@ -378,11 +378,12 @@ def _remember_batch_sizes(
     lanes: Sequence[Lane], resolved: Sequence[ResolvedEncoder], options: EmbedOptions
 ) -> None:
     for lane in lanes:
-        if lane.batch_size.settled and not options.batch_size:
+        size = lane.batch_size
+        if size.settled and not size.ran_out and not options.batch_size:
             modality = Modality.TEXT if lane.is_text else Modality.IMAGE
             key = _batch_key(resolved[lane.views[0]], lane.encoder, modality)
-            if user_cache.recall("batch_sizes", key) != lane.batch_size.size:
-                user_cache.remember("batch_sizes", key, lane.batch_size.size)
+            if user_cache.recall("batch_sizes", key) != size.size:
+                user_cache.remember("batch_sizes", key, size.size)
 
 
 def _stream(
@@ -395,9 +396,9 @@ def _stream(
     progress: Callable[[Progress], None] | None,
     clock: Clock,
 ) -> None:
-    totals = writer.plan.todo.sum(axis=1).tolist()
-    from joblib import cpu_count  # what a container grants, not what the machine has
+    from joblib import cpu_count
 
+    totals = writer.plan.todo.sum(axis=1).tolist()
     n_parts = options.part[1] if options.part else 1
     n_workers = options.n_workers or max(1, cpu_count() // n_parts)
     outcomes = embed_items(

@@ -103,7 +103,7 @@ def prepare_picture(
                     content_hash, failed_stage="decode", error=str(error), read_s=read_s,
                     decode_s=time.perf_counter() - started,
                 )  # fmt: skip
-            except (ValueError, MemoryError) as error:  # this encoder's transform: a side of 1 px
+            except Exception as error:  # this encoder's transform raises what it likes
                 errors[i] = f"{type(error).__name__}: {error}"
         decode_s = time.perf_counter() - started
     return Picture(content_hash, tuple(inputs), tuple(errors), read_s=read_s, decode_s=decode_s)

@@ -33,7 +33,7 @@ def test_a_partial_batch_says_nothing():
 def test_out_of_memory_halves_and_stays():
     size = BatchSize(8)
     size.out_of_memory(8)
-    assert (size.size, size.settled) == (4, True)
+    assert (size.size, size.settled, size.ran_out) == (4, True, True)
     size.out_of_memory(2)
     assert size.size == 1
     size.out_of_memory(8)  # a larger batch that was under way says nothing new

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,7 +16,7 @@ import pytest
 from featurestore import pictures
 from featurestore.batching import BatchSize
 from featurestore.embed import PROCESSES, THREADS, Lane, Todo, embed_items
-from featurestore.errors import FeatureStoreError
+from featurestore.errors import EncoderFailed, FeatureStoreError
 from featurestore.profile import Clock
 from featurestore.sources.contents import Reader
 from featurestore.values import Modality
@@ -25,6 +26,7 @@ class FakeEncoder:
     """Vectors that a person can predict: mean colour of an image, length of a text."""
 
     device = "cpu"
+    resolved = SimpleNamespace(spec="python:fake")
 
     def __init__(self, memory=10**9):
         self.memory = memory
@@ -220,11 +222,56 @@ def test_an_item_that_alone_does_not_fit_is_a_failure(tmp_path, write_image):
     assert [found[row].failed_stage for row in range(2)] == ["encode", "encode"]
 
 
-def test_other_errors_of_the_encoder_are_not_swallowed(tmp_path, write_image):
-    encoder = FakeEncoder()
-    encoder.encode_images = lambda prepared: 1 / 0
-    with pytest.raises(ZeroDivisionError):
-        run(tmp_path, images(tmp_path, write_image, 2), encoder)
+class Picky(FakeEncoder):
+    """Raises on dark pictures, and on all that come after `lives` passes."""
+
+    lives = 10**9
+
+    def encode_images(self, prepared):
+        self.lives -= 1
+        if self.lives < 0:
+            raise ValueError("CUDA error: the device is lost")
+        if any(one.max() < 5 for one in prepared):
+            raise KeyError("dark")
+        return super().encode_images(prepared)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_an_item_on_which_an_encoder_raises_is_a_failure_and_costs_no_other(
+    tmp_path, write_image, device
+):
+    encoder = type("OnDevice", (Picky, FakeGpu), {"device": device})()
+    todos = images(tmp_path, write_image, 12)
+    found = run(tmp_path, todos, encoder, size=8)
+    dark = set(range(5))
+    assert {row for row, one in found.items() if one.failed_stage == "encode"} == dark
+    assert {row for row, one in found.items() if one.vector is not None} == set(range(12)) - dark
+    assert {found[row].error for row in dark} == {"KeyError: 'dark'"}
+
+
+def test_an_encoder_that_raises_on_one_item_after_the_other_stops_and_accuses_none(
+    tmp_path, write_image
+):
+    encoder = Picky()
+    encoder.lives = 1
+    todos = images(tmp_path, write_image, 40)[5:]
+    outcomes = []
+    with pytest.raises(EncoderFailed, match=r"16 items in a row.*ValueError: CUDA error: the dev"):
+        outcomes.extend(stream(tmp_path, todos, [lane(encoder)]))
+    assert [one.row for one in outcomes if one.vector is not None] == [5, 6, 7, 8]
+    assert not [one for one in outcomes if one.failed_stage]
+
+
+def test_an_encoder_that_fails_lets_the_others_finish(tmp_path, write_image):
+    broken, well = Picky(), FakeEncoder()
+    broken.lives = 0
+    todos = images(tmp_path, write_image, 40)
+    todos = [replace(one, views=(0, 1)) for one in todos]
+    outcomes = []
+    with pytest.raises(EncoderFailed):
+        outcomes.extend(stream(tmp_path, todos, [lane(broken), lane(well, views=(1,))]))
+    assert sorted(one.row for one in outcomes if one.view == 1) == list(range(40))
+    assert not [one for one in outcomes if one.view == 0]
 
 
 def test_texts_go_by_length_and_bad_ones_are_named():

@@ -1,4 +1,5 @@
 import io
+import struct
 
 import numpy as np
 import pytest
@@ -37,6 +38,75 @@ def test_a_tiff_that_declares_12_bits_is_scaled_by_them():
     content = as_bytes(Image.fromarray(ramp), "TIFF", tiffinfo={281: 4095})
     found = np.asarray(decode_image(content))
     assert found[0, :, 0].tolist() == [0, 128, 255]
+
+
+def test_a_tiff_may_declare_where_it_begins_and_that_white_is_zero():
+    ramp = np.array([[1000, 2000, 3000]], np.uint16)
+    declared = {280: 1000, 281: 3000}
+    for more, expected in [({}, [0, 128, 255]), ({262: 0}, [255, 128, 0])]:
+        content = as_bytes(Image.fromarray(ramp), "TIFF", tiffinfo=declared | more)
+        assert np.asarray(decode_image(content))[0, :, 0].tolist() == expected
+    outside = as_bytes(Image.fromarray(ramp), "TIFF", tiffinfo={281: 2500})
+    with pytest.raises(Undecodable, match="1000 to 3000: outside the 0 to 2500 that it declares"):
+        decode_image(outside)
+
+
+def tiff(pixels, **tags):
+    """Write an uncompressed TIFF of any number of bands, which Pillow cannot."""
+    height, width, n_bands = pixels.shape
+    bits = pixels.dtype.itemsize * 8
+    entries = {
+        256: (4, [width]), 257: (4, [height]), 258: (3, [bits] * n_bands), 259: (3, [1]),
+        262: (3, [2]), 273: (4, [0]), 277: (3, [n_bands]), 278: (4, [height]),
+        279: (4, [pixels.nbytes]),
+    } | {int(name[1:]): (3, value) for name, value in tags.items()}  # fmt: skip
+    data = struct.pack("<2sHI", b"II", 42, 8)
+    after = 8 + 2 + 12 * len(entries) + 4
+    table, extra = struct.pack("<H", len(entries)), b""
+    long = {number: v for number, (kind, v) in entries.items() if len(v) * 2 > 4}
+    at = after + sum(2 * len(v) for v in long.values())
+    for number, (kind, value) in sorted(entries.items()):
+        packed = struct.pack(f"<{len(value)}{'HI'[kind == 4]}", *([at] if number == 273 else value))
+        if len(packed) > 4:
+            packed, extra = struct.pack("<I", after + len(extra)), extra + packed
+        table += struct.pack("<HHI", number, kind, len(value)) + packed.ljust(4, b"\0")
+    return data + table + struct.pack("<I", 0) + extra + pixels.tobytes()
+
+
+def test_bands_are_never_left_out_in_silence():
+    pixels = np.arange(2 * 3 * 5, dtype=np.uint8).reshape(2, 3, 5)
+    rgb = np.ascontiguousarray(pixels[:, :, :3])
+    assert (np.asarray(decode_image(tiff(rgb))) == rgb).all()
+    with_alpha = np.ascontiguousarray(pixels[:, :, :4])
+    assert (np.asarray(decode_image(tiff(with_alpha, t338=[2]))) == rgb).all()
+    for n_bands in (4, 5):
+        bands = np.ascontiguousarray(pixels[:, :, :n_bands])
+        with pytest.raises(Undecodable, match=f"{n_bands} bands, 3 of them colours.*gdal_transl"):
+            decode_image(tiff(bands, t338=[0] * (n_bands - 3)))
+
+
+def test_colours_of_twelve_bits_are_no_near_black():
+    pixels = np.full((2, 2, 3), 4095, np.uint16)
+    with pytest.raises(Undecodable, match=r"16-bit colours from 0 to 4095.*write it with 8 bits"):
+        decode_image(tiff(pixels, t281=[4095] * 3))
+    assert np.asarray(decode_image(tiff(pixels * 16))).max() == 255
+
+
+def test_a_program_is_never_started_to_read_a_picture(tmp_path, monkeypatch):
+    script = tmp_path / "gs"
+    script.write_text(f"#!/bin/sh\ntouch {tmp_path}/started\n")
+    script.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    content = as_bytes(Image.new("RGB", (8, 8)), "EPS")
+    with pytest.raises(Undecodable, match="not an image that we can read"):
+        decode_image(content)
+    assert not (tmp_path / "started").exists()
+
+
+def test_a_line_is_no_picture():
+    decode_image(as_bytes(Image.new("L", (1, 200))))
+    with pytest.raises(Undecodable, match=r"1 × 201 pixels: over 200 times as long as wide"):
+        decode_image(as_bytes(Image.new("L", (1, 201))))
 
 
 @pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK", "1", "LA"])

@@ -14,6 +14,7 @@ from PIL import Image
 
 from featurestore.encoders.geometry import ResizeAndCrop
 from featurestore.encoders.preprocessing import Preprocessing
+from featurestore.encoders.side_by_side import beside_each_other
 from featurestore.encoders.tokens import Tokens
 from featurestore.encoders.torch_setup import config_of, inference
 from featurestore.errors import BadName
@@ -162,6 +163,8 @@ class TorchEncoder:
         """
         network = encoders[0].network
         depths = [one.depth for one in encoders]
+        if modality is Modality.TEXT and network.device == "cpu" and network.tokenize is not None:
+            return beside_each_other(lambda tokens: _texts_forward(network, tokens, depths))
 
         def stage(contents: Sequence[Any]) -> _Staged:
             if modality is Modality.IMAGE:
@@ -191,6 +194,16 @@ class TorchEncoder:
             return vectors
 
         return stage, launch, fetch
+
+
+def _texts_forward(
+    network: Network, tokens: Sequence[Tokens], depths: Sequence[Depth]
+) -> list[NDArray[np.float32]]:
+    assert network.collate is not None
+    assert network.forward_tokens is not None
+    with inference(network.device, network.dtype):
+        found = network.forward_tokens(network.collate(tokens), depths)
+        return [one.float().numpy() for one in found]
 
 
 @dataclass(frozen=True, eq=False)

@@ -22,9 +22,11 @@ from featurestore.values import Modality
 
 IMAGE_ENDINGS = frozenset(
     {
+        ".avif",
         ".bmp",
         ".gif",
         ".jfif",
+        ".jp2",
         ".jpeg",
         ".jpg",
         ".pgm",
@@ -35,6 +37,10 @@ IMAGE_ENDINGS = frozenset(
         ".tiff",
         ".webp",
     }
+)
+# Pictures that we do not read: somebody who has them wants to know.
+_OTHER_PICTURES = frozenset(
+    {".cr2", ".dcm", ".dng", ".eps", ".heic", ".heif", ".jxl", ".nef", ".nii", ".psd", ".svg"}
 )
 
 
@@ -77,8 +83,12 @@ class ImageFolder:
         found = _Found()
         if self.location.is_url:
             for path, size, stamp in self.location.files():
-                if _is_image(path) and not any(part.startswith(".") for part in path.split("/")):
+                if any(part.startswith(".") for part in path.split("/")):
+                    continue
+                if _is_image(path):
                     found.files.append((prefix + path, size, stamp))
+                elif _ending(path) in _OTHER_PICTURES:
+                    found.others.append(path)
         else:
             _walk(self.location.text, self.root, bool(options.follow_links), found)
         if found.n_links and not found.files:
@@ -111,6 +121,11 @@ class ImageFolder:
                 f"{found.n_links:,} links lead out of {self.location} and were left out: "
                 "--follow-links takes them"
             )
+        if found.others:
+            notes.append(
+                f"{len(found.others):,} pictures of kinds that we do not read were left out "
+                f"(first: {min(found.others)}): convert them to JPEG or PNG"
+            )
         return Listing(
             rows,
             Modality.IMAGE,
@@ -125,11 +140,16 @@ class ImageFolder:
 class _Found:
     files: list[tuple[str, int, int]] = field(default_factory=list)  # uri, size, mtime_ns
     unread: list[str] = field(default_factory=list)  # folders that cannot be listed
+    others: list[str] = field(default_factory=list)  # pictures of kinds that we do not read
     n_links: int = 0  # that lead out of the folder
 
 
 def _is_image(name: str) -> bool:
-    return os.path.splitext(name)[1].lower() in IMAGE_ENDINGS  # noqa: PTH122 - hot
+    return _ending(name) in IMAGE_ENDINGS
+
+
+def _ending(name: str) -> str:
+    return os.path.splitext(name)[1].lower()  # noqa: PTH122 - hot
 
 
 def _walk(folder: str, root: str, follow: bool, found: _Found) -> None:
@@ -173,6 +193,8 @@ def _walk(folder: str, root: str, follow: bool, found: _Found) -> None:
                 except OSError:
                     size, mtime_ns = 0, 0  # a dangling link: a failure when it is read
                 found.files.append((_relative(entry.path, root), size, mtime_ns))
+            elif _ending(entry.name) in _OTHER_PICTURES:
+                found.others.append(_relative(entry.path, root))
 
 
 def _relative(path: str, root: str) -> str:

@@ -21,11 +21,12 @@ import pyarrow as pa
 from featurestore.errors import BadSource
 from featurestore.sources import SPLITS, Listing, SourceOptions
 from featurestore.sources.contents import member_uri
+from featurestore.sources.folder import IMAGE_ENDINGS
 from featurestore.sources.places import Place
 from featurestore.sources.rows import as_listing, columns_of
 from featurestore.values import Modality
 
-IMAGES = frozenset({"jpg", "jpeg", "png", "webp"})
+IMAGES = frozenset(ending[1:] for ending in IMAGE_ENDINGS)
 _SMALL = frozenset({"txt", "json", "cls"})
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 
@@ -208,9 +209,13 @@ def _samples(shard: Place, damaged: list[tuple[Place, str]]) -> Iterator[_Sample
                     content = tar.extractfile(member)
                     assert content is not None, "a regular file"
                     sample.facts |= _facts(ending, content.read(), shard, member.name, damaged)
+            # tarfile stops in silence at a header that it cannot read.
             file.seek(tar.offset)
-            if not file.read(1):
+            block = file.read(tarfile.BLOCKSIZE)
+            if len(block) < tarfile.BLOCKSIZE:
                 raise tarfile.ReadError("it ends without the mark of its end")
+            if block.count(0) < tarfile.BLOCKSIZE:
+                raise tarfile.ReadError(f"no header of a member at byte {tar.offset}")
     except (tarfile.TarError, EOFError) as error:
         damaged.append((shard, str(error)))
         if sample is not None:

@@ -136,6 +136,27 @@ def test_a_damaged_shard_gives_what_stands_before_the_damage(shards, at):
         Reader("webdataset", str(shards))(row.column("uri")[0].as_py())
 
 
+@pytest.mark.parametrize("how", ["cut inside it", "cut before it", "one byte of it"])
+def test_no_header_is_damaged_in_silence(tmp_path, how):
+    path = tmp_path / "a.tar"
+    write_tar(path, [(f"{i}.txt", b"text") for i in range(5)])
+    whole = path.read_bytes()
+    with tarfile.open(path) as tar:
+        headers = [member.offset for member in tar]
+    for n, at in list(enumerate(headers))[1:]:
+        damaged = {
+            "cut inside it": whole[: at + 100],
+            "cut before it": whole[:at],
+            "one byte of it": whole[: at + 3] + b"?" + whole[at + 4 :],
+        }
+        path.write_bytes(damaged[how])
+        found = listing(path)
+        assert found.rows.column("item_id").to_pylist() == [
+            *(f"a/{i}" for i in range(n)), "a/damaged",
+        ]  # fmt: skip
+        assert found.unread, at  # what was in it stays, --prune or not
+
+
 def test_what_is_no_tar_says_so(tmp_path):
     (tmp_path / "x.tar").write_bytes(b"no tar at all" * 100)
     found = listing(tmp_path / "x.tar")

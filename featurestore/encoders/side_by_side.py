@@ -1,0 +1,60 @@
+"""Texts on a CPU: a pass for each core, on its part of the batch, instead of all cores in each.
+
+The operations of a short text are small: cores that share each of them wait for each other a
+hundred times a pass, here once. MiniLM on banking77, 2 cores: 1.9 ms a text against 2.3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from featurestore.encoders.tokens import Tokens
+
+_LEAST_TOKENS = 256  # of a part: below it, a core waits for Python more than for numbers
+
+Vectors = list[NDArray[np.float32]]  # of each depth, (n, dim)
+
+
+def beside_each_other(
+    forward: Callable[[Sequence[Tokens]], Vectors],
+) -> tuple[Callable[..., Any], Callable[..., Any], Callable[..., Any]]:
+    """Return the three steps of `TorchEncoder.runner` for texts on a CPU."""
+
+    def stage(contents: Sequence[Tokens]) -> list[Sequence[Tokens]]:
+        return _parts(contents, torch.get_num_threads())
+
+    def launch(parts: list[Sequence[Tokens]]) -> list[Vectors]:
+        if len(parts) == 1:
+            return [forward(parts[0])]
+        return list(_single_threads(torch.get_num_threads()).map(forward, parts))
+
+    def fetch(found: list[Vectors]) -> Vectors:
+        return [np.concatenate(depth) for depth in zip(*found, strict=True)]
+
+    return stage, launch, fetch
+
+
+def _parts(contents: Sequence[Tokens], n: int) -> list[Sequence[Tokens]]:
+    """Cut into at most ``n`` parts of like many tokens, none of very few."""
+    ends = np.cumsum([len(one["input_ids"]) for one in contents])
+    n = max(1, min(n, int(ends[-1]) // _LEAST_TOKENS))
+    cuts = np.searchsorted(ends, ends[-1] * np.arange(1, n) / n) + 1
+    bounds = sorted({0, *cuts.tolist(), len(contents)})
+    return [contents[start:end] for start, end in pairwise(bounds)]
+
+
+@cache
+def _single_threads(n: int) -> ThreadPoolExecutor:
+    """Return ``n`` threads in which torch computes with one core each."""
+    pool = ThreadPoolExecutor(n, "forward", initializer=torch.set_num_threads, initargs=(1,))
+    list(pool.map(lambda _: None, range(n)))
+    torch.set_num_threads(n)  # for threads to come: each takes what was said last, by any thread
+    return pool
