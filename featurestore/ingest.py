@@ -60,6 +60,7 @@ class EmbedOptions:
     trust_remote_code: bool = False
     compile: bool = False
     decode_in: str = AUTO  # threads | processes; auto: what feeds the encoders best
+    rehash: bool = False  # read every image: its size and time are not trusted
     part: tuple[int, int] | None = None  # (i, n): the i-th of n parts, for a process a GPU
 
     def __post_init__(self) -> None:
@@ -334,6 +335,7 @@ def _plan(
         targets,
         overwrite=options.overwrite,
         retry_failed=options.retry_failed,
+        rehash=options.rehash,
         part=options.part,
     )
 

@@ -46,6 +46,7 @@ def make_plan(
     *,
     overwrite: bool = False,
     retry_failed: bool = False,
+    rehash: bool = False,
     part: tuple[int, int] | None = None,
 ) -> Plan:
     """Compare a listing with the store.
@@ -61,6 +62,9 @@ def make_plan(
         Everything is to do.
     retry_failed : bool
         What failed before is to do.
+    rehash : bool
+        Size and time of a file say nothing: all images are read, and embedded where their
+        bytes have changed.
     part : (int, int), optional
         ``(i, n)``: only the i-th of n parts of the items, drawn by their ids.
     """
@@ -78,6 +82,7 @@ def make_plan(
         same_content = is_equal(rows, items, place, "size") & is_equal(
             rows, items, place, "mtime_ns"
         )
+        same_content &= not rehash
         stored = items.column("content_hash").take(place).combine_chunks()
         content_hash = pc.if_else(pa.array(same_content), stored, pa.nulls(len(rows), pa.string()))
     compared = [name for name in rows.column_names if name not in ("size", "mtime_ns")]

@@ -100,7 +100,8 @@ def test_kill_9_at_random_moments_loses_nothing(
     assert len(store.view("d", spec).table.read(["item_id"])) == 120
 
 
-def test_ctrl_c_keeps_what_was_done_and_says_130(tmp_path, many, child_env, monkeypatch):
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_to_stop_keeps_what_was_done(sent, code, tmp_path, many, child_env, monkeypatch):
     monkeypatch.syspath_prepend(str(tmp_path))
     spec = "python:slow_encoder:Slow"
     command = [*CLI, "embed", str(many), "--dataset", "d", "-e", spec, "--batch-size", "2"]
@@ -115,9 +116,9 @@ def test_ctrl_c_keeps_what_was_done_and_says_130(tmp_path, many, child_env, monk
     while child.poll() is None and not list(views.glob("*/encoder.json")):
         time.sleep(0.005)
     time.sleep(1)  # some of them are done by then, of 6 s in all
-    child.send_signal(signal.SIGINT)
+    child.send_signal(sent)
     _, err = child.communicate(timeout=30)
-    assert child.returncode == 130, err
+    assert child.returncode == code, err
     assert "interrupted; what was done is kept" in err
     assert "Traceback" not in err
     kept = len(load(tmp_path / "store", spec))

@@ -102,6 +102,23 @@ def test_a_touched_file_of_equal_content_is_not_encoded(empty_store, tiny_images
     assert embed(empty_store, tiny_images).n_unchanged == 6
 
 
+def test_rehash_finds_other_bytes_under_the_same_size_and_time(empty_store, tmp_path, write_image):
+    folder = tmp_path / "pictures"
+    for name, grey in (("a.bmp", 10), ("b.bmp", 20)):
+        write_image(folder / name, (grey, grey, grey))
+    embed(empty_store, folder)
+    status = (folder / "a.bmp").stat()
+    write_image(folder / "a.bmp", (90, 90, 90))
+    os.utime(folder / "a.bmp", ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert (folder / "a.bmp").stat().st_size == status.st_size
+    assert embed(empty_store, folder).n_unchanged == 2
+    report = embed(empty_store, folder, rehash=True)
+    assert (report.n_encoded, report.n_unchanged) == (1, 1)
+    found = empty_store.view("d", PIXELS).load()
+    assert np.allclose(found.vectors[list(found.ids).index("a.bmp")], 90 / 255, atol=1e-6)
+    assert embed(empty_store, folder).n_unchanged == 2
+
+
 def test_equal_content_is_encoded_once_and_each_item_has_its_row(empty_store, tiny_images):
     embed(empty_store, tiny_images)
     shutil.copy(tiny_images / "dark" / "0.png", tiny_images / "light" / "copy.png")

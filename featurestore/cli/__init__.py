@@ -1,11 +1,13 @@
 """The command line: arguments, output, exit codes. Data to stdout, messages to stderr.
 
-Exit codes: 0 success, 1 error, 2 usage, 3 finished with failed items, 130 interrupted.
+Exit codes: 0 success, 1 error, 2 usage, 3 finished with failed items, 130 interrupted,
+143 terminated (both with what was done kept).
 Everything heavy is imported inside the commands, so that ``--help`` starts at once.
 """
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -27,11 +29,12 @@ from featurestore.cli import (
 from featurestore.cli.output import say
 from featurestore.errors import FeatureStoreError
 
-EXIT_INTERRUPTED = 130
+EXIT_INTERRUPTED, EXIT_TERMINATED = 130, 143
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit."""
+    signal.signal(signal.SIGTERM, _terminate)  # of a scheduler or a container that stops
     sys.exit(run(arguments))
 
 
@@ -50,10 +53,20 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:  # a full disk, a read-only folder: what was committed is kept
         say(f"error: {error.strerror or error}{_at(error)}; what was committed before is kept")
         return 1
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, click.Abort) as stop:
         say("interrupted; what was done is kept, and the next run goes on from there")
-        return EXIT_INTERRUPTED
+        is_terminated = isinstance(stop.__cause__ or stop, _Terminated)
+        return EXIT_TERMINATED if is_terminated else EXIT_INTERRUPTED
     return code if isinstance(code, int) else 0
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM: it ends a run as Ctrl-C does, with another exit code."""
+
+
+def _terminate(*_: object) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough; SIGKILL comes without asking
+    raise _Terminated
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

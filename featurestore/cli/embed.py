@@ -71,6 +71,10 @@ EXIT_FAILED_ITEMS = 3
 @click.option("--compile", "compiled", is_flag=True, help="torch.compile: for long runs on a GPU.")
 @click.option("--overwrite", is_flag=True, help="Embed everything again.")
 @click.option("--retry-failed", is_flag=True, help="Try unchanged items that failed before.")
+@click.option(
+    "--rehash", is_flag=True,
+    help="Read every image: bytes may have changed under the same size and time.",
+)  # fmt: skip
 @click.option("--prune", is_flag=True, help="Drop items that are gone from their source.")
 @click.option("--max-failures", type=click.IntRange(min=0), help="Stop when more items fail.")
 @click.option("--follow-links", is_flag=True, help="Also links that lead out of the folder.")
@@ -103,6 +107,7 @@ def embed(
     compiled: bool,
     overwrite: bool,
     retry_failed: bool,
+    rehash: bool,
     prune: bool,
     max_failures: int | None,
     follow_links: bool,
@@ -132,7 +137,7 @@ def embed(
     devices = devices_of(device)
     how = EmbedOptions(
         devices[0], batch_size, num_workers, overwrite, retry_failed, max_failures, prune,
-        trust_remote_code, compiled, decode_in,
+        trust_remote_code, compiled, decode_in, rehash,
     )  # fmt: skip
     what: dict[str, Any] = {
         "dataset": dataset, "encoders": encoders, "options": options, "how": how,

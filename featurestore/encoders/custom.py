@@ -8,7 +8,8 @@
 
 Instead of, or beside, `encode_images` it may have ``encode_texts(texts)``; both return (n, dim).
 Optional: ``prepare_image(image)``, run in decode workers, whose results `encode_images` then
-gets; ``device``, such as "cuda". Without ``version``, the module's source text stands for it.
+gets; ``device``, such as "cuda". A class that takes ``device=`` is given that of ``--device``
+(cpu, cuda, mps, or auto). Without ``version``, the module's source text stands for it.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ class Custom:
 
 
 def load(specs: Sequence[EncoderSpec], how: LoadOptions) -> list[Custom]:
-    """Import the module and take the object; a class is called without arguments."""
+    """Import the module and take the object; a class is called, with ``device=`` if it takes it."""
     (spec,) = specs
     name, colon, attribute = spec.model.partition(":")
     if not colon:
@@ -76,7 +77,10 @@ def load(specs: Sequence[EncoderSpec], how: LoadOptions) -> list[Custom]:
             f"cannot load {spec}: {error}; expected a module that Python finds "
             "(installed, in this folder, or on PYTHONPATH) and an object in it"
         ) from error
-    return [adopt(found() if inspect.isclass(found) else found, spec)]
+    if inspect.isclass(found):
+        takes_device = "device" in inspect.signature(found).parameters
+        found = found(device=how.device) if takes_device else found()
+    return [adopt(found, spec)]
 
 
 def adopt(inner: Any, spec: EncoderSpec | None = None) -> Custom:

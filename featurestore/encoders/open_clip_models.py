@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -54,11 +55,22 @@ def load(specs: Sequence[EncoderSpec], how: LoadOptions) -> list[TorchEncoder]:
     elif spec.local_file:
         hint = f"expected a checkpoint of {name}: safetensors, or what torch.save wrote of tensors"
     with loading(spec, hint):
+        quick = _needs_quick_gelu(name, weights)
         module, _, transform = open_clip.create_model_and_transforms(
-            name, pretrained=weights, weights_only=True
+            name, pretrained=weights, weights_only=True, force_quick_gelu=quick
         )
         tokenizer = open_clip.get_tokenizer(name)
-    return assemble(specs, module, transform, tokenizer, how)
+    return assemble(specs, module, transform, tokenizer, how, {"quick_gelu": True} if quick else {})
+
+
+def _needs_quick_gelu(name: str, weights: str | None) -> bool:
+    """Whether weights were trained with another activation than the model is configured with.
+
+    OpenAI's, MetaCLIP's and DFN's were; open_clip warns of it and computes with the wrong one.
+    """
+    tag = open_clip.get_pretrained_cfg(name, weights) if weights else {}
+    config = open_clip.get_model_config(name) or {}
+    return bool(tag.get("quick_gelu")) and not config.get("quick_gelu")
 
 
 def load_random(
@@ -81,9 +93,17 @@ def _check_name(name: str) -> None:
 
 
 def assemble(
-    specs: Sequence[EncoderSpec], module: Any, transform: Any, tokenizer: Any, how: LoadOptions
+    specs: Sequence[EncoderSpec],
+    module: Any,
+    transform: Any,
+    tokenizer: Any,
+    how: LoadOptions,
+    more: Mapping[str, Any] = MappingProxyType({}),
 ) -> list[TorchEncoder]:
-    """Put both towers, the tokenizer and the preprocessing together."""
+    """Put both towers, the tokenizer and the preprocessing together.
+
+    ``more`` is what else was chosen and changes vectors.
+    """
     spec, device = specs[0], pick_device(how.device)
     preprocessing = Preprocessing.split(transform)
     chosen = {
@@ -92,6 +112,7 @@ def assemble(
         "preprocessing": preprocessing.description,
         "context_length": getattr(module, "context_length", None),
         "precision": spec.option("precision", "fp32"),
+        **more,
     }
     depths = [Depth.of(one, ("cls", "mean")) for one in specs]
     for depth, one in zip(depths, specs, strict=True):

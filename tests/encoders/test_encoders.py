@@ -51,6 +51,30 @@ def test_timm_vectors_are_those_of_timm_with_its_own_transform(mobilenet, photos
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3)
 
 
+def test_weights_of_open_clip_run_with_the_activation_that_they_were_trained_with(monkeypatch):
+    import open_clip
+
+    asked = []
+
+    def create(name, *, pretrained, force_quick_gelu, weights_only):
+        asked.append(force_quick_gelu)
+        config = open_clip.get_model_config(name)
+        small = {"layers": 1, "width": 64}
+        config |= {"quick_gelu": force_quick_gelu or config.get("quick_gelu", False)}
+        config["vision_cfg"] |= small | {"head_width": 32}
+        config["text_cfg"] |= small | {"heads": 2}
+        module = open_clip.CLIP(**{k: v for k, v in config.items() if k != "init_logit_scale"})
+        return module, None, open_clip.image_transform(224, is_train=False)
+
+    monkeypatch.setattr(open_clip, "create_model_and_transforms", create)
+    specs = ["ViT-B-32/openai", "ViT-B-32-quickgelu/openai", "ViT-B-32/laion2b_s34b_b79k"]
+    found = [load(f"open_clip:{one}") for one in specs]
+    assert asked == [True, False, False]
+    kinds = [type(one.network.module.transformer.resblocks[0].mlp.gelu).__name__ for one in found]
+    assert kinds == ["QuickGELU", "QuickGELU", "GELU"]
+    assert ["quick_gelu" in one.resolved.chosen for one in found] == [True, False, False]
+
+
 def test_both_towers_of_open_clip_are_those_of_open_clip(tiny_clip, photos):
     import open_clip
     import torch
