@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import asdict, dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -111,6 +112,12 @@ class Intake:
         notes: list[str] = []
         labels: dict[str, None] = {}
         modality = earlier.modality if earlier else None
+        # A column that is just being attached may not be there yet.
+        there = folder.items.schema().names if earlier else []
+        attached = [name for name in earlier.attached if name in there] if earlier else []
+        items = ITEMS.empty_table()
+        if folder.exists:
+            items = folder.items.read(list(dict.fromkeys(["item_id", "source", "uri", *attached])))
         for location in locations:
             source = open_source(location)
             name, moved_from = _source_name(source, records)
@@ -122,22 +129,18 @@ class Intake:
                     f"{listing.modality}s: give it another --dataset name"
                 )
             modality = listing.modality
+            if name not in records and (renamed := _renamed(source, listing, items, records)):
+                name, moved_from = renamed, records[renamed].locations[0]
             if moved_from:
-                notes.append(f"source {name} moved from {moved_from} to {source.root}")
+                notes.append(f"source {name} moved from {moved_from} to {source.location}")
             notes += listing.notes
             labels |= dict.fromkeys(listing.label_columns)
-            records[name] = _record(source, records.get(name), effective)
+            records[name] = _record(source, None if moved_from else records.get(name), effective)
             names = pa.array([name] * len(listing.rows), pa.string())
             parts.append(listing.rows.append_column("source", names))
             looked.append((name, listing))
         assert modality is not None, "at least one source"
         rows = _concatenate(parts)
-        # A column that is just being attached may not be there yet.
-        there = folder.items.schema().names if earlier else []
-        attached = [name for name in earlier.attached if name in there] if earlier else []
-        items = ITEMS.empty_table()
-        if folder.exists:
-            items = folder.items.read(list(dict.fromkeys(["item_id", "source", "uri", *attached])))
         _check_items(folder, rows, items, records)
         rows = keep_attached(rows, items, attached)
         gone = _gone(rows, items, looked)
@@ -188,6 +191,20 @@ def _source_name(source: Source, records: dict[str, SourceRecord]) -> tuple[str,
     return name, None
 
 
+def _renamed(
+    source: Source, listing: Listing, items: pa.Table, records: dict[str, SourceRecord]
+) -> str | None:
+    """Return the name of a table that is gone and has most of these ids: it has a new name."""
+    if source.kind != "table":
+        return None
+    place = pc.index_in(items.column("item_id"), value_set=listing.rows.column("item_id"))
+    owners = items.column("source").filter(pc.is_valid(place)).to_pylist()
+    (owner, n), *_ = Counter(owners).most_common(1) or [("", 0)]
+    if n * 2 <= len(listing.rows) or records[owner].kind != "table" or not _is_gone(records[owner]):
+        return None
+    return owner
+
+
 def _is_gone(record: SourceRecord) -> bool:
     # A table's root is the folder it lies in, which may well stay when the table moves.
     places = record.locations if record.kind == "table" else (record.root,)
@@ -223,7 +240,16 @@ def _concatenate(parts: list[pa.Table]) -> pa.Table:
     for part in parts[1:]:
         for field in new_columns(schema, part.schema):
             schema = schema.append(field)
+    texts = {field.name for field in schema if pa.types.is_string(field.type)}
+    parts = [_as_texts(part, texts) for part in parts]
     return pa.concat_tables(parts, promote_options="permissive").combine_chunks()
+
+
+def _as_texts(part: pa.Table, names: Set[str]) -> pa.Table:
+    for i, field in enumerate(part.schema):
+        if field.name in names and not pa.types.is_string(field.type):
+            part = part.set_column(i, field.name, part.column(i).cast(pa.string()))
+    return part
 
 
 def _check_items(

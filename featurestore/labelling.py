@@ -98,6 +98,7 @@ def attach(folder: DatasetFolder, values: pa.Table, *, are_labels: bool = True) 
                 f"{len(unknown)} of {len(values)} ids are no items of {folder.name!r} "
                 f"(first: {unknown[0]!r}; {nearest(unknown[0], known, n=2)})"
             )
+        new_columns(items.schema, values.schema)  # of another type than before
         same = np.logical_and.reduce([is_equal(values, items, place, name) for name in names])
         other = values.filter(pa.array(~same))
         rows = items.take(place.filter(pa.array(~same)))

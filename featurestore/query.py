@@ -100,7 +100,15 @@ def evaluate(expression: str, table: pa.Table) -> pa.ChunkedArray:
     numbered = table.append_column(place, pa.array(np.arange(len(table))))
     # The line break ends a comment in the expression, which would swallow what follows it.
     statement = f"SELECT ({expression}\n) AS value FROM items ORDER BY items.{place}"
-    result = select(statement, {"items": numbered}, limit_s=EXPRESSION_S)
+    if not expression.strip():
+        raise BadQuery(f"no expression; columns: {', '.join(table.column_names)}")
+    try:
+        result = select(statement, {"items": numbered}, limit_s=EXPRESSION_S)
+    except BadQuery as error:
+        reason = str(error).split(" in: SELECT")[0]  # of our own making
+        if "not found" in reason:
+            reason += f" (columns: {', '.join(table.column_names)})"
+        raise BadQuery(f"{reason} in: {expression}") from None
     if len(result) != len(table):
         raise BadQuery(f"expected one value for each of {len(table)} rows from: {expression}")
     return result.column("value")

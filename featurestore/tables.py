@@ -432,11 +432,14 @@ def new_columns(have: pa.Schema, come: pa.Schema) -> list[pa.Field]:
                 f"columns {other!r} and {field.name!r} differ in case alone: rename one"
             )
         if field.name not in have.names:
+            if pa.types.is_null(field.type):
+                continue  # its type comes with its first value
             fields.append(pa.field(field.name, field.type))
         elif not _fits(field.type, have.field(field.name).type):
             raise BadSource(
                 f"column {field.name!r} is {have.field(field.name).type} in the data set, "
-                f"but {field.type} in this source: rename it or convert it in the source"
+                f"but {field.type} in this source: rename it, convert it in the source, or embed "
+                "into another data set"
             )
     return fields
 
@@ -482,8 +485,10 @@ def _remove(shard: Shard) -> RemoveAction:
 
 
 def _fits(come: pa.DataType, have: pa.DataType) -> bool:
-    if come == have or pa.types.is_null(come):
+    if come == have or pa.types.is_null(come) or pa.types.is_null(have):
         return True
+    if pa.types.is_string(have):  # as it is written
+        return bool(pa.types.is_integer(come) or pa.types.is_floating(come))
     if pa.types.is_fixed_size_list(come):  # Delta knows plain lists alone
         return bool(pa.types.is_list(have) and come.value_type == have.value_type)
     return bool(pa.types.is_floating(have) and pa.types.is_integer(come))

@@ -192,7 +192,7 @@ def checked(rows: pa.Table, source: Source) -> pa.Table:
         shown = ", ".join(map(repr, repeated.field("values").to_pylist()[:3]))
         raise DuplicateIds(
             f"{len(repeated)} ids stand more than once in {source.location} (first: {shown}): "
-            "name a column of unique values with --id, or leave --id out"
+            "they must be unique; name a column of unique values with --id"
         )
     return rows
 

@@ -7,8 +7,10 @@ random places by many threads at once.
 
 from __future__ import annotations
 
+import logging
 import posixpath
 import re
+import time
 from collections import deque
 from dataclasses import dataclass
 from functools import lru_cache
@@ -19,6 +21,8 @@ from featurestore.sources.places import Place, is_url
 
 _MEMBER = re.compile(r"(.+\.tar)#(\d+)\+(\d+)", re.IGNORECASE)
 _VALUE = re.compile(r"(.*)#(.+)\[(\d+)\]")
+_WAITS_S = (0.5, 2.0, 8.0)  # before a read over a network is tried again
+_logger = logging.getLogger(__name__)
 _BATCH_ROWS = 16
 _KEPT_BATCHES = 24  # of a column of bytes: threads ask for rows that lie close together
 
@@ -49,7 +53,20 @@ class Reader:
         return is_url(self.root)
 
     def __call__(self, uri: str) -> bytes:
-        """Return the bytes."""
+        """Return the bytes; what comes over a network is asked for again where it fails."""
+        if not (self.is_remote or is_url(uri)):
+            return self._read(uri)
+        for wait_s in _WAITS_S:
+            try:
+                return self._read(uri)
+            except (FileNotFoundError, PermissionError, IsADirectoryError):
+                raise
+            except Exception as error:  # file systems raise what they like for a lost connection
+                _logger.info("%s: %s; again in %s s", uri, error, wait_s)
+                time.sleep(wait_s)
+        return self._read(uri)
+
+    def _read(self, uri: str) -> bytes:
         if self.kind == "datasets":
             from featurestore.sources.hf_datasets import read_value
 

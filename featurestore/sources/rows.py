@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -92,8 +93,11 @@ def as_listing(
     rows = pa.Table.from_arrays(columns, schema=LISTING)
     used = used | {options.id, options.split}
     for name in known:
+        column = table.column(name)
+        if name in labels or (name not in used and not pa.types.is_null(column.type)):
+            column = plain(column)  # one of nothing but nulls has its type from later values
         if name in labels or name not in used:
-            rows = rows.append_column(free_name(name), plain(table.column(name)))
+            rows = rows.append_column(free_name(name), column)
     rows = checked(rows, source)
     if options.group in known:  # a table's own column, whatever ours are called
         rows = with_group(rows, table.column(options.group))
@@ -117,24 +121,41 @@ def free_name(name: str) -> str:
 def plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
     """Return a column in a type that every store keeps.
 
-    Dictionaries and nulls become strings, lists of plain values texts such as ``cat|dog``.
+    Dictionaries and nulls become strings, lists of plain values texts such as ``cat|dog``,
+    other nested values JSON, bytes hexadecimal digits.
     """
     kind = column.type
+    if isinstance(kind, pa.BaseExtensionType):
+        storage = [chunk.storage for chunk in column.chunks]
+        return plain(pa.chunked_array(storage, kind.storage_type))
     if pa.types.is_dictionary(kind):
         return column.cast(kind.value_type)
-    if pa.types.is_null(kind) or pa.types.is_large_string(kind):
+    if pa.types.is_null(kind) or pa.types.is_large_string(kind) or kind == pa.string_view():
         return column.cast(pa.string())
     if pa.types.is_integer(kind) and kind != pa.int64():
-        return column.cast(pa.float64() if kind == pa.uint64() else pa.int64(), safe=False)
+        try:
+            return column.cast(pa.int64())
+        except pa.ArrowInvalid:  # beyond 2^63: no number of a store holds all its digits
+            return column.cast(pa.string())
     if pa.types.is_floating(kind) and kind != pa.float64():
         return column.cast(pa.float64())
     if _is_any_list(kind) and not pa.types.is_nested(kind.value_type):
         return _joined(pc.cast(column, pa.list_(pa.string())))
-    if pa.types.is_nested(kind) or pa.types.is_binary(kind) or pa.types.is_temporal(kind):
-        return pc.cast(
-            pa.array([None if v is None else str(v) for v in column.to_pylist()]), pa.string()
-        )
-    return column
+    if pa.types.is_boolean(kind) or pa.types.is_string(kind) or pa.types.is_decimal(kind):
+        return column
+    if pa.types.is_int64(kind) or pa.types.is_float64(kind):
+        return column
+    return pa.chunked_array([pa.array(map(_as_text, column.to_pylist()), pa.string())])
+
+
+def _as_text(value: Any) -> str | None:
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, bytes):
+        return value.hex()
+    if isinstance(value, (dict, list)):
+        return json.dumps(value, ensure_ascii=False, default=_as_text)
+    return str(value)
 
 
 def _is_any_list(kind: pa.DataType) -> bool:

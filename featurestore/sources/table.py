@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json as json_text
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,11 +13,12 @@ import pyarrow as pa
 from featurestore.errors import BadSource
 from featurestore.sources import SPLITS, Listing, SourceOptions, require_column
 from featurestore.sources.contents import value_uri
-from featurestore.sources.places import Place
+from featurestore.sources.places import Place, is_url
 from featurestore.sources.rows import as_listing, check_names, named_classes
 from featurestore.values import Modality
 
 _BLOCK_BYTES = 64 << 20  # a row must fit into a block
+_AT_ONCE = 64  # questions to a network
 
 
 @dataclass(frozen=True)
@@ -252,12 +254,16 @@ READERS: dict[str, Callable[[Place, SourceOptions], pa.Table]] = {
 
 def _stats(root: Place, paths: list[str | None]) -> tuple[list[int], list[int]]:
     """Return sizes and times; 0 where there is no file, which then fails when it is read."""
-    sizes, times = [], []
-    for path in paths:
+
+    def of(path: str | None) -> tuple[int, int]:
         try:
-            size, stamp = root.join(path or "\x00").stat()
+            return root.join(path or "\x00").stat()
         except (OSError, ValueError):
-            size, stamp = 0, 0
-        sizes.append(size)
-        times.append(stamp)
-    return sizes, times
+            return 0, 0
+
+    if not (root.is_url or any(path and is_url(path) for path in paths)):
+        found = [of(path) for path in paths]
+    else:  # over a network, each is a question and an answer
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            found = list(pool.map(of, paths))
+    return [size for size, _ in found], [stamp for _, stamp in found]

@@ -75,16 +75,17 @@ class TarShards:
         for flag in ("image", "columns"):
             if getattr(options, flag) is not None:
                 raise BadSource(f"--{flag} is for tables, but {self.location} is tar shards")
-        shards = self.shards()
+        shards, n_links = self.shards(), 0
+        if self.location.suffix != ".tar" and not (self.location.is_url or options.follow_links):
+            inside = [one for one in shards if not _leads_out(one, self.location)]
+            n_links, shards = len(shards) - len(inside), inside
         damaged: list[tuple[Place, str]] = []
         samples = [sample for shard in shards for sample in _samples(shard, damaged)]
         stand_ins = [one for one in samples if one.stands_in]
         readable = [one for one in samples if not one.stands_in]
-        has_images = not readable or any(one.uri is not None for one in readable)
-        if has_images and options.text is not None:
-            raise BadSource(
-                f"--text names what to embed, but {self.location} holds images: leave it out"
-            )
+        has_images = options.text is None and (
+            not readable or any(one.uri is not None for one in readable)
+        )
         name = options.text or "txt"
         kept = [
             one
@@ -95,6 +96,11 @@ class TarShards:
             for one in stand_ins:
                 one.facts[options.id] = one.key
         notes = [f"{shard} is damaged: {error}" for shard, error in damaged]
+        if n_links:
+            notes.append(
+                f"{n_links:,} links lead out of {self.location} and were left out: "
+                "--follow-links takes them"
+            )
         if len(kept) < len(samples):
             what = "image" if has_images else name
             notes.append(
@@ -151,6 +157,11 @@ def _beginnings(shards: Iterable[Place]) -> tuple[str, ...]:
 def has_shards(folder: Place) -> bool:
     """Whether a folder holds tar files directly."""
     return bool(_shard_names(folder))
+
+
+def _leads_out(shard: Place, folder: Place) -> bool:
+    path = Path(shard.text)
+    return path.is_symlink() and not path.resolve().is_relative_to(Path(folder.text).resolve())
 
 
 def _shard_names(folder: Place) -> list[str]:
