@@ -199,10 +199,12 @@ def _renamed(
         return None
     place = pc.index_in(items.column("item_id"), value_set=listing.rows.column("item_id"))
     owners = items.column("source").filter(pc.is_valid(place)).to_pylist()
-    (owner, n), *_ = Counter(owners).most_common(1) or [("", 0)]
-    if n * 2 <= len(listing.rows) or records[owner].kind != "table" or not _is_gone(records[owner]):
+    if not owners:
         return None
-    return owner
+    owner, n = Counter(owners).most_common(1)[0]
+    record = records.get(owner)
+    is_it = record is not None and record.kind == "table" and 2 * n > len(listing.rows)
+    return str(owner) if is_it and record and _is_gone(record) else None
 
 
 def _is_gone(record: SourceRecord) -> bool:

@@ -1,6 +1,7 @@
 """Shards, columns and data sets go the whole way: embed, change, prune, look at."""
 
 import io
+import shutil
 import tarfile
 
 import numpy as np
@@ -200,3 +201,78 @@ def test_patterns_of_shards_may_grow(empty_store, tmp_path):
     assert embed(empty_store).n_unchanged == 3  # each is listed once
     embed(empty_store, tmp_path / "web" / "a-1.tar")
     assert embed(empty_store).n_unchanged == 3
+
+
+def test_captions_of_pictures_in_shards_are_a_data_set_of_texts(tmp_path, empty_store):
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for name, content in (("1.png", png(1)), ("1.txt", b"one"), ("2.png", png(2))):
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    assert embed(empty_store, tmp_path / "a.tar").n_encoded == 2
+    (report,) = empty_store.embed(
+        [tmp_path / "a.tar"], dataset="captions", encoders=["baseline:hashing"],
+        options=SourceOptions(text="txt"),
+    )  # fmt: skip
+    assert report.n_encoded == 1
+    assert empty_store.dataset("captions").items(["item_id", "text"]).to_pylist() == [
+        {"item_id": "a/1", "text": "one"}
+    ]
+
+
+def test_a_link_to_a_shard_elsewhere_is_asked_for(tmp_path, empty_store):
+    write_shard(tmp_path / "elsewhere" / "b.tar", [("0", 30, "x")])
+    write_shard(tmp_path / "web" / "a.tar", [("0", 10, "x")])
+    (tmp_path / "web" / "b.tar").symlink_to(tmp_path / "elsewhere" / "b.tar")
+    (tmp_path / "web" / "c.tar").symlink_to(tmp_path / "web" / "a.tar")
+    assert embed(empty_store, tmp_path / "web").n_items == 2
+    options = SourceOptions(follow_links=True)
+    assert embed(empty_store, tmp_path / "web", options=options).n_items == 3
+
+
+def test_a_data_set_saved_anew_is_seen_in_the_same_process(tmp_path, empty_store):
+    datasets = pytest.importorskip("datasets")
+
+    def save(*texts):
+        shutil.rmtree(tmp_path / "saved", ignore_errors=True)
+        datasets.Dataset.from_dict({"text": list(texts)}).save_to_disk(tmp_path / "saved")
+
+    def embed_texts():
+        (report,) = empty_store.embed(
+            [tmp_path / "saved"], dataset="t", encoders=["baseline:hashing"],
+            options=SourceOptions(text="text"),
+        )  # fmt: skip
+        return report.n_encoded, report.n_unchanged
+
+    save("one", "two")
+    assert embed_texts() == (2, 0)
+    save("one", "changed", "three")
+    assert embed_texts() == (2, 1)
+
+
+def test_a_read_over_a_network_that_fails_once_is_tried_again(monkeypatch):
+    from featurestore.sources import contents
+    from featurestore.sources.places import Place
+
+    waits, tries = [], []
+
+    def read(place):
+        tries.append(place.text)
+        if "absent" in place.text:
+            raise FileNotFoundError(place.text)
+        if len(tries) < 3:
+            raise TimeoutError("no answer")
+        return b"content"
+
+    monkeypatch.setattr(Place, "read", read)
+    monkeypatch.setattr(contents.time, "sleep", waits.append)
+    reader = contents.Reader("folder", "s3://bucket/set")
+    assert reader("a.png") == b"content"
+    assert waits == [0.5, 2.0]
+    with pytest.raises(FileNotFoundError):
+        reader("absent.png")
+    assert len(tries) == 4
+    tries.clear()
+    with pytest.raises(TimeoutError):  # a disk is not asked twice
+        contents.Reader("folder", "/data")("a.png")
+    assert len(tries) == 1

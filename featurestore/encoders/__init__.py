@@ -109,9 +109,9 @@ FAMILIES = {
     "timm": Family(
         "featurestore.encoders.timm_models",
         ("torch", "timm", "torchvision", "pillow"),
-        _IMAGES | _DEPTH,
+        _IMAGES | _DEPTH | {"size"},
         "timm:vit_small_patch14_dinov2.lvd142m",
-        "any timm model by name, or timm:local-dir:/path",
+        "any timm model by name, or timm:local-dir:/path; #size=224 for another input size",
         has_revisions=True,
     ),
     "open_clip": Family(
@@ -141,7 +141,7 @@ FAMILIES = {
     "random": Family(
         "featurestore.encoders.random_weights",
         ("torch", "timm", "open_clip_torch", "torchvision", "pillow"),
-        frozenset({"seed"}) | _IMAGES | _DEPTH,
+        frozenset({"seed", "size"}) | _IMAGES | _DEPTH,
         "random:timm:mobilenetv2_100#seed=0",
         "the same architecture with random weights: random:timm:… or random:open_clip:…",
     ),

@@ -79,7 +79,8 @@ def load(specs: Sequence[EncoderSpec], how: LoadOptions) -> list[Custom]:
         ) from error
     if inspect.isclass(found):
         takes_device = "device" in inspect.signature(found).parameters
-        found = found(device=how.device) if takes_device else found()
+        make: Any = found
+        found = make(device=how.device) if takes_device else make()
     return [adopt(found, spec)]
 
 

@@ -33,6 +33,8 @@ def load(specs: Sequence[EncoderSpec], how: LoadOptions) -> list[Any]:
             f"no random weights for {inner}: expected random:timm:…, random:open_clip:… or "
             f"random:{BUILTIN[Modality.IMAGE]}"
         )
+    if spec.option("size", "") and inner.family != "timm":
+        raise BadName(f"{inner.family} encoders have no option 'size' ({spec})")
     with torch.random.fork_rng(devices=[]):  # the caller's random numbers stay as they were
         torch.manual_seed(int(seed))
         return load_random(specs, inner, how)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from itertools import pairwise
+from threading import Barrier
 from typing import Any
 
 import numpy as np
@@ -54,7 +55,16 @@ def _parts(contents: Sequence[Tokens], n: int) -> list[Sequence[Tokens]]:
 @cache
 def _single_threads(n: int) -> ThreadPoolExecutor:
     """Return ``n`` threads in which torch computes with one core each."""
-    pool = ThreadPoolExecutor(n, "forward", initializer=torch.set_num_threads, initargs=(1,))
-    list(pool.map(lambda _: None, range(n)))
-    torch.set_num_threads(n)  # for threads to come: each takes what was said last, by any thread
+    all_here = Barrier(n + 1)
+
+    def begin() -> None:
+        torch.set_num_threads(1)
+        torch.get_num_threads()  # a thread's first question takes what any thread said last
+        all_here.wait()
+
+    pool = ThreadPoolExecutor(n, "forward", initializer=begin)
+    for _ in range(n):
+        pool.submit(int)
+    all_here.wait()
+    torch.set_num_threads(n)  # for threads to come
     return pool

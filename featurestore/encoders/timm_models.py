@@ -8,7 +8,7 @@ from typing import Any
 
 import timm
 import torch
-from timm.data import create_transform, resolve_model_data_config
+from timm.data import create_transform, resolve_data_config
 
 from featurestore import encoders
 from featurestore.encoders import LoadOptions
@@ -48,7 +48,7 @@ def load(specs: Sequence[EncoderSpec], how: LoadOptions) -> list[TorchEncoder]:
         if spec.revision:
             name = f"hf-hub:{name if '/' in name else f'timm/{name}'}@{spec.revision}"
     with loading(spec, hint):
-        module = timm.create_model(name, pretrained=True, num_classes=0)
+        module = _create(name, spec, pretrained=True)
     return assemble(specs, module, how)
 
 
@@ -62,14 +62,36 @@ def load_random(
             f"timm has no model {inner.model!r}: {nearest(architecture, timm.list_models())}"
         )
     with loading(specs[0], "expected a timm architecture"):
-        module = timm.create_model(inner.model, pretrained=False, num_classes=0)
+        module = _create(inner.model, specs[0], pretrained=False)
     return assemble(specs, module, how)
+
+
+def _create(name: str, spec: EncoderSpec, *, pretrained: bool) -> Any:
+    size = _size_of(spec)
+    try:  # a model of patches has one size, to which timm resamples its embedding of positions
+        module = timm.create_model(
+            name, pretrained=pretrained, num_classes=0, **({"img_size": size} if size else {})
+        )
+    except TypeError:  # convolutions take pictures of any size
+        return timm.create_model(name, pretrained=pretrained, num_classes=0)
+    patch = getattr(getattr(module, "patch_embed", None), "patch_size", (1, 1))
+    if size and any(size % side for side in patch):
+        raise BadName(f"size={size} in {spec}: its patches need a multiple of {max(patch)} pixels")
+    return module
+
+
+def _size_of(spec: EncoderSpec) -> int | None:
+    text = spec.option("size", "")
+    if text and not (text.isdecimal() and 16 <= int(text) <= 2048):
+        raise BadName(f"size={text} in {spec}: expected whole pixels from 16 to 2048")
+    return int(text) if text else None
 
 
 def assemble(specs: Sequence[EncoderSpec], module: Any, how: LoadOptions) -> list[TorchEncoder]:
     """Put a network and its own preprocessing together."""
     spec, device = specs[0], pick_device(how.device)
-    config = resolve_model_data_config(module)
+    size = _size_of(spec)
+    config = resolve_data_config({"img_size": size} if size else {}, model=module)
     preprocessing = Preprocessing.split(create_transform(**config, is_training=False))
     chosen = {
         "family": spec.family,

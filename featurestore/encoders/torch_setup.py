@@ -15,7 +15,7 @@ import torch
 from safetensors import SafetensorError
 
 from featurestore.encoders import check_device_name
-from featurestore.errors import BadName, UnknownEncoder
+from featurestore.errors import BadName, FeatureStoreError, UnknownEncoder
 from featurestore.values import EncoderSpec
 
 # What weights_only=True refuses; the only place where torch shows it.
@@ -162,6 +162,8 @@ def loading(spec: EncoderSpec, how: str) -> Iterator[None]:
     logging.disable(logging.WARNING)  # each retry of a hub, each random weight on purpose
     try:
         yield
+    except FeatureStoreError:
+        raise
     except _UNSAFE as error:
         raise UnknownEncoder(
             f"cannot load {spec}: its file holds more than tensors, and reading it could run code; "

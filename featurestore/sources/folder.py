@@ -72,7 +72,8 @@ class ImageFolder:
         for flag in ("image", "text", "id", "split", "columns"):
             if getattr(options, flag) is not None:
                 raise BadSource(
-                    f"--{flag} names a column of a table, but {self.location} is a folder"
+                    f"--{flag} names a column of a table, but {self.location} is a folder: name "
+                    f"the tables in it one by one, as with {self.location}/*.parquet"
                 )
         if options.label not in (None, ("label",)):
             raise BadSource(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -124,12 +125,22 @@ def read_value(root: str, split: str, column: str, row: int) -> bytes:
     return image_bytes(dataset[row][column], Place(root))
 
 
-@lru_cache(maxsize=4)
 def _splits(root: str) -> dict[str, Any]:
     """Return split → data set, memory-mapped, images left as bytes; "all" where it has none."""
+    return _splits_at(root, _state(root))
+
+
+def _state(root: str) -> int:
+    """Return what changes when a folder is saved anew; a notebook may live for weeks."""
+    places = [Path(root), *Path(root).glob("*/")]
+    return max((one.stat().st_mtime_ns for one in places if one.exists()), default=0)
+
+
+@lru_cache(maxsize=4)
+def _splits_at(root: str, state: int) -> dict[str, Any]:
     import datasets
 
-    splits = dict(_loaded(root))
+    splits = dict(_loaded(root, state))
     for split, dataset in splits.items():
         for name, kind in dataset.features.items():
             if isinstance(kind, datasets.Image):
@@ -138,7 +149,8 @@ def _splits(root: str) -> dict[str, Any]:
 
 
 @lru_cache(maxsize=4)
-def _loaded(root: str) -> dict[str, Any]:
+def _loaded(root: str, state: int) -> dict[str, Any]:
+    """Load a data set; ``state`` makes one that was saved anew another one."""
     try:
         import datasets
     except ImportError as error:
@@ -165,4 +177,7 @@ def _loaded(root: str) -> dict[str, Any]:
 
 def _stamps(root: str) -> dict[str, int]:
     """Return a number for each split that changes with its content."""
-    return {split: int(str(one._fingerprint)[:15], 16) for split, one in _loaded(root).items()}
+    return {
+        split: int(str(one._fingerprint)[:15], 16)
+        for split, one in _loaded(root, _state(root)).items()
+    }

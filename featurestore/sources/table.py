@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json as json_text
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -59,6 +60,9 @@ class TableFile:
             ids = pa.array(rows, pa.string()) if is_text else content
             if not is_text:
                 sizes, stamps = _stats(Place(self.root), content.to_pylist())
+        unread = [one for one in _unread_columns(table) if one != name]
+        if unread:
+            notes.append(f"columns of bytes in {self.name} were left out: {', '.join(unread)}")
         if options.id is None and (is_text or kind is None):
             notes.append(
                 f"no --id: items of {self.name} are named by row; inserting rows shifts the names"
@@ -135,19 +139,41 @@ def _as_bytes(options: SourceOptions) -> dict[str, pa.DataType]:
 
 
 def _read_csv(path: Place, options: SourceOptions, delimiter: str = ",") -> pa.Table:
+    try:
+        return _csv(path, options, delimiter)
+    except pa.ArrowInvalid:
+        return _csv(path, options, delimiter, exact=True)  # on one core it names the row
+
+
+def _dialect(path: Place, delimiter: str) -> tuple[str, str]:
+    """Return the encoding, and what divides the columns: spreadsheets write UTF-16, or ``;``."""
+    with path.open() as file:
+        head = file.read(1 << 16)
+    encoding = "utf16" if head[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf8"
+    header = head.decode(encoding, "replace").splitlines()[:1]
+    if delimiter == "," and header and ";" in header[0] and "," not in header[0]:
+        return encoding, ";"
+    return encoding, delimiter
+
+
+def _csv(path: Place, options: SourceOptions, delimiter: str, *, exact: bool = False) -> pa.Table:
     from pyarrow import csv
 
     columns = options.columns
 
     # In TSV files quotes are mostly text (sms_spam has them unpaired); in CSV they are quotes.
     quotes = '"' if delimiter == "," else False
+    encoding, delimiter = _dialect(path, delimiter)
     table = csv.read_csv(
         _input(path),
         read_options=csv.ReadOptions(
-            column_names=list(columns) if columns else None, block_size=_BLOCK_BYTES
+            column_names=list(columns) if columns else None,
+            block_size=_BLOCK_BYTES,
+            encoding=encoding,
+            use_threads=not exact,
         ),
         parse_options=csv.ParseOptions(
-            delimiter=delimiter, quote_char=quotes, newlines_in_values=delimiter == ","
+            delimiter=delimiter, quote_char=quotes, newlines_in_values=bool(quotes)
         ),
         convert_options=csv.ConvertOptions(
             column_types=_as_written(options) | _as_bytes(options),
@@ -238,7 +264,10 @@ def _clear(read: Callable[[Place, SourceOptions], pa.Table]) -> Callable[..., pa
             raise
         except (pa.ArrowException, ValueError, KeyError, OSError) as error:
             reason = str(error).splitlines()[0]
-            raise BadSource(f"cannot read {path} as {path.suffix.lstrip('.')}: {reason}") from None
+            raise BadSource(
+                f"cannot read {path} as {path.suffix.lstrip('.')}: {reason}; nothing of it was "
+                "taken: mend it and run again"
+            ) from None
 
     return reader
 

@@ -51,6 +51,29 @@ def test_timm_vectors_are_those_of_timm_with_its_own_transform(mobilenet, photos
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize("name", ["test_vit.r160_in1k", "test_efficientnet.r160_in1k"])
+def test_another_input_size_is_that_of_timm_and_another_encoder(name, photos):
+    import timm
+    import torch
+
+    plain, small = load(f"random:timm:{name}"), load(f"random:timm:{name}#size=96")
+    assert plain.resolved.fingerprint != small.resolved.fingerprint
+    assert small.prepare_image(photos[0]).shape == (96, 96, 3)
+    takes_size = {"img_size": 96} if "vit" in name else {}
+    network = timm.create_model(name, pretrained=False, num_classes=0, **takes_size).eval()
+    network.load_state_dict(small.network.module.state_dict())
+    config = timm.data.resolve_data_config({"img_size": 96}, model=network)
+    transform = timm.data.create_transform(**config, is_training=False)
+    with torch.inference_mode():
+        expected = network(torch.stack([transform(one) for one in photos[:4]])).numpy()
+    found = small.encode_images([small.prepare_image(one) for one in photos[:4]])
+    assert least_cosine(found, expected) > 0.9999
+    for size, reason in [("95", "multiple of 16"), ("9", "from 16 to 2048"), ("x", "from 16")]:
+        if "vit" in name or size != "95":
+            with pytest.raises(BadName, match=reason):
+                load(f"random:timm:{name}#size={size}")
+
+
 def test_weights_of_open_clip_run_with_the_activation_that_they_were_trained_with(monkeypatch):
     import open_clip
 

@@ -1,0 +1,136 @@
+"""Tables as people have them: every type of column, spreadsheets' dialects, rows that are wrong."""
+
+import datetime
+import decimal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from featurestore.errors import BadSource, DuplicateIds
+from featurestore.ingest import EmbedOptions
+from featurestore.sources import SourceOptions, open_source
+
+HASHING = "baseline:hashing"
+TENSORS = pa.ExtensionArray.from_storage(
+    pa.fixed_shape_tensor(pa.float32(), [2]), pa.array([[1.0, 2.5]] * 2, pa.list_(pa.float32(), 2))
+)
+COLUMNS = {
+    "uuid": (pa.array([b"0123456789abcdef"] * 2, pa.binary(16)), b"0123456789abcdef".hex()),
+    "large": (pa.array([2**63 + 1] * 2, pa.uint64()), str(2**63 + 1)),
+    "unsigned": (pa.array([2**53 + 1] * 2, pa.uint64()), 2**53 + 1),
+    "decimal": (pa.array([decimal.Decimal("1.23")] * 2), decimal.Decimal("1.23")),
+    "list": (pa.array([[0.5, 1.0]] * 2, pa.list_(pa.float32())), "0.5|1"),
+    "struct": (pa.array([{"é": [1, None]}] * 2), '{"é": [1, null]}'),
+    "date": (pa.array([datetime.date(2020, 1, 2)] * 2), "2020-01-02"),
+    "half": (pa.array([1.5] * 2, pa.float16()), 1.5),
+    "view": (pa.array(["a"] * 2, pa.string_view()), "a"),
+    "flag": (pa.array([True] * 2), True),
+    "tensor": (TENSORS, "1|2.5"),
+    "class": (pa.array(["x", "x"]).dictionary_encode(), "x"),
+}
+
+
+def embed(store, path, *, label=None, **how):
+    (report,) = store.embed(
+        [path], dataset="d", encoders=[HASHING], how=EmbedOptions(**how),
+        options=SourceOptions(text="text", id="id", label=label),
+    )  # fmt: skip
+    return report
+
+
+@pytest.mark.parametrize("kind", COLUMNS)
+def test_every_type_of_column_is_kept(kind, empty_store, tmp_path):
+    column, expected = COLUMNS[kind]
+    table = {"id": ["a", "b"], "text": ["one", "two"], "column": column}
+    pq.write_table(pa.table(table), tmp_path / "t.parquet")
+    embed(empty_store, tmp_path / "t.parquet")
+    assert empty_store.dataset("d").items(["column"]).column("column").to_pylist() == [expected] * 2
+    assert embed(empty_store, tmp_path / "t.parquet").n_unchanged == 2
+
+
+def test_columns_of_bytes_are_left_out_and_named(tmp_path):
+    pq.write_table(pa.table({"text": ["one"], "raw": [b"x"]}), tmp_path / "t.parquet")
+    found = open_source(tmp_path / "t.parquet").listing(SourceOptions(text="text"))
+    assert "raw" not in found.rows.column_names
+    assert "columns of bytes in t.parquet were left out: raw" in found.notes
+
+
+def write(path, *rows):
+    path.write_text("\n".join(("id,text,age,kind", *rows)))
+    return path
+
+
+def test_a_column_that_fills_up_later_has_the_type_of_its_values(empty_store, tmp_path):
+    path = write(tmp_path / "t.csv", "a,one,,", "b,two,,")
+    embed(empty_store, path, label=("kind",))
+    assert "age" not in empty_store.dataset("d").items().column_names
+    write(path, "a,one,34,0", "b,two,,1")
+    assert embed(empty_store, path, label=("kind",)).n_updated == 2
+    items = empty_store.dataset("d").items(["item_id", "age", "kind"]).sort_by("item_id")
+    # A label was text from the start, since a data set has its labels from the start.
+    assert items.to_pydict() == {"item_id": ["a", "b"], "age": [34, None], "kind": ["0", "1"]}
+    write(path, "a,one,thirty,0")
+    with pytest.raises(BadSource, match="'age' is int64 in the data set, but string"):
+        embed(empty_store, path, label=("kind",))
+
+
+def test_labels_of_another_type_than_before_are_refused_in_words(empty_store, tmp_path):
+    embed(empty_store, write(tmp_path / "t.csv", "a,one,,", "b,two,,"))
+    dataset = empty_store.dataset("d")
+    dataset.attach(pa.table({"item_id": ["a", "b"], "grade": [0, 1]}))
+    with pytest.raises(BadSource, match="'grade' is int64 in the data set, but string"):
+        dataset.attach(pa.table({"item_id": ["a"], "grade": ["cat"]}))
+    assert dataset.items(["grade"]).column("grade").to_pylist() == [0, 1]
+
+
+def test_a_table_with_another_name_is_the_same_source(empty_store, tmp_path):
+    old = write(tmp_path / "r1.csv", "a,one,1,x", "b,two,2,y")
+    embed(empty_store, old)
+    other = write(tmp_path / "other.csv", "a,one,1,x")
+    with pytest.raises(DuplicateIds, match="1 ids come from two sources"):
+        embed(empty_store, other)  # the first one is still there
+    old.rename(tmp_path / "r2.csv")
+    assert embed(empty_store, tmp_path / "r2.csv").n_unchanged == 2
+    (report,) = empty_store.embed([], dataset="d", encoders=[HASHING])
+    assert report.n_unchanged == 2
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("delimiter", [",", ";"])
+def test_what_spreadsheets_write_is_read(encoding, delimiter, tmp_path):
+    rows = [("text", "label"), ('"naïve; said, she"', "é"), ("two", "b")]
+    path = tmp_path / "t.csv"
+    path.write_text("\r\n".join(delimiter.join(row) for row in rows), encoding=encoding)
+    found = open_source(path).listing(SourceOptions(text="text", label=("label",)))
+    assert found.rows.column("text").to_pylist() == ["naïve; said, she", "two"]
+    assert found.rows.column("label").to_pylist() == ["é", "b"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("t.csv", "text,b\none,1\ntwo\nthree,3", r"Row #3: Expected 2 columns, got 1.*mend it"),
+        ("t.jsonl", '{"text": "a"}\n{"text": \n{"text": "c"}', r"JSON parse error.*mend it"),
+    ],
+)
+def test_a_wrong_row_is_named(name, content, reason, tmp_path):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(BadSource, match=reason):
+        open_source(tmp_path / name).listing(SourceOptions(text="text"))
+
+
+def test_conditions_say_what_they_may_name(empty_store, tmp_path):
+    from featurestore.intake import Selection
+
+    path = write(tmp_path / "t.csv", "a,one,1,x")
+    for where, reason in [
+        ("lable = 'x'", r"\"lable\" not found.*\(columns: item_id, .*kind.*\) in: lable = 'x'$"),
+        ("", r"no expression; columns: item_id, "),
+        ("age +", r"syntax error.* in: age \+$"),
+    ]:
+        with pytest.raises(Exception, match=reason):
+            empty_store.embed(
+                [path], dataset="d", encoders=[HASHING], select=Selection(where),
+                options=SourceOptions(text="text"),
+            )  # fmt: skip
