@@ -138,3 +138,18 @@ def texts_view(empty_store: Store, tmp_path: Path) -> View:
     options = SourceOptions(text="words", label=("topic",), id="id")
     empty_store.embed([path], dataset="texts", encoders=["builtin:tiny-text"], options=options)
     return empty_store.view("texts", "builtin:tiny-text")
+
+
+@pytest.fixture
+def fs(tmp_path, capsys, monkeypatch):
+    """Run the command line on a store of its own; returns (code, stdout, stderr)."""
+    from featurestore.cli import run
+
+    monkeypatch.setenv("FEATURESTORE_STORE", str(tmp_path / "store"))
+
+    def command(*arguments):
+        code = run([str(one) for one in arguments])
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return command

@@ -13,19 +13,6 @@ PIXELS = "baseline:pixels#size=2"
 
 
 @pytest.fixture
-def fs(tmp_path, capsys, monkeypatch):
-    """Run the command line on a store of its own; returns (code, stdout, stderr)."""
-    monkeypatch.setenv("FEATURESTORE_STORE", str(tmp_path / "store"))
-
-    def command(*arguments):
-        code = run([str(one) for one in arguments])
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return command
-
-
-@pytest.fixture
 def embedded(fs, tiny_images):
     assert fs("embed", tiny_images, "--dataset", "tiny", "-e", PIXELS)[0] == 0
     return fs
