@@ -14,6 +14,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Se
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
+from itertools import chain, islice
 from threading import Semaphore
 from typing import Any
 
@@ -389,7 +390,11 @@ def _pictures(
                 yield _prepared(todo, picture, lanes, known, clock)
         return
     decoders = Semaphore(n_workers)
+    todos = iter(todos)
+    first = list(islice(todos, 1))
+    todos = chain(first, todos)
     is_remote = any(getattr(one, "is_remote", False) for one in readers.values())
+    is_remote = is_remote or any("://" in (one.uri or "") for one in first)  # a table of URLs
     n_threads = n_workers * (_READERS_PER_DECODER_REMOTE if is_remote else _READERS_PER_DECODER)
 
     def prepare(todo: Todo) -> _Prepared:

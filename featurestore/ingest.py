@@ -95,7 +95,7 @@ class EmbedReport:
 
     @property
     def items_per_s(self) -> float:
-        """Items embedded per second, loading included."""
+        """Items embedded per second; loading the encoder is included, listing is not."""
         return (self.n_encoded + self.n_copied) / max(self.seconds, 1e-9)
 
     def describe(self) -> str:

@@ -118,7 +118,7 @@ class Intake:
         items = ITEMS.empty_table()
         if folder.exists:
             items = folder.items.read(list(dict.fromkeys(["item_id", "source", "uri", *attached])))
-        for location in locations:
+        for location in {str(Place.of(one)): one for one in locations}.values():  # each once
             source = open_source(location)
             name, moved_from = _source_name(source, records)
             effective = options.over(_options_of(records.get(name)), source.location)
