@@ -276,3 +276,26 @@ def test_a_read_over_a_network_that_fails_once_is_tried_again(monkeypatch):
     with pytest.raises(TimeoutError):  # a disk is not asked twice
         contents.Reader("folder", "/data")("a.png")
     assert len(tries) == 1
+
+
+def test_a_server_that_says_no_is_not_asked_again(monkeypatch):
+    from featurestore.sources import contents
+    from featurestore.sources.places import Place
+
+    class Answer(Exception):
+        status = 403
+
+    asked = []
+
+    def read(place):
+        asked.append(place.text)
+        raise Answer
+
+    monkeypatch.setattr(Place, "read", read)
+    monkeypatch.setattr(contents.time, "sleep", lambda s: None)
+    for status, n in [(403, 1), (429, 4), (503, 4)]:
+        Answer.status = status
+        with pytest.raises(Answer):
+            contents.Reader("folder", "https://host/set")("a.png")
+        assert len(asked) == n
+        asked.clear()

@@ -62,6 +62,8 @@ class Reader:
             except (FileNotFoundError, PermissionError, IsADirectoryError):
                 raise
             except Exception as error:  # file systems raise what they like for a lost connection
+                if _is_an_answer(error):
+                    raise
                 _logger.info("%s: %s; again in %s s", uri, error, wait_s)
                 time.sleep(wait_s)
         return self._read(uri)
@@ -81,6 +83,12 @@ class Reader:
             state = (0, 0) if file.is_url else file.stat()
             return _column(file, column, state).read(row, file.parent)
         return root.join(uri).read()
+
+
+def _is_an_answer(error: Exception) -> bool:
+    """Whether a server has said no (403, 410, …), rather than nothing, or "later"."""
+    status = getattr(error, "status", None)
+    return isinstance(status, int) and 400 <= status < 500 and status not in (408, 429)
 
 
 def _value(uri: str) -> tuple[str, str, int]:

@@ -163,7 +163,8 @@ def _csv(path: Place, options: SourceOptions, delimiter: str, *, exact: bool = F
 
     # In TSV files quotes are mostly text (sms_spam has them unpaired); in CSV they are quotes.
     quotes = '"' if delimiter == "," else False
-    encoding, delimiter = _dialect(path, delimiter)
+    encoding, found = _dialect(path, delimiter)
+    delimiter = delimiter if columns and len(columns) == 1 else found
     table = csv.read_csv(
         _input(path),
         read_options=csv.ReadOptions(
