@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from featurestore.batching import BatchSize
 from featurestore.errors import EncoderFailed, FeatureStoreError
@@ -31,7 +32,7 @@ TEXT_WINDOW = 2048  # texts that are sorted by length together
 TEXT_WINDOW_GPU = 16_384  # there full batches are large
 _WINDOW_CHARACTERS = 512  # of a text in the mean: a window of longer ones holds fewer
 THREADS, PROCESSES = "threads", "processes"
-_HOPELESS = 16  # items in a row on which an encoder raises: then it is not the items
+_MANY = 16  # items in a row on which an encoder raises: is it they, or the encoder?
 # Waiting for a disk or a network needs threads, not cores.
 _READERS_PER_DECODER = 2
 _READERS_PER_DECODER_REMOTE = 16
@@ -197,6 +198,7 @@ def embed_items(
         for lane in lanes:
             yield from _drain(lane, stager, clock)
             yield from _settle(lane, 0, clock)
+            _judge(lane)
             yield from _blame(lane)
         for lane in lanes:
             if lane.broken is not None:  # the others are done
@@ -278,6 +280,7 @@ def _settle(lane: Lane, n_left: int, clock: Clock) -> Iterator[Outcome]:
                 yield from _encode(lane, batch, clock)
             return
         lane.under_way.popleft()
+        yield from _blame(lane)
         yield from _outcomes(lane, first.batch, vectors)
 
 
@@ -300,13 +303,9 @@ def _encode(lane: Lane, batch: list[_Ready], clock: Clock) -> Iterator[Outcome]:
             lane.hashes.pop(batch[0].content_hash, None)
             views = batch[0].views
             lane.suspects.append([_failure(batch[0], view, "encode", failure) for view in views])
-            if len(lane.suspects) >= _HOPELESS:
-                lane.broken = EncoderFailed(
-                    f"{lane.encoder.resolved.spec} failed on {_HOPELESS} items in a row, one by "
-                    f"one; none of them is counted as failed, and the next run goes on with "
-                    f"them. The last one: {failure}"
-                )
-                lane.suspects.clear()
+            if len(lane.suspects) >= _MANY:
+                _judge(lane)
+                yield from _blame(lane)
             return
         middle = len(batch) // 2
         if is_memory:
@@ -318,6 +317,25 @@ def _encode(lane: Lane, batch: list[_Ready], clock: Clock) -> Iterator[Outcome]:
     lane.batch_size.record(_size(lane, batch), work, timing.seconds)
     yield from _blame(lane)
     yield from _outcomes(lane, batch, vectors)
+
+
+def _judge(lane: Lane) -> None:
+    """Find out whether items failed or their encoder: it worked on such a probe when it came."""
+    if not lane.suspects:
+        return
+    try:
+        if lane.is_text:
+            probe, _, _ = _tokens(lane, ["a probe"])
+        else:
+            probe = [lane.encoder.prepare_image(Image.new("RGB", (64, 64), (120, 60, 30)))]
+        lane.fetch(lane.launch(lane.stage(probe)))
+    except Exception as error:  # an encoder raises what it likes
+        lane.broken = EncoderFailed(
+            f"{lane.encoder.resolved.spec} no longer works ({type(error).__name__}: {error}); "
+            f"{len(lane.suspects)} items on which it failed are not counted as failed, and the "
+            f"next run goes on with them. The last one: {lane.suspects[-1][0].error}"
+        )
+        lane.suspects.clear()
 
 
 def _blame(lane: Lane) -> Iterator[Outcome]:

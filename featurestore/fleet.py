@@ -25,6 +25,7 @@ from featurestore.store import open_store
 
 ALL = "all"
 _REPORT_S = 0.2
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _LAST_COMMIT_S = 120.0  # what an interrupted process may take to commit what it has
 
 
@@ -79,10 +80,12 @@ def embed_on(
         context.Process(target=_embed_part, args=(messages, str(store), list(sources), call, part))
         for part in parts
     ]
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # inherited, until they are ready for it
+    # Inherited, until they are ready for it.
+    before = [signal.signal(one, signal.SIG_IGN) for one in _SIGNALS]
     for worker in workers:
         worker.start()
-    signal.signal(signal.SIGINT, before)
+    for one, handler in zip(_SIGNALS, before, strict=True):
+        signal.signal(one, handler)
     done: dict[int, list[EmbedReport]] = {}
     seen: dict[str, dict[int, Progress]] = {}
     said: set[str] = set()
@@ -139,7 +142,8 @@ def _embed_part(
 ) -> None:
     assert how.part is not None
     number = how.part[0]
-    signal.signal(signal.SIGINT, _once)
+    for one in _SIGNALS:  # a scheduler asks all processes at once
+        signal.signal(one, _once)
     last: dict[str, float] = {}
 
     def progress(now: Progress) -> None:
@@ -156,14 +160,19 @@ def _embed_part(
         )  # fmt: skip
     except (FeatureStoreError, OSError, KeyboardInterrupt) as error:
         result = error
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # nothing is left to stop
+    _ignore()  # nothing is left to stop
     messages.put((number, result))
 
 
 def _once(*_: object) -> None:
     """Interrupt once: the terminal and the parent may both ask, while we commit."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _ignore()
     raise KeyboardInterrupt
+
+
+def _ignore() -> None:
+    for one in _SIGNALS:
+        signal.signal(one, signal.SIG_IGN)
 
 
 def _stop(workers: Sequence[Any]) -> None:

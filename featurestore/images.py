@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import warnings
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -12,12 +11,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from featurestore.errors import Undecodable
 
-# What Pillow may take for a picture: by its own choice it starts Ghostscript on an EPS file.
-_FORMATS = (
-    "JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "AVIF", "JPEG2000", "DIB", "ICO", "QOI",
-    "TGA",
-)  # fmt: skip
-_LONGEST = 200  # times as long as wide: resized to an encoder's width, it would fill the memory
+_UNREAD = {"EPS"}  # for which Pillow starts Ghostscript
+_LONGEST = 500  # times as long as wide: resized to an encoder's width, it would fill the memory
 # TIFF tags.
 _BITS, _PHOTOMETRIC, _N_SAMPLES, _MIN_VALUE, _MAX_VALUE, _EXTRA = 258, 262, 277, 280, 281, 338
 _WHITE_IS_ZERO = 0
@@ -72,10 +67,9 @@ def decode_image(content: bytes, *, at_least_px: int | None = None) -> Image.Ima
         raise Undecodable(f"{type(error).__name__}: {error}") from None
 
 
-@cache
 def _formats() -> list[str]:
     Image.init()
-    return [name for name in _FORMATS if name in Image.OPEN]  # not every Pillow has all
+    return [name for name in Image.OPEN if name not in _UNREAD]
 
 
 def _check_size(image: Image.Image) -> None:
@@ -98,6 +92,8 @@ def _check_bands(tags: dict[int, Any]) -> None:
     extra = tags.get(_EXTRA, ())
     n_alpha = sum(kind in _ALPHA for kind in (extra if isinstance(extra, tuple) else (extra,)))
     n_colours = _N_COLOURS[photometric]
+    if _EXTRA not in tags and n_samples == n_colours + 1:
+        n_alpha = 1  # as Pillow takes it, and as it is meant by who leaves the tag out
     if n_samples > n_colours + n_alpha:
         raise Undecodable(
             f"{n_samples} bands, {n_colours} of them colours: which ones to look at is not ours "
@@ -105,7 +101,9 @@ def _check_bands(tags: dict[int, Any]) -> None:
             "-ot Byte -scale)"
         )
     top = _tag(tags, _MAX_VALUE, 65_535)
-    if n_samples > 1 and _tag(tags, _BITS, 8) == 16 and top < 65_535:
+    # A range such as 4095; the tag may as well hold the largest value that was seen.
+    is_range = top < 2**15 and (top + 1) & top == 0
+    if n_samples > 1 and _tag(tags, _BITS, 8) == 16 and is_range:
         raise Undecodable(
             f"16-bit colours from 0 to {top}, of which we would read the upper byte: write it "
             "with 8 bits (gdal_translate -ot Byte -scale)"

@@ -359,7 +359,7 @@ def make_lanes(
         counts_tokens = modality is Modality.TEXT and options.batch_size is None
         found = user_cache.recall("batch_sizes", _batch_key(resolved[views[0]], first, modality))
         start, largest = (_TOKENS if counts_tokens else _IMAGES)["gpu" if is_gpu else "cpu"]
-        if counts_tokens and not is_gpu:
+        if counts_tokens and not is_gpu and getattr(first, "tokenize", None) is not None:
             start, largest = start * cpu_count(), largest * cpu_count()
         size = BatchSize(
             options.batch_size or found or start,
@@ -373,7 +373,10 @@ def make_lanes(
 
 
 def _batch_key(resolved: ResolvedEncoder, encoder: Any, modality: Modality) -> str:
-    return f"{resolved.fingerprint[:16]} {encoder.device} {modality}"
+    from joblib import cpu_count
+
+    where = f"{cpu_count()} cores" if encoder.device == "cpu" else encoder.device
+    return f"{resolved.fingerprint[:16]} {where} {modality}"
 
 
 def _remember_batch_sizes(

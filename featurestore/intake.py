@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -129,8 +128,6 @@ class Intake:
                     f"{listing.modality}s: give it another --dataset name"
                 )
             modality = listing.modality
-            if name not in records and (renamed := _renamed(source, listing, items, records)):
-                name, moved_from = renamed, records[renamed].locations[0]
             if moved_from:
                 notes.append(f"source {name} moved from {moved_from} to {source.location}")
             notes += listing.notes
@@ -191,22 +188,6 @@ def _source_name(source: Source, records: dict[str, SourceRecord]) -> tuple[str,
     return name, None
 
 
-def _renamed(
-    source: Source, listing: Listing, items: pa.Table, records: dict[str, SourceRecord]
-) -> str | None:
-    """Return the name of a table that is gone and has most of these ids: it has a new name."""
-    if source.kind != "table":
-        return None
-    place = pc.index_in(items.column("item_id"), value_set=listing.rows.column("item_id"))
-    owners = items.column("source").filter(pc.is_valid(place)).to_pylist()
-    if not owners:
-        return None
-    owner, n = Counter(owners).most_common(1)[0]
-    record = records.get(owner)
-    is_it = record is not None and record.kind == "table" and 2 * n > len(listing.rows)
-    return str(owner) if is_it and record and _is_gone(record) else None
-
-
 def _is_gone(record: SourceRecord) -> bool:
     # A table's root is the folder it lies in, which may well stay when the table moves.
     places = record.locations if record.kind == "table" else (record.root,)
@@ -242,16 +223,10 @@ def _concatenate(parts: list[pa.Table]) -> pa.Table:
     for part in parts[1:]:
         for field in new_columns(schema, part.schema):
             schema = schema.append(field)
-    texts = {field.name for field in schema if pa.types.is_string(field.type)}
-    parts = [_as_texts(part, texts) for part in parts]
+        for i, field in enumerate(schema):
+            if pa.types.is_null(field.type) and field.name in part.column_names:
+                schema = schema.set(i, part.schema.field(field.name))
     return pa.concat_tables(parts, promote_options="permissive").combine_chunks()
-
-
-def _as_texts(part: pa.Table, names: Set[str]) -> pa.Table:
-    for i, field in enumerate(part.schema):
-        if field.name in names and not pa.types.is_string(field.type):
-            part = part.set_column(i, field.name, part.column(i).cast(pa.string()))
-    return part
 
 
 def _check_items(
@@ -270,7 +245,8 @@ def _check_items(
         roots = ", ".join(f"{name} ({record.root})" for name, record in records.items())
         raise DuplicateIds(
             f"{len(twice)} ids come from two sources (first: {twice[0]!r}; sources: {roots}): "
-            "embed the folder above them as one source, or give tables unique ids with --id"
+            "embed the folder above them as one source, or give tables unique ids with --id; "
+            "a table that was renamed takes its old name back"
         )
 
 

@@ -103,6 +103,8 @@ def prepare_picture(
                     content_hash, failed_stage="decode", error=str(error), read_s=read_s,
                     decode_s=time.perf_counter() - started,
                 )  # fmt: skip
+            except FeatureStoreError:
+                raise
             except Exception as error:  # this encoder's transform raises what it likes
                 errors[i] = f"{type(error).__name__}: {error}"
         decode_s = time.perf_counter() - started
@@ -218,11 +220,13 @@ def _uninterrupted() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield  # only the main thread may say so
         return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signals = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(one, signal.SIG_IGN) for one in signals]
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for one, handler in zip(signals, before, strict=True):
+            signal.signal(one, handler)
 
 
 def ahead(
@@ -268,7 +272,8 @@ def _start(
 
     # Its watch over memory ends a process that grows by 300 MB: readers may keep as much.
     process_executor._USE_PSUTIL = False
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is for the parent, which ends us
+    for one in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(one, signal.SIG_IGN)  # it is for the parent, which ends us
     _given, _running = (readers, preparers, digests), running
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
 

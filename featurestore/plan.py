@@ -82,7 +82,6 @@ def make_plan(
         same_content = is_equal(rows, items, place, "size") & is_equal(
             rows, items, place, "mtime_ns"
         )
-        same_content &= not rehash
         stored = items.column("content_hash").take(place).combine_chunks()
         content_hash = pc.if_else(pa.array(same_content), stored, pa.nulls(len(rows), pa.string()))
     compared = [name for name in rows.column_names if name not in ("size", "mtime_ns")]
@@ -111,7 +110,8 @@ def make_plan(
             bad = row_keys([own.column("item_id"), own.column("content_hash")])
             # An unreadable image is known by its unchanged size and time, not by its content.
             failed = np.asarray(pc.is_in(keys, value_set=bad)) & ~is_new & same_content
-        row[:] = ~embedded & ~failed & mine
+        is_due = ~embedded | (rehash and not is_text)
+        row[:] = is_due & ~failed & mine
         n_known_failures.append(int((failed & ~embedded & mine).sum()))
     return Plan(
         rows,

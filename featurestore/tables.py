@@ -487,8 +487,6 @@ def _remove(shard: Shard) -> RemoveAction:
 def _fits(come: pa.DataType, have: pa.DataType) -> bool:
     if come == have or pa.types.is_null(come) or pa.types.is_null(have):
         return True
-    if pa.types.is_string(have):  # as it is written
-        return bool(pa.types.is_integer(come) or pa.types.is_floating(come))
     if pa.types.is_fixed_size_list(come):  # Delta knows plain lists alone
         return bool(pa.types.is_list(have) and come.value_type == have.value_type)
     return bool(pa.types.is_floating(have) and pa.types.is_integer(come))

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from featurestore import pictures
 from featurestore.batching import BatchSize
@@ -218,8 +219,17 @@ def test_equal_content_is_encoded_once_however_it_is_batched(tmp_path, write_ima
 
 
 def test_an_item_that_alone_does_not_fit_is_a_failure(tmp_path, write_image):
-    found = run(tmp_path, images(tmp_path, write_image, 2), FakeEncoder(memory=0))
-    assert [found[row].failed_stage for row in range(2)] == ["encode", "encode"]
+    class Small(FakeEncoder):
+        def encode_images(self, prepared):
+            if any(one.max() < 2 for one in prepared):
+                raise MemoryError("out of memory")
+            return super().encode_images(prepared)
+
+    found = run(tmp_path, images(tmp_path, write_image, 4), Small())
+    assert [found[row].failed_stage for row in range(4)] == ["encode", "encode", None, None]
+    assert found[0].error == "out of memory on one item: out of memory"
+    with pytest.raises(EncoderFailed, match="2 items on which it failed are not counted"):
+        run(tmp_path, images(tmp_path, write_image, 2), FakeEncoder(memory=0))
 
 
 class Picky(FakeEncoder):
@@ -256,9 +266,34 @@ def test_an_encoder_that_raises_on_one_item_after_the_other_stops_and_accuses_no
     encoder.lives = 1
     todos = images(tmp_path, write_image, 40)[5:]
     outcomes = []
-    with pytest.raises(EncoderFailed, match=r"16 items in a row.*ValueError: CUDA error: the dev"):
+    with pytest.raises(EncoderFailed, match=r"no longer works \(ValueError: CUDA error: the dev"):
         outcomes.extend(stream(tmp_path, todos, [lane(encoder)]))
     assert [one.row for one in outcomes if one.vector is not None] == [5, 6, 7, 8]
+    assert not [one for one in outcomes if one.failed_stage]
+
+
+def test_many_bad_items_in_a_row_are_failures_while_the_encoder_works(tmp_path, write_image):
+    todos = images(tmp_path, write_image, 60)
+    todos = [replace(todos[0], row=i) for i in range(40)] + [
+        replace(one, row=40 + i) for i, one in enumerate(todos[5:25])
+    ]
+    for i in range(40):  # of other bytes, or they would be one content
+        image = Image.new("RGB", (4, 4), (0, 0, 4))
+        image.putpixel((0, 0), (0, i % 5, i // 10))
+        image.save(tmp_path / f"bad{i}.png")
+        todos[i] = replace(todos[i], uri=f"bad{i}.png")
+    found = run(tmp_path, todos, Picky(), size=8)
+    assert {row for row, one in found.items() if one.vector is not None} == set(range(40, 60))
+    failed = {one.content_hash for row, one in found.items() if row < 40}
+    assert len(failed) > 16
+
+
+def test_an_encoder_that_dies_near_the_end_accuses_none(tmp_path, write_image):
+    encoder = Picky()
+    encoder.lives = 1
+    outcomes = []
+    with pytest.raises(EncoderFailed, match="6 items on which it failed are not counted"):
+        outcomes.extend(stream(tmp_path, images(tmp_path, write_image, 15)[5:], [lane(encoder)]))
     assert not [one for one in outcomes if one.failed_stage]
 
 

@@ -8,8 +8,8 @@
 
 Instead of, or beside, `encode_images` it may have ``encode_texts(texts)``; both return (n, dim).
 Optional: ``prepare_image(image)``, run in decode workers, whose results `encode_images` then
-gets; ``device``, such as "cuda". A class that takes ``device=`` is given that of ``--device``
-(cpu, cuda, mps, or auto). Without ``version``, the module's source text stands for it.
+gets; ``device``, such as "cuda". A class that takes ``device=`` is given that of ``--device``,
+where one is named. Without ``version``, the module's source text stands for it.
 """
 
 from __future__ import annotations
@@ -78,9 +78,9 @@ def load(specs: Sequence[EncoderSpec], how: LoadOptions) -> list[Custom]:
             "(installed, in this folder, or on PYTHONPATH) and an object in it"
         ) from error
     if inspect.isclass(found):
-        takes_device = "device" in inspect.signature(found).parameters
         make: Any = found
-        found = make(device=how.device) if takes_device else make()
+        is_asked = how.device != "auto" and "device" in inspect.signature(make).parameters
+        found = make(device=how.device) if is_asked else make()
     return [adopt(found, spec)]
 
 

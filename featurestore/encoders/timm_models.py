@@ -113,10 +113,15 @@ def assemble(specs: Sequence[EncoderSpec], module: Any, how: LoadOptions) -> lis
         module, device, precision_of(spec), preprocessing, forward,
         decode_px=decode_px_of(spec, preprocessing),
     )  # fmt: skip
-    return encoders_of(
-        specs, network, depths, chosen, Modality.IMAGE, frozenset({Modality.IMAGE}),
-        encoders.versions(spec),
-    )  # fmt: skip
+    try:
+        return encoders_of(
+            specs, network, depths, chosen, Modality.IMAGE, frozenset({Modality.IMAGE}),
+            encoders.versions(spec),
+        )  # fmt: skip
+    except (AssertionError, RuntimeError) as error:
+        if size is None or isinstance(error, torch.OutOfMemoryError):
+            raise
+        raise BadName(f"size={size} in {spec}: this network does not take it ({error})") from error
 
 
 def _n_layers(module: Any, spec: EncoderSpec, size: tuple[int, int, int]) -> int:

@@ -17,11 +17,19 @@ from functools import lru_cache
 from threading import Lock
 from typing import Any
 
+from featurestore.errors import FeatureStoreError
 from featurestore.sources.places import Place, is_url
 
 _MEMBER = re.compile(r"(.+\.tar)#(\d+)\+(\d+)", re.IGNORECASE)
 _VALUE = re.compile(r"(.*)#(.+)\[(\d+)\]")
-_WAITS_S = (0.5, 2.0, 8.0)  # before a read over a network is tried again
+# What no second try would change.
+_FINAL = (
+    FileNotFoundError, IsADirectoryError, PermissionError, ValueError, FeatureStoreError,
+)  # fmt: skip
+_FINAL = (  # what no second try would change
+    FileNotFoundError, IsADirectoryError, PermissionError, ValueError, FeatureStoreError,
+)  # fmt: skip
+_WAITS_S = (0.5, 2.0)  # before a read over a network is tried again
 _logger = logging.getLogger(__name__)
 _BATCH_ROWS = 16
 _KEPT_BATCHES = 24  # of a column of bytes: threads ask for rows that lie close together
@@ -59,7 +67,7 @@ class Reader:
         for wait_s in _WAITS_S:
             try:
                 return self._read(uri)
-            except (FileNotFoundError, PermissionError, IsADirectoryError):
+            except _FINAL:
                 raise
             except Exception as error:  # file systems raise what they like for a lost connection
                 if _is_an_answer(error):

@@ -132,8 +132,8 @@ def _splits(root: str) -> dict[str, Any]:
 
 def _state(root: str) -> int:
     """Return what changes when a folder is saved anew; a notebook may live for weeks."""
-    places = [Path(root), *Path(root).glob("*/")]
-    return max((one.stat().st_mtime_ns for one in places if one.exists()), default=0)
+    states = [Path(root, name) for name in ("state.json", "dataset_dict.json")]
+    return max((one.stat().st_mtime_ns for one in states if one.exists()), default=0)
 
 
 @lru_cache(maxsize=4)

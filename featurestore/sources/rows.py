@@ -25,6 +25,8 @@ from featurestore.sources import (
 )
 from featurestore.values import SEPARATOR, Modality
 
+_DELTA_DIGITS = 38  # of its decimals
+
 
 def as_listing(
     source: Source,
@@ -133,19 +135,19 @@ def plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
     if pa.types.is_null(kind) or pa.types.is_large_string(kind) or kind == pa.string_view():
         return column.cast(pa.string())
     if pa.types.is_integer(kind) and kind != pa.int64():
-        try:
-            return column.cast(pa.int64())
-        except pa.ArrowInvalid:  # beyond 2^63: no number of a store holds all its digits
-            return column.cast(pa.string())
+        return column.cast(pa.float64() if kind == pa.uint64() else pa.int64(), safe=False)
     if pa.types.is_floating(kind) and kind != pa.float64():
         return column.cast(pa.float64())
-    if _is_any_list(kind) and not pa.types.is_nested(kind.value_type):
+    if _is_any_list(kind) and _is_plain(kind.value_type):
         return _joined(pc.cast(column, pa.list_(pa.string())))
-    if pa.types.is_boolean(kind) or pa.types.is_string(kind) or pa.types.is_decimal(kind):
-        return column
-    if pa.types.is_int64(kind) or pa.types.is_float64(kind):
+    if _is_plain(kind) or (pa.types.is_decimal(kind) and kind.precision <= _DELTA_DIGITS):
         return column
     return pa.chunked_array([pa.array(map(_as_text, column.to_pylist()), pa.string())])
+
+
+def _is_plain(kind: pa.DataType) -> bool:
+    is_kind = (pa.types.is_boolean, pa.types.is_string, pa.types.is_integer, pa.types.is_floating)
+    return any(one(kind) for one in is_kind)
 
 
 def _as_text(value: Any) -> str | None:

@@ -75,10 +75,15 @@ class TarShards:
         for flag in ("image", "columns"):
             if getattr(options, flag) is not None:
                 raise BadSource(f"--{flag} is for tables, but {self.location} is tar shards")
-        shards, n_links = self.shards(), 0
+        shards, links = self.shards(), []
         if self.location.suffix != ".tar" and not (self.location.is_url or options.follow_links):
-            inside = [one for one in shards if not _leads_out(one, self.location)]
-            n_links, shards = len(shards) - len(inside), inside
+            links = [one for one in shards if _leads_out(one, self.location)]
+            shards = [one for one in shards if one not in links]
+        if links and not shards:
+            raise BadSource(
+                f"all shards of {self.location} are behind links that lead out of it: "
+                "--follow-links takes them"
+            )
         damaged: list[tuple[Place, str]] = []
         samples = [sample for shard in shards for sample in _samples(shard, damaged)]
         stand_ins = [one for one in samples if one.stands_in]
@@ -96,9 +101,9 @@ class TarShards:
             for one in stand_ins:
                 one.facts[options.id] = one.key
         notes = [f"{shard} is damaged: {error}" for shard, error in damaged]
-        if n_links:
+        if links:
             notes.append(
-                f"{n_links:,} links lead out of {self.location} and were left out: "
+                f"{len(links):,} links lead out of {self.location} and were left out: "
                 "--follow-links takes them"
             )
         if len(kept) < len(samples):
@@ -108,8 +113,8 @@ class TarShards:
             )
         texts = [one.facts.get(name) for one in kept]
         names = list(dict.fromkeys(fact for one in kept for fact in one.facts))
-        unread = _beginnings({self.location.join(one.shard) for one in stand_ins})
-        if stand_ins and not has_images:
+        unread = _beginnings({self.location.join(one.shard) for one in stand_ins} | set(links))
+        if (stand_ins or links) and not has_images:
             unread = ("",)  # texts have no uri to tell their shard by
         is_part = self.location.suffix == ".tar"  # of the shards in its folder
         return as_listing(

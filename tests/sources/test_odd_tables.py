@@ -17,8 +17,12 @@ TENSORS = pa.ExtensionArray.from_storage(
 )
 COLUMNS = {
     "uuid": (pa.array([b"0123456789abcdef"] * 2, pa.binary(16)), b"0123456789abcdef".hex()),
-    "large": (pa.array([2**63 + 1] * 2, pa.uint64()), str(2**63 + 1)),
-    "unsigned": (pa.array([2**53 + 1] * 2, pa.uint64()), 2**53 + 1),
+    "unsigned": (pa.array([2**40] * 2, pa.uint64()), float(2**40)),
+    "many digits": (
+        pa.array([decimal.Decimal(10) ** 45] * 2, pa.decimal256(50, 2)),
+        f"1{'0' * 45}.00",
+    ),
+    "bytes": (pa.array([[b"\xff"]] * 2, pa.list_(pa.binary())), '["ff"]'),
     "decimal": (pa.array([decimal.Decimal("1.23")] * 2), decimal.Decimal("1.23")),
     "list": (pa.array([[0.5, 1.0]] * 2, pa.list_(pa.float32())), "0.5|1"),
     "struct": (pa.array([{"é": [1, None]}] * 2), '{"é": [1, null]}'),
@@ -65,12 +69,11 @@ def test_a_column_that_fills_up_later_has_the_type_of_its_values(empty_store, tm
     path = write(tmp_path / "t.csv", "a,one,,", "b,two,,")
     embed(empty_store, path, label=("kind",))
     assert "age" not in empty_store.dataset("d").items().column_names
-    write(path, "a,one,34,0", "b,two,,1")
+    write(path, "a,one,34,x", "b,two,,y")
     assert embed(empty_store, path, label=("kind",)).n_updated == 2
     items = empty_store.dataset("d").items(["item_id", "age", "kind"]).sort_by("item_id")
-    # A label was text from the start, since a data set has its labels from the start.
-    assert items.to_pydict() == {"item_id": ["a", "b"], "age": [34, None], "kind": ["0", "1"]}
-    write(path, "a,one,thirty,0")
+    assert items.to_pydict() == {"item_id": ["a", "b"], "age": [34, None], "kind": ["x", "y"]}
+    write(path, "a,one,thirty,x")
     with pytest.raises(BadSource, match="'age' is int64 in the data set, but string"):
         embed(empty_store, path, label=("kind",))
 
@@ -84,16 +87,27 @@ def test_labels_of_another_type_than_before_are_refused_in_words(empty_store, tm
     assert dataset.items(["grade"]).column("grade").to_pylist() == [0, 1]
 
 
-def test_a_table_with_another_name_is_the_same_source(empty_store, tmp_path):
+def test_a_table_with_another_name_is_told_to_take_its_old_one(empty_store, tmp_path):
     old = write(tmp_path / "r1.csv", "a,one,1,x", "b,two,2,y")
     embed(empty_store, old)
-    other = write(tmp_path / "other.csv", "a,one,1,x")
-    with pytest.raises(DuplicateIds, match="1 ids come from two sources"):
-        embed(empty_store, other)  # the first one is still there
-    old.rename(tmp_path / "r2.csv")
-    assert embed(empty_store, tmp_path / "r2.csv").n_unchanged == 2
-    (report,) = empty_store.embed([], dataset="d", encoders=[HASHING])
-    assert report.n_unchanged == 2
+    new = old.rename(tmp_path / "r2.csv")
+    with pytest.raises(DuplicateIds, match=r"2 ids come from two sources.*takes its old name back"):
+        embed(empty_store, new)
+    new.rename(old)
+    assert embed(empty_store, old).n_unchanged == 2
+
+
+def test_three_tables_of_which_the_first_has_no_values(empty_store, tmp_path):
+    paths = [
+        write(tmp_path / "a.csv", "a,one,,x"),
+        write(tmp_path / "b.csv", "b,two,3,y"),
+        write(tmp_path / "c.csv", "c,three,old,y"),
+    ]
+    how = {"encoders": [HASHING], "options": SourceOptions(text="text", id="id")}
+    (report,) = empty_store.embed(paths[:2], dataset="d", **how)
+    assert report.n_encoded == 2
+    with pytest.raises(BadSource, match="'age' is int64 in the data set, but string"):
+        empty_store.embed(paths, dataset="d", **how)
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
