@@ -171,8 +171,8 @@ def _once(*_: object) -> None:
 
 
 def _ignore() -> None:
-    for one in _SIGNALS:
-        signal.signal(one, signal.SIG_IGN)
+    for one in _SIGNALS:  # by doing nothing: Python reports one that is ignored when it is here
+        signal.signal(one, lambda *_: None)
 
 
 def _stop(workers: Sequence[Any]) -> None:

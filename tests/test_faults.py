@@ -324,6 +324,28 @@ def test_four_processes_on_one_view_make_no_wrong_and_no_double_row(
     assert len(store.dataset("d").items()) == 120
 
 
+def test_a_scheduler_that_stops_all_processes_of_a_fleet_loses_nothing_done(
+    tmp_path, many, child_env, monkeypatch
+):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    spec = "python:slow_encoder:Slow"
+    command = [*CLI, "embed", str(many), "--dataset", "d", "-e", spec, "--batch-size", "1",
+               "--device", "cpu,cpu", "--store", str(tmp_path / "store")]  # fmt: skip
+    child = subprocess.Popen(
+        command, env=child_env | {"SLOW_S": "0.3"}, stderr=subprocess.PIPE, text=True,
+        start_new_session=True,
+    )  # fmt: skip
+    views = tmp_path / "store" / "datasets" / "d" / "views"
+    while child.poll() is None and not list(views.glob("*/encoder.json")):
+        time.sleep(0.01)
+    time.sleep(4)  # some of them are done by then, of 18 s in all
+    os.killpg(child.pid, signal.SIGTERM)
+    _, err = child.communicate(timeout=60)
+    assert child.returncode == 143, err
+    assert "Traceback" not in err
+    assert 0 < len(load(tmp_path / "store", spec)) < 120
+
+
 def test_a_process_for_each_device_shares_the_items(tmp_path, many):
     command = [*CLI, "embed", str(many), "--dataset", "d", "-e", PIXELS, "--device", "cpu,cpu"]
     command += ["--store", str(tmp_path / "store"), "--json"]

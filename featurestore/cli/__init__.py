@@ -65,7 +65,7 @@ class _Terminated(KeyboardInterrupt):
 
 
 def _terminate(*_: object) -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough; SIGKILL comes without asking
+    signal.signal(signal.SIGTERM, lambda *_: None)  # once is enough; SIGKILL does not ask
     raise _Terminated
 
 
