@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -269,9 +269,12 @@ def estimate(
     *,
     load: Callable[[Sequence[EncoderSpec]], list[Any]],
 ) -> list[Estimate]:
-    """Count what `run` would do, and time it on a few of the items; nothing is written."""
+    """Count what `run` would do, and time it on a few of the items; nothing is written.
+
+    What `EmbedOptions.rehash` would find is not known without reading, and not counted.
+    """
     infos = folder.encoders() if folder.exists else {}
-    plan = _plan(folder, rows, resolved, infos, options)
+    plan = _plan(folder, rows, resolved, infos, replace(options, rehash=False))
     due = [i for i in range(len(resolved)) if plan.todo[i].any()]
     encoders = dict(zip(due, load([resolved[i].spec for i in due]), strict=True)) if due else {}
     seconds: dict[int, float] = {}

@@ -111,12 +111,6 @@ class Intake:
         notes: list[str] = []
         labels: dict[str, None] = {}
         modality = earlier.modality if earlier else None
-        # A column that is just being attached may not be there yet.
-        there = folder.items.schema().names if earlier else []
-        attached = [name for name in earlier.attached if name in there] if earlier else []
-        items = ITEMS.empty_table()
-        if folder.exists:
-            items = folder.items.read(list(dict.fromkeys(["item_id", "source", "uri", *attached])))
         for location in {str(Place.of(one)): one for one in locations}.values():  # each once
             source = open_source(location)
             name, moved_from = _source_name(source, records)
@@ -129,15 +123,21 @@ class Intake:
                 )
             modality = listing.modality
             if moved_from:
-                notes.append(f"source {name} moved from {moved_from} to {source.location}")
+                notes.append(f"source {name} moved from {moved_from} to {source.root}")
             notes += listing.notes
             labels |= dict.fromkeys(listing.label_columns)
-            records[name] = _record(source, None if moved_from else records.get(name), effective)
+            records[name] = _record(source, records.get(name), effective)
             names = pa.array([name] * len(listing.rows), pa.string())
             parts.append(listing.rows.append_column("source", names))
             looked.append((name, listing))
         assert modality is not None, "at least one source"
         rows = _concatenate(parts)
+        # A column that is just being attached may not be there yet.
+        there = folder.items.schema().names if earlier else []
+        attached = [name for name in earlier.attached if name in there] if earlier else []
+        items = ITEMS.empty_table()
+        if folder.exists:
+            items = folder.items.read(list(dict.fromkeys(["item_id", "source", "uri", *attached])))
         _check_items(folder, rows, items, records)
         rows = keep_attached(rows, items, attached)
         gone = _gone(rows, items, looked)

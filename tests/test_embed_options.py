@@ -111,6 +111,9 @@ def test_overwrite_embeds_again_and_profile_says_where_the_time_went(fs, tiny_im
     assert (code, json.loads(out)[0]["n_encoded"], json.loads(out)[0]["batch_size"]) == (0, 6, 2)
     assert all(stage in err for stage in ("decode", "encode", "commit", "limit: "))
     assert report_of(fs, *words, "--rehash")["n_unchanged"] == 6
+    code, out, err = fs("embed", *words, "--rehash", "--dry-run", "--json")
+    assert (code, json.loads(out)[0]["n_todo"]) == (0, 0)
+    assert "reads all pictures besides" in err
 
 
 def test_several_encoders_take_one_pass_and_an_unknown_device_is_refused(fs, tiny_images):
@@ -132,7 +135,7 @@ def test_a_text_that_is_none_is_a_failed_item_with_exit_code_3(content, fs, tmp_
 
 
 def test_every_option_is_tried_here_or_said_where_else():
-    elsewhere = {"--image", "--follow-links", "--trust-remote-code", "--compile", "--store", "-h"}
+    elsewhere = {"--image", "--follow-links", "--trust-remote-code", "--compile", "--store"}
     text = Path(__file__).read_text(encoding="utf-8")
     names = {name for option in embed.params for name in option.opts if name.startswith("--")}
     assert {name for name in names - elsewhere if f'"{name}"' not in text} == set()

@@ -3,7 +3,7 @@ import struct
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, features
 
 from featurestore.images import Undecodable, decode_image, thumbnail
 
@@ -115,6 +115,16 @@ def test_a_line_is_no_picture():
 def test_every_common_mode_becomes_rgb(mode):
     kind = "TIFF" if mode == "CMYK" else "PNG"
     assert decode_image(as_bytes(Image.new(mode, (3, 3)), kind)).mode == "RGB"
+
+
+@pytest.mark.parametrize(
+    ("kind", "feature"), [("JPEG2000", "jpg_2000"), ("AVIF", "avif"), ("WEBP", "webp")]
+)
+def test_newer_formats_are_read_where_this_pillow_has_them(kind, feature):
+    if not features.check(feature):
+        pytest.skip(f"this Pillow was built without {feature}")
+    found = np.asarray(decode_image(as_bytes(Image.new("RGB", (32, 32), (200, 30, 90)), kind)))
+    assert np.abs(found.astype(int) - [200, 30, 90]).max() <= 6
 
 
 def test_what_cannot_be_read_says_why():

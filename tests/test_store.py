@@ -119,6 +119,24 @@ def test_rehash_finds_other_bytes_under_the_same_size_and_time(empty_store, tmp_
     assert embed(empty_store, folder).n_unchanged == 2
 
 
+class Crowded:
+    """An encoder beside something that takes the memory, for a while."""
+
+    version = "1"
+    most = 3
+
+    def encode_images(self, images):
+        if len(images) > self.most:
+            raise MemoryError("out of memory")
+        return np.ones((len(images), 2), np.float32)
+
+
+def test_a_batch_size_that_memory_cut_short_is_not_remembered(empty_store, tiny_images):
+    (report,) = empty_store.embed([tiny_images], dataset="d", encoders=[Crowded()])
+    assert (report.n_encoded, report.batch_size) == (6, 3)
+    assert user_cache.recall_all("batch_sizes") == {}
+
+
 def test_equal_content_is_encoded_once_and_each_item_has_its_row(empty_store, tiny_images):
     embed(empty_store, tiny_images)
     shutil.copy(tiny_images / "dark" / "0.png", tiny_images / "light" / "copy.png")

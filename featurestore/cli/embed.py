@@ -150,6 +150,8 @@ def embed(
             print_json([vars(one) for one in estimates])
         for one in estimates:
             say(one.describe())
+        if rehash:
+            say("--rehash reads all pictures besides; how many have other bytes shows only then")
         return 0
     with progress_bar() as progress:
         if len(devices) > 1:

@@ -1,13 +1,14 @@
 """Encoders of one's own: an object, a name in a module, a family of another package."""
 
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 from featurestore import encoders
-from featurestore.encoders import Family, known_encoder, load_encoders
+from featurestore.encoders import Family, LoadOptions, custom, known_encoder, load_encoders
 from featurestore.encoders.custom import adopt
 from featurestore.errors import BadName, EncoderChanged, ShapeMismatch, UnknownEncoder
 from featurestore.values import EncoderSpec, Modality, parse_specs
@@ -168,3 +169,20 @@ def test_a_checkpoint_that_runs_code_is_refused(tmp_path, monkeypatch):
     with pytest.raises(UnknownEncoder, match="more than tensors, and reading it could run code"):
         load_encoders(parse_specs(["open_clip:RN50/./evil.pt"]))
     assert not (tmp_path / "ran").exists()
+
+
+class Placed:
+    version = "1"
+
+    def __init__(self, device="cpu"):
+        self.device, self.asked = "cpu", device
+
+    def encode_texts(self, texts):
+        return [[len(text)] for text in texts]
+
+
+@pytest.mark.parametrize(("device", "given"), [("auto", "cpu"), ("cuda:3", "cuda:3")])
+def test_a_class_that_takes_a_device_is_given_the_one_that_is_named(device, given, monkeypatch):
+    monkeypatch.setitem(sys.modules, "placed", SimpleNamespace(Placed=Placed))
+    (found,) = custom.load([EncoderSpec.parse("python:placed:Placed")], LoadOptions(device=device))
+    assert found.inner.asked == given

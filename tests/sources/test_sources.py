@@ -256,3 +256,13 @@ def test_real_tables_read_whole(shared):
     bank = listing(data / "banking77" / "train.csv", text="text", label=("category",)).rows
     assert len(bank) == 10003
     assert len(bank.column("category").unique()) == 77
+
+
+def test_pictures_of_kinds_that_we_do_not_read_are_counted(tmp_path, write_image):
+    write_image(tmp_path / "a.png", 1)
+    for name in ("b.HEIC", "c.dcm", "notes.txt", ".d.heic"):
+        (tmp_path / name).write_bytes(b"x")
+    found = open_source(tmp_path).listing(SourceOptions())
+    assert found.rows.column("item_id").to_pylist() == ["a.png"]
+    (note,) = found.notes
+    assert note.startswith("2 pictures of kinds that we do not read were left out (first: b.HEIC)")
