@@ -30,17 +30,17 @@ from benchmarks.report import (
     median_s,
     run_sections,
 )
-from featurestore.encoders import load_encoder
+from featurestore.encoders.images import decode_image
+from featurestore.encoders.loading import load_encoder
 from featurestore.encoders.weights import FOLDER
-from featurestore.images import decode_image
-from featurestore.ingest import EmbedOptions
-from featurestore.sources import SourceOptions
-from featurestore.store import Store, open_store
-from featurestore.values import Embeddings, EncoderSpec
-from heads.bundle import texts_of
-from heads.catalogue import HEADS
-from heads.intervals import corrected_t
-from heads.tasks import Task
+from featurestore.pipeline.options import EmbedOptions
+from featurestore.sources.listing import SourceOptions
+from featurestore.store.store import Store, open_store
+from featurestore.terms.embeddings import Embeddings
+from featurestore.terms.specs import EncoderSpec
+from heads.catalogue.table import HEADS
+from heads.labels.tasks import Task, texts_of
+from heads.measures.intervals import corrected_t
 
 DATA = SHARED / "data"
 IMAGE, TEXT, PIXELS = "builtin:tiny-image", "builtin:tiny-text", "baseline:pixels"

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.report import Row, at_most, run_sections
-from featurestore.store import Store, open_store
+from featurestore.store.store import Store, open_store
 
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking",
          "--disable-component-update", "--disable-sync"]  # fmt: skip
@@ -49,8 +49,8 @@ def made(folder: Path, n: int) -> Store:
     import pyarrow as pa
 
     import heads
-    from featurestore.exchange import Incoming, import_vectors
-    from featurestore.slices import Slice
+    from featurestore.curation.slices import Slice
+    from featurestore.exchange.imports import Incoming, import_vectors
 
     rng = np.random.default_rng(0)
     codes = rng.integers(0, 10, n)

@@ -37,12 +37,13 @@ from benchmarks.report import (
     seconds_of,
     unpack,
 )
-from featurestore.encoders import load_encoder
-from featurestore.images import decode_image
-from featurestore.ingest import EmbedOptions, Progress
-from featurestore.sources import SourceOptions
-from featurestore.store import Store, open_store
-from featurestore.values import EncoderSpec
+from featurestore.encoders.images import decode_image
+from featurestore.encoders.loading import load_encoder
+from featurestore.pipeline.options import EmbedOptions
+from featurestore.pipeline.report import Progress
+from featurestore.sources.listing import SourceOptions
+from featurestore.store.store import Store, open_store
+from featurestore.terms.specs import EncoderSpec
 
 DATA = SHARED / "data"
 STEEL = DATA / "neu_steel"
@@ -392,7 +393,7 @@ def _minilm() -> str:
 
 
 def _text() -> Any:
-    from featurestore.values import Modality
+    from featurestore.terms.specs import Modality
 
     return Modality.TEXT
 

@@ -26,15 +26,17 @@ from sklearn.datasets import load_sample_images
 
 from benchmarks.heads import features
 from benchmarks.report import SHARED, Row, at_least, median_s, run_sections
-from featurestore.encoders import LoadOptions, load_encoders
-from featurestore.gpu_search import has_gpu
-from featurestore.images import decode_image
-from featurestore.index import ExactIndex, load_faiss
-from featurestore.ingest import EmbedOptions, EmbedReport
-from featurestore.intake import Selection
-from featurestore.sources import SourceOptions
-from featurestore.store import open_store
-from featurestore.values import EncoderSpec, Modality
+from featurestore.encoders.base import LoadOptions
+from featurestore.encoders.images import decode_image
+from featurestore.encoders.loading import load_encoders
+from featurestore.pipeline.listing_run import Selection
+from featurestore.pipeline.options import EmbedOptions
+from featurestore.pipeline.report import EmbedReport
+from featurestore.search.exact import ExactIndex, load_faiss
+from featurestore.search.gpu import has_gpu
+from featurestore.sources.listing import SourceOptions
+from featurestore.store.store import open_store
+from featurestore.terms.specs import EncoderSpec, Modality
 from heads.estimators.logistic import LogisticHead
 
 # GFLOP per image at 224 px (2 × MAC), from open_clip's model_profile.csv; and files to embed.

@@ -22,15 +22,15 @@ from sklearn.model_selection import PredefinedSplit
 import heads
 from benchmarks.memory import views_of
 from benchmarks.report import Row, at_least, at_most, on_all_cores, run_sections
-from heads.catalogue import DEFAULT_HEADS, HEADS
-from heads.conformal import misfit, threshold
+from heads.catalogue.table import DEFAULT_HEADS, HEADS
 from heads.estimators.logistic import CS, LogisticHead
 from heads.estimators.normaliser import Normaliser
 from heads.estimators.ridge import RidgeHead, indicators, ridge_loo
-from heads.evaluate import Report, evaluate
-from heads.folds import make_folds
-from heads.intervals import wilson
-from heads.tasks import Target, Task
+from heads.labels.folds import make_folds
+from heads.labels.tasks import Target, Task
+from heads.measures.conformal import misfit, threshold
+from heads.measures.evaluate import Report, evaluate
+from heads.measures.intervals import wilson
 
 REPEATS = 3
 

@@ -27,12 +27,13 @@ from benchmarks.report import (
     seconds_of,
     unpack,
 )
-from featurestore.encoders import load_encoder
-from featurestore.images import decode_image
-from featurestore.ingest import EmbedOptions, Progress
-from featurestore.sources import SourceOptions
-from featurestore.store import Store, open_store
-from featurestore.values import EncoderSpec
+from featurestore.encoders.images import decode_image
+from featurestore.encoders.loading import load_encoder
+from featurestore.pipeline.options import EmbedOptions
+from featurestore.pipeline.report import Progress
+from featurestore.sources.listing import SourceOptions
+from featurestore.store.store import Store, open_store
+from featurestore.terms.specs import EncoderSpec
 
 DATA = SHARED / "data"
 MOBILENET = f"timm:local-dir:{(SHARED / 'encoders' / 'mobilenetv2_100-imagenet').resolve()}"

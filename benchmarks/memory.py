@@ -12,7 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featurestore.values import Embeddings, EncoderSpec, Modality, Snapshot
+from featurestore.terms.embeddings import Embeddings
+from featurestore.terms.snapshots import Snapshot
+from featurestore.terms.specs import EncoderSpec, Modality
 
 
 @dataclass(frozen=True)

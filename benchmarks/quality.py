@@ -22,17 +22,17 @@ from PIL import Image, ImageEnhance
 
 from benchmarks.report import SHARED, Row, at_least, run_sections
 from benchmarks.ten import ten
-from featurestore.graph import neighbor_graph
-from featurestore.sources import SourceOptions
-from featurestore.store import open_store
-from featurestore.values import Embeddings
-from heads.catalogue import HEADS
-from heads.folds import make_folds
+from featurestore.maps.graph import neighbor_graph
+from featurestore.sources.listing import SourceOptions
+from featurestore.store.store import open_store
+from featurestore.terms.embeddings import Embeddings
+from heads.catalogue.table import HEADS
+from heads.experiments.suggest import automatic, choose
+from heads.labels.folds import make_folds
+from heads.labels.tasks import Task
 from heads.quality.find import find_issues, witnesses
 from heads.quality.labels import judge_labels, pooled
-from heads.quality.twins import find_twins
-from heads.suggest import automatic, choose
-from heads.tasks import Task
+from heads.twins.twins import find_twins
 
 LABELLED = {
     "neu_steel": "builtin:tiny-image", "sign_digits": "builtin:tiny-image",
@@ -127,7 +127,7 @@ def _flipped(
 def _one_repeat(embeddings: Embeddings) -> Any:
     from dataclasses import replace
 
-    from heads.plan import make_plan
+    from heads.labels.plan import make_plan
 
     plan = make_plan(embeddings, evaluation="folds")
     assert plan.folds is not None
@@ -276,7 +276,7 @@ def active() -> list[Row]:
 
     The test parts overlap, so the interval is the corrected t's.
     """
-    from heads.intervals import corrected_t
+    from heads.measures.intervals import corrected_t
 
     store = ten()
     rows = []
@@ -341,8 +341,8 @@ def _simulated(
 
 def large() -> list[Row]:
     """Time the kNN graph of 100,000 x 512 and every report from it."""
-    from featurestore.exchange import import_vectors
-    from featurestore.index import normalize_rows
+    from featurestore.exchange.imports import import_vectors
+    from featurestore.search.exact import normalize_rows
 
     rng = np.random.default_rng(0)
     n, dim = 100_000, 512
@@ -369,7 +369,7 @@ def _imported(folder: Path, vectors: Any, codes: Any, import_vectors: Any) -> An
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from featurestore.exchange import read_vectors
+    from featurestore.exchange.imports import read_vectors
 
     flat = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), vectors.shape[1])
     ids = [f"i{n:06d}" for n in range(len(vectors))]

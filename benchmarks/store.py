@@ -33,11 +33,11 @@ from benchmarks.report import (
     dgemm_s,
     run_sections,
 )
-from featurestore.exchange import Incoming, import_vectors
-from featurestore.index import normalize_rows
-from featurestore.ingest import EmbedOptions
-from featurestore.store import Store, open_store
-from featurestore.view import View
+from featurestore.exchange.imports import Incoming, import_vectors
+from featurestore.pipeline.options import EmbedOptions
+from featurestore.search.exact import normalize_rows
+from featurestore.store.store import Store, open_store
+from featurestore.store.view import View
 from tools.ceph import BUCKET, running
 
 N, DIM, N_QUERIES, ROUNDS = 200_000, 512, 200, 5

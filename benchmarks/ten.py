@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from benchmarks.report import SHARED
-from featurestore.sources import SourceOptions
-from featurestore.store import Store, open_store
+from featurestore.sources.listing import SourceOptions
+from featurestore.store.store import Store, open_store
 
 DATA = SHARED / "data"
 PLACE = Path(os.environ.get("FEATURESTORE_BENCH", "featurestore-data-bench"))

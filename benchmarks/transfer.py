@@ -17,12 +17,13 @@ import heads
 from benchmarks.heads import features
 from benchmarks.report import Row, at_least, at_most, median_s, on_all_cores, run_sections
 from benchmarks.ten import IMAGES, TEXTS, encoders_of, mobilenet, ten
-from heads.comparison import ComparedHead
 from heads.estimators.prototype import PrototypeHead
-from heads.evaluate import ON_TEST, Report, evaluate, over_folds
-from heads.fewshot import laws_of
-from heads.folds import make_folds
-from heads.tasks import Target, Task
+from heads.experiments.curve import laws_of
+from heads.labels.estimands import ON_TEST, over_folds
+from heads.labels.folds import make_folds
+from heads.labels.tasks import Target, Task
+from heads.measures.comparison import ComparedHead
+from heads.measures.evaluate import Report, evaluate
 from heads.transfer.scores import gbc, h_score, knn_loo, logme, prototype_loo, ridge_loo
 from heads.transfer.verdict import LEAST_ITEMS, Kind, Verdict, judge
 
@@ -287,13 +288,13 @@ def _t_interval(values: NDArray[np.float64]) -> tuple[float, float]:
 
 
 def _network() -> Any:
-    from featurestore.values import EncoderSpec
+    from featurestore.terms.specs import EncoderSpec
 
     return EncoderSpec.parse(mobilenet()).network
 
 
 def _ranking(views: list[Any], values: dict[str, float]) -> dict[str, float]:
-    from heads.plan import make_plan
+    from heads.labels.plan import make_plan
     from heads.transfer.rank import agreement, rank_encoders
 
     tables = {str(view.spec): view.load() for view in views}
@@ -325,7 +326,7 @@ def verdicts() -> list[Row]:
 def curves() -> list[Row]:
     """Do a quarter of the labels foretell the rest? Learning curves of the ten data sets.
 
-    Laws through the budgets of at most a quarter of the labels (`heads.fewshot.laws_of`); their
+    Laws through the budgets of at most a quarter of the labels (`heads.experiments.curve.laws_of`); their
     80 % interval is to hold the mean error with half of every class, the most that is drawn.
     """
     store = ten()

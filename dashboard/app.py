@@ -4,8 +4,8 @@ from pathlib import Path
 
 import streamlit as st
 
-from dashboard import state
-from dashboard.views import plain
+from dashboard import caches, url_state
+from dashboard.page_data.wording import plain
 from featurestore.errors import FeatureStoreError
 
 # A file of ours: Streamlit fetches named icons for the tab from the network.
@@ -36,15 +36,15 @@ st.set_page_config(page_title=f"{page.title} · featurestore")
 st.html("<style>.stMainBlockContainer { padding-top: 3rem }</style>")
 st.title(page.title)
 try:
-    store = state.store()
+    store = caches.store()
     names = store.datasets()
     if not names:
         st.info("This store has no data sets yet. Embed a folder of images or a table of texts:")
-        state.show_command(store, "embed", "SOURCE", "--dataset", "NAME", "-e", "ENCODER")
+        url_state.show_command(store, "embed", "SOURCE", "--dataset", "NAME", "-e", "ENCODER")
         st.stop()
     with st.sidebar:
-        state.select("Data set", names, key="dataset", clears=CLEARED)
+        url_state.select("Data set", names, key="dataset", clears=CLEARED)
         st.caption(plain(str(store.path)))
     page.run()
 except FeatureStoreError as error:
-    state.show(error)
+    url_state.show(error)

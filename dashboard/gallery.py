@@ -7,7 +7,7 @@ from pathlib import Path
 
 import streamlit as st
 
-from dashboard.views import Row
+from dashboard.page_data.wording import Row
 
 _STATIC = Path(__file__).with_name("static")
 _gallery = st.components.v2.component(
@@ -30,7 +30,7 @@ def gallery(
     Parameters
     ----------
     cards : sequence of dict
-        From `dashboard.views.card`; their values reach the page as text, never as HTML.
+        From `dashboard.page_data.item_rows.card`; their values reach the page as text, never as HTML.
     name : str
         What screen readers call the grid.
     key : str

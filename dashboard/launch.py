@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 
 from featurestore.errors import MissingExtra
-from featurestore.remote import StorePath
+from featurestore.storage.remote import StorePath
 
 STORE_VARIABLE = "FEATURESTORE_STORE"
 APP = Path(__file__).with_name("app.py")
@@ -45,7 +45,7 @@ def launch(
         raise MissingExtra(
             f"the dashboard needs {' and '.join(missing)}: pip install 'featurestore[dashboard]'"
         )
-    from featurestore.store import open_store
+    from featurestore.store.store import open_store
 
     os.environ[STORE_VARIABLE] = str(open_store(store_path).path)
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"

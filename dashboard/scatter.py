@@ -8,7 +8,7 @@ from typing import Any
 
 import streamlit as st
 
-from dashboard.views import Row
+from dashboard.page_data.wording import Row
 
 _STATIC = Path(__file__).with_name("static")
 # regl-scatterplot (MIT), bundled by tools/bundle_scatter.sh: plotly sends each point of a lasso
@@ -30,7 +30,7 @@ def scatter(
     on_clear: Callable[[], None],
     on_lost: Callable[[], None],
 ) -> None:
-    """Draw a map from `dashboard.explore_views.point_data`.
+    """Draw a map from `dashboard.page_data.explore.point_data`.
 
     Parameters
     ----------

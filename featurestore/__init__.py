@@ -11,28 +11,31 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from featurestore.errors import FeatureStoreError
-    from featurestore.ingest import EmbedOptions
-    from featurestore.intake import Selection
-    from featurestore.sources import SourceOptions
-    from featurestore.store import DataSet, Store, open_store
-    from featurestore.values import Embeddings, EncoderSpec, Neighbors, Snapshot
-    from featurestore.view import View
+    from featurestore.pipeline.listing_run import Selection
+    from featurestore.pipeline.options import EmbedOptions
+    from featurestore.sources.listing import SourceOptions
+    from featurestore.store.dataset import DataSet
+    from featurestore.store.store import Store, open_store
+    from featurestore.store.view import View
+    from featurestore.terms.embeddings import Embeddings, Neighbors
+    from featurestore.terms.snapshots import Snapshot
+    from featurestore.terms.specs import EncoderSpec
 
 __version__ = "0.1.0"
 
 # Lazy (PEP 562): importing the package loads neither pyarrow nor torch.
 _HOMES = {
-    "open_store": "store",
-    "Store": "store",
-    "DataSet": "store",
-    "View": "view",
-    "EmbedOptions": "ingest",
-    "SourceOptions": "sources",
-    "Selection": "intake",
-    "EncoderSpec": "values",
-    "Embeddings": "values",
-    "Neighbors": "values",
-    "Snapshot": "values",
+    "open_store": "store.store",
+    "Store": "store.store",
+    "DataSet": "store.dataset",
+    "View": "store.view",
+    "EmbedOptions": "pipeline.options",
+    "SourceOptions": "sources.listing",
+    "Selection": "pipeline.listing_run",
+    "EncoderSpec": "terms.specs",
+    "Embeddings": "terms.embeddings",
+    "Neighbors": "terms.embeddings",
+    "Snapshot": "terms.snapshots",
     "FeatureStoreError": "errors",
 }
 

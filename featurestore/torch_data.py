@@ -10,7 +10,8 @@ import numpy as np
 import torch
 
 from featurestore.errors import MissingColumn
-from featurestore.values import Embeddings, class_name, is_missing
+from featurestore.terms.embeddings import Embeddings
+from featurestore.terms.labels import class_name, is_missing
 
 
 def as_tensor(embeddings: Embeddings) -> torch.Tensor:

@@ -9,24 +9,22 @@ True
 
 from __future__ import annotations
 
-import sys
 from importlib import import_module
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from heads.again import run_again
-    from heads.bundle import FittedHead, list_heads, load_bundle, load_head, read_predictions
-    from heads.compare import compare, runs
-    from heads.comparison import Comparison, Difference
-    from heads.concat import concat
     from heads.estimators.zero_shot import ZeroShotHead, ZeroShotProbe
-    from heads.fewshot import Curve, curve, curves
-    from heads.fit import fit
+    from heads.experiments.compare import compare, runs
+    from heads.experiments.curve import Curve, curve, curves
+    from heads.experiments.fit import fit
+    from heads.experiments.rerun import run_again
+    from heads.experiments.suggest import Suggestion, suggest
+    from heads.measures.comparison import Comparison, Difference
     from heads.quality.datalab import datalab
     from heads.quality.find import find_issues, quality_reports
     from heads.quality.issues import Issue, Issues
-    from heads.suggest import Suggestion, suggest
+    from heads.saved.bundle import FittedHead, list_heads, load_bundle, load_head, read_predictions
+    from heads.saved.concat import concat
     from heads.transfer.assess import assess_transfer, assessments
     from heads.transfer.assessment import Assessment
 
@@ -64,30 +62,30 @@ _HOMES = {
     "Assessment": "heads.transfer.assessment",
     "assess_transfer": "heads.transfer.assess",
     "assessments": "heads.transfer.assess",
-    "Comparison": "heads.comparison",
-    "Curve": "heads.fewshot",
-    "Difference": "heads.comparison",
-    "FittedHead": "heads.bundle",
+    "Comparison": "heads.measures.comparison",
+    "Curve": "heads.experiments.curve",
+    "Difference": "heads.measures.comparison",
+    "FittedHead": "heads.saved.bundle",
     "Issue": "heads.quality.issues",
     "Issues": "heads.quality.issues",
-    "Suggestion": "heads.suggest",
+    "Suggestion": "heads.experiments.suggest",
     "ZeroShotHead": "heads.estimators.zero_shot",
     "ZeroShotProbe": "heads.estimators.zero_shot",
     "datalab": "heads.quality.datalab",
     "find_issues": "heads.quality.find",
     "quality_reports": "heads.quality.find",
-    "suggest": "heads.suggest",
-    "compare": "heads.compare",
-    "concat": "heads.concat",
-    "curve": "heads.fewshot",
-    "curves": "heads.fewshot",
-    "fit": "heads.fit",
-    "list_heads": "heads.bundle",
-    "load_bundle": "heads.bundle",
-    "load_head": "heads.bundle",
-    "read_predictions": "heads.bundle",
-    "run_again": "heads.again",
-    "runs": "heads.compare",
+    "suggest": "heads.experiments.suggest",
+    "compare": "heads.experiments.compare",
+    "concat": "heads.saved.concat",
+    "curve": "heads.experiments.curve",
+    "curves": "heads.experiments.curve",
+    "fit": "heads.experiments.fit",
+    "list_heads": "heads.saved.bundle",
+    "load_bundle": "heads.saved.bundle",
+    "load_head": "heads.saved.bundle",
+    "read_predictions": "heads.saved.bundle",
+    "run_again": "heads.experiments.rerun",
+    "runs": "heads.experiments.compare",
 }
 
 
@@ -99,22 +97,3 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
-
-
-class _Package(ModuleType):
-    """Keeps `heads.fit`, `heads.compare` and their like functions.
-
-    Importing the submodules that they live in would otherwise bind the modules to their names.
-    """
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name in _HOMES and isinstance(value, ModuleType):
-            value = getattr(value, name)
-        super().__setattr__(name, value)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle by name, as plain modules are: cloudpickle knows a module by its exact type."""
-        return import_module, (__name__,)
-
-
-sys.modules[__name__].__class__ = _Package

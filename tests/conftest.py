@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from featurestore.sources import SourceOptions
-from featurestore.store import Store, open_store
-from featurestore.view import View
+from featurestore.sources.listing import SourceOptions
+from featurestore.store.store import Store, open_store
+from featurestore.store.view import View
 
 SHARED = Path(__file__).parents[2] / "shared"
 

@@ -1,114 +1,163 @@
-"""Imports point one way (design 3), lazy imports included."""
+"""The rooms of the code: who may import whom, lazy imports included.
+
+A room is a folder. A broken rule means that something stands in the wrong room: move what is
+needed below both rooms, or hand it in as an argument.
+"""
 
 import ast
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
-
-# Lower may not import higher. What is missing here is a file that nobody placed.
-LAYERS = [
-    {"featurestore.errors"},
-    {"featurestore.values", "featurestore.remote"},
-    {"featurestore.files"},
-    {
-        "featurestore.user_cache",
-        "featurestore.query",
-        "featurestore.images",
-        "featurestore.batching",
-        "featurestore.profile",
-        "featurestore.gpu_search",
-        "featurestore.plain_pages",
-    },
-    {"featurestore.shards"},
-    {"featurestore.tables", "featurestore.sources", "featurestore.encoders", "featurestore.index"},
-    {"featurestore.approximate", "featurestore.pictures"},
-    {
-        "featurestore.layout",
-        "featurestore.cache",
-        "featurestore.canary",
-        "featurestore.direct",
-        "featurestore.embed",
-        "featurestore.gains",
-    },
-    {"featurestore.slices", "featurestore.reviews"},
-    {"featurestore.ingest", "featurestore.intake", "featurestore.plan", "featurestore.writer"},
-    {"featurestore.store", "featurestore.view", "featurestore.labelling", "featurestore.fleet"},
-    {
-        "featurestore.upkeep",
-        "featurestore.relocate",
-        "featurestore.verify",
-        "featurestore.exchange",
-    },
-    {"featurestore.review_files"},
-    {"featurestore.derived", "featurestore.torch_data"},
-    {"featurestore.graph"},
-    {"featurestore.projection"},
-    {"featurestore.demo_data"},
-    {"featurestore.demo"},
-    {"heads"},
-    {"dashboard"},
-    {"featurestore.cli"},
-]
-TORCH_BY_NAME = {"torch_data.py", "softmax_gpu.py"}  # imported by those alone who ask for them
-LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
-
-FILES = sorted(
-    p for room in ("featurestore", "heads", "dashboard") for p in (ROOT / room).rglob("*.py")
+from tools.structure import (
+    circles,
+    files,
+    floors,
+    graph,
+    imports,
+    module_name,
+    parsed,
+    rooms,
 )
 
+ROOT = Path(__file__).parents[1]
 
-def layer(module):
-    parts = module.split(".")
-    if parts[0] in ("heads", "dashboard"):
-        return LEVEL[parts[0]]
-    return LEVEL[".".join(parts[:2])]
+# room: the rooms below it that it may import; all may import featurestore.errors. What is listed
+# for a room of featurestore is all that it knows; heads and dashboard know featurestore, too.
+FEATURESTORE = {
+    "terms": "",
+    "storage": "terms",
+    "search": "storage terms",
+    "sources": "storage terms",
+    "encoders": "storage terms",
+    "pipeline": "sources encoders storage terms",
+    "curation": "sources storage terms",
+    "store": "pipeline curation sources encoders search storage terms",
+    "upkeep": "curation sources encoders search storage terms",
+    "maps": "store search storage terms",
+    "exchange": "store pipeline curation sources search storage terms",
+    "demo": "store sources encoders terms",
+    "cli": (
+        "demo exchange maps upkeep store pipeline curation sources encoders search storage terms"
+    ),
+}
+HEADS = {
+    "labels": "",
+    "measures": "labels",
+    "estimators": "labels",
+    "twins": "labels",
+    "catalogue": "estimators measures labels",
+    "saved": "catalogue estimators twins measures labels",
+    "experiments": "saved catalogue estimators twins measures labels",
+    "quality": "experiments saved catalogue estimators twins measures labels",
+    "transfer": "experiments saved catalogue estimators twins measures labels",
+    "chosen": "catalogue",  # the home that saved heads name
+}
+DASHBOARD = {
+    "launch": "",
+    "colors": "",
+    "jobs": "",
+    "page_data": "colors",
+    "url_state": "page_data",
+    "caches": "url_state page_data launch",
+    "gallery": "page_data",
+    "scatter": "page_data",
+    "widgets": "gallery scatter caches url_state page_data jobs",
+    "screens": "widgets gallery scatter caches url_state page_data jobs",
+    "app": "caches url_state page_data",
+}
+RULES = {
+    **{f"featurestore.{room}": _rooms for room, _rooms in FEATURESTORE.items()},
+    **{f"heads.{room}": _rooms for room, _rooms in HEADS.items()},
+    **{f"dashboard.{room}": _rooms for room, _rooms in DASHBOARD.items()},
+}
+FREE = {"featurestore", "heads", "dashboard", "featurestore.errors", "featurestore.torch_data"}
+
+EDGES = graph(ROOT, types_too=True)
+MODULES = sorted(EDGES)
+
+# package: the files or rooms that alone may import it
+OWNERS = {
+    "torch": (
+        "featurestore/encoders/",
+        "featurestore/torch_data.py",
+        "heads/estimators/softmax_gpu.py",
+    ),
+    "timm": ("featurestore/encoders/",),
+    "open_clip": ("featurestore/encoders/",),
+    "sentence_transformers": ("featurestore/encoders/",),
+    "transformers": ("featurestore/encoders/",),
+    "deltalake": ("featurestore/storage/tables.py",),
+    "duckdb": ("featurestore/storage/query.py",),
+    "obstore": ("featurestore/storage/remote.py",),
+    "faiss": ("featurestore/search/exact.py",),
+    "streamlit": ("dashboard/",),
+    "pickle": (),
+}
 
 
-def imports(path):
-    module = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: relative import"
-            names = [node.module]
-            if node.module in ("featurestore", "featurestore.encoders"):
-                names = [f"{node.module}.{alias.name}" for alias in node.names]
-        else:
-            continue
-        yield from ((module, name) for name in names)
+def room_of(module):
+    return ".".join(module.split(".")[:2])
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_imports_point_one_way(path):
-    if path == ROOT / "featurestore" / "__init__.py":
-        return  # the public names: type hints only, the rest is lazy
-    for module, name in imports(path):
-        parts = name.split(".")
-        if parts[0] not in ("featurestore", "heads", "dashboard"):
-            continue
-        if len(parts) == 2 and name not in LEVEL and parts[0] == "featurestore":
-            continue  # a public name of the package, such as featurestore.open_store
-        assert layer(name) <= layer(module), f"{module} imports {name}, which stands above it"
+def is_allowed(room, other):
+    if room == other or other in FREE or other == "featurestore.errors":
+        return True
+    package, below = room.split(".")[0], RULES[room].split()
+    if other.split(".")[0] == package:
+        return other.split(".")[1] in below
+    # heads stand on featurestore, the dashboard on both, the commands on all
+    return (
+        other.split(".")[0]
+        in {
+            "featurestore": ("heads", "dashboard") if room == "featurestore.cli" else (),
+            "heads": ("featurestore",) if other != "featurestore.cli" else (),
+            "dashboard": ("featurestore", "heads"),
+        }[package]
+    )
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_heads_compute_on_arrays_and_only_encoders_know_torch(path):
-    place = path.relative_to(ROOT)
-    for _, name in imports(path):
-        top = name.split(".")[0]
-        if top in ("torch", "timm", "open_clip", "sentence_transformers", "transformers"):
-            is_loader = top == "torch" and place.name in TORCH_BY_NAME
-            assert is_loader or place.parts[:2] == ("featurestore", "encoders"), (
-                f"{place} imports {top}"
-            )
-        if top == "deltalake":
-            assert place.name == "tables.py"
-        if top == "duckdb":
-            assert place.name == "query.py"
-        if top == "faiss":
-            assert place.name == "index.py"
-        if top == "pickle":
-            pytest.fail(f"{place} imports pickle")
+@pytest.mark.parametrize("module", MODULES)
+def test_rooms_are_entered_from_above_alone(module):
+    room = room_of(module)
+    if room in FREE:
+        return
+    assert room in RULES, f"{module} stands in no room: move it into one, or give it a rule"
+    for other in sorted(EDGES[module]):
+        assert is_allowed(room, room_of(other)), (
+            f"{module} imports {other}, but {room} may only use: {RULES[room] or 'nothing'}; "
+            "move what is needed below both, or hand it in as an argument"
+        )
+
+
+def test_no_circle_of_files_and_none_of_rooms():
+    assert circles(graph(ROOT)) == []  # imports for types alone may point back
+    assert circles(rooms(EDGES)) == []
+
+
+def test_the_rooms_of_the_store_stand_on_seven_floors():
+    of_store = {f"featurestore.{room}" for room in FEATURESTORE}
+    level = floors({room: rooms(EDGES)[room] & of_store for room in of_store})
+    assert max(level.values()) == 7
+
+
+@pytest.mark.parametrize("package", sorted(OWNERS))
+def test_a_package_is_known_to_its_owner_alone(package):
+    for path in files(ROOT):
+        place = str(path.relative_to(ROOT))
+        if package in imports(path, ROOT, packages=None):
+            assert place.startswith(OWNERS[package]), f"{place} imports {package}"
+
+
+def test_imports_are_absolute():
+    for path in files(ROOT):
+        assert "\nfrom ." not in path.read_text(), f"{path}: relative import"
+
+
+def test_the_doors_of_rooms_hold_no_code():
+    """``__init__.py`` is a docstring; the packages' own give public names when asked."""
+    public = {"featurestore", "heads", "featurestore.cli", "featurestore.encoders"}
+    for path in files(ROOT):
+        if path.name == "__init__.py" and module_name(path, ROOT) not in public:
+            (only,) = parsed(path).body
+            assert ast.get_docstring(parsed(path)), f"{path} says nothing: {ast.unparse(only)}"

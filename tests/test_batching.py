@@ -1,6 +1,6 @@
 import pytest
 
-from featurestore.batching import BatchSize
+from featurestore.pipeline.batching import BatchSize
 
 
 def settle(rate, largest=1024):

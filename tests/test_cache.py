@@ -10,10 +10,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from featurestore import cache, upkeep
-from featurestore import view as view_module
 from featurestore.errors import StoreCorrupt
-from featurestore.sources import SourceOptions
+from featurestore.sources.listing import SourceOptions
+from featurestore.storage import cache
+from featurestore.store import view as view_module
+from featurestore.upkeep import erase
 
 PIXELS = "baseline:pixels#size=2"
 
@@ -65,7 +66,7 @@ def test_rows_are_counted_in_the_cache_where_there_is_one(view, monkeypatch):
     counted.reset_mock()
     assert view.n_rows == 9
     assert counted.call_count == 0
-    upkeep.delete(
+    erase.delete(
         view.dataset.folder, pa.array([view.items().column("item_id")[3].as_py()])
     )  # another state: not in the cache
     assert view.n_rows == 8
@@ -170,7 +171,7 @@ def test_what_is_erased_while_a_cache_is_written_does_not_come_back(view, monkey
     write = cache._write
 
     def later(place, found, is_current):
-        upkeep.erase(view.dataset.folder, pa.array(["0.png"]))
+        erase.erase(view.dataset.folder, pa.array(["0.png"]))
         write(place, found, is_current)
 
     monkeypatch.setattr(cache, "_write", later)

@@ -126,7 +126,7 @@ def test_a_full_disk_is_one_line_and_loses_nothing(embedded, tiny_images, write_
         raise OSError(28, "No space left on device", str(table.path))
 
     with monkeypatch.context() as patched:
-        patched.setattr("featurestore.tables.Table._write", full)
+        patched.setattr("featurestore.storage.tables.Table._write", full)
         code, _, err = embedded("embed", tiny_images, "--dataset", "tiny", "-e", PIXELS)
     assert code == 1
     assert err.startswith("error: No space left on device: ")
@@ -139,7 +139,7 @@ def test_an_interrupt_exits_with_130(embedded, monkeypatch):
     def interrupt(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("featurestore.store.Store.embed", interrupt)
+    monkeypatch.setattr("featurestore.store.store.Store.embed", interrupt)
     code, _, err = embedded("embed", "--dataset", "tiny", "-e", PIXELS)
     assert code == EXIT_INTERRUPTED
     assert "what was done is kept" in err
@@ -188,8 +188,10 @@ def test_every_command_has_help_with_an_example(fs, name):
 
 
 def test_info_of_a_data_set_whose_first_run_was_stopped_before_a_commit(empty_store, capsys):
-    from featurestore.layout import DatasetFile, DatasetFolder, make_store
-    from featurestore.values import Modality
+    from featurestore.storage.dataset_file import DatasetFile
+    from featurestore.storage.dataset_folder import DatasetFolder
+    from featurestore.storage.store_marker import make_store
+    from featurestore.terms.specs import Modality
 
     make_store(empty_store.path)
     folder = DatasetFolder(empty_store.path / "datasets" / "early")

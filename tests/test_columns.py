@@ -7,6 +7,7 @@ import pyarrow as pa
 import pytest
 
 from featurestore import Selection
+from featurestore.curation.labels import read_labels
 from featurestore.errors import (
     BadName,
     BadQuery,
@@ -15,10 +16,9 @@ from featurestore.errors import (
     NotEnoughData,
     UnknownItem,
 )
-from featurestore.ingest import EmbedOptions
-from featurestore.labelling import read_labels
-from featurestore.sources import SourceOptions
-from heads.splits import make_split, split_dataset
+from featurestore.pipeline.options import EmbedOptions
+from featurestore.sources.listing import SourceOptions
+from heads.labels.splits import make_split, split_dataset
 
 PIXELS = "baseline:pixels#size=1"
 
@@ -318,7 +318,7 @@ def test_an_interrupted_attach_can_be_done_again(empty_store, tmp_path, monkeypa
     again()
     scores = pa.table({"item_id": ["a", "b"], "score": [0.5, 1.5]})
     with monkeypatch.context() as patch:
-        patch.setattr("featurestore.tables.Table.merge", stop)
+        patch.setattr("featurestore.storage.tables.Table.merge", stop)
         with pytest.raises(KeyboardInterrupt):
             empty_store.dataset("d").attach(scores)
     table.write_text("id,text,kind\na,one,z\nb,two,y\n")

@@ -2,9 +2,9 @@ import json
 from contextlib import nullcontext
 
 import heads
-from featurestore.demo import run_demo
-from featurestore.demo_data import PICTOGRAPHS, SUBPACKAGES, write_docstrings, write_pictographs
-from featurestore.store import open_store
+from featurestore.demo.data import PICTOGRAPHS, SUBPACKAGES, write_docstrings, write_pictographs
+from featurestore.demo.run import run_demo
+from featurestore.store.store import open_store
 
 
 def test_the_docstrings_are_real_labelled_and_masked(tmp_path):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from featurestore.cli import cli, run
-from featurestore.demo_data import write_digits
+from featurestore.demo.data import write_digits
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -14,13 +14,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from featurestore import pictures
-from featurestore.batching import BatchSize
-from featurestore.embed import PROCESSES, THREADS, Lane, Todo, embed_items
 from featurestore.errors import EncoderFailed, FeatureStoreError
-from featurestore.profile import Clock
-from featurestore.sources.contents import Reader
-from featurestore.values import Modality
+from featurestore.pipeline import decode_ahead
+from featurestore.pipeline.batching import BatchSize
+from featurestore.pipeline.embed_items import embed_items
+from featurestore.pipeline.lane import Lane
+from featurestore.pipeline.prepare import PROCESSES, THREADS
+from featurestore.pipeline.profile import Clock
+from featurestore.pipeline.todo import Todo
+from featurestore.sources.reading import Reader
+from featurestore.terms.specs import Modality
 
 
 class FakeEncoder:
@@ -141,7 +144,7 @@ def test_a_bad_item_stops_nothing_and_says_why(tmp_path, write_image):
 
 
 def test_several_encoders_share_one_read_and_one_decode(tmp_path, write_image, monkeypatch):
-    import featurestore.pictures
+    import featurestore.pipeline.decode_ahead
 
     decoded = []
 
@@ -149,8 +152,8 @@ def test_several_encoders_share_one_read_and_one_decode(tmp_path, write_image, m
         decoded.append(at_least_px)
         return decode(content, at_least_px=at_least_px)
 
-    decode = featurestore.pictures.decode_image
-    monkeypatch.setattr(featurestore.pictures, "decode_image", counted)
+    decode = featurestore.pipeline.decode_ahead.decode_image
+    monkeypatch.setattr(featurestore.pipeline.decode_ahead, "decode_image", counted)
     small, large, layered = FakeEncoder(), FakeEncoder(), FakeGpu()
     layered.device = "cpu"
     lanes = [lane(small, 2), lane(large, 3, views=(1,)), lane(layered, 4, views=(2, 3))]
@@ -388,7 +391,7 @@ class ForProcesses(FakeEncoder):
 
 
 def test_processes_prepare_what_threads_prepare(tmp_path, write_image, monkeypatch):
-    monkeypatch.setattr(pictures, "THREADS_MEANWHILE", False)
+    monkeypatch.setattr(decode_ahead, "THREADS_MEANWHILE", False)
     todos = images(tmp_path, write_image, 40)
     (tmp_path / "3.png").write_bytes(b"no picture")
     (tmp_path / "4.png").unlink()
@@ -414,14 +417,14 @@ def test_processes_prepare_what_threads_prepare(tmp_path, write_image, monkeypat
 def test_the_pipe_that_pictures_come_through_is_wide_where_that_can_be(monkeypatch):
     reader, writer = os.pipe()
     processes = SimpleNamespace(_result_queue=SimpleNamespace(_reader=reader))
-    pictures._widen(processes)
-    assert fcntl.fcntl(reader, fcntl.F_GETPIPE_SZ) >= pictures._PIPE_BYTES
+    decode_ahead._widen(processes)
+    assert fcntl.fcntl(reader, fcntl.F_GETPIPE_SZ) >= decode_ahead._PIPE_BYTES
     os.close(reader)
     os.close(writer)
-    pictures._widen(processes)  # no pipe any more
-    pictures._widen(object())  # another loky
+    decode_ahead._widen(processes)  # no pipe any more
+    decode_ahead._widen(object())  # another loky
     monkeypatch.setitem(sys.modules, "fcntl", None)  # Windows
-    pictures._widen(processes)
+    decode_ahead._widen(processes)
 
 
 def test_processes_take_over_and_one_that_dies_is_named(tmp_path, write_image):
@@ -445,7 +448,7 @@ def test_processes_take_over_and_one_that_dies_is_named(tmp_path, write_image):
 
 
 def test_known_content_is_not_decoded_in_processes_either(tmp_path, write_image, monkeypatch):
-    monkeypatch.setattr(pictures, "THREADS_MEANWHILE", False)
+    monkeypatch.setattr(decode_ahead, "THREADS_MEANWHILE", False)
     todos = images(tmp_path, write_image, 6)
     contents = [(tmp_path / f"{i}.png").read_bytes() for i in range(6)]
     hashes = [hashlib.sha256(one).hexdigest() for one in contents]
@@ -464,12 +467,12 @@ def test_known_content_is_not_decoded_in_processes_either(tmp_path, write_image,
 
 
 def test_a_process_that_cannot_start_is_named(tmp_path, write_image, monkeypatch):
-    monkeypatch.setattr(pictures, "THREADS_MEANWHILE", False)
+    monkeypatch.setattr(decode_ahead, "THREADS_MEANWHILE", False)
     todos = images(tmp_path, write_image, 3)
     with pytest.raises(FeatureStoreError, match="could not start"):
         run(tmp_path, todos, ForProcesses(Fragile()), n_workers=2, decode_in=PROCESSES)
-    assert not pictures.can_travel(threading.Lock())
-    assert pictures.can_travel(np.asarray, lambda image: image)
+    assert not decode_ahead.can_travel(threading.Lock())
+    assert decode_ahead.can_travel(np.asarray, lambda image: image)
 
 
 class Fragile:
@@ -485,8 +488,8 @@ def test_processes_end_when_their_parent_is_killed(tmp_path, write_image):
     code = f"""
 import os
 import numpy as np
-from featurestore import pictures
-from featurestore.sources.contents import Reader
+from featurestore.pipeline import decode_ahead as pictures
+from featurestore.sources.reading import Reader
 pictures.THREADS_MEANWHILE = False
 def leaves_its_number(image):
     open(os.path.join({str(tmp_path)!r}, "of-" + str(os.getpid())), "w").close()
@@ -518,7 +521,7 @@ for _ in pictures.in_processes(
 
 
 def test_processes_stop_at_once_when_the_run_does(tmp_path, write_image, monkeypatch):
-    monkeypatch.setattr(pictures, "THREADS_MEANWHILE", False)
+    monkeypatch.setattr(decode_ahead, "THREADS_MEANWHILE", False)
     images(tmp_path, write_image, 1)
 
     flag = tmp_path / "from now on"
@@ -540,7 +543,7 @@ def test_processes_stop_at_once_when_the_run_does(tmp_path, write_image, monkeyp
 def test_a_view_with_nothing_to_do_does_not_make_known_content_unknown(
     tmp_path, write_image, monkeypatch
 ):
-    monkeypatch.setattr(pictures, "THREADS_MEANWHILE", False)
+    monkeypatch.setattr(decode_ahead, "THREADS_MEANWHILE", False)
     images(tmp_path, write_image, 3)
     hashes = {hashlib.sha256((tmp_path / f"{i}.png").read_bytes()).hexdigest() for i in range(3)}
     todos = [Todo(i, "s", f"{i}.png", None, (1,)) for i in range(3)]

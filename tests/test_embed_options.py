@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from featurestore.cli.embed import embed
-from featurestore.store import open_store
+from featurestore.store.store import open_store
 
 HASHING, PIXELS = "baseline:hashing", "baseline:pixels#size=1"
 

@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 import heads
 from featurestore.cli import run
 from featurestore.errors import BadName, BadSource, MissingColumn, UnknownEncoder
-from featurestore.exchange import Incoming, export, import_vectors, read_vectors
-from featurestore.sources import SourceOptions
-from featurestore.store import open_store
-from featurestore.verify import verify
+from featurestore.exchange.exports import export
+from featurestore.exchange.imports import Incoming, import_vectors, read_vectors
+from featurestore.sources.listing import SourceOptions
+from featurestore.store.store import open_store
+from featurestore.upkeep.verify import verify
 
 HASHING = "baseline:hashing#size=32"
 

@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from featurestore import upkeep
 from featurestore.errors import BadSource
-from featurestore.ingest import EmbedOptions
-from featurestore.intake import Selection
-from featurestore.sources import SourceOptions
-from featurestore.store import open_store
-from featurestore.verify import verify
+from featurestore.pipeline.listing_run import Selection
+from featurestore.pipeline.options import EmbedOptions
+from featurestore.sources.listing import SourceOptions
+from featurestore.store.store import open_store
+from featurestore.upkeep import erase, versions
+from featurestore.upkeep.verify import verify
 
 PIXELS = "baseline:pixels#size=4"
 CLI = [sys.executable, "-m", "featurestore.cli"]
@@ -41,9 +41,8 @@ class Slow:
 """
 CHILD = """
 import sys
-from featurestore import open_store, writer
-from featurestore.ingest import EmbedOptions
-from featurestore.intake import Selection
+from featurestore import EmbedOptions, open_store
+from featurestore.pipeline import writer
 writer.COMMIT_ROWS = int(sys.argv[4])
 store = open_store(sys.argv[1], create=True)
 how = EmbedOptions(batch_size=2)
@@ -420,9 +419,9 @@ def test_a_reader_sees_one_state_while_others_compact_delete_and_vacuum(
     folder = store.dataset("d").folder
     try:
         for number in range(6):
-            upkeep.compact(folder)
-            upkeep.delete(folder, upkeep.select_ids(folder, [f"c/{number:03}.png"]))
-            upkeep.vacuum(folder, older_than_s=older_than_s)
+            versions.compact(folder)
+            erase.delete(folder, erase.select_ids(folder, [f"c/{number:03}.png"]))
+            versions.vacuum(folder, older_than_s=older_than_s)
             store.embed([], dataset="d", encoders=[spec])  # it comes back
             assert reader.poll() is None or reader.returncode == 0, reader.communicate()[1]
     finally:

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 import heads
-from featurestore.shards import read_shard
-from featurestore.sources import SourceOptions
-from featurestore.store import open_store
-from featurestore.verify import verify
+from featurestore.sources.listing import SourceOptions
+from featurestore.storage.shards import read_shard
+from featurestore.store.store import open_store
+from featurestore.upkeep.verify import verify
 
 ROOT = Path(__file__).parents[1]
 BLOCKS = re.findall(

@@ -6,10 +6,11 @@ from dataclasses import replace
 import numpy as np
 from PIL import Image
 
-from featurestore.encoders import load_encoder
-from featurestore.gains import measure_gains
-from featurestore.ingest import EmbedOptions, EmbedReport
-from featurestore.values import EncoderSpec
+from featurestore.encoders.loading import load_encoder
+from featurestore.encoders.speedups import measure_gains
+from featurestore.pipeline.options import EmbedOptions
+from featurestore.pipeline.report import EmbedReport
+from featurestore.terms.specs import EncoderSpec
 
 REPORT = EmbedReport("d", "timm:x", 2000, 2000, 0, 0, 0, 0, 0, 10.0, device="cuda", limit="decode")
 
@@ -50,9 +51,10 @@ def test_a_long_run_measures_with_pictures_that_are_still_there(
     empty_store, tiny_images, monkeypatch
 ):
     seen = []
-    monkeypatch.setattr("featurestore.ingest._LONG_RUN_ITEMS", 6)
+    monkeypatch.setattr("featurestore.pipeline.run._LONG_RUN_ITEMS", 6)
     monkeypatch.setattr(
-        "featurestore.ingest.measure_gains", lambda encoder, some: seen.append(some) or {"x": 2.0}
+        "featurestore.pipeline.run.measure_gains",
+        lambda encoder, some: seen.append(some) or {"x": 2.0},
     )
 
     class OnGpu:

@@ -7,14 +7,15 @@ import pytest
 import torch
 from sklearn.datasets import load_sample_images
 
-from featurestore.encoders import LoadOptions, load_encoders
-from featurestore.fleet import embed_on
-from featurestore.gpu_search import has_gpu
-from featurestore.index import ExactIndex, load_faiss
-from featurestore.ingest import EmbedOptions
-from featurestore.intake import Selection
-from featurestore.sources import SourceOptions
-from featurestore.values import EncoderSpec
+from featurestore.encoders.base import LoadOptions
+from featurestore.encoders.loading import load_encoders
+from featurestore.pipeline.listing_run import Selection
+from featurestore.pipeline.options import EmbedOptions
+from featurestore.search.exact import ExactIndex, load_faiss
+from featurestore.search.gpu import has_gpu
+from featurestore.sources.listing import SourceOptions
+from featurestore.store.several_devices import embed_on
+from featurestore.terms.specs import EncoderSpec
 from heads.estimators.logistic import LogisticHead
 
 pytestmark = [

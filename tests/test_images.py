@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image, features
 
-from featurestore.images import Undecodable, decode_image, thumbnail
+from featurestore.encoders.images import Undecodable, decode_image, thumbnail
 
 
 def as_bytes(image, kind="PNG", **options):

@@ -9,9 +9,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from featurestore import index as faiss_module
-from featurestore import upkeep
-from featurestore.approximate import ApproximateIndex, choose_factory
 from featurestore.cli import run
 from featurestore.errors import (
     BadName,
@@ -21,15 +18,14 @@ from featurestore.errors import (
     ShapeMismatch,
     UnknownItem,
 )
-from featurestore.exchange import Incoming, import_vectors
-from featurestore.index import (
-    ExactIndex,
-    Metric,
-    combine,
-    normalize_rows,
-)
-from featurestore.sources import SourceOptions
-from featurestore.verify import verify
+from featurestore.exchange.imports import Incoming, import_vectors
+from featurestore.search import exact as faiss_module
+from featurestore.search.approximate import ApproximateIndex
+from featurestore.search.exact import ExactIndex, Metric, combine, normalize_rows
+from featurestore.search.factory import choose_factory
+from featurestore.sources.listing import SourceOptions
+from featurestore.upkeep import erase
+from featurestore.upkeep.verify import verify
 
 DIM = 16
 
@@ -64,7 +60,7 @@ def embed(store, path, **options):
 @pytest.fixture
 def view(empty_store, tmp_path, monkeypatch):
     """Two thousand rows, for which an index is to be worth it."""
-    monkeypatch.setattr("featurestore.approximate.EXACT_FLOATS", 0)
+    monkeypatch.setattr("featurestore.search.factory.EXACT_FLOATS", 0)
     return embed(empty_store, write_table(tmp_path / "t.csv", range(2000)))
 
 
@@ -182,7 +178,7 @@ def _by_row(vectors, queries, metric):
 @pytest.mark.parametrize("factory", [None, "HNSW16", "SQ8"])
 @pytest.mark.parametrize("share", [0.003, 0.1, 0.9])
 def test_filters_give_exactly_k_that_fulfil_them(share, factory, view, monkeypatch):
-    monkeypatch.setattr("featurestore.index.EXACT_FLOATS", 0)  # never by brute force
+    monkeypatch.setattr("featurestore.search.exact.EXACT_FLOATS", 0)  # never by brute force
     index = view.build_index(factory=factory)
     among = np.random.default_rng(0).random(2000) < share
     queries = view.load().vectors[:20]
@@ -208,7 +204,7 @@ def test_filters_that_leave_few_are_searched_exactly(view):
 def test_no_index_is_made_where_exact_search_is_fast_enough(view, monkeypatch, capsys):
     assert isinstance(view.build_index(), ApproximateIndex)
     assert isinstance(view.index(), ApproximateIndex)
-    monkeypatch.setattr("featurestore.approximate.EXACT_FLOATS", 2000 * DIM)
+    monkeypatch.setattr("featurestore.search.factory.EXACT_FLOATS", 2000 * DIM)
     index = view.build_index()
     assert isinstance(index, ExactIndex)
     assert (index.facts["factory"], index.facts["recall"], index.facts["n"]) == ("exact", 1.0, 2000)
@@ -219,14 +215,14 @@ def test_no_index_is_made_where_exact_search_is_fast_enough(view, monkeypatch, c
     small = view.build_index(memory_bytes=2000 * DIM * 4 - 1)  # the vectors themselves do not fit
     assert isinstance(small, ApproximateIndex)
     assert isinstance(view.build_index(factory="SQ8"), ApproximateIndex)  # who asks gets one
-    monkeypatch.setattr("featurestore.approximate.EXACT_FLOATS", 0)
+    monkeypatch.setattr("featurestore.search.factory.EXACT_FLOATS", 0)
     assert isinstance(view.build_index(recall=1), ExactIndex)
 
 
 def test_a_graph_is_tried_where_lists_would_be_slow(view, monkeypatch):
     (name,) = view.build_index().facts["tried"]
     assert name == choose_factory(2000, DIM)
-    monkeypatch.setattr("featurestore.approximate.SLOW_FLOATS", 0)
+    monkeypatch.setattr("featurestore.search.approximate.SLOW_FLOATS", 0)
     facts = view.build_index(recall=0.99).facts
     assert set(facts["tried"]) == {name, "HNSW32,SQ8"}
     chosen = facts["tried"][facts["factory"]]
@@ -395,7 +391,7 @@ def test_a_view_that_shrank_or_cannot_be_written_is_searched_all_the_same(
     view.build_index()
     for left in (1000, 1, 0):
         gone = [one for one in view.load().ids if int(one[1:]) >= left]
-        upkeep.delete(view.dataset.folder, pa.array(gone))
+        erase.delete(view.dataset.folder, pa.array(gone))
         with monkeypatch.context() as patched:
             patched.setattr(ApproximateIndex, "save", lambda *a: (_ for _ in ()).throw(OSError(30)))
             found = view.search(Clustered().encode_texts(["3"]), k=5)
@@ -584,7 +580,7 @@ def test_the_command_takes_vectors_and_leaves_out_copies(view, tmp_path, capsys)
 
 def test_what_is_not_asked_for_is_not_read(view, monkeypatch):
     """Without a cache, row groups in which no row is wanted are left alone."""
-    from featurestore import shards
+    from featurestore.storage import shards
 
     everything = view.load()
     shutil.rmtree(view.dataset.path / "cache", ignore_errors=True)

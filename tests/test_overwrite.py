@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
-from featurestore import Selection, writer
+from featurestore import Selection
 from featurestore.errors import EncoderDrift
-from featurestore.ingest import EmbedOptions
+from featurestore.pipeline import writer
+from featurestore.pipeline.options import EmbedOptions
 
 WHOLE = EmbedOptions(overwrite=True)
 

@@ -7,10 +7,10 @@ import psutil
 import pyarrow as pa
 import pytest
 
-from featurestore import query
 from featurestore.cli import run
 from featurestore.errors import BadQuery
-from featurestore.query import evaluate, select
+from featurestore.storage import query
+from featurestore.storage.query import evaluate, select
 
 PETS = pa.table({"name": ["b", "a", "c"], "legs": [4, 2, 4], "odd name": [1, 2, 3]})
 

@@ -6,8 +6,8 @@ import pytest
 
 from featurestore.cli import run
 from featurestore.errors import BadSource, UnknownItem
-from featurestore.relocate import relocate
-from featurestore.sources import SourceOptions
+from featurestore.sources.listing import SourceOptions
+from featurestore.upkeep.relocate import relocate
 
 PIXELS = "baseline:pixels#size=2"
 

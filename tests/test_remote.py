@@ -21,11 +21,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import heads
-from featurestore import remote
-from featurestore import reviews as reviews_module
-from featurestore import slices as slices_module
-from featurestore import tables as tables_module
 from featurestore.cli import run
+from featurestore.curation import reviews as reviews_module
+from featurestore.curation import slices as slices_module
+from featurestore.curation.reviews import Action, Review, add_reviews, read_reviews
+from featurestore.curation.slices import read_slice
 from featurestore.errors import (
     BadName,
     MissingExtra,
@@ -34,19 +34,21 @@ from featurestore.errors import (
     StoreUnreachable,
     UnknownHead,
 )
-from featurestore.exchange import Incoming, import_vectors
-from featurestore.files import append, rewrite
-from featurestore.ingest import EmbedOptions
-from featurestore.remote import ABSENT, RemotePath
-from featurestore.reviews import Action, Review, add_reviews, read_reviews
-from featurestore.shards import write_shard
-from featurestore.slices import read_slice
-from featurestore.sources import SourceOptions
-from featurestore.store import DataSet, open_store
-from featurestore.tables import Table
-from featurestore.upkeep import compact, delete, erase, select_ids, vacuum
-from featurestore.user_cache import local_side
-from featurestore.verify import verify
+from featurestore.exchange.imports import Incoming, import_vectors
+from featurestore.pipeline.options import EmbedOptions
+from featurestore.sources.listing import SourceOptions
+from featurestore.storage import remote
+from featurestore.storage import tables as tables_module
+from featurestore.storage.files import append, rewrite
+from featurestore.storage.remote import ABSENT, RemotePath
+from featurestore.storage.shards import write_shard
+from featurestore.storage.tables import Table
+from featurestore.storage.user_cache import local_side
+from featurestore.store.dataset import DataSet
+from featurestore.store.store import open_store
+from featurestore.upkeep.erase import delete, erase, select_ids
+from featurestore.upkeep.verify import verify
+from featurestore.upkeep.versions import compact, vacuum
 from tools.ceph import running
 
 PIXELS = "baseline:pixels#size=1"
@@ -485,7 +487,7 @@ def test_a_rename_cut_short_can_go_on(s3, tiny_images, monkeypatch, moment):
         if moment == "copying":
             patch.setattr(RemotePath, "copy_to", stop_copying)
         elif moment == "half deleted":
-            patch.setattr("featurestore.files.delete_all", stop_deleting)
+            patch.setattr("featurestore.storage.files.delete_all", stop_deleting)
         else:
             patch.setattr(RemotePath, "unlink", stop_deleting)
         with pytest.raises(KeyboardInterrupt):
@@ -527,7 +529,7 @@ def test_what_a_drop_left_makes_no_new_data_set(s3, tiny_images, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("featurestore.files.delete_all", stop)
+        patch.setattr("featurestore.storage.files.delete_all", stop)
         with pytest.raises(KeyboardInterrupt):
             store.drop("d")
     assert store.datasets() == []
@@ -579,7 +581,9 @@ def test_labels_of_two_machines_both_arrive(s3, tiny_images, monkeypatch):
         values = pa.table({"item_id": ids, name: [f"{name}-{one}" for one in ids]})
         DataSet(store, store.dataset("d").folder).attach(values)
 
-    monkeypatch.setattr("featurestore.layout.DatasetFolder.locked", lambda *_, **__: nullcontext())
+    monkeypatch.setattr(
+        "featurestore.storage.dataset_folder.DatasetFolder.locked", lambda *_, **__: nullcontext()
+    )
     _just_before(monkeypatch, Table, "_commit", lambda: attach("two"))
     attach("one")
     items = store.dataset("d").items().sort_by("item_id").to_pydict()
@@ -589,7 +593,9 @@ def test_labels_of_two_machines_both_arrive(s3, tiny_images, monkeypatch):
 
 
 def test_two_first_runs_with_a_new_column_make_no_double_item(s3, tiny_images, monkeypatch):
-    monkeypatch.setattr("featurestore.layout.DatasetFolder.locked", lambda *_, **__: nullcontext())
+    monkeypatch.setattr(
+        "featurestore.storage.dataset_folder.DatasetFolder.locked", lambda *_, **__: nullcontext()
+    )
     other = open_store(s3, create=True)
     _just_before(monkeypatch, tables_module, "new_columns", lambda: embed(other, tiny_images))
     embed(open_store(s3, create=True), tiny_images)
@@ -612,7 +618,9 @@ def test_a_run_does_not_undo_labels_that_came_meanwhile(s3, tmp_path, monkeypatc
 
     again()
     table.write_text(table.read_text().replace("text 3,old", "text three,other"))
-    monkeypatch.setattr("featurestore.layout.DatasetFolder.locked", lambda *_, **__: nullcontext())
+    monkeypatch.setattr(
+        "featurestore.storage.dataset_folder.DatasetFolder.locked", lambda *_, **__: nullcontext()
+    )
     _just_before(monkeypatch, Table, "_commit", attach)
     again()
     items = store.dataset("d").items().sort_by("item_id").to_pydict()
@@ -625,7 +633,9 @@ def test_a_decision_on_what_is_being_erased_is_not_kept(s3, tiny_images, monkeyp
     store = open_store(s3, create=True)
     embed(store, tiny_images)
     folder = store.dataset("d").folder
-    monkeypatch.setattr("featurestore.layout.DatasetFolder.locked", lambda *_, **__: nullcontext())
+    monkeypatch.setattr(
+        "featurestore.storage.dataset_folder.DatasetFolder.locked", lambda *_, **__: nullcontext()
+    )
 
     def erase_it():
         erase(folder, select_ids(folder, ["dark/0.png"]))
@@ -741,7 +751,7 @@ def test_a_damaged_copy_is_fetched_anew_and_a_full_disk_does_without(s3, tiny_im
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("featurestore.shards.write_file", full)
+    monkeypatch.setattr("featurestore.storage.shards.write_file", full)
     assert store.dataset("d").items().equals(items)
     assert not copy.exists()
     assert verify(store.dataset("d").folder, canary=False) == []

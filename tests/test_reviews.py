@@ -11,10 +11,8 @@ import numpy as np
 import pytest
 
 import heads
-from featurestore import review_files
-from featurestore.errors import BadName, BadSource, NotEnoughData, UnknownItem
-from featurestore.labelling import attach
-from featurestore.reviews import (
+from featurestore.curation.labels import attach
+from featurestore.curation.reviews import (
     Action,
     Review,
     add_reviews,
@@ -24,8 +22,10 @@ from featurestore.reviews import (
     standing,
     undo,
 )
-from featurestore.upkeep import erase, select_ids
-from featurestore.view import View
+from featurestore.errors import BadName, BadSource, NotEnoughData, UnknownItem
+from featurestore.exchange import review_files
+from featurestore.store.view import View
+from featurestore.upkeep.erase import erase, select_ids
 
 
 @pytest.fixture
@@ -102,8 +102,8 @@ def test_a_line_that_a_kill_cut_off_costs_itself_alone(view: View) -> None:
 DECIDE = """
 import sys
 from pathlib import Path
-from featurestore.layout import DatasetFolder
-from featurestore.reviews import Action, Review, add_reviews
+from featurestore.curation.reviews import Action, Review, add_reviews
+from featurestore.storage.dataset_folder import DatasetFolder
 for n in range(20):
     one = Review(f"t{n:02d}", Action.RELABEL, "topic", "food", sys.argv[2])
     add_reviews(DatasetFolder(Path(sys.argv[1])), [one])
@@ -211,7 +211,7 @@ def test_decisions_on_items_that_are_gone_or_changed_are_not_applied(
     folder = view.dataset.folder
     add_reviews(folder, [relabel("t01", "food"), relabel("t02", "food"), relabel("t03", "food")])
     select = select_ids(folder, ["t01"])
-    from featurestore.upkeep import delete
+    from featurestore.upkeep.erase import delete
 
     delete(folder, select)
     path = folder.path / "reviews" / "reviews.jsonl"
@@ -336,7 +336,7 @@ def test_of_twins_that_are_called_duplicates_of_each_other_one_teaches(view: Vie
 
 
 def test_a_duplicate_of_what_is_gone_teaches(view: View) -> None:
-    from featurestore.upkeep import delete
+    from featurestore.upkeep.erase import delete
 
     folder = view.dataset.folder
     add_reviews(folder, [Review("t00", Action.DUPLICATE, "topic", "t03")])

@@ -10,15 +10,15 @@ import pytest
 
 import heads
 from featurestore.cli import run
-from featurestore.derived import place_of
+from featurestore.curation.slices import Slice, drop_slice, read_slice, save_slice, slices
 from featurestore.errors import BadName, BadQuery, MissingExtra, UnknownItem, UnknownSlice
-from featurestore.graph import K, neighbor_graph
-from featurestore.projection import fit_to_square, principal, project
-from featurestore.slices import Slice, drop_slice, read_slice, save_slice, slices
-from featurestore.sources import SourceOptions
-from featurestore.store import Store
-from featurestore.upkeep import erase, select_ids
-from featurestore.view import View
+from featurestore.maps.graph import K, neighbor_graph
+from featurestore.maps.kept_arrays import place_of
+from featurestore.maps.projection import fit_to_square, principal, project
+from featurestore.sources.listing import SourceOptions
+from featurestore.store.store import Store
+from featurestore.store.view import View
+from featurestore.upkeep.erase import erase, select_ids
 
 
 @pytest.fixture
@@ -122,7 +122,7 @@ def test_a_graph_is_of_the_state_it_is_kept_under(
     view: View, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A commit while the graph is made."""
-    from featurestore.upkeep import delete
+    from featurestore.upkeep.erase import delete
 
     plain = View.index
 
@@ -183,7 +183,7 @@ def test_umap_keeps_neighbours_together_and_is_kept(view: View) -> None:
     np.fill_diagonal(distance, np.inf)
     assert (labels[distance.argmin(axis=1)] == labels).mean() > 0.9
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("featurestore.projection.find_spec", lambda name: None)
+        patch.setattr("featurestore.maps.projection.find_spec", lambda name: None)
         np.testing.assert_array_equal(project(view, "umap"), xy)  # made before: nothing is needed
         with pytest.raises(MissingExtra, match="featurestore\\[maps\\]"):
             project(view, "umap", seed=1)

@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from featurestore.errors import BadSource, UnknownItem
-from featurestore.ingest import EmbedOptions
-from featurestore.sources import SourceOptions
+from featurestore.pipeline.options import EmbedOptions
+from featurestore.sources.listing import SourceOptions
 
 PIXELS = "baseline:pixels#size=1"
 
@@ -257,8 +257,8 @@ def test_a_data_set_saved_anew_is_seen_in_the_same_process(tmp_path, empty_store
 
 
 def test_a_read_over_a_network_that_fails_once_is_tried_again(monkeypatch):
-    from featurestore.sources import contents
-    from featurestore.sources.places import Place
+    from featurestore.sources import reading
+    from featurestore.sources.locations import Location
 
     waits, tries = [], []
 
@@ -270,9 +270,9 @@ def test_a_read_over_a_network_that_fails_once_is_tried_again(monkeypatch):
             raise TimeoutError("no answer")
         return b"content"
 
-    monkeypatch.setattr(Place, "read", read)
-    monkeypatch.setattr(contents.time, "sleep", waits.append)
-    reader = contents.Reader("folder", "s3://bucket/set")
+    monkeypatch.setattr(Location, "read", read)
+    monkeypatch.setattr(reading.time, "sleep", waits.append)
+    reader = reading.Reader("folder", "s3://bucket/set")
     assert reader("a.png") == b"content"
     assert waits == [0.5, 2.0]
     with pytest.raises(FileNotFoundError):
@@ -280,13 +280,13 @@ def test_a_read_over_a_network_that_fails_once_is_tried_again(monkeypatch):
     assert len(tries) == 4
     tries.clear()
     with pytest.raises(TimeoutError):  # a disk is not asked twice
-        contents.Reader("folder", "/data")("a.png")
+        reading.Reader("folder", "/data")("a.png")
     assert len(tries) == 1
 
 
 def test_a_server_that_says_no_is_not_asked_again(monkeypatch):
-    from featurestore.sources import contents
-    from featurestore.sources.places import Place
+    from featurestore.sources import reading
+    from featurestore.sources.locations import Location
 
     class Answer(Exception):
         status = 403
@@ -297,11 +297,11 @@ def test_a_server_that_says_no_is_not_asked_again(monkeypatch):
         asked.append(place.text)
         raise Answer
 
-    monkeypatch.setattr(Place, "read", read)
-    monkeypatch.setattr(contents.time, "sleep", lambda s: None)
+    monkeypatch.setattr(Location, "read", read)
+    monkeypatch.setattr(reading.time, "sleep", lambda s: None)
     for status, n in [(403, 1), (429, 3), (503, 3)]:
         Answer.status = status
         with pytest.raises(Answer):
-            contents.Reader("folder", "https://host/set")("a.png")
+            reading.Reader("folder", "https://host/set")("a.png")
         assert len(asked) == n
         asked.clear()

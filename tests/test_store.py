@@ -11,8 +11,8 @@ import numpy as np
 import pyarrow.compute as pc
 import pytest
 
-from featurestore import encoders, user_cache, writer
-from featurestore.encoders import load_encoder
+from featurestore.encoders import families, loading
+from featurestore.encoders.loading import load_encoder
 from featurestore.errors import (
     BadName,
     BadSource,
@@ -29,12 +29,13 @@ from featurestore.errors import (
     UnknownItem,
     UnknownView,
 )
-from featurestore.files import write_json
-from featurestore.ingest import EmbedOptions
-from featurestore.layout import read_json
-from featurestore.sources import SourceOptions
-from featurestore.store import Store, open_store
-from featurestore.values import EncoderSpec
+from featurestore.pipeline import writer
+from featurestore.pipeline.options import EmbedOptions
+from featurestore.sources.listing import SourceOptions
+from featurestore.storage import user_cache
+from featurestore.storage.files import read_json, write_json
+from featurestore.store.store import Store, open_store
+from featurestore.terms.specs import EncoderSpec
 
 PIXELS = "baseline:pixels#size=1"  # one colour in, that colour out
 
@@ -341,8 +342,8 @@ def _entry_of(view, spec):
     """Return what the cache held when the view was made."""
     parsed = EncoderSpec.parse(spec)
     return {
-        "files": encoders._files(parsed),
-        "versions": encoders.versions(parsed),
+        "files": loading._files(parsed),
+        "versions": families.versions(parsed),
         "dim": view.dim,
         "modalities": sorted(view.modalities),
         "chosen": view.info["chosen"],
@@ -645,7 +646,8 @@ def test_an_interrupt_keeps_what_was_encoded(empty_store, tiny_images):
 
 CHILD = """
 import sys, time
-from featurestore import open_store, writer
+from featurestore import EmbedOptions, open_store
+from featurestore.pipeline import writer
 from featurestore.encoders.pixels import Pixels
 writer.COMMIT_ROWS = 5
 encode = Pixels.encode_images
@@ -653,7 +655,6 @@ def slow(self, prepared):
     time.sleep(0.02)
     return encode(self, prepared)
 Pixels.encode_images = slow
-from featurestore.ingest import EmbedOptions
 store = open_store(sys.argv[1], create=True)
 how = EmbedOptions(batch_size=1)
 store.embed([sys.argv[2]], dataset="d", encoders=["baseline:pixels#size=4"], how=how)

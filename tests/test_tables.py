@@ -7,15 +7,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from featurestore import tables
 from featurestore.errors import BadSource, StoreCorrupt
-from featurestore.plain_pages import NotPlain, plain_pages
-from featurestore.shards import vectors_of, view_rows, view_schema
-from featurestore.tables import (
-    ITEMS,
-    Table,
-    drop_equal,
-)
+from featurestore.storage import tables
+from featurestore.storage.columns import drop_equal
+from featurestore.storage.plain_pages import NotPlain, plain_pages
+from featurestore.storage.shards import vectors_of, view_rows, view_schema
+from featurestore.storage.tables import ITEMS, Table
 
 
 def items(ids, **columns):
@@ -95,7 +92,8 @@ WRITER = """
 import sys
 from pathlib import Path
 import pyarrow as pa
-from featurestore.tables import ITEMS, Table, drop_equal
+from featurestore.storage.columns import drop_equal
+from featurestore.storage.tables import ITEMS, Table
 table, writer = Table(Path(sys.argv[1])), sys.argv[2]
 for number in range(10):
     ids = [f"shared-{number}", f"{writer}-{number}"]

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 import heads
+from featurestore.curation.labels import attach
 from featurestore.errors import MissingColumn
-from featurestore.labelling import attach
 from featurestore.torch_data import EmbeddingDataset, as_tensor
 
 

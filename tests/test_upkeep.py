@@ -13,16 +13,17 @@ import pyarrow.parquet as pq
 import pytest
 
 import heads
-from featurestore import cache, upkeep
 from featurestore.cli import run
 from featurestore.errors import BadName, BadQuery, UnknownDataset, UnknownItem, UnknownSnapshot
-from featurestore.ingest import EmbedOptions
-from featurestore.shards import view_rows, view_schema
-from featurestore.sources import SourceOptions
-from featurestore.store import Store
-from featurestore.tables import Table
-from featurestore.values import Snapshot
-from featurestore.verify import verify
+from featurestore.pipeline.options import EmbedOptions
+from featurestore.sources.listing import SourceOptions
+from featurestore.storage import cache
+from featurestore.storage.shards import view_rows, view_schema
+from featurestore.storage.tables import Table
+from featurestore.store.store import Store
+from featurestore.terms.snapshots import Snapshot
+from featurestore.upkeep import erase, versions
+from featurestore.upkeep.verify import verify
 
 PIXELS = "baseline:pixels#size=2"
 HASHING = "baseline:hashing#size=64"
@@ -107,11 +108,11 @@ def test_a_head_learns_the_same_from_the_snapshot_on_its_card(empty_store, tiny_
 def test_history_tells_the_commits_newest_first(texts):
     store, _ = texts
     folder = store.dataset("d").folder
-    events = upkeep.history(folder)
+    events = versions.history(folder)
     assert {one.table for one in events} == {"items", "failures", HASHING}
     assert [one.when for one in events] == sorted((one.when for one in events), reverse=True)
     assert next(one for one in events if one.table == HASHING).n_rows == 6
-    assert len(upkeep.history(folder, limit=2)) == 2
+    assert len(versions.history(folder, limit=2)) == 2
 
 
 # What may go
@@ -127,11 +128,11 @@ def test_vacuum_spares_what_is_young_named_or_present(empty_store, tiny_images, 
     view = empty_store.view("d", PIXELS)
     view.table.compact()
     present = view.load()
-    assert upkeep.vacuum(folder).files == ()  # all of it is of today
-    counted = upkeep.vacuum(folder, older_than_s=0, dry_run=True)
+    assert versions.vacuum(folder).files == ()  # all of it is of today
+    counted = versions.vacuum(folder, older_than_s=0, dry_run=True)
     assert counted.n_bytes == sum(path.stat().st_size for path in counted.files) > 0
     assert all(path.exists() for path in counted.files)
-    assert upkeep.vacuum(folder, older_than_s=0).files == counted.files
+    assert versions.vacuum(folder, older_than_s=0).files == counted.files
     assert not any(path.exists() for path in counted.files)
     found = empty_store.view("d", PIXELS).load()
     np.testing.assert_array_equal(found.vectors, present.vectors)
@@ -145,9 +146,9 @@ def test_vacuum_takes_what_writers_left_behind_once_it_is_old(empty_store, tiny_
     folder = empty_store.dataset("d").folder
     left = folder.items.path / ".0123.tmp"
     left.write_bytes(b"half a shard")
-    assert upkeep.vacuum(folder).files == ()
+    assert versions.vacuum(folder).files == ()
     os.utime(left, (time.time() - 90_000,) * 2)
-    assert upkeep.vacuum(folder).files == (left,)
+    assert versions.vacuum(folder).files == (left,)
 
 
 @pytest.fixture
@@ -204,9 +205,9 @@ def test_deleted_items_are_gone_now_and_there_in_earlier_versions(texts):
     store, _ = texts
     before = store.view("d", HASHING).load()
     folder = store.dataset("d").folder
-    ids = upkeep.select_ids(folder, ["alice"], "label = 'y' and item_id <> 'bob'")
+    ids = erase.select_ids(folder, ["alice"], "label = 'y' and item_id <> 'bob'")
     assert sorted(ids.to_pylist()) == ["alice", "carol", "dave"]
-    upkeep.delete(folder, ids)
+    erase.delete(folder, ids)
     view = store.view("d", HASHING)
     assert view.load().ids.tolist() == ["bob", "erin", "frank"]
     assert view.as_of(before.snapshot).n_rows == 6
@@ -225,7 +226,7 @@ def test_deleted_items_are_gone_now_and_there_in_earlier_versions(texts):
 def test_what_names_no_items_deletes_none(ids, where, error, message, texts):
     store, _ = texts
     with pytest.raises(error, match=message):
-        upkeep.select_ids(store.dataset("d").folder, ids, where)
+        erase.select_ids(store.dataset("d").folder, ids, where)
     assert store.dataset("d").n_items == 6
 
 
@@ -248,7 +249,7 @@ def test_erased_items_leave_no_trace(texts, monkeypatch):
     assert len(hashes) == 2
     while not list(dataset.path.glob("cache/*/[0-9]*")):
         time.sleep(0.01)  # a thread writes it
-    gone = upkeep.erase(dataset.folder, pa.array(["alice"]))
+    gone = erase.erase(dataset.folder, pa.array(["alice"]))
     assert gone.n_files >= 2
     assert (len(gone.run_cards), len(gone.heads)) == (1, 1)
     assert not (dataset.path / "cache").exists()
@@ -269,17 +270,17 @@ def test_erased_items_leave_no_trace(texts, monkeypatch):
 def test_what_was_deleted_before_can_be_erased_and_an_erasure_resumed(texts, monkeypatch):
     store, _ = texts
     folder = store.dataset("d").folder
-    upkeep.delete(folder, pa.array(["alice"]))
+    erase.delete(folder, pa.array(["alice"]))
     with pytest.raises(UnknownItem):
-        upkeep.select_ids(folder, ["alice"])
-    ids = upkeep.select_ids(folder, ["alice"], ever=True)
+        erase.select_ids(folder, ["alice"])
+    ids = erase.select_ids(folder, ["alice"], ever=True)
     with monkeypatch.context() as patched:
-        patched.setattr(upkeep, "_holds", lambda path, ids: 1 / 0)
+        patched.setattr(erase, "_holds", lambda path, ids: 1 / 0)
         with pytest.raises(ZeroDivisionError):
-            upkeep.erase(folder, ids)
-    assert upkeep.erase(folder, upkeep.select_ids(folder, ["alice"], ever=True)).n_files >= 1
+            erase.erase(folder, ids)
+    assert erase.erase(folder, erase.select_ids(folder, ["alice"], ever=True)).n_files >= 1
     with pytest.raises(UnknownItem):
-        upkeep.select_ids(folder, ["alice"], ever=True)
+        erase.select_ids(folder, ["alice"], ever=True)
     assert verify(folder) == []
 
 
@@ -288,7 +289,7 @@ def test_an_erasure_does_not_trust_clocks(texts):
     folder = store.dataset("d").folder
     for path in folder.path.rglob("*.parquet"):
         os.utime(path, (time.time() + 3600,) * 2)
-    upkeep.erase(folder, pa.array(["alice"]))
+    erase.erase(folder, pa.array(["alice"]))
     for path in folder.path.rglob("*.parquet"):
         assert "alice" not in pq.read_table(path).column("item_id").to_pylist()
 
@@ -299,7 +300,7 @@ def test_vacuum_of_a_table_that_is_older_than_a_card(empty_store, tiny_images):
     head = heads.fit(empty_store.view("d", PIXELS), "prototype")
     (path,) = empty_store.path.glob("datasets/d/heads/*/card.json")
     path.write_text(json.dumps(head.card | {"snapshot": {"items": 99, "view": 99}}))
-    assert upkeep.vacuum(empty_store.dataset("d").folder, older_than_s=0).files == ()
+    assert versions.vacuum(empty_store.dataset("d").folder, older_than_s=0).files == ()
 
 
 def test_what_is_erased_while_an_index_is_built_is_not_kept(texts, monkeypatch):
@@ -309,7 +310,7 @@ def test_what_is_erased_while_an_index_is_built_is_not_kept(texts, monkeypatch):
 
     def slow(self, snapshot):
         found = read(self, snapshot)
-        upkeep.erase(view.dataset.folder, pa.array(["alice"]))
+        erase.erase(view.dataset.folder, pa.array(["alice"]))
         return found
 
     monkeypatch.setattr(type(view), "_rows", slow)
@@ -346,8 +347,8 @@ def test_care_waits_for_writers(empty_store, tiny_images, monkeypatch):
 
     monkeypatch.setattr(type(folder), "locked", note)
     for work in (
-        upkeep.compact, upkeep.vacuum, lambda f: upkeep.delete(f, pa.array(["dark/0.png"])),
-        lambda f: upkeep.erase(f, pa.array(["dark/1.png"])),
+        versions.compact, versions.vacuum, lambda f: erase.delete(f, pa.array(["dark/0.png"])),
+        lambda f: erase.erase(f, pa.array(["dark/1.png"])),
     ):  # fmt: skip
         taken.clear()
         work(folder)
@@ -376,8 +377,8 @@ def test_erasing_takes_the_thumbnail_unless_another_item_looks_the_same(
     dataset = empty_store.dataset("d")
     for item_id in ("dark/0.png", "dark/1.png"):
         dataset.thumbnail(item_id)
-    assert upkeep.erase(dataset.folder, pa.array(["dark/0.png"])).n_thumbnails == 0
-    assert upkeep.erase(dataset.folder, pa.array(["dark/1.png"])).n_thumbnails == 1
+    assert erase.erase(dataset.folder, pa.array(["dark/0.png"])).n_thumbnails == 0
+    assert erase.erase(dataset.folder, pa.array(["dark/1.png"])).n_thumbnails == 1
 
 
 def test_renaming_and_dropping(empty_store, tiny_images):
@@ -565,7 +566,7 @@ def test_versions_stand_in_their_order_whatever_the_clocks_said(texts, monkeypat
     store.embed([], dataset="d", encoders=[HASHING], how=EmbedOptions(overwrite=True))
     monkeypatch.setattr(Table, "history", behind)
     versions: dict[str, list[int]] = {}
-    for event in upkeep.history(folder):
+    for event in versions.history(folder):
         versions.setdefault(event.table, []).append(event.version)
     assert any(len(found) > 1 for found in versions.values())
     assert all(found == sorted(found, reverse=True) for found in versions.values())

@@ -4,13 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from featurestore.errors import BadName, MissingColumn, ShapeMismatch
-from featurestore.values import (
-    SPEC_OPTIONS,
-    Embeddings,
-    EncoderSpec,
-    Modality,
-    ResolvedEncoder,
-)
+from featurestore.terms.embeddings import Embeddings
+from featurestore.terms.specs import SPEC_OPTIONS, EncoderSpec, Modality, ResolvedEncoder
 
 
 @pytest.mark.parametrize(

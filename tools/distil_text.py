@@ -43,8 +43,8 @@ def main() -> None:
 
 def embed_wordnet(folder: Path, teacher: str, work: Path) -> tuple[list[str], NDArray[np.float32]]:
     """Return WordNet's texts and the teacher's vectors of them, (n, 384)."""
-    from featurestore.sources import SourceOptions
-    from featurestore.store import open_store
+    from featurestore.sources.listing import SourceOptions
+    from featurestore.store.store import open_store
 
     path, spec = work / "wordnet.jsonl", f"st:local-dir:{teacher}"
     rows = list(wordnet_texts(folder))

@@ -2,14 +2,15 @@
 
 import streamlit as st
 
-from dashboard import head_views as shown
-from dashboard import panels, state, views
+from dashboard import caches, url_state, widgets
+from dashboard.page_data import head_details as shown
+from dashboard.page_data import leaderboard, wording
 
 CLASSES, SLICES = "class", "slice"
 
-dataset = state.dataset()
-run = panels.choose_run(
-    dataset, state.comparisons(dataset), "Comparison", key="run", show=views.run_title,
+dataset = caches.dataset()
+run = widgets.choose_run(
+    dataset, caches.comparisons(dataset), "Comparison", key="run", show=leaderboard.run_title,
     none="No comparison of this data set yet. Make one:", words=("compare", dataset.name),
     clears=("first", "second"),
 )  # fmt: skip
@@ -19,22 +20,22 @@ if len(cells) < 2:
     st.stop()
 left, right = st.columns(2)
 with left:
-    first = state.select("First", list(cells), key="first", clears=("second",))
+    first = url_state.select("First", list(cells), key="first", clears=("second",))
 with right:
-    second = state.select("Second", [one for one in cells if one != first], key="second")
+    second = url_state.select("Second", [one for one in cells if one != first], key="second")
 
 sentence = run.difference(cells[first], cells[second], n_claims=run.n_claims).sentence()
-st.markdown(f"#### {views.plain(sentence)}.")
+st.markdown(f"#### {wording.plain(sentence)}.")
 st.caption(f"Wide enough to look at all {run.n_pairs} pairs of this comparison ({run.allowance}).")
-if views.is_outdated(dataset, run):
+if leaderboard.is_outdated(dataset, run):
     st.warning("The data set has changed since this comparison was made.")
 
 if run.classes:
     st.subheader("Where the difference lies")
-    items = state.item_columns(dataset, ("split", "group"))
-    slices = {one.name: one.item_ids for one in state.slices(dataset)}
+    items = caches.item_columns(dataset, ("split", "group"))
+    slices = {one.name: one.item_ids for one in caches.slices(dataset)}
     columns = [name for name in ("split", "group") if items.column(name).null_count < len(items)]
-    by = state.select("By", [CLASSES, *columns, *([SLICES] if slices else [])], key="by")
+    by = url_state.select("By", [CLASSES, *columns, *([SLICES] if slices else [])], key="by")
     if by == CLASSES:
         parts = shown.parts_by_class(run)
     elif by == SLICES:
@@ -63,13 +64,13 @@ if run.classes:
 
     st.subheader("Items that only one gets right")
     names = {"first": f"only {first}", "second": f"only {second}"}
-    who = state.select("Right", list(names), key="who", show=lambda one: names[one])
+    who = url_state.select("Right", list(names), key="who", show=lambda one: names[one])
     pair = (cells[first], cells[second]) if who == "first" else (cells[second], cells[first])
-    known = state.known_ids(dataset)
+    known = caches.known_ids(dataset)
     ids = [one for one in shown.only_right(run, *pair) if one in known]
     st.markdown(f"**{len(ids):,} of {run.n_items:,} items**")
-    view = state.view_of_cell(dataset, pair[0][0], pair[1][0])
+    view = caches.view_of_cell(dataset, pair[0][0], pair[1][0])
     if view is not None:
         origin = {"page": "compare", "run": run.card["created"], "right": pair[0], "wrong": pair[1]}
-        panels.selection_actions(view, ids, origin=origin)
-    panels.items_beside_neighbours(dataset, view, ids, key=f"only right {who}")
+        widgets.selection_actions(view, ids, origin=origin)
+    widgets.items_beside_neighbours(dataset, view, ids, key=f"only right {who}")

@@ -2,20 +2,23 @@
 
 import streamlit as st
 
-from dashboard import panels, state, views
-from dashboard import transfer_views as shown
+from dashboard import caches, url_state, widgets
+from dashboard.page_data import transfer as shown
+from dashboard.page_data import wording
 
-dataset = state.dataset()
-found = panels.choose_run(
-    dataset, state.curves(dataset), "Learning curve", key="curve", show=shown.curve_title,
+dataset = caches.dataset()
+found = widgets.choose_run(
+    dataset, caches.curves(dataset), "Learning curve", key="curve", show=shown.curve_title,
     none="No learning curve of this data set yet. Draw one:", words=("curve", dataset.name),
 )  # fmt: skip
 name = found.metric.replace("_", " ")
 st.plotly_chart(shown.curve_figure(found), alt=f"{name} over the number of labels")
 if shown.scale_of(found) == 100:
-    target = state.slider(f"Wanted {name} (%)", 50.0, 99.5, 0.5, key="target", default=90.0)
+    target = url_state.slider(f"Wanted {name} (%)", 50.0, 99.5, 0.5, key="target", default=90.0)
     for encoder in found.encoders:
         needed = found.labels_needed(encoder, target / 100)
-        st.markdown(f"- **{views.plain(views.encoder_label(encoder))}**: {views.plain(needed)}.")
+        st.markdown(
+            f"- **{wording.plain(wording.encoder_label(encoder))}**: {wording.plain(needed)}."
+        )
 for note in found.notes:
-    st.caption(views.plain(note))
+    st.caption(wording.plain(note))

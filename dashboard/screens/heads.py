@@ -2,32 +2,33 @@
 
 import streamlit as st
 
-from dashboard import panels, state, views
+from dashboard import caches, widgets
+from dashboard.page_data import leaderboard, wording
 
-dataset = state.dataset()
-panels.train_panel(dataset)
+dataset = caches.dataset()
+widgets.train_panel(dataset)
 encoders = [word for view in dataset.views() for word in ("-e", str(view.spec))]
-run = panels.choose_run(
-    dataset, state.comparisons(dataset), "Comparison", key="run", show=views.run_title,
+run = widgets.choose_run(
+    dataset, caches.comparisons(dataset), "Comparison", key="run", show=leaderboard.run_title,
     none="No comparison of this data set yet. Make one:",
     words=("compare", dataset.name, *encoders),
 )  # fmt: skip
 metric = run.metric.replace("_", " ").capitalize()
-unit = views.metric_name(run)
+unit = leaderboard.metric_name(run)
 digits = "%.1f" if run.is_share else "%.3f"
 st.markdown(
     f"{metric} on {run.n_items:,} items"
     f"{f' of {len(run.classes):,} classes' if run.classes else ''}. "
-    f"Each 95 % interval speaks of **{views.plain(run.estimand)}**."
+    f"Each 95 % interval speaks of **{wording.plain(run.estimand)}**."
 )
-if views.is_outdated(dataset, run):
+if leaderboard.is_outdated(dataset, run):
     st.warning("The data set has changed since this comparison was made.")
 st.plotly_chart(
-    views.interval_figure(run, views.encoder_colors(dataset, run)),
+    leaderboard.interval_figure(run, leaderboard.encoder_colors(dataset, run)),
     alt=f"{metric} of each head with its 95 % interval",
 )
 st.dataframe(
-    views.leaderboard(run),
+    leaderboard.leaderboard(run),
     hide_index=True,
     column_config={
         "value": st.column_config.NumberColumn(unit.capitalize(), format=digits),
@@ -49,4 +50,4 @@ st.dataframe(
     },
 )
 for note in run.notes:
-    st.caption(views.plain(note))
+    st.caption(wording.plain(note))

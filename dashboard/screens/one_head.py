@@ -2,29 +2,30 @@
 
 import streamlit as st
 
-from dashboard import head_views as shown
-from dashboard import panels, state, views
+from dashboard import caches, url_state, widgets
+from dashboard.page_data import head_details as shown
+from dashboard.page_data import leaderboard, wording
 
-dataset = state.dataset()
-cards = {card["head_id"]: card for card in state.all_heads(dataset)}
+dataset = caches.dataset()
+cards = {card["head_id"]: card for card in caches.all_heads(dataset)}
 if not cards:
     st.info("No head of this data set yet. Train one:")
-    state.show_command(dataset.store, "train", dataset.name, "--head", "logistic")
+    url_state.show_command(dataset.store, "train", dataset.name, "--head", "logistic")
     st.stop()
 
-chosen = state.select(
-    "Head", list(cards), key="head", show=lambda one: views.head_title(cards[one])
+chosen = url_state.select(
+    "Head", list(cards), key="head", show=lambda one: leaderboard.head_title(cards[one])
 )
 card = cards[chosen]
 st.markdown(
-    views.plain(
-        f"{card['head']} on {views.encoder_label(card['encoder'])}, label '{card['label']}'. "
+    wording.plain(
+        f"{card['head']} on {wording.encoder_label(card['encoder'])}, label '{card['label']}'. "
         f"Intervals speak of {card['estimand']}."
     )
 )
 if card["chosen"]:
     settings = ", ".join(f"{name} {value}" for name, value in card["chosen"].items())
-    st.caption(views.plain(f"Chosen on training rows: {settings}."))
+    st.caption(wording.plain(f"Chosen on training rows: {settings}."))
 number = st.column_config.NumberColumn
 st.dataframe(
     shown.metric_rows(card),
@@ -32,11 +33,11 @@ st.dataframe(
     column_config={name: number(format="%.3g") for name in ("value", "from", "to", "as reviewed")},
 )
 for note in card["notes"]:
-    st.caption(views.plain(note))
-if not state.is_of_classes(card):
+    st.caption(wording.plain(note))
+if not caches.is_of_classes(card):
     st.stop()
 
-predictions = state.predictions(dataset, chosen)
+predictions = caches.predictions(dataset, chosen)
 tables, calibration = st.columns([3, 2], gap="large")
 with tables:
     st.subheader("Class by class")
@@ -62,7 +63,7 @@ with calibration:
 st.subheader("What it confuses")
 classes, counts = shown.confusion(predictions)
 st.caption("Rows: the label; columns: what the head said. Choose a cell to see its items.")
-label, _, said = (state.recall("cell") or "").partition("\t")
+label, _, said = (url_state.recall("cell") or "").partition("\t")
 wanted = [(classes.index(label), said)] if label in classes and said in classes else []
 event = st.dataframe(
     shown.confusion_style(classes, counts),
@@ -72,21 +73,21 @@ event = st.dataframe(
     key=f"confusion of {chosen}",
 )
 cells = event.selection.cells
-state.remember("cell", f"{classes[cells[0][0]]}\t{cells[0][1]}" if cells else None)
+url_state.remember("cell", f"{classes[cells[0][0]]}\t{cells[0][1]}" if cells else None)
 if cells:
     row, said = cells[0]
-    known = state.known_ids(dataset)
+    known = caches.known_ids(dataset)
     named = shown.confused_ids(predictions, classes[row], said)
     ids = [one for one in named if one in known]
-    st.markdown(f"**{len(ids):,} items of {views.plain(classes[row])} taken for "
-                f"{views.plain(said)}**")  # fmt: skip
+    st.markdown(f"**{len(ids):,} items of {wording.plain(classes[row])} taken for "
+                f"{wording.plain(said)}**")  # fmt: skip
     if len(ids) < len(named):
         st.caption(f"{len(named) - len(ids):,} more are gone from the data set.")
-    view = state.view_of_head(dataset, card)
+    view = caches.view_of_head(dataset, card)
     if view is not None:
-        panels.selection_actions(
+        widgets.selection_actions(
             view,
             ids,
             origin={"page": "head", "head": chosen, "label": classes[row], "predicted": said},
         )
-    panels.items_beside_neighbours(dataset, view, ids, key="confused")
+    widgets.items_beside_neighbours(dataset, view, ids, key="confused")

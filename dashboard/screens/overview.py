@@ -2,15 +2,16 @@
 
 import streamlit as st
 
-from dashboard import state, views
+from dashboard import caches, url_state
+from dashboard.page_data import classes, overview, wording
 
-store = state.store()
-dataset = state.dataset()
-items = state.items(dataset)
+store = caches.store()
+dataset = caches.dataset()
+items = caches.items(dataset)
 
 st.subheader("Data sets and encoders")
 st.dataframe(
-    state.overview(store),
+    caches.overview(store),
     hide_index=True,
     column_config={
         "items": st.column_config.NumberColumn(format="localized"),
@@ -29,36 +30,36 @@ st.dataframe(
     },
 )
 
-st.subheader(views.plain(dataset.name))
-counts = views.class_counts(items)
-n_classes = len({row["label"] for row in counts} - {views.NO_LABEL})
+st.subheader(wording.plain(dataset.name))
+counts = classes.class_counts(items)
+n_classes = len({row["label"] for row in counts} - {wording.NO_LABEL})
 columns = st.columns(4)
-columns[0].metric("Items", f"{len(items):,}", help=views.plain(views.split_sentence(items)))
+columns[0].metric("Items", f"{len(items):,}", help=wording.plain(classes.split_sentence(items)))
 columns[1].metric("Classes", f"{n_classes:,}")
 columns[2].metric("Encoders", len(dataset.views()))
 columns[3].metric("Failures", f"{len(dataset.failures()):,}")
 
-st.markdown(f"**Class balance** · {views.plain(views.split_sentence(items))}")
+st.markdown(f"**Class balance** · {wording.plain(classes.split_sentence(items))}")
 if n_classes:
     st.plotly_chart(
-        views.class_figure(counts, views.class_colors(items)),
+        classes.class_figure(counts, classes.class_colors(items)),
         alt=f"Items of each class of {dataset.name}, by split",
     )
-    if n_classes > views.N_CLASSES_DRAWN:
-        st.caption(f"The {views.N_CLASSES_DRAWN} largest of {n_classes} classes.")
+    if n_classes > classes.N_CLASSES_DRAWN:
+        st.caption(f"The {classes.N_CLASSES_DRAWN} largest of {n_classes} classes.")
 else:
     st.info("No labels yet. Embed it from class folders, or name the column that holds them:")
-    state.show_command(store, "embed", "SOURCE", "--dataset", dataset.name, "--label", "COLUMN")
+    url_state.show_command(store, "embed", "SOURCE", "--dataset", dataset.name, "--label", "COLUMN")
 
-steps = views.next_steps(dataset)
+steps = overview.next_steps(dataset)
 if steps:
     st.markdown("**What to do next**")
     for what, words in steps:
         st.caption(f"{what}:")
-        state.show_command(store, *words)
+        url_state.show_command(store, *words)
 
 st.markdown("**Failures**")
-failed = views.failures(dataset)
+failed = overview.failures(dataset)
 if failed:
     st.dataframe(
         failed,
@@ -68,6 +69,8 @@ if failed:
         },
     )
     st.caption("Mend the files, or try them again as they are:")
-    state.show_command(store, "embed", "--dataset", dataset.name, "-e", "ENCODER", "--retry-failed")
+    url_state.show_command(
+        store, "embed", "--dataset", dataset.name, "-e", "ENCODER", "--retry-failed"
+    )
 else:
     st.caption("None: every item could be read.")

@@ -2,11 +2,11 @@
 
 import streamlit as st
 
-from dashboard import panels, state, views
-from dashboard import quality_views as shown
+from dashboard import caches, url_state, widgets
 from dashboard.gallery import gallery
-from featurestore.errors import FeatureStoreError
-from featurestore.reviews import (
+from dashboard.page_data import item_rows, wording
+from dashboard.page_data import quality as shown
+from featurestore.curation.reviews import (
     NO_LABEL,
     Action,
     Review,
@@ -15,14 +15,15 @@ from featurestore.reviews import (
     undo,
     user_name,
 )
+from featurestore.errors import FeatureStoreError
 from heads.quality.issues import Kind
 
-dataset = state.dataset()
-panels.inspect_panel(dataset)
+dataset = caches.dataset()
+widgets.inspect_panel(dataset)
 left, right = st.columns([3, 2])
 with left:
-    report = panels.choose_run(
-        dataset, state.quality_reports(dataset), "Report", key="report", show=shown.report_title,
+    report = widgets.choose_run(
+        dataset, caches.quality_reports(dataset), "Report", key="report", show=shown.report_title,
         none="Nobody has looked for issues yet. Press the button above, or run:",
         words=("quality", dataset.name, "-e", "ENCODER"),
     )  # fmt: skip
@@ -30,7 +31,7 @@ chosen = str(report.card["created"])
 with right:
     kinds = [str(kind) for kind in Kind]
     most = max(kinds, key=lambda kind: (report.found.get(kind, 0) > 0, -kinds.index(kind)))
-    kind = state.select(
+    kind = url_state.select(
         "Kind",
         kinds,
         key="kind",
@@ -38,14 +39,14 @@ with right:
         show=lambda one: f"{shown.KIND_WORDS[Kind(one)]}: {report.found.get(one, 0):,}",
     )
 for note in report.notes:
-    st.caption(views.plain(note))
+    st.caption(wording.plain(note))
 
 label = report.label or next(iter(dataset.label_columns), NO_LABEL)
-reviews = state.reviews(dataset)
+reviews = caches.reviews(dataset)
 decided = decisions_on(reviews, label)
 issues = report.of(kind)
 skipped = st.session_state.setdefault("skipped", {}).setdefault(f"{chosen} {kind}", [])
-known = state.known_ids(dataset)
+known = caches.known_ids(dataset)
 queue = shown.queue(issues, decided, skipped, known)
 classes = sorted(report.counts)
 
@@ -62,8 +63,8 @@ def decide(item: str, action: Action, value: str | None = None) -> None:
 
 def go_on() -> None:
     """Turn to the next item."""
-    state.remember("at", None)
-    state.remember("item", None)
+    url_state.remember("at", None)
+    url_state.remember("item", None)
 
 
 def take_back() -> None:
@@ -73,7 +74,7 @@ def take_back() -> None:
     try:
         if own:
             undo(dataset.folder, own[-1].id, who=who)
-            state.remember("at", own[-1].item_id)
+            url_state.remember("at", own[-1].item_id)
     except FeatureStoreError as error:  # someone else was here
         st.session_state["review error"] = str(error)
 
@@ -93,7 +94,7 @@ def later(item: str) -> None:
 
 view = next((one for one in dataset.views() if str(one.spec) == report.encoder), None)
 if view is not None and issues:
-    panels.selection_actions(
+    widgets.selection_actions(
         view.now(),
         [one.item_id for one in issues if one.item_id in known],
         origin={"page": "quality", "report": chosen, "kind": kind},
@@ -101,24 +102,24 @@ if view is not None and issues:
         key="issues",
     )
 if error := st.session_state.pop("review error", None):
-    st.error(views.plain(error))
+    st.error(wording.plain(error))
 n_decided = len({one.item_id for one in issues} & set(decided))
 st.progress(n_decided / max(1, len(issues)), f"{n_decided:,} of {len(issues):,} decided")
-wanted = state.recall("at")  # in the address: the item that is looked at
+wanted = url_state.recall("at")  # in the address: the item that is looked at
 current = next((one for one in issues if one.item_id == wanted and wanted in known), None)
 current = current or (queue[0] if queue else None)
 if current is None:
     st.success("Nothing of this kind is left to decide.")
 else:
     item = current.item_id
-    state.remember("at", item)
+    url_state.remember("at", item)
     here = [one for one in current.others if one in known]
     about, beside = st.columns([2, 3], gap="large")
     with about:
-        panels.item_card(dataset, item, key="item card")
-        st.markdown(views.plain(current.reason[:1].upper() + current.reason[1:] + "."))
+        widgets.item_card(dataset, item, key="item card")
+        st.markdown(wording.plain(current.reason[:1].upper() + current.reason[1:] + "."))
         if said := shown.decision_words(decided.get(item)):
-            st.info(views.plain(f"Already {said}."))
+            st.info(wording.plain(f"Already {said}."))
         first, second = st.columns(2)
         # A button of its own for each item: a key that comes before the next one is drawn must
         # not decide it unseen.
@@ -129,7 +130,7 @@ else:
             )  # fmt: skip
         if current.suggested:
             second.button(
-                views.plain(f"It is {current.suggested}"), shortcut="s", on_click=decide,
+                wording.plain(f"It is {current.suggested}"), shortcut="s", on_click=decide,
                 args=(item, Action.RELABEL, current.suggested), width="stretch", type="primary",
                 key=f"suggested {item}",
             )  # fmt: skip
@@ -150,17 +151,17 @@ else:
             other = st.selectbox("Another class", classes, index=None, key=f"other {item}")
             if other:
                 st.button(
-                    views.plain(f"Relabel {other}"), on_click=decide,
+                    wording.plain(f"Relabel {other}"), on_click=decide,
                     args=(item, Action.RELABEL, other),
                 )  # fmt: skip
     with beside:
         words = "Its twins" if current.kind in (Kind.DUPLICATE, Kind.LEAK) else "Its neighbours"
-        st.markdown(f"**{words}** · by {views.plain(views.encoder_label(report.encoder))}")
-        rows = views.rows_of(state.items(dataset), here[: panels.PAGE_ITEMS])
-        gallery(state.cards(dataset, rows), name=words, key="others", on_click=panels.choose_item)
-        looked_at = state.recall("item")
+        st.markdown(f"**{words}** · by {wording.plain(wording.encoder_label(report.encoder))}")
+        rows = item_rows.rows_of(caches.items(dataset), here[: widgets.PAGE_ITEMS])
+        gallery(caches.cards(dataset, rows), name=words, key="others", on_click=widgets.choose_item)
+        looked_at = url_state.recall("item")
         if view is not None and looked_at in known and looked_at != item:
-            panels.neighbours(view.now(), looked_at, key=" looked at")
+            widgets.neighbours(view.now(), looked_at, key=" looked at")
 
 st.button("Undo my last", shortcut="u", on_click=take_back, disabled=not decided)
 st.text_input(
@@ -173,7 +174,7 @@ st.text_input(
 if reviews:
     st.subheader("Decisions")
     for line in shown.contested_sentences(reviews):
-        st.warning(views.plain(line))
+        st.warning(wording.plain(line))
     st.dataframe(
         shown.history_rows(reviews),
         hide_index=True,
@@ -183,4 +184,4 @@ if reviews:
         },
     )
     st.caption("Heads learn from them when asked:")
-    state.show_command(dataset.store, "train", dataset.name, "--apply-reviews")
+    url_state.show_command(dataset.store, "train", dataset.name, "--apply-reviews")

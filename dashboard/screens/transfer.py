@@ -2,21 +2,22 @@
 
 import streamlit as st
 
-from dashboard import panels, state, views
-from dashboard import transfer_views as shown
+from dashboard import caches, url_state, widgets
+from dashboard.page_data import transfer as shown
+from dashboard.page_data import wording
 
-dataset = state.dataset()
-found = panels.choose_run(
-    dataset, state.assessments(dataset), "Assessment", key="assessment",
+dataset = caches.dataset()
+found = widgets.choose_run(
+    dataset, caches.assessments(dataset), "Assessment", key="assessment",
     show=shown.assessment_title, none="No verdict on this data set yet. Ask for one:",
     words=("transfer", dataset.name, "--rank"),
 )  # fmt: skip
 digits = "%.1f" if shown.scale_of(found) == 100 else "%.3f"
 for verdict in found.verdicts:
     st.markdown(f"#### {str(verdict.kind).capitalize()}")
-    st.markdown(views.plain(shown.verdict_sentence(found, verdict.encoder)))
+    st.markdown(wording.plain(shown.verdict_sentence(found, verdict.encoder)))
     for line in found.advice[verdict.encoder]:
-        st.markdown(f"- {views.plain(line)}")
+        st.markdown(f"- {wording.plain(line)}")
 st.plotly_chart(
     shown.verdict_figure(found),
     alt=f"Difference of each encoder to {found.verdicts[0].reference}, with its 95 % interval",
@@ -35,18 +36,18 @@ st.dataframe(
         ),
     },
 )
-st.caption(f"Intervals: {views.plain(found.estimand)}.")
+st.caption(f"Intervals: {wording.plain(found.estimand)}.")
 
 more = shown.more_sentences(found)
 if more:
     st.subheader("What stands beside it")
     for line in more:
-        st.markdown(f"- {views.plain(line)}")
+        st.markdown(f"- {wording.plain(line)}")
 
 encoders = [one.encoder for one in found.verdicts if found.slices.get(one.encoder)]
 if encoders:
     st.subheader("Class by class, or value by value")
-    encoder = state.select("Encoder", encoders, key="of", show=views.encoder_label)
+    encoder = url_state.select("Encoder", encoders, key="of", show=wording.encoder_label)
     st.dataframe(
         shown.slice_rows(found, encoder),
         hide_index=True,
@@ -64,6 +65,6 @@ if found.ranking:
     st.dataframe(shown.ranking_rows(found), hide_index=True)
     if found.agreement:
         taus = ", ".join(f"{name} {tau:+.2f}" for name, tau in found.agreement.items())
-        st.caption(views.plain(f"Kendall's τ with the heads: {taus}."))
+        st.caption(wording.plain(f"Kendall's τ with the heads: {taus}."))
 for note in found.notes:
-    st.caption(views.plain(note))
+    st.caption(wording.plain(note))

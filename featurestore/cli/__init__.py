@@ -26,7 +26,7 @@ from featurestore.cli import (
     transfer,
     upkeep,
 )
-from featurestore.cli.output import say
+from featurestore.cli.printing import say
 from featurestore.errors import FeatureStoreError
 
 EXIT_INTERRUPTED, EXIT_TERMINATED = 130, 143

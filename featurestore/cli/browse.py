@@ -8,20 +8,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from featurestore.cli.learn import show_comparison
-from featurestore.cli.output import (
-    json_option,
-    open_given,
-    print_json,
-    print_table,
-    progress_bar,
-    say,
-    store_option,
-    view_of,
-)
+from featurestore.cli.options import json_option, open_given, store_option, view_of
+from featurestore.cli.printing import print_json, print_table, progress_bar, say
 from featurestore.cli.transfer import show_assessment
 
 if TYPE_CHECKING:
-    from featurestore.view import View
+    from featurestore.store.view import View
 
 
 @click.command(name="ls", epilog="Example: featurestore ls")
@@ -254,7 +246,7 @@ def index(
     from there on inverted lists, or a graph (HNSW) where these would be slow. Searches use the
     index from then on, and bring it up to date when items come or go.
     """
-    from featurestore.index import EXACT
+    from featurestore.search.exact import EXACT
 
     view = view_of(store_path, dataset, encoder)
     built = view.build_index(
@@ -317,7 +309,7 @@ def list_encoders(as_json: bool) -> None:
 
     Any model that the libraries know can be named; a name with local-dir:/path needs no network.
     """
-    from featurestore.encoders import families
+    from featurestore.encoders.families import families
     from featurestore.encoders.installed import known_encoders, missing_packages
 
     rows = [
@@ -361,7 +353,7 @@ def dashboard(host: str, port: int, no_browser: bool, store_path: str) -> int:
 def demo(store_path: str) -> None:
     """Run the main job on data that the installed packages bring: no network, no account."""
     import heads
-    from featurestore.demo import run_demo
+    from featurestore.demo.run import run_demo
 
     run_demo(
         Path(store_path), compare=heads.compare, assess=heads.assess_transfer, say=click.echo,

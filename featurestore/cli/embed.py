@@ -6,18 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from featurestore.cli.output import (
-    json_option,
-    open_given,
-    print_json,
-    print_table,
-    progress_bar,
-    say,
-    store_option,
-)
+from featurestore.cli.options import json_option, open_given, store_option
+from featurestore.cli.printing import print_json, print_table, progress_bar, say
 
 if TYPE_CHECKING:
-    from featurestore.ingest import EmbedReport
+    from featurestore.pipeline.report import EmbedReport
 
 EXIT_FAILED_ITEMS = 3
 
@@ -124,11 +117,11 @@ def embed(
     Class folders become labels; a file or folder named train, val or test gives the split.
     Only new or changed items are embedded; without SOURCES, those known from earlier runs.
     """
-    from featurestore.fleet import devices_of, embed_on
-    from featurestore.ingest import EmbedOptions
-    from featurestore.intake import Selection
-    from featurestore.sources import SourceOptions
-    from featurestore.store import open_store
+    from featurestore.pipeline.listing_run import Selection
+    from featurestore.pipeline.options import EmbedOptions
+    from featurestore.sources.listing import SourceOptions
+    from featurestore.store.several_devices import devices_of, embed_on
+    from featurestore.store.store import open_store
 
     options = SourceOptions(
         image, text, label or None, split, group, id_column,
@@ -192,7 +185,7 @@ def labels(
 
     Later runs of embed leave these columns as they are.
     """
-    from featurestore.labelling import read_labels
+    from featurestore.curation.labels import read_labels
 
     values = read_labels(table, item_id=id_column, columns=label)
     n_changed = open_given(store_path).dataset(dataset).attach(values)
@@ -230,7 +223,7 @@ def split(
     """
     from collections import Counter
 
-    from heads.splits import split_dataset
+    from heads.labels.splits import split_dataset
 
     found = split_dataset(
         open_given(store_path).dataset(dataset), test=test, val=val, group=group, label=label,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import click
 
-from featurestore.cli.output import say, slice_option, store_option, view_of
+from featurestore.cli.options import slice_option, store_option, view_of
+from featurestore.cli.printing import say
 
 
 @click.command(epilog="Example: featurestore export photos vectors.parquet --split test")
@@ -25,7 +26,7 @@ def export(
     store_path: str,
 ) -> None:
     """Write a view to PATH: .parquet, .arrow, .npy, .atlas.parquet, or a Hugging Face folder."""
-    from featurestore.exchange import export as write
+    from featurestore.exchange.exports import export as write
 
     view = view_of(store_path, dataset, encoder, part)
     n = write(view, path, split=split, where=where)
@@ -59,8 +60,8 @@ def import_(
     beside it, as `export` writes it), or a folder that save_to_disk of Hugging Face wrote, or
     clip-retrieval.
     """
-    from featurestore.exchange import import_vectors, read_vectors
-    from featurestore.store import open_store
+    from featurestore.exchange.imports import import_vectors, read_vectors
+    from featurestore.store.store import open_store
 
     store = open_store(store_path, create=True)
     incoming = read_vectors(path, item_id=item_id, vector=vector)

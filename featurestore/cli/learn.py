@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from featurestore.cli.output import (
+from featurestore.cli.options import (
     dataset_of,
     encoders_option,
     evaluation_option,
@@ -16,16 +16,14 @@ from featurestore.cli.output import (
     json_option,
     label_option,
     metric_option,
-    print_json,
-    print_table,
     reviews_option,
-    say,
     seed_option,
     slice_option,
     store_option,
     task_option,
     view_of,
 )
+from featurestore.cli.printing import print_json, print_table, say
 
 
 @click.command(epilog="Example: featurestore train photos -e baseline:pixels --head ridge")
@@ -157,7 +155,7 @@ def compare(
 
 def show_twins(without: Any, as_split: Any) -> None:
     """Say what each row scores where near-duplicates may part, beside the honest figure."""
-    from featurestore.values import EncoderSpec
+    from featurestore.terms.specs import EncoderSpec
 
     parted = {(row["encoder"], row["head"]): row["value"] for row in as_split.rows()}
     table = []
@@ -215,7 +213,7 @@ def show_head(fitted: Any) -> None:
 
 def show_comparison(comparison: Any) -> None:
     """Print a comparison as a table, best first, with what its intervals mean."""
-    from featurestore.values import EncoderSpec
+    from featurestore.terms.specs import EncoderSpec
 
     rows = comparison.rows()
     table = [

@@ -6,15 +6,8 @@ import sys
 
 import click
 
-from featurestore.cli.output import (
-    json_option,
-    open_given,
-    print_json,
-    print_table,
-    say,
-    store_option,
-    view_of,
-)
+from featurestore.cli.options import json_option, open_given, store_option, view_of
+from featurestore.cli.printing import print_json, print_table, say
 
 
 @click.command(epilog="Example: featurestore project photos -e baseline:pixels --method pca")
@@ -31,7 +24,7 @@ from featurestore.cli.output import (
 @store_option
 def project(dataset: str, encoder: str | None, method: str, seed: int, store_path: str) -> None:
     """Make the map that the dashboard's Explore page shows, and keep it."""
-    from featurestore.projection import project
+    from featurestore.maps.projection import project
 
     view = view_of(store_path, dataset, encoder)
 
@@ -64,9 +57,9 @@ def slices(
     as_json: bool,
 ) -> None:
     """List, save or drop named slices: sets of items that commands take with --slice."""
-    from featurestore.slices import drop_slice, save_slice
-    from featurestore.slices import slices as read_slices
-    from featurestore.upkeep import select_ids
+    from featurestore.curation.slices import drop_slice, save_slice
+    from featurestore.curation.slices import slices as read_slices
+    from featurestore.upkeep.erase import select_ids
 
     folder = open_given(store_path).dataset(dataset).folder
     if drop is not None:

@@ -11,8 +11,9 @@ from typing import Any
 import click
 
 from featurestore.cli.embed import EXIT_FAILED_ITEMS
-from featurestore.cli.output import json_option, progress_bar, say
-from featurestore.values import SEPARATOR
+from featurestore.cli.options import json_option
+from featurestore.cli.printing import progress_bar, say
+from featurestore.terms.labels import SEPARATOR
 
 
 @click.command(epilog="Example: featurestore predict bundle/ new-photos/ -o predictions.csv")
@@ -50,10 +51,10 @@ def predict(
     as_json: bool,
 ) -> int:
     """Predict for raw items with a bundle, or with the folder of a registered head."""
-    from featurestore.sources import SourceOptions
     from featurestore.sources.folder import IMAGE_ENDINGS
-    from heads.bundle import load_bundle
-    from heads.serve import predict_items, predict_source
+    from featurestore.sources.listing import SourceOptions
+    from heads.saved.bundle import load_bundle
+    from heads.saved.serve import predict_items, predict_source
 
     ending = _ending(output, as_json=as_json)
     head = load_bundle(bundle, trusted=trust)

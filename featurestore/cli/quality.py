@@ -9,18 +9,16 @@ from typing import Any
 import click
 
 from featurestore.cli.learn import say_fits
-from featurestore.cli.output import (
+from featurestore.cli.options import (
     json_option,
     label_option,
     open_given,
-    print_json,
-    print_table,
-    say,
     seed_option,
     slice_option,
     store_option,
     view_of,
 )
+from featurestore.cli.printing import print_json, print_table, say
 
 KINDS = ("label", "leak", "duplicate", "outlier")
 
@@ -108,8 +106,7 @@ def review(
     as_json: bool,
 ) -> None:
     """Decide on items (confirm, relabel, exclude, duplicate), and see what was decided."""
-    from featurestore import review_files
-    from featurestore.reviews import (
+    from featurestore.curation.reviews import (
         NO_LABEL,
         Action,
         Review,
@@ -118,6 +115,7 @@ def review(
         standing,
         undo,
     )
+    from featurestore.exchange import review_files
 
     found = open_given(store_path).dataset(dataset)
     column = label or next(iter(found.label_columns), NO_LABEL)
@@ -161,7 +159,7 @@ def review(
 
 
 def _show(reviews: list[Any], as_json: bool) -> None:
-    from featurestore.reviews import Action, contested, standing
+    from featurestore.curation.reviews import Action, contested, standing
 
     stands = {one.id for one in standing(reviews).values()}
     if as_json:

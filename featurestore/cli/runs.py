@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from featurestore.cli.learn import say_fits, show_comparison
-from featurestore.cli.output import json_option, open_given, print_json, print_table, store_option
+from featurestore.cli.options import json_option, open_given, store_option
+from featurestore.cli.printing import print_json, print_table
 from featurestore.cli.quality import show_issues
 from featurestore.cli.transfer import show_assessment, show_curve
 
 if TYPE_CHECKING:
-    from featurestore.remote import StorePath
-    from featurestore.store import DataSet
+    from featurestore.storage.remote import StorePath
+    from featurestore.store.dataset import DataSet
 
 
 @click.command(epilog="Example: featurestore show photos latest")
@@ -28,8 +29,7 @@ if TYPE_CHECKING:
 @json_option
 def show(dataset: str, run: str | None, store_path: str, again: bool, as_json: bool) -> int:
     """List the runs of a data set, or print one again: its name, or latest."""
-    from featurestore.files import matching
-    from featurestore.layout import read_json
+    from featurestore.storage.files import matching, read_json
 
     if again and run is None:
         raise click.UsageError("--again needs a RUN: its name, or latest")
@@ -58,8 +58,8 @@ def _run_again(dataset: DataSet, card: dict[str, Any], as_json: bool) -> int:
     """Print what a run gives today, and say what differs from its card; return 1 if any does."""
     from featurestore.errors import BadName
     from heads import run_again
-    from heads.comparison import Comparison
-    from heads.fewshot import Curve
+    from heads.experiments.curve import Curve
+    from heads.measures.comparison import Comparison
 
     kind = card.get("kind")
     if kind not in ("compare", "curve"):
@@ -116,7 +116,7 @@ def _chosen(files: Sequence[StorePath], run: str, dataset: str) -> StorePath:
 
 
 def _line(path: StorePath) -> tuple[str, str, str]:
-    from featurestore.layout import read_json
+    from featurestore.storage.files import read_json
 
     card = read_json(path)
     kind = str(card.get("kind", ""))
@@ -133,8 +133,8 @@ def _line(path: StorePath) -> tuple[str, str, str]:
 
 
 def _print(card: dict[str, Any]) -> None:
-    from heads.comparison import Comparison
-    from heads.fewshot import Curve
+    from heads.experiments.curve import Curve
+    from heads.measures.comparison import Comparison
     from heads.quality.issues import Issues
     from heads.transfer.assessment import Assessment
 

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from featurestore.cli.learn import say_fits
-from featurestore.cli.output import (
+from featurestore.cli.options import (
     dataset_of,
     encoders_option,
     evaluation_option,
@@ -18,15 +18,12 @@ from featurestore.cli.output import (
     label_option,
     metric_option,
     open_given,
-    print_json,
-    print_table,
-    progress_bar,
-    say,
     seed_option,
     slice_option,
     store_option,
     task_option,
 )
+from featurestore.cli.printing import print_json, print_table, progress_bar, say
 
 PIXELS = "baseline:pixels"
 
@@ -237,7 +234,7 @@ def show_curve(drawn: Any, targets: Sequence[float] = ()) -> None:
 
 def _show_gains(drawn: Any) -> None:
     """Say at which budgets an encoder is better than what needs no pretraining."""
-    from heads.comparison import number, unit_of
+    from heads.measures.comparison import number, unit_of
 
     baselines = [one for one in drawn.encoders if one in (PIXELS, "baseline:tfidf")]
     for encoder in drawn.encoders:
@@ -257,7 +254,7 @@ def _show_gains(drawn: Any) -> None:
 
 def show_assessment(assessment: Any) -> None:
     """Print verdicts, their evidence, and what to do."""
-    from heads.comparison import metric_of, number, unit_of
+    from heads.measures.comparison import metric_of, number, unit_of
 
     metric = assessment.metric
     unit = unit_of(metric)
@@ -352,7 +349,7 @@ def _show_ranking(assessment: Any) -> None:
 
 def _show_depths(assessment: Any) -> None:
     """Print the primary score and the head's value by depth, for networks of several layers."""
-    from featurestore.values import EncoderSpec
+    from featurestore.terms.specs import EncoderSpec
     from heads.transfer.evidence import depth_of
 
     networks: dict[str, list[Any]] = {}
@@ -375,7 +372,7 @@ def _show_depths(assessment: Any) -> None:
 
 
 def _label(spec: str) -> str:
-    from featurestore.values import EncoderSpec
+    from featurestore.terms.specs import EncoderSpec
 
     return EncoderSpec.parse(spec).label
 
@@ -388,7 +385,7 @@ def _elsewhere(store: Any, place: str) -> list[Any]:
 
 
 def _with_layers(specs: list[str], wanted: list[str]) -> list[str]:
-    from featurestore.values import parse_specs
+    from featurestore.terms.specs import parse_specs
 
     return [str(spec) for spec in parse_specs([*specs, *wanted])]
 
@@ -408,7 +405,7 @@ def _is_imported(dataset: Any) -> bool:
 def _embed_lacking(store: Any, dataset: Any, specs: list[str], optional: list[str]) -> None:
     """Embed what the verdict needs and the store has not; what is optional may be impossible."""
     from featurestore.errors import FeatureStoreError
-    from featurestore.values import parse_specs
+    from featurestore.terms.specs import parse_specs
 
     known = {str(view.spec) for view in dataset.views()}
 

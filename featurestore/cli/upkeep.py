@@ -7,14 +7,8 @@ from dataclasses import asdict
 
 import click
 
-from featurestore.cli.output import (
-    json_option,
-    open_given,
-    print_json,
-    print_table,
-    say,
-    store_option,
-)
+from featurestore.cli.options import json_option, open_given, store_option
+from featurestore.cli.printing import print_json, print_table, say
 
 HOUR_S = 3600
 
@@ -31,7 +25,7 @@ def verify(
     datasets: tuple[str, ...], no_canary: bool, sample: int, store_path: str, as_json: bool
 ) -> int:
     """Check DATASETS (all by default) file by file; exit code 1 where the store is damaged."""
-    from featurestore.verify import verify as check
+    from featurestore.upkeep.verify import verify as check
 
     store = open_given(store_path)
     found = {
@@ -57,7 +51,7 @@ def verify(
 @json_option
 def history(dataset: str, limit: int, store_path: str, as_json: bool) -> None:
     """Show the latest commits; a snapshot is ITEMS.VIEW, two of these versions."""
-    from featurestore.upkeep import history as events_of
+    from featurestore.upkeep.versions import history as events_of
 
     events = events_of(open_given(store_path).dataset(dataset).folder, limit)
     if as_json:
@@ -78,7 +72,7 @@ def history(dataset: str, limit: int, store_path: str, as_json: bool) -> None:
 @json_option
 def vacuum(dataset: str, hours: float, dry_run: bool, store_path: str, as_json: bool) -> None:
     """Delete files that only old versions name; those that heads and comparisons name stay."""
-    from featurestore.upkeep import vacuum as clean
+    from featurestore.upkeep.versions import vacuum as clean
 
     folder = open_given(store_path).dataset(dataset).folder
     found = clean(folder, older_than_s=hours * HOUR_S, dry_run=dry_run)
@@ -94,7 +88,7 @@ def vacuum(dataset: str, hours: float, dry_run: bool, store_path: str, as_json: 
 @store_option
 def compact(dataset: str, store_path: str) -> None:
     """Join small shards into larger ones; `vacuum` later deletes the small ones."""
-    from featurestore.upkeep import compact as join
+    from featurestore.upkeep.versions import compact as join
 
     for name, n_fewer in join(open_given(store_path).dataset(dataset).folder).items():
         say(f"{name}: {n_fewer} files fewer")
@@ -117,12 +111,12 @@ def delete(
 
     A later embed of a source that still has them takes them in again.
     """
-    from featurestore import upkeep
+    from featurestore.upkeep import erase as erasure
 
     if not ids and where is None:
         raise click.UsageError("say which items: IDS or --where")
     folder = open_given(store_path).dataset(dataset).folder
-    chosen = upkeep.select_ids(folder, ids, where, ever=erase)
+    chosen = erasure.select_ids(folder, ids, where, ever=erase)
     if len(chosen) == 0:
         say("no item fulfils the condition")
         return
@@ -130,10 +124,10 @@ def delete(
         how = "for ever" if erase else "earlier versions keep them"
         click.confirm(f"delete {len(chosen):,} items of {dataset} ({how})?", abort=True, err=True)
     if not erase:
-        upkeep.delete(folder, chosen)
+        erasure.delete(folder, chosen)
         say(f"{dataset}: {len(chosen):,} items deleted; --erase deletes them from old versions too")
         return
-    gone = upkeep.erase(folder, chosen)
+    gone = erasure.erase(folder, chosen)
     say(
         f"{dataset}: {len(chosen):,} items erased, with {gone.n_files} files of old versions, "
         f"{gone.n_thumbnails} thumbnails, {len(gone.run_cards)} run cards"
@@ -167,7 +161,7 @@ def rename(dataset: str, new: str, store_path: str) -> None:
 @store_option
 def relocate(dataset: str, root: str, source: str | None, store_path: str) -> None:
     """Say that the files of DATASET lie under ROOT now; some are read to make sure."""
-    from featurestore.relocate import relocate as move
+    from featurestore.upkeep.relocate import relocate as move
 
     found = move(open_given(store_path).dataset(dataset).folder, root, source=source)
     say(f"{found.source}: {found.root}, formerly {found.before}")

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
 
-from featurestore.encoders import LoadOptions
+from featurestore.encoders.base import LoadOptions
 from featurestore.errors import UnknownEncoder, nearest
-from featurestore.values import EncoderSpec
+from featurestore.terms.specs import EncoderSpec
 
 _MODULES = {"tiny-image": "tiny_image", "tiny-text": "tiny_text"}
 

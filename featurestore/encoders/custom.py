@@ -27,9 +27,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from featurestore.encoders import LoadOptions
+from featurestore.encoders.base import LoadOptions
 from featurestore.errors import ShapeMismatch, UnknownEncoder
-from featurestore.values import EncoderSpec, Modality, ResolvedEncoder
+from featurestore.terms.specs import EncoderSpec, Modality, ResolvedEncoder
 
 _METHODS = {Modality.IMAGE: "encode_images", Modality.TEXT: "encode_texts"}
 

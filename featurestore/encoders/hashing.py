@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.feature_extraction.text import HashingVectorizer
 
-from featurestore import encoders
+from featurestore.encoders import families
 from featurestore.errors import BadName
-from featurestore.values import EncoderSpec, Modality, ResolvedEncoder
+from featurestore.terms.specs import EncoderSpec, Modality, ResolvedEncoder
 
 _DEFAULT_SIZE = 1024
 
@@ -48,7 +48,7 @@ def load(spec: EncoderSpec) -> Hashing:
     }
     chosen = {"family": "baseline", "model": "hashing", **settings}
     resolved = ResolvedEncoder(
-        spec, int(text), frozenset({Modality.TEXT}), chosen, encoders.versions(spec), 0
+        spec, int(text), frozenset({Modality.TEXT}), chosen, families.versions(spec), 0
     )
     vectorizer = HashingVectorizer(**(settings | {"ngram_range": (1, 2)}))
     return Hashing(resolved, vectorizer)

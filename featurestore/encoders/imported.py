@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from featurestore.encoders import LoadOptions
+from featurestore.encoders.base import LoadOptions
 from featurestore.errors import UnknownEncoder
-from featurestore.values import EncoderSpec
+from featurestore.terms.specs import EncoderSpec
 
 
 def load(specs: Sequence[EncoderSpec], how: LoadOptions) -> list[Any]:

@@ -10,8 +10,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from featurestore import user_cache
-from featurestore.encoders import families
+from featurestore.encoders.families import families
+from featurestore.storage import user_cache
 
 
 @dataclass(frozen=True)

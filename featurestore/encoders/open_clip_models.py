@@ -10,8 +10,8 @@ import numpy as np
 import open_clip
 import torch
 
-from featurestore import encoders
-from featurestore.encoders import LoadOptions
+from featurestore.encoders import families
+from featurestore.encoders.base import LoadOptions
 from featurestore.encoders.preprocessing import Preprocessing, decode_px_of
 from featurestore.encoders.tokens import Tokens
 from featurestore.encoders.torch_network import (
@@ -29,7 +29,7 @@ from featurestore.encoders.torch_setup import (
     weights_hash,
 )
 from featurestore.errors import BadName, UnknownEncoder, nearest
-from featurestore.values import LOCAL_DIR, EncoderSpec, Modality
+from featurestore.terms.specs import LOCAL_DIR, EncoderSpec, Modality
 
 
 def load(specs: Sequence[EncoderSpec], how: LoadOptions) -> list[TorchEncoder]:
@@ -144,7 +144,7 @@ def assemble(
     )
     found = encoders_of(
         specs, network, depths, chosen, Modality.IMAGE,
-        frozenset({Modality.IMAGE, Modality.TEXT}), encoders.versions(spec),
+        frozenset({Modality.IMAGE, Modality.TEXT}), families.versions(spec),
     )  # fmt: skip
     return [one if one.depth.layer is None else one.for_images() for one in found]
 

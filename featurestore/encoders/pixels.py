@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from featurestore import encoders
+from featurestore.encoders import families
 from featurestore.errors import BadName
-from featurestore.values import EncoderSpec, Modality, ResolvedEncoder
+from featurestore.terms.specs import EncoderSpec, Modality, ResolvedEncoder
 
 _DEFAULT_SIZE_PX = 32
 
@@ -42,6 +42,6 @@ def load(spec: EncoderSpec) -> Pixels:
     size_px = int(text)
     chosen = {"family": "baseline", "model": "pixels", "size": size_px, "resize": "squash-bilinear"}
     resolved = ResolvedEncoder(
-        spec, size_px * size_px * 3, frozenset({Modality.IMAGE}), chosen, encoders.versions(spec), 0
+        spec, size_px * size_px * 3, frozenset({Modality.IMAGE}), chosen, families.versions(spec), 0
     )
     return Pixels(resolved, size_px)

@@ -14,7 +14,7 @@ from PIL import Image
 
 from featurestore.encoders.geometry import ResizeAndCrop
 from featurestore.errors import BadName
-from featurestore.values import EncoderSpec
+from featurestore.terms.specs import EncoderSpec
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,10 @@ from typing import Any
 
 import torch
 
-from featurestore.encoders import BUILTIN, LoadOptions
+from featurestore.encoders.base import LoadOptions
+from featurestore.encoders.families import BUILTIN
 from featurestore.errors import BadName, UnknownEncoder
-from featurestore.values import EncoderSpec, Modality
+from featurestore.terms.specs import EncoderSpec, Modality
 
 
 def load(specs: Sequence[EncoderSpec], how: LoadOptions) -> list[Any]:

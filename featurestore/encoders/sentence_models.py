@@ -13,8 +13,8 @@ import torch
 from sentence_transformers import SentenceTransformer
 from transformers.utils import logging as transformers_logging
 
-from featurestore import encoders
-from featurestore.encoders import LoadOptions
+from featurestore.encoders import families
+from featurestore.encoders.base import LoadOptions
 from featurestore.encoders.tokens import Tokens, collator, n_tokens, of_like_length, rows_of
 from featurestore.encoders.torch_network import Depth, Network, TorchEncoder
 from featurestore.encoders.torch_setup import (
@@ -27,7 +27,7 @@ from featurestore.encoders.torch_setup import (
     weights_hash,
 )
 from featurestore.errors import BadName
-from featurestore.values import EncoderSpec, Modality, ResolvedEncoder
+from featurestore.terms.specs import EncoderSpec, Modality, ResolvedEncoder
 
 _PROBES = ["a probe", "another one, which is longer than the first; padding must not matter"]
 
@@ -72,7 +72,7 @@ def load(specs: Sequence[EncoderSpec], how: LoadOptions) -> list[TorchEncoder]:
     } | config_of(spec)
     resolved = ResolvedEncoder(
         spec, int(pipeline.get_embedding_dimension()), frozenset({Modality.TEXT}), chosen,
-        encoders.versions(spec), sum(one.numel() for one in pipeline.parameters()),
+        families.versions(spec), sum(one.numel() for one in pipeline.parameters()),
     )  # fmt: skip
     settle(pipeline, device, compile=how.compile)
     dtype = precision_of(spec)

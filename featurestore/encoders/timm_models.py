@@ -10,8 +10,8 @@ import timm
 import torch
 from timm.data import create_transform, resolve_data_config
 
-from featurestore import encoders
-from featurestore.encoders import LoadOptions
+from featurestore.encoders import families
+from featurestore.encoders.base import LoadOptions
 from featurestore.encoders.preprocessing import Preprocessing, decode_px_of
 from featurestore.encoders.torch_network import (
     Depth,
@@ -28,7 +28,7 @@ from featurestore.encoders.torch_setup import (
     weights_hash,
 )
 from featurestore.errors import BadName, UnknownEncoder, nearest
-from featurestore.values import LOCAL_DIR, EncoderSpec, Modality
+from featurestore.terms.specs import LOCAL_DIR, EncoderSpec, Modality
 
 
 def load(specs: Sequence[EncoderSpec], how: LoadOptions) -> list[TorchEncoder]:
@@ -116,7 +116,7 @@ def assemble(specs: Sequence[EncoderSpec], module: Any, how: LoadOptions) -> lis
     try:
         return encoders_of(
             specs, network, depths, chosen, Modality.IMAGE, frozenset({Modality.IMAGE}),
-            encoders.versions(spec),
+            families.versions(spec),
         )  # fmt: skip
     except (AssertionError, RuntimeError) as error:
         if size is None or isinstance(error, torch.OutOfMemoryError):

@@ -11,13 +11,13 @@ from safetensors.torch import load as load_tensors
 from torch import nn
 from torch.nn import functional
 
-from featurestore import encoders
-from featurestore.encoders import LoadOptions
+from featurestore.encoders import families
+from featurestore.encoders.base import LoadOptions
 from featurestore.encoders.preprocessing import Preprocessing, decode_px_of
 from featurestore.encoders.torch_network import Depth, Network, TorchEncoder, encoders_of
 from featurestore.encoders.torch_setup import pick_device, precision_of, settle, weights_hash
 from featurestore.encoders.weights import read_weights
-from featurestore.values import EncoderSpec, Modality
+from featurestore.terms.specs import EncoderSpec, Modality
 
 WEIGHTS = "tiny-image.safetensors"
 
@@ -165,7 +165,7 @@ def assemble(
     )  # fmt: skip
     return encoders_of(
         specs, shared, depths, chosen, Modality.IMAGE, frozenset({Modality.IMAGE}),
-        encoders.versions(spec),
+        families.versions(spec),
     )  # fmt: skip
 
 

@@ -13,11 +13,11 @@ from safetensors.numpy import load as load_tensors
 from scipy.sparse import csr_array
 from tokenizers import Tokenizer
 
-from featurestore import encoders
-from featurestore.encoders import LoadOptions
+from featurestore.encoders import families
+from featurestore.encoders.base import LoadOptions
 from featurestore.encoders.weights import SHA256, read_weights
 from featurestore.errors import BadName
-from featurestore.values import EncoderSpec, Modality, ResolvedEncoder
+from featurestore.terms.specs import EncoderSpec, Modality, ResolvedEncoder
 
 WEIGHTS, TOKENIZER = "tiny-text.safetensors", "tiny-text.tokenizer.json"
 UNKNOWN = "[UNK]"  # stands for a text without a token
@@ -58,7 +58,7 @@ def load(specs: Sequence[EncoderSpec], how: LoadOptions) -> list[TinyText]:
     vectors = tensors["vectors"].astype(np.float32) * tensors["scales"].astype(np.float32)[:, None]
     chosen = {"family": "builtin", "weights": SHA256[WEIGHTS], "tokenizer": SHA256[TOKENIZER]}
     resolved = ResolvedEncoder(
-        spec, vectors.shape[1], frozenset({Modality.TEXT}), chosen, encoders.versions(spec),
+        spec, vectors.shape[1], frozenset({Modality.TEXT}), chosen, families.versions(spec),
         vectors.size,
     )  # fmt: skip
     return [TinyText(resolved, tokenizer, vectors)]

@@ -18,7 +18,7 @@ from featurestore.encoders.side_by_side import beside_each_other
 from featurestore.encoders.tokens import Tokens
 from featurestore.encoders.torch_setup import config_of, inference
 from featurestore.errors import BadName
-from featurestore.values import EncoderSpec, Modality, ResolvedEncoder
+from featurestore.terms.specs import EncoderSpec, Modality, ResolvedEncoder
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
-from featurestore.encoders import check_device_name
+from featurestore.encoders.loading import check_device_name
 from featurestore.errors import BadName, FeatureStoreError, UnknownEncoder
-from featurestore.values import EncoderSpec
+from featurestore.terms.specs import EncoderSpec
 
 # What weights_only=True refuses; the only place where torch shows it.
 _UNSAFE = torch.serialization.pickle.UnpicklingError  # type: ignore[attr-defined]

@@ -22,8 +22,8 @@ from PIL import Image
 from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
-from featurestore import encoders
-from featurestore.encoders import LoadOptions
+from featurestore.encoders import families
+from featurestore.encoders.base import LoadOptions
 from featurestore.encoders.preprocessing import Preprocessing, decode_px_of
 from featurestore.encoders.tokens import Tokens, collator, n_tokens
 from featurestore.encoders.torch_network import (
@@ -41,7 +41,7 @@ from featurestore.encoders.torch_setup import (
     weights_hash,
 )
 from featurestore.errors import BadName, UnknownEncoder
-from featurestore.values import EncoderSpec, Modality
+from featurestore.terms.specs import EncoderSpec, Modality
 
 _POOLS = ("cls", "mean", "pooler")
 _CLASS_TOKENS = ("cls_token", "class_embedding")
@@ -142,7 +142,7 @@ def load(specs: Sequence[EncoderSpec], how: LoadOptions) -> list[TorchEncoder]:
         if reads
     )
     first = Modality.IMAGE if reads_images else Modality.TEXT
-    found = encoders_of(specs, network, depths, chosen, first, modalities, encoders.versions(spec))
+    found = encoders_of(specs, network, depths, chosen, first, modalities, families.versions(spec))
     # A layer inside one tower shares no space with the other: it is for images alone.
     is_cut = [model.is_two_tower and depth.layer is not None for depth in depths]
     return [one.for_images() if cut else one for one, cut in zip(found, is_cut, strict=True)]

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 
 from featurestore.errors import BadSource
-from featurestore.sources import (
+from featurestore.sources.listing import (
     LISTING,
     SPLITS,
     Listing,
@@ -17,8 +17,8 @@ from featurestore.sources import (
     checked,
     evaluate_group,
 )
-from featurestore.sources.places import Place
-from featurestore.values import Modality
+from featurestore.sources.locations import Location
+from featurestore.terms.specs import Modality
 
 IMAGE_ENDINGS = frozenset(
     {
@@ -52,7 +52,7 @@ class ImageFolder:
     and its split, so that embedding ``cifar10/train`` and then ``cifar10`` means the same items.
     """
 
-    location: Place
+    location: Location
 
     kind = "folder"
 
@@ -65,7 +65,7 @@ class ImageFolder:
     @property
     def name(self) -> str:
         """The name of the root folder."""
-        return Place(self.root).name
+        return Location(self.root).name
 
     def listing(self, options: SourceOptions) -> Listing:
         """List the images below the folder, sorted by path."""

@@ -13,20 +13,16 @@ from typing import Any
 import pyarrow as pa
 
 from featurestore.errors import BadSource, MissingExtra
-from featurestore.sources import (
-    HF_PREFIX,
-    Listing,
-    SourceOptions,
-    canonical_split,
-    require_column,
-)
-from featurestore.sources.contents import image_bytes, value_uri
-from featurestore.sources.places import Place
-from featurestore.sources.rows import as_listing, named_classes
-from featurestore.values import Modality
+from featurestore.sources.listing import Listing, SourceOptions, canonical_split, require_column
+from featurestore.sources.locations import Location
+from featurestore.sources.metadata import as_listing, named_classes
+from featurestore.sources.uris import image_bytes, value_uri
+from featurestore.terms.specs import Modality
+
+HF_PREFIX = "hf:"  # a data set of the Hugging Face hub, by name
 
 
-def is_saved_dataset(folder: Place) -> bool:
+def is_saved_dataset(folder: Location) -> bool:
     """Whether `save_to_disk` wrote the folder."""
     names = ("dataset_dict.json", "state.json")
     return any(folder.join(name).exists() for name in names)
@@ -36,7 +32,7 @@ def is_saved_dataset(folder: Place) -> bool:
 class HfDataset:
     """All splits of one data set."""
 
-    location: Place  # a folder, or hf:NAME
+    location: Location  # a folder, or hf:NAME
 
     kind = "datasets"
 
@@ -122,7 +118,7 @@ class HfDataset:
 def read_value(root: str, split: str, column: str, row: int) -> bytes:
     """Return the bytes of one image of a data set."""
     dataset = _splits(root)[split]
-    return image_bytes(dataset[row][column], Place(root))
+    return image_bytes(dataset[row][column], Location(root))
 
 
 def _splits(root: str) -> dict[str, Any]:

@@ -12,11 +12,11 @@ from typing import Any
 import pyarrow as pa
 
 from featurestore.errors import BadSource
-from featurestore.sources import SPLITS, Listing, SourceOptions, require_column
-from featurestore.sources.contents import value_uri
-from featurestore.sources.places import Place, is_url
-from featurestore.sources.rows import as_listing, check_names, named_classes
-from featurestore.values import Modality
+from featurestore.sources.listing import SPLITS, Listing, SourceOptions, require_column
+from featurestore.sources.locations import Location, is_url
+from featurestore.sources.metadata import as_listing, check_names, named_classes
+from featurestore.sources.uris import value_uri
+from featurestore.terms.specs import Modality
 
 _BLOCK_BYTES = 64 << 20  # a row must fit into a block
 _AT_ONCE = 64  # questions to a network
@@ -26,7 +26,7 @@ _AT_ONCE = 64  # questions to a network
 class TableFile:
     """One table; each row is an item."""
 
-    location: Place
+    location: Location
 
     kind = "table"
 
@@ -59,7 +59,7 @@ class TableFile:
             table = table.set_column(table.column_names.index(name), name, content)
             ids = pa.array(rows, pa.string()) if is_text else content
             if not is_text:
-                sizes, stamps = _stats(Place(self.root), content.to_pylist())
+                sizes, stamps = _stats(Location(self.root), content.to_pylist())
         unread = [one for one in _unread_columns(table) if one != name]
         if unread:
             notes.append(f"columns of bytes in {self.name} were left out: {', '.join(unread)}")
@@ -138,14 +138,14 @@ def _as_bytes(options: SourceOptions) -> dict[str, pa.DataType]:
     return {options.text: pa.binary()} if options.text else {}
 
 
-def _read_csv(path: Place, options: SourceOptions, delimiter: str = ",") -> pa.Table:
+def _read_csv(path: Location, options: SourceOptions, delimiter: str = ",") -> pa.Table:
     try:
         return _csv(path, options, delimiter)
     except pa.ArrowInvalid:
         return _csv(path, options, delimiter, exact=True)  # on one core it names the row
 
 
-def _dialect(path: Place, delimiter: str) -> tuple[str, str]:
+def _dialect(path: Location, delimiter: str) -> tuple[str, str]:
     """Return the encoding, and what divides the columns: spreadsheets write UTF-16, or ``;``."""
     with path.open() as file:
         head = file.read(1 << 16)
@@ -156,7 +156,9 @@ def _dialect(path: Place, delimiter: str) -> tuple[str, str]:
     return encoding, delimiter
 
 
-def _csv(path: Place, options: SourceOptions, delimiter: str, *, exact: bool = False) -> pa.Table:
+def _csv(
+    path: Location, options: SourceOptions, delimiter: str, *, exact: bool = False
+) -> pa.Table:
     from pyarrow import csv
 
     columns = options.columns
@@ -189,11 +191,11 @@ def _csv(path: Place, options: SourceOptions, delimiter: str, *, exact: bool = F
     return table.replace_schema_metadata({_BYTES: b"1"})
 
 
-def _read_tsv(path: Place, options: SourceOptions) -> pa.Table:
+def _read_tsv(path: Location, options: SourceOptions) -> pa.Table:
     return _read_csv(path, options, "\t")
 
 
-def _read_jsonl(path: Place, options: SourceOptions) -> pa.Table:
+def _read_jsonl(path: Location, options: SourceOptions) -> pa.Table:
     from pyarrow import json
 
     _no_columns(path, options.columns)
@@ -209,7 +211,7 @@ def _read_jsonl(path: Place, options: SourceOptions) -> pa.Table:
     return table.drop_columns(absent).replace_schema_metadata({_BYTES: b"1"})
 
 
-def _read_parquet(path: Place, options: SourceOptions) -> pa.Table:
+def _read_parquet(path: Location, options: SourceOptions) -> pa.Table:
     """Read all but columns of images, whose names go into the schema's metadata."""
     import pyarrow.parquet as pq
 
@@ -243,19 +245,19 @@ def _classes(schema: pa.Schema) -> dict[str, list[str]]:
     }
 
 
-def _input(path: Place) -> Any:
+def _input(path: Location) -> Any:
     return path.open() if path.is_url else path.text
 
 
-def _no_columns(path: Place, columns: tuple[str, ...] | None) -> None:
+def _no_columns(path: Location, columns: tuple[str, ...] | None) -> None:
     if columns:
         raise BadSource(
             f"--columns names the columns of a CSV or TSV file; {path.name} has its own"
         )
 
 
-def _clear(read: Callable[[Place, SourceOptions], pa.Table]) -> Callable[..., pa.Table]:
-    def reader(path: Place, options: SourceOptions) -> pa.Table:
+def _clear(read: Callable[[Location, SourceOptions], pa.Table]) -> Callable[..., pa.Table]:
+    def reader(path: Location, options: SourceOptions) -> pa.Table:
         try:
             table = read(path, options)
             table.column_names  # noqa: B018 - decodes the header
@@ -273,7 +275,7 @@ def _clear(read: Callable[[Place, SourceOptions], pa.Table]) -> Callable[..., pa
     return reader
 
 
-READERS: dict[str, Callable[[Place, SourceOptions], pa.Table]] = {
+READERS: dict[str, Callable[[Location, SourceOptions], pa.Table]] = {
     ".csv": _clear(_read_csv),
     ".tsv": _clear(_read_tsv),
     ".jsonl": _clear(_read_jsonl),
@@ -282,7 +284,7 @@ READERS: dict[str, Callable[[Place, SourceOptions], pa.Table]] = {
 }
 
 
-def _stats(root: Place, paths: list[str | None]) -> tuple[list[int], list[int]]:
+def _stats(root: Location, paths: list[str | None]) -> tuple[list[int], list[int]]:
     """Return sizes and times; 0 where there is no file, which then fails when it is read."""
 
     def of(path: str | None) -> tuple[int, int]:

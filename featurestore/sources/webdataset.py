@@ -19,12 +19,12 @@ from typing import Any
 import pyarrow as pa
 
 from featurestore.errors import BadSource
-from featurestore.sources import SPLITS, Listing, SourceOptions
-from featurestore.sources.contents import member_uri
 from featurestore.sources.folder import IMAGE_ENDINGS
-from featurestore.sources.places import Place
-from featurestore.sources.rows import as_listing, columns_of
-from featurestore.values import Modality
+from featurestore.sources.listing import SPLITS, Listing, SourceOptions
+from featurestore.sources.locations import Location
+from featurestore.sources.metadata import as_listing, columns_of
+from featurestore.sources.uris import member_uri
+from featurestore.terms.specs import Modality
 
 IMAGES = frozenset(ending[1:] for ending in IMAGE_ENDINGS)
 _SMALL = frozenset({"txt", "json", "cls"})
@@ -35,7 +35,7 @@ _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 class TarShards:
     """One shard, a folder of them, or ``shard-{000..099}.tar``."""
 
-    location: Place
+    location: Location
 
     kind = "webdataset"
 
@@ -48,9 +48,9 @@ class TarShards:
     @property
     def name(self) -> str:
         """The name of the folder."""
-        return Place(self.root).name
+        return Location(self.root).name
 
-    def shards(self) -> list[Place]:
+    def shards(self) -> list[Location]:
         """Return the shards, sorted.
 
         Raises
@@ -64,7 +64,7 @@ class TarShards:
             raise BadSource(
                 f"{self.location} has braces in its folder: name the folders one by one"
             )
-        shards = [Place(one) for one in expand_braces(self.location.text)]
+        shards = [Location(one) for one in expand_braces(self.location.text)]
         absent = [one for one in shards if not one.exists()]
         if absent:
             raise BadSource(f"{len(absent)} shards do not exist (first: {absent[0]})")
@@ -84,7 +84,7 @@ class TarShards:
                 f"all shards of {self.location} are behind links that lead out of it: "
                 "--follow-links takes them"
             )
-        damaged: list[tuple[Place, str]] = []
+        damaged: list[tuple[Location, str]] = []
         samples = [sample for shard in shards for sample in _samples(shard, damaged)]
         stand_ins = [one for one in samples if one.stands_in]
         readable = [one for one in samples if not one.stands_in]
@@ -154,22 +154,22 @@ class _Sample:
     stands_in: bool = False  # for what could not be read
 
 
-def _beginnings(shards: Iterable[Place]) -> tuple[str, ...]:
+def _beginnings(shards: Iterable[Location]) -> tuple[str, ...]:
     """Return how ids or uris of the shards' items begin."""
     return tuple(one for shard in shards for one in (f"{shard.stem}/", f"{shard.name}#"))
 
 
-def has_shards(folder: Place) -> bool:
+def has_shards(folder: Location) -> bool:
     """Whether a folder holds tar files directly."""
     return bool(_shard_names(folder))
 
 
-def _leads_out(shard: Place, folder: Place) -> bool:
+def _leads_out(shard: Location, folder: Location) -> bool:
     path = Path(shard.text)
     return path.is_symlink() and not path.resolve().is_relative_to(Path(folder.text).resolve())
 
 
-def _shard_names(folder: Place) -> list[str]:
+def _shard_names(folder: Location) -> list[str]:
     if folder.is_url:
         names = [path for path, _, _ in folder.files() if "/" not in path]
     else:
@@ -195,7 +195,7 @@ def expand_braces(text: str) -> list[str]:
     ]
 
 
-def _samples(shard: Place, damaged: list[tuple[Place, str]]) -> Iterator[_Sample]:
+def _samples(shard: Location, damaged: list[tuple[Location, str]]) -> Iterator[_Sample]:
     """Yield the samples of a shard.
 
     What stands before a damage is kept; the damage itself becomes a sample that cannot be read,
@@ -244,7 +244,7 @@ def _samples(shard: Place, damaged: list[tuple[Place, str]]) -> Iterator[_Sample
 
 
 def _facts(
-    ending: str, content: bytes, shard: Place, name: str, damaged: list[tuple[Place, str]]
+    ending: str, content: bytes, shard: Location, name: str, damaged: list[tuple[Location, str]]
 ) -> dict[str, Any]:
     """Read a small member; one that is damaged is noted and costs that item alone."""
     try:

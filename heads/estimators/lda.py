@@ -12,7 +12,7 @@ from featurestore.errors import NotEnoughData
 from heads.estimators.base import ScoreHead
 from heads.estimators.normaliser import Normaliser
 from heads.estimators.softmax import fit_sharpness
-from heads.folds import make_folds
+from heads.labels.folds import make_folds
 
 HELD_OUT_ROWS = 5000  # the temperature is one number: more rows do not make it better
 

@@ -18,7 +18,7 @@ from heads.estimators.base import ScoreHead
 from heads.estimators.normaliser import Normaliser
 from heads.estimators.ridge import choose_normalisation, indicators
 from heads.estimators.softmax import fit_sharpness, fit_softmax, log_loss
-from heads.folds import make_folds
+from heads.labels.folds import make_folds
 
 _log = logging.getLogger(__name__)
 

@@ -13,12 +13,7 @@ from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.linear_model import Ridge
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from heads.estimators.knn import (
-    CHOICE_ROWS,
-    KnnChoices,
-    nearest_rows,
-    vote_weights,
-)
+from heads.estimators.knn import CHOICE_ROWS, KnnChoices, nearest_rows, vote_weights
 from heads.estimators.logistic import DENSE_ROWS, same_geometry
 from heads.estimators.normaliser import KINDS, Normaliser
 from heads.estimators.ridge import ALPHAS, choose_normalisation, ridge_loo

@@ -8,13 +8,13 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from featurestore.errors import MissingExtra, NotEnoughData
-from featurestore.graph import neighbor_graph
+from featurestore.maps.graph import neighbor_graph
 from heads.quality.find import label_plan, witnesses
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from featurestore.view import View
+    from featurestore.store.view import View
 
 
 LEAST_NEIGHBOURS = 10  # cleanlab's own default

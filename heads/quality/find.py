@@ -12,22 +12,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featurestore.errors import BadName, MissingColumn, ModalityMismatch, NotEnoughData, StoreBusy
-from featurestore.graph import Graph, neighbor_graph
-from featurestore.values import Embeddings, is_missing
-from heads.bundle import library_versions, machine, texts_of
-from heads.catalogue import head_entries
-from heads.compare import runs_folder
-from heads.evaluate import evaluate
-from heads.plan import Plan, make_plan, task_of
-from heads.quality.duplicates import Pairs
+from featurestore.maps.graph import Graph, neighbor_graph
+from featurestore.terms.embeddings import Embeddings
+from featurestore.terms.labels import is_missing
+from heads.catalogue.table import head_entries
+from heads.experiments.compare import runs_folder
+from heads.labels.plan import Plan, make_plan, task_of
+from heads.labels.tasks import Task, texts_of
+from heads.measures.evaluate import evaluate
 from heads.quality.issues import Issue, Issues, Kind
 from heads.quality.labels import judge_labels, neighbor_votes, pooled
 from heads.quality.outliers import FAR, outlier_scores
-from heads.quality.twins import Twins, find_twins, known_column
-from heads.tasks import Task
+from heads.saved.provenance import library_versions, machine
+from heads.twins.duplicates import Pairs
+from heads.twins.twins import Twins, find_twins, known_column
 
 if TYPE_CHECKING:
-    from featurestore.view import View
+    from featurestore.store.view import View
 
 MOST_KEPT = 5_000  # issues of one kind in a report
 N_OTHERS = 8  # neighbours that are named beside a label

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from featurestore.index import normalize_rows
+from featurestore.search.exact import normalize_rows
 
 FAR = 3.5  # robust standard deviations: Iglewicz and Hoaglin (1993) on modified z-scores
 N_NEIGHBORS = 10

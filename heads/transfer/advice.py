@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from featurestore.values import EncoderSpec
-from heads.comparison import Difference, metric_of, number, unit_of
-from heads.metrics import METRICS
-from heads.tasks import Task
+from featurestore.terms.specs import EncoderSpec
+from heads.labels.tasks import Task
+from heads.measures.comparison import Difference, metric_of, number, unit_of
+from heads.measures.metrics import METRICS
 from heads.transfer.budgets import BudgetVerdict
 from heads.transfer.shift import Shift
 from heads.transfer.verdict import Kind, SliceDifference, Verdict, decide

@@ -13,22 +13,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from featurestore.errors import BadName, FeatureStoreError, NotEnoughData
-from featurestore.values import Embeddings, Modality
-from heads.bundle import library_versions, machine
-from heads.catalogue import HEADS, HeadEntry, best_of, default_heads, head_entries
-from heads.compare import check_metric, found_in, runs_folder
-from heads.comparison import ComparedHead, unit_of
-from heads.materials import (
-    Material,
-    of_concat,
-    of_texts_and_heads,
-    of_view,
-    run_cell,
-)
-from heads.metrics import METRICS
-from heads.plan import Plan
-from heads.shared import ground_of
-from heads.tasks import Task
+from featurestore.terms.embeddings import Embeddings
+from featurestore.terms.specs import Modality
+from heads.catalogue.entry import HeadEntry
+from heads.catalogue.table import HEADS, best_of, default_heads, head_entries
+from heads.catalogue.words import IMPORTED, reads_words
+from heads.experiments.cells import run_cell
+from heads.experiments.compare import check_metric, found_in, runs_folder
+from heads.experiments.inputs import Material, of_concat, of_texts_and_heads, of_view
+from heads.labels.plan import Plan
+from heads.labels.tasks import Task
+from heads.measures.comparison import ComparedHead, unit_of
+from heads.measures.metrics import METRICS
+from heads.saved.common_items import ground_of
+from heads.saved.provenance import library_versions, machine
 from heads.transfer.advice import Alternative, Evidence, Way, advise
 from heads.transfer.assessment import Assessment
 from heads.transfer.budgets import budget_verdicts, check_budgets, plans_of
@@ -41,18 +39,10 @@ from heads.transfer.evidence import (
     slices_of,
 )
 from heads.transfer.rank import LEAST_HEADS, Ranked, agreement
-from heads.transfer.verdict import (
-    LEAST_ITEMS,
-    MARGIN,
-    Verdict,
-    attribution,
-    judge,
-    margin_of,
-)
-from heads.words import IMPORTED, reads_words
+from heads.transfer.verdict import LEAST_ITEMS, MARGIN, Verdict, attribution, judge, margin_of
 
 if TYPE_CHECKING:
-    from featurestore.view import View
+    from featurestore.store.view import View
 
 PIXELS = "baseline:pixels"
 WITHOUT_PRETRAINING = ("baseline", "random")

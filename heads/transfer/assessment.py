@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from featurestore.errors import StoreCorrupt
-from featurestore.values import EncoderSpec
-from heads.comparison import Difference, number, unit_of
-from heads.tasks import Task
+from featurestore.terms.specs import EncoderSpec
+from heads.labels.tasks import Task
+from heads.measures.comparison import Difference, number, unit_of
 from heads.transfer.advice import Alternative, Way
 from heads.transfer.budgets import BudgetVerdict
 from heads.transfer.rank import Ranked

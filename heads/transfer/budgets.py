@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featurestore.errors import BadName, NotEnoughData
-from heads.comparison import ComparedHead
-from heads.evaluate import CLOSED_FORM, Report
-from heads.fewshot import N_DRAWS, draw_labels
-from heads.intervals import LEVEL
-from heads.plan import Plan
-from heads.tasks import Task
+from heads.experiments.curve import N_DRAWS, draw_labels
+from heads.labels.plan import Plan
+from heads.labels.tasks import Task
+from heads.measures.comparison import ComparedHead
+from heads.measures.evaluate import CLOSED_FORM, Report
+from heads.measures.intervals import LEVEL
 from heads.transfer.verdict import LEAST_BLOCKS, Kind, decide
 
 

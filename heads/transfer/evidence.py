@@ -8,20 +8,22 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from featurestore.encoders import known_encoder
+from featurestore.encoders.loading import known_encoder
 from featurestore.errors import FeatureStoreError, NotEnoughData
-from featurestore.values import Embeddings, EncoderSpec, is_missing
-from heads.comparison import ComparedHead, Difference
-from heads.intervals import LEVEL
-from heads.plan import Plan
-from heads.shared import rows_of
-from heads.tasks import Task
+from featurestore.terms.embeddings import Embeddings
+from featurestore.terms.labels import is_missing
+from featurestore.terms.specs import EncoderSpec
+from heads.labels.plan import Plan
+from heads.labels.tasks import Task
+from heads.measures.comparison import ComparedHead, Difference
+from heads.measures.intervals import LEVEL
+from heads.saved.common_items import rows_of
 from heads.transfer.rank import Ranked, rank_encoders
 from heads.transfer.shift import Shift, domain_shift
 from heads.transfer.verdict import SliceDifference, slice_differences
 
 if TYPE_CHECKING:
-    from featurestore.view import View
+    from featurestore.store.view import View
 
 
 def random_weights(spec: EncoderSpec, known: Mapping[str, View]) -> list[View]:

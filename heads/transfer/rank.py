@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featurestore.errors import NotEnoughData
-from heads.tasks import Target, Task
+from heads.labels.tasks import Target, Task
 from heads.transfer.scores import SCORES, ridge_loo_rows
 
 MOST_ROWS = 5000  # that scores look at; the interval of a rank says what so few cannot tell

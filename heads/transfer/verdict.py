@@ -15,10 +15,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from heads.comparison import ComparedHead, detectable, number, settled, unit_of
-from heads.evaluate import ON_TEST, Report
-from heads.intervals import LEVEL, bootstrap_difference, corrected_t, mean_recall_difference
-from heads.tasks import Task
+from heads.labels.estimands import ON_TEST
+from heads.labels.tasks import Task
+from heads.measures.comparison import ComparedHead, detectable, number, settled, unit_of
+from heads.measures.evaluate import Report
+from heads.measures.intervals import (
+    LEVEL,
+    bootstrap_difference,
+    corrected_t,
+    mean_recall_difference,
+)
 
 LEAST_ITEMS = 30  # independent ones behind folds, for a claim
 MARGIN = 0.01  # the smallest difference that matters: a point; for errors, of the label's spread

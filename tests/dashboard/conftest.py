@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 import heads
-from featurestore.sources import SourceOptions
-from featurestore.store import Store, open_store
+from featurestore.sources.listing import SourceOptions
+from featurestore.store.store import Store, open_store
 
 SHADES = {"black": 40, "grey": 120, "white": 200}
 

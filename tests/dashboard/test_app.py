@@ -9,7 +9,7 @@ from streamlit.testing.v1 import AppTest
 
 import dashboard
 from featurestore.errors import MissingExtra, NotAStore
-from featurestore.store import Store, open_store
+from featurestore.store.store import Store, open_store
 
 ROOT = Path(dashboard.__path__[0])
 

@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 
 import heads
-from dashboard.explore_views import inside as within
-from dashboard.explore_views import parse_outline
-from featurestore.projection import project
-from featurestore.reviews import read_reviews
-from featurestore.slices import read_slice
-from featurestore.store import Store
+from dashboard.page_data.explore import inside as within
+from dashboard.page_data.explore import parse_outline
+from featurestore.curation.reviews import read_reviews
+from featurestore.curation.slices import read_slice
+from featurestore.maps.projection import project
+from featurestore.store.store import Store
 
 REQUIRED = os.environ.get("FEATURESTORE_REQUIRE_BROWSER") == "1"
 if not REQUIRED:

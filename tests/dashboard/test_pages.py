@@ -16,15 +16,15 @@ from PIL import Image
 from streamlit.testing.v1 import AppTest
 
 import heads
-from dashboard import explore_views as shown
-from dashboard import head_views, quality_views, views
 from dashboard.colors import NEUTRAL
+from dashboard.page_data import classes, head_details, leaderboard, quality
+from dashboard.page_data import explore as shown
+from featurestore.curation.reviews import Action, Review, add_reviews, read_reviews, standing
+from featurestore.curation.slices import read_slice
 from featurestore.errors import BadQuery
-from featurestore.projection import project
-from featurestore.reviews import Action, Review, add_reviews, read_reviews, standing
-from featurestore.slices import read_slice
-from featurestore.sources import SourceOptions
-from featurestore.store import Store, open_store
+from featurestore.maps.projection import project
+from featurestore.sources.listing import SourceOptions
+from featurestore.store.store import Store, open_store
 from heads.quality.issues import Issue, Kind
 from tests.dashboard.test_app import cards, opened, texts_of
 
@@ -303,10 +303,10 @@ def test_one_head_shows_its_metrics_classes_and_confusions(store: Store) -> None
 def test_a_cell_in_the_address_shows_its_items(store: Store) -> None:
     [card] = heads.list_heads(store.dataset("pictures"))
     predictions = heads.read_predictions(store.dataset("pictures"), card["head_id"])
-    classes, counts = head_views.confusion(predictions)
+    classes, counts = head_details.confusion(predictions)
     row, column = (int(one[0]) for one in np.nonzero(counts))
     app = opened("one_head", head=card["head_id"], cell=f"{classes[row]}\t{classes[column]}")
-    expected = head_views.confused_ids(predictions, classes[row], classes[column])
+    expected = head_details.confused_ids(predictions, classes[row], classes[column])
     assert [one["id"] for one in cards(app, "confused")] == expected[:24]
     query = {"cell": f"{classes[row]}\t{classes[column]}", "item": expected[0]}
     app = opened("one_head", head=card["head_id"], **query)
@@ -323,13 +323,13 @@ def test_class_rows_and_reliability_count_what_the_predictions_say() -> None:
             "confidence": [0.95, 0.92, 0.55, 0.61, 0.99, 0.64],
         }
     )
-    y, x = head_views.class_rows(predictions)
+    y, x = head_details.class_rows(predictions)
     assert (y["class"], y["recall"], y["precision"], y["F1"]) == ("y", 50, 50, 50)
     assert (x["class"], x["recall"], x["precision"], x["F1"]) == ("x", 75, 75, 75)
     assert y["from"] == pytest.approx(9.45, abs=0.01)  # Wilson, 1 of 2
-    bins = head_views.reliability(predictions)
+    bins = head_details.reliability(predictions)
     assert [(one["items"], one["right"]) for one in bins] == [(1, 1), (2, 0), (3, 1)]
-    assert head_views.confused_ids(predictions, "x", "y") == ["d"]
+    assert head_details.confused_ids(predictions, "x", "y") == ["d"]
 
 
 def test_compare_two_says_the_sentence_and_who_alone_is_right(store: Store) -> None:
@@ -338,7 +338,7 @@ def test_compare_two_says_the_sentence_and_who_alone_is_right(store: Store) -> N
     pair = ("baseline:pixels", "ridge"), ("baseline:pixels", "knn")
     sentence = run.difference(*pair, n_claims=run.n_claims).sentence()
     assert any(sentence in said for said in texts_of(app.markdown))
-    only = head_views.only_right(run, *pair)
+    only = head_details.only_right(run, *pair)
     a, b = (run.cell(*one).report for one in pair)
     expected = [
         item
@@ -350,7 +350,7 @@ def test_compare_two_says_the_sentence_and_who_alone_is_right(store: Store) -> N
     assert set(table["part"]) == {"black", "grey", "white"}
     assert (table["only the first"].sum(), table["only the second"].sum()) == (
         len(expected),
-        len(head_views.only_right(run, *reversed(pair))),
+        len(head_details.only_right(run, *reversed(pair))),
     )
 
 
@@ -397,7 +397,7 @@ def test_issues_are_exported_with_score_and_reason(store: Store) -> None:
     [report] = heads.quality_reports(store.dataset("pictures"))
     leaks = report.of(Kind.LEAK)
     view = store.view("pictures", "baseline:pixels")
-    table = quality_views.issue_table(leaks)
+    table = quality.issue_table(leaks)
     lines = shown.exported(view, [one.item_id for one in leaks], "csv", table).decode()
     assert lines.splitlines()[0].endswith('"score","reason","suggested"')
     assert leaks[0].reason in lines.splitlines()[1]
@@ -408,7 +408,7 @@ def test_issues_are_exported_with_score_and_reason(store: Store) -> None:
 def test_a_queue_leaves_out_what_is_decided_or_gone_and_puts_off_what_was_skipped() -> None:
     issues = [Issue(Kind.LABEL, item, score, "") for item, score in zip("abcd", (4, 3, 2, 1),
                                                                         strict=True)]  # fmt: skip
-    left = quality_views.queue(
+    left = quality.queue(
         issues,
         decided={"b": Review("b", Action.CONFIRM, "label")},
         skipped=["a"],
@@ -422,12 +422,12 @@ def test_history_marks_what_stands_and_says_who_disagreed() -> None:
         Review("a", Action.CONFIRM, "label", None, "ann", "2026-11-26T10:00", id="1"),
         Review("a", Action.RELABEL, "label", "dog", "bob", "2026-11-26T11:00", id="2"),
     ]
-    rows = quality_views.history_rows(reviews)
+    rows = quality.history_rows(reviews)
     assert [(row["who"], row["stands"]) for row in rows] == [("bob", True), ("ann", False)]
-    assert quality_views.contested_sentences(reviews) == [
+    assert quality.contested_sentences(reviews) == [
         "a was decided differently (ann: confirm; bob: relabel dog): the latest stands."
     ]
-    assert quality_views.decision_words(reviews[1]) == "relabelled dog by bob, 2026-11-26 11:00 UTC"
+    assert quality.decision_words(reviews[1]) == "relabelled dog by bob, 2026-11-26 11:00 UTC"
 
 
 def test_the_reviewers_name_is_kept_when_the_page_is_left(store: Store) -> None:
@@ -494,7 +494,7 @@ def test_names_of_splits_are_text(store: Store, tmp_path: Path) -> None:
     assert not any(evil in one for one in said)
     assert any(evil in one.replace("\\", "") for one in said)
     table = store.dataset("evil").items().append_column("label", pa.array(["a", "b"]))
-    figure = views.class_figure(views.class_counts(table), views.class_colors(table))
+    figure = classes.class_figure(classes.class_counts(table), classes.class_colors(table))
     assert all("<b>" not in trace.name + trace.hovertemplate for trace in figure.data)
     store.drop("evil")
 
@@ -504,10 +504,10 @@ def test_what_reviewers_say_stands_beside_the_scores(store: Store) -> None:
     add_reviews(dataset.folder, [Review("test/black/0.png", Action.RELABEL, "label", "white")])
     view = store.view("pictures", "baseline:pixels")
     run = heads.compare(view, ["prototype"], apply_reviews=True, save=False)
-    rows = views.leaderboard(run)
+    rows = leaderboard.leaderboard(run)
     assert all(row["as reviewed"] != row["value"] for row in rows if row["head"] != "majority")
     head = heads.fit(view, "prototype", apply_reviews=True, register=False)
-    shown_rows = head_views.metric_rows(head.card)
+    shown_rows = head_details.metric_rows(head.card)
     accuracy = next(row for row in shown_rows if row["metric"].startswith("accuracy"))
     assert accuracy["as reviewed"] == 100 * head.card["as_reviewed"]["metrics"]["accuracy"]
     (dataset.path / "reviews" / "reviews.jsonl").unlink()

@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 
 import heads
-from dashboard import transfer_views as shown
-from featurestore.store import Store
+from dashboard.page_data import transfer as shown
+from featurestore.store.store import Store
 from heads.transfer.verdict import Kind
 from tests.dashboard.test_app import opened, texts_of
 

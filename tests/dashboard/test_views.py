@@ -10,17 +10,17 @@ import pytest
 from PIL import Image
 
 import heads
-from dashboard import views
 from dashboard.colors import NEUTRAL, colors
+from dashboard.page_data import classes, item_rows, leaderboard, overview, wording
 from featurestore.errors import UnknownItem
-from featurestore.sources import SourceOptions
-from featurestore.store import Store
+from featurestore.sources.listing import SourceOptions
+from featurestore.store.store import Store
 
 PIXELS = "baseline:pixels"
 
 
 def test_the_overview_counts_items_vectors_and_failures_of_each_view(small_store: Store) -> None:
-    rows = views.overview(small_store)
+    rows = overview.overview(small_store)
     measured = [(row.pop("items/s"), row.pop("last run")) for row in rows]
     on_disk = [(row.pop("MB"), row.pop("snapshot")) for row in rows]
     assert on_disk[0][0] > 30 * 3072 * 4 / 1e6
@@ -51,19 +51,19 @@ def test_the_overview_counts_items_vectors_and_failures_of_each_view(small_store
 
 
 def test_the_stamp_changes_with_the_store_and_only_then(small_store: Store, tmp_path: Path) -> None:
-    before = views.stamp(small_store)
-    assert views.stamp(small_store) == before
+    before = wording.stamp(small_store)
+    assert wording.stamp(small_store) == before
     other = Store(shutil.copytree(small_store.path, tmp_path / "other"))
-    assert views.stamp(other) == before
+    assert wording.stamp(other) == before
     more = tmp_path / "more.csv"
     more.write_text("name,words,kind\ne,blue car,car\n")
     options = SourceOptions(text="words", label=("kind",), id="name")
     other.embed([more], dataset="texts", encoders=["baseline:hashing"], options=options)
-    assert views.stamp(other) != before
+    assert wording.stamp(other) != before
 
 
 def test_failures_say_which_item_failed_where_and_why(small_store: Store) -> None:
-    [row] = views.failures(small_store.dataset("pictures"))
+    [row] = overview.failures(small_store.dataset("pictures"))
     assert row.pop("when")
     assert row == {
         "item": "train/white/broken.png",
@@ -75,8 +75,8 @@ def test_failures_say_which_item_failed_where_and_why(small_store: Store) -> Non
 
 
 def test_classes_are_counted_by_split_largest_first(small_store: Store) -> None:
-    items = views.browse(small_store.dataset("pictures"))
-    assert views.class_counts(items) == [
+    items = item_rows.browse(small_store.dataset("pictures"))
+    assert classes.class_counts(items) == [
         {"label": "white", "split": "train", "items": 8},  # the broken one included
         {"label": "white", "split": "test", "items": 3},
         {"label": "black", "split": "train", "items": 7},
@@ -84,12 +84,12 @@ def test_classes_are_counted_by_split_largest_first(small_store: Store) -> None:
         {"label": "grey", "split": "train", "items": 7},
         {"label": "grey", "split": "test", "items": 3},
     ]
-    assert views.split_sentence(items) == "22 train · 9 test"
+    assert classes.split_sentence(items) == "22 train · 9 test"
 
 
 def test_items_without_a_label_are_counted_last(small_store: Store) -> None:
-    items = views.browse(small_store.dataset("texts"))
-    assert views.class_counts(items) == [
+    items = item_rows.browse(small_store.dataset("texts"))
+    assert classes.class_counts(items) == [
         {"label": "fruit", "split": "no split", "items": 2},
         {"label": "car", "split": "no split", "items": 1},
         {"label": "no label", "split": "no split", "items": 1},
@@ -102,7 +102,7 @@ def test_the_class_figure_draws_each_split_and_keeps_names_as_text() -> None:
         {"label": "<b>", "split": "test", "items": 1},
         {"label": "c", "split": "train", "items": 1},
     ]
-    figure = views.class_figure(counts, {"<b>": "#111111", "c": "#222222"})
+    figure = classes.class_figure(counts, {"<b>": "#111111", "c": "#222222"})
     assert [(bar.name, bar.y, bar.x, bar.marker.color) for bar in figure.data] == [
         ("train", ("&lt;b&gt;", "c"), (2, 1), ("#111111", "#222222")),
         ("test", ("&lt;b&gt;", "c"), (1, 0), ("#111111", "#222222")),
@@ -110,8 +110,8 @@ def test_the_class_figure_draws_each_split_and_keeps_names_as_text() -> None:
 
 
 def test_a_filter_changes_no_colour(small_store: Store) -> None:
-    items = views.browse(small_store.dataset("pictures"))
-    assert views.class_colors(items) == {
+    items = item_rows.browse(small_store.dataset("pictures"))
+    assert classes.class_colors(items) == {
         "black": "#0072B2",
         "grey": "#E69F00",
         "white": "#009E73",
@@ -121,11 +121,11 @@ def test_a_filter_changes_no_colour(small_store: Store) -> None:
 
 
 def test_rows_come_in_the_order_of_the_ids(small_store: Store) -> None:
-    items = views.browse(small_store.dataset("texts"))
+    items = item_rows.browse(small_store.dataset("texts"))
     ids = ["c", "a"]
-    assert [row["item_id"] for row in views.rows_of(items, ids)] == ids
+    assert [row["item_id"] for row in item_rows.rows_of(items, ids)] == ids
     with pytest.raises(UnknownItem, match=r"there is no item 'z'"):
-        views.rows_of(items, ["a", "z"])
+        item_rows.rows_of(items, ["a", "z"])
 
 
 def test_neighbours_from_a_kept_index_are_those_of_the_view(
@@ -133,10 +133,10 @@ def test_neighbours_from_a_kept_index_are_those_of_the_view(
 ) -> None:
     view = small_store.view("pictures", PIXELS)
     expected = view.neighbors(picture_id, k=7)
-    found = views.neighbors(view.index(), picture_id, k=7)
+    found = item_rows.neighbors(view.index(), picture_id, k=7)
     assert found == list(zip(expected.ids[0], expected.scores[0], strict=True))
     with pytest.raises(UnknownItem, match=r"no vector of .*broken\.png"):
-        views.neighbors(view.index(), "train/white/broken.png", k=7)
+        item_rows.neighbors(view.index(), "train/white/broken.png", k=7)
 
 
 @pytest.mark.parametrize(
@@ -150,17 +150,17 @@ def test_neighbours_from_a_kept_index_are_those_of_the_view(
 def test_agreement_counts_equal_labels(
     label: str | None, others: list[str | None], said: str | None
 ) -> None:
-    assert views.agreement(label, others) == said
+    assert item_rows.agreement(label, others) == said
 
 
 def test_a_picture_is_the_thumbnail_or_the_reason_why_there_is_none(
     small_store: Store, picture_id: str
 ) -> None:
     dataset = small_store.dataset("pictures")
-    found = views.picture(dataset, picture_id, size_px=16)
+    found = item_rows.picture(dataset, picture_id, size_px=16)
     content = base64.b64decode(found["image"].removeprefix("data:image/jpeg;base64,"))
     assert Image.open(io.BytesIO(content)).size == (16, 16)
-    assert views.picture(dataset, "train/white/broken.png") == {
+    assert item_rows.picture(dataset, "train/white/broken.png") == {
         "image": None,
         "reason": "not an image that we can read (begins with b'no pictu')",
     }
@@ -168,7 +168,7 @@ def test_a_picture_is_the_thumbnail_or_the_reason_why_there_is_none(
 
 def test_a_card_names_label_score_and_text() -> None:
     row = {"item_id": "a", "text": "red", "label": None, "split": None}
-    assert views.card(row, {}, {"no label": NEUTRAL}, 0.98765) == {
+    assert item_rows.card(row, {}, {"no label": NEUTRAL}, 0.98765) == {
         "id": "a",
         "text": "red",
         "label": "no label",
@@ -180,7 +180,7 @@ def test_a_card_names_label_score_and_text() -> None:
 def test_the_leaderboard_is_the_stored_comparison_in_percent(small_store: Store) -> None:
     dataset = small_store.dataset("pictures")
     [run] = heads.runs(dataset)
-    rows = views.leaderboard(run)
+    rows = leaderboard.leaderboard(run)
     assert [(row["head"], row["encoder"]) for row in rows] == [
         ("prototype", PIXELS),
         ("knn", PIXELS),
@@ -189,11 +189,11 @@ def test_the_leaderboard_is_the_stored_comparison_in_percent(small_store: Store)
     for shown, stored in zip(rows, run.rows(), strict=True):
         for key in ("value", "low", "high"):
             assert shown[key] == 100 * stored[key]
-    palette = views.encoder_colors(dataset, run)
+    palette = leaderboard.encoder_colors(dataset, run)
     assert palette == {PIXELS: "#0072B2", "baseline:majority": NEUTRAL}
-    assert not views.is_outdated(dataset, run)
+    assert not leaderboard.is_outdated(dataset, run)
 
-    figure = views.interval_figure(run, palette)
+    figure = leaderboard.interval_figure(run, palette)
     drawn = {
         name: (x, x - low, x + high)
         for trace in figure.data
@@ -209,7 +209,7 @@ def test_the_leaderboard_is_the_stored_comparison_in_percent(small_store: Store)
 
 def test_a_command_can_be_typed_as_it_is() -> None:
     assert (
-        views.command(
+        wording.command(
             Store(Path("/tmp/my store")), "compare", "cells", "-e", "baseline:pixels#size=8"
         )
         == "featurestore compare cells -e 'baseline:pixels#size=8' --store '/tmp/my store'"
@@ -218,15 +218,18 @@ def test_a_command_can_be_typed_as_it_is() -> None:
 
 def test_splits_of_the_users_own_names_are_shown() -> None:
     items = pa.table({"label": ["a", "a", "b"], "split": ["fold0", "train", None]})
-    assert views.class_counts(items) == [
+    assert classes.class_counts(items) == [
         {"label": "a", "split": "train", "items": 1},
         {"label": "a", "split": "fold0", "items": 1},
-        {"label": "b", "split": views.NO_SPLIT, "items": 1},
+        {"label": "b", "split": classes.NO_SPLIT, "items": 1},
     ]
-    assert views.split_sentence(items) == f"1 train · 1 fold0 · 1 {views.NO_SPLIT}"
-    assert len(views.class_figure(views.class_counts(items), views.class_colors(items)).data) == 3
+    assert classes.split_sentence(items) == f"1 train · 1 fold0 · 1 {classes.NO_SPLIT}"
+    assert (
+        len(classes.class_figure(classes.class_counts(items), classes.class_colors(items)).data)
+        == 3
+    )
 
 
 def test_next_steps_are_what_nobody_did_yet(full_store: Store) -> None:
-    steps = views.next_steps(full_store.dataset("pictures"))
+    steps = overview.next_steps(full_store.dataset("pictures"))
     assert [words[0] for _, words in steps] == ["transfer", "curve"]

@@ -11,10 +11,13 @@ from PIL import Image
 from safetensors.numpy import load as load_tensors
 from sklearn.datasets import load_sample_images
 
-from featurestore.encoders import BUILTIN, LoadOptions, load_encoder, load_encoders, weights
+from featurestore.encoders import weights
+from featurestore.encoders.base import LoadOptions
+from featurestore.encoders.families import BUILTIN
+from featurestore.encoders.loading import load_encoder, load_encoders
 from featurestore.errors import BadName, UnknownEncoder
-from featurestore.sources import SourceOptions
-from featurestore.values import EncoderSpec, Modality, parse_specs
+from featurestore.sources.listing import SourceOptions
+from featurestore.terms.specs import EncoderSpec, Modality, parse_specs
 
 IMAGE, TEXT = BUILTIN[Modality.IMAGE], BUILTIN[Modality.TEXT]
 
@@ -217,7 +220,7 @@ def test_tiny_text_needs_no_torch():
     script = (
         "import sys\n"
         "from featurestore.encoders import load_encoder\n"
-        "from featurestore.values import EncoderSpec\n"
+        "from featurestore.terms.specs import EncoderSpec\n"
         f"load_encoder(EncoderSpec.parse({TEXT!r})).encode_texts(['a'])\n"
         "assert not {'torch', 'transformers'} & set(sys.modules)\n"
     )

@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from featurestore import encoders
-from featurestore.encoders import Family, LoadOptions, custom, known_encoder, load_encoders
+from featurestore.encoders import custom, families
+from featurestore.encoders.base import LoadOptions
 from featurestore.encoders.custom import adopt
+from featurestore.encoders.families import Family
+from featurestore.encoders.loading import known_encoder, load_encoders
 from featurestore.errors import BadName, EncoderChanged, ShapeMismatch, UnknownEncoder
-from featurestore.values import EncoderSpec, Modality, parse_specs
+from featurestore.terms.specs import EncoderSpec, Modality, parse_specs
 
 
 class MeanColour:
@@ -123,15 +125,15 @@ def test_another_package_adds_a_family(monkeypatch, tmp_path):
     (info / "entry_points.txt").write_text(
         "[featurestore.encoders]\ntheirs = their_encoders:FAMILY\n"
     )
-    encoders.families.cache_clear()
+    families.families.cache_clear()
     try:
-        assert isinstance(encoders.families()["theirs"], Family)
+        assert isinstance(families.families()["theirs"], Family)
         (found,) = load_encoders(parse_specs(["theirs:lengths"]))
         assert found.encode_texts(["abcd"]).tolist() == [[4.0]]
         with pytest.raises(BadName, match="theirs encoders have no option 'layer'"):
             load_encoders(parse_specs(["theirs:lengths#layer=1"]))
     finally:
-        encoders.families.cache_clear()
+        families.families.cache_clear()
 
 
 def test_a_checkpoint_of_open_clip_by_its_path(tmp_path, monkeypatch):

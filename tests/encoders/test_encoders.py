@@ -8,10 +8,11 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from featurestore import user_cache
-from featurestore.encoders import FAMILIES, family_of, known_encoder, load_encoder
+from featurestore.encoders.families import FAMILIES, family_of
+from featurestore.encoders.loading import known_encoder, load_encoder
 from featurestore.errors import BadName, MissingExtra, UnknownEncoder
-from featurestore.values import EncoderSpec, Modality
+from featurestore.storage import user_cache
+from featurestore.terms.specs import EncoderSpec, Modality
 
 
 def load(text):
@@ -238,7 +239,7 @@ def test_a_package_that_is_missing_is_named(monkeypatch):
     def absent(name):
         raise ModuleNotFoundError("No module named 'timm'", name="timm")
 
-    monkeypatch.setattr("featurestore.encoders.importlib.import_module", absent)
+    monkeypatch.setattr("featurestore.encoders.loading.importlib.import_module", absent)
     with pytest.raises(MissingExtra, match="'timm', which is not installed: pip install"):
         load("timm:resnet18")
 

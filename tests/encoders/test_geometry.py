@@ -9,9 +9,9 @@ from PIL import Image
 from torchvision import transforms
 from torchvision.transforms import InterpolationMode
 
-from featurestore.encoders import load_encoder
 from featurestore.encoders.geometry import ResizeAndCrop
-from featurestore.values import EncoderSpec
+from featurestore.encoders.loading import load_encoder
+from featurestore.terms.specs import EncoderSpec
 
 
 def steps(size, crop, interpolation=InterpolationMode.BICUBIC, **options):
@@ -61,7 +61,7 @@ def test_timm_and_open_clip_are_understood():
 
 def test_it_loads_without_torch():
     code = (
-        "import sys; import featurestore.encoders.geometry, featurestore.pictures;"
+        "import sys; import featurestore.encoders.geometry, featurestore.pipeline.decode_ahead;"
         "print(*({'torch', 'torchvision', 'pyarrow', 'joblib'} & set(sys.modules)))"
     )
     found = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)

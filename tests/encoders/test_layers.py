@@ -5,9 +5,9 @@ import pytest
 import torch
 from PIL import Image
 
-from featurestore.encoders import load_encoders
+from featurestore.encoders.loading import load_encoders
 from featurestore.errors import BadName
-from featurestore.values import Modality, parse_specs
+from featurestore.terms.specs import Modality, parse_specs
 
 VIT = "random:timm:vit_tiny_patch16_224"
 
@@ -116,7 +116,7 @@ def test_a_network_without_a_class_token_has_none_to_pool(mobilenet):
 
 
 def test_fast_decoding_is_another_view_of_nearly_the_same_vectors(mobilenet, tmp_path):
-    from featurestore.images import decode_image
+    from featurestore.encoders.images import decode_image
 
     pixels = np.random.default_rng(0).random((30, 40, 3))
     photo = Image.fromarray((pixels * 255).astype(np.uint8)).resize((1600, 1200), 3)

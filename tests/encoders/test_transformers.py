@@ -6,9 +6,10 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from featurestore.encoders import LoadOptions, load_encoders
+from featurestore.encoders.base import LoadOptions
+from featurestore.encoders.loading import load_encoders
 from featurestore.errors import BadName, UnknownEncoder
-from featurestore.values import Modality, parse_specs
+from featurestore.terms.specs import Modality, parse_specs
 
 TOWER = {
     "hidden_size": 32,

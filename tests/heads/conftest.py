@@ -10,7 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from featurestore.values import Embeddings, EncoderSpec, Modality, Snapshot
+from featurestore.terms.embeddings import Embeddings
+from featurestore.terms.snapshots import Snapshot
+from featurestore.terms.specs import EncoderSpec, Modality
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ import pytest
 
 import heads
 from featurestore.errors import BadName
-from heads.conformal import misfit, sets, threshold
-from heads.tasks import Task
+from heads.labels.tasks import Task
+from heads.measures.conformal import misfit, sets, threshold
 
 
 def test_the_limit_is_the_rank_that_the_theorem_names():

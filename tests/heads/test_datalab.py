@@ -7,10 +7,10 @@ import pyarrow as pa
 import pytest
 
 import heads
+from featurestore.curation.labels import attach
 from featurestore.errors import MissingColumn, NotEnoughData
-from featurestore.graph import neighbor_graph
-from featurestore.labelling import attach
-from featurestore.view import View
+from featurestore.maps.graph import neighbor_graph
+from featurestore.store.view import View
 
 pytest.importorskip("cleanlab", reason="cleanlab is not installed")
 pytestmark = pytest.mark.filterwarnings("ignore:The inplace keyword")  # of cleanlab, in pandas

@@ -9,10 +9,11 @@ from sklearn.dummy import DummyClassifier
 
 from heads.estimators.prototype import PrototypeHead
 from heads.estimators.ridge import RidgeHead
-from heads.evaluate import ON_TEST, Report, evaluate, over_folds
-from heads.folds import make_folds
-from heads.intervals import corrected_t, mean_recall, mean_recall_difference, wilson
-from heads.tasks import Target, Task
+from heads.labels.estimands import ON_TEST, over_folds
+from heads.labels.folds import make_folds
+from heads.labels.tasks import Target, Task
+from heads.measures.evaluate import Report, evaluate
+from heads.measures.intervals import corrected_t, mean_recall, mean_recall_difference, wilson
 
 
 def test_on_a_test_split_accuracy_is_wilsons():

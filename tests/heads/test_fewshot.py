@@ -11,8 +11,8 @@ from scipy.stats import ttest_rel
 import heads
 from featurestore.cli import run
 from featurestore.errors import BadName, NotEnoughData
-from heads.fewshot import Budget, PowerLaw, backtest, draw_labels, labels_needed, laws_of
-from heads.plan import make_plan
+from heads.experiments.curve import Budget, PowerLaw, backtest, draw_labels, labels_needed, laws_of
+from heads.labels.plan import make_plan
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def test_all_encoders_learn_from_the_same_draws(view, make_view):
 def view_like(view):
     from dataclasses import replace
 
-    from featurestore.values import EncoderSpec
+    from featurestore.terms.specs import EncoderSpec
 
     return replace(view, spec=EncoderSpec.parse("timm:twin"))
 

@@ -25,8 +25,8 @@ from featurestore.errors import (
     StoreCorrupt,
     UnknownHead,
 )
-from featurestore.files import sha256_of
-from heads.bundle import _sum_of
+from featurestore.storage.files import sha256_of
+from heads.saved.bundle import _sum_of
 
 ROW_KEYS = ["encoder", "head", "metric", "value", "low", "high", "seconds"]
 
@@ -38,7 +38,8 @@ def test_importing_heads_imports_no_scikit_learn():
 
 def test_a_submodule_never_hides_the_function_of_its_name():
     code = (
-        "import heads.compare, heads.fit, heads; from heads import fit, compare; "
+        "import heads.experiments.compare, heads.experiments.fit, heads; "
+        "from heads import fit, compare; "
         "assert callable(fit), fit; assert callable(compare), compare; "
         "assert heads.fit is fit; assert heads.compare is compare"
     )
@@ -308,9 +309,9 @@ def test_groups_never_part_unless_asked(make_view, blobs):
 
 def test_texts_have_tfidf_as_their_baseline_fitted_in_each_fold(make_view):
     """The table's row equals a loop that fits the catalogue's pipeline on each fold's texts."""
-    from heads.catalogue import HEADS
-    from heads.evaluate import evaluate
-    from heads.plan import make_plan
+    from heads.catalogue.table import HEADS
+    from heads.labels.plan import make_plan
+    from heads.measures.evaluate import evaluate
 
     rng = np.random.default_rng(0)
     words = np.array(["plate", "crack", "rust", "dent", "scale", "pit", "roll", "edge"])
@@ -448,9 +449,10 @@ def test_many_pairs_on_a_test_split_are_allowed_for_by_their_joint_draws(make_vi
 
 def test_the_largest_of_many_differences_is_as_rare_as_it_says(make_view):
     """Six exchangeable heads that err on shared rows: over all pairs, none is claimed in 95 %."""
-    from heads.comparison import ComparedHead, Comparison
-    from heads.evaluate import ON_TEST, Report
-    from heads.tasks import Task
+    from heads.labels.estimands import ON_TEST
+    from heads.labels.tasks import Task
+    from heads.measures.comparison import ComparedHead, Comparison
+    from heads.measures.evaluate import Report
 
     claimed = by_bonferroni = 0
     for seed in range(100):

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from featurestore.errors import NotEnoughData
-from featurestore.values import is_missing
-from heads.folds import blocks, make_folds
+from featurestore.terms.labels import is_missing
+from heads.labels.folds import blocks, make_folds
 
 
 def ids_of(n):

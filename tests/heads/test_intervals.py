@@ -9,7 +9,13 @@ import pytest
 from scipy import stats
 from statsmodels.stats.proportion import proportion_confint
 
-from heads.intervals import corrected_t, mean_recall, mean_recall_difference, newcombe, wilson
+from heads.measures.intervals import (
+    corrected_t,
+    mean_recall,
+    mean_recall_difference,
+    newcombe,
+    wilson,
+)
 
 
 @pytest.mark.parametrize(("k", "n"), [(0, 1), (0, 20), (7, 10), (98, 100), (1200, 1200)])

@@ -7,8 +7,8 @@ import pytest
 import sklearn.metrics as theirs
 from scipy.stats import spearmanr
 
-from heads.metrics import METRICS, Predictions, score
-from heads.tasks import Task
+from heads.labels.tasks import Task
+from heads.measures.metrics import METRICS, Predictions, score
 
 
 @pytest.fixture(params=[0, 1, 2])

@@ -13,18 +13,18 @@ from PIL import Image, ImageEnhance
 
 import heads
 from featurestore.cli import run
+from featurestore.curation.labels import attach
+from featurestore.curation.reviews import Action, Review, add_reviews
 from featurestore.errors import BadName, MissingColumn, NotEnoughData
-from featurestore.labelling import attach
-from featurestore.reviews import Action, Review, add_reviews
-from featurestore.sources import SourceOptions
-from featurestore.store import Store
-from featurestore.view import View
-from heads.quality.duplicates import candidates, clusters, confirmed, text_likeness
+from featurestore.sources.listing import SourceOptions
+from featurestore.store.store import Store
+from featurestore.store.view import View
+from heads.experiments.suggest import automatic, choose
 from heads.quality.issues import Issues, Kind
 from heads.quality.labels import judge_labels, neighbor_votes
 from heads.quality.outliers import FAR, mahalanobis, outlier_scores
-from heads.quality.pictures import SAME, likeness, print_of
-from heads.suggest import automatic, choose
+from heads.twins.duplicates import candidates, clusters, confirmed, text_likeness
+from heads.twins.pictures import SAME, likeness, print_of
 
 
 def label(view: View, changes: dict[str, str]) -> None:
@@ -128,7 +128,7 @@ def test_without_labels_or_with_one_class_the_rest_is_still_done(texts_view: Vie
 
 
 def test_fewer_than_three_items_are_too_few(texts_view: View) -> None:
-    from featurestore.slices import Slice
+    from featurestore.curation.slices import Slice
 
     with pytest.raises(NotEnoughData, match="has 2 items: expected 3 or more"):
         heads.find_issues(texts_view.within(Slice("two", ("t00", "t01"), "")))
@@ -300,15 +300,15 @@ def test_a_leak_names_the_twin_that_lies_beyond_and_how_like_that_one_is(
 
 
 def test_a_large_cluster_costs_a_line_each() -> None:
-    from heads.quality.duplicates import Pairs
     from heads.quality.find import N_OTHERS, _twin_issues
-    from heads.quality.twins import Twins
+    from heads.twins.duplicates import Pairs
+    from heads.twins.twins import Twins
 
     n = 3000
     content = np.full(n, "same", dtype=object)
     ids = np.array([f"i{i}" for i in range(n)], dtype=object)
     columns = {"content_hash": content}
-    from featurestore.values import Embeddings
+    from featurestore.terms.embeddings import Embeddings
 
     embeddings = Embeddings(ids, np.zeros((n, 2), np.float32), "", columns)
     pairs = Pairs(np.zeros(n - 1, int), np.arange(1, n), np.ones(n - 1))

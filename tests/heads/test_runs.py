@@ -10,11 +10,11 @@ import pytest
 
 import heads
 from featurestore.cli import run
-from featurestore.demo_data import write_pictographs
+from featurestore.demo.data import write_pictographs
 from featurestore.errors import BadName
-from featurestore.sources import SourceOptions
-from featurestore.store import open_store
-from featurestore.upkeep import _named_versions
+from featurestore.sources.listing import SourceOptions
+from featurestore.store.store import open_store
+from featurestore.upkeep.versions import _named_versions
 
 
 @pytest.fixture(scope="module")
@@ -53,16 +53,16 @@ def test_a_curve_run_again_gives_the_same_numbers(dataset):
 
 
 def test_what_was_found_is_not_computed_twice_and_other_choices_are(dataset, monkeypatch):
-    import heads.materials
+    from heads.experiments import cells
 
     fits = []
-    plain = heads.materials.evaluate
+    plain = cells.evaluate
 
     def counted(*args, **options):
         fits.append(options["estimand"])
         return plain(*args, **options)
 
-    monkeypatch.setattr(heads.materials, "evaluate", counted)
+    monkeypatch.setattr(cells, "evaluate", counted)
     first = heads.compare(dataset.views(), ["prototype"], seed=11)
     n = len(fits)
     assert n == 4  # prototype, knn, majority, TF-IDF

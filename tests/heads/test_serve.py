@@ -23,10 +23,10 @@ from featurestore.errors import (
     StoreCorrupt,
     UnknownHead,
 )
-from featurestore.files import sha256_of
-from featurestore.sources import SourceOptions
-from featurestore.store import open_store
-from heads.serve import answer, predict_items, predict_source
+from featurestore.sources.listing import SourceOptions
+from featurestore.storage.files import sha256_of
+from featurestore.store.store import open_store
+from heads.saved.serve import answer, predict_items, predict_source
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from sklearn.svm import SVR, LinearSVC
 
 import heads
 from featurestore.errors import BadName, NotEnoughData, UnknownHead
-from heads.tasks import Target, Task, guess_task, read_target
+from heads.labels.tasks import Target, Task, guess_task, read_target
 
 
 def column(*values):
@@ -259,8 +259,8 @@ def test_an_estimator_of_ones_own_is_not_read_from_what_another_found(make_view,
 def test_the_task_that_the_data_set_records_counts(tmp_path):
     import json
 
-    from featurestore.sources import SourceOptions
-    from featurestore.store import open_store
+    from featurestore.sources.listing import SourceOptions
+    from featurestore.store.store import open_store
 
     rows = [
         {"text": f"word{i % 7} number {i}", "price": i % 30, "grade": float(i % 3), "tags": [t]}

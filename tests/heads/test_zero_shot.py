@@ -10,17 +10,17 @@ import pyarrow as pa
 import pytest
 
 import heads
+from featurestore.curation.labels import attach
 from featurestore.errors import BadName, EncoderMismatch, ModalityMismatch, UnknownHead
-from featurestore.labelling import attach
-from featurestore.store import Store
-from featurestore.values import Modality
-from featurestore.view import View
-from heads.catalogue import head_entry
+from featurestore.store.store import Store
+from featurestore.store.view import View
+from featurestore.terms.specs import Modality
+from heads.catalogue.table import head_entry
+from heads.catalogue.words import class_vectors, prompts_of, read_prompts
 from heads.estimators.logistic import LogisticHead
 from heads.estimators.softmax import fit_softmax, softmax
 from heads.estimators.zero_shot import ZeroShotHead, ZeroShotProbe
 from heads.transfer.advice import Way
-from heads.words import class_vectors, prompts_of, read_prompts
 
 NAMES = ["ant", "bee", "cat"]
 

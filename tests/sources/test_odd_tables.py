@@ -8,8 +8,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from featurestore.errors import BadSource, DuplicateIds
-from featurestore.ingest import EmbedOptions
-from featurestore.sources import SourceOptions, open_source
+from featurestore.pipeline.options import EmbedOptions
+from featurestore.sources.listing import SourceOptions
+from featurestore.sources.opening import open_source
 
 HASHING = "baseline:hashing"
 TENSORS = pa.ExtensionArray.from_storage(
@@ -135,7 +136,7 @@ def test_a_wrong_row_is_named(name, content, reason, tmp_path):
 
 
 def test_conditions_say_what_they_may_name(empty_store, tmp_path):
-    from featurestore.intake import Selection
+    from featurestore.pipeline.listing_run import Selection
 
     path = write(tmp_path / "t.csv", "a,one,1,x")
     for where, reason in [

@@ -12,11 +12,12 @@ import pytest
 from PIL import Image
 
 from featurestore.errors import BadSource, MissingColumn
-from featurestore.sources import SourceOptions, open_source
-from featurestore.sources.contents import Reader
-from featurestore.sources.places import Place
+from featurestore.sources.listing import SourceOptions
+from featurestore.sources.locations import Location
+from featurestore.sources.opening import open_source
+from featurestore.sources.reading import Reader
 from featurestore.sources.webdataset import expand_braces
-from featurestore.values import Modality
+from featurestore.terms.specs import Modality
 
 
 def listing(path, **options):
@@ -333,7 +334,7 @@ def test_a_url_that_nobody_knows_says_so():
 
 
 def test_an_etag_tells_that_an_object_changed():
-    from featurestore.sources.places import _stamp
+    from featurestore.sources.locations import _stamp
 
     assert _stamp({"ETag": '"a"', "LastModified": 1}) == _stamp({"ETag": '"a"', "LastModified": 2})
     assert _stamp({"ETag": '"a"'}) != _stamp({"ETag": '"b"'})
@@ -342,11 +343,11 @@ def test_an_etag_tells_that_an_object_changed():
 
 def test_places_are_one_however_they_are_written(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    expected = Place(str(tmp_path / "a"))
-    assert {Place.of(p) for p in ("a", "./b/../a", f"file://{tmp_path}/a", tmp_path / "a")} == {
+    expected = Location(str(tmp_path / "a"))
+    assert {Location.of(p) for p in ("a", "./b/../a", f"file://{tmp_path}/a", tmp_path / "a")} == {
         expected
     }
-    assert Place.of("s3://bucket/x/").join("y/z.png").text == "s3://bucket/x/y/z.png"
+    assert Location.of("s3://bucket/x/").join("y/z.png").text == "s3://bucket/x/y/z.png"
 
 
 def test_keys_of_our_own_names_are_kept_under_others(tmp_path):

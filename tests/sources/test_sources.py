@@ -6,8 +6,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from featurestore.errors import BadSource, DuplicateIds, MissingColumn
-from featurestore.sources import SourceOptions, canonical_split, open_source
-from featurestore.values import Modality
+from featurestore.sources.listing import SourceOptions, canonical_split
+from featurestore.sources.opening import open_source
+from featurestore.terms.specs import Modality
 
 
 def listing(path, **options):

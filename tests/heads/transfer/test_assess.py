@@ -13,8 +13,9 @@ from PIL import Image
 import heads
 from featurestore.cli import run
 from featurestore.errors import BadName, MissingColumn, NotEnoughData
-from featurestore.store import open_store
-from featurestore.values import Embeddings, EncoderSpec
+from featurestore.store.store import open_store
+from featurestore.terms.embeddings import Embeddings
+from featurestore.terms.specs import EncoderSpec
 from heads.transfer.evidence import _shift_to
 from heads.transfer.verdict import Kind
 from tests.heads.transfer.conftest import Family
@@ -209,7 +210,7 @@ def test_the_reference_says_when_it_is_the_majority(family):
 def test_a_class_of_one_row_does_not_stop_the_choice():
     from sklearn.dummy import DummyClassifier
 
-    from heads.chosen import ChosenHead
+    from heads.catalogue.best_of import ChosenHead
     from heads.estimators.prototype import PrototypeHead
 
     rng = np.random.default_rng(0)

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 import heads
-from dashboard.transfer_views import more_sentences
+from dashboard.page_data.transfer import more_sentences
 from featurestore.errors import BadName, NotEnoughData
-from heads.evaluate import Report
+from heads.measures.evaluate import Report
 from heads.transfer.budgets import gain_of_draws
 from heads.transfer.verdict import Kind
 

@@ -13,15 +13,7 @@ from sklearn.linear_model import Ridge
 
 from featurestore.errors import NotEnoughData, ShapeMismatch
 from heads.estimators.ridge import ridge_loo as fit_ridge
-from heads.transfer.scores import (
-    SCORES,
-    gbc,
-    h_score,
-    knn_loo,
-    logme,
-    prototype_loo,
-    ridge_loo,
-)
+from heads.transfer.scores import SCORES, gbc, h_score, knn_loo, logme, prototype_loo, ridge_loo
 
 
 def toy(n, dim, n_classes=3):

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from featurestore.errors import NotEnoughData, ShapeMismatch
-from heads.comparison import Difference
-from heads.tasks import Target, Task
+from heads.labels.tasks import Target, Task
+from heads.measures.comparison import Difference
 from heads.transfer.advice import RULES, Alternative, Evidence, Way, advise
 from heads.transfer.budgets import BudgetVerdict
 from heads.transfer.rank import agreement, rank_encoders

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest, t
 
-from heads.comparison import ComparedHead
-from heads.evaluate import ON_TEST, Report, evaluate, over_folds
-from heads.intervals import corrected_t, mean_recall_difference
-from heads.tasks import Target, Task
+from heads.labels.estimands import ON_TEST, over_folds
+from heads.labels.tasks import Target, Task
+from heads.measures.comparison import ComparedHead
+from heads.measures.evaluate import Report, evaluate
+from heads.measures.intervals import corrected_t, mean_recall_difference
 from heads.transfer.verdict import (
     Kind,
     Verdict,

@@ -1,0 +1,267 @@
+"""What the pages on heads show: cards, predictions and comparisons in, tables and figures out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from dashboard.colors import NEUTRAL, PALETTE
+from dashboard.page_data.leaderboard import row_name
+from dashboard.page_data.wording import Row
+from heads import Comparison
+from heads.labels.tasks import Task
+from heads.measures.intervals import newcombe, wilson
+from heads.measures.metrics import METRICS
+
+N_BINS = 10  # of confidence
+MOST_PARTS = 200  # values of a column that are looked at one by one
+FEW_CLASSES = 40  # that a confusion table shows at once
+
+
+def metric_rows(card: Mapping[str, Any]) -> list[Row]:
+    """Return the metrics of a head with their intervals; shares in percent.
+
+    Where test rows were reviewed, also what it scores against the reviewers' labels.
+    """
+    known = METRICS[Task(card.get("task", Task.MULTICLASS))]
+    again = card.get("as_reviewed", {}).get("metrics", {})
+    rows = []
+    for name, found in card["metrics"].items():
+        scale = 100.0 if known[name].is_share else 1.0
+        rows.append(
+            {
+                "metric": name.replace("_", " ") + (" (%)" if scale == 100 else ""),
+                "value": scale * found["value"],
+                "from": None if found["low"] is None else scale * found["low"],
+                "to": None if found["high"] is None else scale * found["high"],
+                **({"as reviewed": scale * again[name]} if name in again else {}),
+            }
+        )
+    return rows
+
+
+def class_rows(predictions: pa.Table) -> list[Row]:
+    """Return recall, precision and F1 of each class, in percent, the worst first.
+
+    The interval is Wilson's of the recall, over the rows of this one pass: it looks at single
+    classes, so it is exploration.
+    """
+    classes, counts = _counts(predictions)
+    rows = []
+    for i, name in enumerate(classes):
+        n, n_said, n_right = int(counts[i].sum()), int(counts[:, i].sum()), int(counts[i, i])
+        low, high = wilson(n_right / n, n) if n else (None, None)
+        rows.append(
+            {
+                "class": name,
+                "items": n,
+                "recall": 100 * n_right / n if n else None,
+                "from": None if low is None else 100 * low,
+                "to": None if high is None else 100 * high,
+                "precision": 100 * n_right / n_said if n_said else None,
+                "F1": 200 * n_right / (n + n_said),
+            }
+        )
+    return sorted(rows, key=lambda row: (row["recall"] is None, row["recall"], row["class"]))
+
+
+def confusion(predictions: pa.Table) -> tuple[list[str], NDArray[np.intp]]:
+    """Return the classes, and counts of true (rows) against predicted classes (columns).
+
+    Of many classes, those with the most confusions.
+    """
+    classes, counts = _counts(predictions)
+    wrong = counts.sum(axis=0) + counts.sum(axis=1) - 2 * counts.diagonal()
+    shown = np.sort(np.argsort(-wrong, kind="stable")[:FEW_CLASSES])
+    return [classes[i] for i in shown], counts[np.ix_(shown, shown)]
+
+
+def _counts(predictions: pa.Table) -> tuple[list[str], NDArray[np.intp]]:
+    """Return the classes, sorted, and counts of true (rows) against predicted (columns)."""
+    both = [predictions.column(name).cast(pa.string()) for name in ("label", "predicted")]
+    classes = sorted({*pc.unique(both[0]).to_pylist(), *pc.unique(both[1]).to_pylist()})
+    truth, said = (np.asarray(pc.index_in(one, value_set=pa.array(classes))) for one in both)
+    counts = np.zeros((len(classes), len(classes)), np.intp)
+    np.add.at(counts, (truth, said), 1)
+    return classes, counts
+
+
+def confusion_style(classes: Sequence[str], counts: NDArray[np.intp]) -> Any:
+    """Return the counts as a table for people: shares of a row as shades, what is right in blue."""
+    import pandas as pd
+
+    table = pd.DataFrame(counts, index=list(classes), columns=list(classes))
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+
+    def shade(_: Any) -> Any:
+        red, blue = "213, 94, 0", "0, 114, 178"
+        css = [
+            [
+                f"background-color: rgba({blue if i == j else red}, {0.75 * share:.2f})"
+                for j, share in enumerate(row)
+            ]
+            for i, row in enumerate(shares)
+        ]
+        return pd.DataFrame(css, index=table.index, columns=table.columns)
+
+    return table.style.apply(shade, axis=None)
+
+
+def confused_ids(predictions: pa.Table, label: str, predicted: str) -> list[str]:
+    """Return the items of one class that were taken for another, the surest first."""
+    is_it = pc.and_(
+        pc.equal(predictions.column("label"), label),
+        pc.equal(predictions.column("predicted"), predicted),
+    )
+    found = predictions.filter(is_it)
+    if "confidence" in found.column_names:
+        found = found.sort_by([("confidence", "descending"), ("item_id", "ascending")])
+    ids: list[str] = found.column("item_id").to_pylist()
+    return ids
+
+
+def reliability(predictions: pa.Table) -> list[Row]:
+    """Return, for each bin of confidence that holds items, its mean and the share right."""
+    confidence = np.asarray(predictions.column("confidence"), np.float64)
+    is_right = np.asarray(pc.equal(predictions.column("label"), predictions.column("predicted")))
+    place = np.clip((confidence * N_BINS).astype(int), 0, N_BINS - 1)
+    rows = []
+    for b in range(N_BINS):
+        n = int((place == b).sum())
+        if n:
+            share = float(is_right[place == b].mean())
+            low, high = wilson(share, n)
+            rows.append(
+                {
+                    "confidence": float(confidence[place == b].mean()),
+                    "right": share,
+                    "low": low,
+                    "high": high,
+                    "items": n,
+                }
+            )
+    return rows
+
+
+def reliability_figure(rows: Sequence[Row]) -> go.Figure:
+    """Draw the share right over the confidence; on the diagonal it can be taken at its word."""
+    x = [100 * row["confidence"] for row in rows]
+    y = [100 * row["right"] for row in rows]
+    figure = go.Figure()
+    figure.add_scatter(
+        x=[0, 100], y=[0, 100], mode="lines", line={"color": NEUTRAL, "dash": "dot"},
+        hoverinfo="skip", showlegend=False,
+    )  # fmt: skip
+    figure.add_scatter(
+        x=x,
+        y=y,
+        mode="lines+markers",
+        marker={"color": PALETTE[0], "size": 9},
+        error_y={
+            "array": [100 * row["high"] - v for row, v in zip(rows, y, strict=True)],
+            "arrayminus": [v - 100 * row["low"] for row, v in zip(rows, y, strict=True)],
+            "thickness": 1.5,
+        },
+        customdata=[row["items"] for row in rows],
+        hovertemplate="confidence %{x:.0f} %<br>right %{y:.0f} %<br>%{customdata:,} items"
+        "<extra></extra>",
+        showlegend=False,
+    )
+    figure.update_layout(
+        height=360,
+        margin={"l": 0, "r": 0, "t": 10, "b": 40},
+        xaxis={"title": "confidence (%)", "range": [0, 102]},
+        yaxis={"title": "right (%)", "range": [0, 102]},
+    )
+    return figure
+
+
+# -- two rows of a comparison ----------------------------------------------------------------
+
+
+def cells_of(run: Comparison) -> dict[str, tuple[str, str]]:
+    """Return the rows of a comparison by name, best first."""
+    return {row_name(row): (row["encoder"], row["head"]) for row in run.rows()}
+
+
+def only_right(run: Comparison, first: tuple[str, str], second: tuple[str, str]) -> list[str]:
+    """Return the items that the first row gets right and the second does not.
+
+    Over folds, as the first repeat has it.
+    """
+    a, b = run.cell(*first).report, run.cell(*second).report
+    wins = _rows_right(a.truth, a.predicted) & ~_rows_right(b.truth, b.predicted)
+    return [run.item_ids[i] for i in np.flatnonzero(wins)]
+
+
+def part_rows(
+    run: Comparison,
+    first: tuple[str, str],
+    second: tuple[str, str],
+    parts: Mapping[str, NDArray[np.bool_]],
+) -> list[Row]:
+    """Return how both rows do on parts of the tested items, the largest gap first; in percent.
+
+    On a test split the interval is Newcombe's of the paired difference; over folds one repeat
+    has none that would be right.
+    """
+    a, b = run.cell(*first).report, run.cell(*second).report
+    is_a, is_b = _rows_right(a.truth, a.predicted), _rows_right(b.truth, b.predicted)
+    on_test = len(a.scores[run.metric]) == 1 and a.n_blocks is None
+    rows = []
+    for name, mask in parts.items():
+        n = int(mask.sum())
+        if not n:
+            continue
+        x, y = is_a[mask], is_b[mask]
+        row = {
+            "part": name,
+            "items": n,
+            "first right": 100 * float(x.mean()),
+            "second right": 100 * float(y.mean()),
+            "difference": 100 * float(x.mean() - y.mean()),
+            "only the first": int((x & ~y).sum()),
+            "only the second": int((y & ~x).sum()),
+        }
+        if on_test:
+            low, high = newcombe((x & y).mean(), (x & ~y).mean(), (y & ~x).mean(), n)
+            row |= {"from": 100 * low, "to": 100 * high}
+        rows.append(row)
+    return sorted(rows, key=lambda row: -abs(row["difference"]))
+
+
+def parts_by_class(run: Comparison) -> dict[str, NDArray[np.bool_]]:
+    """Return the tested items of each class."""
+    truth = run.heads[0].report.truth
+    if run.task is Task.MULTILABEL:
+        return dict(zip(run.classes, truth.T, strict=True))
+    return {name: truth == code for code, name in enumerate(run.classes)}
+
+
+def parts_by_value(run: Comparison, items: pa.Table, column: str) -> dict[str, NDArray[np.bool_]]:
+    """Return the tested items of each value of an item column, of many the largest."""
+    place = pc.index_in(pa.array(run.item_ids), value_set=items.column("item_id"))
+    values = items.column(column).take(place).cast(pa.string()).combine_chunks()
+    encoded = values.dictionary_encode()
+    codes = np.asarray(pc.fill_null(encoded.indices, -1))
+    counts = np.bincount(codes[codes >= 0], minlength=len(encoded.dictionary))
+    largest = np.argsort(-counts, kind="stable")[:MOST_PARTS]
+    names = encoded.dictionary.to_pylist()
+    return {str(names[code]): codes == code for code in largest.tolist()}
+
+
+def parts_by_slice(run: Comparison, slices: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    """Return the tested items of each named slice."""
+    ids = np.array(run.item_ids)
+    return {name: np.isin(ids, list(members)) for name, members in slices.items()}
+
+
+def _rows_right(truth: NDArray[Any], predicted: NDArray[Any]) -> NDArray[np.bool_]:
+    same = np.asarray(truth == predicted)
+    return np.asarray(same if same.ndim == 1 else same.all(axis=1))

@@ -1,0 +1,85 @@
+"""Options that several commands take, and the store, data set or view that they name."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from featurestore.store.dataset import DataSet
+    from featurestore.store.store import Store
+    from featurestore.store.view import View
+
+
+DEFAULT_STORE = "featurestore-data"
+store_option = click.option(
+    "--store",
+    "store_path",
+    envvar="FEATURESTORE_STORE",
+    default=DEFAULT_STORE,
+    show_default=True,
+    metavar="PATH",
+    help="Folder of the store, or s3://bucket/folder (or FEATURESTORE_STORE).",
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for machines.")
+label_option = click.option(
+    "--label", metavar="COLUMN", help="Label column; the main one by default."
+)
+task_option = click.option(
+    "--task",
+    type=click.Choice(["multiclass", "multilabel", "regression"]),
+    help="What the label is; told from its values by default.",
+)
+metric_option = click.option(
+    "--metric", help="balanced_accuracy, macro_f1 or r2 by default, by task."
+)
+encoders_option = click.option(
+    "-e", "--encoder", "encoders", multiple=True, metavar="SPEC",
+    help="Encoder; repeatable; all views by default.",
+)  # fmt: skip
+evaluation_option = click.option(
+    "--evaluation",
+    default="auto",
+    show_default=True,
+    type=click.Choice(["auto", "test", "folds"]),
+    help="The test split, or 5 × 5 folds; auto: the test split if there is one.",
+)
+groups_option = click.option(
+    "--ignore-groups", is_flag=True, help="Let items of one group part: shows the leak."
+)
+reviews_option = click.option(
+    "--apply-reviews", is_flag=True, help="Let reviewers' decisions change the training rows."
+)
+slice_option = click.option(
+    "--slice", "part", metavar="NAME", help="Only the items of a named slice."
+)
+seed_option = click.option("--seed", default=0, show_default=True)
+
+
+def open_given(store_path: str) -> Store:
+    """Open the store that ``--store`` names."""
+    from featurestore.store.store import open_store
+
+    return open_store(store_path)
+
+
+def dataset_of(store_path: str, dataset: str, part: str | None) -> DataSet:
+    """Return a data set, or a slice of it."""
+    found = open_given(store_path).dataset(dataset)
+    return found if part is None else found.within(part)
+
+
+def view_of(store_path: str, dataset: str, encoder: str | None, part: str | None = None) -> View:
+    """Return the view of ``DATASET -e SPEC``, of ``DATASET@SPEC``, or the only one there is."""
+    name, at, spec = dataset.partition("@")
+    found = dataset_of(store_path, name, part)
+    if encoder is None and at:
+        encoder = spec
+    if encoder is not None:
+        return found.view(encoder)
+    views = found.views()
+    if len(views) != 1:
+        known = ", ".join(str(view.spec) for view in views) or "none"
+        raise click.UsageError(f"say which encoder with -e SPEC; {name} has views by: {known}")
+    return views[0]

@@ -1,0 +1,92 @@
+"""What several commands print: messages, tables, JSON, a progress bar."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from featurestore.pipeline.report import Progress
+
+
+def say(message: str) -> None:
+    """Tell the user, beside the data."""
+    click.echo(message, err=True)
+
+
+def print_json(value: Any) -> None:
+    """Print for machines; JSON has no infinity, so what has no end is null."""
+    click.echo(json.dumps(_finite(value), indent=1, ensure_ascii=False, default=str))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def print_table(header: Sequence[str], rows: Sequence[Sequence[Any]], *, err: bool = False) -> None:
+    """Print for people."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in header:
+        table.add_column(name, overflow="fold")
+    for row in rows:
+        table.add_row(*("" if value is None else str(value) for value in row), style=None)
+    width = None if (sys.stderr if err else sys.stdout).isatty() else 160
+    Console(markup=False, highlight=False, width=width, stderr=err).print(table)
+
+
+@contextmanager
+def progress_bar() -> Iterator[Callable[[Progress], None] | None]:
+    """Draw a bar with rate, remaining time and limiting stage on stderr, if a person looks."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    bar = Bar(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[limit]}"),
+        console=Console(stderr=True),
+    )
+    tasks: dict[str, Any] = {}
+
+    drawn: dict[str, float] = {}
+
+    def show(now: Progress) -> None:
+        recently = time.monotonic() - drawn.get(now.encoder, 0.0) < 0.1
+        if recently and now.n_done < now.n_total:
+            return  # drawing costs more than some encoders do
+        drawn[now.encoder] = time.monotonic()
+        if now.encoder not in tasks:
+            tasks[now.encoder] = bar.add_task(now.encoder, total=now.n_total, rate="", limit="")
+        speed = bar.tasks[tasks[now.encoder]].speed
+        failed = f", {now.n_failed} failed" if now.n_failed else ""
+        bar.update(
+            tasks[now.encoder],
+            completed=now.n_done,
+            rate=f"{speed:,.0f} items/s" if speed else "",
+            limit=f"limit: {now.limit}{failed}",
+        )
+
+    with bar:
+        yield show

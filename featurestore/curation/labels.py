@@ -1,0 +1,134 @@
+"""Columns given apart from the source: labels that come later, splits; nothing is embedded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from featurestore.errors import BadSource, UnknownItem, nearest
+from featurestore.sources.listing import RESERVED, SourceOptions, canonical_split, require_column
+from featurestore.sources.locations import Location
+from featurestore.sources.metadata import plain
+from featurestore.sources.table import READERS
+from featurestore.storage.columns import is_equal, new_columns
+from featurestore.storage.dataset_file import DatasetFile, task_of
+from featurestore.storage.dataset_folder import DatasetFolder
+
+SPLIT = "split"
+
+
+def read_labels(path: str | Path, *, item_id: str, columns: Sequence[str] = ()) -> pa.Table:
+    """Read labels from a table: its id column as ``item_id``, and the named columns or all.
+
+    Raises
+    ------
+    BadSource, MissingColumn
+        If it is no table that we read, lacks a column, or names an item twice.
+    """
+    place = Location.of(path)
+    if place.suffix not in READERS:
+        raise BadSource(f"{place} is no table: expected {', '.join(sorted(READERS))}")
+    table = READERS[place.suffix](place, SourceOptions(id=item_id))
+    require_column(item_id, table.column_names, "--id", place)
+    names = list(columns) or [name for name in table.column_names if name != item_id]
+    for name in names:
+        require_column(name, table.column_names, "--label", place)
+    ids = table.column(item_id).cast(pa.string())
+    if ids.null_count:
+        raise BadSource(f"{ids.null_count} rows of {place.name} have no id in {item_id!r}")
+    if len(pc.unique(ids)) < len(ids):
+        raise BadSource(f"{place.name} names an item twice in {item_id!r}: expected one row each")
+    return pa.table({"item_id": ids, **{name: plain(table.column(name)) for name in names}})
+
+
+def attach(folder: DatasetFolder, values: pa.Table, *, are_labels: bool = True) -> int:
+    """Write columns of known items; sources no longer touch those columns.
+
+    Parameters
+    ----------
+    folder : DatasetFolder
+    values : pyarrow.Table
+        ``item_id`` and one column for each thing to attach. Items that it does not name keep
+        what they have.
+    are_labels : bool
+        Whether the columns become labels of the data set.
+
+    Returns
+    -------
+    int
+        How many items have other values than before.
+
+    Raises
+    ------
+    UnknownItem
+        If an id is not one of the data set's; nothing is changed.
+    BadSource
+        For a column that the store fills itself, or of another type than before.
+    """
+    names = [name for name in values.column_names if name != "item_id"]
+    taken = [name for name in names if name in RESERVED - {SPLIT}]
+    if taken or not names:
+        raise BadSource(
+            f"columns {', '.join(taken)} are the store's own: rename them"
+            if taken
+            else "no column to attach: expected one beside the id"
+        )
+    if SPLIT in names:
+        splits = [canonical_split(value) for value in values.column(SPLIT).to_pylist()]
+        at = values.schema.get_field_index(SPLIT)
+        values = values.set_column(at, SPLIT, pa.array(splits, pa.string()))
+    changed = pa.nulls(0, pa.string())
+
+    @lru_cache(maxsize=1)  # most often nobody writes between the check and the commit
+    def over(version: int) -> pa.Table:
+        """Return the rows that change, as they stand in a version, with the new values."""
+        nonlocal changed
+        items = folder.items.read(version=version)
+        place = pc.index_in(values.column("item_id"), value_set=items.column("item_id"))
+        unknown = values.filter(pc.is_null(place)).column("item_id").to_pylist()
+        if unknown:
+            known = items.column("item_id").to_pylist()[:10_000]
+            raise UnknownItem(
+                f"{len(unknown)} of {len(values)} ids are no items of {folder.name!r} "
+                f"(first: {unknown[0]!r}; {nearest(unknown[0], known, n=2)})"
+            )
+        new_columns(items.schema, values.schema)  # of another type than before
+        same = np.logical_and.reduce([is_equal(values, items, place, name) for name in names])
+        other = values.filter(pa.array(~same))
+        rows = items.take(place.filter(pa.array(~same)))
+        for name in names:
+            at = rows.schema.get_field_index(name)
+            column = other.column(name)
+            rows = (
+                rows.set_column(at, name, column) if at >= 0 else rows.append_column(name, column)
+            )
+        changed = rows.column("item_id")
+        return rows
+
+    def is_changed(part: pa.Table) -> NDArray[np.bool_]:
+        return np.asarray(pc.is_in(part.column("item_id"), value_set=changed))
+
+    def known(now: DatasetFile | None) -> DatasetFile:
+        return now or folder.read()
+
+    with folder.locked("dataset"):
+        # What cannot be written changes nothing.
+        new_columns(folder.items.schema(), over(folder.items.version()).schema)
+        # First that these columns are no source's: who writes items meanwhile keeps them.
+        folder.update(lambda now: known(now).with_attached(names, {}))
+        folder.items.merge(over, drop=is_changed, keys=["item_id"])
+        tasks = _tasks(values, names, are_labels)
+        folder.update(lambda now: known(now).with_attached(names, tasks))
+    return len(changed)
+
+
+def _tasks(values: pa.Table, names: Sequence[str], are_labels: bool) -> dict[str, dict[str, str]]:
+    if not are_labels:
+        return {}
+    return {name: {"task": task_of(values.column(name))} for name in names if name != SPLIT}

@@ -1,0 +1,1 @@
+"""`featurestore demo`: the main job on real data, offline."""

@@ -1,0 +1,74 @@
+"""Vectors of a few fixed inputs, kept with each view: do equal weights still give equal vectors.
+
+Library versions and devices are not part of a fingerprint; their effect is measured here.
+"""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from typing import Any
+
+import numpy as np
+
+from featurestore.encoders.images import decode_image
+from featurestore.errors import EncoderDrift
+from featurestore.terms.specs import Modality
+
+LEAST_COSINE = 0.999
+
+_IMAGES = ("probe-0.jpg", "probe-1.png")
+_TEXTS = (
+    "The patient was given 20 mg twice a day; no adverse events were seen.",
+    "Überprüfung: order no. 4711 wasn't delivered — please refund €39.90 to my card!",
+)
+
+
+def canary_vectors(encoder: Any) -> dict[str, list[list[float]]]:
+    """Embed the probes through the whole path, for each modality of the encoder."""
+    found = {}
+    if Modality.IMAGE in encoder.resolved.modalities:
+        folder = files("featurestore") / "probes"
+        least = getattr(encoder, "decode_px", None)
+        contents = [(folder / name).read_bytes() for name in _IMAGES]
+        pictures = [decode_image(one, at_least_px=least) for one in contents]
+        vectors = encoder.encode_images([encoder.prepare_image(one) for one in pictures])
+        found[str(Modality.IMAGE)] = vectors.tolist()
+    if Modality.TEXT in encoder.resolved.modalities:
+        found[str(Modality.TEXT)] = encoder.encode_texts(_TEXTS).tolist()
+    return found
+
+
+def check_canary(encoder: Any, stored: dict[str, list[list[float]]]) -> None:
+    """Stop where the encoder no longer gives the vectors that a view was made with.
+
+    Raises
+    ------
+    EncoderDrift
+        If a probe's cosine to its stored vector is below 0.999.
+    """
+    check_probes(canary_vectors(encoder), stored, str(encoder.resolved.spec))
+
+
+def check_probes(
+    found: dict[str, list[list[float]]], stored: dict[str, list[list[float]]], spec: str
+) -> None:
+    """Stop where probes that an encoder has just embedded are other than they were.
+
+    Raises
+    ------
+    EncoderDrift
+        If a probe's cosine to its stored vector is below 0.999.
+    """
+    for modality, now in found.items():
+        if modality not in stored:
+            continue
+        a, b = np.asarray(now), np.asarray(stored[modality])
+        norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+        cosine = float(((a * b).sum(axis=1) / np.maximum(norms, 1e-30)).min())
+        if not cosine >= LEAST_COSINE:
+            raise EncoderDrift(
+                f"{spec} gives other vectors than when the view was made: "
+                f"cosine {cosine:.4f} on a probe {modality}, expected at least {LEAST_COSINE}; "
+                "run with the library versions that encoder.json records, or embed again with "
+                "--overwrite"
+            )

@@ -1,0 +1,87 @@
+"""Encode a few things now, beside the pipeline: queries, and items that a head is asked about."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featurestore.encoders.canary import check_canary
+from featurestore.encoders.images import decode_image
+from featurestore.encoders.loading import load_encoder
+from featurestore.errors import EncoderMismatch, ModalityMismatch
+from featurestore.terms.specs import EncoderSpec, Modality
+
+BATCH_ITEMS = 64
+
+
+def open_encoder(info: Mapping[str, Any], spec: EncoderSpec | None = None) -> Any:
+    """Load the encoder that encoder.json describes, and make sure that it is the same.
+
+    Parameters
+    ----------
+    info : mapping
+        ``spec``, ``fingerprint`` and ``canary`` of a view.
+    spec : EncoderSpec, optional
+        Where the encoder is now, if not where ``info`` says.
+
+    Raises
+    ------
+    EncoderMismatch
+        If it has another fingerprint.
+    EncoderDrift
+        If it gives other vectors.
+    """
+    spec = spec or EncoderSpec.parse(info["spec"])
+    encoder = load_encoder(spec)
+    if encoder.resolved.fingerprint != info["fingerprint"]:
+        raise EncoderMismatch(
+            f"{spec} is another encoder now than the one that made these vectors: fingerprint "
+            f"{encoder.resolved.fingerprint[:8]}, expected {info['fingerprint'][:8]}"
+        )
+    check_canary(encoder, info["canary"])
+    return encoder
+
+
+def check_reads(spec: EncoderSpec, modalities: frozenset[Modality], modality: Modality) -> None:
+    """Stop where an encoder does not read such contents.
+
+    Raises
+    ------
+    ModalityMismatch
+    """
+    if modality not in modalities:
+        raise ModalityMismatch(
+            f"{spec} cannot read {modality}s: it reads "
+            f"{' and '.join(sorted(modalities))}s; texts and images meet only in an "
+            "encoder that was trained on both, such as open_clip:ViT-B-32/laion2b_s34b_b79k"
+        )
+
+
+def encode(encoder: Any, contents: Sequence[str | bytes]) -> NDArray[np.float32]:
+    """Encode texts, or the bytes of images; returns (n, dim) float32.
+
+    Raises
+    ------
+    ModalityMismatch
+        If the encoder does not read such contents.
+    BadImage
+        If bytes are no picture.
+    """
+    resolved = encoder.resolved
+    if len(contents) == 0:
+        return np.empty((0, resolved.dim), dtype=np.float32)
+    modality = Modality.TEXT if isinstance(contents[0], str) else Modality.IMAGE
+    check_reads(resolved.spec, resolved.modalities, modality)
+    batches = []
+    for begin in range(0, len(contents), BATCH_ITEMS):
+        batch = contents[begin : begin + BATCH_ITEMS]
+        if modality is Modality.TEXT:
+            batches.append(encoder.encode_texts(list(batch)))
+            continue
+        least = getattr(encoder, "decode_px", None)
+        pictures = [decode_image(one, at_least_px=least) for one in batch if isinstance(one, bytes)]
+        batches.append(encoder.encode_images([encoder.prepare_image(one) for one in pictures]))
+    return np.concatenate(batches).astype(np.float32, copy=False)

@@ -1,0 +1,128 @@
+"""`load_encoders` is the only door to torch and its kin.
+
+`known_encoder` answers from the user's cache when nothing that decides a vector has changed, so
+that a run with nothing to embed never imports torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from featurestore.encoders.base import Encoder, LoadOptions
+from featurestore.encoders.families import family_of, versions_of
+from featurestore.encoders.weights import SHA256
+from featurestore.errors import BadName, MissingExtra, UnknownEncoder
+from featurestore.storage import user_cache
+from featurestore.terms.specs import EncoderSpec, Modality, ResolvedEncoder
+
+
+def check_device_name(device: str) -> str:
+    """Return the name of a device that there can be; whether it is here, torch knows.
+
+    Raises
+    ------
+    BadName
+    """
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", device):
+        raise BadName(f"no device {device!r}: expected auto, cpu, cuda, cuda:1 or mps")
+    return device
+
+
+def known_encoder(spec: EncoderSpec) -> ResolvedEncoder | None:
+    """Tell what an encoder is from the user's cache; None where it has to be loaded."""
+    family = family_of(spec)
+    known = user_cache.recall("encoders", str(spec)) if family.is_remembered else None
+    if known and known["files"] == _files(spec) and known["versions"] == versions_of(family):
+        return ResolvedEncoder(
+            spec,
+            known["dim"],
+            frozenset(map(Modality, known["modalities"])),
+            known["chosen"],
+            known["versions"],
+            known.get("n_parameters"),
+        )
+    return None
+
+
+def load_encoder(spec: EncoderSpec, *, device: str = "auto") -> Any:
+    """Load one encoder; see `load_encoders`."""
+    return load_encoders([spec], LoadOptions(device))[0]
+
+
+def load_encoders(specs: Sequence[EncoderSpec], how: LoadOptions | None = None) -> list[Any]:
+    """Load encoders, in the order of the specs; those of one network share it.
+
+    Each is an `ImageEncoder`, a `TextEncoder` or both, as its modalities say.
+
+    Raises
+    ------
+    UnknownEncoder
+        If there is no such model, or its weights cannot be had here.
+    MissingExtra
+        If the package of the family is not installed.
+    """
+    how = how or LoadOptions()
+    found: dict[EncoderSpec, Any] = {}
+    for network in dict.fromkeys(spec.network for spec in specs):
+        sharing = [spec for spec in dict.fromkeys(specs) if spec.network == network]
+        for spec, encoder in zip(sharing, _load(sharing, how), strict=True):
+            found[spec] = encoder
+            _remember(spec, encoder.resolved)
+    return [found[spec] for spec in specs]
+
+
+def _load(specs: Sequence[EncoderSpec], how: LoadOptions) -> Sequence[Encoder]:
+    spec, family = specs[0], family_of(specs[0])
+    for one in specs:
+        family_of(one)
+    if spec.local_dir is not None and not spec.local_dir.is_dir():
+        raise UnknownEncoder(
+            f"{spec.local_dir} is no folder: expected one that holds the model of {spec}"
+        )
+    if spec.local_file is not None and not spec.local_file.is_file():
+        raise UnknownEncoder(f"{spec.local_file} is no file: expected the checkpoint of {spec}")
+    # Read once, when OpenMP loads. Its default, spinning at barriers, takes the cores that
+    # decode workers and other programs need: measured here under load, 6 images/s against 23.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    try:
+        module = importlib.import_module(family.module)
+        encoders: Sequence[Encoder] = module.load(specs, how)
+    except ModuleNotFoundError as error:
+        raise MissingExtra(
+            f"{spec} needs the package {error.name!r}, which is not installed: "
+            f"pip install {' '.join(family.packages)}"
+        ) from error
+    return encoders
+
+
+def _remember(spec: EncoderSpec, resolved: ResolvedEncoder) -> None:
+    family = family_of(spec)
+    entry = {
+        "files": _files(spec),
+        "versions": versions_of(family),
+        "dim": resolved.dim,
+        "modalities": sorted(resolved.modalities),
+        "chosen": dict(resolved.chosen),
+        "n_parameters": resolved.n_parameters,
+    }
+    if family.is_remembered and user_cache.recall("encoders", str(spec)) != entry:
+        user_cache.remember("encoders", str(spec), entry)
+
+
+def _files(spec: EncoderSpec) -> list[list[Any]]:
+    """Return (name, size, mtime_ns) of a local model's files: what tells that weights changed."""
+    if spec.family == "builtin":
+        return [[name, digest] for name, digest in SHA256.items()]
+    folder, file = spec.local_dir, spec.local_file
+    paths = sorted(folder.rglob("*")) if folder is not None else [file] if file else []
+    found = []
+    for path in paths:
+        if path.is_file():
+            status = path.stat()
+            name = path.relative_to(folder) if folder is not None else path.name
+            found.append([str(name), status.st_size, status.st_mtime_ns])
+    return found

@@ -1,0 +1,1 @@
+"""Vectors and reviews to other programs and back."""

@@ -1,0 +1,356 @@
+"""Vectors in from other programs' files."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from featurestore.curation.labels import attach
+from featurestore.errors import BadName, BadSource, ModalityMismatch
+from featurestore.pipeline.writer import replace_items
+from featurestore.sources.listing import RESERVED, canonical_split, require_column
+from featurestore.sources.locations import Location
+from featurestore.sources.metadata import named_classes, plain
+from featurestore.storage.columns import drop_equal, new_columns, text_hash
+from featurestore.storage.dataset_file import DatasetFile, SourceRecord, task_of
+from featurestore.storage.dataset_folder import DatasetFolder, find_spec
+from featurestore.storage.shards import view_rows
+from featurestore.storage.store_marker import check_dataset_name, make_store
+from featurestore.storage.tables import ITEMS
+from featurestore.store.store import Store
+from featurestore.store.view import View
+from featurestore.terms.specs import EncoderSpec, Modality, ResolvedEncoder
+
+FAMILY = "import"
+_STORE_ONLY = ("source", "uri", "size", "mtime_ns")  # say something here alone
+_PATH_COLUMNS = ("item_id", "id", "key", "image_path", "path", "url")
+# In
+
+_SAVED, _FILES = "state.json", "_data_files"  # what Hugging Face's save_to_disk leaves
+
+
+@dataclass(frozen=True, eq=False)
+class Incoming:
+    """Vectors with what came beside them; row i belongs to ids[i]."""
+
+    ids: pa.Array
+    vectors: NDArray[np.float32]
+    columns: pa.Table
+
+
+def read_vectors(
+    path: str | Path, *, item_id: str | None = None, vector: str | None = None
+) -> Incoming:
+    """Read a table with a vector column, an ``.npy``, or clip-retrieval's folder.
+
+    The table may be a Parquet or Arrow file, or a folder that Hugging Face's `save_to_disk` wrote.
+
+    Raises
+    ------
+    BadSource, MissingColumn
+        If it is none of these, or its vectors are not finite and of one length.
+    """
+    path = Path(path)
+    is_saved = (path / _SAVED).exists()
+    if path.is_dir() and not is_saved:
+        table, vectors = _read_clip_retrieval(path)
+    elif path.suffix == ".npy":
+        vectors = _checked(_load_npy(path), path.name)
+        beside = path.with_suffix(".items.parquet")
+        table = _read_table(beside) if beside.exists() else None
+    elif is_saved or path.suffix in (".parquet", ".arrow"):
+        table = _read_table(path)
+        name = vector or _vector_column(table, path)
+        require_column(name, table.column_names, "--vector", Location.of(path))
+        vectors = _matrix(table.column(name), path.name)
+        table = table.drop_columns([name])
+    else:
+        raise BadSource(
+            f"cannot read vectors from {path}: expected .parquet, .arrow, .npy, a saved Hugging "
+            "Face data set, or a folder of clip-retrieval"
+        )
+    if table is None:
+        table = pa.table({"row": pa.array(range(len(vectors)))}).select([])
+    elif len(table) != len(vectors):
+        raise BadSource(f"{path} has {len(vectors)} vectors, but {len(table)} rows beside them")
+    return Incoming(_ids(table, item_id, path, len(vectors)), vectors, table)
+
+
+def import_vectors(
+    store: Store,
+    incoming: Incoming,
+    *,
+    dataset: str,
+    name: str,
+    origin: str | Path,
+    text: str | None = None,
+    labels: Sequence[str] = (),
+    overwrite: bool = False,
+    say: Callable[[str], None] = lambda _: None,
+) -> View:
+    """Make a view ``import:<name>`` of vectors that another program made, or add to it.
+
+    Items that the data set has keep their rows, labels aside; others are added. There is no
+    encoder: such a view is searched by item, and heads learn from it.
+
+    Raises
+    ------
+    BadName
+        If the name is taken by vectors of another length, or no name.
+    BadSource
+        If the view has vectors of some of these items, and ``overwrite`` is false.
+    """
+    spec = _spec(name)
+    folder = DatasetFolder(store.path / "datasets" / check_dataset_name(dataset))
+    table, dim = incoming.columns, incoming.vectors.shape[1]
+    for column in labels:
+        require_column(column, table.column_names, "--label", Location.of(origin))
+    if text is None and "text" in table.column_names and table["text"].null_count < len(table):
+        text = "text"
+    earlier = folder.read() if folder.exists else None
+    modality = Modality.TEXT if text is not None else Modality.IMAGE
+    if earlier is not None and text is None:
+        modality = earlier.modality
+    if earlier is not None and earlier.modality is not modality:
+        raise ModalityMismatch(
+            f"data set {folder.name!r} holds {earlier.modality}s, these are {modality}s"
+        )
+    chosen = {"family": FAMILY, "name": name, "dim": dim}
+    resolved = ResolvedEncoder(spec, dim, frozenset({modality}), chosen, {})
+    _check_view(folder, resolved, incoming.ids, overwrite=overwrite)
+    source = str(spec)
+    known = folder.items.read(["item_id", "content_hash"]) if earlier else ITEMS.empty_table()
+    place = pc.index_in(incoming.ids, value_set=known.column("item_id"))
+    rows = _item_rows(incoming, source, text, place, known)
+    make_store(store.path)
+    if earlier is None:
+        folder.check_new()
+    with folder.locked(resolved.slug), folder.locked("dataset"):
+        folder.create_tables()
+        new = rows.filter(pc.is_null(place))
+        new_columns(folder.items.schema(), new.schema)  # what does not fit changes nothing
+        record = SourceRecord(FAMILY, str(Path(origin).absolute()), (), {})
+        tasks = {one: {"task": task_of(table.column(one))} for one in labels}
+
+        def described(now: DatasetFile | None) -> DatasetFile:
+            now = now or DatasetFile(modality, {}, {})
+            sources = dict(now.sources) | ({source: record} if len(new) else {})
+            return DatasetFile(modality, {**now.labels, **tasks}, sources, now.attached)
+
+        folder.update(described)  # first: rows of no data set are what a drop left
+        if len(new):
+            replace_items(folder, new.column("item_id"), new)
+        view = folder.create_view(resolved.slug, dim)
+        hashes = rows.column("content_hash").combine_chunks()
+        drop = drop_equal({"item_id": incoming.ids}, ["item_id"])
+        made = view_rows(incoming.ids, hashes, incoming.vectors)
+        with folder.replacing(resolved.slug) if overwrite else nullcontext():
+            view.merge(made, drop=drop, keys=["item_id"])
+        folder.write_encoder(resolved, {}, "elsewhere")
+    if labels and len(new) < len(rows):
+        values = pa.table({"item_id": incoming.ids, **{one: rows.column(one) for one in labels}})
+        attach(folder, values.filter(pc.is_valid(place)))
+    theirs = known.column("content_hash").take(place)
+    n_other = pc.sum(pc.not_equal(theirs, hashes)).as_py() or 0
+    if n_other:
+        say(f"{n_other:,} items have other content here than these vectors were made of: "
+            "they stay without a vector")  # fmt: skip
+    return store.view(dataset, str(spec))
+
+
+def _spec(name: str) -> EncoderSpec:
+    """Return ``import:<name>``, if it reads back as written."""
+    written = f"{FAMILY}:{name}"
+    spec = EncoderSpec.parse(written)
+    if str(spec) != written or spec.options or spec.revision or not name.isprintable():
+        raise BadName(f"{name!r} is no name for vectors: expected words such as clip-b32")
+    return spec
+
+
+def _check_view(
+    folder: DatasetFolder, resolved: ResolvedEncoder, ids: pa.Array, *, overwrite: bool
+) -> None:
+    infos = folder.encoders() if folder.exists else {}
+    slug = find_spec(infos, resolved.spec)
+    if slug is None:
+        return
+    if slug != resolved.slug:
+        raise BadName(
+            f"{resolved.spec} has dim {infos[slug]['dim']} in {folder.name!r}, these vectors have "
+            f"{resolved.dim}: give them another name"
+        )
+    held = folder.view(slug).read(["item_id"]).column("item_id")
+    n_both = pc.sum(pc.is_in(ids, value_set=held)).as_py() or 0
+    if n_both and not overwrite:
+        raise BadSource(
+            f"{resolved.spec} has vectors of {n_both:,} of these items: --overwrite replaces them, "
+            "another name keeps both"
+        )
+
+
+def _item_rows(
+    incoming: Incoming, source: str, text: str | None, place: pa.Array, known: pa.Table
+) -> pa.Table:
+    """Return item rows. A hash that the file names counts: it says what the vector was made of."""
+    table, n = incoming.columns, len(incoming.ids)
+    texts = _strings(table, text) if text is not None else pa.nulls(n, pa.string())
+    if text is not None and texts.null_count:
+        raise BadSource(f"{texts.null_count} rows have no text in {text!r}")
+    hashes = known.column("content_hash").take(place).combine_chunks()
+    if "content_hash" in table.column_names:
+        hashes = pc.coalesce(_strings(table, "content_hash"), hashes)
+    unnamed = np.flatnonzero(np.asarray(pc.is_null(hashes)))
+    if text is not None:
+        made = [text_hash(texts[int(row)].as_py()) for row in unnamed]
+    else:  # nobody here knows the content: the vector stands for it
+        made = [hashlib.sha256(incoming.vectors[row]).hexdigest() for row in unnamed]
+    hashes = pc.replace_with_mask(hashes, pc.is_null(hashes), pa.array(made, pa.string()))
+    splits = table.column("split").to_pylist() if "split" in table.column_names else [None] * n
+    columns: dict[str, Any] = {
+        "item_id": incoming.ids,
+        "source": pa.array([source] * n, pa.string()),
+        "text": texts,
+        "content_hash": hashes,
+        "split": pa.array([canonical_split(one) for one in splits], pa.string()),
+        "group": pa.nulls(n, pa.string()),
+    }
+    if "group" in table.column_names:
+        columns["group"] = _strings(table, "group")
+    for name in table.column_names:
+        if name not in RESERVED and name not in columns and name != text:
+            columns[name] = plain(table.column(name))
+    schema = pa.schema(
+        [ITEMS.field(name) if name in ITEMS.names else pa.field(name, value.type)
+         for name, value in columns.items()]
+    )  # fmt: skip
+    arrays = [value.cast(schema.field(name).type) for name, value in columns.items()]
+    return pa.Table.from_arrays(arrays, schema=schema)
+
+
+def _strings(table: pa.Table, name: str) -> pa.Array:
+    try:
+        return table.column(name).cast(pa.string()).combine_chunks()
+    except pa.ArrowException:
+        kind = table.schema.field(name).type
+        raise BadSource(f"column {name!r} holds {kind}: expected texts or numbers") from None
+
+
+def _read_table(path: Path) -> pa.Table:
+    try:
+        if path.suffix == ".parquet":
+            return pq.read_table(path)
+        if path.is_dir():
+            names = [one["filename"] for one in json.loads((path / _SAVED).read_text())[_FILES]]
+            parts = [_read_stream(path / Path(name).name) for name in names]
+            return _with_class_names(pa.concat_tables(parts))
+        with pa.memory_map(str(path)) as file:
+            return pa.ipc.open_file(file).read_all()
+    except (OSError, ValueError, KeyError, TypeError) as error:  # ArrowInvalid is a ValueError
+        raise BadSource(f"cannot read {path}: {error}") from None
+
+
+def _with_class_names(table: pa.Table) -> pa.Table:
+    """Replace class numbers by the names that Hugging Face keeps in the schema."""
+    about = json.loads((table.schema.metadata or {}).get(b"huggingface", b"{}"))
+    for name, kind in about.get("info", {}).get("features", {}).items():
+        if isinstance(kind, dict) and kind.get("_type") == "ClassLabel" and kind.get("names"):
+            at = table.schema.get_field_index(name)
+            table = table.set_column(at, name, named_classes(table.column(name), kind["names"]))
+    return table
+
+
+def _read_stream(path: Path) -> pa.Table:
+    with pa.memory_map(str(path)) as file:
+        return pa.ipc.open_stream(file).read_all()
+
+
+def _load_npy(path: Path) -> NDArray[Any]:
+    try:
+        loaded: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise BadSource(f"cannot read {path}: {error}") from None
+    return loaded
+
+
+def _read_clip_retrieval(folder: Path) -> tuple[pa.Table | None, NDArray[np.float32]]:
+    """Read ``img_emb/*.npy`` (or ``text_emb``) and ``metadata/*.parquet``, in order of number."""
+    for kind in ("img_emb", "text_emb"):
+        files = sorted((folder / kind).glob("*.npy"), key=_number)
+        if files:
+            break
+    else:
+        if (folder / "dataset_dict.json").exists():
+            raise BadSource(f"{folder} holds several splits: name the folder of one of them")
+        raise BadSource(f"{folder} holds no img_emb/*.npy: expected a folder of clip-retrieval")
+    vectors = np.concatenate([_checked(_load_npy(path), path.name) for path in files])
+    tables = sorted((folder / "metadata").glob("*.parquet"), key=_number)
+    if not tables:
+        return None, vectors
+    return pa.concat_tables(map(_read_table, tables), promote_options="permissive"), vectors
+
+
+def _number(path: Path) -> tuple[int, str]:
+    digits = path.stem.rpartition("_")[2]
+    return (int(digits) if digits.isdecimal() else -1, path.name)
+
+
+def _vector_column(table: pa.Table, path: Path) -> str:
+    found = [
+        field.name
+        for field in table.schema
+        if (pa.types.is_list(field.type) or pa.types.is_fixed_size_list(field.type)
+            or pa.types.is_large_list(field.type))
+        and pa.types.is_floating(field.type.value_type)
+    ]  # fmt: skip
+    if len(found) != 1:
+        raise BadSource(
+            f"{path.name} has {len(found)} columns of vectors ({', '.join(found) or 'none'}): "
+            "name one with --vector"
+        )
+    return str(found[0])
+
+
+def _matrix(column: pa.ChunkedArray, name: str) -> NDArray[np.float32]:
+    """Return lists of numbers as (n, dim) float32."""
+    if column.null_count:
+        raise BadSource(f"{column.null_count} rows of {name} have no vector")
+    lengths = pc.unique(pc.list_value_length(column))
+    if len(lengths) > 1:
+        raise BadSource(f"the vectors of {name} have {len(lengths)} lengths: expected one")
+    if len(column) == 0:
+        raise BadSource(f"{name} holds no vectors")
+    flat = np.concatenate([np.asarray(chunk.flatten()) for chunk in column.chunks])
+    return _checked(flat.reshape(len(column), -1), name)
+
+
+def _checked(vectors: NDArray[Any], name: str) -> NDArray[np.float32]:
+    if vectors.ndim != 2 or vectors.size == 0 or not np.issubdtype(vectors.dtype, np.number):
+        raise BadSource(f"{name} holds {vectors.dtype}{vectors.shape}: expected (n, dim) numbers")
+    result: NDArray[np.float32] = np.ascontiguousarray(vectors, np.float32)
+    if not np.isfinite(result).all():
+        raise BadSource(f"{name} holds NaN or infinity")
+    return result
+
+
+def _ids(table: pa.Table, item_id: str | None, path: Path, n: int) -> pa.Array:
+    if item_id is not None:
+        require_column(item_id, table.column_names, "--id", Location.of(path))
+    names = [item_id] if item_id else [c for c in _PATH_COLUMNS if c in table.column_names]
+    for name in names:
+        ids = pc.cast(table.column(name), pa.string()).combine_chunks()
+        if ids.null_count == 0 and len(pc.unique(ids)) == n:
+            return ids
+        if item_id is not None:
+            raise BadSource(f"column {name!r} of {path.name} does not name each row once")
+    return pa.array([f"{path.name}:{row}" for row in range(n)])

@@ -1,0 +1,1 @@
+"""From sources to vectors: listing, plan, decode, encode, write."""

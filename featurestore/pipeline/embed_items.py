@@ -1,0 +1,82 @@
+"""The pipeline: read → decode → encode, as a stream of outcomes; nothing about formats.
+
+Items are read, hashed and decoded (or tokenized) by worker threads, once for all encoders, into
+a bounded window ahead of them, so that memory stays flat. On a GPU the next batch is uploaded
+while one computes.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence, Set
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+
+from featurestore.pipeline.lane import Lane, blame, drain, enqueue, judge, settle
+from featurestore.pipeline.prepare import THREADS, prepare_pictures, prepare_texts
+from featurestore.pipeline.profile import Clock
+from featurestore.pipeline.todo import Outcome, Todo
+from featurestore.terms.specs import Modality
+
+
+def embed_items(
+    todos: Iterable[Todo],
+    lanes: Sequence[Lane],
+    *,
+    modality: Modality,
+    known: Sequence[Set[str]],
+    readers: Mapping[str, Callable[[str], bytes]],
+    n_workers: int | None = None,
+    clock: Clock | None = None,
+    decode_in: str = THREADS,
+) -> Generator[Outcome, None, None]:
+    """Embed items; outcomes come batch by batch, in no promised order.
+
+    Parameters
+    ----------
+    todos : iterable of Todo
+    lanes : sequence of Lane
+        Each item is read and decoded once for all of them.
+    modality : Modality
+        What the items are.
+    known : sequence of set of str
+        For each view, content hashes that need no encoding. The caller may add to them while
+        the stream runs, and then no content is encoded twice.
+    readers : mapping of str to callable
+        For each source, uri → bytes; one with ``is_remote`` is asked for more at once.
+    n_workers : int, optional
+        Decode threads or processes; the number of cores by default.
+    decode_in : {"threads", "processes"}
+        Where images are decoded; see `pictures`.
+    clock : Clock, optional
+        Filled as the run goes.
+
+    Yields
+    ------
+    Outcome
+        One for each item and view that needs it.
+    """
+    clock = clock or Clock()
+    n_workers = n_workers or os.cpu_count() or 1
+    if modality is Modality.TEXT:
+        prepared = prepare_texts(todos, lanes, known, n_workers, clock)
+    else:
+        prepared = prepare_pictures(todos, lanes, known, readers, n_workers, clock, decode_in)
+    with closing(prepared), ThreadPoolExecutor(1, thread_name_prefix="stage") as stager:
+        for outcomes, ready in clock.timed("wait", prepared):
+            yield from outcomes
+            for lane, items in zip(lanes, ready, strict=True):
+                for one in items if lane.broken is None else ():
+                    yield from enqueue(lane, one, known, stager, clock)
+                if lane.is_text:  # the next window begins with its shortest texts
+                    yield from drain(lane, stager, clock)
+            if all(lane.broken for lane in lanes):
+                break
+        for lane in lanes:
+            yield from drain(lane, stager, clock)
+            yield from settle(lane, 0, clock)
+            judge(lane)
+            yield from blame(lane)
+        for lane in lanes:
+            if lane.broken is not None:  # the others are done
+                raise lane.broken

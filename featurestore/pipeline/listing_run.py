@@ -1,0 +1,283 @@
+"""What the sources of one run say, checked against the data set before anything is written."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from featurestore.errors import BadSource, DuplicateIds, ModalityMismatch
+from featurestore.pipeline.plan import keep_attached
+from featurestore.sources.listing import Listing, Source, SourceOptions, with_stem
+from featurestore.sources.locations import Location
+from featurestore.sources.opening import lies_in, open_source
+from featurestore.storage.columns import new_columns
+from featurestore.storage.dataset_file import DatasetFile, SourceRecord, task_of
+from featurestore.storage.dataset_folder import DatasetFolder
+from featurestore.storage.query import evaluate
+from featurestore.storage.tables import ITEMS
+from featurestore.terms.specs import Modality
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which of the listed items this run is about; the others stay as they are."""
+
+    where: str | None = None  # SQL condition over the listing
+    limit: int | None = None  # the first so many
+    sample: int | None = None  # so many at random, the same for the same seed
+    seed: int = 0
+
+    @property
+    def is_all(self) -> bool:
+        """Whether nothing is left out."""
+        return self.where is None and self.limit is None and self.sample is None
+
+    def apply(self, rows: pa.Table) -> pa.Table:
+        """Return the chosen rows, in their order.
+
+        A sample is drawn by a hash of seed and id: it does not depend on the order of the
+        items, and of a data set that grows it changes little.
+        """
+        if self.where is not None:
+            chosen = evaluate(self.where, with_stem(rows))
+            if not pa.types.is_boolean(chosen.type):
+                raise BadSource(
+                    f"--where {self.where} gives {chosen.type}: expected a condition, true or false"
+                )
+            rows = rows.filter(chosen)
+            if len(rows) == 0:
+                raise BadSource(f"no item fulfils --where {self.where}")
+        if self.sample is not None and self.sample < len(rows):
+            ids = rows.column("item_id").to_pylist()
+            drawn = np.array([_draw(self.seed, one) for one in ids])
+            rows = rows.take(pa.array(np.sort(np.argsort(drawn, kind="stable")[: self.sample])))
+        return rows if self.limit is None else rows.slice(0, self.limit)
+
+
+@dataclass(frozen=True, eq=False)
+class Intake:
+    """All items that the sources of one run list."""
+
+    rows: pa.Table  # with a ``source`` column; those of this run's selection
+    modality: Modality
+    labels: tuple[str, ...]
+    sources: Mapping[str, SourceRecord]  # those of earlier runs as well
+    gone: pa.Array  # ids of items that these sources had and no longer list
+    stand_ins: pa.Array  # ids among the stored that stood for what could not be read
+    is_whole: bool  # every stored item is listed, or gone
+    notes: tuple[str, ...]
+
+    @classmethod
+    def read(
+        cls,
+        folder: DatasetFolder,
+        earlier: DatasetFile | None,
+        locations: Sequence[str | Path],
+        options: SourceOptions,
+        selection: Selection | None = None,
+    ) -> Intake:
+        """List the sources; none means those that the data set knows.
+
+        Raises
+        ------
+        BadSource
+            If a source cannot be listed, or does not fit the data set.
+        ModalityMismatch
+            If it holds images and the data set texts, or the reverse.
+        """
+        records = dict(earlier.sources) if earlier else {}
+        if not locations:
+            locations = [where for record in records.values() for where in record.locations]
+        if not locations:
+            raise BadSource(
+                f"data set {folder.name!r} does not exist yet: name a SOURCE to embed, "
+                "a folder of images or a table"
+            )
+        parts: list[pa.Table] = []
+        looked: list[tuple[str, Listing]] = []
+        notes: list[str] = []
+        labels: dict[str, None] = {}
+        modality = earlier.modality if earlier else None
+        for location in {str(Location.of(one)): one for one in locations}.values():  # each once
+            source = open_source(location)
+            name, moved_from = _source_name(source, records)
+            effective = options.over(_options_of(records.get(name)), source.location)
+            listing = _listing(source, effective)
+            if modality is not None and listing.modality is not modality:
+                raise ModalityMismatch(
+                    f"data set {folder.name!r} holds {modality}s, but {source.location} holds "
+                    f"{listing.modality}s: give it another --dataset name"
+                )
+            modality = listing.modality
+            if moved_from:
+                notes.append(f"source {name} moved from {moved_from} to {source.root}")
+            notes += listing.notes
+            labels |= dict.fromkeys(listing.label_columns)
+            records[name] = _record(source, records.get(name), effective)
+            names = pa.array([name] * len(listing.rows), pa.string())
+            parts.append(listing.rows.append_column("source", names))
+            looked.append((name, listing))
+        assert modality is not None, "at least one source"
+        rows = _concatenate(parts)
+        # A column that is just being attached may not be there yet.
+        there = folder.items.schema().names if earlier else []
+        attached = [name for name in earlier.attached if name in there] if earlier else []
+        items = ITEMS.empty_table()
+        if folder.exists:
+            items = folder.items.read(list(dict.fromkeys(["item_id", "source", "uri", *attached])))
+        _check_items(folder, rows, items, records)
+        rows = keep_attached(rows, items, attached)
+        gone = _gone(rows, items, looked)
+        known = pa.concat_arrays([rows.column("item_id").combine_chunks(), gone])
+        is_whole = not pc.any(pc.invert(pc.is_in(items.column("item_id"), value_set=known))).as_py()
+        stand_ins = _stand_ins(items, records)
+        rows = (selection or Selection()).apply(rows)
+        return cls(rows, modality, tuple(labels), records, gone, stand_ins, is_whole, tuple(notes))
+
+    def described(self, earlier: DatasetFile | None) -> DatasetFile:
+        """Return dataset.json with this run's labels and sources added."""
+        labels = dict(earlier.labels) if earlier else {}
+        for name in self.labels:
+            labels.setdefault(name, {"task": task_of(self.rows.column(name))})
+        sources = (dict(earlier.sources) if earlier else {}) | dict(self.sources)
+        return DatasetFile(self.modality, labels, sources, earlier.attached if earlier else ())
+
+
+def _draw(seed: int, item_id: str) -> int:
+    """Return a number that looks random: a checksum would draw alike for all seeds."""
+    return int.from_bytes(blake2b(f"{seed} {item_id}".encode(), digest_size=7).digest(), "big")
+
+
+def _listing(source: Source, options: SourceOptions) -> Listing:
+    try:
+        return source.listing(options)
+    except (pa.ArrowException, UnicodeError) as error:  # whatever else stands in people's files
+        reason = str(error).splitlines()[0]
+        raise BadSource(f"cannot take items from {source.location}: {reason}") from error
+
+
+def _source_name(source: Source, records: dict[str, SourceRecord]) -> tuple[str, str | None]:
+    """Return the name of a source, and its old root where the folder has moved."""
+    for name, record in records.items():
+        is_it = record.kind == source.kind and record.root == source.root
+        if is_it and (source.kind != "table" or source.location.text in record.locations):
+            return name, None
+    name, number = source.name, 1
+    while name in records:
+        record = records[name]
+        if record.kind == source.kind and record.root == source.root:
+            return name, None
+        is_local = record.root.startswith("/") and source.root.startswith("/")
+        if record.kind == source.kind and is_local and _is_gone(record):
+            return name, record.root
+        number += 1
+        name = f"{source.name}-{number}"
+    return name, None
+
+
+def _is_gone(record: SourceRecord) -> bool:
+    # A table's root is the folder it lies in, which may well stay when the table moves.
+    places = record.locations if record.kind == "table" else (record.root,)
+    return not any(Location(one).exists() for one in places)
+
+
+def _options_of(record: SourceRecord | None) -> SourceOptions | None:
+    if record is None:
+        return None
+    kept: dict[str, Any] = dict(record.options)
+    for name in ("label", "columns"):
+        if kept.get(name) is not None:
+            kept[name] = tuple(kept[name])
+    return SourceOptions(**kept)
+
+
+def _record(source: Source, earlier: SourceRecord | None, options: SourceOptions) -> SourceRecord:
+    said = {key: value for key, value in asdict(options).items() if value is not None}
+    said.pop("follow_links", None)  # asked for each time: who may change links changes what is read
+    before = earlier.locations if earlier and earlier.root == source.root else ()
+    locations = dict.fromkeys((*before, source.location.text))
+    # What lies in another one of them (a folder, some of its shards) would be listed twice.
+    outermost = [
+        one
+        for one in locations
+        if not any(one != other and lies_in(one, other) for other in locations)
+    ]
+    return SourceRecord(source.kind, source.root, tuple(outermost), said)
+
+
+def _concatenate(parts: list[pa.Table]) -> pa.Table:
+    schema = parts[0].schema
+    for part in parts[1:]:
+        for field in new_columns(schema, part.schema):
+            schema = schema.append(field)
+        for i, field in enumerate(schema):
+            if pa.types.is_null(field.type) and field.name in part.column_names:
+                schema = schema.set(i, part.schema.field(field.name))
+    return pa.concat_tables(parts, promote_options="permissive").combine_chunks()
+
+
+def _check_items(
+    folder: DatasetFolder, rows: pa.Table, items: pa.Table, records: dict[str, SourceRecord]
+) -> None:
+    """Refuse ids that two sources share, and columns of another type than the store has."""
+    counts = pc.value_counts(rows.column("item_id"))
+    twice = counts.filter(pc.greater(counts.field("counts"), 1)).field("values").to_pylist()
+    if not twice and folder.exists:
+        new_columns(folder.items.schema(), rows.schema)
+        place = pc.index_in(rows.column("item_id"), value_set=items.column("item_id"))
+        theirs = items.column("source").take(place)
+        other = pc.fill_null(pc.not_equal(theirs, rows.column("source")), False)
+        twice = rows.column("item_id").filter(other).to_pylist()
+    if twice:
+        roots = ", ".join(f"{name} ({record.root})" for name, record in records.items())
+        raise DuplicateIds(
+            f"{len(twice)} ids come from two sources (first: {twice[0]!r}; sources: {roots}): "
+            "embed the folder above them as one source, or give tables unique ids with --id; "
+            "a table that was renamed takes its old name back"
+        )
+
+
+def _gone(rows: pa.Table, items: pa.Table, looked: Sequence[tuple[str, Listing]]) -> pa.Array:
+    """Return ids of stored items that lie where we looked and were not found there."""
+    listed = np.asarray(pc.is_in(items.column("item_id"), value_set=rows.column("item_id")))
+    missing = np.zeros(len(items), bool)
+    unread = np.zeros(len(items), bool)
+    for name, listing in looked:
+        own = np.asarray(pc.equal(items.column("source"), name))
+        covered = own
+        if listing.covers is not None:
+            covered = own & _begins(items, listing.covers)
+        missing |= covered
+        if listing.unread:  # nobody can say what is there
+            unread |= own & _begins(items, listing.unread)
+    return items.column("item_id").filter(pa.array(missing & ~unread & ~listed)).combine_chunks()
+
+
+def _stand_ins(items: pa.Table, records: Mapping[str, SourceRecord]) -> pa.Array:
+    """Return ids of stored items that stand for a folder or shard that could not be read."""
+    ids = items.column("item_id")
+    stands = np.zeros(len(items), bool)
+    for kind, ending in (("folder", "/"), ("webdataset", "/damaged")):
+        names = [name for name, record in records.items() if record.kind == kind]
+        own = np.asarray(pc.is_in(items.column("source"), value_set=pa.array(names, pa.string())))
+        stands |= own & np.asarray(pc.ends_with(ids, ending))
+    return ids.filter(pa.array(stands)).combine_chunks()
+
+
+def _begins(items: pa.Table, prefixes: Sequence[str]) -> NDArray[np.bool_]:
+    """Mark items whose id or uri begins with one of ``prefixes``, in one pass however many."""
+    pattern = f"^(?:{'|'.join(map(re.escape, prefixes))})"
+    found = np.zeros(len(items), bool)
+    for name in ("item_id", "uri"):
+        begins = pc.match_substring_regex(items.column(name), pattern)
+        found |= np.asarray(pc.fill_null(begins, False))
+    return found

@@ -1,0 +1,34 @@
+"""How to embed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from featurestore.errors import BadName
+from featurestore.pipeline.prepare import PROCESSES, THREADS
+
+AUTO = "auto"
+
+
+@dataclass(frozen=True)
+class EmbedOptions:
+    """How to embed; what to embed is in the sources."""
+
+    device: str = "auto"
+    batch_size: int | None = None  # in items; None: found by measuring
+    n_workers: int | None = None  # None: one a core
+    overwrite: bool = False
+    retry_failed: bool = False
+    max_failures: int | None = None
+    prune: bool = False  # drop items that are gone from their source
+    trust_remote_code: bool = False
+    compile: bool = False
+    decode_in: str = AUTO  # threads | processes; auto: what feeds the encoders best
+    rehash: bool = False  # read every image: its size and time are not trusted
+    part: tuple[int, int] | None = None  # (i, n): the i-th of n parts, for a process a GPU
+
+    def __post_init__(self) -> None:
+        if self.decode_in not in (AUTO, THREADS, PROCESSES):
+            raise BadName(
+                f"decode_in={self.decode_in!r}: expected {AUTO}, {THREADS} or {PROCESSES}"
+            )

@@ -1,0 +1,123 @@
+"""What a run says of itself: progress on the way, a report at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from featurestore.pipeline.lane import Lane
+from featurestore.pipeline.plan import EmbedPlan
+from featurestore.pipeline.profile import Clock
+from featurestore.pipeline.view_writer import ViewWriter
+from featurestore.storage.dataset_folder import DatasetFolder
+from featurestore.terms.specs import ResolvedEncoder
+
+_WORTH_SAYING = 1.1
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is with one view."""
+
+    encoder: str
+    n_done: int
+    n_total: int
+    n_failed: int
+    limit: str  # the stage that sets the pace
+
+
+@dataclass(frozen=True)
+class EmbedReport:
+    """What a run did to one view."""
+
+    dataset: str
+    encoder: str
+    n_items: int
+    n_encoded: int  # went through the encoder
+    n_copied: int  # equal content: took another item's vector
+    n_unchanged: int
+    n_updated: int  # labels or metadata changed, vector kept
+    n_failed: int  # in this run
+    n_known_failures: int  # failed before, unchanged, not tried again
+    seconds: float
+    n_cut: int = 0  # texts longer than the encoder reads
+    batch_size: int | None = None
+    batch_unit: str | None = None  # items, or tokens with padding
+    device: str | None = None
+    limit: str | None = None
+    failures: tuple[str, ...] = ()  # the first few, in words
+    stages: Mapping[str, tuple[float, int]] = field(default_factory=dict)  # seconds, items
+    gains: Mapping[str, float] = field(default_factory=dict)  # option → times as fast; on GPUs
+
+    @property
+    def items_per_s(self) -> float:
+        """Items embedded per second; loading the encoder is included, listing is not."""
+        return (self.n_encoded + self.n_copied) / max(self.seconds, 1e-9)
+
+    def describe(self) -> str:
+        """Say in one line, and one for each of the first failures, what the run did."""
+        parts = [f"{self.n_encoded:,} embedded"]
+        counts = {
+            "of equal content": self.n_copied,
+            "unchanged": self.n_unchanged,
+            "with new labels or metadata": self.n_updated,
+            "failed": self.n_failed,
+            "failed before (--retry-failed tries them again)": self.n_known_failures,
+            "texts cut to what the encoder reads": self.n_cut,
+        }
+        parts += [f"{count:,} {what}" for what, count in counts.items() if count]
+        speed = f", {self.items_per_s:,.0f} items/s" if self.n_encoded else ""
+        line = f"{self.dataset}@{self.encoder}: {', '.join(parts)} ({self.seconds:.1f} s{speed})"
+        failures = [f"  failed: {one}" for one in self.failures]
+        if self.n_failed > len(failures):
+            failures.append(f"  … all of them: featurestore info {self.dataset}")
+        return "\n".join([line, *failures, *self._hints()])
+
+    def _hints(self) -> list[str]:
+        """Say what the user's choice would gain where it would change the pace."""
+        option = {"decode": "decode=fast", "encode": "precision=bf16"}.get(self.limit or "")
+        gain = self.gains.get(option or "", 1.0)
+        if gain < _WORTH_SAYING:
+            return []
+        return [f"  the limit is to {self.limit}, which #{option} does {gain:.1f} times as fast "
+                "(other vectors: a view of its own)"]  # fmt: skip
+
+
+def report_of(
+    folder: DatasetFolder,
+    resolved: ResolvedEncoder,
+    plan: EmbedPlan,
+    number: int,
+    view: ViewWriter | None,
+    lane: Lane | None,
+    n_updated: int,
+    seconds: float,
+    clock: Clock,
+    gains: Mapping[int, dict[str, float]],
+) -> EmbedReport:
+    """Return what a run did to one view."""
+    n_todo = int(plan.todo[number].sum())
+    n_known_failures = plan.n_known_failures[number]
+    n_same = view.n_same if view else 0
+    has_encoded = view is not None and view.n_encoded > 0
+    unit = None if lane is None else "tokens" if lane.counts_tokens else "items"
+    return EmbedReport(
+        dataset=folder.name,
+        encoder=str(resolved.spec),
+        n_items=len(plan.rows),
+        n_encoded=view.n_encoded if view else 0,
+        n_copied=view.n_copied if view else 0,
+        n_unchanged=int(plan.mine.sum()) - n_todo - n_known_failures + n_same,
+        n_updated=n_updated,
+        n_failed=view.n_failed if view else 0,
+        n_known_failures=n_known_failures,
+        seconds=round(seconds, 3),
+        n_cut=view.n_cut if view else 0,
+        batch_size=lane.batch_size.size if lane else None,
+        batch_unit=unit,
+        device=lane.encoder.device if lane else None,
+        limit=clock.limit if has_encoded else None,
+        failures=tuple(view.first_failures) if view else (),
+        stages={name: (round(s, 4), n) for name, s, n in clock.rows()},
+        gains=gains.get(number, {}),
+    )

@@ -1,0 +1,50 @@
+"""What travels through the pipeline: items to embed in, outcomes out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True)
+class Todo:
+    """An item that some view needs a vector of."""
+
+    row: int  # in the listing
+    source: str
+    uri: str | None  # of an image
+    text: str | None
+    views: tuple[int, ...] = (0,)  # those that need it
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Outcome:
+    """What became of one item in one view: a vector, or one of the reasons for having none."""
+
+    row: int
+    content_hash: str | None  # None where the bytes could not be read
+    vector: NDArray[np.float32] | None = None
+    failed_stage: str | None = None  # read | decode | encode
+    error: str = ""
+    view: int = 0
+    is_cut: bool = False  # a text longer than the encoder reads
+
+    @property
+    def is_known(self) -> bool:
+        """Whether the content has a vector already (or soon): nothing was encoded."""
+        return self.vector is None and self.failed_stage is None
+
+
+@dataclass(slots=True, eq=False)
+class Ready:
+    """An item that a lane can encode."""
+
+    todo: Todo
+    content_hash: str
+    content: Any  # what the encoder takes
+    views: tuple[int, ...]  # of its lane, those that want a vector
+    work: int = 1  # in the units of the batch size
+    is_cut: bool = False

@@ -1,0 +1,333 @@
+"""Outcomes to tables: items, then vectors, then failures, committed beside the encoder."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from threading import Lock
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from featurestore.errors import TooManyFailures
+from featurestore.pipeline.plan import EmbedPlan, keep_attached
+from featurestore.pipeline.profile import Clock
+from featurestore.pipeline.todo import Outcome, Todo
+from featurestore.pipeline.view_writer import ViewWriter
+from featurestore.storage.columns import drop_equal, row_keys
+from featurestore.storage.dataset_folder import DatasetFolder, utc_now
+from featurestore.storage.shards import view_rows
+from featurestore.storage.tables import FAILURES
+
+COMMIT_ROWS = 16_384
+COMMIT_BYTES = 64 << 20
+COMMIT_S = 30.0
+N_SAMPLE = 64
+_TODO_SLICE = 8192
+
+
+class Writer:
+    """Collects the outcomes of a run and commits them.
+
+    Parameters
+    ----------
+    folder : DatasetFolder
+    plan : Plan
+    views : sequence of ViewWriter
+        In the order of the plan's targets; None for those with nothing to do.
+    max_failures : int, optional
+        Of one view, before the run stops.
+    clock : Clock
+    """
+
+    def __init__(
+        self,
+        folder: DatasetFolder,
+        plan: EmbedPlan,
+        views: Sequence[ViewWriter | None],
+        max_failures: int | None,
+        clock: Clock,
+    ) -> None:
+        self.folder = folder
+        self.plan = plan
+        self.views = views
+        self.max_failures = max_failures
+        self.clock = clock
+        self._ids = plan.rows.column("item_id").combine_chunks()
+        self._is_new = plan.is_new.copy()  # not in the items table yet
+        self._is_written = np.zeros(len(plan.rows), bool)  # with the state of this run
+        self._items_version = plan.items_version
+        self._n_pending = 0
+        self._pending_bytes = 0
+        self._committed = time.monotonic()
+        self._committer = ThreadPoolExecutor(1, thread_name_prefix="commit")
+        self._commit: Future[None] | None = None
+        self._counting = Lock()  # failures are counted in both threads
+        self._is_closed = False
+
+    def todos(self) -> Iterator[Todo]:
+        """Yield what the pipeline has to look at."""
+        wanted = np.flatnonzero(self.plan.todo.any(axis=0))
+        for start in range(0, len(wanted), _TODO_SLICE):
+            rows = wanted[start : start + _TODO_SLICE]
+            chosen = self.plan.rows.select(["source", "uri", "text"]).take(pa.array(rows))
+            columns = (chosen.column(name).to_pylist() for name in chosen.column_names)
+            wants = self.plan.todo[:, rows]
+            if wants.all():  # the common case, without a tuple for each
+                everyone = tuple(range(len(wants)))
+                views = [everyone] * len(rows)
+            else:
+                views = [tuple(np.flatnonzero(one).tolist()) for one in wants.T]
+            for row, source, uri, text, of in zip(rows.tolist(), *columns, views, strict=True):
+                yield Todo(row, source, uri, text, of)
+
+    def some_contents(
+        self, view: ViewWriter, readers: Mapping[str, Callable[[str], bytes]]
+    ) -> list[bytes]:
+        """Return the bytes of the first images that were encoded, those that are still there."""
+        chosen = self.plan.rows.select(["source", "uri"]).take(
+            pa.array(view.first_rows, pa.int64())
+        )
+        contents = []
+        for one in chosen.to_pylist():
+            try:
+                contents.append(readers[one["source"]](one["uri"]))
+            except OSError:
+                continue  # it has its vector; that it went away since is no fault of this run
+        return contents
+
+    def id_of(self, row: int) -> str:
+        """Return the id of a listed item."""
+        item_id: str = self._ids[row].as_py()
+        return item_id
+
+    def take(self, outcome: Outcome) -> None:
+        """Keep one outcome; commit when enough is there.
+
+        Raises
+        ------
+        TooManyFailures
+            With what was done committed.
+        """
+        view = self.views[outcome.view]
+        assert view is not None, "a view with nothing to do has no outcomes"
+        self._n_pending += 1
+        if outcome.vector is not None:
+            view.pending.append(outcome)
+            view.n_encoded += 1
+            if len(view.first_rows) < N_SAMPLE:
+                view.first_rows.append(outcome.row)
+            view.n_cut += outcome.is_cut
+            self._pending_bytes += outcome.vector.nbytes
+            if outcome.content_hash is not None:
+                view.known.add(outcome.content_hash)
+        elif outcome.failed_stage is None:
+            key = f"{self.id_of(outcome.row)}\x1f{outcome.content_hash}"
+            if key in view.pairs:
+                view.n_same += 1
+                view.pending.append(outcome)
+            else:
+                view.copies.append(outcome)
+        else:
+            view.pending.append(outcome)
+            self._count_failure(view, outcome)
+        if (
+            self._n_pending >= COMMIT_ROWS
+            or self._pending_bytes >= COMMIT_BYTES
+            or time.monotonic() - self._committed > COMMIT_S
+        ):
+            self.flush()
+        if self.max_failures is not None and view.n_failed > self.max_failures:
+            self.close()
+            raise TooManyFailures(
+                f"{view.n_failed} items failed, more than --max-failures {self.max_failures}; "
+                f"first: {view.first_failures[0]}; what was done is kept"
+            )
+
+    def flush(self) -> None:
+        """Start to commit what is collected, once the commit before is through."""
+        self._wait()
+        batch: list[tuple[ViewWriter, list[Outcome], list[Outcome]]] = []
+        for view in self.views:
+            if view is not None and (view.pending or view.copies):
+                batch.append((view, view.pending, view.copies))
+                view.pending, view.copies = [], []
+        self._n_pending = self._pending_bytes = 0
+        self._committed = time.monotonic()
+        if batch:
+            self._commit = self._committer.submit(self._write, batch)
+
+    def close(self) -> None:
+        """Commit everything, once; raises what a commit raised."""
+        if self._is_closed:
+            return
+        self._is_closed = True
+        try:
+            self.flush()
+            self._wait()
+            while any(view is not None and view.copies for view in self.views):
+                n_left = sum(len(view.copies) for view in self.views if view is not None)
+                self.flush()
+                self._wait()
+                if n_left == sum(len(view.copies) for view in self.views if view is not None):
+                    break  # their originals were never encoded: the run was cut short
+        finally:
+            self._committer.shutdown()
+
+    def _wait(self) -> None:
+        if self._commit is None:
+            return
+        try:
+            self._commit.result()
+        finally:
+            if self._commit.done():  # an interrupt while waiting must not hide how it ends
+                self._commit = None
+
+    def _write(self, batch: list[tuple[ViewWriter, list[Outcome], list[Outcome]]]) -> None:
+        n = sum(len(pending) for _, pending, _ in batch)
+        with self.clock.stage("commit", n):
+            self._write_outcomes([(view, pending) for view, pending, _ in batch])
+            resolved = [(view, self._resolve(view, copies)) for view, _, copies in batch if copies]
+            if any(outcomes for _, outcomes in resolved):
+                self._write_outcomes(resolved)
+
+    def _write_outcomes(self, batch: Sequence[tuple[ViewWriter, list[Outcome]]]) -> None:
+        self._write_items([one for _, outcomes in batch for one in outcomes])
+        for view, outcomes in batch:
+            made = [one for one in outcomes if one.vector is not None]
+            if made:
+                ids = self._ids.take(pa.array([one.row for one in made]))
+                hashes = pa.array([one.content_hash for one in made], pa.string())
+                vectors = np.stack([one.vector for one in made if one.vector is not None])
+                view.table.append(view_rows(ids, hashes, vectors))
+        self._write_failures(batch)
+
+    def _resolve(self, view: ViewWriter, copies: list[Outcome]) -> list[Outcome]:
+        """Give items whose content is committed under another id vectors of their own."""
+        found = view.vectors_by_content({str(one.content_hash) for one in copies})
+        settled = []
+        for one in copies:
+            content = str(one.content_hash)
+            if content in found:
+                settled.append(Outcome(one.row, content, found[content], view=one.view))
+                view.n_copied += 1
+            elif (failed := view.failed_content.get(content)) is not None:
+                again = Outcome(one.row, content, None, failed.failed_stage, failed.error, one.view)
+                settled.append(again)
+                self._count_failure(view, again)
+            else:
+                view.copies.append(one)  # its original is still on its way through the encoder
+        return settled
+
+    def _count_failure(self, view: ViewWriter, outcome: Outcome) -> None:
+        with self._counting:
+            view.n_failed += 1
+        if outcome.content_hash is not None:
+            view.failed_content[outcome.content_hash] = outcome
+        if len(view.first_failures) < 5:
+            view.first_failures.append(f"{self.id_of(outcome.row)}: {outcome.error}")
+
+    def _write_items(self, outcomes: Sequence[Outcome]) -> None:
+        """Commit item rows that are new, or whose content, time or metadata changed."""
+        changed: dict[int, str | None] = {}
+        known = self.plan.content_hash
+        for one in outcomes:
+            row = one.row
+            if self._is_written[row] or row in changed:
+                continue
+            # A file that cannot be read just now keeps what was known of it.
+            if one.content_hash is None and not self._is_new[row]:
+                continue
+            if self.plan.stale[row] or one.content_hash != known[row].as_py():
+                changed[row] = one.content_hash
+        if not changed:
+            return
+        rows = np.fromiter(changed, int, len(changed))
+        hashes = pa.array(list(changed.values()), pa.string())
+        table = self.plan.rows.take(pa.array(rows)).append_column("content_hash", hashes)
+        before = self._items_version if self._is_new[rows].all() else None
+        expected = self._items_version + 1
+        self._items_version = put_items(self.folder, table, unseen_at=before)
+        self._is_written[rows] = True
+        if self._items_version != expected:  # another writer was here
+            ids = self.folder.items.read(["item_id"], self._items_version).column("item_id")
+            self._is_new &= ~np.asarray(pc.is_in(self._ids, value_set=ids))
+        self._is_new[rows] = False
+
+    def _write_failures(self, batch: Sequence[tuple[ViewWriter, list[Outcome]]]) -> None:
+        when = utc_now()
+        failed: dict[tuple[str, str], tuple[str | None, ...]] = {}
+        settled: dict[str, list[str]] = {"": []}  # fingerprint → ids that are decided now
+        for view, outcomes in batch:
+            fingerprint = view.resolved.fingerprint
+            settled.setdefault(fingerprint, [])
+            for one in outcomes:
+                if one.failed_stage is None and not self.plan.failed_before:
+                    continue
+                item_id = self.id_of(one.row)
+                of = fingerprint if one.failed_stage == "encode" else ""
+                if one.failed_stage is not None:
+                    row = (item_id, one.content_hash, one.failed_stage, of, one.error, when)
+                    failed[item_id, of] = row
+                if one.failed_stage is not None or item_id in self.plan.failed_before:
+                    settled[""].append(item_id)
+                    settled[fingerprint].append(item_id)
+        if not settled[""]:
+            return
+        columns = zip(*failed.values(), strict=True) if failed else ([] for _ in FAILURES)
+        rows = pa.table(
+            [pa.array(list(column), pa.string()) for column in columns], schema=FAILURES
+        )
+        decided = pa.array(
+            [f"{item_id}\x1f{of}" for of, ids in settled.items() for item_id in ids], pa.string()
+        )
+
+        def drop(part: pa.Table) -> NDArray[np.bool_]:
+            keys = row_keys([part.column("item_id"), part.column("fingerprint")])
+            return np.asarray(pc.is_in(keys, value_set=decided))
+
+        self.folder.failures.merge(rows, drop=drop, keys=["item_id", "fingerprint"])
+
+
+def put_items(folder: DatasetFolder, rows: pa.Table, *, unseen_at: int | None = None) -> int:
+    """Commit item rows, in place of those with the same ids; return the version.
+
+    Columns that were attached keep what the store has by now, not what it had when the rows
+    were planned. ``unseen_at`` says that none of the ids stood in that version: then nothing
+    is looked up.
+    """
+
+    def over(version: int) -> pa.Table:
+        if version == unseen_at or not (attached := folder.read().attached):
+            return rows
+        there = folder.items.schema(version).names  # a column that is just being attached is not
+        attached = tuple(name for name in attached if name in there)
+        return keep_attached(rows, folder.items.read(["item_id", *attached], version), attached)
+
+    with folder.locked("dataset"):
+        return replace_items(folder, rows.column("item_id"), over, unseen_at=unseen_at)
+
+
+def replace_items(
+    folder: DatasetFolder,
+    ids: pa.ChunkedArray,
+    rows: pa.Table | Callable[[int], pa.Table],
+    *,
+    unseen_at: int | None = None,
+) -> int:
+    """Commit rows of items in place of those that they had; the caller holds the lock."""
+    drop = drop_equal({"item_id": ids}, ["item_id"])
+    return folder.items.merge(rows, drop=drop, keys=["item_id"], unseen_at=unseen_at)
+
+
+def update_metadata(folder: DatasetFolder, plan: EmbedPlan) -> int:
+    """Commit changed labels and metadata of items whose content is known unchanged."""
+    known = np.asarray(pc.is_valid(plan.content_hash))
+    due = np.flatnonzero(plan.stale & known & plan.mine & ~plan.todo.any(axis=0))
+    if len(due):
+        rows = plan.rows.take(pa.array(due))
+        put_items(folder, rows.append_column("content_hash", plan.content_hash.take(pa.array(due))))
+    return len(due)

@@ -1,0 +1,77 @@
+"""An index as files: read, and checked against what index.json says."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from featurestore.errors import StoreCorrupt
+from featurestore.search.exact import load_faiss
+from featurestore.storage.files import sha256_of
+
+FORMAT = 1
+
+
+def read_facts(folder: Path) -> dict[str, Any] | None:
+    """Return index.json; None where there is no index.
+
+    Raises
+    ------
+    StoreCorrupt
+        If it is damaged, or of another format; deleting the folder loses nothing.
+    """
+    try:
+        facts = json.loads((folder / "index.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise StoreCorrupt(f"cannot read {folder / 'index.json'}: {error}; delete it") from error
+    if not isinstance(facts, dict) or facts.get("format") != FORMAT:
+        found = facts.get("format") if isinstance(facts, dict) else None
+        raise StoreCorrupt(
+            f"{folder / 'index.json'} has format {found}, this release reads {FORMAT}: build the "
+            "index anew with `featurestore index`"
+        )
+    return facts
+
+
+def check_index(folder: Path, dim: int) -> str | None:
+    """Say what is wrong with the index in a folder; None where all is well, or none is there."""
+    try:
+        facts = read_facts(folder)
+        if facts is None:
+            return None
+        sums = folder / "sums.json"  # indexes of 0.1 have none
+        written = json.loads(sums.read_text(encoding="utf-8")) if sums.exists() else {}
+        for name, digest in written.items():
+            if sha256_of(folder / name) != digest:
+                return f"{name} is not what was written (SHA-256): delete the folder"
+        if facts["dim"] != dim:
+            return f"it is of dim {facts['dim']}, the view of {dim}: delete the folder"
+        read_files(folder, dim)
+    except (StoreCorrupt, OSError, ValueError, KeyError) as error:
+        return f"{error}; searches are exact meanwhile"
+    return None
+
+
+def read_files(folder: Path, dim: int) -> tuple[Any, pa.Array]:
+    """Return FAISS's index, mapped, and the keys of its positions."""
+    faiss = load_faiss()
+    try:
+        index = faiss.read_index(str(folder / "index.faiss"), faiss.IO_FLAG_MMAP_IFC)
+        with pa.memory_map(str(folder / "keys.arrow")) as file:
+            known = pa.ipc.open_file(file).read_all().column("key").combine_chunks()
+        if index.d != dim or index.ntotal != len(known):
+            raise ValueError(
+                f"{index.ntotal} vectors of dim {index.d}, expected {len(known)} of {dim}"
+            )
+    except (OSError, ValueError, KeyError, RuntimeError, pa.ArrowInvalid) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise StoreCorrupt(
+            f"the index in {folder} cannot be read: {reason}; delete the folder, or build it "
+            "anew with `featurestore index`"
+        ) from error
+    return index, known

@@ -1,0 +1,202 @@
+"""A listing: the items of a source as an Arrow table, and the options that say how to read one."""
+
+from __future__ import annotations
+
+import difflib
+import posixpath
+from collections import Counter
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Protocol
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from featurestore.errors import BadSource, DuplicateIds, MissingColumn
+from featurestore.sources.locations import Location
+from featurestore.storage.columns import new_columns
+from featurestore.terms.specs import Modality
+
+LISTING = pa.schema(
+    [
+        ("item_id", pa.string()),
+        ("uri", pa.string()),  # of an image, relative to the root of its source
+        ("text", pa.string()),
+        ("size", pa.int64()),
+        ("mtime_ns", pa.int64()),
+        ("split", pa.string()),
+        ("group", pa.string()),
+    ]
+)
+# Columns that the store fills itself; a table's own column of such a name gets a "_" behind.
+RESERVED = frozenset({*LISTING.names, "source", "content_hash", "vector"})
+SPLITS = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "dev": "val",
+    "test": "test",
+    "testing": "test",
+}
+
+
+@dataclass(frozen=True)
+class SourceOptions:
+    """What the user says of a source; None where the source itself is to tell."""
+
+    image: str | None = None  # column of paths
+    text: str | None = None  # column of texts
+    label: tuple[str, ...] | None = None
+    split: str | None = None
+    group: str | None = None  # a column, or an SQL expression over the listing
+    id: str | None = None
+    columns: tuple[str, ...] | None = None  # names for a table without a header
+    follow_links: bool | None = None  # also links that leave the folder
+
+    def over(self, earlier: SourceOptions | None, where: Location) -> SourceOptions:
+        """Return these options, with what they leave open taken from an earlier run.
+
+        Raises
+        ------
+        BadSource
+            If they name other contents or ids: every item would become another one.
+        """
+        if earlier is None:
+            return self
+        said = {name: value for name, value in asdict(self).items() if value is not None}
+        for flag in ("image", "text", "id"):
+            before = getattr(earlier, flag)
+            if said.get(flag, before) != before:
+                earlier_flag = f"--{flag} {before}" if before else f"no --{flag}"
+                raise BadSource(
+                    f"{where} was embedded with {earlier_flag}, not with --{flag} {said[flag]}: "
+                    "its items would be others; give it another --dataset name"
+                )
+        return replace(earlier, **said)
+
+
+@dataclass(frozen=True, eq=False)
+class Listing:
+    """The items of a source, one row each, sorted as the source has them."""
+
+    rows: pa.Table
+    modality: Modality
+    label_columns: tuple[str, ...]
+    notes: tuple[str, ...] = ()  # for the user's eyes
+    covers: tuple[str, ...] | None = None  # beginnings of uris it looked at; None: all of them
+    unread: tuple[str, ...] = ()  # beginnings of uris that it could not look at
+
+
+class Source(Protocol):
+    """A folder, table or collection of shards."""
+
+    @property
+    def kind(self) -> str:
+        """``folder``, ``table``, ``webdataset`` or ``datasets``."""
+
+    @property
+    def root(self) -> str:
+        """The folder (or URL) that uris are relative to."""
+
+    @property
+    def name(self) -> str:
+        """A short name: that of the folder or file."""
+
+    @property
+    def location(self) -> Location:
+        """What the user named: the folder, file or data set."""
+
+    def listing(self, options: SourceOptions) -> Listing:
+        """List the items."""
+
+
+def checked(rows: pa.Table, source: Source) -> pa.Table:
+    """Return the listing's rows, or say why they cannot be items."""
+    if len(rows) == 0:
+        raise BadSource(f"{source.location} holds no items: {_EXPECTED[source.kind]}")
+    repeated = [name for name, n in Counter(rows.column_names).items() if n > 1]
+    if repeated:
+        raise BadSource(
+            f"{source.location.name} has columns of one name: {', '.join(repeated)}; rename them"
+        )
+    new_columns(rows.schema, rows.schema)  # two names that differ in case alone
+    ids = rows.column("item_id")
+    if ids.null_count:
+        raise BadSource(
+            f"{ids.null_count} rows of {source.location} have no id: fill the id column"
+        )
+    counts = pc.value_counts(ids)
+    repeated = counts.filter(pc.greater(counts.field("counts"), 1))
+    if len(repeated):
+        shown = ", ".join(map(repr, repeated.field("values").to_pylist()[:3]))
+        raise DuplicateIds(
+            f"{len(repeated)} ids stand more than once in {source.location} (first: {shown}): "
+            "they must be unique; name a column of unique values with --id"
+        )
+    return rows
+
+
+def require_column(name: str, known: list[str], flag: str, where: Location) -> str:
+    """Return ``name`` where the table has it.
+
+    Raises
+    ------
+    MissingColumn
+        With the columns that there are.
+    """
+    if name in known:
+        return name
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    raise MissingColumn(
+        f"{where.name} has no column {name!r} ({flag}): {hint}columns: {', '.join(known)}"
+    )
+
+
+def evaluate_group(rows: pa.Table, expression: str) -> pa.Table:
+    """Fill the group column from a column name or an SQL expression over the listing.
+
+    ``stem`` is the file name without folder and ending: ``--group "split_part(stem, '_', 1)"``.
+    """
+    from featurestore.storage.query import evaluate
+
+    if not expression.strip():
+        raise BadSource("--group is empty: expected a column or an SQL expression")
+    groups = evaluate(expression, with_stem(rows))
+    if pa.types.is_nested(groups.type):
+        raise BadSource(f"--group {expression} gives {groups.type}: expected one value an item")
+    return with_group(rows, groups)
+
+
+def with_stem(rows: pa.Table) -> pa.Table:
+    """Add the column ``stem`` that expressions may use: an image's name without its ending."""
+    names = [posixpath.basename(one) for one in rows.column("item_id").to_pylist()]
+    stems = [posixpath.splitext(one)[0] for one in names]
+    return rows.append_column("stem", pa.array(stems, pa.string()))
+
+
+def with_group(rows: pa.Table, groups: pa.ChunkedArray) -> pa.Table:
+    """Fill the group column."""
+    place = rows.schema.get_field_index("group")
+    return rows.set_column(place, "group", groups.cast(pa.string()))
+
+
+def canonical_split(value: Any) -> str | None:
+    """Name a split as we do; unknown names stay as they are, lower-cased.
+
+    >>> canonical_split("Validation"), canonical_split("fold1"), canonical_split(None)
+    ('val', 'fold1', None)
+    """
+    if value is None or value == "":
+        return None
+    lowered = str(value).strip().lower()
+    return SPLITS.get(lowered, lowered)
+
+
+_EXPECTED = {
+    "folder": "expected image files in it or in folders below it (class folders become labels)",
+    "table": "expected at least one row below the header",
+    "webdataset": "expected samples of .jpg, .png, .webp or .txt files in the shards",
+    "datasets": "expected at least one row",
+}

@@ -1,0 +1,204 @@
+"""From a table of metadata to a listing: what tables, shards and saved data sets share."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from featurestore.errors import BadSource
+from featurestore.sources.listing import (
+    LISTING,
+    RESERVED,
+    Listing,
+    Source,
+    SourceOptions,
+    canonical_split,
+    checked,
+    evaluate_group,
+    require_column,
+    with_group,
+)
+from featurestore.terms.labels import SEPARATOR
+from featurestore.terms.specs import Modality
+
+_DELTA_DIGITS = 38  # of its decimals
+
+
+def as_listing(
+    source: Source,
+    options: SourceOptions,
+    table: pa.Table,
+    *,
+    modality: Modality,
+    content: pa.Array | pa.ChunkedArray,
+    sizes: Sequence[int] | None,
+    stamps: Sequence[int] | None,
+    ids: pa.Array | pa.ChunkedArray,
+    splits: Sequence[str | None] | None = None,
+    labels: tuple[str, ...] = (),
+    used: frozenset[str | None] = frozenset(),
+    notes: Sequence[str] = (),
+    covers: tuple[str, ...] | None = None,
+    unread: tuple[str, ...] = (),
+) -> Listing:
+    """Put a listing together; columns that no option names are kept as free metadata.
+
+    Parameters
+    ----------
+    source : Source
+    options : SourceOptions
+        Its ``id``, ``label``, ``split`` and ``group`` name columns of ``table``.
+    table : pyarrow.Table
+        What is known of each item.
+    modality : Modality
+    content : pyarrow array
+        Texts, or the uris of images.
+    sizes, stamps : sequence of int, optional
+        What tells that an image has changed; of texts, the hash does.
+    ids : pyarrow array
+        Of the items, where ``options.id`` names no column.
+    splits : sequence of str, optional
+        Where ``options.split`` names no column.
+    labels : tuple of str
+        Label columns, where ``options.label`` names none.
+    used : frozenset of str
+        Columns that are content, not metadata.
+    """
+    known = table.column_names
+    check_names(known, source.name)
+    if options.id is not None:
+        require_column(options.id, known, "--id", source.location)
+        ids = table.column(options.id).cast(pa.string())
+    if options.split is not None:
+        require_column(options.split, known, "--split", source.location)
+        splits = [canonical_split(value) for value in table.column(options.split).to_pylist()]
+    labels = labels if options.label is None else options.label
+    for name in labels:
+        require_column(name, known, "--label", source.location)
+    n, is_text = len(table), modality is Modality.TEXT
+    empty = pa.nulls(n, pa.string())
+    if sizes is None:
+        sizes = pc.fill_null(pc.binary_length(content), 0) if is_text else [0] * n
+    columns = [
+        ids,
+        empty if is_text else content,
+        content if is_text else empty,
+        pc.cast(pa.array(sizes) if not isinstance(sizes, pa.ChunkedArray) else sizes, pa.int64()),
+        pa.array(stamps if stamps is not None else [0] * n, pa.int64()),
+        pa.array(splits, pa.string()) if splits is not None else empty,
+        empty,
+    ]
+    rows = pa.Table.from_arrays(columns, schema=LISTING)
+    used = used | {options.id, options.split}
+    for name in known:
+        column = table.column(name)
+        if name in labels or (name not in used and not pa.types.is_null(column.type)):
+            column = plain(column)  # one of nothing but nulls has its type from later values
+        if name in labels or name not in used:
+            rows = rows.append_column(free_name(name), column)
+    rows = checked(rows, source)
+    if options.group in known:  # a table's own column, whatever ours are called
+        rows = with_group(rows, table.column(options.group))
+    elif options.group is not None:
+        rows = evaluate_group(rows, options.group)
+    return Listing(rows, modality, tuple(map(free_name, labels)), tuple(notes), covers, unread)
+
+
+def check_names(names: Sequence[str], where: str) -> None:
+    """Refuse a table with two columns of one name."""
+    repeated = [name for name, n in Counter(names).items() if n > 1]
+    if repeated:
+        raise BadSource(f"{where} has columns of one name: {', '.join(repeated)}; rename them")
+
+
+def free_name(name: str) -> str:
+    """Name a column of a source so that it does not meet one of ours."""
+    return f"{name}_" if name in RESERVED or name == "stem" else name
+
+
+def plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Return a column in a type that every store keeps.
+
+    Dictionaries and nulls become strings, lists of plain values texts such as ``cat|dog``,
+    other nested values JSON, bytes hexadecimal digits.
+    """
+    kind = column.type
+    if isinstance(kind, pa.BaseExtensionType):
+        storage = [chunk.storage for chunk in column.chunks]
+        return plain(pa.chunked_array(storage, kind.storage_type))
+    if pa.types.is_dictionary(kind):
+        return column.cast(kind.value_type)
+    if pa.types.is_null(kind) or pa.types.is_large_string(kind) or kind == pa.string_view():
+        return column.cast(pa.string())
+    if pa.types.is_integer(kind) and kind != pa.int64():
+        return column.cast(pa.float64() if kind == pa.uint64() else pa.int64(), safe=False)
+    if pa.types.is_floating(kind) and kind != pa.float64():
+        return column.cast(pa.float64())
+    if _is_any_list(kind) and _is_plain(kind.value_type):
+        return _joined(pc.cast(column, pa.list_(pa.string())))
+    if _is_plain(kind) or (pa.types.is_decimal(kind) and kind.precision <= _DELTA_DIGITS):
+        return column
+    return pa.chunked_array([pa.array(map(_as_text, column.to_pylist()), pa.string())])
+
+
+def _is_plain(kind: pa.DataType) -> bool:
+    is_kind = (pa.types.is_boolean, pa.types.is_string, pa.types.is_integer, pa.types.is_floating)
+    return any(one(kind) for one in is_kind)
+
+
+def _as_text(value: Any) -> str | None:
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, bytes):
+        return value.hex()
+    if isinstance(value, (dict, list)):
+        return json.dumps(value, ensure_ascii=False, default=_as_text)
+    return str(value)
+
+
+def _is_any_list(kind: pa.DataType) -> bool:
+    return bool(
+        pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+    )
+
+
+def _joined(lists: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Write lists of texts as one text each, without their nulls; a | within a text becomes /."""
+    texts = [
+        None
+        if one is None
+        else SEPARATOR.join(t.replace(SEPARATOR, "/") for t in one if t is not None)
+        for one in lists.to_pylist()
+    ]
+    return pa.chunked_array([pa.array(texts, pa.string())])
+
+
+def named_classes(column: pa.ChunkedArray, names: Sequence[str]) -> pa.Array:
+    """Replace class numbers by their names; -1 and null mean that there is no label."""
+    numbers = [-1 if number is None else int(number) for number in column.to_pylist()]
+    values = [names[number] if 0 <= number < len(names) else None for number in numbers]
+    return pa.array(values, pa.string())
+
+
+def columns_of(facts: Sequence[dict[str, Any]], names: Sequence[str]) -> pa.Table:
+    """Make a table of dicts; a column whose values have several types becomes text."""
+    arrays = []
+    for name in names:
+        values = [one.get(name) for one in facts]
+        kinds = {type(value) for value in values if value is not None}
+        if len(kinds) > 1 and not kinds <= {int, float}:
+            values = [None if value is None else str(value) for value in values]
+        elif kinds == {int, float}:
+            values = [None if value is None else float(value) for value in values]
+        try:
+            arrays.append(pa.array(values))
+        except (pa.ArrowException, OverflowError):  # an integer over 64 bits, lists of all sorts
+            arrays.append(pa.array([None if value is None else str(value) for value in values]))
+    if not arrays:
+        return pa.table({"": pa.nulls(len(facts))}).select([])
+    return pa.Table.from_arrays(arrays, names=list(names))

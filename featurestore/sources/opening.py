@@ -1,0 +1,68 @@
+"""From what a user names to a source: a folder, a table, tar shards, or a Hugging Face data set."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+
+from featurestore.errors import BadSource
+from featurestore.sources.listing import Source
+from featurestore.sources.locations import Location
+
+
+def open_source(location: str | Path) -> Source:
+    """Tell what kind of source a path, a URL or a ``hf:`` name is.
+
+    Raises
+    ------
+    BadSource
+        If there is nothing there, or nothing that we can read.
+    """
+    from featurestore.sources.folder import ImageFolder
+    from featurestore.sources.hf_datasets import HF_PREFIX, HfDataset, is_saved_dataset
+    from featurestore.sources.table import READERS, TableFile
+    from featurestore.sources.webdataset import TarShards, has_shards
+
+    text = str(location)
+    if text.startswith(HF_PREFIX) and not text.startswith(f"{HF_PREFIX}//"):
+        return HfDataset(Location(text))
+    place = Location.of(location)
+    if place.suffix == ".tar":  # one shard, or shard-{000..099}.tar
+        return TarShards(place)
+    if place.suffix in READERS and (place.is_url or not place.is_dir()):
+        if not place.exists():
+            raise BadSource(f"{place} does not exist: expected a table{_near(place)}")
+        return TableFile(place)
+    if place.is_dir():
+        if is_saved_dataset(place):
+            return HfDataset(place)
+        return TarShards(place) if has_shards(place) else ImageFolder(place)
+    if not place.exists():
+        raise BadSource(
+            f"{place} does not exist: expected a folder of images, a table or tar shards"
+            f"{_near(place)}"
+        )
+    raise BadSource(
+        f"{place} is no source: expected a folder of images, a table "
+        f"({', '.join(sorted(READERS))}), tar shards, a saved Hugging Face data set or "
+        f"{HF_PREFIX}NAME; got a {place.suffix or 'file without ending'}"
+    )
+
+
+def lies_in(one: str, other: str) -> bool:
+    """Whether all that a location names is among what another one names.
+
+    >>> lies_in("/a/x-{0..1}.tar", "/a/x-{0..2}.tar"), lies_in("/a/train", "/a")
+    (True, True)
+    """
+    from featurestore.sources.webdataset import expand_braces
+
+    return one.startswith(f"{other}/") or set(expand_braces(one)) <= set(expand_braces(other))
+
+
+def _near(place: Location) -> str:
+    if place.is_url or not place.parent.is_dir():
+        return ""
+    names = [one.name for one in Path(place.parent.text).iterdir()]
+    close = difflib.get_close_matches(place.name, names, n=1)
+    return f"; did you mean {place.parent.join(close[0])}?" if close else ""

@@ -1,0 +1,272 @@
+"""The folder of a data set: its tables, its small JSON files, its locks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from featurestore.errors import BadName, StoreCorrupt
+from featurestore.storage.dataset_file import DatasetFile, parse_description
+from featurestore.storage.files import (
+    json_bytes,
+    matching,
+    read_json,
+    rewrite,
+    write_file,
+    write_json,
+)
+from featurestore.storage.remote import StorePath
+from featurestore.storage.shards import view_schema
+from featurestore.storage.tables import FAILURES, ITEMS, Table
+from featurestore.storage.user_cache import local_side
+from featurestore.terms.specs import EncoderSpec, ResolvedEncoder
+
+_ENCODER_KEYS = {"spec", "fingerprint", "dim", "modalities", "chosen", "canary"}
+
+
+def utc_now() -> str:
+    """Return the time as the store writes it: UTC, ISO 8601, seconds."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+@dataclass(frozen=True)
+class DatasetFolder:
+    """The folder of one data set."""
+
+    path: StorePath
+
+    @property
+    def name(self) -> str:
+        """The data set's name."""
+        return self.path.name
+
+    @property
+    def exists(self) -> bool:
+        """Whether the data set was made."""
+        return (self.path / "dataset.json").is_file()
+
+    @property
+    def local(self) -> Path:
+        """Where this machine keeps what is derived: caches, indexes, thumbnails, locks."""
+        return local_side(self.path)
+
+    def read(self) -> DatasetFile:
+        """Read dataset.json."""
+        path = self.path / "dataset.json"
+        return parse_description(path, path.read_bytes)
+
+    def update(self, change: Callable[[DatasetFile | None], DatasetFile]) -> None:
+        """Replace dataset.json by what ``change`` makes of it, whole or not at all.
+
+        The caller holds the lock ``dataset``. Where that does not keep other machines out,
+        ``change`` may be called again, with what another one wrote.
+        """
+        path = self.path / "dataset.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+
+        def changed(raw: bytes | None) -> bytes:
+            now = None if raw is None else parse_description(path, lambda: raw)
+            return json_bytes(change(now).to_json())
+
+        rewrite(path, changed)
+
+    def n_replacements(self, slug: str) -> int:
+        """How often vectors of a view were replaced: an index of the old ones fits no more."""
+        try:
+            return int((self.path / "views" / slug / "replacements").read_text())
+        except FileNotFoundError:
+            return 0
+
+    def check_new(self) -> None:
+        """Raise BadName where rows of a data set are left that was dropped."""
+        for table in (self.items, self.failures):
+            if any(True for _ in table.path.glob("*.parquet")):
+                raise BadName(
+                    f"{self.path} holds what is left of a data set: "
+                    f"`featurestore drop {self.name}` deletes it"
+                )
+
+    @contextmanager
+    def replacing(self, slug: str) -> Iterator[None]:
+        """Count, before and after, that vectors of a view are replaced."""
+        path = self.path / "views" / slug / "replacements"
+
+        def count() -> None:
+            rewrite(path, lambda now: str(int(now or b"0") + 1).encode())
+
+        count()
+        try:
+            yield
+        finally:
+            count()
+
+    def forget_erased(self) -> None:
+        """Delete what this machine keeps of a store elsewhere from before an erasure there."""
+        if self.local == self.path:
+            return
+        seen = self.local / "erasures"
+        if (now := str(self.n_erasures)) != (seen.read_text() if seen.exists() else "0"):
+            self.clear_local()
+            write_file(seen, now.encode())
+
+    def clear_local(self) -> None:
+        """Delete what this machine keeps of a store elsewhere, but for what is being written."""
+        if self.local == self.path:
+            return
+        for path in sorted(self.local.rglob("*"), reverse=True):  # what a folder holds before it
+            parts = path.relative_to(self.local).parts
+            if parts[0] == "locks" or any(one.startswith(".") for one in parts):
+                continue
+            try:
+                path.rmdir() if path.is_dir() else path.unlink()
+            except OSError:
+                continue  # gone, or a folder that holds what is being written
+
+    @property
+    def items(self) -> Table:
+        """The items table."""
+        return Table(self.path / "items")
+
+    @property
+    def failures(self) -> Table:
+        """The failures table."""
+        return Table(self.path / "failures")
+
+    def create_tables(self) -> None:
+        """Make the items and failures tables where they are not."""
+        Table.create(self.path / "items", ITEMS)
+        Table.create(self.path / "failures", FAILURES)
+
+    def view(self, slug: str) -> Table:
+        """Return the table of a view."""
+        return Table(self.path / "views" / slug)
+
+    def create_view(self, slug: str, dim: int) -> Table:
+        """Make the table of a view where it is not."""
+        return Table.create(self.path / "views" / slug, view_schema(dim))
+
+    def encoders(self) -> dict[str, dict[str, Any]]:
+        """Return slug → encoder.json of every view, those that others replaced left out."""
+        found = matching(self.path / "views", "*/encoder.json")
+        values = {path.parent.name: read_json(path) for path in found}
+        for slug, value in values.items():
+            lacking = _ENCODER_KEYS - value.keys()
+            if lacking:
+                path = self.path / "views" / slug / "encoder.json"
+                raise StoreCorrupt(f"{path} lacks {', '.join(sorted(lacking))}: restore it")
+        return {slug: value for slug, value in values.items() if "replaced_by" not in value}
+
+    def write_encoder(
+        self, resolved: ResolvedEncoder, canary: Any, device: str, *, is_hidden: bool = False
+    ) -> None:
+        """Write encoder.json, which is what makes a view exist.
+
+        A view of the same spec by an encoder of another fingerprint is kept, but replaced;
+        ``is_hidden`` leaves that for later, when the new view is whole.
+        """
+        value = {
+            "spec": str(resolved.spec),
+            "fingerprint": resolved.fingerprint,
+            "dim": resolved.dim,
+            "modalities": sorted(resolved.modalities),
+            "n_parameters": resolved.n_parameters,
+            "chosen": dict(resolved.chosen),
+            "versions": dict(resolved.versions),
+            "device": device,
+            "canary": canary,
+            "created": utc_now(),
+        }
+        if is_hidden:
+            value["replaced_by"] = "nothing: it is being made"
+        earlier = {} if is_hidden else self.encoders()
+        write_json(self.path / "views" / resolved.slug / "encoder.json", value)
+        for slug, one in earlier.items():
+            if one["spec"] == value["spec"] and slug != resolved.slug:
+                replaced = {**one, "replaced_by": resolved.slug}
+                write_json(self.path / "views" / slug / "encoder.json", replaced)
+
+    def respell(self, resolved: ResolvedEncoder) -> None:
+        """Note that a view's encoder is now found under another spec, at another place."""
+        path = self.path / "views" / resolved.slug / "encoder.json"
+        write_json(path, {**read_json(path), "spec": str(resolved.spec)})
+
+    def write_run(self, kind: str, value: Mapping[str, Any]) -> StorePath:
+        """Write a run card; its name sorts by time."""
+        folder = self.path / "runs"
+        folder.mkdir(parents=True, exist_ok=True)
+        stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
+        path = folder / f"{stamp}-{kind}.json"
+        write_json(path, {"kind": kind, "when": utc_now(), **value}, indent=None)
+        return path
+
+    def runs(self, kind: str) -> list[dict[str, Any]]:
+        """Return the run cards of a kind, newest first."""
+        found = matching(self.path / "runs", f"*-{kind}.json")[::-1]
+        return [read_json(path) for path in found]
+
+    @property
+    def n_erasures(self) -> int:
+        """How often items were erased: what was read before must not be written after."""
+        try:
+            return int((self.path / "erasures").read_text())
+        except FileNotFoundError:
+            return 0
+
+    def count_erasure(self) -> None:
+        """Tell processes that still hold what is being erased."""
+        rewrite(self.path / "erasures", lambda now: str(int(now or b"0") + 1).encode())
+
+    @contextmanager
+    def locked(self, what: str, *, on_wait: Any = None) -> Iterator[None]:
+        """Hold an advisory lock of this data set; ``on_wait`` is called once if it is taken.
+
+        It only saves double work: without it, no row would be wrong. The system lets go of
+        it when the process ends, however it ends. Of a store elsewhere, it is this machine's.
+        """
+        folder = self.local / "locks"
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / f"{what}.lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            if on_wait is not None:
+                on_wait()
+            lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()
+
+
+@contextmanager
+def all_views_locked(folder: DatasetFolder) -> Iterator[None]:
+    """Hold the locks that every writer of this data set takes, in the order in which they do."""
+    names = {path.parent.name for path in (folder.path / "views").glob("*/_delta_log")}
+    parts = {path.stem for path in (folder.local / "locks").glob("*.lock")}  # a process a GPU
+    with ExitStack() as locks:
+        for name in sorted(
+            names | {one for one in parts if one.startswith(tuple(f"{n}." for n in names))}
+        ):
+            locks.enter_context(folder.locked(name))
+        locks.enter_context(folder.locked("dataset"))
+        yield
+
+
+@contextmanager
+def indexes_locked(folder: DatasetFolder) -> Iterator[None]:
+    """Hold the locks under which indexes are saved."""
+    with ExitStack() as locks:
+        for path in matching(folder.path / "views", "*/_delta_log"):
+            locks.enter_context(folder.locked(f"index-{path.parent.name}"))
+        yield
+
+
+def find_spec(encoders: Mapping[str, Mapping[str, Any]], spec: EncoderSpec) -> str | None:
+    """Return the slug of the view whose spec is the given one."""
+    return next((slug for slug, one in encoders.items() if one["spec"] == str(spec)), None)

@@ -1,0 +1,170 @@
+"""Small files written whole or not at all, on this machine or in an object store.
+
+An object store has no locks: what is read, changed and written back there (`rewrite`) is
+written only over what was read, and else read again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from featurestore.errors import StoreBusy, StoreCorrupt
+from featurestore.storage.remote import ABSENT, RemotePath, StorePath, delete_all
+
+_ATTEMPTS = 20
+
+
+def write_file(path: StorePath, content: Any) -> None:
+    """Write bytes: beside their target, synced and renamed, or as one object."""
+    if isinstance(path, RemotePath):
+        path.write_bytes(bytes(content))
+        return
+    temporary = path.with_name(
+        f".{path.name[:60]}.{uuid4().hex}.tmp"
+    )  # of the user's own permissions
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: StorePath, value: Any, *, indent: int | None = 1) -> None:
+    """Write JSON, with sorted keys."""
+    write_file(path, json_bytes(value, indent=indent))
+
+
+def json_bytes(value: Any, *, indent: int | None = 1) -> bytes:
+    """Return JSON as our files have it."""
+    text = json.dumps(value, indent=indent, sort_keys=True, ensure_ascii=False)
+    return f"{text}\n".encode()
+
+
+def rewrite(path: StorePath, change: Callable[[bytes | None], bytes]) -> None:
+    """Replace a file by what ``change`` makes of it; None stands for no file.
+
+    On this machine the caller holds a lock. In an object store ``change`` may be called again.
+
+    Raises
+    ------
+    StoreBusy
+        If others write to it all the time.
+    """
+    if not isinstance(path, RemotePath):
+        write_file(path, change(path.read_bytes() if path.exists() else None))
+        return
+    for attempt in range(_ATTEMPTS):
+        try:
+            now, e_tag = path.read_version()
+        except FileNotFoundError:
+            content, over = change(None), ABSENT
+        else:
+            content, over = change(now), e_tag
+        try:
+            path.write_bytes(content, over=over)
+            return
+        except StoreBusy:
+            if attempt + 1 == _ATTEMPTS:
+                raise
+            time.sleep(0.02 * attempt)
+
+
+def append(path: StorePath, lines: bytes) -> None:
+    """Add whole lines to a file; what was cut off by a kill is closed by a line break."""
+    if isinstance(path, RemotePath):
+        rewrite(path, lambda now: (now or b"") + lines)
+        return
+    with path.open("ab") as file:
+        torn = file.tell() > 0 and not _ends_whole(path)
+        file.write((b"\n" if torn else b"") + lines)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def sha256_of(path: StorePath) -> str:
+    """Return the SHA-256 (hex) of a file."""
+    if isinstance(path, RemotePath):
+        digest = hashlib.sha256()
+        for block in path.blocks():
+            digest.update(block)
+        return digest.hexdigest()
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def remove_folder(path: StorePath) -> None:
+    """Delete a folder and all that lies in it; there may be none."""
+    if isinstance(path, RemotePath):
+        delete_all(list(path.walk()))
+    elif path.exists():
+        shutil.rmtree(path)
+
+
+def matching(folder: StorePath, pattern: str) -> list[StorePath]:
+    """Return what fits a pattern such as ``*/card.json``, in a stable order."""
+    return sorted(folder.glob(pattern), key=str)
+
+
+def move_folder(path: StorePath, target: StorePath, *, last: str) -> None:
+    """Move a folder: at once, or object by object.
+
+    Then ``last`` names the file that says that the folder is there: it comes last at the new
+    place, and goes first at the old one. Cut short, it can be called again. Nobody may write
+    to the folder meanwhile.
+    """
+    if isinstance(path, Path):
+        path.rename(str(target))
+        return
+    assert isinstance(target, RemotePath), "one store"
+    done: set[RemotePath] = set()
+    if not (target / last).is_file():  # else all is there, and may have been written to since
+        while new := [one for one in path.walk() if one not in done and one != path / last]:
+            for one in new:
+                one.copy_to(RemotePath(target.bucket, target.key + one.key[len(path.key) :]))
+            done.update(new)
+        (path / last).copy_to(target / last)
+    (path / last).unlink(missing_ok=True)
+    delete_all(list(path.walk()))
+
+
+def publish_folder(made: Path, target: StorePath, *, last: str) -> None:
+    """Give a folder of files its name: at once, or file by file with ``last`` last."""
+    if isinstance(target, Path):
+        made.rename(target)
+        return
+    for file in sorted(made.iterdir(), key=lambda one: one.name == last):
+        (target / file.name).upload(file)
+
+
+def _ends_whole(path: Path) -> bool:
+    with path.open("rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) == b"\n"
+
+
+def read_json(path: StorePath) -> dict[str, Any]:
+    """Read a JSON object of the store."""
+    return json_object(path, path.read_bytes)
+
+
+def json_object(path: StorePath, read: Callable[[], bytes]) -> dict[str, Any]:
+    """Parse a JSON object; raises StoreCorrupt where it is damaged."""
+    try:
+        value = json.loads(read())
+    except (OSError, ValueError) as error:
+        raise StoreCorrupt(f"cannot read {path}: {error}; restore it from a backup") from error
+    if not isinstance(value, dict):
+        raise StoreCorrupt(f"{path} holds no JSON object; restore it from a backup")
+    return value

@@ -1,0 +1,238 @@
+"""Shards: Parquet files named by the SHA-256 of their bytes, written whole and never changed."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from featurestore.errors import StoreCorrupt
+from featurestore.storage.files import write_file
+from featurestore.storage.plain_pages import NotPlain, plain_pages
+from featurestore.storage.remote import RemotePath, StorePath
+from featurestore.storage.user_cache import local_side
+
+ROW_GROUP_ROWS = 16_384
+_FETCH_BYTES = 8 << 20  # of an object store's files, those up to this are fetched whole
+_HASH_LENGTH = 64
+
+_log = logging.getLogger(__name__)
+
+
+def view_schema(dim: int) -> pa.Schema:
+    """Return the schema of a view's shards: vectors as non-null float32[dim]."""
+    element = pa.field("element", pa.float32(), nullable=False)
+    return pa.schema(
+        [
+            pa.field("item_id", pa.string(), nullable=False),
+            pa.field("content_hash", pa.string(), nullable=False),
+            pa.field("vector", pa.list_(element, dim), nullable=False),
+        ]
+    )
+
+
+def view_rows(ids: pa.Array, hashes: pa.Array, vectors: NDArray[np.float32]) -> pa.Table:
+    """Make rows of a view from an array of shape (n, dim)."""
+    schema = view_schema(vectors.shape[1])
+    flat = pa.array(np.ascontiguousarray(vectors).reshape(-1), pa.float32())
+    column = pa.FixedSizeListArray.from_arrays(flat, type=schema.field("vector").type)
+    return pa.Table.from_arrays([ids, hashes, column], schema=schema)
+
+
+def vectors_of(column: pa.ChunkedArray, dim: int) -> NDArray[np.float32]:
+    """Return a vector column as an array of shape (n, dim), without a copy for one chunk."""
+    blocks = [chunk.flatten().to_numpy(zero_copy_only=True) for chunk in column.chunks]
+    if not blocks:
+        return np.empty((0, dim), np.float32)
+    flat = blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
+    return flat.reshape(-1, dim)
+
+
+def write_shard(rows: pa.Table, folder: StorePath) -> tuple[str, int]:
+    """Write rows as a file; return its name and its size in bytes."""
+    temporary = local_side(folder) / f".{uuid4().hex}.tmp"
+    try:
+        with temporary.open("wb", buffering=0) as file:
+            sink = _Hashed(file)
+            pq.write_table(
+                rows,
+                pa.PythonFile(sink, mode="w"),
+                compression={
+                    name: "none" if name == "vector" else "zstd" for name in rows.column_names
+                },
+                use_dictionary=[
+                    name for name in rows.column_names if name not in ("vector", "item_id")
+                ],
+                write_statistics=["item_id"],
+                data_page_version="2.0",
+                row_group_size=ROW_GROUP_ROWS,
+            )
+            os.fsync(file.fileno())
+        name = f"{sink.digest.hexdigest()}.parquet"
+        target = folder / name
+        if isinstance(target, RemotePath):
+            target.upload(temporary)
+            temporary.unlink()
+        else:
+            temporary.replace(target)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    return name, sink.n_bytes
+
+
+class _Hashed:
+    """A file that is only written to, and hashed on the way: a shard is never held twice."""
+
+    closed = False
+
+    def __init__(self, file: Any) -> None:
+        self.file = file
+        self.digest = hashlib.sha256()
+        self.n_bytes = 0
+
+    def write(self, data: Any) -> int:
+        view = memoryview(data)
+        self.digest.update(view)
+        self.n_bytes += view.nbytes
+        done = 0
+        while done < view.nbytes:  # a raw file may take less than it is given
+            done += self.file.write(view[done:])
+        return done
+
+    def flush(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+def read_shard(path: StorePath, columns: list[str] | None = None, *, keep: bool = True) -> pa.Table:
+    """Read one Parquet file; columns that it lacks are left out.
+
+    Without ``keep``, of one that lies elsewhere nothing stays on this machine.
+    """
+    with _opened(path, keep=keep) as file:
+        names = file.schema_arrow.names
+        chosen = None if columns is None else [name for name in columns if name in names]
+        return file.read(chosen)
+
+
+def _source(path: StorePath, *, keep: bool = True) -> Any:
+    """Return what to read a file from: of a large one in an object store, parts are fetched.
+
+    A small one whose name is the hash of its bytes is fetched once, and kept on this machine.
+    """
+    if not isinstance(path, RemotePath):
+        return path
+    if len(path.stem) != _HASH_LENGTH:
+        return path.open_parts()
+    near = local_copy(path)
+    try:
+        content = near.read_bytes()
+    except OSError:  # there is none, or it has just been deleted
+        content = b""
+    if hashlib.sha256(content).hexdigest() == path.stem:
+        return pa.BufferReader(content)
+    if path.stat().st_size > _FETCH_BYTES:
+        return path.open_parts()
+    content = path.read_bytes()
+    if hashlib.sha256(content).hexdigest() != path.stem:
+        raise StoreCorrupt(f"{path} is not what was written (SHA-256): restore it from a backup")
+    if keep:
+        try:
+            write_file(near, content)
+            if not path.is_file():  # erased meanwhile
+                near.unlink(missing_ok=True)
+        except OSError as error:  # a full disk, a home that is read-only
+            _log.info("no copy of %s is kept: %s", path, error)
+    return pa.BufferReader(content)
+
+
+def local_copy(path: StorePath) -> Path:
+    """Return where a small shard of a store elsewhere is kept on this machine."""
+    return local_side(path.parent) / path.name
+
+
+@contextmanager
+def _opened(path: StorePath, *, keep: bool = True) -> Iterator[pq.ParquetFile]:
+    try:
+        with pq.ParquetFile(_source(path, keep=keep), memory_map=False) as file:
+            yield file
+    except (OSError, pa.ArrowInvalid) as error:
+        raise StoreCorrupt(
+            f"cannot read {path}: {error}; the log names this file, so restore it from a backup "
+            "(an old version may have lost it to vacuum)"
+        ) from error
+
+
+def each_block(
+    paths: Sequence[StorePath],
+    dim: int,
+    work: Callable[[int, NDArray[np.float32]], None],
+    place: Callable[[int, int], NDArray[np.float32] | None] = lambda first, n: None,
+    is_wanted: Callable[[int, int], bool] = lambda first, n: True,
+) -> None:
+    """Call ``work`` with a first row and the vectors from there on, part by part, in threads.
+
+    ``place`` may say, of a first row and how many follow, where their vectors are to be read
+    to: then ``work`` need not hear of them. What is not wanted is not read, as far as pages go.
+    """
+    groups, start = [], 0
+    for path in paths:
+        with _opened(path) as file:
+            for number in range(file.num_row_groups):
+                n_rows = file.metadata.row_group(number).num_rows
+                if is_wanted(start, n_rows):
+                    groups.append((path, number, start))
+                start += n_rows
+
+    def read(group: tuple[StorePath, int, int]) -> None:
+        path, number, first = group
+        with _opened(path) as file:
+            row_group = file.metadata.row_group(number)
+            out = place(first, row_group.num_rows)
+            try:
+                if not isinstance(path, Path):
+                    raise NotPlain  # a request a page would be slow
+                for at, part in plain_pages(
+                    path, file.schema_arrow, row_group, "vector", dim, out=out,
+                    is_wanted=lambda at, n: is_wanted(first + at, n),
+                ):  # fmt: skip
+                    if out is None:
+                        work(first + at, part)
+            except NotPlain:
+                table = file.read_row_group(number, ["vector"], use_threads=False)
+                work(first, vectors_of(table.column("vector"), dim))
+
+    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+        list(pool.map(read, groups))
+
+
+def each_shard(paths: Sequence[StorePath], columns: list[str]) -> Iterator[pa.Table]:
+    """Read shards one after another, the next ones ahead in threads."""
+    with ThreadPoolExecutor(max_workers=4) as pool:
+        ahead = [pool.submit(read_shard, path, columns) for path in paths[:4]]
+        for number in range(len(paths)):
+            table = ahead.pop(0).result()
+            if number + 4 < len(paths):
+                ahead.append(pool.submit(read_shard, paths[number + 4], columns))
+            yield table
+
+
+def each_group(path: StorePath) -> Iterator[pa.Table]:
+    """Read a shard one row group after another."""
+    with _opened(path) as file:
+        for number in range(file.num_row_groups):
+            yield file.read_row_group(number)

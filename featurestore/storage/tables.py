@@ -1,0 +1,432 @@
+"""Delta Lake as the log over shards of our own: the only file that knows it."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import re
+import time
+from collections.abc import Callable, Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, TypeAlias
+
+import numpy as np
+import pyarrow as pa
+from deltalake import DeltaTable
+from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
+from deltalake.transaction import AddAction, CommitProperties, RemoveAction, Transaction
+from numpy.typing import NDArray
+
+from featurestore.errors import StoreBusy, StoreCorrupt, StoreUnreachable, UnknownSnapshot
+from featurestore.storage.columns import fit_to, new_columns
+from featurestore.storage.remote import RemotePath, StorePath, delta_options
+from featurestore.storage.shards import read_shard, write_shard
+
+_PART_BYTES = 64 << 20  # of rows that are worth a shard, and a thread, of their own
+COMPACT_BYTES = 256 << 20
+YOUNG_S = 86_400.0
+_MERGE_ATTEMPTS = 100
+# Delta's defaults silently drop versions after 30 days.
+_KEEP_EVERYTHING = {
+    "delta.enableExpiredLogCleanup": "false",
+    "delta.logRetentionDuration": "interval 36500 days",
+    "delta.deletedFileRetentionDuration": "interval 36500 days",
+}
+ITEMS = pa.schema(
+    [
+        pa.field("item_id", pa.string(), nullable=False),
+        pa.field("source", pa.string(), nullable=False),
+        pa.field("uri", pa.string()),  # relative to the root of the source
+        pa.field("text", pa.string()),
+        pa.field("size", pa.int64()),  # bytes
+        pa.field("mtime_ns", pa.int64()),
+        pa.field("content_hash", pa.string()),  # SHA-256 (hex); null where unreadable
+        pa.field("split", pa.string()),
+        pa.field("group", pa.string()),
+    ]
+)
+FAILURES = pa.schema(
+    [
+        pa.field("item_id", pa.string(), nullable=False),
+        pa.field("content_hash", pa.string()),
+        pa.field("stage", pa.string(), nullable=False),  # read | decode | encode
+        pa.field("fingerprint", pa.string(), nullable=False),  # "" unless stage is encode
+        pa.field("error", pa.string(), nullable=False),
+        pa.field("when", pa.string(), nullable=False),  # UTC, ISO 8601
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One Parquet file of a version."""
+
+    path: StorePath
+    size_bytes: int
+    n_rows: int | None = dataclasses.field(default=None, compare=False)  # what the log says
+
+
+@dataclass(frozen=True)
+class Commit:
+    """One version of a table."""
+
+    version: int
+    when: datetime  # UTC, by the writer's clock
+    n_rows: int  # in all, superseded ones included
+    n_shards: int
+
+
+Rows: TypeAlias = pa.Table | Callable[[int], pa.Table] | None  # of `Table.merge`
+
+
+class Table:
+    """A Delta table in a folder."""
+
+    def __init__(self, path: StorePath) -> None:
+        self.path = path
+
+    @classmethod
+    def create(cls, path: StorePath, schema: pa.Schema) -> Table:
+        """Open a table, made empty first where there is none."""
+        options = _options(path)
+        with _asked(path):
+            if not DeltaTable.is_deltatable(str(path), options):
+                path.mkdir(parents=True, exist_ok=True)
+                DeltaTable.create(
+                    str(path),
+                    _delta_schema(schema),
+                    mode="ignore",
+                    configuration=_KEEP_EVERYTHING,
+                    storage_options=options,
+                )
+        return cls(path)
+
+    def version(self) -> int:
+        """Return the latest version."""
+        return int(self._open(None).version())
+
+    def shards(self, version: int | None = None) -> list[Shard]:
+        """Return the files of a version (the latest by default), in a stable order."""
+        return self._shards(self._open(version))
+
+    def _shards(self, table: DeltaTable) -> list[Shard]:
+        actions = pa.table(table.get_add_actions(flatten=True)).to_pylist()
+        shards = [
+            Shard(self.path / one["path"], one["size_bytes"], one.get("num_records"))
+            for one in actions
+        ]
+        return sorted(shards, key=lambda shard: shard.path.name)
+
+    def schema(self, version: int | None = None) -> pa.Schema:
+        """Return the columns of a version; vectors show as plain lists."""
+        return pa.schema(self._open(version).schema().to_arrow())
+
+    def read(self, columns: list[str] | None = None, version: int | None = None) -> pa.Table:
+        """Read the rows of a version (the latest by default); absent columns are null."""
+        table = self._open(version)
+        schema = pa.schema(table.schema().to_arrow())
+        if columns is not None:
+            absent = [pa.field(name, pa.string()) for name in columns if name not in schema.names]
+            known = [schema.field(name) for name in columns if name in schema.names]
+            schema = pa.schema([*known, *absent])
+        shards = self._shards(table)
+        with ThreadPoolExecutor(max_workers=min(8, len(shards)) or 1) as pool:
+            parts = list(
+                pool.map(lambda shard: fit_to(read_shard(shard.path, columns), schema), shards)
+            )
+        return pa.concat_tables(parts) if parts else schema.empty_table()
+
+    def append(self, rows: pa.Table) -> int:
+        """Add rows as one shard; return the version. Never conflicts with another writer."""
+        add = self._write(rows)
+        table = self._open(None)
+        with _asked(self.path):
+            table.create_write_transaction([add], "append", table.schema())
+            table.update_incremental()
+        return int(table.version())
+
+    def clear(self) -> int:
+        """Drop all rows, in one commit; earlier versions keep them."""
+        return self.merge(None, drop=lambda part: np.ones(len(part), bool), keys=["item_id"])
+
+    def merge(
+        self,
+        rows: Rows,
+        *,
+        drop: Callable[[pa.Table], NDArray[np.bool_]],
+        keys: list[str],
+        only: Collection[Shard] | None = None,
+        unseen_at: int | None = None,
+    ) -> int:
+        """Drop the rows that ``drop`` marks and add ``rows``, in one commit.
+
+        Parameters
+        ----------
+        rows : pyarrow.Table or callable, optional
+            Rows to add. New columns are added to the table. What depends on the rows that are
+            there is given as a function of a version: it is called again, with the next one,
+            where another writer was first.
+        drop : callable
+            Given the ``keys`` columns of a shard, a mask of its rows that go.
+        keys : list of str
+            The columns that ``drop`` looks at.
+        only : collection of Shard, optional
+            Drop rows from these files alone.
+        unseen_at : int, optional
+            The version in which, as the caller knows, ``drop`` marks nothing: while the table
+            is still there, no file is read, and adding costs the same however large it is.
+
+        Returns
+        -------
+        int
+            The version; the present one where there was nothing to do.
+        """
+        for attempt in range(_MERGE_ATTEMPTS):
+            table = self._open(None)
+            try:
+                clean = unseen_at is not None and table.version() == unseen_at
+                return self._try_merge(table, rows, drop, keys, [] if clean else only)
+            except CommitFailedError:  # another writer was first, or columns were added
+                time.sleep(0.01 * min(attempt, 20))
+        raise StoreBusy(f"{self.path} is written by others all the time: nothing was changed")
+
+    def _try_merge(
+        self,
+        table: DeltaTable,
+        given: Rows,
+        drop: Callable[[pa.Table], NDArray[np.bool_]],
+        keys: list[str],
+        only: Collection[Shard] | None,
+    ) -> int:
+        schema = pa.schema(table.schema().to_arrow())
+        rows = given(table.version()) if callable(given) else given
+        if rows is not None and len(rows) and (new := new_columns(schema, rows.schema)):
+            with _asked(self.path):
+                table.alter.add_columns(list(_delta_schema(pa.schema(new)).fields))
+            raise CommitFailedError("there are new columns: read again")  # others may have written
+        parts, actions = [], []
+        for shard in self._shards(table):
+            if only is not None and shard not in only:
+                continue
+            dropped = drop(read_shard(shard.path, keys))
+            if not dropped.any():
+                continue
+            actions.append(_remove(shard))
+            if not dropped.all():
+                kept = read_shard(shard.path).filter(pa.array(~dropped))
+                parts.append(fit_to(kept, schema) if "vector" not in schema.names else kept)
+        if rows is not None and len(rows):
+            parts.append(fit_to(rows, schema))
+        if not actions and not parts:
+            return int(table.version())
+        adds = self._write_all(pa.concat_tables(parts)) if parts else []
+        return self._commit(table, actions, adds)
+
+    def _commit(self, table: DeltaTable, actions: list[RemoveAction], adds: list[AddAction]) -> int:
+        """Take out files and put in others, unless another writer rewrote some meanwhile."""
+        # A file that is both removed and added (the same bytes) is simply kept.
+        both = {add.path for add in adds} & {action.path for action in actions}
+        if both:
+            actions = [action for action in actions if action.path not in both]
+            adds = [add for add in adds if add.path not in both]
+        if not actions and not adds:
+            return int(table.version())
+        with _asked(self.path):
+            table.create_write_transaction(
+                [*actions, *adds],
+                "append",
+                table.schema(),
+                commit_properties=CommitProperties(
+                    app_transactions=[Transaction("featurestore-merge", table.version() + 1)]
+                ),
+            )
+            table.update_incremental()
+        return int(table.version())
+
+    def history(self, limit: int | None = None) -> list[Commit]:
+        """Return the versions, newest first."""
+        commits = []
+        for one in self._log(limit):
+            shards = self.shards(one["version"])
+            when = datetime.fromtimestamp(one["timestamp"] / 1000, UTC)
+            n_rows = sum(shard.n_rows or 0 for shard in shards)
+            commits.append(Commit(one["version"], when, n_rows, len(shards)))
+        return commits
+
+    def _log(self, limit: int | None = None) -> list[dict[str, Any]]:
+        with _asked(self.path):
+            return list(self._open(None).history(limit))
+
+    def compact(self, target_bytes: int = COMPACT_BYTES) -> int:
+        """Join small shards into larger ones; return by how many files there are fewer.
+
+        Readers keep what they read: the small files stay until `vacuum`. Rows that another
+        writer drops meanwhile stay dropped: then the joined file is left out, for `vacuum` (it
+        is named by its bytes: another machine may have joined the same rows and committed it).
+        """
+        n_fewer = 0
+        for group in _groups(self.shards(), target_bytes):
+            schema = self.schema()
+            parts = [read_shard(shard.path) for shard in group]
+            if "vector" not in schema.names:  # a column may have come between two shards
+                parts = [fit_to(part, schema) for part in parts]
+            add = self._write(pa.concat_tables(parts))
+            for attempt in range(_MERGE_ATTEMPTS):
+                table = self._open(None)
+                if not set(group) <= set(self._shards(table)):
+                    break  # a shard was rewritten: the next call takes what it became
+                try:
+                    self._commit(table, [_remove(shard) for shard in group], [add])
+                    n_fewer += len(group) - 1
+                    break
+                except CommitFailedError:
+                    time.sleep(0.01 * min(attempt, 20))
+        return n_fewer
+
+    def unreferenced(
+        self,
+        keep: Collection[int] = (),
+        *,
+        older_than_s: float = YOUNG_S,
+        unnamed_s: float = YOUNG_S,
+    ) -> list[StorePath]:
+        """Return files that may go: no version that is kept names them.
+
+        Kept are the versions given, the latest, and all that were the latest at some time
+        within the last ``older_than_s`` seconds; younger files stay too. What no version ever
+        named stays for ``unnamed_s`` seconds, since a writer may be about to commit it. So a
+        clock that runs ahead only keeps more.
+        """
+        now = time.time()
+        oldest = now - older_than_s
+        there: list[StorePath] = [
+            *self.path.iterdir()
+        ]  # first: what is committed from here on is named below
+        once = self._ever_named()
+        latest = self.version()
+        kept = {latest, *(one for one in keep if one <= latest)}  # a backup may be older
+        for one in self._log():  # newest first
+            kept.add(one["version"])
+            if one["timestamp"] / 1000 < oldest:
+                break
+        named = {shard.path for version in kept for shard in self.shards(version)}
+        found = []
+        for path in there:
+            if path.suffix not in (".parquet", ".tmp") or path in named:
+                continue
+            try:
+                changed = path.stat().st_mtime
+            except FileNotFoundError:
+                continue  # a writer has just renamed it
+            if changed < (oldest if path.name in once else now - unnamed_s):
+                found.append(path)
+        return sorted(found, key=str)
+
+    def _ever_named(self) -> set[str]:
+        """Return the names of all files that a version had: the log is never cleaned away."""
+        names = set()
+        for path in (self.path / "_delta_log").glob("*.json"):
+            for line in path.read_text("utf-8").splitlines():
+                if (added := json.loads(line).get("add")) is not None:
+                    names.add(added["path"])
+        return names
+
+    def digest(self, version: int | None = None) -> str:
+        """Return a hash of a version's files, which are named by their bytes."""
+        names = "\n".join(shard.path.name for shard in self.shards(version))
+        return hashlib.sha256(names.encode()).hexdigest()
+
+    def _open(self, version: int | None) -> DeltaTable:
+        try:
+            with _asked(self.path):
+                options = _options(self.path)
+                return DeltaTable(str(self.path), version=version, storage_options=options)
+        except TableNotFoundError:
+            raise StoreCorrupt(
+                f"{self.path} holds no Delta log: expected _delta_log/ there; "
+                "restore the folder from a backup, or delete it to embed again"
+            ) from None
+        except (DeltaError, OverflowError) as error:
+            latest = None if version is None else self.version()
+            if version is None or latest is None or 0 <= version <= latest:
+                raise StoreCorrupt(
+                    f"the log of {self.path} cannot be read: {_said(error)}; "
+                    "restore its _delta_log from a backup"
+                ) from None
+            raise UnknownSnapshot(
+                f"{self.path} has no version {version}: it has 0 to {latest}"
+            ) from None
+
+    def _write_all(self, rows: pa.Table) -> list[AddAction]:
+        """Write rows as one shard, or many as several at once: packing and hashing take cores."""
+        n_cores = os.cpu_count() or 1
+        n_parts = max(1, min(n_cores, rows.nbytes // _PART_BYTES), rows.nbytes // COMPACT_BYTES)
+        step = max(1, -(-len(rows) // n_parts))
+        parts = [rows.slice(start, step) for start in range(0, len(rows), step)]
+        with ThreadPoolExecutor(n_cores) as pool:
+            return list(pool.map(self._write, parts))
+
+    def _write(self, rows: pa.Table) -> AddAction:
+        name, n_bytes = write_shard(rows, self.path)
+        now_ms = int(time.time() * 1000)
+        statistics = json.dumps({"numRecords": len(rows)})
+        return AddAction(name, n_bytes, {}, now_ms, True, statistics)
+
+
+@contextmanager
+def _asked(path: StorePath) -> Iterator[None]:
+    """Say of what delta-rs did not get from an object store that it did not answer."""
+    try:
+        yield
+    except OSError as error:
+        if isinstance(path, RemotePath):
+            raise StoreUnreachable(f"{path}: {_said(error)}") from None
+        raise
+
+
+def _options(path: StorePath) -> dict[str, str] | None:
+    return delta_options() if isinstance(path, RemotePath) else None
+
+
+def _said(error: Exception) -> str:
+    """Return what delta-rs said in one line, without the colours of a terminal."""
+    plain = re.sub(r"\x1b\[\d*m|↳", "", str(error))
+    return " ".join(plain.split())[:300]
+
+
+def _groups(shards: list[Shard], target_bytes: int) -> Iterator[list[Shard]]:
+    """Return shards to join: small ones, together no larger than the target."""
+    group: list[Shard] = []
+    for shard in sorted(shards, key=lambda one: one.size_bytes):
+        if shard.size_bytes > target_bytes // 2:
+            break
+        if sum(one.size_bytes for one in group) + shard.size_bytes > target_bytes:
+            yield group
+            group = []
+        group.append(shard)
+    if len(group) > 1:
+        yield group
+
+
+def _remove(shard: Shard) -> RemoveAction:
+    return RemoveAction(
+        shard.path.name, True, int(time.time() * 1000), size=shard.size_bytes, partition_values={}
+    )
+
+
+def _delta_schema(schema: pa.Schema) -> Any:
+    """Return the schema as Delta knows it: it has no fixed-size lists."""
+    from deltalake import Schema
+
+    fields = []
+    for field in schema:
+        kind = field.type
+        if pa.types.is_fixed_size_list(kind):
+            kind = pa.list_(kind.value_field)
+        fields.append(pa.field(field.name, kind, field.nullable))
+    return Schema.from_arrow(pa.schema(fields))

@@ -1,0 +1,1 @@
+"""Store → DataSet → View: what users hold."""

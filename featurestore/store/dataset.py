@@ -1,0 +1,174 @@
+"""A data set: its items and their files, its views."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from featurestore.curation.labels import attach
+from featurestore.curation.slices import Slice, read_slice
+from featurestore.encoders.images import thumbnail
+from featurestore.errors import UnknownItem, UnknownView, nearest
+from featurestore.sources.locations import Location
+from featurestore.sources.reading import Reader
+from featurestore.storage.dataset_file import DatasetFile
+from featurestore.storage.dataset_folder import DatasetFolder
+from featurestore.storage.files import write_file
+from featurestore.storage.remote import RemotePath, StorePath
+from featurestore.store.view import View
+from featurestore.terms.specs import EncoderSpec, Modality
+
+if TYPE_CHECKING:
+    from featurestore.store.store import Store
+
+_ASK_EACH_S = 2.0
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """A named collection of items with labels, splits, groups and free columns."""
+
+    store: Store
+    folder: DatasetFolder
+    part: Slice | None = None  # what its views read; None: all items
+
+    def within(self, name: str) -> DataSet:
+        """Return this data set with views of a slice's items alone.
+
+        Raises
+        ------
+        UnknownSlice
+            If there is no slice of that name.
+        """
+        return replace(self, part=read_slice(self.folder, name))
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        return self.folder.name
+
+    @property
+    def path(self) -> StorePath:
+        """Its folder."""
+        return self.folder.path
+
+    @cached_property
+    def description(self) -> DatasetFile:
+        """What dataset.json said when first asked."""
+        return self.folder.read()
+
+    @property
+    def modality(self) -> Modality:
+        """Images or texts."""
+        return self.description.modality
+
+    @property
+    def label_columns(self) -> list[str]:
+        """Names of the label columns; the first is the main one."""
+        return list(self.description.labels)
+
+    @property
+    def n_items(self) -> int:
+        """How many items it has now."""
+        return len(self.items(["item_id"]))
+
+    def items(self, columns: list[str] | None = None, *, version: int | None = None) -> pa.Table:
+        """Return the items, one row each, with the given columns or all."""
+        return self.folder.items.read(columns, version)
+
+    def attach(self, values: pa.Table, *, are_labels: bool = True) -> int:
+        """Write labels (or other columns) of known items; see `featurestore.curation.labels.attach`."""
+        self.__dict__.pop("description", None)  # it changes
+        return attach(self.folder, values, are_labels=are_labels)
+
+    def failures(self) -> pa.Table:
+        """Return the items that have no vector, with the reason."""
+        return self.folder.failures.read()
+
+    def views(self) -> list[View]:
+        """Return the views, sorted by encoder."""
+        encoders = self.folder.encoders().items()
+        found = [View(self, slug, info, part=self.part) for slug, info in encoders]
+        return sorted(found, key=lambda view: str(view.spec))
+
+    def view(self, spec: str) -> View:
+        """Return the vectors by one encoder."""
+        wanted = str(EncoderSpec.parse(spec))
+        encoders = self.folder.encoders()
+        for slug, info in encoders.items():
+            if info["spec"] == wanted:
+                return View(self, slug, info, part=self.part)
+        known = [info["spec"] for info in encoders.values()]
+        raise UnknownView(
+            f"data set {self.name!r} was not embedded by {wanted}: {nearest(wanted, known)}; "
+            f"embed it with `featurestore embed --dataset {self.name} -e {wanted}`"
+        )
+
+    def uri(self, item_id: str) -> str:
+        """Return where an image item is: a path or a URL, with its place in a larger file."""
+        return self._uri(item_id, self._item(item_id))
+
+    def _uri(self, item_id: str, row: dict[str, Any]) -> str:
+        if row["uri"] is None:
+            raise UnknownItem(f"item {item_id!r} is a text: it has no file")
+        return Location(self.description.sources[row["source"]].root).join(row["uri"]).text
+
+    def read_bytes(self, item_id: str) -> bytes:
+        """Return the bytes of an image item, from its source."""
+        row = self._item(item_id)
+        place = self._uri(item_id, row)
+        record = self.description.sources[row["source"]]
+        try:
+            return Reader(record.kind, record.root)(row["uri"])
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or str(error)
+            raise UnknownItem(f"the file of item {item_id!r} is gone: {place} ({reason})") from None
+
+    def thumbnail(self, item_id: str, *, size_px: int = 128) -> bytes:
+        """Return a small JPEG of an image item, kept in the store by content."""
+        content_hash = self._item(item_id)["content_hash"]
+        path = self.folder.local / "thumbnails" / f"{content_hash}-{size_px}.jpg"
+        if content_hash is not None and path.exists():
+            return path.read_bytes()
+        content = self.read_bytes(item_id)
+        made = thumbnail(content, size_px)
+        if hashlib.sha256(content).hexdigest() == content_hash:  # the file may have changed
+            path.parent.mkdir(exist_ok=True)
+            write_file(path, made)
+        return made
+
+    def _items_version(self) -> int:
+        """Return the version of the items: elsewhere, where asking costs requests, of just now."""
+        if not isinstance(self.folder.path, RemotePath):
+            return self.folder.items.version()
+        when, version = self.__dict__.get("_asked", (-math.inf, 0))
+        if time.monotonic() - when > _ASK_EACH_S:
+            version = self.folder.items.version()
+            self.__dict__["_asked"] = time.monotonic(), version
+        return int(version)
+
+    def _item(self, item_id: str) -> dict[str, Any]:
+        items = whereabouts(self.folder, self._items_version())
+        row = pc.index(items.column("item_id"), item_id).as_py()
+        if row < 0 and self.__dict__.pop("_asked", None) is not None:  # it may have come since
+            return self._item(item_id)
+        if row < 0:
+            raise UnknownItem(
+                f"data set {self.name!r} has no item {item_id!r}: "
+                f"{nearest(item_id, items.column('item_id').to_pylist()[:10_000])}"
+            )
+        item: dict[str, Any] = items.slice(row, 1).to_pylist()[0]
+        return item
+
+
+@lru_cache(maxsize=2)
+def whereabouts(folder: DatasetFolder, version: int) -> pa.Table:
+    """Where each item is; kept, since a page of thumbnails asks for one after another."""
+    return folder.items.read(["item_id", "source", "uri", "content_hash"], version)

@@ -1,0 +1,323 @@
+"""Store → DataSet → View: what users hold."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pyarrow as pa
+
+from featurestore.errors import BadName, NotAStore, UnknownDataset, nearest
+from featurestore.pipeline import estimate, run
+from featurestore.pipeline.estimate import Estimate
+from featurestore.pipeline.job import Job, what_is_built_in
+from featurestore.pipeline.listing_run import Selection
+from featurestore.pipeline.options import EmbedOptions
+from featurestore.pipeline.report import EmbedReport, Progress
+from featurestore.sources.listing import SourceOptions
+from featurestore.storage.dataset_folder import DatasetFolder
+from featurestore.storage.files import json_bytes, move_folder, read_json, remove_folder
+from featurestore.storage.query import select
+from featurestore.storage.remote import ABSENT, SCHEME, RemotePath, StorePath, as_path
+from featurestore.storage.shards import read_shard
+from featurestore.storage.store_marker import (
+    check_dataset_name,
+    check_store,
+    is_dataset_name,
+    make_store,
+)
+from featurestore.storage.user_cache import local_side
+from featurestore.store.dataset import DataSet, whereabouts
+from featurestore.store.view import View
+
+_MARK = "moving.json"  # of a data set that is being renamed, in an object store
+
+
+def open_store(path: str | StorePath, *, create: bool = False) -> Store:
+    """Open a store.
+
+    Parameters
+    ----------
+    path : str or Path
+        Its folder, or ``s3://bucket/folder``: the environment says how to get there
+        (``AWS_ENDPOINT_URL``, ``AWS_ACCESS_KEY_ID``, ``AWS_SECRET_ACCESS_KEY``, ``AWS_REGION``).
+    create : bool
+        Accept a folder that is empty or does not exist; it becomes a store with the first
+        data set that is embedded into it.
+
+    Raises
+    ------
+    NotAStore
+        If there is no store (and ``create`` is false), something else, a newer format, or another
+        URL.
+    StoreUnreachable
+        If an object store does not answer, or refuses.
+    """
+    folder = _place_of(path)
+    if not check_store(folder) and not create:
+        raise NotAStore(
+            f"there is no store at {folder}: make one with "
+            "`featurestore embed SOURCE --dataset NAME`, or name another with --store"
+        )
+    opened = Store(folder)
+    if isinstance(folder, RemotePath):
+        _forget_gone(opened)
+    return opened
+
+
+def _forget_gone(store: Store) -> None:
+    """Delete what this machine keeps of data sets that were renamed or dropped elsewhere."""
+    kept = {one.name for one in local_side(store.path / "datasets").iterdir()}
+    for name in kept.difference(store.folders()) if kept else ():
+        DatasetFolder(store.path / "datasets" / name).clear_local()
+
+
+def _place_of(path: str | StorePath) -> StorePath:
+    if isinstance(place := as_path(path), RemotePath):
+        return place
+    if re.match("[a-z][a-z0-9+.-]+:/", str(path), re.IGNORECASE):  # Path takes one of two slashes
+        raise NotAStore(
+            f"{path}: a store lies in a folder of this machine or at {SCHEME}BUCKET/FOLDER "
+            "(sources may be other URLs): mount the bucket, or embed into a folder and copy it "
+            "there, file by file"
+        )
+    folder = place.expanduser().absolute()
+    if re.search("%[0-9A-Fa-f]{2}", str(folder)):
+        raise BadName(f"{folder} holds a %-escape, which delta-rs decodes: use another folder name")
+    return folder
+
+
+@dataclass(frozen=True)
+class Store:
+    """A folder of data sets."""
+
+    path: StorePath
+
+    def datasets(self) -> list[str]:
+        """Return the names of the data sets, sorted."""
+        found = (one.parent.name for one in self.path.glob("datasets/*/dataset.json"))
+        return sorted(name for name in found if is_dataset_name(name))
+
+    def folders(self) -> list[str]:
+        """Return the names of what should be data sets, damaged ones included, sorted."""
+        found = (one.name for one in self.path.glob("datasets/*"))
+        return sorted(name for name in found if is_dataset_name(name))
+
+    def folder(self, name: str) -> DatasetFolder:
+        """Return the folder of a data set, which may be damaged."""
+        if name not in self.folders():
+            raise UnknownDataset(
+                f"no data set {name!r} in {self.path}: {nearest(name, self.folders())}"
+            )
+        return self._folder(name)
+
+    def dataset(self, name: str) -> DataSet:
+        """Return a data set by name."""
+        folder = self._folder(name)
+        if not is_dataset_name(name) or not folder.exists:
+            raise UnknownDataset(
+                f"no data set {name!r} in {self.path}: {nearest(name, self.datasets())}"
+            )
+        folder.forget_erased()
+        return DataSet(self, folder)
+
+    def view(self, dataset: str, spec: str) -> View:
+        """Return the vectors of a data set by an encoder: ``view("cells", "timm:resnet18")``."""
+        return self.dataset(dataset).view(spec)
+
+    def embed(
+        self,
+        sources: Sequence[str | Path],
+        *,
+        dataset: str,
+        encoders: Sequence[Any] = (),
+        options: SourceOptions | None = None,
+        how: EmbedOptions | None = None,
+        select: Selection | None = None,
+        progress: Callable[[Progress], None] | None = None,
+        say: Callable[[str], None] = lambda _: None,
+    ) -> list[EmbedReport]:
+        """Embed sources into a data set: only what is new or changed is encoded.
+
+        Each item is read and decoded once for all encoders; layers of one network share its
+        forward pass. All encoders are in memory at once.
+
+        Parameters
+        ----------
+        sources : sequence of path or URL
+            Image folders, tables, tar shards, Hugging Face data sets; none means those that
+            the data set knows already.
+        dataset : str
+            Its name; made if it does not exist.
+        encoders : sequence of str or object
+            Specs, or encoders of your own (see `featurestore.encoders.custom`); each makes or
+            updates a view. None means the built-in encoder of what the sources hold.
+        options : SourceOptions, optional
+            Which columns hold what.
+        how : EmbedOptions, optional
+        select : Selection, optional
+            Which of the items; the others stay as they are.
+        progress, say : callable, optional
+            Hear of each item, and of what a person should know.
+
+        Returns
+        -------
+        list of EmbedReport
+            One for each encoder.
+
+        Raises
+        ------
+        BadSource, ModalityMismatch, UnknownEncoder, EncoderChanged, EncoderDrift
+            The data set is as it was (of a drift, its labels and metadata are new).
+        TooManyFailures
+            If the caller set a limit.
+        """
+        job = Job.make(
+            self._folder(check_dataset_name(dataset)), sources, encoders, options, how, select
+        )
+        make_store(self.path)
+        job.write_description(say)
+        if not encoders:
+            say(what_is_built_in(job.intake.modality))
+        folder, how = job.folder, job.how
+        suffix = "" if how.part is None else f".{how.part[0]}-of-{how.part[1]}"
+        with ExitStack() as locks:
+            for slug in sorted({one.slug for one in job.resolved}):  # one order: no deadlock
+                locks.enter_context(
+                    folder.locked(
+                        slug + suffix,
+                        on_wait=lambda: say(
+                            "another process embeds into this view: waiting for it"
+                        ),
+                    )
+                )
+            return run.run(
+                folder,
+                job.intake.rows,
+                job.intake.modality,
+                job.readers,
+                job.resolved,
+                how,
+                load=job.load,
+                is_whole=job.is_whole,
+                progress=progress,
+                clock=job.clock,
+            )
+
+    def estimate(
+        self,
+        sources: Sequence[str | Path],
+        *,
+        dataset: str,
+        encoders: Sequence[Any] = (),
+        options: SourceOptions | None = None,
+        how: EmbedOptions | None = None,
+        select: Selection | None = None,
+    ) -> list[Estimate]:
+        """Count what `embed` would do, and time it on a few items; nothing is written."""
+        job = Job.make(
+            self._folder(check_dataset_name(dataset)), sources, encoders, options, how, select
+        )
+        return estimate.estimate(
+            job.folder,
+            job.intake.rows,
+            job.intake.modality,
+            job.readers,
+            job.resolved,
+            job.how,
+            load=job.load,
+        )
+
+    def sql(self, statement: str, *, limit_s: float | None = None) -> pa.Table:
+        """Run one SELECT; what it may name are the data sets, their views and predictions.
+
+        ``photos`` holds the items, ``"photos@timm:resnet18"`` ids and vectors (FLOAT[dim]) of a
+        view, ``"photos/<head id>"`` what a head predicted out of fold or on the test split. Each
+        is read only where the statement names it. After ``limit_s`` seconds it is stopped.
+
+        Raises
+        ------
+        BadQuery
+            If it is not one SELECT, or names anything else (files, settings, other databases), or
+            takes too long.
+        """
+        tables = {}
+        for name in self.datasets():
+            if name not in statement:
+                continue
+            dataset = self.dataset(name)
+            tables[name] = dataset.items()
+            for view in dataset.views():
+                if view.name in statement:
+                    tables[view.name] = view.to_arrow(columns=[])
+            for path in dataset.path.glob("heads/*/predictions.parquet"):
+                if (key := f"{name}/{path.parent.name}") in statement:
+                    tables[key] = read_shard(path)
+        return select(statement, tables, limit_s=limit_s)
+
+    def rename(self, name: str, new: str) -> DataSet:
+        """Give a data set another name; heads and cards keep the name that they were made under.
+
+        Raises
+        ------
+        BadName
+            If there is one of that name, or it cannot be a name.
+        """
+        folder, target = self.folder(name), self._folder(check_dataset_name(new))
+        is_half_moved = _is_half_moved(folder, target)  # an earlier call was cut short
+        if name == new or (target.exists and not is_half_moved):
+            raise BadName(f"there is a data set {new!r} in {self.path}: give another name")
+        if not (folder.exists or is_half_moved):
+            self.dataset(name)  # says which there are
+        with folder.locked("dataset"):
+            if isinstance(mark := target.path / _MARK, RemotePath) and not target.exists:
+                if is_half_moved:
+                    remove_folder(target.path)
+                target.check_new()
+                mark.write_bytes(json_bytes({"from": name}), over=ABSENT)
+            move_folder(folder.path, target.path, last="dataset.json")
+            if isinstance(mark, RemotePath):
+                mark.unlink(missing_ok=True)
+            folder.clear_local()
+        whereabouts.cache_clear()
+        return self.dataset(new)
+
+    def drop(self, name: str) -> None:
+        """Delete a data set with its views, heads and cards; its sources stay as they are.
+
+        What an interrupted drop, or a damaged data set, left is deleted, too.
+        """
+        folder = self.folder(name)
+        doomed: StorePath = folder.path
+        if isinstance(doomed, Path):  # gone at once; what a kill leaves is no data set
+            doomed = doomed.rename(doomed.with_name(f".dropped-{name}-{uuid4().hex[:8]}"))
+        else:
+            (doomed / "dataset.json").unlink(missing_ok=True)
+            remove_folder(folder.local)
+        whereabouts.cache_clear()
+        remove_folder(doomed)
+
+    def _folder(self, name: str) -> DatasetFolder:
+        return DatasetFolder(self.path / "datasets" / name)
+
+
+def _is_half_moved(folder: DatasetFolder, target: DatasetFolder) -> bool:
+    """Whether a call of `Store.rename` was cut short, in an object store.
+
+    A table's first log entry holds an id that no other table has.
+    """
+    mark = target.path / _MARK
+    if not isinstance(mark, RemotePath) or not mark.is_file():
+        return False
+    if read_json(mark) != {"from": folder.name}:
+        return False
+    if not (folder.exists and target.exists):
+        return True
+    first = "00000000000000000000.json"
+    logs = (one.items.path / "_delta_log" / first for one in (folder, target))
+    return len({log.read_bytes() for log in logs}) == 1

@@ -1,0 +1,159 @@
+"""What encoders are called, and what decides their vectors: pure values, no models."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Self
+
+from featurestore.errors import BadName
+
+SPEC_OPTIONS = ("layer", "pool", "size", "max_length", "prompt", "precision", "decode", "seed")
+# What picks a depth of a network: specs that differ in these alone share one forward pass.
+_DEPTH_OPTIONS = ("layer", "pool")
+# A comma that another key follows: a prompt may hold commas of its own.
+_NEXT_OPTION = re.compile(rf",(?=(?:{'|'.join(SPEC_OPTIONS)})=)")
+LOCAL_DIR = "local-dir:"
+_PATH_STARTS = ("/", "./", "../", "~")
+
+
+class Modality(StrEnum):
+    """What an item is made of."""
+
+    IMAGE = "image"
+    TEXT = "text"
+
+
+@dataclass(frozen=True)
+class EncoderSpec:
+    """The name of a frozen encoder: ``family:model[/weights][@revision][#key=value,…]``.
+
+    A pure value: it says what is meant, not whether it exists.
+
+    >>> str(EncoderSpec.parse("random:timm:resnet18#seed=1"))
+    'random:timm:resnet18#seed=1'
+    >>> EncoderSpec.parse("timm:local-dir:/models/a@b").model
+    'local-dir:/models/a@b'
+    """
+
+    family: str
+    model: str  # with its weights, as the family writes them: "ViT-B-32/laion2b_s34b_b79k"
+    revision: str | None = None
+    options: tuple[tuple[str, str], ...] = ()  # in the order of SPEC_OPTIONS
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read a spec; a relative path in it (a folder, a checkpoint) is made absolute."""
+        body, _, tail = text.lstrip().partition("#")
+        body = body.rstrip()  # but a prompt may end with a space
+        family, colon, model = body.partition(":")
+        if not colon or not family or not model:
+            raise BadName(
+                f"{text!r} is no encoder spec: expected family:model, "
+                "such as timm:resnet18, open_clip:ViT-B-32/laion2b_s34b_b79k or baseline:pixels"
+            )
+        revision = None
+        head, marker, path = model.partition(LOCAL_DIR)
+        if marker:  # everything up to '#' is the path, '@' included
+            model = f"{head}{LOCAL_DIR}{_absolute(path)}"
+        elif (named := model.partition("/"))[2].startswith(_PATH_STARTS):  # ViT-B-32/./a.pt
+            model = f"{named[0]}/{_absolute(named[2])}"
+        elif "@" in model:
+            model, _, revision = model.rpartition("@")
+        options = dict(
+            _parse_option(part, text) for part in _NEXT_OPTION.split(tail) if part.strip()
+        )
+        ordered = tuple((key, options[key]) for key in SPEC_OPTIONS if key in options)
+        return cls(family, model, revision, ordered)
+
+    def __str__(self) -> str:
+        at = f"@{self.revision}" if self.revision else ""
+        tail = ",".join(f"{key}={value}" for key, value in self.options)
+        return f"{self.family}:{self.model}{at}" + (f"#{tail}" if tail else "")
+
+    def option(self, key: str, default: str) -> str:
+        """Return the value of an option, or ``default`` where the spec does not say."""
+        return dict(self.options).get(key, default)
+
+    @property
+    def local_dir(self) -> Path | None:
+        """The folder that holds the weights, for ``local-dir:`` specs."""
+        _, marker, path = self.model.partition(LOCAL_DIR)
+        return Path(path) if marker else None
+
+    @property
+    def local_file(self) -> Path | None:
+        """The checkpoint that holds the weights, for specs such as ``ViT-B-32//path/a.pt``."""
+        _, _, path = self.model.partition("/")
+        return Path(path) if self.local_dir is None and path.startswith("/") else None
+
+    @property
+    def network(self) -> EncoderSpec:
+        """The spec without layer and pooling: what one forward pass can serve."""
+        options = tuple(one for one in self.options if one[0] not in _DEPTH_OPTIONS)
+        return replace(self, options=options)
+
+    @property
+    def label(self) -> str:
+        """A short name for tables and plots: a local folder's name instead of its path."""
+        place = self.local_dir or self.local_file
+        return str(self) if place is None else str(self).replace(str(place), place.name)
+
+
+def parse_specs(texts: Iterable[str]) -> list[EncoderSpec]:
+    """Read specs; one with several layers means one encoder a layer.
+
+    >>> [str(one) for one in parse_specs(["timm:resnet18#layer=2+3"])]
+    ['timm:resnet18#layer=2', 'timm:resnet18#layer=3']
+    """
+    specs: dict[EncoderSpec, None] = {}  # in order, each once
+    for text in texts:
+        spec = EncoderSpec.parse(text)
+        for layer in spec.option("layer", "").split("+"):
+            options = tuple((k, layer if k == "layer" else v) for k, v in spec.options)
+            specs[replace(spec, options=options)] = None
+    return list(specs)
+
+
+def _absolute(path: str) -> str:
+    return os.path.abspath(Path(path).expanduser())  # noqa: PTH100 - `..` goes as well
+
+
+def _parse_option(part: str, text: str) -> tuple[str, str]:
+    key, equals, value = part.partition("=")
+    if not equals or key not in SPEC_OPTIONS:
+        raise BadName(
+            f"{part!r} in {text!r} is no encoder option: expected key=value "
+            f"with a key among {', '.join(SPEC_OPTIONS)}"
+        )
+    return key, value
+
+
+@dataclass(frozen=True)
+class ResolvedEncoder:
+    """An encoder that exists here: what its vectors are, and what decides them."""
+
+    spec: EncoderSpec
+    dim: int
+    modalities: frozenset[Modality]
+    chosen: Mapping[str, Any]  # everything chosen that changes a vector; JSON-able
+    versions: Mapping[str, str] = field(default_factory=dict)  # measured by canaries, not hashed
+    n_parameters: int | None = None  # of the whole network, whatever the layer; not hashed
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) over everything chosen that changes a vector."""
+        text = json.dumps(dict(self.chosen), sort_keys=True, ensure_ascii=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    @property
+    def slug(self) -> str:
+        """A folder name: readable, unique by the last 8 characters."""
+        readable = re.sub(r"[^A-Za-z0-9._-]+", "-", self.spec.label.replace(LOCAL_DIR, ""))
+        return f"{readable.strip('-.')[:80]}-{self.fingerprint[:8]}"

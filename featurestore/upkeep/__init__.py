@@ -1,0 +1,1 @@
+"""Care of a store over years: versions, erasure, verification, moved sources."""

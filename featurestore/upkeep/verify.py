@@ -1,0 +1,198 @@
+"""Is all of it there, and is it what it says: a data set checked file by file."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from featurestore.encoders.canary import check_canary
+from featurestore.encoders.loading import load_encoder
+from featurestore.errors import FeatureStoreError, StoreCorrupt
+from featurestore.search.index_files import check_index
+from featurestore.sources.reading import Reader
+from featurestore.storage.cache import is_sound
+from featurestore.storage.columns import text_hash
+from featurestore.storage.dataset_folder import DatasetFolder
+from featurestore.storage.files import matching, read_json, sha256_of
+from featurestore.storage.remote import StorePath
+from featurestore.storage.shards import each_group, vectors_of
+from featurestore.storage.tables import Shard, Table
+from featurestore.terms.specs import EncoderSpec
+
+N_SAMPLE = 100
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that is not as it should be."""
+
+    where: str  # a file, or a table
+    what: str
+    severity: str  # error: the store is damaged; warning: what lies outside of it has changed
+
+
+def verify(
+    folder: DatasetFolder, *, canary: bool = True, n_sample: int = N_SAMPLE, seed: int = 0
+) -> list[Finding]:
+    """Check the present state of a data set; no finding means that all is well.
+
+    Shards: present, of their size, of the SHA-256 that is their name, readable, of as many rows
+    as the log says. Items: ids unique, texts those that were hashed. Views: dim, finite vectors.
+    Caches and indexes: of the bytes that were written. Heads: estimators as their cards have
+    them. Sources: ``n_sample`` items drawn by ``seed`` still have the content that was embedded.
+    Encoders, with ``canary``: those that can be loaded still give their probe vectors.
+    """
+    return list(_findings(folder, canary, n_sample, seed))
+
+
+def _findings(folder: DatasetFolder, canary: bool, n_sample: int, seed: int) -> Iterator[Finding]:
+    try:
+        folder.read()
+        infos = folder.encoders()
+    except StoreCorrupt as error:
+        yield Finding(str(folder.path), str(error), "error")
+        return
+    for log in matching(folder.path / "views", "*/_delta_log"):
+        if not (log.parent / "encoder.json").exists():
+            what = "has no encoder.json: restore it from a backup"
+            yield Finding(str(log.parent), what, "error")
+    yield from _check_table(folder.items, partial(_check_ids, seen=set()))
+    yield from _check_table(folder.failures)
+    for slug, info in infos.items():
+        yield from _check_table(folder.view(slug), partial(_check_vectors, dim=info["dim"]))
+    for place in sorted((folder.local / "cache").glob("*/[0-9]*-*")):
+        if not is_sound(place) and place.exists():
+            what = "is not what was written, and may be served: delete the folder"
+            yield Finding(str(place), what, "error")
+    for slug, info in infos.items():
+        place = folder.local / "indexes" / slug
+        if (damage := check_index(place, info["dim"])) is not None:
+            yield Finding(str(place), damage, "error")
+    yield from _check_heads(folder.path)
+    yield from _check_sources(folder, n_sample, seed)
+    if canary:
+        for slug, info in infos.items():
+            if not info["canary"]:
+                continue  # imported: nobody here can make these vectors
+            yield from _check_encoder(folder.path / "views" / slug, info)
+
+
+def _check_table(
+    table: Table, check: Callable[[pa.Table], Iterator[str]] | None = None
+) -> Iterator[Finding]:
+    """Check files one by one; ``check`` says what is wrong with the rows of a sound one."""
+    try:
+        shards = table.shards()
+    except FeatureStoreError as error:
+        yield Finding(str(table.path), str(error), "error")
+        return
+    for shard in shards:
+        damage = _damage(shard)
+        if damage is not None:
+            yield Finding(str(shard.path), damage, "error")
+            continue
+        n_rows = 0
+        for rows in each_group(shard.path):  # a whole shard may be larger than memory
+            n_rows += len(rows)
+            for what in check(rows) if check is not None else ():
+                yield Finding(str(shard.path), what, "error")
+        if shard.n_rows is not None and n_rows != shard.n_rows:
+            what = f"it has {n_rows} rows, the log says {shard.n_rows}"
+            yield Finding(str(shard.path), what, "error")
+
+
+def _damage(shard: Shard) -> str | None:
+    """Say what is wrong with a file's bytes."""
+    try:
+        size = shard.path.stat().st_size
+        if size != shard.size_bytes:
+            return f"it has {size} bytes, the log says {shard.size_bytes}"
+        digest = sha256_of(shard.path)
+    except OSError as error:
+        return f"cannot be read: {error.strerror}; restore it from a backup"
+    if digest != shard.path.stem:
+        return "its bytes are not those that were written (SHA-256); restore it from a backup"
+    return None
+
+
+def _check_ids(rows: pa.Table, seen: set[str]) -> Iterator[str]:
+    for item_id in rows.column("item_id").to_pylist():
+        if item_id in seen:
+            yield f"item {item_id!r} has two rows"
+        seen.add(item_id)
+    texts = rows.filter(pc.is_valid(rows.column("text"))).select(
+        ["item_id", "text", "content_hash"]
+    )
+    for row in texts.to_pylist():
+        if row["content_hash"] is not None and text_hash(row["text"]) != row["content_hash"]:
+            yield f"the text of item {row['item_id']!r} is not the one that was hashed"
+
+
+def _check_vectors(rows: pa.Table, dim: int) -> Iterator[str]:
+    kind = rows.schema.field("vector").type
+    if not pa.types.is_fixed_size_list(kind) or kind.list_size != dim:
+        yield f"its vectors are {kind}, expected float32[{dim}]"
+        return
+    vectors = vectors_of(rows.column("vector"), dim)
+    n_bad = int((~np.isfinite(vectors).all(axis=1)).sum())
+    if n_bad:
+        yield f"{n_bad} vectors hold NaN or infinity"
+
+
+def _check_heads(path: StorePath) -> Iterator[Finding]:
+    for card_path in matching(path / "heads", "*/card.json"):
+        file = card_path.with_name("head.skops")
+        try:
+            card = read_json(card_path)
+            digest = sha256_of(file)
+        except StoreCorrupt as error:
+            yield Finding(str(card_path), str(error), "error")
+        except OSError as error:
+            yield Finding(str(file), f"cannot be read: {error.strerror}", "error")
+        else:
+            if digest != card.get("head_sha256"):
+                yield Finding(str(file), "is not the head that card.json describes", "error")
+
+
+def _check_sources(folder: DatasetFolder, n_sample: int, seed: int) -> Iterator[Finding]:
+    try:
+        items = folder.items.read(["item_id", "source", "uri", "content_hash"])
+    except StoreCorrupt:
+        return  # named above
+    rows = items.filter(pc.and_(pc.is_valid(items["uri"]), pc.is_valid(items["content_hash"])))
+    some = np.random.default_rng(seed).permutation(len(rows))[:n_sample]
+    records = folder.read().sources
+    readers = {name: Reader(one.kind, one.root) for name, one in records.items()}
+    for row in rows.take(pa.array(np.sort(some))).to_pylist():
+        try:
+            content = readers[row["source"]](row["uri"])
+        except (OSError, ValueError, KeyError) as error:
+            reason = getattr(error, "strerror", None) or str(error)
+            yield Finding(row["item_id"], f"is gone from its source ({reason})", "warning")
+            continue
+        if hashlib.sha256(content).hexdigest() != row["content_hash"]:
+            what = "has changed since it was embedded: run embed again"
+            yield Finding(row["item_id"], what, "warning")
+
+
+def _check_encoder(path: StorePath, info: Mapping[str, Any]) -> Iterator[Finding]:
+    where = str(path / "encoder.json")
+    try:
+        encoder = load_encoder(EncoderSpec.parse(info["spec"]), device="cpu")
+    except FeatureStoreError as error:
+        yield Finding(where, f"its encoder cannot be loaded here: {error}", "warning")
+        return
+    if encoder.resolved.fingerprint != info["fingerprint"]:
+        yield Finding(where, f"{info['spec']} is another encoder now", "warning")
+        return
+    try:
+        check_canary(encoder, info["canary"])
+    except FeatureStoreError as error:
+        yield Finding(where, str(error), "warning")

@@ -1,0 +1,96 @@
+"""Care of a data set over years: what it was, and which files may go."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+
+from featurestore.storage.dataset_folder import DatasetFolder, all_views_locked
+from featurestore.storage.files import read_json
+from featurestore.storage.remote import StorePath
+from featurestore.storage.shards import local_copy
+from featurestore.storage.tables import YOUNG_S
+from featurestore.terms.snapshots import Snapshot
+from featurestore.upkeep.erase import _name, tables_of
+
+
+@dataclass(frozen=True)
+class Event:
+    """One commit to one of a data set's tables."""
+
+    when: str  # UTC, ISO 8601
+    table: str  # items, failures, or the spec of a view
+    version: int
+    n_rows: int
+    n_shards: int
+
+
+def history(folder: DatasetFolder, limit: int = 20) -> list[Event]:
+    """Return the latest commits, newest first."""
+    events = []
+    for name, table in tables_of(folder):
+        latest = ""  # versions of a table stand in their order, whatever its writers' clocks said
+        for one in reversed(table.history(limit)):
+            when = one.when.isoformat(timespec="seconds")
+            latest = max(latest, when)
+            event = Event(when, name, one.version, one.n_rows, one.n_shards)
+            events.append((latest, one.version, event))
+    return [event for *_, event in sorted(events, key=lambda one: one[:2], reverse=True)][:limit]
+
+
+@dataclass(frozen=True)
+class Vacuumed:
+    """Files that no kept version names."""
+
+    files: tuple[StorePath, ...]
+    n_bytes: int
+
+
+def vacuum(
+    folder: DatasetFolder, *, older_than_s: float = YOUNG_S, dry_run: bool = False
+) -> Vacuumed:
+    """Delete what was replaced: files that only old versions name.
+
+    The present state stays, and so does every snapshot that a head or a comparison names, all
+    that was the latest within ``older_than_s``, and every file younger than that.
+    """
+    # A look takes no lock: a store that cannot be written to can be looked at.
+    with nullcontext() if dry_run else all_views_locked(folder):
+        keep = _named_versions(folder)
+        found = [
+            path
+            for _, table in tables_of(folder, replaced=True)
+            for path in table.unreferenced(keep.get(table.path, set()), older_than_s=older_than_s)
+        ]
+        size = sum(path.stat().st_size for path in found)
+        if not dry_run:
+            for path in found:
+                path.unlink(missing_ok=True)
+                local_copy(path).unlink(missing_ok=True)
+    return Vacuumed(tuple(found), size)
+
+
+def compact(folder: DatasetFolder) -> dict[str, int]:
+    """Join small shards; return by how many files each table has fewer."""
+    with all_views_locked(folder):
+        return {name: table.compact() for name, table in tables_of(folder)}
+
+
+def _named_versions(folder: DatasetFolder) -> dict[StorePath, set[int]]:
+    """Return the versions of each table that heads and reports name."""
+    slugs: dict[str, StorePath] = {}
+    for path in (folder.path / "views").glob("*/encoder.json"):
+        slugs[read_json(path)["fingerprint"]] = path.parent
+    named: dict[StorePath, set[int]] = {}
+    for path in (folder.path / "heads").glob("*/card.json"):
+        card = read_json(path)
+        _name(named, folder, slugs, card.get("fingerprint"), card.get("snapshot"))
+    for path in (folder.path / "heads").glob("*/encoder.json"):
+        for block in read_json(path)["blocks"]:  # of a head on several views side by side
+            if at := block.get("snapshot"):
+                _name(named, folder, slugs, block["fingerprint"], asdict(Snapshot.parse(at)))
+    for kind in ("compare", "curve", "transfer", "quality"):
+        for card in folder.runs(kind):
+            for view in card.get("card", card).get("views", []):
+                _name(named, folder, slugs, view.get("fingerprint"), view.get("snapshot"))
+    return named

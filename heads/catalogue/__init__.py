@@ -1,0 +1,1 @@
+"""The table of heads: names, builders, words of classes."""

@@ -1,0 +1,1 @@
+"""The doors that train heads: fit, compare, curve, suggest; and runs again."""

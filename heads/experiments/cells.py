@@ -1,0 +1,93 @@
+"""One head on one input, evaluated; kept so that none runs twice."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from featurestore.storage.files import write_json
+from heads.catalogue.entry import HeadEntry
+from heads.experiments.inputs import Material
+from heads.labels.plan import Plan
+from heads.measures.comparison import ComparedHead
+from heads.measures.evaluate import evaluate
+from heads.saved.provenance import library_versions
+
+CACHE_FORMAT = 7  # a change to how heads learn or are scored makes it one more
+
+
+def run_cell(
+    material: Material,
+    head: str,
+    entry: HeadEntry,
+    plan: Plan,
+    *,
+    seed: int = 0,
+    intervals_of: Sequence[str] = (),
+    on_fit: Callable[[], None] | None = None,
+    cache_in: Path | None = None,
+) -> ComparedHead:
+    """Evaluate one head on one material, or read what an equal run has found.
+
+    Parameters
+    ----------
+    intervals_of : sequence of str
+        Metrics without a closed form that are to have an interval on a test split.
+    cache_in : path, optional
+        Folder of found results; their names hash everything that decides the numbers.
+    """
+    decides = {
+        "format": CACHE_FORMAT,
+        "encoder": material.encoder,
+        "identity": dict(material.identity),
+        "head": head,
+        "search_space": entry.search_space,
+        "plan": plan.digest,
+        "seed": seed,
+        "intervals_of": sorted(intervals_of),
+        "versions": library_versions(),
+    }
+    key = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
+    # Of an estimator of the user's nobody knows all that decides what it learns.
+    file = None if cache_in is None or not entry.is_known else cache_in / f"{key[:32]}.json"
+    if file is not None and file.exists():
+        found = _read(file, decides, plan)
+        if found is not None:
+            for _ in plan.parts if on_fit else ():
+                on_fit()  # type: ignore[misc]
+            return found
+    X, more_seconds = material.read()
+    build = material.build(entry)
+    done = evaluate(
+        lambda: build(seed),
+        X,
+        plan.target,
+        plan.parts,
+        estimand=plan.estimand,
+        groups=plan.block,
+        on_fit=on_fit,
+        intervals_of=intervals_of,
+        seed=seed,
+        reviewed=plan.reviewed,
+    )
+    cell = ComparedHead(
+        material.encoder, head, done.report, done.seconds + more_seconds, done.chosen
+    )
+    if file is not None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_json(file, {"decides": decides, "cell": cell.to_json(repeats=True)}, indent=None)
+    return cell
+
+
+def _read(file: Path, decides: Mapping[str, Any], plan: Plan) -> ComparedHead | None:
+    try:
+        kept = json.loads(file.read_text())
+        if kept["decides"] != json.loads(json.dumps(decides)):
+            return None
+        truth = plan.target.values[plan.tested]
+        return ComparedHead.from_json(kept["cell"], truth, plan.task, plan.estimand)
+    except (OSError, ValueError, KeyError, TypeError):  # damaged: it is derived, so make it anew
+        return None

@@ -1,0 +1,298 @@
+"""Fit one head on a view: choose, fit, evaluate, register."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
+from functools import partial
+from itertools import count
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featurestore.errors import BadName, ModalityMismatch
+from featurestore.terms.specs import Modality
+from heads.catalogue.table import head_entries
+from heads.catalogue.words import with_words
+from heads.experiments.leaks import MOST_OF_A_FIT, Leak, find_leak
+from heads.labels.folds import make_folds
+from heads.labels.plan import Plan, make_plan, task_of
+from heads.labels.tasks import Task, texts_of
+from heads.measures.conformal import misfit, sets, threshold
+from heads.measures.evaluate import Evaluation, chosen_by, evaluate, fit_head, predictions
+from heads.measures.intervals import wilson
+from heads.measures.metrics import METRICS
+from heads.saved.bundle import CARD_FORMAT, FittedHead, heads_folder, said_of, save_head
+from heads.saved.common_items import reviews_of
+from heads.saved.concat import blocks_of
+from heads.saved.provenance import library_versions, machine
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from featurestore.store.view import View
+
+
+def fit(
+    view: View,
+    head: str | Any = "logistic",
+    *,
+    label: str | None = None,
+    task: str | None = None,
+    coverage: float | None = None,
+    seed: int = 0,
+    apply_reviews: bool = False,
+    register: bool = True,
+    progress: Callable[[int, int, str], None] | None = None,
+) -> FittedHead:
+    """Fit a head on a view, evaluate it, and keep it beside the data set.
+
+    Settings are chosen on training rows alone. The head learns from the training split
+    and is tested on the test split; where there is none, it learns from every labelled item
+    and is tested by 5 × 5 folds of them.
+
+    Parameters
+    ----------
+    view : View
+    head : str or estimator
+        A name from `heads.catalogue`, ``python:module:object``, or an unfitted scikit-learn
+        estimator.
+    label : str, optional
+        Label column; default the data set's main label.
+    task : {"multiclass", "multilabel", "regression"}, optional
+        Default what the labels look like.
+    coverage : float, optional
+        Share of new items whose prediction set is to hold the truth, say 0.9: a split-conformal
+        set of classes, or an interval of numbers. It is calibrated on the split ``val`` beside
+        a test split, or else on a fifth of the training rows, which then do not teach the head.
+    seed : int
+        Of folds and of every drawing within the head.
+    apply_reviews : bool
+        Let reviewers' decisions change the training rows. Where they concern test rows, the card
+        also says how well the head does against what reviewers say.
+    register : bool
+        Write ``heads/<head-id>/`` into the data set's folder.
+    progress : callable, optional
+        Called with fits done, fits in all, and what is being fitted.
+
+    Returns
+    -------
+    FittedHead
+        Its ``card`` holds metrics with intervals and everything that decided them.
+
+    Raises
+    ------
+    UnknownHead, MissingColumn, NotEnoughData
+    """
+    begin = time.perf_counter()
+    created = datetime.now(UTC)
+    embeddings = view.load()
+    reviews, review_notes = reviews_of(view, embeddings, label, apply_reviews)
+    plan = make_plan(
+        embeddings, label=label, task=task, recorded=task_of(view, label), seed=seed,
+        reviews=reviews,
+    )  # fmt: skip
+    plan = replace(plan, notes=(*plan.notes, *review_notes))
+    ((head, entry),) = head_entries([head], plan.task).items()
+    reads_texts = entry.reads == "texts"
+    if reads_texts and view.dataset.modality != Modality.TEXT:
+        raise ModalityMismatch(f"{head} reads texts, but {view.dataset.name!r} holds pictures")
+    X = (texts_of(embeddings) if reads_texts else embeddings.vectors)[plan.rows]
+    plan, calibrate = _set_aside(plan, coverage, seed)
+    builder = entry.builder(plan.task)
+    assert builder is not None, "checked by head_entries"
+    if entry.reads == "words":
+        builder = with_words(builder, view, plan.classes)
+    build = partial(builder, seed)
+    n_done, n_fits = count(1), len(plan.parts) + (plan.folds is not None)
+
+    def tell() -> None:
+        if progress is not None:
+            progress(next(n_done), n_fits, f"{head} on {view.spec}")
+
+    evaluation = evaluate(
+        build,
+        X,
+        plan.target,
+        plan.parts,
+        estimand=plan.estimand,
+        groups=plan.block,
+        on_fit=tell,
+        intervals_of=tuple(METRICS[plan.task]),
+        seed=seed,
+        reviewed=plan.reviewed,
+    )
+    estimator = evaluation.last
+    if plan.folds is not None:
+        lesson = plan.taught.lesson
+        rows = plan.train
+        estimator = fit_head(build(), X[rows], lesson[rows], plan.block[rows])
+        tell()
+    conformal = None
+    if coverage is not None:
+        conformal = _conformal(estimator, X, plan, calibrate, coverage)
+    leak, leak_notes = find_leak([view], plan, most=MOST_OF_A_FIT)
+    plan = replace(plan, notes=(*plan.notes, *leak_notes))
+    stem = re.sub(r"[^A-Za-z0-9._+-]+", "-", head)[:60]
+    head_id = f"{stem}-{created:%Y%m%dT%H%M%S%f}-{view.fingerprint[:8]}"
+    card = {
+        "format": CARD_FORMAT,
+        "head_id": head_id,
+        "head": head,
+        "created": created.isoformat(),
+        "dataset": view.dataset.name,
+        "modality": str(view.dataset.modality),
+        "encoder": "baseline:tfidf" if reads_texts else str(view.spec),
+        "fingerprint": "" if reads_texts else view.fingerprint,
+        "snapshot": asdict(embeddings.snapshot) if embeddings.snapshot else None,
+        "slice": part.name if (part := getattr(view, "part", None)) else None,
+        "slice_digest": part.digest if part else None,
+        "reads": "texts" if reads_texts else "vectors",
+        "dim": embeddings.dim,
+        "search_space": entry.search_space,
+        "chosen": chosen_by(estimator),
+        "conformal": conformal,
+        "seed": seed,
+        **_card_of_plan(plan),
+        **_card_of_evaluation(evaluation, plan),
+        "twins": None if leak is None else _card_of_leak(leak, evaluation),
+        "seconds": {"one_fit": evaluation.seconds, "in_all": time.perf_counter() - begin},
+        "machine": machine(),
+        "versions": library_versions(),
+    }
+    fitted = FittedHead(head_id, estimator, card, () if reads_texts else tuple(blocks_of(view)))
+    if not register:
+        return fitted
+    return save_head(fitted, _predictions(evaluation, plan), heads_folder(view.dataset))
+
+
+def _card_of_leak(leak: Leak, evaluation: Evaluation) -> dict[str, Any]:
+    report = evaluation.report
+    return {
+        "n": leak.n_twins,
+        "n_test": len(leak.is_twin),
+        "likeness": leak.likeness,
+        "without": {name: leak.without(report, name) for name in report.scores},
+    }
+
+
+def _set_aside(plan: Plan, coverage: float | None, seed: int) -> tuple[Plan, NDArray[np.intp]]:
+    """Return the plan without its calibration rows among the training rows, and those rows."""
+    nobody = np.empty(0, dtype=np.intp)
+    if coverage is None:
+        return plan, nobody
+    if not 0 < coverage < 1:
+        raise BadName(f"coverage {coverage}: expected a share between 0 and 1, such as 0.9")
+    if plan.task is Task.MULTILABEL:
+        raise BadName("prediction sets are for one class or a number an item, not several labels")
+    is_val = plan.split == "val"
+    if plan.reviewed is not None:
+        is_val &= plan.reviewed.teaches & plan.reviewed.is_tested
+    val = np.flatnonzero(is_val)
+    val = val[~np.isin(plan.block[val], plan.block[plan.train])]
+    if plan.folds is None and len(val):
+        return plan, val
+    strata = plan.target.values if plan.task is Task.MULTICLASS else plan.target.strata
+    train = plan.train
+    folds = make_folds(
+        plan.ids[train], strata[train], plan.block[train], classes=plan.classes, n_repeats=1,
+        seed=seed,
+    )  # fmt: skip
+    teach, calibrate = next(folds.parts())
+    return replace(plan, train=train[teach]), train[calibrate]
+
+
+def _conformal(
+    estimator: Any, X: Any, plan: Plan, rows: NDArray[np.intp], coverage: float
+) -> dict[str, Any]:
+    """Calibrate prediction sets, and say how they do on a test split."""
+
+    def said(rows: NDArray[np.intp]) -> Any:
+        found = predictions(estimator, X[rows], plan.target.take(rows))
+        if plan.task is Task.REGRESSION:
+            return found.predicted
+        if found.proba is None:
+            raise BadName("prediction sets need a head with probabilities (predict_proba)")
+        return found.proba
+
+    truth = plan.target.values
+    limit = threshold(misfit(plan.task, truth[rows], said(rows)), coverage)
+    found: dict[str, Any] = {
+        "coverage": coverage,
+        "n_calibration": len(rows),
+        "limit": None if limit == np.inf else limit,  # None: everything is in the set
+    }
+    if len(plan.test):
+        on_test = said(plan.test)
+        is_held = misfit(plan.task, truth[plan.test], on_test) <= limit + 1e-12
+        low, high = wilson(float(is_held.mean()), len(is_held))
+        found["on_test"] = {"coverage": float(is_held.mean()), "low": low, "high": high}
+        if plan.task is Task.MULTICLASS:
+            found["on_test"]["mean_size"] = float(sets(on_test, limit).sum(axis=1).mean())
+    return found
+
+
+def _card_of_plan(plan: Plan) -> dict[str, Any]:
+    n_folds, n_repeats = (plan.folds.n_folds, plan.folds.n_repeats) if plan.folds else (0, 0)
+    return {
+        "label": plan.label,
+        "task": str(plan.task),
+        "classes": list(plan.classes),
+        "never_part": ["content_hash", "group"],
+        "n_blocks": len(np.unique(plan.block)),
+        "evaluation": {
+            "on": "folds" if plan.folds else "test",
+            "n_folds": n_folds,
+            "n_repeats": n_repeats,
+            "n_train": len(plan.train),
+            "n_tested": len(plan.tested),
+            "n_leaked": plan.n_leaked,
+        },
+        "n_items": len(plan.ids),
+        "n_unlabelled": plan.n_unlabelled,
+        "reviews": None if plan.reviewed is None else plan.reviewed.digest,
+        "notes": list(plan.notes),
+    }
+
+
+def _card_of_evaluation(evaluation: Evaluation, plan: Plan) -> dict[str, Any]:
+    report = evaluation.report
+    found: dict[str, Any] = {
+        "estimand": report.estimand,
+        "metrics": {metric: asdict(report.estimate(metric)) for metric in report.scores},
+    }
+    if report.n_reviewed:
+        found["as_reviewed"] = {
+            "n_changed": report.n_reviewed,
+            "metrics": {name: float(values.mean()) for name, values in report.as_reviewed.items()},
+        }
+    if plan.task is Task.MULTICLASS:
+        found["confusion"] = report.confusion(len(plan.classes)).tolist()
+    return found
+
+
+def _predictions(evaluation: Evaluation, plan: Plan) -> pa.Table:
+    """Return one row for each tested item; over folds, of the first repeat."""
+    import pyarrow as pa
+
+    report, tested = evaluation.report, plan.tested
+    folds = [None] * len(tested) if plan.folds is None else plan.folds.number[0][tested].tolist()
+    columns = {
+        "item_id": pa.array(plan.ids[tested].astype(str)),
+        "label": said_of(plan.target, report.truth),
+        "predicted": said_of(plan.target, report.predicted),
+    }
+    if evaluation.probabilities is not None:
+        probabilities = evaluation.probabilities.astype(np.float32)
+        if plan.task is Task.MULTICLASS:
+            columns["confidence"] = probabilities.max(axis=1)
+        columns["probabilities"] = pa.FixedSizeListArray.from_arrays(
+            probabilities.ravel(), len(plan.classes)
+        )
+    columns["fold"] = pa.array(folds, pa.int32())
+    columns["split"] = pa.array(plan.split[tested].tolist(), pa.string())
+    return pa.table(columns, metadata={"classes": "\n".join(plan.classes)})

@@ -1,0 +1,131 @@
+"""What heads read of labelled items: vectors of a view, of several, or texts."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featurestore.terms.embeddings import Embeddings
+from featurestore.terms.specs import Modality
+from heads.catalogue.entry import Build, HeadEntry
+from heads.catalogue.table import HEADS, best_on_counts, counts_builder
+from heads.catalogue.words import with_words
+from heads.labels.plan import Plan
+from heads.labels.tasks import Task, texts_of
+from heads.saved.common_items import Ground, rows_of
+from heads.saved.concat import concat
+
+if TYPE_CHECKING:
+    from featurestore.store.view import View
+
+
+TFIDF = "baseline:tfidf"
+MAJORITY = "baseline:majority"
+
+
+@dataclass(frozen=True, eq=False)
+class Material:
+    """One encoder's vectors of the rows of a plan, or what stands in their place."""
+
+    encoder: str
+    identity: Mapping[str, Any]  # what decides the numbers: fingerprint, snapshot
+    read: Callable[[], tuple[Any, float]]  # (n, dim) and the seconds that a fit would add
+    build: Callable[[HeadEntry], Build]  # how a head is built for it
+
+
+def of_view(view: View, table: Embeddings, plan: Plan) -> Material:
+    """Return a view's vectors; the state tells versions of one number apart."""
+    identity = {"fingerprint": view.fingerprint, "state": view.state}
+    return of_vectors(str(view.spec), lambda: table.vectors[plan.rows], plan, identity, view)
+
+
+def of_concat(views: Sequence[View], plan: Plan) -> Material:
+    """Return views side by side; they are loaded only if a head is trained on them."""
+    both = concat(views)
+
+    def vectors() -> NDArray[np.float32]:
+        found = both.load()
+        return found.vectors[rows_of(found, plan.ids)]
+
+    identity = {"of": [[view.fingerprint, view.state] for view in views]}
+    return of_vectors(str(both.spec), vectors, plan, identity)
+
+
+def of_vectors(
+    encoder: str,
+    vectors: Callable[[], Any],
+    plan: Plan,
+    identity: Mapping[str, Any],
+    view: View | None = None,
+) -> Material:
+    """Return vectors of the plan's rows under an encoder's name; its view knows words."""
+
+    def build(entry: HeadEntry) -> Build:
+        found = entry.builder(plan.task)
+        assert found is not None, "checked by head_entries"
+        return found if entry.reads != "words" else with_words(found, view, plan.classes)
+
+    return Material(encoder, identity, lambda: (vectors(), 0.0), build)
+
+
+def of_nothing(plan: Plan) -> Material:
+    """Return a constant: what the majority is predicted from."""
+    return of_vectors(
+        MAJORITY, lambda: np.zeros((len(plan.ids), 1), dtype=np.float32), plan, {"constant": 0}
+    )
+
+
+def of_texts(table: Embeddings, plan: Plan) -> Material:
+    """Return the texts' n-grams, counted once for all folds."""
+    return _of_counts(table, plan, lambda entry, n_words: counts_builder(n_words, plan.task))
+
+
+def of_texts_and_heads(
+    table: Embeddings, plan: Plan, entries: Mapping[str, HeadEntry], metric: str
+) -> Material:
+    """Return the texts' n-grams for the best of several heads, chosen in each training part."""
+    return _of_counts(
+        table, plan, lambda entry, n_words: best_on_counts(entries, n_words, plan.task, metric)
+    )
+
+
+def _of_counts(table: Embeddings, plan: Plan, build: Callable[[HeadEntry, int], Build]) -> Material:
+    @cache
+    def count() -> tuple[Any, int, float]:
+        from heads.estimators.tfidf import count_ngrams
+
+        begin = time.perf_counter()
+        counts, n_words = count_ngrams(texts_of(table)[plan.rows].tolist())
+        # A head of its own would count the n-grams of its training rows.
+        share = np.mean([len(train) for train, _ in plan.parts]) / len(plan.ids)
+        return counts, n_words, float((time.perf_counter() - begin) * share)
+
+    def read() -> tuple[Any, float]:
+        counts, _, seconds = count()
+        return counts, seconds
+
+    texts = "\0".join(map(str, texts_of(table)[plan.rows]))
+    identity = {"texts": hashlib.sha256(texts.encode("utf-8", "surrogatepass")).hexdigest()}
+    return Material(TFIDF, identity, read, lambda entry: build(entry, count()[1]))
+
+
+def of_views(ground: Ground) -> list[Material]:
+    """Return what heads read of each view."""
+    return [of_view(v, t, ground.plan) for v, t in zip(ground.views, ground.tables, strict=True)]
+
+
+def baselines(ground: Ground) -> list[tuple[Material, str, HeadEntry]]:
+    """Return what needs no encoder, each with its head: majority and, for texts, TF-IDF."""
+    plan = ground.plan
+    found = [(of_nothing(plan), "majority", HEADS["majority"])]
+    if ground.views[0].dataset.modality == Modality.TEXT:
+        head = "ridge" if plan.task is Task.REGRESSION else "logistic"
+        found.append((of_texts(ground.tables[0], plan), head, HEADS["tfidf"]))
+    return found

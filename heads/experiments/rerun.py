@@ -1,0 +1,97 @@
+"""Stored runs, run again: equal libraries give equal numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, overload
+
+from featurestore.errors import BadName
+from featurestore.terms.snapshots import Snapshot
+from heads.catalogue.table import head_entries
+from heads.experiments.compare import compare
+from heads.experiments.curve import Curve, curve
+from heads.labels.tasks import Task
+from heads.measures.comparison import ComparedHead, Comparison
+
+if TYPE_CHECKING:
+    from featurestore.store.view import View
+
+Progress = Callable[[int, int, str], None]
+
+
+@overload
+def run_again(dataset: Any, run: Comparison, *, progress: Progress | None = None) -> Comparison: ...
+@overload
+def run_again(dataset: Any, run: Curve, *, progress: Progress | None = None) -> Curve: ...
+def run_again(
+    dataset: Any, run: Comparison | Curve, *, progress: Progress | None = None
+) -> Comparison | Curve:
+    """Run a stored comparison or learning curve again, on the versions that it names.
+
+    Equal libraries give equal numbers. Heads that were given as objects are not known by name.
+    ``progress`` is called as that of `heads.compare`.
+
+    Raises
+    ------
+    UnknownView, UnknownSnapshot, UnknownHead
+        If a view, its version, or a head is no more.
+    BadName
+        If its slice, the reviews that it applied, or what its heads choose among are others now.
+    """
+    if any(one["encoder"].startswith("concat:") for one in run.rows()):
+        raise BadName("a run with views side by side is run again from its views")
+    views = _views(dataset, run.card)
+    if isinstance(run, Comparison):
+        return _compared(views, run, progress)
+    return _drawn(views, run, progress)
+
+
+def _views(dataset: Any, card: Mapping[str, Any]) -> list[View]:
+    views = []
+    for one in card["views"]:
+        view = dataset.view(one["encoder"])
+        if name := one.get("slice"):
+            view = view.within(name)
+            if view.part.digest != one["slice_digest"]:
+                raise BadName(f"slice {name!r} holds other items than in that run")
+        at = one["snapshot"]
+        views.append(view.as_of(Snapshot(at["items"], at["view"])) if at else view)
+    return views
+
+
+def _compared(views: list[View], run: Comparison, progress: Progress | None) -> Comparison:
+    card = run.card
+    names = card.get("heads") or list(dict.fromkeys(c.head for c in run.heads if _is_plain(c)))
+    _check_spaces(card.get("search_spaces", {}), names, run.task)
+    again = compare(
+        views, names, label=run.label, task=run.task, metric=run.metric,
+        evaluation=card["evaluation"], seed=card["seed"], group="group" in card["never_part"],
+        apply_reviews=card.get("apply_reviews", False),
+        twins_together="twins" in card["never_part"], save=False, progress=progress,
+    )  # fmt: skip
+    if again.card["reviews"] != card.get("reviews"):
+        raise BadName("reviewers have decided more since: that comparison cannot be run again")
+    return again
+
+
+def _drawn(views: list[View], run: Curve, progress: Progress | None) -> Curve:
+    card = run.card
+    _check_spaces({card["head"]: card.get("search_space", "")}, [card["head"]], run.task)
+    return curve(
+        views, card["head"], label=run.label, task=run.task, metric=run.metric,
+        per_class=card.get("per_class") or sorted({one.per_class for one in run.budgets}),
+        n_draws=card["n_draws"], seed=card["seed"], save=False, progress=progress,
+    )  # fmt: skip
+
+
+def _check_spaces(then: Mapping[str, str], names: Sequence[str], task: Task) -> None:
+    now = head_entries(names, task)
+    if changed := [name for name in names if then.get(name) != now[name].search_space]:
+        raise BadName(
+            f"{', '.join(changed)}: what the card says that it chose among is not what it would "
+            "choose among now (prompts, grids)"
+        )
+
+
+def _is_plain(cell: ComparedHead) -> bool:
+    return not cell.encoder.startswith("baseline:majority") and cell.encoder != "baseline:tfidf"

@@ -1,0 +1,159 @@
+"""What a label column asks a head to say: one class, several labels, or a number."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featurestore.errors import BadName, NotEnoughData
+from featurestore.terms.embeddings import Embeddings
+from featurestore.terms.labels import MOST_CLASSES, SEPARATOR, class_name, is_missing
+
+N_BINS = 5  # of numbers, to spread them over folds
+
+
+class Task(StrEnum):
+    """The kinds of target."""
+
+    MULTICLASS = "multiclass"
+    MULTILABEL = "multilabel"
+    REGRESSION = "regression"
+
+
+@dataclass(frozen=True, eq=False)
+class Target:
+    """What is to be predicted of n rows."""
+
+    task: Task
+    values: NDArray[Any]  # (n,) class numbers; (n, n_labels) bool; (n,) float64
+    classes: tuple[str, ...] = ()  # names of class numbers or of label columns
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def take(self, rows: NDArray[Any]) -> Target:
+        """Return some rows."""
+        return Target(self.task, self.values[rows], self.classes)
+
+    @property
+    def lesson(self) -> NDArray[Any]:
+        """What ``fit`` takes as y: class names, an indicator matrix, or numbers."""
+        if self.task is Task.MULTICLASS:
+            return np.asarray(np.array(self.classes)[self.values])
+        return self.values
+
+    @property
+    def strata(self) -> NDArray[np.bool_]:
+        """What folds spread evenly, shape (n, n_strata).
+
+        The classes; the labels, and having none of them; fifths of the numbers.
+        """
+        if self.task is Task.MULTILABEL:
+            return np.column_stack([self.values, ~self.values.any(axis=1)])
+        if self.task is Task.REGRESSION:
+            edges = np.unique(np.quantile(self.values, np.linspace(0, 1, N_BINS + 1)[1:-1]))
+            numbers = np.searchsorted(edges, self.values, side="right")
+            return np.asarray(numbers[:, None] == np.arange(len(edges) + 1))
+        return np.asarray(self.values[:, None] == np.arange(len(self.classes)))
+
+
+def guess_task(values: NDArray[Any], name: str) -> tuple[Task, str | None]:
+    """Tell the task of known label values, and say so where it is no matter of course.
+
+    Lists, and texts with ``|`` in them, are several labels; floats are numbers, unless they
+    are a few whole ones, as classes become where a program had to write a gap between them.
+    """
+    if any(isinstance(value, (list, tuple, np.ndarray)) for value in values):
+        return Task.MULTILABEL, None
+    if any(isinstance(value, str) and SEPARATOR in value for value in values):
+        return Task.MULTILABEL, (
+            f"Label {name!r} holds {SEPARATOR!r}, taken as standing between several labels: task "
+            "multiclass takes each text as one."
+        )
+    floats = [value for value in values if isinstance(value, (float, np.floating))]
+    if not floats:
+        return Task.MULTICLASS, None
+    if any(value % 1 for value in floats):
+        return Task.REGRESSION, None
+    if len(set(floats)) <= MOST_CLASSES:
+        return Task.MULTICLASS, (
+            f"Label {name!r} holds {len(set(floats))} whole numbers, taken as classes: "
+            "task regression takes them as a quantity."
+        )
+    return Task.REGRESSION, (
+        f"Label {name!r} holds many different whole numbers, taken as a quantity: "
+        "task multiclass takes them as classes."
+    )
+
+
+def read_target(values: NDArray[Any], task: Task, name: str) -> Target:
+    """Turn known label values (n,) into a target.
+
+    Raises
+    ------
+    BadName
+        If a value does not fit the task.
+    NotEnoughData
+        Fewer than two classes, no label, or numbers that do not vary.
+    """
+    if task is Task.REGRESSION:
+        numbers = _numbers(values, name)
+        if len(numbers) < 2 or np.ptp(numbers) == 0:
+            raise NotEnoughData(f"column {name!r} holds fewer than two different numbers")
+        return Target(task, numbers)
+    if task is Task.MULTILABEL:
+        sets = [_labels(value, name) for value in values]
+        known = sorted(set().union(*sets)) if sets else []
+        if not known:
+            raise NotEnoughData(f"no item has a label in column {name!r}")
+        place = {label: column for column, label in enumerate(known)}
+        members = np.zeros((len(sets), len(known)), dtype=bool)
+        for row, labels in enumerate(sets):
+            members[row, [place[label] for label in labels]] = True
+        return Target(task, members, tuple(known))
+    if any(isinstance(value, (list, tuple, np.ndarray)) for value in values):
+        raise BadName(f"label {name!r} holds lists: its task is multilabel")
+    fractions = [value for value in values if isinstance(value, (float, np.floating)) and value % 1]
+    if fractions:
+        raise BadName(
+            f"label {name!r} holds numbers with fractions such as {fractions[0]}, which are no "
+            "classes: its task is regression"
+        )
+    texts = [class_name(value) for value in values]
+    names, codes = np.unique(np.array(texts, dtype=str), return_inverse=True)
+    if len(names) < 2:
+        found = f"one class ({str(names[0])!r})" if len(names) else "no label"
+        raise NotEnoughData(f"{found} in column {name!r}: heads need two classes or more")
+    return Target(task, codes.astype(np.intp), tuple(str(c) for c in names))
+
+
+def _numbers(values: Sequence[Any] | NDArray[Any], name: str) -> NDArray[np.float64]:
+    try:
+        numbers = np.array([float(value) for value in values])
+    except (TypeError, ValueError) as error:
+        raise BadName(f"label {name!r} is no column of numbers: {error}") from None
+    if not np.isfinite(numbers).all():
+        raise BadName(f"label {name!r} holds an infinite number: expected finite ones")
+    return numbers
+
+
+def _labels(value: Any, name: str) -> set[str]:
+    if isinstance(value, str):
+        return {part.strip() for part in value.split(SEPARATOR) if part.strip()}
+    if isinstance(value, (list, tuple, np.ndarray)):
+        return {str(one) for one in value if one is not None}
+    raise BadName(
+        f"label {name!r} holds {value!r}: several labels are a list, or a text with "
+        f"{SEPARATOR!r} between them"
+    )
+
+
+def texts_of(embeddings: Embeddings) -> NDArray[Any]:
+    """Return the items' texts, shape (n,); an item without one has an empty text."""
+    texts = embeddings.column("text")
+    return np.where(is_missing(texts), "", texts)

@@ -1,0 +1,1 @@
+"""How good a head is and how sure that is: metrics, intervals, comparisons."""

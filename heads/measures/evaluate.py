@@ -1,0 +1,353 @@
+"""How good a head is, and how sure that is: plain arrays in, frozen reports out."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from heads.labels.reviewed import Reviewed, differs
+from heads.labels.tasks import Target, Task
+from heads.measures.intervals import (
+    LEVEL,
+    bootstrap_difference,
+    bootstrap_interval,
+    bootstrap_weights,
+    corrected_t,
+    mean_recall,
+    mean_recall_difference,
+    wilson,
+)
+from heads.measures.metrics import METRICS, Metric, Predictions, score
+
+CLOSED_FORM = ("balanced_accuracy", "accuracy")  # score intervals; of one class a row
+Parts = Iterable[tuple[NDArray[np.intp], NDArray[np.intp]]]  # training and test rows
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A figure with its interval and what that is an interval for."""
+
+    value: float
+    low: float | None  # None where this metric has no interval
+    high: float | None
+    estimand: str
+
+
+@dataclass(frozen=True, eq=False)
+class Report:
+    """What one head did on the rows it had not seen.
+
+    On a test split ``scores`` has one value per metric, and ``draws`` those of the same
+    bootstrap draws of the rows for every head; over folds it has one for each fold, and
+    ``predicted`` is that of the first repeat.
+    """
+
+    truth: NDArray[Any]  # (n,) class numbers or numbers; (n, n_labels) bool
+    predicted: NDArray[Any]  # the same shape
+    scores: Mapping[str, NDArray[np.float64]]  # metric → (1,) or (n_repeats * n_folds,)
+    estimand: str
+    test_ratio: float = 0.0  # test rows over training rows of one fold
+    task: Task = Task.MULTICLASS
+    draws: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)  # (n_draws,)
+    repeats: NDArray[Any] | None = None  # (n_repeats, n, …), what each repeat predicted
+    n_blocks: int | None = None  # of the test rows; None where each stands for itself
+    as_reviewed: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)  # as ``scores``
+    n_reviewed: int = 0  # test rows that reviewers see otherwise
+
+    @property
+    def n_units(self) -> int:
+        """How many independent things were tested: blocks of rows, or rows."""
+        return len(self.truth) if self.n_blocks is None else self.n_blocks
+
+    def estimate(self, metric: str, *, level: float = LEVEL) -> Estimate:
+        """Return a metric with its interval; ``low`` and ``high`` are None where it has none."""
+        scores = self.scores[metric]
+        is_share = self.metric(metric).is_share
+        value = float(scores.mean())
+        if len(scores) > 1:
+            interval = corrected_t(scores, self.test_ratio, level=level)
+            if interval is None and self._is_closed(metric):
+                interval = self._recall(metric, level)  # of the rows of one repeat
+            elif interval is None and is_share:  # nothing varies, which n rows may well hide
+                interval = wilson(min(1.0, max(0.0, value)), len(self.truth), level=level)
+        elif metric in self.draws:
+            interval = bootstrap_interval(
+                value, self.draws[metric], n_units=self.n_units, is_share=is_share, level=level
+            )
+        else:
+            interval = self._recall(metric, level) if self._is_closed(metric) else None
+        if interval is not None and is_share:
+            interval = max(0.0, interval[0]), min(1.0, interval[1])
+        low, high = interval or (None, None)
+        return Estimate(value, low, high, self.estimand)
+
+    def difference(self, other: Report, metric: str, *, level: float = LEVEL) -> Estimate:
+        """Return this head's metric less that of another on the same rows or folds.
+
+        Raises
+        ------
+        ValueError
+            If they were tested on other rows, or without the draws that the metric needs.
+        """
+        if self.estimand != other.estimand or not np.array_equal(self.truth, other.truth):
+            raise ValueError("heads can only be paired over the same rows and folds")
+        gains = self.scores[metric] - other.scores[metric]
+        value = float(gains.mean())
+        is_share = self.metric(metric).is_share
+        interval = corrected_t(gains, self.test_ratio, level=level) if len(gains) > 1 else None
+        if interval is None and self._is_closed(metric):
+            interval = mean_recall_difference(
+                self.truth == self.predicted,
+                self.truth == other.predicted,
+                self._strata(metric),
+                level=level,
+            )
+        elif interval is None:
+            if len(gains) > 1:
+                draws = gains
+            elif metric in self.draws and metric in other.draws:
+                draws = self.draws[metric] - other.draws[metric]
+            else:
+                raise ValueError(f"{metric} was not drawn: ask for its interval when evaluating")
+            interval = bootstrap_difference(
+                value, draws, n_units=self.n_units, is_share=is_share, level=level
+            )
+        if is_share:
+            interval = max(-1.0, interval[0]), min(1.0, interval[1])
+        return Estimate(value, *interval, self.estimand)
+
+    def _recall(self, metric: str, level: float) -> tuple[float, float]:
+        return mean_recall(self.truth == self.predicted, self._strata(metric), level=level)
+
+    def metric(self, name: str) -> Metric:
+        """Return what is known of a metric."""
+        return METRICS[self.task][name]
+
+    def _is_closed(self, metric: str) -> bool:
+        """Whether a score interval of independent rows is right for it."""
+        is_known = self.task is Task.MULTICLASS and metric in CLOSED_FORM
+        return is_known and metric not in self.draws
+
+    def _strata(self, metric: str) -> NDArray[np.intp]:
+        return self.truth if metric == "balanced_accuracy" else np.zeros_like(self.truth)
+
+    def confusion(self, n_classes: int) -> NDArray[np.intp]:
+        """Count true (rows) against predicted classes (columns), shape (n_classes, n_classes)."""
+        counts = np.zeros((n_classes, n_classes), dtype=np.intp)
+        np.add.at(counts, (self.truth, self.predicted), 1)
+        return counts
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """A report, what it cost, and the predictions behind it."""
+
+    report: Report
+    seconds: float  # median of one fit, choices included
+    probabilities: NDArray[np.float64] | None  # (n, n_classes), of the rows of the report
+    chosen: tuple[dict[str, Any], ...]  # what each fit chose
+    last: Any  # the head fitted last
+
+
+def evaluate(
+    build: Callable[[], Any],
+    X: Any,
+    target: Target,
+    parts: Parts,
+    *,
+    estimand: str,
+    groups: NDArray[np.intp] | None = None,
+    on_fit: Callable[[], None] | None = None,
+    intervals_of: Collection[str] = (),
+    seed: int = 0,
+    reviewed: Reviewed | None = None,
+) -> Evaluation:
+    """Fit a head on each training part and score it on the test part.
+
+    Parameters
+    ----------
+    build : callable
+        Returns an unfitted head.
+    X : ndarray or CSR of shape (n, dim)
+    target : Target
+        Of the n rows.
+    parts : iterable of (training rows, test rows)
+        One pair for a test split; for folds all repeats, each covering every row once.
+    groups : ndarray of shape (n,), optional
+        Rows of one group stay together when a head makes inner folds, and when the rows of
+        a test split are drawn for an interval.
+    on_fit : callable, optional
+        Called after each part.
+    intervals_of : collection of str
+        Metrics without a closed form that are to have an interval on a test split.
+    seed : int
+        Of the bootstrap that gives it.
+    reviewed : Reviewed, optional
+        What reviewers decided: rows teach it, and it is scored against beside the target.
+    """
+    parts = list(parts)
+    lesson = (target if reviewed is None else reviewed.taught).lesson
+
+    def run(part: tuple[NDArray[np.intp], NDArray[np.intp]]) -> _Part:
+        train, test = part
+        within = None if groups is None else groups[train]
+        begin = time.perf_counter()
+        head = fit_head(build(), X[train], lesson[train], within)
+        seconds = time.perf_counter() - begin
+        return _Part(head, predictions(head, X[test], target.take(test)), seconds)
+
+    times = np.zeros(len(target), dtype=np.intp)  # that a row was tested
+    repeats = [np.zeros_like(target.values)]
+    shape = (len(target), len(target.classes))
+    probabilities = np.zeros(shape) if target.classes else None
+    scores: dict[str, list[float]] = {}
+    as_reviewed: dict[str, list[float]] = {}
+    seconds, chosen = [], []
+    for (_, test), found in zip(parts, _each(run, parts), strict=True):
+        for metric, value in score(target.task, found.predictions).items():
+            scores.setdefault(metric, []).append(value)
+        if reviewed is not None:
+            for metric, value in _scored_anew(found.predictions, reviewed, test).items():
+                as_reviewed.setdefault(metric, []).append(value)
+        seconds.append(found.seconds)
+        chosen.append(chosen_by(found.head))
+        repeat = int(times[test[0]])  # every row is tested once in each
+        if repeat == len(repeats):
+            repeats.append(np.zeros_like(target.values))
+        repeats[repeat][test] = found.predictions.predicted
+        if found.predictions.proba is None:
+            probabilities = None
+        elif probabilities is not None and repeat == 0:
+            probabilities[test] = found.predictions.proba
+        times[test] += 1
+        if on_fit is not None:
+            on_fit()
+    tested = times > 0
+    if probabilities is not None:
+        probabilities = probabilities[tested]
+    on_test = len(parts) == 1
+    block = test if groups is None else groups[test]
+    n_blocks = len(np.unique(block)) if on_test and len(np.unique(block)) < len(test) else None
+    # Rows of one group are no independent draws: there score intervals would be too narrow.
+    closed = CLOSED_FORM if target.task is Task.MULTICLASS and n_blocks is None else ()
+    wanted = {
+        name: METRICS[target.task][name]
+        for name in {*intervals_of, *(CLOSED_FORM if n_blocks else ())}
+        if name in scores and name not in closed
+    }
+    report = Report(
+        target.values[tested],
+        repeats[0][tested],
+        {metric: np.array(values) for metric, values in scores.items()},
+        estimand,
+        float(np.mean([len(test) / len(train) for train, test in parts])) if len(parts) > 1 else 0,
+        target.task,
+        _draws(found.predictions, wanted, block, seed) if on_test else {},
+        None if on_test else np.stack([one[tested] for one in repeats]),
+        n_blocks,
+        {metric: np.array(values) for metric, values in as_reviewed.items()},
+        0 if reviewed is None else _n_seen_otherwise(target, reviewed, tested),
+    )
+    return Evaluation(report, float(np.median(seconds)), probabilities, tuple(chosen), found.head)
+
+
+def predictions(head: Any, X: Any, target: Target) -> Predictions:
+    """Let a fitted head say what it thinks of rows X, in the terms of their target."""
+    said = head.predict(X)
+    if target.task is Task.REGRESSION:
+        return Predictions(target.values, np.asarray(said, dtype=np.float64).reshape(len(target)))
+    proba = head.predict_proba(X) if hasattr(head, "predict_proba") else None
+    if target.task is Task.MULTILABEL:
+        return Predictions(target.values, np.asarray(said).astype(bool), proba)
+    names = np.array(target.classes)
+    if proba is not None:
+        found = np.zeros((len(target), len(names)))
+        found[:, np.searchsorted(names, head.classes_)] = proba
+        proba = found
+    return Predictions(target.values, np.searchsorted(names, said), proba)
+
+
+def _draws(
+    found: Predictions,
+    metrics: Mapping[str, Metric],
+    block: NDArray[np.intp],
+    seed: int,
+) -> dict[str, NDArray[np.float64]]:
+    """Compute metrics on bootstrap draws of whole blocks of the test rows."""
+    if not metrics:
+        return {}
+    draws: dict[str, list[NDArray[np.float64]]] = {name: [] for name in metrics}
+    for weights in bootstrap_weights(block, seed=seed):
+        for name, metric in metrics.items():
+            draws[name].append(metric.compute(found, weights))
+    return {name: np.concatenate(values) for name, values in draws.items()}
+
+
+def _scored_anew(
+    found: Predictions, reviewed: Reviewed, test: NDArray[np.intp]
+) -> dict[str, float]:
+    """Score against what reviewers say, without the rows that they left out."""
+    kept = reviewed.teaches[test]
+    if not kept.any():
+        return {}
+    proba = None if found.proba is None else found.proba[kept]
+    truth = reviewed.taught.values[test][kept]
+    return score(reviewed.taught.task, Predictions(truth, found.predicted[kept], proba))
+
+
+def _n_seen_otherwise(target: Target, reviewed: Reviewed, tested: NDArray[np.bool_]) -> int:
+    changed = differs(target, reviewed.taught) | ~reviewed.teaches
+    return int((tested & changed).sum())
+
+
+@dataclass(frozen=True, eq=False)
+class _Part:
+    """What one fit gave."""
+
+    head: Any
+    predictions: Predictions
+    seconds: float
+
+
+def _each(run: Callable[[Any], _Part], parts: Sequence[Any]) -> Iterator[_Part]:
+    """Run all parts in order; several at once, each on one core, where there are several.
+
+    BLAS threads gain little on folds of this size, and where other processes keep the cores
+    busy they wait for each other: ten times slower was seen.
+    """
+    from threadpoolctl import threadpool_limits
+
+    if len(parts) == 1:
+        yield run(parts[0])
+        return
+    n_threads = min(len(parts), os.cpu_count() or 1, 8)
+    with threadpool_limits(limits=1, user_api="blas"), ThreadPoolExecutor(n_threads) as pool:
+        yield from pool.map(run, parts)
+
+
+def fit_head(head: Any, X: Any, y: NDArray[Any], groups: NDArray[Any] | None) -> Any:
+    """Fit a classifier or a pipeline, with groups where its last step takes them."""
+    from sklearn.pipeline import Pipeline
+    from sklearn.utils.validation import has_fit_parameter
+
+    last = head.steps[-1][1] if isinstance(head, Pipeline) else head
+    if groups is None or not has_fit_parameter(last, "groups"):
+        return head.fit(X, y)
+    prefix = f"{head.steps[-1][0]}__" if isinstance(head, Pipeline) else ""
+    return head.fit(X, y, **{f"{prefix}groups": groups})
+
+
+def chosen_by(head: Any) -> dict[str, Any]:
+    """Return the settings that a fitted head chose for itself."""
+    last = head[-1] if hasattr(head, "steps") else head
+    names = ("chosen_", "normalisation_", "C_", "alpha_", "k_", "temperature_")
+    found = {name.rstrip("_"): getattr(last, name) for name in names if hasattr(last, name)}
+    plain = {name: v.item() if isinstance(v, np.generic) else v for name, v in found.items()}
+    return {name: v for name, v in plain.items() if isinstance(v, (str, int, float, bool))}

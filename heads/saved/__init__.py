@@ -1,0 +1,1 @@
+"""Heads on disk and in use: bundles, served predictions, views on common items."""

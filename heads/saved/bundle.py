@@ -1,0 +1,363 @@
+"""Heads on disk: skops for the estimator, JSON for its card, Parquet for its predictions."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featurestore.errors import EncoderMismatch, ShapeMismatch, StoreCorrupt, UnknownHead, nearest
+from featurestore.storage.dataset_folder import DatasetFolder
+from featurestore.storage.files import publish_folder, sha256_of
+from featurestore.storage.remote import RemotePath, StorePath, as_path
+from featurestore.storage.shards import read_shard
+from featurestore.terms.embeddings import Embeddings
+from featurestore.terms.specs import EncoderSpec
+from heads.labels.tasks import Target, Task, texts_of
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from heads.saved.serve import Answers
+
+
+CARD_FORMAT = 1
+# What skops does not know of itself: its own list holds scikit-learn's and numpy's types.
+OUR_TYPES = frozenset(
+    {
+        "heads.chosen.ChosenHead",
+        "heads.estimators.knn.KnnHead",
+        "heads.estimators.lda.LdaHead",
+        "heads.estimators.logistic.LogisticHead",
+        "heads.estimators.normaliser.Normaliser",
+        "heads.estimators.per_label.PerLabel",
+        "heads.estimators.prototype.PrototypeHead",
+        "heads.estimators.regression.KnnRegressor",
+        "heads.estimators.regression.RidgeRegressor",
+        "heads.estimators.ridge.RidgeHead",
+        "heads.estimators.tfidf.CountsTfidf",
+        "heads.estimators.tfidf.Lsa",
+        "heads.estimators.zero_shot.ZeroShotHead",
+        "heads.estimators.zero_shot.ZeroShotProbe",
+        # The parts of CalibratedClassifierCV, which skops knows; what it wraps is looked at, too.
+        "sklearn.calibration._CalibratedClassifier",
+        "sklearn.calibration._SigmoidCalibration",
+        "sklearn.calibration._TemperatureScaling",
+    }
+)
+
+
+@dataclass(frozen=True, eq=False)
+class FittedHead:
+    """A head that has learned, with the card that says from what."""
+
+    head_id: str
+    estimator: Any
+    card: Mapping[str, Any]
+    blocks: tuple[Mapping[str, Any], ...] = ()  # encoder.json of each encoder, and its scale
+    path: StorePath | None = None  # None until registered
+
+    def predict(self, items: Any) -> NDArray[Any]:
+        """Return the label of each item, shape (n,): str, a list of str, or a number.
+
+        Parameters
+        ----------
+        items : Embeddings or ndarray of shape (n, dim); texts for the head ``tfidf``
+
+        Raises
+        ------
+        EncoderMismatch
+            If the embeddings come from another encoder than the head learned from.
+        ShapeMismatch
+            If vectors have another dim.
+        """
+        said = np.asarray(self.estimator.predict(self._inputs(items)))
+        if self.task is not Task.MULTILABEL:
+            return said
+        names = np.array(self.classes)
+        labels = np.empty(len(said), dtype=object)
+        labels[:] = [names[row].tolist() for row in said.astype(bool)]
+        return labels
+
+    def predict_proba(self, items: Any) -> NDArray[np.float64]:
+        """Return probabilities, shape (n, n_classes), columns in the order of ``classes``."""
+        return np.asarray(self.estimator.predict_proba(self._inputs(items)))
+
+    def ask(self, items: Sequence[str | Path | bytes], **options: Any) -> Answers:
+        """Predict for raw items: texts, or images as paths or bytes; see `serve.predict_items`."""
+        from heads.saved.serve import predict_items
+
+        return predict_items(self, items, **options)
+
+    def save(self, folder: str | StorePath) -> StorePath:
+        """Write a bundle: head, card and encoder, all that `load_bundle` needs, and no items.
+
+        Raises
+        ------
+        FileExistsError
+            If the folder is there and holds something else than a bundle.
+        """
+        target = as_path(folder)
+        if target.exists() and not _is_bundle(target):
+            raise FileExistsError(f"{target} is something else than a bundle")
+        with _beside(target) as temporary:
+            _write(self, temporary)
+            if isinstance(target, Path) and target.exists():
+                old = target.with_name(f".{target.name}.{uuid4().hex}")
+                target.rename(old)
+                temporary.rename(target)
+                shutil.rmtree(old)  # the old one is gone only once the new one is there
+            else:  # elsewhere there is no bundle until its card is there
+                (target / "card.json").unlink(missing_ok=True)
+                publish_folder(temporary, target, last="card.json")
+        return target
+
+    @property
+    def task(self) -> Task:
+        """What is predicted."""
+        return Task(self.card.get("task", Task.MULTICLASS))  # cards of 0.1 knew nothing else
+
+    @property
+    def classes(self) -> list[str]:
+        """Labels that can be predicted; none where it is a number."""
+        if self.task is Task.MULTICLASS:
+            return [str(label) for label in self.estimator.classes_]
+        return list(self.card["classes"])
+
+    def _inputs(self, items: Any) -> Any:
+        if self.card["reads"] == "texts":
+            return texts_of(items) if isinstance(items, Embeddings) else list(items)
+        if isinstance(items, Embeddings):
+            if items.encoder != self.card["fingerprint"]:
+                raise EncoderMismatch(
+                    f"head {self.head_id} learned from {self.card['encoder']} "
+                    f"({self.card['fingerprint'][:8]}), these vectors come from "
+                    f"{items.encoder[:8]}: load the view of the head's own encoder"
+                    + (", heads.concat(views, like=head)" if len(self.blocks) > 1 else "")
+                )
+            items = items.vectors
+        vectors = np.asarray(items)
+        if vectors.ndim != 2 or vectors.shape[1] != self.card["dim"]:
+            raise ShapeMismatch(
+                f"head {self.head_id} reads vectors of shape (n, {self.card['dim']}), "
+                f"these have shape {vectors.shape}: same encoder?"
+            )
+        return vectors
+
+
+def said_of(target: Target, values: NDArray[Any]) -> pa.Array:
+    """Return values of a target in people's terms: class names, lists of labels, numbers."""
+    import pyarrow as pa
+
+    if target.task is Task.REGRESSION:
+        return pa.array(values, pa.float64())
+    names = np.array(target.classes)
+    if target.task is Task.MULTILABEL:
+        return pa.array([names[row].tolist() for row in values], pa.list_(pa.string()))
+    return pa.array(names[values])
+
+
+def save_head(head: FittedHead, predictions: pa.Table, folder: StorePath) -> FittedHead:
+    """Register a head as ``folder/<head-id>``, all of it or nothing."""
+    import pyarrow.parquet as pq
+
+    target = folder / head.head_id
+    with _beside(target) as temporary:
+        card = _write(head, temporary)
+        pq.write_table(predictions, temporary / "predictions.parquet")
+        publish_folder(temporary, target, last="card.json")
+    return FittedHead(head.head_id, head.estimator, card, head.blocks, target)
+
+
+_BUNDLE = frozenset({"card.json", "encoder.json", "head.skops"})
+
+
+def _is_bundle(folder: StorePath) -> bool:
+    """Tell whether a folder holds a bundle, or nothing; a registered head holds more."""
+    if not folder.is_dir():
+        return False
+    names = {path.name for path in folder.iterdir()}
+    # In an object store one that was cut off lacks files.
+    return names in (_BUNDLE, set()) or (isinstance(folder, RemotePath) and names <= _BUNDLE)
+
+
+@contextmanager
+def _beside(target: StorePath) -> Iterator[Path]:
+    """Give a folder to fill and publish; it is gone if that fails."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    beside = target.parent if isinstance(target, Path) else None
+    temporary = Path(tempfile.mkdtemp(prefix=".", dir=beside))
+    temporary.chmod(0o755)  # mkdtemp's are closed to others
+    try:
+        yield temporary
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _write(head: FittedHead, folder: Path) -> dict[str, Any]:
+    import skops.io
+
+    skops.io.dump(head.estimator, folder / "head.skops")
+    _write_json(folder / "encoder.json", {"blocks": [dict(block) for block in head.blocks]})
+    card = {
+        **head.card,
+        "head_sha256": sha256_of(folder / "head.skops"),
+        "encoder_sha256": sha256_of(folder / "encoder.json"),
+    }
+    card["card_sha256"] = _sum_of(card)
+    _write_json(folder / "card.json", card)
+    return card
+
+
+def _write_json(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, indent=1, ensure_ascii=False), encoding="utf-8")
+
+
+def load_head(dataset: Any, head_id: str, *, trusted: Sequence[str] = ()) -> FittedHead:
+    """Load a registered head.
+
+    Parameters
+    ----------
+    dataset : DataSet or path
+        The data set, or its folder.
+    trusted : sequence of str
+        Further types that may be made: those of an estimator of your own. Encoders of your own
+        (``python:``) are trusted where the data set has a view by them.
+
+    Raises
+    ------
+    UnknownHead
+        With the nearest ids.
+    StoreCorrupt
+        If its files are damaged, edited, or hold types that nobody trusts.
+    """
+    folder = heads_folder(dataset)
+    path = folder / head_id
+    if "/" in head_id or not (path / "card.json").is_file():
+        known = [card["head_id"] for card in list_heads(dataset)]
+        raise UnknownHead(f"no head {head_id!r} in {folder}: {nearest(head_id, known)}")
+    own = (
+        info["spec"].partition("#")[0] for info in DatasetFolder(folder.parent).encoders().values()
+    )
+    return load_bundle(path, trusted=(*trusted, *own))
+
+
+def load_bundle(folder: str | StorePath, *, trusted: Sequence[str] = ()) -> FittedHead:
+    """Load a bundle that `FittedHead.save` wrote, or the folder of a registered head.
+
+    Parameters
+    ----------
+    trusted : sequence of str
+        Further types that may be made, such as ``my_module.MyHead``; those of scikit-learn,
+        numpy and our own heads are. And encoders whose code may run: ``python:module:object``.
+
+    Raises
+    ------
+    UnknownHead
+        If there is no bundle.
+    StoreCorrupt
+        If its files are damaged, edited, or hold types that nobody trusts.
+    """
+    import skops.io
+
+    path = as_path(folder)
+    if not (path / "card.json").is_file():
+        raise UnknownHead(f"{path} is no bundle: it has no card.json")
+    card = _read_card(path)
+    for name in ("head.skops", "encoder.json"):
+        key = f"{name.partition('.')[0]}_sha256"
+        file = path / name
+        if key in card and (not file.is_file() or sha256_of(file) != card[key]):
+            raise StoreCorrupt(f"{file} is not what its card describes: fit the head again")
+    file = path / "head.skops"
+    raw = b"".join(file.blocks()) if isinstance(file, RemotePath) else file.read_bytes()
+    known = OUR_TYPES | set(trusted)
+    foreign = set(skops.io.get_untrusted_types(data=raw)) - known
+    if foreign:
+        raise StoreCorrupt(
+            f"{file} holds {', '.join(sorted(foreign))}: no head of ours; not loaded (name what "
+            "you trust: trusted=[…], or --trust on the command line)"
+        )
+    estimator = skops.io.loads(raw, trusted=sorted(known))
+    blocks: tuple[Any, ...] = ()
+    if "encoder_sha256" in card:  # heads of 0.1 did not keep their encoder
+        blocks = tuple(json.loads((path / "encoder.json").read_text(encoding="utf-8"))["blocks"])
+        for block in blocks:
+            _check_code(block["spec"], trusted, path)
+    return FittedHead(card["head_id"], estimator, card, blocks, path)
+
+
+def _check_code(spec: str, trusted: Sequence[str], path: StorePath) -> None:
+    """Refuse a bundle whose encoder would import a module that nobody trusts."""
+    found = EncoderSpec.parse(spec)
+    code = f"{found.family}:{found.model}"
+    if found.family == "python" and code not in trusted:
+        raise StoreCorrupt(
+            f"{path} asks for the encoder {code}, which is code of its own; not loaded (where you "
+            f"trust it: trusted=[{code!r}], or --trust {code} on the command line)"
+        )
+
+
+def list_heads(dataset: Any) -> list[dict[str, Any]]:
+    """Return the cards of all registered heads, newest first."""
+    folder = heads_folder(dataset)
+    cards = [_read_card(file.parent) for file in folder.glob("[!.]*/card.json")]
+    return sorted(cards, key=lambda card: (card["created"], card["head_id"]), reverse=True)
+
+
+def read_predictions(dataset: Any, head_id: str) -> pa.Table:
+    """Return what a registered head predicted of the rows that it was tested on.
+
+    Columns: item_id, label, predicted, confidence and probabilities where it gives them, fold,
+    split.
+
+    Raises
+    ------
+    UnknownHead
+        If there is no such head.
+    StoreCorrupt
+        If the file is damaged.
+    """
+    path = heads_folder(dataset) / head_id / "predictions.parquet"
+    if not path.is_file():
+        raise UnknownHead(f"{path.parent} holds no predictions: train the head again")
+    try:
+        return read_shard(path)
+    except StoreCorrupt as error:
+        raise StoreCorrupt(f"{path} is damaged: train the head again") from error
+
+
+def heads_folder(dataset: Any) -> StorePath:
+    """Return where a data set's heads are."""
+    return as_path(getattr(dataset, "path", dataset)) / "heads"
+
+
+def _read_card(path: StorePath) -> dict[str, Any]:
+    try:
+        card = json.loads((path / "card.json").read_text(encoding="utf-8"))
+        if card["format"] > CARD_FORMAT:
+            raise StoreCorrupt(f"{path} was written by a newer release: format {card['format']}")
+        missing = {"head_id", "created", "head_sha256", "fingerprint", "reads"} - set(card)
+        if missing:
+            raise StoreCorrupt(f"{path / 'card.json'} lacks {', '.join(sorted(missing))}")
+        if "card_sha256" in card and card["card_sha256"] != _sum_of(card):
+            raise StoreCorrupt(f"{path / 'card.json'} was edited: fit the head again")
+    except (ValueError, KeyError, TypeError) as error:  # no JSON, or no card
+        raise StoreCorrupt(f"{path / 'card.json'} cannot be read: {error!r}") from error
+    return dict(card)
+
+
+def _sum_of(card: Mapping[str, Any]) -> str:
+    """Hash what a card says, apart from this hash."""
+    rest = {key: value for key, value in card.items() if key != "card_sha256"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()

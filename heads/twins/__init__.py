@@ -1,0 +1,1 @@
+"""Near-duplicates: clusters of items that are nearly one."""
