@@ -30,7 +30,8 @@ def gallery(
     Parameters
     ----------
     cards : sequence of dict
-        From `dashboard.page_data.item_rows.card`; their values reach the page as text, never as HTML.
+        From `dashboard.page_data.item_rows.card`; their values reach the page as text, never
+        as HTML.
     name : str
         What screen readers call the grid.
     key : str

@@ -84,7 +84,7 @@ class DataSet:
         return self.folder.items.read(columns, version)
 
     def attach(self, values: pa.Table, *, are_labels: bool = True) -> int:
-        """Write labels (or other columns) of known items; see `featurestore.curation.labels.attach`."""
+        """Write labels (or other columns) of known items; see `curation.labels.attach`."""
         self.__dict__.pop("description", None)  # it changes
         return attach(self.folder, values, are_labels=are_labels)
 
