@@ -127,9 +127,10 @@ def _flipped(
 def _one_repeat(embeddings: Embeddings) -> Any:
     from dataclasses import replace
 
+    from heads.labels.options import PlanOptions
     from heads.labels.plan import make_plan
 
-    plan = make_plan(embeddings, evaluation="folds")
+    plan = make_plan(embeddings, PlanOptions(evaluation="folds"))
     assert plan.folds is not None
     return replace(plan, folds=replace(plan.folds, number=plan.folds.number[:1]))
 

@@ -294,11 +294,12 @@ def _network() -> Any:
 
 
 def _ranking(views: list[Any], values: dict[str, float]) -> dict[str, float]:
+    from heads.labels.options import PlanOptions
     from heads.labels.plan import make_plan
     from heads.transfer.rank import agreement, rank_encoders
 
     tables = {str(view.spec): view.load() for view in views}
-    plan = make_plan(next(iter(tables.values())), evaluation="folds")
+    plan = make_plan(next(iter(tables.values())), PlanOptions(evaluation="folds"))
     vectors = {spec: table.vectors[plan.rows] for spec, table in tables.items()}
     return agreement(rank_encoders(vectors, plan.target, groups=plan.block, head_values=values))
 

@@ -17,6 +17,7 @@ from heads.catalogue.words import reads_words
 from heads.experiments.cells import run_cell
 from heads.experiments.inputs import Material, baselines, of_views
 from heads.experiments.leaks import Leak, find_leak
+from heads.labels.options import PlanOptions
 from heads.labels.tasks import Task
 from heads.measures.comparison import ComparedHead, Comparison, cell_name
 from heads.measures.metrics import METRICS
@@ -88,10 +89,8 @@ def compare(
     """
     views = list(views) if isinstance(views, Sequence) else [views]
     created = datetime.now(UTC)
-    ground = ground_of(
-        views, label=label, task=task, evaluation=evaluation, group=group, seed=seed,
-        apply_reviews=apply_reviews, twins_together=twins_together,
-    )  # fmt: skip
+    options = PlanOptions(label, task, evaluation, group, seed, apply_reviews, twins_together)
+    ground = ground_of(views, options)
     plan = ground.plan
     metric = check_metric(metric, plan.task)
     entries = chosen_heads(heads, plan.task)

@@ -17,6 +17,7 @@ from heads.catalogue.table import head_entries
 from heads.experiments.cells import run_cell
 from heads.experiments.compare import cells_of, check_metric, found_in, runs_folder
 from heads.experiments.inputs import baselines
+from heads.labels.options import PlanOptions
 from heads.labels.plan import Plan
 from heads.labels.tasks import Task
 from heads.measures.intervals import LEVEL
@@ -243,7 +244,7 @@ def curve(
             f"{n_draws} draws of {list(per_class)} labels a class: expected 2 and 1 or more"
         )
     views = list(views) if isinstance(views, Sequence) else [views]
-    ground = ground_of(views, label=label, task=task, seed=seed)
+    ground = ground_of(views, PlanOptions(label, task, seed=seed))
     plan = ground.plan
     metric = check_metric(metric, plan.task)
     ((name, entry),) = head_entries([head], plan.task).items()

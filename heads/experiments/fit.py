@@ -20,6 +20,7 @@ from heads.catalogue.table import head_entries
 from heads.catalogue.words import with_words
 from heads.experiments.leaks import MOST_OF_A_FIT, Leak, find_leak
 from heads.labels.folds import make_folds
+from heads.labels.options import PlanOptions
 from heads.labels.plan import Plan, make_plan, task_of
 from heads.labels.tasks import Task, texts_of
 from heads.measures.conformal import misfit, sets, threshold
@@ -91,11 +92,9 @@ def fit(
     begin = time.perf_counter()
     created = datetime.now(UTC)
     embeddings = view.load()
-    reviews, review_notes = reviews_of(view, embeddings, label, apply_reviews)
-    plan = make_plan(
-        embeddings, label=label, task=task, recorded=task_of(view, label), seed=seed,
-        reviews=reviews,
-    )  # fmt: skip
+    options = PlanOptions(label, task, seed=seed, apply_reviews=apply_reviews)
+    reviews, review_notes = reviews_of(view, embeddings, options)
+    plan = make_plan(embeddings, options, recorded=task_of(view, label), reviews=reviews)
     plan = replace(plan, notes=(*plan.notes, *review_notes))
     ((head, entry),) = head_entries([head], plan.task).items()
     reads_texts = entry.reads == "texts"

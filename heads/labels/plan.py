@@ -11,15 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featurestore.curation.reviews import Review
-from featurestore.errors import BadName, MissingColumn, NotEnoughData, nearest
+from featurestore.errors import NotEnoughData
 from featurestore.terms.embeddings import Embeddings
-from featurestore.terms.labels import MOST_CLASSES, class_name, is_missing
+from featurestore.terms.labels import is_missing
 from heads.labels.estimands import ON_TEST, over_folds
-from heads.labels.folds import Folds, blocks, make_folds
-from heads.labels.reviewed import Decisions, Reviewed, review_rows
-from heads.labels.tasks import Target, Task, guess_task, read_target
-
-EVALUATIONS = ("auto", "test", "folds")
+from heads.labels.folds import Folds, make_folds
+from heads.labels.labelled import LabelledRows, labelled_rows, lonely_classes, read_labels
+from heads.labels.options import DEFAULT, PlanOptions
+from heads.labels.reviewed import Decisions, Reviewed
+from heads.labels.tasks import Target, Task
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,38 +112,29 @@ def task_of(view: Any, label: str | None) -> str | None:
 
 def make_plan(
     embeddings: Embeddings,
+    options: PlanOptions = DEFAULT,
     *,
-    label: str | None = None,
-    task: str | None = None,
     recorded: str | None = None,
-    evaluation: str = "auto",
-    use_groups: bool = True,
-    seed: int = 0,
-    leave_out: frozenset[str] = frozenset(),
     reviews: Mapping[str, Review] | None = None,
     twins: Mapping[str, int] | None = None,
 ) -> Plan:
     """Decide on rows, targets, blocks, and on the test split or folds.
 
+    Folds use every labelled row, but not those of a class that lies in one block: it cannot be
+    both learned and tested.
+
     Parameters
     ----------
     embeddings : Embeddings
         Of any view of the data set: the vectors are not looked at.
-    label : str, optional
-        Label column; default the data set's main label.
-    task : {"multiclass", "multilabel", "regression"}, optional
-        Default what the labels look like (`heads.tasks.guess_task`).
+    options : PlanOptions
+        Reviews and twins are not looked up: they come in as ``reviews`` and ``twins``.
     recorded : str, optional
-        What the data set's own description says, where nobody says otherwise.
-    evaluation : {"auto", "test", "folds"}
-        ``auto``: the test split where there is one, else folds. Folds use every labelled row,
-        but not those of a class that lies in one block: it cannot be learned and tested.
-    leave_out : frozenset of str
-        Classes that do not take part.
+        The task that dataset.json records; used where ``options`` name none.
     reviews : mapping of str to Review, optional
         Standing decisions by item: they change what rows teach, not what they are tested on.
     twins : mapping of str to int, optional
-        Clusters of near-duplicates by item, which never part; test rows with a twin in the
+        Clusters of near-duplicates by item, which stay together; test rows with a twin in the
         training split are left out.
 
     Raises
@@ -153,150 +144,102 @@ def make_plan(
     MissingColumn
         No such label.
     BadName
-        No such task or evaluation, or labels that do not fit the task.
+        Labels that do not fit the task.
     """
-    if evaluation not in EVALUATIONS:
-        raise BadName(f"no evaluation {evaluation!r}: {nearest(evaluation, EVALUATIONS)}")
-    if task is not None and task not in list(Task):
-        raise BadName(f"no task {task!r}: {nearest(task, list(Task))}")
-    name = label or embeddings.label_column
-    if name is None:
-        given = [one for one in embeddings.columns if one not in ("split", "group")]
-        columns = f" (it has {', '.join(given)})" if given else ""
-        raise MissingColumn(
-            f"this data set has no labels: name a column with label=… or --label{columns}, or "
-            "give it labels with `featurestore labels`"
-        )
-    values = embeddings.column(name)
     decisions = None if reviews is None else Decisions.of(reviews)
-    is_added = np.zeros(len(values), dtype=bool)
-    if decisions is not None:
-        values, is_added = decisions.added_to(values, embeddings.ids, leave_out)
-    is_known = ~is_missing(values)
-    guessed, remark = guess_task(values[is_known], name)
-    kind = Task(task or recorded or guessed)
-    remark = remark if kind is guessed else None
-    if task is None and kind is Task.MULTICLASS and _looks_like_numbers(values[is_known]):
-        remark = (
-            f"Label {name!r} holds many different whole numbers, taken as classes: task "
-            "regression takes them as a quantity."
-        )
-    if kind is Task.MULTILABEL:  # an empty text is an item without labels, and known to be
-        is_known |= np.array([isinstance(value, str) for value in values], dtype=bool)
-    takes_part = is_known.copy()
-    if leave_out:
-        takes_part &= [class_name(value) not in leave_out for value in values]
-    known = np.flatnonzero(takes_part)
-    rows = known[np.argsort(embeddings.ids[known].astype(str), kind="stable")]
-    target, reviewed = read_target(values[rows], kind, name), None
-    teaches = is_tested = np.ones(len(rows), dtype=bool)
-    if decisions is not None:
-        target, reviewed = review_rows(
-            values[rows], embeddings.ids[rows], is_added[rows], decisions, kind, name
-        )
-        teaches, is_tested = reviewed.teaches, reviewed.is_tested
-    if not is_tested.any():
-        raise NotEnoughData(
-            f"reviewers alone gave labels {name!r}: there is nothing to test on; attach some with "
-            "`featurestore labels`"
-        )
-    empty = np.full(len(embeddings), None, dtype=object)
-    split, content, group = (
-        embeddings.columns.get(key, empty)[rows] for key in ("split", "content_hash", "group")
-    )
-    twin = np.array([(twins or {}).get(item) for item in embeddings.ids[rows].tolist()], object)
-    block = blocks(content, twin, *([group] if use_groups else []))
-    is_test = (split == "test") & is_tested
-    if evaluation == "test" and not is_test.any():
-        raise NotEnoughData("no labelled item is in a test split: use evaluation='folds'")
-    use_test = evaluation != "folds" and is_test.any()
-    is_train = split == "train"
-    if not is_train.any():
-        is_train = ~np.isin(split, ["val", "test"])
-    is_multiclass = kind is Task.MULTICLASS
-    taught = (target if reviewed is None else reviewed.taught).values
-    if not use_test and is_multiclass:
-        lonely = _in_one_block(target.take(is_tested), block[is_tested])
-        if lonely and len(target.classes) - len(lonely) >= 2:
-            return make_plan(
-                embeddings,
-                label=label,
-                task=task,
-                recorded=recorded,
-                evaluation=evaluation,
-                use_groups=use_groups,
-                seed=seed,
-                leave_out=leave_out | lonely,
-                reviews=reviews,
-                twins=twins,
-            )
-    n_unlabelled = int((~is_known).sum())
-    notes = [remark] if remark and task is None else []
-    if n_unlabelled:
-        notes.append(f"Left out for want of a label: {n_unlabelled} items.")
-    if leave_out:
-        shown = ", ".join(sorted(leave_out)[:5]) + (" …" if len(leave_out) > 5 else "")
-        notes.append(
-            f"Left out, since each lies in one group and folds need two: {len(leave_out)} "
-            f"classes of {int((is_known & ~takes_part).sum())} items ({shown})."
-        )
-    n_leaked = 0
-    folds = None
+    left_out: frozenset[str] = frozenset()
+    while True:
+        labels = read_labels(embeddings, options, recorded, decisions, left_out)
+        rows = labelled_rows(embeddings, labels, decisions, options, twins)
+        use_test = _use_test(rows, options)
+        lonely = frozenset() if use_test else lonely_classes(rows)
+        if not lonely:
+            break
+        left_out |= lonely
     if use_test:
-        train, test = np.flatnonzero(is_train & teaches), np.flatnonzero(is_test)
-        if twins is not None:
-            test, note = _without_twins(test, train, twin)
-            notes += note
-        if len(train) < 2 or (is_multiclass and len(np.unique(taught[train])) < 2):
-            raise NotEnoughData(
-                f"{len(train)} labelled items in the training split"
-                + (", of fewer than two classes" if is_multiclass else ": expected two or more")
-            )
-        leaked = np.isin(content[test].astype(str), content[train].astype(str))
-        n_leaked = int((leaked & ~is_missing(content[test])).sum())
-        n_shared = int(np.isin(block[test], block[train]).sum()) - n_leaked
-        notes += _test_notes(n_leaked, n_shared, target, train, test)
+        division = _by_test_split(rows, leave_twins_out=twins is not None)
     else:
-        test = np.empty(0, dtype=np.intp)
-        train = np.flatnonzero((is_train | ~is_test.any()) & teaches)
-        try:
-            folds = make_folds(
-                embeddings.ids[rows][is_tested],
-                (target.values if is_multiclass else target.strata)[is_tested],
-                block[is_tested],
-                classes=target.classes,
-                seed=seed,
-            ).spread(is_tested, block)
-        except NotEnoughData as error:
-            if remark is None or task is not None:
-                raise
-            raise NotEnoughData(f"{error}. {remark}") from None
-        if is_multiclass and any(
-            len(np.unique(taught[teach[teaches[teach]]])) < 2 for teach, _ in folds.parts()
-        ):
-            raise NotEnoughData(
-                f"{len(np.unique(block))} groups are too few for folds that each teach two "
-                "classes: label more groups, or let them part with --ignore-groups"
-            )
-        notes += _fold_notes(folds, target, block)
-    if reviewed is not None:
-        whole = np.flatnonzero(is_train) if use_test else np.arange(len(rows))
-        notes.append(reviewed.sentence(target, whole))
+        division = _by_folds(rows, options.seed, labels.remark)
+    notes = [*labels.notes(), *division.notes]
+    if rows.reviewed is not None:
+        taught = np.flatnonzero(rows.is_train) if use_test else np.arange(len(rows.ids))
+        notes.append(rows.reviewed.sentence(rows.target, taught))
     return Plan(
-        name,
-        embeddings.ids[rows],
-        rows,
-        target,
-        block,
-        split,
-        train,
-        test,
-        folds,
-        n_unlabelled,
-        n_leaked,
+        labels.name,
+        rows.ids,
+        rows.positions,
+        rows.target,
+        rows.block,
+        rows.split,
+        division.train,
+        division.test,
+        division.folds,
+        labels.n_unlabelled,
+        division.n_leaked,
         tuple(notes),
-        reviewed=reviewed,
+        reviewed=rows.reviewed,
     )
+
+
+def _use_test(rows: LabelledRows, options: PlanOptions) -> bool:
+    has_test = bool(rows.is_test.any())
+    if options.evaluation == "test" and not has_test:
+        raise NotEnoughData("no labelled item is in a test split: use evaluation='folds'")
+    return has_test and options.evaluation != "folds"
+
+
+@dataclass(frozen=True, eq=False)
+class _Division:
+    """Who teaches and who tests, as positions among the labelled rows."""
+
+    train: NDArray[np.intp]
+    test: NDArray[np.intp]  # empty with folds
+    folds: Folds | None
+    n_leaked: int
+    notes: list[str]
+
+
+def _by_test_split(rows: LabelledRows, *, leave_twins_out: bool) -> _Division:
+    train, test = np.flatnonzero(rows.is_train & rows.teaches), np.flatnonzero(rows.is_test)
+    notes: list[str] = []
+    if leave_twins_out:
+        test, notes = _without_twins(test, train, rows.twin)
+    is_multiclass = rows.target.task is Task.MULTICLASS
+    if len(train) < 2 or rows.one_class(train):
+        raise NotEnoughData(
+            f"{len(train)} labelled items in the training split"
+            + (", of fewer than two classes" if is_multiclass else ": expected two or more")
+        )
+    leaked = np.isin(rows.content[test].astype(str), rows.content[train].astype(str))
+    n_leaked = int((leaked & ~is_missing(rows.content[test])).sum())
+    n_shared = int(np.isin(rows.block[test], rows.block[train]).sum()) - n_leaked
+    notes += _test_notes(n_leaked, n_shared, rows.target, train, test)
+    return _Division(train, test, None, n_leaked, notes)
+
+
+def _by_folds(rows: LabelledRows, seed: int, remark: str | None) -> _Division:
+    target, is_tested = rows.target, rows.is_tested
+    codes = target.values if target.task is Task.MULTICLASS else target.strata
+    try:
+        folds = make_folds(
+            rows.ids[is_tested],
+            codes[is_tested],
+            rows.block[is_tested],
+            classes=target.classes,
+            seed=seed,
+        ).spread(is_tested, rows.block)
+    except NotEnoughData as error:
+        if remark is None:
+            raise
+        raise NotEnoughData(f"{error}. {remark}") from None
+    if any(rows.one_class(train[rows.teaches[train]]) for train, _ in folds.parts()):
+        raise NotEnoughData(
+            f"{len(np.unique(rows.block))} groups are too few for folds that each teach two "
+            "classes: label more groups, or let them part with --ignore-groups"
+        )
+    train = np.flatnonzero((rows.is_train | ~rows.is_test.any()) & rows.teaches)
+    test = np.empty(0, dtype=np.intp)
+    return _Division(train, test, folds, 0, _fold_notes(folds, target, rows.block))
 
 
 def _without_twins(
@@ -313,18 +256,6 @@ def _without_twins(
         f"Left out of the test split for a twin in the training split: {int(leaks.sum())} of "
         f"{len(test)} items ({leaks.mean():.0%})."
     ]
-
-
-def _looks_like_numbers(values: NDArray[Any]) -> bool:
-    """Tell whether these are whole numbers, and too many different ones for classes."""
-    are_whole = [isinstance(value, (int, np.integer)) for value in values]
-    return all(are_whole) and len(set(values.tolist())) > max(MOST_CLASSES, len(values) / 10)
-
-
-def _in_one_block(target: Target, block: NDArray[np.intp]) -> frozenset[str]:
-    pairs = np.unique(np.column_stack([target.values, block]), axis=0)
-    n_blocks = np.bincount(pairs[:, 0], minlength=len(target.classes))
-    return frozenset(target.classes[c] for c in np.flatnonzero(n_blocks == 1).tolist())
 
 
 def _test_notes(

@@ -17,6 +17,7 @@ from featurestore.terms.embeddings import Embeddings
 from featurestore.terms.labels import is_missing
 from heads.catalogue.table import head_entries
 from heads.experiments.compare import runs_folder
+from heads.labels.options import PlanOptions
 from heads.labels.plan import Plan, make_plan, task_of
 from heads.labels.tasks import Task, texts_of
 from heads.measures.evaluate import evaluate
@@ -148,9 +149,8 @@ def label_plan(
 ) -> Plan | None:
     """Plan folds over all labelled rows; None, with a note, where labels cannot be judged."""
     try:
-        plan = make_plan(
-            embeddings, label=label, recorded=task_of(view, label), evaluation="folds", seed=seed
-        )
+        options = PlanOptions(label, evaluation="folds", seed=seed)
+        plan = make_plan(embeddings, options, recorded=task_of(view, label))
     except (NotEnoughData, MissingColumn) as error:
         if label is not None and isinstance(error, MissingColumn):
             raise

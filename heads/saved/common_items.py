@@ -14,6 +14,7 @@ from featurestore.curation.reviews import Review, applicable
 from featurestore.errors import BadSource
 from featurestore.terms.embeddings import Embeddings
 from featurestore.terms.snapshots import Snapshot
+from heads.labels.options import DEFAULT, PlanOptions
 from heads.labels.plan import Plan, make_plan, task_of
 
 if TYPE_CHECKING:
@@ -63,30 +64,16 @@ class Ground:
         return list(found.values())
 
 
-def ground_of(
-    views: Sequence[View],
-    *,
-    label: str | None = None,
-    task: str | None = None,
-    evaluation: str = "auto",
-    group: bool = True,
-    seed: int = 0,
-    apply_reviews: bool = False,
-    twins_together: bool = False,
-) -> Ground:
-    """Load views and plan once for all that is asked of them; see `heads.labels.plan.make_plan`."""
+def ground_of(views: Sequence[View], options: PlanOptions = DEFAULT) -> Ground:
+    """Load views and make one plan for all of them; see `heads.labels.plan.make_plan`."""
     tables, n_apart = load_shared(views)
-    reviews, review_notes = reviews_of(views[0], tables[0], label, apply_reviews)
+    reviews, review_notes = reviews_of(views[0], tables[0], options)
     plan = make_plan(
         tables[0],
-        label=label,
-        task=task,
-        recorded=task_of(views[0], label),
-        evaluation=evaluation,
-        use_groups=group,
-        seed=seed,
+        options,
+        recorded=task_of(views[0], options.label),
         reviews=reviews,
-        twins=twin_clusters(views[0]) if twins_together else None,
+        twins=twin_clusters(views[0]) if options.twins_together else None,
     )
     plan = replace(plan, notes=(*plan.notes, *review_notes))
     return Ground(tuple(views), tuple(tables), plan, n_apart)
@@ -103,11 +90,11 @@ def twin_clusters(view: View) -> dict[str, int]:
 
 
 def reviews_of(
-    view: View, table: Embeddings, label: str | None, apply_reviews: bool
+    view: View, table: Embeddings, options: PlanOptions
 ) -> tuple[dict[str, Review] | None, list[str]]:
-    """Return what reviewers decided on a label, if it is to be applied, and notes on it."""
-    name = label or table.label_column
-    if not apply_reviews or name is None:
+    """Return what reviewers decided on the label, if it is to be applied, and notes on it."""
+    name = options.label or table.label_column
+    if not options.apply_reviews or name is None:
         return None, []
     return applicable(view.dataset.folder, name)
 

@@ -21,6 +21,7 @@ from heads.catalogue.words import IMPORTED, reads_words
 from heads.experiments.cells import run_cell
 from heads.experiments.compare import check_metric, found_in, runs_folder
 from heads.experiments.inputs import Material, of_concat, of_texts_and_heads, of_view
+from heads.labels.options import PlanOptions
 from heads.labels.plan import Plan
 from heads.labels.tasks import Task
 from heads.measures.comparison import ComparedHead, unit_of
@@ -135,9 +136,7 @@ def assess_transfer(
     seeds = [one for found in randoms.values() for one in found]
     loaded = [*judged, *seeds, *([] if pixels is None else [pixels])]
     loaded = list({str(view.spec): view for view in loaded}.values())
-    ground = ground_of(
-        loaded, label=label, task=task, evaluation=evaluation, group=group, seed=seed
-    )
+    ground = ground_of(loaded, PlanOptions(label, task, evaluation, group, seed))
     plan = ground.plan
     _check_classes(plan)
     if by is not None:
