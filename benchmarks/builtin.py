@@ -107,7 +107,7 @@ def texts(store: Store) -> list[Row]:
             text = sources[0].read_text(encoding="utf-8").replace('"validation"', '"test"')
             sources = [store.path.parent / "snips.jsonl"]
             sources[0].write_text(text, encoding="utf-8")
-        store.embed(sources, dataset=name, encoders=[TEXT, minilm], options=options)
+        store.embed(sources, dataset=name, encoders=[TEXT, minilm], source_options=options)
         views = [store.view(name, spec) for spec in (TEXT, minilm)]
         found = heads.compare(views, ("logistic",), metric="accuracy")
         ours, teacher, tfidf = (
@@ -163,7 +163,7 @@ def images(store: Store) -> list[Row]:
     rows, ours, teachers = [], [], []
     for name, (source, options) in IMAGE_SETS.items():
         specs = [IMAGE, MOBILENET, PIXELS, *RANDOM]
-        store.embed([source], dataset=name, encoders=specs, options=options)
+        store.embed([source], dataset=name, encoders=specs, source_options=options)
         found = _folds(store, name, specs)
         ours.append(_value(found, IMAGE, "logistic"))
         teachers.append(_value(found, MOBILENET, "logistic"))
@@ -224,7 +224,7 @@ def _image_speed(store: Store) -> list[Row]:
             seconds = median_s(lambda: [encoder.encode_images(one) for one in batches], 1)  # noqa: B023
             rates[spec].append(len(prepared) / seconds)
             how = EmbedOptions(overwrite=True)
-            (report,) = store.embed([], dataset="speed", encoders=[spec], how=how)
+            (report,) = store.embed([], dataset="speed", encoders=[spec], embed_options=how)
             load_s = report.stages["load"][0]
             whole[spec].append(report.n_encoded / (report.seconds - load_s))
     forward, embed = (
@@ -241,7 +241,7 @@ def _image_speed(store: Store) -> list[Row]:
 def _text_speed(store: Store) -> list[Row]:
     path = DATA / "banking77" / "train.csv"
     options = SourceOptions(text="text", label=("category",))
-    (first,) = store.embed([path], dataset="short", encoders=[TEXT], options=options)
+    (first,) = store.embed([path], dataset="short", encoders=[TEXT], source_options=options)
     short = texts_of(store.view("short", TEXT).load()).tolist()
     encoder = load_encoder(EncoderSpec.parse(TEXT))
     encoder.encode_texts(short[:100])
@@ -255,7 +255,7 @@ def _text_speed(store: Store) -> list[Row]:
         theirs.append(512 / median_s(lambda: [teacher.encode_texts(b) for b in batches], 1))
         started = time.perf_counter()
         how = EmbedOptions(overwrite=True)
-        store.embed([], dataset="short", encoders=[TEXT], how=how)
+        store.embed([], dataset="short", encoders=[TEXT], embed_options=how)
         whole.append(first.n_encoded / (time.perf_counter() - started))
     return [
         at_least("tiny-text, short texts", median(ours), "texts/s", 15_000),

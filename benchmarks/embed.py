@@ -100,7 +100,7 @@ def image_efficiency(store: Store, spec: str, name: str, n: int, sizes: Sequence
 
         store.embed(
             [STEEL], dataset="steel", encoders=[spec], progress=progress,
-            how=EmbedOptions(overwrite=True), select=Selection(sample=n),
+            embed_options=EmbedOptions(overwrite=True), selection=Selection(sample=n),
         )  # fmt: skip
 
     return _efficiency(name, "images", forward, sizes, decode, run)
@@ -133,7 +133,8 @@ def text_efficiency(store: Store, folder: Path) -> list[Row]:
     def run(progress: Callable[[Progress], None]) -> None:
         store.embed(
             [table], dataset="short", encoders=[_minilm()], progress=progress,
-            options=SourceOptions(text="text", id="id"), how=EmbedOptions(overwrite=True),
+            source_options=SourceOptions(text="text", id="id"),
+            embed_options=EmbedOptions(overwrite=True),
         )  # fmt: skip
 
     sizes = (1024, 2048, 4096)
@@ -237,7 +238,7 @@ def images_against_others(store: Store, folder: Path) -> list[Row]:
 def _whole_run(store: Store) -> float:
     started = time.perf_counter()
     (report,) = store.embed(
-        [STEEL], dataset="whole", encoders=[MOBILENET], how=EmbedOptions(overwrite=True)
+        [STEEL], dataset="whole", encoders=[MOBILENET], embed_options=EmbedOptions(overwrite=True)
     )
     return report.n_encoded / (time.perf_counter() - started)
 
@@ -273,7 +274,8 @@ def texts_against_others(store: Store, folder: Path) -> list[Row]:
                 started = time.perf_counter()
                 (report,) = store.embed(
                     [table], dataset=dataset, encoders=[_minilm()],
-                    options=SourceOptions(text="text", id="id"), how=EmbedOptions(overwrite=True),
+                    source_options=SourceOptions(text="text", id="id"),
+                    embed_options=EmbedOptions(overwrite=True),
                 )  # fmt: skip
                 seconds = time.perf_counter() - started - report.stages["load"][0]  # as theirs
                 ours.append(len(texts) / seconds)
@@ -365,7 +367,10 @@ def null_encoder(folder: Path) -> list[Row]:
         store = open_store(folder / f"null-{n}-{len(rates)}", create=True)
         started = time.perf_counter()
         store.embed(
-            [table], dataset="d", encoders=[Null()], options=SourceOptions(text="text", id="id")
+            [table],
+            dataset="d",
+            encoders=[Null()],
+            source_options=SourceOptions(text="text", id="id"),
         )
         rates[n] = n / (time.perf_counter() - started)
         subprocess.run(["rm", "-rf", str(store.path)], check=True)

@@ -169,10 +169,10 @@ def _embed(
     """Embed some, the batch size being found; then embed all, and return what that did."""
     store = open_store(folder, create=True)
     first = EmbedOptions(device="cuda")
-    what = {"dataset": "d", "encoders": [spec], "options": options}
-    store.embed(sources, how=first, select=Selection(limit=8000), **what)
+    what = {"dataset": "d", "encoders": [spec], "source_options": options}
+    store.embed(sources, embed_options=first, selection=Selection(limit=8000), **what)
     again = replace(first, overwrite=True)
-    (report,) = store.embed(sources, how=again, **what)
+    (report,) = store.embed(sources, embed_options=again, **what)
     print(f"  {report.describe()}", dict(report.stages), flush=True)
     return report
 

@@ -115,7 +115,7 @@ def _steady_rate(store: Store, source: Path) -> float:
         [source],
         dataset="neu_steel",
         encoders=[MOBILENET],
-        how=EmbedOptions(overwrite=True),
+        embed_options=EmbedOptions(overwrite=True),
         progress=note,
     )
     ends = [a for a, b in pairwise(seen) if b[1] - a[1] > 0.01]  # a forward pass lies between
@@ -140,7 +140,7 @@ def quality_of_pictures(store: Store) -> list[Row]:
         [DATA / "hurricane_damage"],
         dataset="hurricane",
         encoders=[MOBILENET, PIXELS],
-        options=SourceOptions(group=CELLS),
+        source_options=SourceOptions(group=CELLS),
     )
     views = [store.view("hurricane", spec) for spec in (MOBILENET, PIXELS)]
     for grouped, name in ((False, "random folds"), (True, "folds of 0.01° cells")):
@@ -177,7 +177,7 @@ def quality_of_texts(store: Store) -> list[Row]:
         [DATA / "banking77" / "train.csv", DATA / "banking77" / "test.csv"],
         dataset="banking77",
         encoders=[minilm],
-        options=SourceOptions(text="text", label=("category",)),
+        source_options=SourceOptions(text="text", label=("category",)),
     )
     view = store.view("banking77", minilm)
     found = heads.compare([view], heads=("logistic",), metric="accuracy")

@@ -216,7 +216,7 @@ def _planted_texts(folder: Path) -> list[Row]:
         csv.writer(file).writerows([["id", "label", "text"], *rows])
     store = open_store(folder / "store", create=True)
     options = SourceOptions(text="text", label=("label",), id="id")
-    store.embed([target], dataset="sms", encoders=["builtin:tiny-text"], options=options)
+    store.embed([target], dataset="sms", encoders=["builtin:tiny-text"], source_options=options)
     return _twin_rows("sms_spam", store.view("sms", "builtin:tiny-text"), planted)
 
 

@@ -259,7 +259,7 @@ def pictures(folder: Path) -> list[Row]:
     store = open_store(folder / "pictures", create=True)
     shards = sorted(UNLABELLED.glob("*.tar"))
     (report,) = store.embed(
-        shards, dataset="p", encoders=["builtin:tiny-image"], how=EmbedOptions()
+        shards, dataset="p", encoders=["builtin:tiny-image"], embed_options=EmbedOptions()
     )
     view = store.view("p", "builtin:tiny-image")
     by_itself = view.build_index(recall=0.95)

@@ -76,7 +76,7 @@ def ten(place: Path = PLACE) -> Store:
             [DATA / one for one in sources],
             dataset=name,
             encoders=encoders_of(name),
-            options=options,
+            source_options=options,
         )
         for report in reports:
             print(report.describe(), file=sys.stderr, flush=True)

@@ -136,7 +136,9 @@ def texts_view(empty_store: Store, tmp_path: Path) -> View:
     path = tmp_path / "texts.csv"
     path.write_text("\n".join(lines) + "\n")
     options = SourceOptions(text="words", label=("topic",), id="id")
-    empty_store.embed([path], dataset="texts", encoders=["builtin:tiny-text"], options=options)
+    empty_store.embed(
+        [path], dataset="texts", encoders=["builtin:tiny-text"], source_options=options
+    )
     return empty_store.view("texts", "builtin:tiny-text")
 
 

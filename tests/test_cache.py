@@ -41,7 +41,7 @@ def view(empty_store, tmp_path, write_image):
         rows.append(f"{i}.png,{'ab'[i % 2]},{split}")
     table.write_text("\n".join(["path,label,split", *rows]))
     options = SourceOptions(image="path", label=("label",), split="split")
-    empty_store.embed([table], dataset="d", encoders=[PIXELS], options=options)
+    empty_store.embed([table], dataset="d", encoders=[PIXELS], source_options=options)
     return empty_store.view("d", PIXELS)
 
 

@@ -25,8 +25,8 @@ PIXELS = "baseline:pixels#size=1"
 
 def embed(store, source, *, encoders=(PIXELS,), options=None, **select):
     return store.embed(
-        [source] if source else [], dataset="d", encoders=list(encoders), options=options,
-        select=Selection(**select),
+        [source] if source else [], dataset="d", encoders=list(encoders), source_options=options,
+        selection=Selection(**select),
     )  # fmt: skip
 
 
@@ -38,8 +38,8 @@ def test_a_selection_is_about_one_run_and_drops_nothing(empty_store, tiny_images
     (report,) = embed(empty_store, tiny_images)  # none of it is remembered
     assert (report.n_encoded, report.n_unchanged) == (2, 4)
     (report,) = empty_store.embed(
-        [tiny_images], dataset="d", encoders=[PIXELS], how=EmbedOptions(prune=True),
-        select=Selection(where="stem = '0'"),
+        [tiny_images], dataset="d", encoders=[PIXELS], embed_options=EmbedOptions(prune=True),
+        selection=Selection(where="stem = '0'"),
     )  # fmt: skip
     assert empty_store.view("d", PIXELS).n_rows == 6  # what was not selected is not gone
 
@@ -310,7 +310,9 @@ def test_an_interrupted_attach_can_be_done_again(empty_store, tmp_path, monkeypa
     options = SourceOptions(text="text", id="id", label=("kind",))
 
     def again():
-        empty_store.embed([table], dataset="d", encoders=["baseline:hashing"], options=options)
+        empty_store.embed(
+            [table], dataset="d", encoders=["baseline:hashing"], source_options=options
+        )
 
     def stop(*_, **__):
         raise KeyboardInterrupt
@@ -326,3 +328,19 @@ def test_an_interrupted_attach_can_be_done_again(empty_store, tmp_path, monkeypa
     assert empty_store.dataset("d").attach(scores) == 2
     items = empty_store.dataset("d").items().sort_by("item_id").to_pydict()
     assert (items["score"], items["kind"]) == ([0.5, 1.5], ["z", "y"])
+
+
+@pytest.mark.parametrize(("old", "new", "value"), [
+    ("options", "source_options", SourceOptions()),
+    ("how", "embed_options", EmbedOptions(batch_size=2)),
+    ("select", "selection", Selection(limit=2)),
+])  # fmt: skip
+def test_keywords_of_before_work_and_name_the_new_one(empty_store, tiny_images, old, new, value):
+    known = {"dataset": "d", "encoders": [PIXELS]}
+    for call in (empty_store.estimate, empty_store.embed):
+        with pytest.warns(DeprecationWarning, match=f"{old} is {new} now") as warned:
+            by_old = call([tiny_images], **known, **{old: value})
+        assert warned[0].filename == __file__
+    assert by_old[0].n_items == (2 if old == "select" else 6)
+    with pytest.raises(TypeError, match=new):
+        empty_store.embed([tiny_images], **known, **{old: value, new: value})

@@ -27,7 +27,7 @@ def view(empty_store, tmp_path):
     rows = [f"i{n},text number{n},{'ab'[n % 2]},{('train', 'test')[n % 3 == 0]}" for n in range(9)]
     path.write_text("\n".join(["id,text,label,split", *rows]))
     options = SourceOptions(text="text", id="id", label=("label",), split="split")
-    empty_store.embed([path], dataset="d", encoders=[HASHING], options=options)
+    empty_store.embed([path], dataset="d", encoders=[HASHING], source_options=options)
     return empty_store.view("d", HASHING)
 
 

@@ -46,7 +46,7 @@ from featurestore.pipeline import writer
 writer.COMMIT_ROWS = int(sys.argv[4])
 store = open_store(sys.argv[1], create=True)
 how = EmbedOptions(batch_size=2)
-store.embed([sys.argv[2]], dataset="d", encoders=[sys.argv[3]], how=how)
+store.embed([sys.argv[2]], dataset="d", encoders=[sys.argv[3]], embed_options=how)
 """
 
 
@@ -199,7 +199,10 @@ def test_texts_of_every_kind_good_and_bad(name, n_cut, empty_store, tmp_path, re
     lines = [b"text", b"plain", b"caf\xe9", b'""', b'"   "', long.encode(), "naïve café".encode()]
     (tmp_path / "t.csv").write_bytes(b"\n".join(lines))
     (report,) = empty_store.embed(
-        [tmp_path / "t.csv"], dataset="d", encoders=[spec], options=SourceOptions(text="text")
+        [tmp_path / "t.csv"],
+        dataset="d",
+        encoders=[spec],
+        source_options=SourceOptions(text="text"),
     )
     assert (report.n_encoded, report.n_failed, report.n_cut) == (3, 3, n_cut)
     assert empty_store.view("d", spec).load().ids.tolist() == ["t.csv:0", "t.csv:4", "t.csv:5"]
@@ -231,7 +234,7 @@ def test_a_file_that_vanishes_between_listing_and_reading(empty_store, many):
     last = many / "c" / "119.png"
     (report,) = empty_store.embed(
         [many], dataset="d", encoders=[Deletes(last)],
-        how=EmbedOptions(batch_size=1, n_workers=1),
+        embed_options=EmbedOptions(batch_size=1, n_workers=1),
     )  # fmt: skip
     assert (report.n_encoded, report.n_failed) == (119, 1)
     (row,) = empty_store.dataset("d").failures().to_pylist()
@@ -252,7 +255,7 @@ def test_a_folder_that_cannot_be_listed_is_a_failure_and_what_was_in_it_is_kept(
 
     monkeypatch.setattr("featurestore.sources.folder.os.scandir", refuse)
     (report,) = empty_store.embed(
-        [tiny_images], dataset="d", encoders=[PIXELS], how=EmbedOptions(prune=True)
+        [tiny_images], dataset="d", encoders=[PIXELS], embed_options=EmbedOptions(prune=True)
     )
     assert (report.n_failed, report.n_unchanged) == (1, 3)
     assert empty_store.view("d", PIXELS).n_rows == 6  # pruning drops nothing that was not looked at
@@ -408,7 +411,7 @@ def test_a_reader_sees_one_state_while_others_compact_delete_and_vacuum(
     spec, place = "python:slow_encoder:Slow", tmp_path / "store"
     store = open_store(place, create=True)
     for limit in (40, 80, 120):
-        store.embed([many], dataset="d", encoders=[spec], select=Selection(limit=limit))
+        store.embed([many], dataset="d", encoders=[spec], selection=Selection(limit=limit))
     done = tmp_path / "done"
     word = "may miss" if older_than_s == 0 else "never"
     np.save(tmp_path / "truth.npy", store.view("d", spec).load().vectors)

@@ -32,7 +32,7 @@ def view(empty_store, tmp_path):
         ("id,text,label,note", ["a,first text,x,", "b,changed text,y,new", "c,third text,x,new"]),
     ):
         path.write_text("\n".join([header, *rows]))
-        empty_store.embed([path], dataset="d", encoders=[HASHING], options=options)
+        empty_store.embed([path], dataset="d", encoders=[HASHING], source_options=options)
     table = empty_store.view("d", HASHING).table
     table.append(read_shard(table.shards()[0].path))  # two writers did the same work
     return empty_store.view("d", HASHING)
@@ -82,7 +82,7 @@ def write_kept_store(folder):
             for i in range(n)
         ]
         path.write_text("\n".join(["id,text,label", *rows]))
-        store.embed([path], dataset="texts", encoders=[HASHING], options=options)
+        store.embed([path], dataset="texts", encoders=[HASHING], source_options=options)
         snapshots.append(str(store.view("texts", HASHING).snapshot))
     view = store.view("texts", HASHING)
     head = heads.fit(view, "prototype")

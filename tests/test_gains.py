@@ -69,7 +69,7 @@ def test_a_long_run_measures_with_pictures_that_are_still_there(
             return np.stack([np.asarray(one, float).mean(axis=(0, 1)) for one in images])
 
     (report,) = empty_store.embed(
-        [tiny_images], dataset="d", encoders=[OnGpu()], how=EmbedOptions(batch_size=6)
+        [tiny_images], dataset="d", encoders=[OnGpu()], embed_options=EmbedOptions(batch_size=6)
     )
     assert report.gains == {"x": 2.0}
     (some,) = seen

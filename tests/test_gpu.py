@@ -103,7 +103,7 @@ def test_a_view_begun_on_a_gpu_goes_on_on_a_cpu(empty_store, photo_folder):
     def embed(device, limit):
         (report,) = empty_store.embed(
             [photo_folder], dataset="d", encoders=[VIT],
-            how=EmbedOptions(device=device), select=Selection(limit=limit),
+            embed_options=EmbedOptions(device=device), selection=Selection(limit=limit),
         )  # fmt: skip
         return report.n_encoded
 
@@ -120,7 +120,7 @@ def test_memory_that_runs_out_halves_the_batch_and_loses_nothing(empty_store, ph
     try:
         (report,) = empty_store.embed(
             [photo_folder], dataset="d", encoders=[spec],
-            how=EmbedOptions(device="cuda", batch_size=360),
+            embed_options=EmbedOptions(device="cuda", batch_size=360),
         )  # fmt: skip
     finally:
         del hog
@@ -131,7 +131,7 @@ def test_memory_that_runs_out_halves_the_batch_and_loses_nothing(empty_store, ph
     vectors = empty_store.dataset("d").view(spec).load().vectors
     (again,) = empty_store.embed(
         [photo_folder], dataset="e", encoders=[spec],
-        how=EmbedOptions(device="cuda", batch_size=60),
+        embed_options=EmbedOptions(device="cuda", batch_size=60),
     )  # fmt: skip
     assert again.batch_size == 60
     assert cosines(vectors, empty_store.dataset("e").view(spec).load().vectors).min() > 0.9999
@@ -140,7 +140,7 @@ def test_memory_that_runs_out_halves_the_batch_and_loses_nothing(empty_store, ph
 def test_two_processes_share_a_data_set(empty_store, photo_folder):
     (report,) = embed_on(
         ["cuda:0", "cuda:0"], empty_store.path, [photo_folder], dataset="d", encoders=[VIT],
-        options=SourceOptions(), how=EmbedOptions(), select=Selection(),
+        source_options=SourceOptions(), embed_options=EmbedOptions(), selection=Selection(),
     )  # fmt: skip
     assert report.n_encoded == 360
     assert report.device == "cuda:0,cuda:0"

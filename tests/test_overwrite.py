@@ -30,10 +30,12 @@ class Offset:
 
 
 def embed(store, source, encoder, **how):
-    select = how.pop("select", None)
-    return store.embed(
-        [source], dataset="d", encoders=[encoder], how=EmbedOptions(**how), select=select
-    )[0]
+    selection = how.pop("select", None)
+    (report,) = store.embed(
+        [source], dataset="d", encoders=[encoder], selection=selection,
+        embed_options=EmbedOptions(**how),
+    )  # fmt: skip
+    return report
 
 
 def offsets(store):

@@ -37,7 +37,7 @@ def test_a_table_moves_with_what_it_names(empty_store, tiny_images, tmp_path):
     table = folder / "cells.csv"
     table.write_text("file,kind\ntiny/dark/0.png,a\ntiny/light/0.png,b\n")
     options = SourceOptions(image="file", label=("kind",))
-    empty_store.embed([table], dataset="d", encoders=[PIXELS], options=options)
+    empty_store.embed([table], dataset="d", encoders=[PIXELS], source_options=options)
     folder.rename(tmp_path / "after")
     found = relocate(empty_store.dataset("d").folder, tmp_path / "after")
     assert (found.n_checked, found.n_same) == (2, 2)

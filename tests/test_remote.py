@@ -85,7 +85,9 @@ def another_machine(monkeypatch, tmp_path_factory):
 
 
 def embed(store, source, dataset="d", encoder=PIXELS, **how):
-    (report,) = store.embed([source], dataset=dataset, encoders=[encoder], how=EmbedOptions(**how))
+    (report,) = store.embed(
+        [source], dataset=dataset, encoders=[encoder], embed_options=EmbedOptions(**how)
+    )
     return report
 
 
@@ -610,7 +612,7 @@ def test_a_run_does_not_undo_labels_that_came_meanwhile(s3, tmp_path, monkeypatc
     options = SourceOptions(text="text", id="id", label=("label",))
 
     def again():
-        store.embed([table], dataset="d", encoders=["baseline:hashing"], options=options)
+        store.embed([table], dataset="d", encoders=["baseline:hashing"], source_options=options)
 
     def attach():
         new = pa.table({"item_id": ["i1"], "label": ["NEW"]})
@@ -686,7 +688,7 @@ def test_of_what_is_erased_this_machine_keeps_nothing(s3, tmp_path):
     table.write_text("id,text\nsecret-diary,my secret words\nb,plain\nc,more\n")
     store = open_store(s3, create=True)
     options = SourceOptions(text="text", id="id")
-    store.embed([table], dataset="d", encoders=["baseline:hashing"], options=options)
+    store.embed([table], dataset="d", encoders=["baseline:hashing"], source_options=options)
     store.dataset("d").items()
     store.rename("d", "e")
     folder = store.dataset("e").folder

@@ -111,7 +111,9 @@ def test_no_item_is_its_own_neighbour_even_among_many_equal_ones(
     path = tmp_path / "same.csv"
     path.write_text("id,words\n" + "".join(f"s{n:02d},the same\n" for n in range(40)))
     options = SourceOptions(text="words", id="id")
-    empty_store.embed([path], dataset="same", encoders=["builtin:tiny-text"], options=options)
+    empty_store.embed(
+        [path], dataset="same", encoders=["builtin:tiny-text"], source_options=options
+    )
     graph = neighbor_graph(empty_store.view("same", "builtin:tiny-text"))
     assert graph.rows.shape == (40, K)
     assert (graph.rows != np.arange(40)[:, None]).all()

@@ -36,7 +36,11 @@ def write_shard(path, samples):
 
 def embed(store, *sources, options=None, **how):
     (report,) = store.embed(
-        sources, dataset="d", encoders=[PIXELS], options=options, how=EmbedOptions(**how)
+        sources,
+        dataset="d",
+        encoders=[PIXELS],
+        source_options=options,
+        embed_options=EmbedOptions(**how),
     )
     return report
 
@@ -212,7 +216,7 @@ def test_captions_of_pictures_in_shards_are_a_data_set_of_texts(tmp_path, empty_
     assert embed(empty_store, tmp_path / "a.tar").n_encoded == 2
     (report,) = empty_store.embed(
         [tmp_path / "a.tar"], dataset="captions", encoders=["baseline:hashing"],
-        options=SourceOptions(text="txt"),
+        source_options=SourceOptions(text="txt"),
     )  # fmt: skip
     assert report.n_encoded == 1
     assert empty_store.dataset("captions").items(["item_id", "text"]).to_pylist() == [
@@ -246,7 +250,7 @@ def test_a_data_set_saved_anew_is_seen_in_the_same_process(tmp_path, empty_store
     def embed_texts():
         (report,) = empty_store.embed(
             [tmp_path / "saved"], dataset="t", encoders=["baseline:hashing"],
-            options=SourceOptions(text="text"),
+            source_options=SourceOptions(text="text"),
         )  # fmt: skip
         return report.n_encoded, report.n_unchanged
 

@@ -43,7 +43,11 @@ PIXELS = "baseline:pixels#size=1"  # one colour in, that colour out
 def embed(store, source, dataset="d", encoder=PIXELS, options=None, **how):
     sources = [source] if source is not None else []
     (report,) = store.embed(
-        sources, dataset=dataset, encoders=[encoder], options=options, how=EmbedOptions(**how)
+        sources,
+        dataset=dataset,
+        encoders=[encoder],
+        source_options=options,
+        embed_options=EmbedOptions(**how),
     )
     return report
 
@@ -236,7 +240,7 @@ def test_several_sources_make_one_data_set(empty_store, tmp_path):
     (tmp_path / "test.csv").write_text("t,label\nc c,x\n")
     empty_store.embed(
         [tmp_path / "train.csv", tmp_path / "test.csv"], dataset="d", encoders=["baseline:hashing"],
-        options=SourceOptions(text="t", label=("label",)),
+        source_options=SourceOptions(text="t", label=("label",)),
     )  # fmt: skip
     view = empty_store.view("d", "baseline:hashing")
     assert view.load(split="train").ids.tolist() == ["train.csv:0", "train.csv:1"]
@@ -426,7 +430,9 @@ def test_an_interrupted_overwrite_loses_nothing(empty_store, tiny_images):
     before = empty_store.view("d", PIXELS).load()
     how = EmbedOptions(overwrite=True, batch_size=2)
     with pytest.raises(KeyboardInterrupt):
-        empty_store.embed([tiny_images], dataset="d", encoders=[PIXELS], how=how, progress=stop)
+        empty_store.embed(
+            [tiny_images], dataset="d", encoders=[PIXELS], embed_options=how, progress=stop
+        )
     np.testing.assert_array_equal(empty_store.view("d", PIXELS).load().vectors, before.vectors)
 
 
@@ -445,7 +451,9 @@ def test_overwriting_with_other_weights_replaces_the_view_when_it_is_whole(
     write_json(path, other)
     how = EmbedOptions(overwrite=True, batch_size=2)
     with pytest.raises(KeyboardInterrupt):
-        empty_store.embed([tiny_images], dataset="d", encoders=[PIXELS], how=how, progress=stop)
+        empty_store.embed(
+            [tiny_images], dataset="d", encoders=[PIXELS], embed_options=how, progress=stop
+        )
     assert empty_store.view("d", PIXELS).slug == "other-00000000"
     embed(empty_store, tiny_images, overwrite=True)
     (view,) = empty_store.dataset("d").views()
@@ -637,7 +645,7 @@ def test_an_interrupt_keeps_what_was_encoded(empty_store, tiny_images):
             [tiny_images],
             dataset="d",
             encoders=[PIXELS],
-            how=EmbedOptions(batch_size=2),
+            embed_options=EmbedOptions(batch_size=2),
             progress=stop,
         )
     assert empty_store.view("d", PIXELS).n_rows == 4
@@ -657,7 +665,7 @@ def slow(self, prepared):
 Pixels.encode_images = slow
 store = open_store(sys.argv[1], create=True)
 how = EmbedOptions(batch_size=1)
-store.embed([sys.argv[2]], dataset="d", encoders=["baseline:pixels#size=4"], how=how)
+store.embed([sys.argv[2]], dataset="d", encoders=["baseline:pixels#size=4"], embed_options=how)
 """
 
 

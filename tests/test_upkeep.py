@@ -32,7 +32,7 @@ HASHING = "baseline:hashing#size=64"
 def embed(store, source, encoder=PIXELS, **options):
     (report,) = store.embed(
         [source] if source else [], dataset="d", encoders=[encoder],
-        options=SourceOptions(**options),
+        source_options=SourceOptions(**options),
     )  # fmt: skip
     return report
 
@@ -563,7 +563,7 @@ def test_versions_stand_in_their_order_whatever_the_clocks_said(texts, monkeypat
         newest, *others = plain(self, limit)
         return [replace(newest, when=newest.when - timedelta(days=1)), *others]
 
-    store.embed([], dataset="d", encoders=[HASHING], how=EmbedOptions(overwrite=True))
+    store.embed([], dataset="d", encoders=[HASHING], embed_options=EmbedOptions(overwrite=True))
     monkeypatch.setattr(Table, "history", behind)
     versions: dict[str, list[int]] = {}
     for event in versions.history(folder):

@@ -53,7 +53,7 @@ def embed_wordnet(folder: Path, teacher: str, work: Path) -> tuple[list[str], ND
             file.write(json.dumps({"id": key, "text": text}, ensure_ascii=False) + "\n")
     store = open_store(work / "store", create=True)
     options = SourceOptions(text="text", id="id")
-    for report in store.embed([path], dataset="wordnet", encoders=[spec], options=options):
+    for report in store.embed([path], dataset="wordnet", encoders=[spec], source_options=options):
         print(report.describe(), flush=True)
     found = store.view("wordnet", spec).load()
     by_id = dict(rows)

@@ -133,8 +133,8 @@ def embed(
         trust_remote_code, compiled, decode_in, rehash,
     )  # fmt: skip
     what: dict[str, Any] = {
-        "dataset": dataset, "encoders": encoders, "options": options, "how": how,
-        "select": Selection(where, limit, sample, seed),
+        "dataset": dataset, "encoders": encoders, "source_options": options,
+        "embed_options": how, "selection": Selection(where, limit, sample, seed),
     }  # fmt: skip
     store = open_store(store_path, create=True)
     if dry_run:

@@ -97,7 +97,7 @@ def _embed(
 ) -> None:
     with progress_bar() as progress:
         reports = store.embed(
-            sources, dataset=dataset, encoders=encoders, options=options, progress=progress
+            sources, dataset=dataset, encoders=encoders, source_options=options, progress=progress
         )
     for report in reports:
         say(f"   {report.describe()}")

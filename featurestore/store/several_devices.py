@@ -55,9 +55,9 @@ def embed_on(
     *,
     dataset: str,
     encoders: Sequence[str],
-    options: SourceOptions,
-    how: EmbedOptions,
-    select: Selection,
+    source_options: SourceOptions,
+    embed_options: EmbedOptions,
+    selection: Selection,
     progress: Callable[[Progress], None] | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> list[EmbedReport]:
@@ -68,15 +68,18 @@ def embed_on(
     FeatureStoreError
         What the first process that failed raised; what the others did is kept.
     """
-    if how.overwrite:
+    if embed_options.overwrite:
         raise BadName("--overwrite runs on one device: a view is replaced when it is whole")
     context = multiprocessing.get_context("spawn")  # delta-rs and CUDA do not survive fork
     messages = context.Queue()
     parts = [
-        replace(how, device=device, part=(number, len(devices)))
+        replace(embed_options, device=device, part=(number, len(devices)))
         for number, device in enumerate(devices)
     ]
-    call = {"dataset": dataset, "encoders": list(encoders), "options": options, "select": select}
+    call = {
+        "dataset": dataset, "encoders": list(encoders), "source_options": source_options,
+        "selection": selection,
+    }  # fmt: skip
     workers = [
         context.Process(target=_embed_part, args=(messages, str(store), list(sources), call, part))
         for part in parts
@@ -156,8 +159,8 @@ def _embed_part(
     result: Any
     try:
         result = open_store(store, create=True).embed(
-            sources, how=how, progress=progress, say=lambda text: messages.put((number, text)),
-            **call,
+            sources, embed_options=how, progress=progress,
+            say=lambda text: messages.put((number, text)), **call,
         )  # fmt: skip
     except (FeatureStoreError, OSError, KeyboardInterrupt) as error:
         result = error

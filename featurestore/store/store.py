@@ -33,8 +33,10 @@ from featurestore.storage.store_marker import (
 )
 from featurestore.storage.user_cache import local_side
 from featurestore.store.dataset import DataSet, whereabouts
+from featurestore.store.renamed import renamed
 from featurestore.store.view import View
 
+_RENAMED = {"options": "source_options", "how": "embed_options", "select": "selection"}
 _MARK = "moving.json"  # of a data set that is being renamed, in an object store
 
 
@@ -130,15 +132,16 @@ class Store:
         """Return the vectors of a data set by an encoder: ``view("cells", "timm:resnet18")``."""
         return self.dataset(dataset).view(spec)
 
+    @renamed(**_RENAMED)
     def embed(
         self,
         sources: Sequence[str | Path],
         *,
         dataset: str,
         encoders: Sequence[Any] = (),
-        options: SourceOptions | None = None,
-        how: EmbedOptions | None = None,
-        select: Selection | None = None,
+        source_options: SourceOptions | None = None,
+        embed_options: EmbedOptions | None = None,
+        selection: Selection | None = None,
         progress: Callable[[Progress], None] | None = None,
         say: Callable[[str], None] = lambda _: None,
     ) -> list[EmbedReport]:
@@ -157,10 +160,11 @@ class Store:
         encoders : sequence of str or object
             Specs, or encoders of your own (see `featurestore.encoders.custom`); each makes or
             updates a view. None means the built-in encoder of what the sources hold.
-        options : SourceOptions, optional
+        source_options : SourceOptions, optional
             Which columns hold what.
-        how : EmbedOptions, optional
-        select : Selection, optional
+        embed_options : EmbedOptions, optional
+            Device, batch size, and what is done with items that are known already.
+        selection : Selection, optional
             Which of the items; the others stay as they are.
         progress, say : callable, optional
             Hear of each item, and of what a person should know.
@@ -178,8 +182,9 @@ class Store:
             If the caller set a limit.
         """
         job = Job.make(
-            self._folder(check_dataset_name(dataset)), sources, encoders, options, how, select
-        )
+            self._folder(check_dataset_name(dataset)), sources, encoders, source_options,
+            embed_options, selection,
+        )  # fmt: skip
         make_store(self.path)
         job.write_description(say)
         if not encoders:
@@ -209,20 +214,22 @@ class Store:
                 clock=job.clock,
             )
 
+    @renamed(**_RENAMED)
     def estimate(
         self,
         sources: Sequence[str | Path],
         *,
         dataset: str,
         encoders: Sequence[Any] = (),
-        options: SourceOptions | None = None,
-        how: EmbedOptions | None = None,
-        select: Selection | None = None,
+        source_options: SourceOptions | None = None,
+        embed_options: EmbedOptions | None = None,
+        selection: Selection | None = None,
     ) -> list[Estimate]:
         """Count what `embed` would do, and time it on a few items; nothing is written."""
         job = Job.make(
-            self._folder(check_dataset_name(dataset)), sources, encoders, options, how, select
-        )
+            self._folder(check_dataset_name(dataset)), sources, encoders, source_options,
+            embed_options, selection,
+        )  # fmt: skip
         return estimate.estimate(
             job.folder,
             job.intake.rows,

@@ -142,7 +142,7 @@ def predict_source(
             [source],
             dataset="items",
             encoders=[str(spec) for spec in specs] or ["baseline:hashing"],
-            options=options,
+            source_options=options,
             progress=progress,
         )
         dataset = store.dataset("items")

@@ -42,7 +42,7 @@ def small_store(tmp_path_factory: pytest.TempPathFactory) -> Store:
             [texts],
             dataset="texts",
             encoders=["baseline:hashing"],
-            options=SourceOptions(text="words", label=("kind",), id="name"),
+            source_options=SourceOptions(text="words", label=("kind",), id="name"),
         )
         heads.compare(store.view("pictures", "baseline:pixels"), ["prototype"])
     return store

@@ -241,7 +241,7 @@ def test_a_map_needs_no_labels_and_no_column(
     path.write_text("id,words\n" + "".join(f"t{n},word {n}\n" for n in range(5)))
     store = open_store(tmp_path / "store", create=True)
     options = SourceOptions(text="words", id="id")
-    store.embed([path], dataset="texts", encoders=["baseline:hashing"], options=options)
+    store.embed([path], dataset="texts", encoders=["baseline:hashing"], source_options=options)
     monkeypatch.setenv("FEATURESTORE_STORE", str(store.path))
     assert map_of(opened("explore"))["names"] == ["items"]
     for page in ("overview", "search", "heads", "one_head", "compare", "quality"):
@@ -257,7 +257,7 @@ def test_a_data_set_made_anew_under_its_name_is_seen(
         path = tmp_path / "texts.csv"
         path.write_text("id,words\n" + "".join(f"{word}{n},{word} {n}\n" for n in range(5)))
         store = open_store(tmp_path / "store", create=True)
-        store.embed([path], dataset="texts", encoders=["baseline:hashing"], options=options)
+        store.embed([path], dataset="texts", encoders=["baseline:hashing"], source_options=options)
         app = opened("search", item=f"{word}0")
         assert not app.error
         assert {one["text"].split()[0] for one in cards(app, "item card")} == {word}
@@ -488,7 +488,7 @@ def test_names_of_splits_are_text(store: Store, tmp_path: Path) -> None:
     path = tmp_path / "evil.csv"
     path.write_text(f'id,text,part\na,one,"{evil}"\nb,two,"<b>{evil}</b>"\n')
     options = SourceOptions(text="text", split="part", id="id")
-    store.embed([path], dataset="evil", encoders=["baseline:hashing"], options=options)
+    store.embed([path], dataset="evil", encoders=["baseline:hashing"], source_options=options)
     app = opened("overview", dataset="evil")
     said = [one.value for one in app.markdown]
     assert not any(evil in one for one in said)

@@ -58,7 +58,7 @@ def test_the_stamp_changes_with_the_store_and_only_then(small_store: Store, tmp_
     more = tmp_path / "more.csv"
     more.write_text("name,words,kind\ne,blue car,car\n")
     options = SourceOptions(text="words", label=("kind",), id="name")
-    other.embed([more], dataset="texts", encoders=["baseline:hashing"], options=options)
+    other.embed([more], dataset="texts", encoders=["baseline:hashing"], source_options=options)
     assert wording.stamp(other) != before
 
 

@@ -240,8 +240,10 @@ def test_embed_without_an_encoder_uses_the_one_of_the_modality_and_says_so(
         (table, "texts", TEXT, SourceOptions(text="text")),
     ):
         said = []
-        (estimate,) = empty_store.estimate([source], dataset=name, options=options)
-        (report,) = empty_store.embed([source], dataset=name, options=options, say=said.append)
+        (estimate,) = empty_store.estimate([source], dataset=name, source_options=options)
+        (report,) = empty_store.embed(
+            [source], dataset=name, source_options=options, say=said.append
+        )
         assert estimate.encoder == report.encoder == spec
         assert report.n_encoded == report.n_items > 0
         assert [line for line in said if f"using {spec}" in line and "a larger one" in line]

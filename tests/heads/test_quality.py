@@ -76,7 +76,9 @@ def test_the_order_in_which_items_came_does_not_matter_to_the_report(
     path = tmp_path / "shuffled.csv"
     rows.rename_columns(["id", "words", "topic"]).to_pandas().to_csv(path, index=False)
     options = SourceOptions(text="words", label=("topic",), id="id")
-    empty_store.embed([path], dataset="other", encoders=["builtin:tiny-text"], options=options)
+    empty_store.embed(
+        [path], dataset="other", encoders=["builtin:tiny-text"], source_options=options
+    )
     first = heads.find_issues(texts_view, save=False)
     second = heads.find_issues(empty_store.view("other", "builtin:tiny-text"), save=False)
     assert [(one.kind, one.item_id) for one in first.issues] == [
@@ -290,7 +292,7 @@ def test_a_leak_names_the_twin_that_lies_beyond_and_how_like_that_one_is(
     path = tmp_path / "a.csv"
     path.write_text("\n".join(lines) + "\n")
     options = SourceOptions(text="words", label=("topic",), id="id", split="split")
-    empty_store.embed([path], dataset="d", encoders=["builtin:tiny-text"], options=options)
+    empty_store.embed([path], dataset="d", encoders=["builtin:tiny-text"], source_options=options)
     found = heads.find_issues(empty_store.view("d", "builtin:tiny-text"), save=False)
     leaks = {one.item_id: one for one in found.of(Kind.LEAK)}
     assert set(leaks) == {"a", "b", "c"}
@@ -347,7 +349,9 @@ def test_twins_together_leave_no_leak_in_folds_nor_in_the_split(
     path = tmp_path / "pairs.csv"
     path.write_text("\n".join(lines) + "\n")
     options = SourceOptions(text="words", label=("topic",), id="id", split="split")
-    empty_store.embed([path], dataset="pairs", encoders=["builtin:tiny-text"], options=options)
+    empty_store.embed(
+        [path], dataset="pairs", encoders=["builtin:tiny-text"], source_options=options
+    )
     view = empty_store.view("pairs", "builtin:tiny-text")
     parted = heads.compare(view, ["knn"], evaluation="folds", metric="accuracy")
     together = heads.compare(
@@ -372,7 +376,7 @@ def test_where_all_are_alike_a_twin_must_be_liker_still(empty_store: Store, tmp_
     path = tmp_path / "a.csv"
     path.write_text("\n".join(["id,words,topic", *lines, f"twin,{texts[0].upper()}!,x"]) + "\n")
     options = SourceOptions(text="words", label=("topic",), id="id")
-    empty_store.embed([path], dataset="d", encoders=["builtin:tiny-text"], options=options)
+    empty_store.embed([path], dataset="d", encoders=["builtin:tiny-text"], source_options=options)
     found = heads.find_issues(empty_store.view("d", "builtin:tiny-text"), save=False)
     assert {one.item_id for one in found.of(Kind.DUPLICATE)} == {"r00", "twin"}
     assert found.card["thresholds"]["duplicate"] > 0.73  # more than for any texts

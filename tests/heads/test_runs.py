@@ -23,7 +23,7 @@ def dataset(tmp_path_factory):
     table = write_pictographs(folder / "names.jsonl")
     store = open_store(folder / "store", create=True)
     options = SourceOptions(text="text", label=("kind",), id="id")
-    store.embed([table], dataset="names", options=options)
+    store.embed([table], dataset="names", source_options=options)
     return store.dataset("names")
 
 
@@ -152,7 +152,7 @@ def test_vacuum_keeps_what_reports_of_every_kind_name(tmp_path):
     store = open_store(tmp_path / "store", create=True)
     options = SourceOptions(text="text", label=("kind",), id="id")
     encoders = ["builtin:tiny-text", "baseline:hashing"]
-    store.embed([table], dataset="names", encoders=encoders, options=options)
+    store.embed([table], dataset="names", encoders=encoders, source_options=options)
     dataset = store.dataset("names")
     folder = dataset.folder
 

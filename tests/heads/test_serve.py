@@ -128,7 +128,7 @@ def test_heads_of_texts_answer_texts_and_tables(tmp_path):
     table.write_text("\n".join(map(json.dumps, rows)))
     store = open_store(tmp_path / "store", create=True)
     options = SourceOptions(text="text", label=("kind",))
-    store.embed([table], dataset="texts", options=options)
+    store.embed([table], dataset="texts", source_options=options)
     view = store.dataset("texts").views()[0]
     for head in ("ridge", "tfidf"):
         fitted = heads.fit(view, head)

@@ -271,7 +271,7 @@ def test_the_task_that_the_data_set_records_counts(tmp_path):
     table.write_text("\n".join(map(json.dumps, rows)))
     store = open_store(tmp_path / "store", create=True)
     options = SourceOptions(text="text", label=("grade", "price", "tags"))
-    store.embed([table], dataset="d", options=options)
+    store.embed([table], dataset="d", source_options=options)
     dataset = store.dataset("d")
     tasks = {name: facts["task"] for name, facts in dataset.description.labels.items()}
     assert tasks == {"grade": "multiclass", "price": "multiclass", "tags": "multiclass"}

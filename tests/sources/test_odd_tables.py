@@ -38,8 +38,8 @@ COLUMNS = {
 
 def embed(store, path, *, label=None, **how):
     (report,) = store.embed(
-        [path], dataset="d", encoders=[HASHING], how=EmbedOptions(**how),
-        options=SourceOptions(text="text", id="id", label=label),
+        [path], dataset="d", encoders=[HASHING], embed_options=EmbedOptions(**how),
+        source_options=SourceOptions(text="text", id="id", label=label),
     )  # fmt: skip
     return report
 
@@ -104,7 +104,7 @@ def test_three_tables_of_which_the_first_has_no_values(empty_store, tmp_path):
         write(tmp_path / "b.csv", "b,two,3,y"),
         write(tmp_path / "c.csv", "c,three,old,y"),
     ]
-    how = {"encoders": [HASHING], "options": SourceOptions(text="text", id="id")}
+    how = {"encoders": [HASHING], "source_options": SourceOptions(text="text", id="id")}
     (report,) = empty_store.embed(paths[:2], dataset="d", **how)
     assert report.n_encoded == 2
     with pytest.raises(BadSource, match="'age' is int64 in the data set, but string"):
@@ -146,6 +146,6 @@ def test_conditions_say_what_they_may_name(empty_store, tmp_path):
     ]:
         with pytest.raises(Exception, match=reason):
             empty_store.embed(
-                [path], dataset="d", encoders=[HASHING], select=Selection(where),
-                options=SourceOptions(text="text"),
+                [path], dataset="d", encoders=[HASHING], selection=Selection(where),
+                source_options=SourceOptions(text="text"),
             )  # fmt: skip
