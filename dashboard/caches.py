@@ -1,11 +1,11 @@
-"""Caches that follow the store's versions."""
+"""Caches that follow the store: a value is read again when the store has changed."""
 
 from __future__ import annotations
 
-import hashlib
 import os
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from functools import wraps
+from typing import Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -15,19 +15,109 @@ from numpy.typing import NDArray
 import heads
 from dashboard.launch import STORE_VARIABLE
 from dashboard.page_data import classes, explore, item_rows, wording
+from dashboard.page_data import overview as overview_data
 from dashboard.page_data.explore import Coloring
-from dashboard.page_data.overview import overview as overview_rows
 from dashboard.url_state import recall
-from featurestore.curation.reviews import Review, read_reviews
-from featurestore.curation.slices import Slice
-from featurestore.curation.slices import slices as read_slices
 from featurestore.maps.projection import project
+from featurestore.storage.files import matching as matching_files
 from featurestore.store.dataset import DataSet
 from featurestore.store.store import Store, open_store
 from featurestore.store.view import Index, View
 from heads import Assessment, Comparison, Curve, Issues
 
-# -- the store, and what is costly to read ---------------------------------------------------
+Owner = TypeVar("Owner", Store, DataSet, View)
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def follows(
+    stamp: Callable[[Owner], object],
+    *,
+    max_entries: int,
+    spinner: str | bool = False,
+    copies: bool = False,
+) -> Callable[[Callable[Concatenate[Owner, P], R]], Callable[Concatenate[Owner, P], R]]:
+    """Cache a function of a store, data set or view until its stamp changes.
+
+    The stamp is taken before Streamlit's cache is asked, so that an error of a store that cannot
+    be read reaches the page as it is (Streamlit wraps those of its ``hash_funcs``).
+
+    Parameters
+    ----------
+    stamp : callable
+        Gets the first argument; returns its location and version, as Streamlit can hash them.
+        The other arguments are part of the key, too.
+    max_entries : int
+        The oldest entry goes when there are more.
+    spinner : str or bool
+        What the page says meanwhile.
+    copies : bool
+        Give each caller a copy (``st.cache_data``), not the same object.
+    """
+    keep = st.cache_data if copies else st.cache_resource
+
+    def decorated(read: Callable[Concatenate[Owner, P], R]) -> Callable[Concatenate[Owner, P], R]:
+        # Streamlit does not hash arguments whose name begins with _.
+        def cached(stamped: object, args: object, kwargs: object, _read: Callable[[], R]) -> R:
+            return _read()
+
+        cached.__qualname__ = read.__qualname__  # Streamlit keeps one cache for each
+        kept = keep(max_entries=max_entries, show_spinner=spinner)(cached)
+
+        @wraps(read)
+        def followed(owner: Owner, /, *args: P.args, **kwargs: P.kwargs) -> R:
+            found: R = kept(stamp(owner), args, kwargs, lambda: read(owner, *args, **kwargs))
+            return found
+
+        return followed
+
+    return decorated
+
+
+# -- stamps --------------------------------------------------------------------------------
+
+
+def _store_stamp(store: Store) -> object:
+    return str(store.path), overview_data.stamp(store)
+
+
+def _path(dataset: DataSet) -> object:
+    return str(dataset.path)
+
+
+def _items_stamp(dataset: DataSet) -> object:
+    """Return the digest of the items: a data set made anew under one name has another."""
+    items = dataset.folder.items
+    return str(dataset.path), items.digest(items.version())
+
+
+def _erasures(dataset: DataSet) -> object:
+    return str(dataset.path), dataset.folder.n_erasures
+
+
+def _runs_stamp(kind: str) -> Callable[[DataSet], object]:
+    """Return a stamp of the run cards of a kind: their names, which no two share."""
+
+    def stamp(dataset: DataSet) -> object:
+        names = [path.name for path in matching_files(dataset.path / "runs", f"*-{kind}.json")]
+        return _erasures(dataset), names
+
+    return stamp
+
+
+def _encoder(view: View) -> object:
+    return str(view.dataset.path), view.slug, view.fingerprint
+
+
+def _vectors(view: View) -> object:
+    return str(view.dataset.path), view.slug, view.state
+
+
+def _vectors_and_erasures(view: View) -> object:
+    return _vectors(view), view.dataset.folder.n_erasures
+
+
+# -- the store, and what is costly to read of it ----------------------------------------------
 
 
 def store() -> Store:
@@ -41,177 +131,80 @@ def dataset() -> DataSet:
     return opened.dataset(recall("dataset") or opened.datasets()[0])
 
 
+@follows(_store_stamp, max_entries=8, spinner="Reading the store…", copies=True)
 def overview(store: Store) -> list[wording.Row]:
-    """Return `page_data.overview`, computed again when the store changed."""
-    return _overview(str(store.path), wording.stamp(store), store)
+    """Return `page_data.overview`."""
+    return overview_data.overview(store)
 
 
-@st.cache_data(max_entries=8, show_spinner="Reading the store…")
-def _overview(path: str, stamp: Any, _store: Store) -> list[wording.Row]:
-    return overview_rows(_store)
-
-
+@follows(_items_stamp, max_entries=8, spinner="Reading the items…")
 def items(dataset: DataSet) -> pa.Table:
-    """Return `item_rows.browse`, read again when the items changed."""
-    return _items(str(dataset.path), _digest(dataset), dataset)
+    """Return `item_rows.browse`."""
+    return item_rows.browse(dataset)
 
 
-def _digest(dataset: DataSet) -> str:
-    """Return what tells one state of the items from another, made anew under one name or not."""
-    return dataset.folder.items.digest(dataset.folder.items.version())
-
-
-@st.cache_resource(max_entries=8, show_spinner="Reading the items…")
-def _items(path: str, digest: str, _dataset: DataSet) -> pa.Table:
-    return item_rows.browse(_dataset)
-
-
-def view_items(view: View) -> pa.Table:
-    """Return `View.items`, read again when items or vectors changed."""
-    return _view_items(str(view.dataset.path), view.slug, view.state, view)
-
-
-@st.cache_resource(max_entries=4, show_spinner="Reading the items…")
-def _view_items(path: str, slug: str, state: str, _view: View) -> pa.Table:
-    return _view.items()
-
-
-def matching(view: View, where: str) -> NDArray[np.bool_]:
-    """Mark the view's items that fulfil an SQL condition."""
-    return _matching(str(view.dataset.path), view.slug, view.state, where, view)
-
-
-@st.cache_data(max_entries=32, show_spinner=False)
-def _matching(path: str, slug: str, state: str, where: str, _view: View) -> NDArray[np.bool_]:
-    return _view.matching(where)
-
-
-def map_of(view: View, method: str) -> NDArray[np.float32]:
-    """Return the view's map, made or read once."""
-    return _map_of(str(view.dataset.path), view.slug, view.state, method, view)
-
-
-@st.cache_resource(max_entries=4, show_spinner="Drawing the map…")
-def _map_of(path: str, slug: str, state: str, method: str, _view: View) -> NDArray[np.float32]:
-    return project(_view, method)
-
-
-def colorings(view: View, column: str, head: str | None) -> Coloring:
-    """Return the colours of all items of a view by a column, or by what a head said."""
-    where = str(view.dataset.path)
-    return _colorings(where, view.slug, view.state, column, head, _erased(view.dataset), view)
-
-
-@st.cache_resource(max_entries=16, show_spinner="Colouring…")
-def _colorings(
-    path: str, slug: str, state: str, column: str, head: str | None, n: int, _view: View
-) -> Coloring:
-    found = view_items(_view)
-    if head is not None:
-        card = next(one for one in all_heads(_view.dataset) if one["head_id"] == head)
-        said = predictions(_view.dataset, head)
-        return explore.head_coloring(found, said, card, column)
-    return explore.item_coloring(found, column)
-
-
-def _erased(dataset: DataSet) -> int:
-    return dataset.folder.n_erasures
-
-
-def slices(dataset: DataSet) -> list[Slice]:
-    """Return the named slices of a data set."""
-    return read_slices(dataset.folder)
-
-
-def heads_of(view: View) -> list[dict[str, Any]]:
-    """Return the cards of the heads that were trained on a view's classes, newest first."""
-    return [
-        card
-        for card in all_heads(view.dataset)
-        if card["fingerprint"] == view.fingerprint and is_of_classes(card)
-    ]
-
-
-def all_heads(dataset: DataSet) -> list[dict[str, Any]]:
-    """Return the cards of all registered heads, newest first."""
-    return heads.list_heads(dataset)
-
-
-def is_of_classes(card: Mapping[str, Any]) -> bool:
-    """Whether a head predicts one class an item; cards of 0.1 knew nothing else."""
-    return bool(card.get("task", "multiclass") == "multiclass")
-
-
-def view_of_head(dataset: DataSet, card: Mapping[str, Any]) -> View | None:
-    """Return the view that a head reads, or any; None where there is none."""
-    found = dataset.views()
-    own = [view for view in found if view.fingerprint == card["fingerprint"]]
-    return next(iter([*own, *found]), None)
-
-
-def view_of_cell(dataset: DataSet, *encoders: str) -> View | None:
-    """Return the view of the first of some encoders that has one, or any; None without views."""
-    found = {str(view.spec): view for view in dataset.views()}
-    return next((found[one] for one in encoders if one in found), next(iter(found.values()), None))
-
-
+@follows(_items_stamp, max_entries=4)
 def known_ids(dataset: DataSet) -> frozenset[str]:
     """Return the ids of the items that are there now."""
-    return _known_ids(str(dataset.path), _digest(dataset), dataset)
+    return frozenset(items(dataset).column("item_id").to_pylist())
 
 
-@st.cache_resource(max_entries=4, show_spinner=False)
-def _known_ids(path: str, digest: str, _dataset: DataSet) -> frozenset[str]:
-    return frozenset(items(_dataset).column("item_id").to_pylist())
-
-
+@follows(_items_stamp, max_entries=8, spinner="Reading the items…")
 def item_columns(dataset: DataSet, names: Sequence[str]) -> pa.Table:
-    """Return some columns of the items, with their ids, read again when the items changed."""
-    return _item_columns(str(dataset.path), _digest(dataset), tuple(names), dataset)
+    """Return some columns of the items, with their ids."""
+    return dataset.items(["item_id", *names])
 
 
-@st.cache_resource(max_entries=8, show_spinner="Reading the items…")
-def _item_columns(path: str, digest: str, names: tuple[str, ...], _dataset: DataSet) -> pa.Table:
-    return _dataset.items(["item_id", *names])
+@follows(_vectors, max_entries=4, spinner="Reading the items…")
+def view_items(view: View) -> pa.Table:
+    """Return `View.items`."""
+    return view.items()
 
 
+@follows(_vectors, max_entries=32, copies=True)
+def matching(view: View, where: str) -> NDArray[np.bool_]:
+    """Mark the view's items that fulfill an SQL condition, (n_items,)."""
+    return view.matching(where)
+
+
+@follows(_vectors, max_entries=4, spinner="Drawing the map…")
+def map_of(view: View, method: str) -> NDArray[np.float32]:
+    """Return the view's map, (n_items, 2), made or read once."""
+    return project(view, method)
+
+
+@follows(_vectors, max_entries=4, spinner="Loading the vectors…")
+def index(view: View) -> Index:
+    """Return the view's index."""
+    return view.index()
+
+
+@follows(_vectors_and_erasures, max_entries=16, spinner="Coloring…")
+def colorings(view: View, column: str, head: str | None) -> Coloring:
+    """Return the colors of all items of a view by a column, or by what a head said."""
+    table = view_items(view)
+    if head is None:
+        return explore.item_coloring(table, column)
+    card = next(one for one in heads.list_heads(view.dataset) if one["head_id"] == head)
+    return explore.head_coloring(table, predictions(view.dataset, head), card, column)
+
+
+@follows(_encoder, max_entries=64, spinner="Asking the encoder…", copies=True)
 def encode(view: View, content: str | bytes) -> NDArray[np.float32]:
-    """Encode words or a picture's bytes with the view's encoder, which stays loaded."""
-    raw = content.encode() if isinstance(content, str) else content
-    return _encoded(view.fingerprint, hashlib.sha256(raw).hexdigest(), view, content)
+    """Encode words or a picture's bytes with the view's encoder, (1, dim)."""
+    return _loaded(view).encode([content])
 
 
-@st.cache_data(max_entries=64, show_spinner="Asking the encoder…")
-def _encoded(
-    fingerprint: str, digest: str, _view: View, _content: str | bytes
-) -> NDArray[np.float32]:
-    loaded = _loaded(str(_view.dataset.path), _view.slug, fingerprint, _view)
-    return loaded.encode([_content])
+@follows(_encoder, max_entries=2)
+def _loaded(view: View) -> View:
+    """Return the same view each time: its encoder stays loaded."""
+    return view
 
 
-@st.cache_resource(max_entries=2, show_spinner=False)
-def _loaded(path: str, slug: str, fingerprint: str, _view: View) -> View:
-    return _view
-
-
+@follows(_erasures, max_entries=8)
 def predictions(dataset: DataSet, head_id: str) -> pa.Table:
     """Return what a registered head predicted of the items that it was tested on."""
-    return _predictions(str(dataset.path), head_id, dataset.folder.n_erasures)
-
-
-@st.cache_resource(max_entries=8, show_spinner=False)
-def _predictions(path: str, head_id: str, n_erasures: int) -> pa.Table:
-    return heads.read_predictions(path, head_id)
-
-
-def index(view: View) -> Index:
-    """Return the view's index, built again when items or vectors changed."""
-    return _index(str(view.dataset.path), view.slug, view.state, view)
-
-
-@st.cache_resource(max_entries=4, show_spinner="Loading the vectors…")
-def _index(path: str, slug: str, state: str, _view: View) -> Index:
-    return _view.index()
+    return heads.read_predictions(dataset, head_id)
 
 
 def cards(
@@ -222,9 +215,7 @@ def cards(
     return [
         item_rows.card(
             row,
-            _picture(str(dataset.path), row["item_id"], row["content_hash"], dataset)
-            if row["text"] is None
-            else {},
+            _picture(dataset, row["item_id"], row["content_hash"]) if row["text"] is None else {},
             palette,
             None if scores is None else scores[i],
         )
@@ -232,50 +223,34 @@ def cards(
     ]
 
 
-@st.cache_data(max_entries=5000, show_spinner=False)
-def _picture(path: str, item_id: str, content_hash: str, _dataset: DataSet) -> wording.Row:
-    return item_rows.picture(_dataset, item_id)
+@follows(_path, max_entries=5000, copies=True)
+def _picture(dataset: DataSet, item_id: str, content_hash: str) -> wording.Row:
+    """Return an item's thumbnail; other content has another hash."""
+    return item_rows.picture(dataset, item_id)
 
 
+# -- runs ----------------------------------------------------------------------------------
+
+
+@follows(_runs_stamp("compare"), max_entries=6)
 def comparisons(dataset: DataSet) -> list[Comparison]:
     """Return the stored comparisons, newest first."""
-    return _stored(dataset, "compare")
+    return heads.runs(dataset)
 
 
+@follows(_runs_stamp("transfer"), max_entries=6)
 def assessments(dataset: DataSet) -> list[Assessment]:
     """Return the stored assessments of transfer, newest first."""
-    return _stored(dataset, "transfer")
+    return heads.assessments(dataset)
 
 
+@follows(_runs_stamp("curve"), max_entries=6)
 def curves(dataset: DataSet) -> list[Curve]:
     """Return the stored learning curves, newest first."""
-    return _stored(dataset, "curve")
+    return heads.curves(dataset)
 
 
+@follows(_runs_stamp("quality"), max_entries=6)
 def quality_reports(dataset: DataSet) -> list[Issues]:
     """Return the stored quality reports, newest first."""
-    return _stored(dataset, "quality")
-
-
-def reviews(dataset: DataSet) -> list[Review]:
-    """Return all decisions of reviewers, oldest first."""
-    return read_reviews(dataset.folder)
-
-
-_READERS: dict[str, Callable[[str], list[Any]]] = {
-    "compare": heads.runs,
-    "transfer": heads.assessments,
-    "curve": heads.curves,
-    "quality": heads.quality_reports,
-}
-
-
-def _stored(dataset: DataSet, kind: str) -> list[Any]:
-    names = sorted(file.name for file in (dataset.path / "runs").glob(f"*-{kind}.json"))
-    return _read_runs(str(dataset.path), kind, names)
-
-
-@st.cache_resource(max_entries=24, show_spinner=False)
-def _read_runs(path: str, kind: str, names: list[str]) -> list[Any]:
-    """Read them again when one was added: its name is among the names."""
-    return _READERS[kind](path)
+    return heads.quality_reports(dataset)

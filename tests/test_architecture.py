@@ -91,7 +91,21 @@ OWNERS = {
     "duckdb": ("featurestore/storage/query.py",),
     "obstore": ("featurestore/storage/remote.py",),
     "faiss": ("featurestore/search/exact.py",),
-    "streamlit": ("dashboard/",),
+    "streamlit": tuple(  # page data is computed without it
+        f"dashboard/{name}"
+        for name in (
+            "app.py",
+            "caches.py",
+            "gallery.py",
+            "jobs.py",
+            "launch.py",
+            "scatter.py",
+            "screens/",
+            "start_runs.py",
+            "url_state.py",
+            "widgets.py",
+        )
+    ),
     "pickle": (),
 }
 

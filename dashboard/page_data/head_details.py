@@ -11,9 +11,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+import heads
 from dashboard.colors import NEUTRAL, PALETTE
 from dashboard.page_data.leaderboard import row_name
 from dashboard.page_data.wording import Row
+from featurestore.store.dataset import DataSet
+from featurestore.store.view import View
 from heads import Comparison
 from heads.labels.tasks import Task
 from heads.measures.intervals import newcombe, wilson
@@ -22,6 +25,34 @@ from heads.measures.metrics import METRICS
 N_BINS = 10  # of confidence
 MOST_PARTS = 200  # values of a column that are looked at one by one
 FEW_CLASSES = 40  # that a confusion table shows at once
+
+
+def heads_of(view: View) -> list[dict[str, Any]]:
+    """Return the cards of the heads that were trained on a view's classes, newest first."""
+    return [
+        card
+        for card in heads.list_heads(view.dataset)
+        if card["fingerprint"] == view.fingerprint and is_of_classes(card)
+    ]
+
+
+def is_of_classes(card: Mapping[str, Any]) -> bool:
+    """Whether a head predicts one class an item; cards of 0.1 have no task."""
+    return bool(card.get("task", Task.MULTICLASS) == Task.MULTICLASS)
+
+
+def view_of_head(dataset: DataSet, card: Mapping[str, Any]) -> View | None:
+    """Return the view that a head reads, else any; None without views."""
+    views = dataset.views()
+    own = [view for view in views if view.fingerprint == card["fingerprint"]]
+    return next(iter([*own, *views]), None)
+
+
+def view_of_cell(dataset: DataSet, *encoders: str) -> View | None:
+    """Return the view of the first of some encoders that has one, else any; None without views."""
+    views = {str(view.spec): view for view in dataset.views()}
+    own = [views[encoder] for encoder in encoders if encoder in views]
+    return next(iter([*own, *views.values()]), None)
 
 
 def metric_rows(card: Mapping[str, Any]) -> list[Row]:

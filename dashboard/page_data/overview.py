@@ -19,6 +19,18 @@ def overview(store: Store) -> list[Row]:
     return rows
 
 
+def stamp(store: Store) -> object:
+    """Return a value that changes whenever the overview does."""
+    found = []
+    for name in store.datasets():
+        dataset = store.dataset(name)
+        tables = dataset.folder.items, dataset.folder.failures
+        digests = [table.digest(table.version()) for table in tables]
+        views = [(view.slug, view.state) for view in dataset.views()]
+        found.append((name, digests, len(dataset.folder.runs("embed")), views))
+    return found
+
+
 def _view_row(view: View, n_items: int) -> Row:
     fingerprints = view.dataset.failures().column("fingerprint").to_pylist()
     n_failed = sum(one in ("", view.fingerprint) for one in fingerprints)

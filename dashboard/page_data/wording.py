@@ -13,9 +13,6 @@ Row = dict[str, Any]
 NO_LABEL = "no label"
 
 
-# -- words ---------------------------------------------------------------------------------
-
-
 def plain(text: str) -> str:
     r"""Return Markdown that shows a text as it is; only `code` in backticks stays code.
 
@@ -37,19 +34,3 @@ def command(store: Store, *words: str) -> str:
 def encoder_label(spec: str) -> str:
     """Return the short name of an encoder."""
     return EncoderSpec.parse(spec).label
-
-
-# -- overview ------------------------------------------------------------------------------
-
-
-def stamp(store: Store) -> tuple[Any, ...]:
-    """Return a value that changes whenever the overview does."""
-    found: list[Any] = []
-    for name in store.datasets():
-        dataset = store.dataset(name)
-        snapshots = [(view.slug, view.state) for view in dataset.views()]
-        n_runs = len(dataset.folder.runs("embed"))
-        tables = dataset.folder.items, dataset.folder.failures
-        items, failures = (table.digest(table.version()) for table in tables)
-        found.append((name, items, failures, n_runs, *snapshots))
-    return tuple(found)

@@ -5,6 +5,7 @@ import streamlit as st
 from dashboard import caches, url_state, widgets
 from dashboard.page_data import head_details as shown
 from dashboard.page_data import leaderboard, wording
+from featurestore.curation.slices import slices as read_slices
 
 CLASSES, SLICES = "class", "slice"
 
@@ -33,7 +34,7 @@ if leaderboard.is_outdated(dataset, run):
 if run.classes:
     st.subheader("Where the difference lies")
     items = caches.item_columns(dataset, ("split", "group"))
-    slices = {one.name: one.item_ids for one in caches.slices(dataset)}
+    slices = {one.name: one.item_ids for one in read_slices(dataset.folder)}
     columns = [name for name in ("split", "group") if items.column(name).null_count < len(items)]
     by = url_state.select("By", [CLASSES, *columns, *([SLICES] if slices else [])], key="by")
     if by == CLASSES:
@@ -69,7 +70,7 @@ if run.classes:
     known = caches.known_ids(dataset)
     ids = [one for one in shown.only_right(run, *pair) if one in known]
     st.markdown(f"**{len(ids):,} of {run.n_items:,} items**")
-    view = caches.view_of_cell(dataset, pair[0][0], pair[1][0])
+    view = shown.view_of_cell(dataset, pair[0][0], pair[1][0])
     if view is not None:
         origin = {"page": "compare", "run": run.card["created"], "right": pair[0], "wrong": pair[1]}
         widgets.selection_actions(view, ids, origin=origin)

@@ -4,9 +4,10 @@ import numpy as np
 import streamlit as st
 
 from dashboard import caches, url_state, widgets
-from dashboard.page_data import classes, leaderboard, wording
+from dashboard.page_data import classes, head_details, leaderboard, wording
 from dashboard.page_data import explore as shown
 from dashboard.scatter import scatter
+from featurestore.curation.slices import slices as read_slices
 from featurestore.errors import BadQuery, FeatureStoreError
 from featurestore.maps.projection import is_projected
 
@@ -22,7 +23,7 @@ items = caches.view_items(view)
 if not len(items):
     st.info("No item has a vector by this encoder yet.")
     st.stop()
-cards = {card["head_id"]: card for card in caches.heads_of(view)}
+cards = {card["head_id"]: card for card in head_details.heads_of(view)}
 with boxes[1]:
     method = url_state.select(
         "Map", list(MAPS), key="map", show=lambda one: MAPS[one], clears=("lasso",)
@@ -45,7 +46,7 @@ with boxes[3]:
     default = label if label in columns else columns[0]
     column = url_state.select("Colour", columns, key="color", default=default)
 
-names = {one.name: one for one in caches.slices(dataset)}
+names = {one.name: one for one in read_slices(dataset.folder)}
 left, right = st.columns([3, 1])
 where = url_state.text(
     left, "Filter (SQL over the items)", key="where", placeholder="split = 'test' and label = 'cat'"

@@ -2,12 +2,13 @@
 
 import streamlit as st
 
+import heads
 from dashboard import caches, url_state, widgets
 from dashboard.page_data import head_details as shown
 from dashboard.page_data import leaderboard, wording
 
 dataset = caches.dataset()
-cards = {card["head_id"]: card for card in caches.all_heads(dataset)}
+cards = {card["head_id"]: card for card in heads.list_heads(dataset)}
 if not cards:
     st.info("No head of this data set yet. Train one:")
     url_state.show_command(dataset.store, "train", dataset.name, "--head", "logistic")
@@ -34,7 +35,7 @@ st.dataframe(
 )
 for note in card["notes"]:
     st.caption(wording.plain(note))
-if not caches.is_of_classes(card):
+if not shown.is_of_classes(card):
     st.stop()
 
 predictions = caches.predictions(dataset, chosen)
@@ -83,7 +84,7 @@ if cells:
                 f"{wording.plain(said)}**")  # fmt: skip
     if len(ids) < len(named):
         st.caption(f"{len(named) - len(ids):,} more are gone from the data set.")
-    view = caches.view_of_head(dataset, card)
+    view = shown.view_of_head(dataset, card)
     if view is not None:
         widgets.selection_actions(
             view,

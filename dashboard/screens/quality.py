@@ -12,6 +12,7 @@ from featurestore.curation.reviews import (
     Review,
     add_reviews,
     decisions_on,
+    read_reviews,
     undo,
     user_name,
 )
@@ -42,7 +43,7 @@ for note in report.notes:
     st.caption(wording.plain(note))
 
 label = report.label or next(iter(dataset.label_columns), NO_LABEL)
-reviews = caches.reviews(dataset)
+reviews = read_reviews(dataset.folder)
 decided = decisions_on(reviews, label)
 issues = report.of(kind)
 skipped = st.session_state.setdefault("skipped", {}).setdefault(f"{chosen} {kind}", [])

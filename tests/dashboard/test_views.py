@@ -51,15 +51,15 @@ def test_the_overview_counts_items_vectors_and_failures_of_each_view(small_store
 
 
 def test_the_stamp_changes_with_the_store_and_only_then(small_store: Store, tmp_path: Path) -> None:
-    before = wording.stamp(small_store)
-    assert wording.stamp(small_store) == before
+    before = overview.stamp(small_store)
+    assert overview.stamp(small_store) == before
     other = Store(shutil.copytree(small_store.path, tmp_path / "other"))
-    assert wording.stamp(other) == before
+    assert overview.stamp(other) == before
     more = tmp_path / "more.csv"
     more.write_text("name,words,kind\ne,blue car,car\n")
     options = SourceOptions(text="words", label=("kind",), id="name")
     other.embed([more], dataset="texts", encoders=["baseline:hashing"], source_options=options)
-    assert wording.stamp(other) != before
+    assert overview.stamp(other) != before
 
 
 def test_failures_say_which_item_failed_where_and_why(small_store: Store) -> None:
