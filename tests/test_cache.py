@@ -170,9 +170,9 @@ def test_a_restored_backup_is_not_taken_for_what_came_after_it(view, tmp_path, w
 def test_what_is_erased_while_a_cache_is_written_does_not_come_back(view, monkeypatch):
     write = cache._write
 
-    def later(place, found, is_current):
+    def later(folder, cached):
         erase.erase(view.dataset.folder, pa.array(["0.png"]))
-        write(place, found, is_current)
+        write(folder, cached)
 
     monkeypatch.setattr(cache, "_write", later)
     view.load()
@@ -183,9 +183,9 @@ def test_a_dropped_data_set_does_not_come_back(view, monkeypatch):
     write = cache._write
     assert view.dataset.label_columns == ["label"]  # known from here on
 
-    def later(place, found, is_current):
+    def later(folder, cached):
         view.dataset.store.drop("d")
-        write(place, found, is_current)
+        write(folder, cached)
 
     monkeypatch.setattr(cache, "_write", later)
     view.load()

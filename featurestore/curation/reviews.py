@@ -75,7 +75,7 @@ def add_reviews(
     wanted = list(reviews)
     author = who or user_name()
     filled: list[Review] = []
-    n_erasures = folder.n_erasures
+    erased_since = folder.watch_erasures()
     with folder.locked("reviews"):
         known = _hashes(folder)
         columns = {field.name: field.type for field in folder.items.schema()}
@@ -94,7 +94,7 @@ def add_reviews(
                 )
             )
         _append(folder, filled)
-    if folder.n_erasures != n_erasures:  # another machine was erasing
+    if erased_since():  # another machine was erasing
         erase_from_reviews(folder, {one.item_id for one in filled} - _hashes(folder).keys())
     return filled
 

@@ -57,7 +57,7 @@ def save_slice(
         raise BadName(f"slice {name!r} would hold no item: expected one or more")
     made = Slice(name, tuple(sorted(set(item_ids))), utc_now(), dict(origin or {}))
     path = folder.path / "slices" / f"{name}.json"
-    n_erasures = folder.n_erasures
+    erased_since = folder.watch_erasures()
     with folder.locked("slices"):
         # Read within the lock: what is being erased must not be kept here.
         known = set(folder.items.read(["item_id"]).column("item_id").to_pylist())
@@ -75,7 +75,7 @@ def save_slice(
             path.write_bytes(content, over=None if overwrite else ABSENT)
         else:
             write_file(path, content)
-    if folder.n_erasures != n_erasures:  # another machine was erasing
+    if erased_since():  # another machine was erasing
         erase_from_slices(folder, _gone(folder, made.item_ids))
     return made
 

@@ -6,16 +6,15 @@
 from __future__ import annotations
 
 import logging
-import os
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import numpy as np
 from numpy.typing import NDArray
 
+from featurestore.storage.files import written_beside
 from featurestore.store.view import View
 
 N_KEPT = 4  # of one kind and view: snapshots, and slices of them
@@ -47,27 +46,21 @@ def derive(
     found = kept(place)
     if found is not None:
         return found
-    folder = view.dataset.folder
-    n_erasures = folder.n_erasures
+    erased_since = view.dataset.folder.watch_erasures()
     made = make()
     if not is_final():
         return made
-    temporary = place.with_name(f".{uuid4().hex}")
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
+        with written_beside(place) as temporary, temporary.open("wb") as file:
             np.savez(file, allow_pickle=False, **made)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(place)
-        if folder.n_erasures != n_erasures:  # what was erased meanwhile must not come back
+        if erased_since():  # what was erased meanwhile must not come back
             place.unlink(missing_ok=True)
         others = sorted(place.parent.glob("[!.]*.npz"), key=lambda one: one.stat().st_mtime_ns)
         for path in others[:-N_KEPT]:
             path.unlink(missing_ok=True)
     except OSError as error:
         _log.info("%s is not kept: %s", place, error)
-        temporary.unlink(missing_ok=True)
     return made
 
 

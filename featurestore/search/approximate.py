@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
-from uuid import uuid4
 
 import numpy as np
 import pyarrow as pa
@@ -38,7 +36,7 @@ from featurestore.search.factory import (
     graph_bytes,
 )
 from featurestore.search.index_files import FORMAT, read_facts, read_files
-from featurestore.storage.files import sha256_of
+from featurestore.storage.files import sha256_of, written_beside
 
 _SHARE_DEAD = 0.2  # from here on an index is built anew
 _N_QUERIES = 256  # to tune with, and as many others to measure
@@ -319,8 +317,7 @@ class ApproximateIndex(VectorIndex):
     def save(self, folder: Path) -> None:
         """Write it in place of what is there; the caller holds the lock of this index."""
         folder.parent.mkdir(exist_ok=True)
-        temporary, old = (folder.with_name(f".{uuid4().hex}") for _ in range(2))
-        try:
+        with written_beside(folder) as temporary:
             temporary.mkdir()
             load_faiss().write_index(self._index, str(temporary / "index.faiss"))
             table = pa.table({"key": self.keys})
@@ -330,12 +327,6 @@ class ApproximateIndex(VectorIndex):
             (temporary / "sums.json").write_text(json.dumps(sums), encoding="utf-8")
             text = json.dumps(dict(self.facts), indent=1, sort_keys=True)
             (temporary / "index.json").write_text(text + "\n", encoding="utf-8")
-            if folder.exists():
-                folder.rename(old)
-            temporary.rename(folder)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-            shutil.rmtree(old, ignore_errors=True)
 
     @classmethod
     def open(

@@ -212,11 +212,20 @@ class DatasetFolder:
 
     @property
     def n_erasures(self) -> int:
-        """How often items were erased: what was read before must not be written after."""
+        """How often items were erased."""
         try:
             return int((self.path / "erasures").read_text())
         except FileNotFoundError:
             return 0
+
+    def watch_erasures(self) -> Callable[[], bool]:
+        """Return a check whether items were erased since this call.
+
+        What was read before an erasure must not be kept after it: call this before reading and
+        the check after writing, and delete what was written if it says True.
+        """
+        n_erasures = self.n_erasures
+        return lambda: self.n_erasures != n_erasures
 
     def count_erasure(self) -> None:
         """Tell processes that still hold what is being erased."""

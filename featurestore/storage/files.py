@@ -10,8 +10,10 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -22,31 +24,77 @@ from featurestore.storage.remote import ABSENT, RemotePath, StorePath, delete_al
 _ATTEMPTS = 20
 
 
-def write_file(path: StorePath, content: Any) -> None:
-    """Write bytes: beside their target, synced and renamed, or as one object."""
+@contextmanager
+def temporary_beside(path: Path) -> Iterator[Path]:
+    """Give an unused path beside ``path``; what is there at the end, file or folder, is deleted."""
+    temporary = path.with_name(f".{path.name[:60]}.{uuid4().hex}.tmp")
+    try:
+        yield temporary
+    finally:
+        _remove(temporary)
+
+
+@contextmanager
+def written_beside(target: StorePath, *, last: str = "") -> Iterator[Path]:
+    """Give a local path to write a file or a folder at, and `publish` it as ``target``.
+
+    If the block raises, nothing is published and nothing is left of it.
+    """
+    near = target if isinstance(target, Path) else Path(tempfile.gettempdir(), target.name)
+    with temporary_beside(near) as temporary:
+        yield temporary
+        publish(temporary, target, last=last)
+
+
+def publish(made: Path, target: StorePath, *, last: str = "") -> None:
+    """Move a finished file or folder to ``target``, in place of what is there.
+
+    On this machine it is synced and renamed. To an object store it is uploaded; the file ``last``
+    of a folder, which says that the folder is there, is deleted first and written last.
+    """
+    is_folder = made.is_dir()
+    if isinstance(target, RemotePath):
+        if not is_folder:
+            target.upload(made)
+            return
+        (target / last).unlink(missing_ok=True)
+        for file in sorted(made.iterdir(), key=lambda file: file.name == last):
+            (target / file.name).upload(file)
+        return
+    for file in made.iterdir() if is_folder else [made]:
+        with file.open("rb") as stream:
+            os.fsync(stream.fileno())
+    if not (is_folder and target.exists()):
+        made.replace(target)
+        return
+    old = target.with_name(f".{target.name[:60]}.{uuid4().hex}.tmp")
+    target.rename(old)
+    made.rename(target)
+    _remove(old)  # only once the new one is there
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def write_file(path: StorePath, content: bytes | memoryview) -> None:
+    """Write bytes, all of them or none."""
     if isinstance(path, RemotePath):
         path.write_bytes(bytes(content))
         return
-    temporary = path.with_name(
-        f".{path.name[:60]}.{uuid4().hex}.tmp"
-    )  # of the user's own permissions
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    with written_beside(path) as temporary:
+        temporary.write_bytes(content)
 
 
-def write_json(path: StorePath, value: Any, *, indent: int | None = 1) -> None:
+def write_json(path: StorePath, value: object, *, indent: int | None = 1) -> None:
     """Write JSON, with sorted keys."""
     write_file(path, json_bytes(value, indent=indent))
 
 
-def json_bytes(value: Any, *, indent: int | None = 1) -> bytes:
+def json_bytes(value: object, *, indent: int | None = 1) -> bytes:
     """Return JSON as our files have it."""
     text = json.dumps(value, indent=indent, sort_keys=True, ensure_ascii=False)
     return f"{text}\n".encode()
@@ -82,7 +130,7 @@ def rewrite(path: StorePath, change: Callable[[bytes | None], bytes]) -> None:
 
 
 def append(path: StorePath, lines: bytes) -> None:
-    """Add whole lines to a file; what was cut off by a kill is closed by a line break."""
+    """Add whole lines to a file; a half-written last line, left by a kill, is ended first."""
     if isinstance(path, RemotePath):
         rewrite(path, lambda now: (now or b"") + lines)
         return
@@ -118,11 +166,11 @@ def matching(folder: StorePath, pattern: str) -> list[StorePath]:
 
 
 def move_folder(path: StorePath, target: StorePath, *, last: str) -> None:
-    """Move a folder: at once, or object by object.
+    """Move a folder: in one step on this machine, object by object in an object store.
 
-    Then ``last`` names the file that says that the folder is there: it comes last at the new
-    place, and goes first at the old one. Cut short, it can be called again. Nobody may write
-    to the folder meanwhile.
+    The file ``last`` says that the folder is there: it is written last at the target and deleted
+    first at ``path``, so that an interrupted move can be repeated. Nobody may write to the folder
+    meanwhile.
     """
     if isinstance(path, Path):
         path.rename(str(target))
@@ -137,15 +185,6 @@ def move_folder(path: StorePath, target: StorePath, *, last: str) -> None:
         (path / last).copy_to(target / last)
     (path / last).unlink(missing_ok=True)
     delete_all(list(path.walk()))
-
-
-def publish_folder(made: Path, target: StorePath, *, last: str) -> None:
-    """Give a folder of files its name: at once, or file by file with ``last`` last."""
-    if isinstance(target, Path):
-        made.rename(target)
-        return
-    for file in sorted(made.iterdir(), key=lambda one: one.name == last):
-        (target / file.name).upload(file)
 
 
 def _ends_whole(path: Path) -> bool:

@@ -10,7 +10,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import numpy as np
 import pyarrow as pa
@@ -18,7 +17,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from featurestore.errors import StoreCorrupt
-from featurestore.storage.files import write_file
+from featurestore.storage.files import publish, temporary_beside, write_file
 from featurestore.storage.plain_pages import NotPlain, plain_pages
 from featurestore.storage.remote import RemotePath, StorePath
 from featurestore.storage.user_cache import local_side
@@ -61,8 +60,7 @@ def vectors_of(column: pa.ChunkedArray, dim: int) -> NDArray[np.float32]:
 
 def write_shard(rows: pa.Table, folder: StorePath) -> tuple[str, int]:
     """Write rows as a file; return its name and its size in bytes."""
-    temporary = local_side(folder) / f".{uuid4().hex}.tmp"
-    try:
+    with temporary_beside(local_side(folder) / "shard.parquet") as temporary:
         with temporary.open("wb", buffering=0) as file:
             sink = _Hashed(file)
             pq.write_table(
@@ -78,17 +76,8 @@ def write_shard(rows: pa.Table, folder: StorePath) -> tuple[str, int]:
                 data_page_version="2.0",
                 row_group_size=ROW_GROUP_ROWS,
             )
-            os.fsync(file.fileno())
         name = f"{sink.digest.hexdigest()}.parquet"
-        target = folder / name
-        if isinstance(target, RemotePath):
-            target.upload(temporary)
-            temporary.unlink()
-        else:
-            temporary.replace(target)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+        publish(temporary, folder / name)
     return name, sink.n_bytes
 
 

@@ -98,7 +98,7 @@ class View:
         """How many items have a valid vector."""
         snapshot = self.snapshot
         if self.part is None:
-            cached = read_cache(self._cache_place(snapshot), self.dataset.folder.n_erasures)
+            cached = read_cache(self._cache_place(snapshot))
             if cached is not None:
                 return len(cached.items)
         items = self.dataset.items(["item_id", "content_hash"], version=snapshot.items)
@@ -292,17 +292,16 @@ class View:
 
         is_all = where is None and split is None and self.part is None
         is_some = where is not None or split is not None or columns is not None
-        folder = self.dataset.folder
-        n_erasures = folder.n_erasures
-        place = self._cache_place(snapshot)
-        cached = read_cache(place, n_erasures)
+        erased_since = self.dataset.folder.watch_erasures()
+        cache = self._cache_place(snapshot)
+        cached = read_cache(cache, erased_since)
         if cached is None and is_some:  # a slice alone is read again and again
             names = columns if where is None else None  # a condition may name any
-            return replace(self._read(snapshot, choose, names), n_erasures=n_erasures)
+            return replace(self._read(snapshot, choose, names), erased_since=erased_since)
         if cached is None:
-            cached = replace(self._read(snapshot), n_erasures=n_erasures)
+            cached = replace(self._read(snapshot), erased_since=erased_since)
             cached.vectors.flags.writeable = False  # as a mapped one; the cache is written from it
-            write_cache(place, cached, lambda: folder.n_erasures == n_erasures)
+            write_cache(cache, cached)
         if is_all:
             return cached
         chosen = choose(cached.items)
@@ -404,15 +403,15 @@ class View:
             ids, _keys(found.items), found.vectors, recall=recall, memory_bytes=memory_bytes,
             metric=metric, factory=factory, seed=seed,
         )  # fmt: skip
-        return self._kept(index, found.n_erasures, n_replacements)
+        return self._kept(index, found.erased_since, n_replacements)
 
     def _kept(
-        self, index: ApproximateIndex, n_erasures: int, n_replacements: int
+        self, index: ApproximateIndex, erased_since: Callable[[], bool], n_replacements: int
     ) -> ApproximateIndex:
         """Save an index, unless what it holds was erased meanwhile."""
         index = replace(index, facts={**index.facts, "replacements": n_replacements})
         with self._index_locked():
-            if self.dataset.folder.n_erasures == n_erasures:
+            if not erased_since():
                 index.save(self._index_folder)
         return index
 
@@ -458,7 +457,7 @@ class View:
             )  # fmt: skip
         if index.facts != facts:
             try:
-                return self._kept(index, found.n_erasures, n_replacements)
+                return self._kept(index, found.erased_since, n_replacements)
             except OSError as error:  # a read-only store: the next process does it again
                 _log.info("%s cannot be brought up to date: %s", self._index_folder, error)
         return index

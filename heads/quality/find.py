@@ -72,7 +72,7 @@ def find_issues(
         With fewer than three items.
     """
     created = datetime.now(UTC)
-    view, n_erasures = view.now(), view.dataset.folder.n_erasures
+    view, erased_since = view.now(), view.dataset.folder.watch_erasures()
     tell = progress or (lambda n_done, n, what: None)
     embeddings = view.load()
     if len(embeddings) < 3:
@@ -133,7 +133,7 @@ def find_issues(
     )
     if save:
         path = runs_folder(view.dataset).write_run("quality", found.to_json())
-        if view.dataset.folder.n_erasures != n_erasures:
+        if erased_since():
             path.unlink(missing_ok=True)
             raise StoreBusy(f"items of {view.dataset.name!r} were erased meanwhile: look again")
     return found

@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from uuid import uuid4
 
 import numpy as np
 from numpy.typing import NDArray
 
 from featurestore.errors import EncoderMismatch, ShapeMismatch, StoreCorrupt, UnknownHead, nearest
 from featurestore.storage.dataset_folder import DatasetFolder
-from featurestore.storage.files import publish_folder, sha256_of
+from featurestore.storage.files import sha256_of, written_beside
 from featurestore.storage.remote import RemotePath, StorePath, as_path
 from featurestore.storage.shards import read_shard
 from featurestore.terms.embeddings import Embeddings
@@ -110,16 +106,9 @@ class FittedHead:
         target = as_path(folder)
         if target.exists() and not _is_bundle(target):
             raise FileExistsError(f"{target} is something else than a bundle")
-        with _beside(target) as temporary:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with written_beside(target, last="card.json") as temporary:
             _write(self, temporary)
-            if isinstance(target, Path) and target.exists():
-                old = target.with_name(f".{target.name}.{uuid4().hex}")
-                target.rename(old)
-                temporary.rename(target)
-                shutil.rmtree(old)  # the old one is gone only once the new one is there
-            else:  # elsewhere there is no bundle until its card is there
-                (target / "card.json").unlink(missing_ok=True)
-                publish_folder(temporary, target, last="card.json")
         return target
 
     @property
@@ -172,10 +161,10 @@ def save_head(head: FittedHead, predictions: pa.Table, folder: StorePath) -> Fit
     import pyarrow.parquet as pq
 
     target = folder / head.head_id
-    with _beside(target) as temporary:
+    folder.mkdir(parents=True, exist_ok=True)
+    with written_beside(target, last="card.json") as temporary:
         card = _write(head, temporary)
         pq.write_table(predictions, temporary / "predictions.parquet")
-        publish_folder(temporary, target, last="card.json")
     return FittedHead(head.head_id, head.estimator, card, head.blocks, target)
 
 
@@ -191,22 +180,10 @@ def _is_bundle(folder: StorePath) -> bool:
     return names in (_BUNDLE, set()) or (isinstance(folder, RemotePath) and names <= _BUNDLE)
 
 
-@contextmanager
-def _beside(target: StorePath) -> Iterator[Path]:
-    """Give a folder to fill and publish; it is gone if that fails."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    beside = target.parent if isinstance(target, Path) else None
-    temporary = Path(tempfile.mkdtemp(prefix=".", dir=beside))
-    temporary.chmod(0o755)  # mkdtemp's are closed to others
-    try:
-        yield temporary
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
 def _write(head: FittedHead, folder: Path) -> dict[str, Any]:
     import skops.io
 
+    folder.mkdir()
     skops.io.dump(head.estimator, folder / "head.skops")
     _write_json(folder / "encoder.json", {"blocks": [dict(block) for block in head.blocks]})
     card = {
