@@ -32,7 +32,7 @@ st.dataframe(
             for name in ("encoder's", "reference", "difference", "low", "high", "would be seen")
         },
         "items needed": number(
-            format="localized", help="To decide for the margin, whichever way, in 80 % of cases"
+            format="localized", help="To settle a difference of the margin in 80 % of cases"
         ),
     },
 )

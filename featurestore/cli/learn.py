@@ -191,7 +191,7 @@ def show_head(fitted: Any) -> None:
     if conformal := card["conformal"]:
         said = (
             f"  prediction sets hold the truth in {conformal['coverage']:.0%} of new items or more "
-            f"(calibrated on {conformal['n_calibration']} that taught nothing)"
+            f"(calibrated on {conformal['n_calibration']:,} items that were held out from training)"
         )
         if conformal["limit"] is None:
             said += ", but so few can only promise it by putting everything into each set"

@@ -276,7 +276,7 @@ def show_assessment(assessment: Any) -> None:
     ]  # fmt: skip
     print_table(
         ["encoder", "verdict", "encoder's", first.reference, f"Δ{scale}", "95 % interval",
-         "would be seen", f"{first.rows_word} to decide for {number(first.margin, metric)}"],
+         "would be seen", first.rows_needed_for],
         rows,
     )  # fmt: skip
     click.echo(f"Intervals: {assessment.estimand}.")

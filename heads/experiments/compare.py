@@ -241,7 +241,7 @@ def _notes(ground: Ground, compared: Sequence[ComparedHead], metric: str) -> tup
     sign = 1 if about.higher_is_better else -1
     best = max(compared, key=lambda cell: sign * cell.report.estimate(metric).value)
     notes.append(
-        f"{cell_name((best.encoder, best.head))} is the best of {len(compared)} rows: "
-        "its own interval does not allow for having been picked."
+        f"{cell_name((best.encoder, best.head))} is the best of {len(compared)} rows; the best of "
+        "many tends to look better than it is."
     )
     return tuple(notes)

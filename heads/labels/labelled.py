@@ -46,8 +46,9 @@ class LabelColumn:
     def notes(self) -> list[str]:
         """Say how the task was guessed, and which items do not count."""
         notes = [self.remark] if self.remark else []
-        if self.n_unlabelled:
-            notes.append(f"Left out for want of a label: {self.n_unlabelled} items.")
+        if n := self.n_unlabelled:
+            said = "item has no label and is" if n == 1 else "items have no label and are"
+            notes.append(f"{n:,} {said} not used.")
         if self.left_out:
             names = sorted(self.left_out)
             shown = ", ".join(names[:5]) + (" …" if len(names) > 5 else "")

@@ -239,7 +239,7 @@ def _by_folds(rows: LabelledRows, seed: int, remark: str | None) -> _Division:
         )
     train = np.flatnonzero((rows.is_train | ~rows.is_test.any()) & rows.teaches)
     test = np.empty(0, dtype=np.intp)
-    return _Division(train, test, folds, 0, _fold_notes(folds, target, rows.block))
+    return _Division(train, test, folds, 0, _fold_notes(folds, rows))
 
 
 def _without_twins(
@@ -284,14 +284,17 @@ def _test_notes(
     return notes
 
 
-def _fold_notes(folds: Folds, target: Target, block: NDArray[np.intp]) -> list[str]:
-    notes = []
-    n_blocks = len(np.unique(block))
-    if n_blocks < len(block):
+def _fold_notes(folds: Folds, rows: LabelledRows) -> list[str]:
+    notes, target = [], rows.target
+    n, n_blocks = len(rows.ids), len(np.unique(rows.block))
+    hashes = rows.content[~is_missing(rows.content)].astype(str)
+    if n_copies := len(hashes) - len(np.unique(hashes)):
         notes.append(
-            f"{len(block)} items form {n_blocks} blocks of equal content or group, "
-            "which never part."
+            f"{n_copies:,} of {n:,} items are exact copies; copies and groups are kept in the same "
+            "fold."
         )
+    elif n_blocks < n:
+        notes.append(f"{n:,} items form {n_blocks:,} groups; a group is kept in the same fold.")
     if folds.n_folds < 5:
         notes.append(f"Only {folds.n_folds} folds: a class has no more groups than that.")
     if target.task is not Task.REGRESSION:

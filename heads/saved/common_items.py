@@ -36,7 +36,7 @@ class Ground:
             return list(self.plan.notes)
         return [
             *self.plan.notes,
-            f"Left out for want of a vector in some view: {self.n_apart} items.",
+            f"{self.n_apart:,} items lack a vector in some view and are not used.",
         ]
 
     def card(self) -> list[dict[str, Any]]:

@@ -111,7 +111,7 @@ def _say_unknown(e: Evidence) -> str:
         return f"{begin}: they are of one group; label items of other groups."
     return (
         f"{begin}: a difference of {e.said(v.detectable)} would have shown. About "
-        f"{v.rows_needed:,} {v.rows_word} would decide for a margin of {e.said(v.margin)}."
+        f"{v.rows_needed:,} {v.rows_word} would settle a difference of {e.said(v.margin)}."
     )
 
 

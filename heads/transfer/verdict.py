@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from heads.labels.estimands import ON_TEST
 from heads.labels.tasks import Task
-from heads.measures.comparison import ComparedHead, detectable, number, settled, unit_of
+from heads.measures.comparison import ComparedHead, detectable, metric_of, number, settled, unit_of
 from heads.measures.evaluate import Report
 from heads.measures.intervals import (
     LEVEL,
@@ -86,7 +86,7 @@ class Verdict:
 
     @property
     def rows_needed(self) -> int:
-        """Rows that would decide for the margin in 80 % of cases, whichever way.
+        """Rows that would settle a difference of the margin in 80 % of cases.
 
         As many as say *neutral* of encoders that do not differ; a difference of the margin is
         shown by three quarters of them. Test rows on a test split, else rows in all; the interval
@@ -102,6 +102,15 @@ class Verdict:
         """What ``n_rows`` counts."""
         return "test items" if self.estimand == ON_TEST else "labelled items"
 
+    @property
+    def rows_needed_for(self) -> str:
+        """What ``rows_needed`` counts: ``labels needed to settle a difference of 1 point``."""
+        margin = f"{self.margin:.3g} {unit_of(self.metric)}"
+        if metric_of(self.metric).is_share:
+            margin = f"{100 * self.margin:.3g} point{'s' * (self.margin != 0.01)}"
+        rows = "test items" if self.estimand == ON_TEST else "labels"
+        return f"{rows} needed to settle a difference of {margin}"
+
     def sentence(self) -> str:
         """Say the verdict with its interval."""
 
@@ -112,7 +121,7 @@ class Verdict:
             f"{self.kind}: {self.metric.replace('_', ' ')} {said(self.value)} "
             f"{unit_of(self.metric)} ({said(self.low)} to {said(self.high)}) against "
             f"{self.reference}; {self.estimand}; {number(self.detectable, self.metric)} would be "
-            f"seen, {self._needed()} decide for {number(self.margin, self.metric)}"
+            f"seen, {self._needed()} settle a difference of {number(self.margin, self.metric)}"
         )
 
     def _needed(self) -> str:

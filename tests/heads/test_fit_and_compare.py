@@ -117,7 +117,7 @@ def test_without_a_split_the_head_learns_all_and_is_tested_by_folds(make_view, b
     fitted = heads.fit(view, "prototype")
     assert fitted.card["estimand"] == "the learning procedure, 5 × 5 folds"
     assert (fitted.card["n_items"], fitted.card["n_unlabelled"]) == (59, 1)
-    assert fitted.card["notes"] == ["Left out for want of a label: 1 items."]
+    assert fitted.card["notes"] == ["1 item has no label and is not used."]
     table = pq.read_table(fitted.path / "predictions.parquet").to_pydict()
     assert len(table["item_id"]) == 59
     assert sorted(set(table["fold"])) == [0, 1, 2, 3, 4]
@@ -292,7 +292,7 @@ def test_items_without_a_vector_in_every_view_are_left_out(make_view, blobs):
     )
     found = heads.compare([whole, part], ["prototype"], save=False)
     assert found.n_items == 50
-    assert "Left out for want of a vector in some view: 10 items." in found.notes
+    assert "10 items lack a vector in some view and are not used." in found.notes
     x, y = (found.cell(spec, "prototype").report for spec in ("timm:x", "timm:y"))
     np.testing.assert_array_equal(x.predicted, y.predicted)
 
@@ -302,9 +302,9 @@ def test_groups_never_part_unless_asked(make_view, blobs):
     group = [f"g{i // 6}" for i in range(60)]
     view = make_view(vectors, labels, group=group)
     together = heads.compare(view, ["prototype"], save=False)
-    assert together.notes[0].startswith("60 items form 10 blocks")
+    assert together.notes[0].startswith("60 items form 10 groups; a group is kept")
     apart = heads.compare(view, ["prototype"], save=False, group=False)
-    assert not any("blocks" in note for note in apart.notes)
+    assert not any("groups" in note for note in apart.notes)
 
 
 def test_texts_have_tfidf_as_their_baseline_fitted_in_each_fold(make_view):
