@@ -19,7 +19,7 @@ from featurestore.pipeline import decode_ahead
 from featurestore.pipeline.batching import BatchSize
 from featurestore.pipeline.embed_items import embed_items
 from featurestore.pipeline.lane import Lane
-from featurestore.pipeline.prepare import PROCESSES, THREADS
+from featurestore.pipeline.options import PROCESSES, THREADS
 from featurestore.pipeline.profile import Clock
 from featurestore.pipeline.todo import Todo
 from featurestore.sources.reading import Reader

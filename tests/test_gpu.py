@@ -9,12 +9,12 @@ from sklearn.datasets import load_sample_images
 
 from featurestore.encoders.base import LoadOptions
 from featurestore.encoders.loading import load_encoders
+from featurestore.pipeline.job import EmbedRequest
 from featurestore.pipeline.listing_run import Selection
 from featurestore.pipeline.options import EmbedOptions
+from featurestore.pipeline.several_devices import embed_on
 from featurestore.search.exact import ExactIndex, load_faiss
 from featurestore.search.gpu import has_gpu
-from featurestore.sources.listing import SourceOptions
-from featurestore.store.several_devices import embed_on
 from featurestore.terms.specs import EncoderSpec
 from heads.estimators.logistic import LogisticHead
 
@@ -138,10 +138,8 @@ def test_memory_that_runs_out_halves_the_batch_and_loses_nothing(empty_store, ph
 
 
 def test_two_processes_share_a_data_set(empty_store, photo_folder):
-    (report,) = embed_on(
-        ["cuda:0", "cuda:0"], empty_store.path, [photo_folder], dataset="d", encoders=[VIT],
-        source_options=SourceOptions(), embed_options=EmbedOptions(), selection=Selection(),
-    )  # fmt: skip
+    request = EmbedRequest([photo_folder], [VIT])
+    (report,) = embed_on(["cuda:0", "cuda:0"], empty_store.path, "d", request)
     assert report.n_encoded == 360
     assert report.device == "cuda:0,cuda:0"
     whole = empty_store.dataset("d").view(VIT).load()

@@ -117,10 +117,11 @@ def embed(
     Class folders become labels; a file or folder named train, val or test gives the split.
     Only new or changed items are embedded; without SOURCES, those known from earlier runs.
     """
+    from featurestore.pipeline.job import EmbedRequest
     from featurestore.pipeline.listing_run import Selection
     from featurestore.pipeline.options import EmbedOptions
+    from featurestore.pipeline.several_devices import devices_of, embed_on
     from featurestore.sources.listing import SourceOptions
-    from featurestore.store.several_devices import devices_of, embed_on
     from featurestore.store.store import open_store
 
     options = SourceOptions(
@@ -132,9 +133,10 @@ def embed(
         devices[0], batch_size, num_workers, overwrite, retry_failed, max_failures, prune,
         trust_remote_code, compiled, decode_in, rehash,
     )  # fmt: skip
+    selection = Selection(where, limit, sample, seed)
     what: dict[str, Any] = {
         "dataset": dataset, "encoders": encoders, "source_options": options,
-        "embed_options": how, "selection": Selection(where, limit, sample, seed),
+        "embed_options": how, "selection": selection,
     }  # fmt: skip
     store = open_store(store_path, create=True)
     if dry_run:
@@ -148,7 +150,8 @@ def embed(
         return 0
     with progress_bar() as progress:
         if len(devices) > 1:
-            reports = embed_on(devices, store.path, sources, progress=progress, say=say, **what)
+            request = EmbedRequest(sources, encoders, options, how, selection)
+            reports = embed_on(devices, store.path, dataset, request, progress=progress, say=say)
         else:
             reports = store.embed(sources, progress=progress, say=say, **what)
     if as_json:

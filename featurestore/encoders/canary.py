@@ -15,6 +15,7 @@ from featurestore.errors import EncoderDrift
 from featurestore.terms.specs import Modality
 
 LEAST_COSINE = 0.999
+Canary = dict[str, list[list[float]]]  # modality → (n_probes, dim) vectors of the probes
 
 _IMAGES = ("probe-0.jpg", "probe-1.png")
 _TEXTS = (
@@ -23,7 +24,7 @@ _TEXTS = (
 )
 
 
-def canary_vectors(encoder: Any) -> dict[str, list[list[float]]]:
+def canary_vectors(encoder: Any) -> Canary:
     """Embed the probes through the whole path, for each modality of the encoder."""
     found = {}
     if Modality.IMAGE in encoder.resolved.modalities:
@@ -38,7 +39,7 @@ def canary_vectors(encoder: Any) -> dict[str, list[list[float]]]:
     return found
 
 
-def check_canary(encoder: Any, stored: dict[str, list[list[float]]]) -> None:
+def check_canary(encoder: Any, stored: Canary) -> None:
     """Stop where the encoder no longer gives the vectors that a view was made with.
 
     Raises
@@ -49,9 +50,7 @@ def check_canary(encoder: Any, stored: dict[str, list[list[float]]]) -> None:
     check_probes(canary_vectors(encoder), stored, str(encoder.resolved.spec))
 
 
-def check_probes(
-    found: dict[str, list[list[float]]], stored: dict[str, list[list[float]]], spec: str
-) -> None:
+def check_probes(found: Canary, stored: Canary, spec: str) -> None:
     """Stop where probes that an encoder has just embedded are other than they were.
 
     Raises

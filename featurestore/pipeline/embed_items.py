@@ -13,7 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
 from featurestore.pipeline.lane import Lane, blame, drain, enqueue, judge, settle
-from featurestore.pipeline.prepare import THREADS, prepare_pictures, prepare_texts
+from featurestore.pipeline.options import THREADS
+from featurestore.pipeline.prepare import prepare_pictures, prepare_texts
 from featurestore.pipeline.profile import Clock
 from featurestore.pipeline.todo import Outcome, Todo
 from featurestore.terms.specs import Modality

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from featurestore.pipeline.embed_items import embed_items
-from featurestore.pipeline.lane import Lane
-from featurestore.pipeline.options import EmbedOptions
-from featurestore.pipeline.run import make_lanes, plan_of
+from featurestore.pipeline.lane import Lane, make_lanes
+from featurestore.pipeline.plan import plan_embedding
+from featurestore.pipeline.run_input import RunInput
 from featurestore.pipeline.todo import Todo
-from featurestore.storage.dataset_folder import DatasetFolder
-from featurestore.terms.specs import EncoderSpec, Modality, ResolvedEncoder
 
 _DRY_RUN_ITEMS = 64
 
@@ -48,35 +44,27 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def estimate(
-    folder: DatasetFolder,
-    rows: pa.Table,
-    modality: Modality,
-    readers: Mapping[str, Callable[[str], bytes]],
-    resolved: Sequence[ResolvedEncoder],
-    options: EmbedOptions,
-    *,
-    load: Callable[[Sequence[EncoderSpec]], list[Any]],
-) -> list[Estimate]:
+def estimate(given: RunInput) -> list[Estimate]:
     """Count what `run` would do, and time it on a few of the items; nothing is written.
 
-    What `EmbedOptions.rehash` would find is not known without reading, and not counted.
+    What ``rehash`` would find is not known without reading the images, and not counted.
     """
+    folder, options, resolved = given.folder, given.options, given.resolved
     infos = folder.encoders() if folder.exists else {}
-    plan = plan_of(folder, rows, resolved, infos, replace(options, rehash=False))
+    plan = plan_embedding(replace(given, options=replace(options, rehash=False)), infos)
     due = [i for i in range(len(resolved)) if plan.todo[i].any()]
-    encoders = dict(zip(due, load([resolved[i].spec for i in due]), strict=True)) if due else {}
+    loaded = given.load([resolved[i].spec for i in due]) if due else []
     seconds: dict[int, float] = {}
-    for lane in make_lanes(encoders, resolved, modality, options):
+    for lane in make_lanes(dict(zip(due, loaded, strict=True)), given.modality, options):
         todo = np.flatnonzero(plan.todo[list(lane.views)].any(axis=0))
         sample = todo[np.linspace(0, len(todo) - 1, min(_DRY_RUN_ITEMS, len(todo))).astype(int)]
-        one_s = _seconds_an_item(rows.take(pa.array(np.unique(sample))), lane, readers, options)
+        one_s = _seconds_an_item(given.rows.take(pa.array(np.unique(sample))), lane, given)
         seconds |= {i: one_s * int(plan.todo[i].sum()) for i in lane.views}
     return [
         Estimate(
             folder.name,
             str(one.spec),
-            len(rows),
+            len(given.rows),
             int(plan.todo[i].sum()),
             plan.n_known_failures[i],
             int(plan.todo[i].sum()) * (4 * one.dim + 80),
@@ -86,12 +74,7 @@ def estimate(
     ]
 
 
-def _seconds_an_item(
-    rows: pa.Table,
-    lane: Lane,
-    readers: Mapping[str, Callable[[str], bytes]],
-    options: EmbedOptions,
-) -> float:
+def _seconds_an_item(rows: pa.Table, lane: Lane, given: RunInput) -> float:
     """Return seconds for one item, once it runs."""
     todos = [
         Todo(i, one["source"], one["uri"], one["text"], lane.views)
@@ -100,11 +83,15 @@ def _seconds_an_item(
     taken = []
     for _ in range(2):  # the first pass warms up
         started = time.perf_counter()
-        for _ in embed_items(
-            todos, [lane], modality=Modality.TEXT if lane.is_text else Modality.IMAGE,
-            known=[frozenset()] * (max(lane.views) + 1), readers=readers,
-            n_workers=options.n_workers,
-        ):  # fmt: skip
+        outcomes = embed_items(
+            todos,
+            [lane],
+            modality=given.modality,
+            known=[frozenset()] * (max(lane.views) + 1),
+            readers=given.readers,
+            n_workers=given.options.n_workers,
+        )
+        for _ in outcomes:
             pass
         taken.append(time.perf_counter() - started)
     return taken[-1] / len(todos)

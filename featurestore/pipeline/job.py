@@ -3,78 +3,89 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import partial
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from featurestore.encoders.base import LoadOptions
+from featurestore.encoders.base import Encoder, LoadOptions
 from featurestore.encoders.families import BUILTIN, family_of
 from featurestore.encoders.loading import check_device_name, known_encoder, load_encoders
 from featurestore.errors import BadName, EncoderChanged, ModalityMismatch
 from featurestore.pipeline.listing_run import Intake, Selection
 from featurestore.pipeline.options import EmbedOptions
 from featurestore.pipeline.profile import Clock
+from featurestore.pipeline.report import EmbedReport, Progress
+from featurestore.pipeline.run import run
+from featurestore.pipeline.run_input import RunInput
 from featurestore.sources.listing import SourceOptions
 from featurestore.sources.reading import Reader
 from featurestore.storage.columns import drop_equal
 from featurestore.storage.dataset_file import DatasetFile
 from featurestore.storage.dataset_folder import DatasetFolder, find_spec
+from featurestore.storage.remote import StorePath
+from featurestore.storage.store_marker import check_dataset_name, make_store
 from featurestore.terms.specs import EncoderSpec, Modality, ResolvedEncoder, parse_specs
+
+
+@dataclass(frozen=True)
+class EmbedRequest:
+    """What a call of `Store.embed` asks for."""
+
+    sources: Sequence[str | Path] = ()  # none: those that the data set knows
+    encoders: Sequence[object] = ()  # specs, or the user's own; none: the built-in one
+    source_options: SourceOptions = field(default_factory=SourceOptions)
+    embed_options: EmbedOptions = field(default_factory=EmbedOptions)
+    selection: Selection = field(default_factory=Selection)
+
+
+def embed(
+    store: StorePath,
+    dataset: str,
+    request: EmbedRequest,
+    *,
+    progress: Callable[[Progress], None] | None = None,
+    say: Callable[[str], None] = lambda _: None,
+) -> list[EmbedReport]:
+    """Embed into a data set of a store; both are made where they are absent."""
+    job = Job.make(store, dataset, request)
+    make_store(store)
+    return job.run(progress, say)
 
 
 @dataclass(eq=False)
 class Job:
-    """What one call of `Store.embed` is about; nothing is written yet."""
+    """A request, checked against the sources, the encoders and the data set."""
 
     folder: DatasetFolder
-    earlier: DatasetFile | None
+    request: EmbedRequest
+    earlier: DatasetFile | None  # what dataset.json said when the sources were listed
     intake: Intake
-    read_intake: Callable[[DatasetFile | None], Intake]
-    selects_all: bool
-    resolved: list[ResolvedEncoder]
-    loaded: dict[EncoderSpec, Any]
-    how: EmbedOptions
     clock: Clock
+    resolved: list[ResolvedEncoder] = field(default_factory=list)  # one for each view
+    loaded: dict[EncoderSpec, Encoder] = field(default_factory=dict)
 
     @classmethod
-    def make(
-        cls,
-        folder: DatasetFolder,
-        sources: Sequence[str | Path],
-        encoders: Sequence[Any],
-        options: SourceOptions | None,
-        how: EmbedOptions | None,
-        select: Selection | None,
-    ) -> Job:
+    def make(cls, store: StorePath, dataset: str, request: EmbedRequest) -> Job:
         """List the sources, resolve the encoders and check that they fit; nothing is written."""
-        how, clock = how or EmbedOptions(), Clock()
-        loaded = own_encoders(encoders)
-        specs = [*parse_specs(one for one in encoders if isinstance(one, str)), *loaded]
+        folder, clock = DatasetFolder(store / "datasets" / check_dataset_name(dataset)), Clock()
+        own = own_encoders(request.encoders)
+        specs = [*parse_specs(one for one in request.encoders if isinstance(one, str)), *own]
         for spec in specs:
             family_of(spec)
-        check_device_name(how.device)
+        check_device_name(request.embed_options.device)
         earlier = folder.read() if folder.exists else None
-        read_intake = partial(
-            Intake.read,
-            folder,
-            locations=sources,
-            options=options or SourceOptions(),
-            selection=select,
-        )
         with clock.stage("list"):
-            intake = read_intake(earlier)
+            intake = _read_intake(folder, earlier, request)
         specs = specs or [EncoderSpec.parse(BUILTIN[intake.modality])]
-        selects_all = select is None or select.is_all
-        job = cls(folder, earlier, intake, read_intake, selects_all, [], loaded, how, clock)
+        job = cls(folder, request, earlier, intake, clock, loaded=own)
         # For a new data set there is something to embed: then fail before it is made.
         known = {} if earlier is None else {spec: known_encoder(spec) for spec in specs}
-        known |= {spec: encoder.resolved for spec, encoder in loaded.items()}
+        known |= {spec: encoder.resolved for spec, encoder in own.items()}
         networks = {spec.network for spec in specs if known.get(spec) is None}
-        to_load = [spec for spec in specs if spec.network in networks and spec not in loaded]
+        to_load = [spec for spec in specs if spec.network in networks and spec not in own]
         with clock.stage("load", len(to_load)):
             known |= {one.resolved.spec: one.resolved for one in job.load(to_load, keep=True)}
         for spec in specs:
@@ -85,35 +96,69 @@ class Job:
             job.resolved.append(one)
         return job
 
+    def run(
+        self, progress: Callable[[Progress], None] | None, say: Callable[[str], None]
+    ) -> list[EmbedReport]:
+        """Write the description of the data set, then embed what its views lack.
+
+        Of two processes that embed into one view, the second waits for the first.
+        """
+        self.write_description(say)
+        if not self.request.encoders:
+            say(what_is_built_in(self.intake.modality))
+        part = self.request.embed_options.part
+        suffix = "" if part is None else f".{part[0]}-of-{part[1]}"
+
+        def on_wait() -> None:
+            say("another process embeds into this view: waiting for it")
+
+        with ExitStack() as locks:
+            for slug in sorted({one.slug for one in self.resolved}):  # one order: no deadlock
+                locks.enter_context(self.folder.locked(slug + suffix, on_wait=on_wait))
+            return run(self.run_input, progress)
+
+    @property
+    def run_input(self) -> RunInput:
+        """What a run is about, from the sources as they were last listed."""
+        records = self.intake.sources.items()
+        return RunInput(
+            self.folder,
+            self.intake.rows,
+            self.intake.modality,
+            {name: Reader(record.kind, record.root) for name, record in records},
+            tuple(self.resolved),
+            self.request.embed_options,
+            self.is_whole,
+            self.load,
+            self.clock,
+        )
+
     @property
     def is_whole(self) -> bool:
         """Whether this run looks at all items that the data set has."""
-        return self.how.part is None and self.selects_all and self.intake.is_whole
+        request = self.request
+        is_part = request.embed_options.part is not None
+        return not is_part and request.selection.is_all and self.intake.is_whole
 
     @property
     def may_replace(self) -> bool:
         """Whether vectors of other weights may take a view's place."""
-        return self.how.overwrite and self.is_whole
+        return self.request.embed_options.overwrite and self.is_whole
 
-    def load(self, specs: Sequence[EncoderSpec], *, keep: bool = False) -> list[Any]:
+    def load(self, specs: Sequence[EncoderSpec], *, keep: bool = False) -> list[Encoder]:
         """Load encoders, or hand out those that were loaded before (once: memory counts)."""
-        how = LoadOptions(self.how.device, self.how.trust_remote_code, self.how.compile)
+        options = self.request.embed_options
+        load_options = LoadOptions(options.device, options.trust_remote_code, options.compile)
         absent = [spec for spec in specs if spec not in self.loaded]
         if absent:
-            self.loaded |= dict(zip(absent, load_encoders(absent, how), strict=True))
-        found = [self.loaded[spec] for spec in specs]
-        for encoder in found:
+            self.loaded |= dict(zip(absent, load_encoders(absent, load_options), strict=True))
+        encoders = [self.loaded[spec] for spec in specs]
+        for encoder in encoders:
             _check_unchanged(self.folder, encoder.resolved, overwrite=self.may_replace)
         if not keep:
             for spec in specs:
                 self.loaded.pop(spec, None)
-        return found
-
-    @property
-    def readers(self) -> dict[str, Callable[[str], bytes]]:
-        """For each source, uri → bytes."""
-        records = self.intake.sources.items()
-        return {name: Reader(record.kind, record.root) for name, record in records}
+        return encoders
 
     def write_description(self, say: Callable[[str], None]) -> None:
         """Make the data set, or add to what it knows; drop what is gone where asked."""
@@ -121,7 +166,8 @@ class Job:
 
         def described(now: DatasetFile | None) -> DatasetFile:
             if now != self.earlier:  # another process was here: what we read may not fit any more
-                self.intake, self.earlier = self.read_intake(now), now
+                self.intake = _read_intake(folder, now, self.request)
+                self.earlier = now
             if now is None:
                 folder.check_new()
             folder.create_tables()
@@ -135,7 +181,7 @@ class Job:
         # A folder or shard that could not be read stood for what is in it; now it can.
         stood_in = pc.is_in(gone, value_set=self.intake.stand_ins)
         dropped, gone = gone.filter(stood_in), gone.filter(pc.invert(stood_in))
-        if len(gone) and self.how.prune:
+        if len(gone) and self.request.embed_options.prune:
             dropped = pa.concat_arrays([dropped, gone])
             say(f"{len(gone):,} items are gone from their source: dropped")
         elif len(gone):
@@ -149,17 +195,23 @@ class Job:
             folder.failures.merge(None, drop=drop, keys=["item_id"])
 
 
-def own_encoders(encoders: Sequence[Any]) -> dict[EncoderSpec, Any]:
+def _read_intake(
+    folder: DatasetFolder, earlier: DatasetFile | None, request: EmbedRequest
+) -> Intake:
+    return Intake.read(folder, earlier, request.sources, request.source_options, request.selection)
+
+
+def own_encoders(encoders: Sequence[object]) -> dict[EncoderSpec, Encoder]:
     """Return a user's objects as encoders of ours, by name; specs are left out."""
     objects = [one for one in encoders if not isinstance(one, str)]
     if not objects:
         return {}
     from featurestore.encoders.custom import adopt
 
-    found = {one.resolved.spec: one for one in map(adopt, objects)}
-    if len(found) < len(objects):
+    adopted: dict[EncoderSpec, Encoder] = {one.resolved.spec: one for one in map(adopt, objects)}
+    if len(adopted) < len(objects):
         raise BadName("two encoders of one class are one name: run them one after the other")
-    return found
+    return adopted
 
 
 def what_is_built_in(modality: Modality) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -12,10 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from featurestore.encoders.base import Encoder
 from featurestore.errors import EncoderFailed, FeatureStoreError
-from featurestore.pipeline.batching import BatchSize
+from featurestore.pipeline.batching import SAMPLE_S, START, BatchSize
+from featurestore.pipeline.options import EmbedOptions
 from featurestore.pipeline.profile import Clock
 from featurestore.pipeline.todo import Outcome, Ready
+from featurestore.storage import user_cache
 from featurestore.terms.specs import Modality
 
 _MANY = 16  # items in a row on which an encoder raises: is it they, or the encoder?
@@ -263,3 +266,56 @@ def tokens_of(lane: Lane, texts: list[str]) -> tuple[list[Any], list[int], list[
         return list(texts), [1 + len(text) // 4 for text in texts], [False] * len(texts)
     tokens, lengths, is_cut = tokenize(texts)
     return tokens, lengths, is_cut
+
+
+# The first batch size and the largest, in images or in tokens; on CPUs larger ones gained nothing.
+_IMAGES = {"cpu": (START, 64), "gpu": (4 * START, 1024)}
+_TOKENS = {"cpu": (512, 2048), "gpu": (4096, 1 << 18)}  # on a CPU for each core: its own pass
+_GPU_SAMPLE_S = 0.1  # a GPU keeps its pace, and a second of it is a data set
+
+
+def make_lanes(
+    encoders: Mapping[int, Encoder], modality: Modality, options: EmbedOptions
+) -> list[Lane]:
+    """Put encoders that share a network (layers of it) into one lane; keys number the views."""
+    from joblib import cpu_count  # what a container grants, not what the machine has
+
+    by_network: dict[int, list[int]] = {}
+    for i, encoder in encoders.items():
+        by_network.setdefault(id(getattr(encoder, "network", encoder)), []).append(i)
+    lanes = []
+    for views in by_network.values():
+        first = encoders[views[0]]
+        is_gpu = str(first.device) != "cpu"
+        counts_tokens = modality is Modality.TEXT and options.batch_size is None
+        remembered = user_cache.recall("batch_sizes", _batch_key(first, modality))
+        start, largest = (_TOKENS if counts_tokens else _IMAGES)["gpu" if is_gpu else "cpu"]
+        if counts_tokens and not is_gpu and getattr(first, "tokenize", None) is not None:
+            start, largest = start * cpu_count(), largest * cpu_count()
+        size = BatchSize(
+            options.batch_size or remembered or start,
+            sample_s=_GPU_SAMPLE_S if is_gpu else SAMPLE_S,
+            settled=bool(options.batch_size or remembered),
+            largest=max(largest, options.batch_size or 0),
+            counts_tokens=counts_tokens,
+        )
+        lanes.append(Lane([encoders[i] for i in views], views, modality, size))
+    return lanes
+
+
+def remember_batch_sizes(lanes: Sequence[Lane], options: EmbedOptions) -> None:
+    """Keep batch sizes that were found by measuring, for the next run on this machine."""
+    for lane in lanes:
+        size = lane.batch_size
+        if size.settled and not size.ran_out and not options.batch_size:
+            modality = Modality.TEXT if lane.is_text else Modality.IMAGE
+            key = _batch_key(lane.encoder, modality)
+            if user_cache.recall("batch_sizes", key) != size.size:
+                user_cache.remember("batch_sizes", key, size.size)
+
+
+def _batch_key(encoder: Encoder, modality: Modality) -> str:
+    from joblib import cpu_count
+
+    where = f"{cpu_count()} cores" if encoder.device == "cpu" else encoder.device
+    return f"{encoder.resolved.fingerprint[:16]} {where} {modality}"

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from featurestore.errors import BadName
-from featurestore.pipeline.prepare import PROCESSES, THREADS
 
-AUTO = "auto"
+AUTO, THREADS, PROCESSES = "auto", "threads", "processes"  # where images are decoded
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from zlib import crc32
 
@@ -11,17 +11,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from featurestore.pipeline.run_input import RunInput
 from featurestore.storage.columns import is_equal, row_keys, text_hash
-from featurestore.storage.dataset_folder import DatasetFolder
-from featurestore.storage.tables import FAILURES, ITEMS, Table
+from featurestore.storage.tables import FAILURES, ITEMS
 
-
-@dataclass(frozen=True, eq=False)
-class ViewState:
-    """A view that a run brings up to date."""
-
-    table: Table | None  # None where the view does not exist yet
-    fingerprint: str
+_PAIR = ["item_id", "content_hash"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,100 +24,108 @@ class EmbedPlan:
 
     rows: pa.Table  # the listing, with its source
     items_version: int  # of the items table that it was compared with
-    content_hash: pa.Array  # what is known of each row without reading it; null otherwise
+    content_hash: pa.Array  # (n_rows,) str; null where it is not known without reading
     is_new: NDArray[np.bool_]  # (n_rows,), no such item in the store
-    stale: NDArray[np.bool_]  # (n_rows,), the items table lacks this row, or has other metadata
+    is_stale: NDArray[np.bool_]  # (n_rows,), the items table lacks this row, or has other metadata
     todo: NDArray[np.bool_]  # (n_views, n_rows)
-    mine: NDArray[np.bool_]  # (n_rows,), of the part that this process is about
+    in_part: NDArray[np.bool_]  # (n_rows,), of the part that this process embeds
     n_known_failures: tuple[int, ...]  # of each view
     failed_before: frozenset[str]  # item ids with a failure on record
 
 
-def plan_embedding(
-    folder: DatasetFolder,
-    rows: pa.Table,
-    targets: Sequence[ViewState],
-    *,
-    overwrite: bool = False,
-    retry_failed: bool = False,
-    rehash: bool = False,
-    part: tuple[int, int] | None = None,
-) -> EmbedPlan:
-    """Compare a listing with the store.
+def plan_embedding(given: RunInput, existing: Collection[str]) -> EmbedPlan:
+    """Compare a listing with the store; the data set may not exist yet.
 
     Parameters
     ----------
-    folder : DatasetFolder
-        It may not exist yet.
-    rows : pyarrow.Table
-        Listed items, with a ``source`` column.
-    targets : sequence of ViewState
-    overwrite : bool
-        Everything is to do.
-    retry_failed : bool
-        What failed before is to do.
-    rehash : bool
-        Size and time of a file say nothing: all images are read, and embedded where their
-        bytes have changed.
-    part : (int, int), optional
-        ``(i, n)``: only the i-th of n parts of the items, drawn by their ids.
+    given : RunInput
+        Of its options, ``overwrite`` makes everything due, ``retry_failed`` what failed before,
+        ``rehash`` all images, since the size and time of a file then say nothing.
+    existing : collection of str
+        Slugs of the views that are there.
     """
+    folder, rows, options = given.folder, given.rows, given.options
     # The version first: what others commit from now on is not taken for known.
     version = folder.items.version() if folder.exists else 0
     items = folder.items.read(version=version) if folder.exists else ITEMS.empty_table()
-    place = pc.index_in(rows.column("item_id"), value_set=items.column("item_id"))
-    is_new = np.asarray(pc.is_null(place))
+    compared = _compare(rows, items)
+    failures = folder.failures.read() if folder.exists else FAILURES.empty_table()
+    in_part = _in_part(rows, options.part)
+    todo = np.zeros((len(given.resolved), len(rows)), bool)
+    n_known_failures = []
+    failed_before: set[str] = set()
+    for is_todo, resolved in zip(todo, given.resolved, strict=True):
+        embedded = np.zeros(len(rows), bool)
+        if resolved.slug in existing and not options.overwrite:
+            embedded = _is_among(compared.keys, folder.view(resolved.slug).read(_PAIR))
+        of_encoder = pc.equal(failures.column("fingerprint"), resolved.fingerprint)
+        own = failures.filter(pc.or_(pc.not_equal(failures.column("stage"), "encode"), of_encoder))
+        failed_before |= set(own.column("item_id").to_pylist())
+        failed = np.zeros(len(rows), bool)
+        if not options.retry_failed and not options.overwrite:
+            # An unreadable image is known by its unchanged size and time, not by its content.
+            failed = _is_among(compared.keys, own) & ~compared.is_new & compared.same_content
+        is_due = ~embedded | (options.rehash and not compared.is_text)
+        is_todo[:] = is_due & ~failed & in_part
+        n_known_failures.append(int((failed & ~embedded & in_part).sum()))
+    return EmbedPlan(
+        rows,
+        version,
+        compared.content_hash,
+        compared.is_new,
+        compared.is_stale,
+        todo,
+        in_part,
+        tuple(n_known_failures),
+        frozenset(failed_before),
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Compared:
+    """A listing beside the items table, row for row; see `EmbedPlan`."""
+
+    is_text: bool
+    content_hash: pa.Array  # (n_rows,) str
+    keys: pa.Array  # (n_rows,) str, of item id and content hash
+    is_new: NDArray[np.bool_]  # (n_rows,)
+    is_stale: NDArray[np.bool_]  # (n_rows,)
+    same_content: NDArray[np.bool_]  # (n_rows,), as far as can be told without reading
+
+
+def _compare(rows: pa.Table, items: pa.Table) -> _Compared:
+    positions = pc.index_in(rows.column("item_id"), value_set=items.column("item_id"))
+    is_new = np.asarray(pc.is_null(positions))
     is_text = rows.column("text").null_count < len(rows)
     if is_text:
         texts = rows.column("text").to_pylist()
         content_hash = pa.array([None if t is None else text_hash(t) for t in texts], pa.string())
         same_content = np.ones(len(rows), bool)  # the hash tells
     else:
-        same_content = is_equal(rows, items, place, "size") & is_equal(
-            rows, items, place, "mtime_ns"
+        same_content = np.logical_and.reduce(
+            [is_equal(rows, items, positions, name) for name in ("size", "mtime_ns")]
         )
-        stored = items.column("content_hash").take(place).combine_chunks()
+        stored = items.column("content_hash").take(positions).combine_chunks()
         content_hash = pc.if_else(pa.array(same_content), stored, pa.nulls(len(rows), pa.string()))
-    compared = [name for name in rows.column_names if name not in ("size", "mtime_ns")]
-    same = np.logical_and.reduce([is_equal(rows, items, place, name) for name in compared])
+    names = [name for name in rows.column_names if name not in ("size", "mtime_ns")]
+    same = np.logical_and.reduce([is_equal(rows, items, positions, name) for name in names])
     keys = row_keys([rows.column("item_id"), content_hash])
-    failures = folder.failures.read() if folder.exists else FAILURES.empty_table()
-    mine = np.ones(len(rows), bool)
-    if part is not None:
-        number, n_parts = part
-        ids = rows.column("item_id").to_pylist()
-        mine = np.array([crc32(one.encode()) % n_parts == number for one in ids], bool)
-    todo = np.zeros((len(targets), len(rows)), bool)
-    n_known_failures = []
-    failed_before: set[str] = set()
-    for row, target in zip(todo, targets, strict=True):
-        embedded = np.zeros(len(rows), bool)
-        if target.table is not None and not overwrite:
-            pairs = target.table.read(["item_id", "content_hash"])
-            have = row_keys([pairs.column("item_id"), pairs.column("content_hash")])
-            embedded = np.asarray(pc.is_in(keys, value_set=have))
-        of_encoder = pc.equal(failures.column("fingerprint"), target.fingerprint)
-        own = failures.filter(pc.or_(pc.not_equal(failures.column("stage"), "encode"), of_encoder))
-        failed_before |= set(own.column("item_id").to_pylist())
-        failed = np.zeros(len(rows), bool)
-        if not retry_failed and not overwrite:
-            bad = row_keys([own.column("item_id"), own.column("content_hash")])
-            # An unreadable image is known by its unchanged size and time, not by its content.
-            failed = np.asarray(pc.is_in(keys, value_set=bad)) & ~is_new & same_content
-        is_due = ~embedded | (rehash and not is_text)
-        row[:] = is_due & ~failed & mine
-        n_known_failures.append(int((failed & ~embedded & mine).sum()))
-    return EmbedPlan(
-        rows,
-        version,
-        content_hash,
-        is_new,
-        is_new | ~same,
-        todo,
-        mine,
-        tuple(n_known_failures),
-        frozenset(failed_before),
-    )
+    return _Compared(is_text, content_hash, keys, is_new, is_new | ~same, same_content)
+
+
+def _is_among(keys: pa.Array, pairs: pa.Table) -> NDArray[np.bool_]:
+    """Mark the keys of (item id, content hash) that stand in a table; (n_rows,) bool."""
+    known = row_keys([pairs.column(name) for name in _PAIR])
+    return np.asarray(pc.is_in(keys, value_set=known))
+
+
+def _in_part(rows: pa.Table, part: tuple[int, int] | None) -> NDArray[np.bool_]:
+    """Mark the rows of the i-th of n parts, drawn by item id; (n_rows,) bool."""
+    if part is None:
+        return np.ones(len(rows), bool)
+    number, n_parts = part
+    ids = rows.column("item_id").to_pylist()
+    return np.array([crc32(one.encode()) % n_parts == number for one in ids], bool)
 
 
 def keep_attached(rows: pa.Table, items: pa.Table, attached: Sequence[str]) -> pa.Table:
@@ -131,15 +133,15 @@ def keep_attached(rows: pa.Table, items: pa.Table, attached: Sequence[str]) -> p
 
     Items that are new have what their source says.
     """
-    place = pc.index_in(rows.column("item_id"), value_set=items.column("item_id"))
+    positions = pc.index_in(rows.column("item_id"), value_set=items.column("item_id"))
     for name in attached:
         if name not in items.column_names:
             continue
-        stored = items.column(name).take(place)
-        at = rows.schema.get_field_index(name)
-        if at < 0:
+        stored = items.column(name).take(positions)
+        number = rows.schema.get_field_index(name)
+        if number < 0:
             rows = rows.append_column(name, stored)
         else:
             listed = rows.column(name).cast(stored.type)
-            rows = rows.set_column(at, name, pc.if_else(pc.is_null(place), listed, stored))
+            rows = rows.set_column(number, name, pc.if_else(pc.is_null(positions), listed, stored))
     return rows

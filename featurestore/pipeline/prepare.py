@@ -12,6 +12,7 @@ import numpy as np
 
 from featurestore.pipeline.decode_ahead import Picture, ahead, in_processes, prepare_picture
 from featurestore.pipeline.lane import Lane, tokens_of
+from featurestore.pipeline.options import PROCESSES
 from featurestore.pipeline.profile import Clock
 from featurestore.pipeline.todo import Outcome, Ready, Todo
 from featurestore.storage.columns import text_hash
@@ -19,7 +20,6 @@ from featurestore.storage.columns import text_hash
 TEXT_WINDOW = 2048  # texts that are sorted by length together
 TEXT_WINDOW_GPU = 16_384  # there full batches are large
 _WINDOW_CHARACTERS = 512  # of a text in the mean: a window of longer ones holds fewer
-THREADS, PROCESSES = "threads", "processes"
 # Waiting for a disk or a network needs threads, not cores.
 _READERS_PER_DECODER = 2
 _READERS_PER_DECODER_REMOTE = 16

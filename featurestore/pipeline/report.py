@@ -1,4 +1,4 @@
-"""What a run says of itself: progress on the way, a report at the end."""
+"""What a run reports: its progress, and at the end what it did to each view."""
 
 from __future__ import annotations
 
@@ -7,10 +7,8 @@ from dataclasses import dataclass, field
 
 from featurestore.pipeline.lane import Lane
 from featurestore.pipeline.plan import EmbedPlan
-from featurestore.pipeline.profile import Clock
+from featurestore.pipeline.run_input import RunInput
 from featurestore.pipeline.view_writer import ViewWriter
-from featurestore.storage.dataset_folder import DatasetFolder
-from featurestore.terms.specs import ResolvedEncoder
 
 _WORTH_SAYING = 1.1
 
@@ -79,45 +77,53 @@ class EmbedReport:
         gain = self.gains.get(option or "", 1.0)
         if gain < _WORTH_SAYING:
             return []
-        return [f"  the limit is to {self.limit}, which #{option} does {gain:.1f} times as fast "
-                "(other vectors: a view of its own)"]  # fmt: skip
+        return [
+            f"  the limit is to {self.limit}, which #{option} does {gain:.1f} times as fast "
+            "(other vectors: a view of its own)"
+        ]
 
 
-def report_of(
-    folder: DatasetFolder,
-    resolved: ResolvedEncoder,
-    plan: EmbedPlan,
-    number: int,
-    view: ViewWriter | None,
-    lane: Lane | None,
-    n_updated: int,
-    seconds: float,
-    clock: Clock,
-    gains: Mapping[int, dict[str, float]],
-) -> EmbedReport:
-    """Return what a run did to one view."""
+@dataclass(frozen=True, eq=False)
+class RunResult:
+    """What a run did; views that had nothing to do have no writer, no lane and no gains."""
+
+    plan: EmbedPlan
+    n_updated: int  # items whose labels or metadata alone changed
+    seconds: float
+    writers: Mapping[int, ViewWriter] = field(default_factory=dict)  # by the view's number
+    lanes: Mapping[int, Lane] = field(default_factory=dict)
+    gains: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
+
+
+def reports_of(given: RunInput, result: RunResult) -> list[EmbedReport]:
+    """Return what a run did to each view."""
+    return [_report_of(given, result, number) for number in range(len(given.resolved))]
+
+
+def _report_of(given: RunInput, result: RunResult, number: int) -> EmbedReport:
+    plan, view, lane = result.plan, result.writers.get(number), result.lanes.get(number)
     n_todo = int(plan.todo[number].sum())
     n_known_failures = plan.n_known_failures[number]
     n_same = view.n_same if view else 0
     has_encoded = view is not None and view.n_encoded > 0
     unit = None if lane is None else "tokens" if lane.counts_tokens else "items"
     return EmbedReport(
-        dataset=folder.name,
-        encoder=str(resolved.spec),
+        dataset=given.folder.name,
+        encoder=str(given.resolved[number].spec),
         n_items=len(plan.rows),
         n_encoded=view.n_encoded if view else 0,
         n_copied=view.n_copied if view else 0,
-        n_unchanged=int(plan.mine.sum()) - n_todo - n_known_failures + n_same,
-        n_updated=n_updated,
+        n_unchanged=int(plan.in_part.sum()) - n_todo - n_known_failures + n_same,
+        n_updated=result.n_updated,
         n_failed=view.n_failed if view else 0,
         n_known_failures=n_known_failures,
-        seconds=round(seconds, 3),
+        seconds=round(result.seconds, 3),
         n_cut=view.n_cut if view else 0,
         batch_size=lane.batch_size.size if lane else None,
         batch_unit=unit,
         device=lane.encoder.device if lane else None,
-        limit=clock.limit if has_encoded else None,
+        limit=given.clock.limit if has_encoded else None,
         failures=tuple(view.first_failures) if view else (),
-        stages={name: (round(s, 4), n) for name, s, n in clock.rows()},
-        gains=gains.get(number, {}),
+        stages={name: (round(s, 4), n) for name, s, n in given.clock.rows()},
+        gains=result.gains.get(number, {}),
     )

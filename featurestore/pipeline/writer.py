@@ -35,9 +35,9 @@ class Writer:
     Parameters
     ----------
     folder : DatasetFolder
-    plan : Plan
-    views : sequence of ViewWriter
-        In the order of the plan's targets; None for those with nothing to do.
+    plan : EmbedPlan
+    views : mapping of int to ViewWriter
+        By the view's number in the plan; those with nothing to do are left out.
     max_failures : int, optional
         Of one view, before the run stops.
     clock : Clock
@@ -47,7 +47,7 @@ class Writer:
         self,
         folder: DatasetFolder,
         plan: EmbedPlan,
-        views: Sequence[ViewWriter | None],
+        views: Mapping[int, ViewWriter],
         max_failures: int | None,
         clock: Clock,
     ) -> None:
@@ -113,7 +113,6 @@ class Writer:
             With what was done committed.
         """
         view = self.views[outcome.view]
-        assert view is not None, "a view with nothing to do has no outcomes"
         self._n_pending += 1
         if outcome.vector is not None:
             view.pending.append(outcome)
@@ -151,8 +150,8 @@ class Writer:
         """Start to commit what is collected, once the commit before is through."""
         self._wait()
         batch: list[tuple[ViewWriter, list[Outcome], list[Outcome]]] = []
-        for view in self.views:
-            if view is not None and (view.pending or view.copies):
+        for view in self.views.values():
+            if view.pending or view.copies:
                 batch.append((view, view.pending, view.copies))
                 view.pending, view.copies = [], []
         self._n_pending = self._pending_bytes = 0
@@ -168,14 +167,16 @@ class Writer:
         try:
             self.flush()
             self._wait()
-            while any(view is not None and view.copies for view in self.views):
-                n_left = sum(len(view.copies) for view in self.views if view is not None)
+            while n_left := self._n_copies():
                 self.flush()
                 self._wait()
-                if n_left == sum(len(view.copies) for view in self.views if view is not None):
+                if n_left == self._n_copies():
                     break  # their originals were never encoded: the run was cut short
         finally:
             self._committer.shutdown()
+
+    def _n_copies(self) -> int:
+        return sum(len(view.copies) for view in self.views.values())
 
     def _wait(self) -> None:
         if self._commit is None:
@@ -241,7 +242,7 @@ class Writer:
             # A file that cannot be read just now keeps what was known of it.
             if one.content_hash is None and not self._is_new[row]:
                 continue
-            if self.plan.stale[row] or one.content_hash != known[row].as_py():
+            if self.plan.is_stale[row] or one.content_hash != known[row].as_py():
                 changed[row] = one.content_hash
         if not changed:
             return
@@ -326,7 +327,7 @@ def replace_items(
 def update_metadata(folder: DatasetFolder, plan: EmbedPlan) -> int:
     """Commit changed labels and metadata of items whose content is known unchanged."""
     known = np.asarray(pc.is_valid(plan.content_hash))
-    due = np.flatnonzero(plan.stale & known & plan.mine & ~plan.todo.any(axis=0))
+    due = np.flatnonzero(plan.is_stale & known & plan.in_part & ~plan.todo.any(axis=0))
     if len(due):
         rows = plan.rows.take(pa.array(due))
         put_items(folder, rows.append_column("content_hash", plan.content_hash.take(pa.array(due))))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,8 @@ from uuid import uuid4
 import pyarrow as pa
 
 from featurestore.errors import BadName, NotAStore, UnknownDataset, nearest
-from featurestore.pipeline import estimate, run
-from featurestore.pipeline.estimate import Estimate
-from featurestore.pipeline.job import Job, what_is_built_in
+from featurestore.pipeline.estimate import Estimate, estimate
+from featurestore.pipeline.job import EmbedRequest, Job, embed
 from featurestore.pipeline.listing_run import Selection
 from featurestore.pipeline.options import EmbedOptions
 from featurestore.pipeline.report import EmbedReport, Progress
@@ -29,7 +27,6 @@ from featurestore.storage.store_marker import (
     check_dataset_name,
     check_store,
     is_dataset_name,
-    make_store,
 )
 from featurestore.storage.user_cache import local_side
 from featurestore.store.dataset import DataSet, whereabouts
@@ -181,38 +178,14 @@ class Store:
         TooManyFailures
             If the caller set a limit.
         """
-        job = Job.make(
-            self._folder(check_dataset_name(dataset)), sources, encoders, source_options,
-            embed_options, selection,
-        )  # fmt: skip
-        make_store(self.path)
-        job.write_description(say)
-        if not encoders:
-            say(what_is_built_in(job.intake.modality))
-        folder, how = job.folder, job.how
-        suffix = "" if how.part is None else f".{how.part[0]}-of-{how.part[1]}"
-        with ExitStack() as locks:
-            for slug in sorted({one.slug for one in job.resolved}):  # one order: no deadlock
-                locks.enter_context(
-                    folder.locked(
-                        slug + suffix,
-                        on_wait=lambda: say(
-                            "another process embeds into this view: waiting for it"
-                        ),
-                    )
-                )
-            return run.run(
-                folder,
-                job.intake.rows,
-                job.intake.modality,
-                job.readers,
-                job.resolved,
-                how,
-                load=job.load,
-                is_whole=job.is_whole,
-                progress=progress,
-                clock=job.clock,
-            )
+        request = EmbedRequest(
+            sources,
+            encoders,
+            source_options or SourceOptions(),
+            embed_options or EmbedOptions(),
+            selection or Selection(),
+        )
+        return embed(self.path, dataset, request, progress=progress, say=say)
 
     @renamed(**_RENAMED)
     def estimate(
@@ -226,19 +199,14 @@ class Store:
         selection: Selection | None = None,
     ) -> list[Estimate]:
         """Count what `embed` would do, and time it on a few items; nothing is written."""
-        job = Job.make(
-            self._folder(check_dataset_name(dataset)), sources, encoders, source_options,
-            embed_options, selection,
-        )  # fmt: skip
-        return estimate.estimate(
-            job.folder,
-            job.intake.rows,
-            job.intake.modality,
-            job.readers,
-            job.resolved,
-            job.how,
-            load=job.load,
+        request = EmbedRequest(
+            sources,
+            encoders,
+            source_options or SourceOptions(),
+            embed_options or EmbedOptions(),
+            selection or Selection(),
         )
+        return estimate(Job.make(self.path, dataset, request).run_input)
 
     def sql(self, statement: str, *, limit_s: float | None = None) -> pa.Table:
         """Run one SELECT; what it may name are the data sets, their views and predictions.

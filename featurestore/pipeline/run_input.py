@@ -1,0 +1,31 @@
+"""What a run is about, as one value."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+
+from featurestore.encoders.base import Encoder
+from featurestore.pipeline.options import EmbedOptions
+from featurestore.pipeline.profile import Clock
+from featurestore.storage.dataset_folder import DatasetFolder
+from featurestore.terms.specs import EncoderSpec, Modality, ResolvedEncoder
+
+Read = Callable[[str], bytes]  # from a uri to its bytes
+
+
+@dataclass(frozen=True, eq=False)
+class RunInput:
+    """What a run is about: these items, these encoders, into this data set."""
+
+    folder: DatasetFolder
+    rows: pa.Table  # the listed items, with a ``source`` column
+    modality: Modality
+    readers: Mapping[str, Read]  # of each source
+    resolved: tuple[ResolvedEncoder, ...]  # one for each view
+    options: EmbedOptions
+    is_whole: bool  # all stored items are looked at: only then may a view be replaced
+    load: Callable[[Sequence[EncoderSpec]], list[Encoder]]  # called only where there is work
+    clock: Clock = field(default_factory=Clock)
