@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from itertools import count
@@ -27,7 +27,17 @@ from heads.measures.conformal import misfit, sets, threshold
 from heads.measures.evaluate import Evaluation, chosen_by, evaluate, fit_head, predictions
 from heads.measures.intervals import wilson
 from heads.measures.metrics import METRICS
-from heads.saved.bundle import CARD_FORMAT, FittedHead, heads_folder, said_of, save_head
+from heads.saved.bundle import FittedHead, heads_folder, said_of, save_head
+from heads.saved.card import (
+    CARD_FORMAT,
+    AsReviewed,
+    Conformal,
+    CoverageOnTest,
+    Evaluated,
+    HeadCard,
+    Seconds,
+    TwinsInTest,
+)
 from heads.saved.common_items import reviews_of
 from heads.saved.concat import blocks_of
 from heads.saved.provenance import library_versions, machine
@@ -138,45 +148,42 @@ def fit(
     plan = replace(plan, notes=(*plan.notes, *leak_notes))
     stem = re.sub(r"[^A-Za-z0-9._+-]+", "-", head)[:60]
     head_id = f"{stem}-{created:%Y%m%dT%H%M%S%f}-{view.fingerprint[:8]}"
-    card = {
-        "format": CARD_FORMAT,
-        "head_id": head_id,
-        "head": head,
-        "created": created.isoformat(),
-        "dataset": view.dataset.name,
-        "modality": str(view.dataset.modality),
-        "encoder": "baseline:tfidf" if reads_texts else str(view.spec),
-        "fingerprint": "" if reads_texts else view.fingerprint,
-        "snapshot": asdict(embeddings.snapshot) if embeddings.snapshot else None,
-        "slice": part.name if (part := getattr(view, "part", None)) else None,
-        "slice_digest": part.digest if part else None,
-        "reads": "texts" if reads_texts else "vectors",
-        "dim": embeddings.dim,
-        "search_space": entry.search_space,
-        "chosen": chosen_by(estimator),
-        "conformal": conformal,
-        "seed": seed,
+    part = getattr(view, "part", None)
+    card = HeadCard(
+        format=CARD_FORMAT,
+        head_id=head_id,
+        head=head,
+        created=created.isoformat(),
+        dataset=view.dataset.name,
+        modality=str(view.dataset.modality),
+        encoder="baseline:tfidf" if reads_texts else str(view.spec),
+        fingerprint="" if reads_texts else view.fingerprint,
+        snapshot=embeddings.snapshot,
+        slice=part.name if part else None,
+        slice_digest=part.digest if part else None,
+        reads="texts" if reads_texts else "vectors",
+        dim=embeddings.dim,
+        search_space=entry.search_space,
+        chosen=chosen_by(estimator),
+        conformal=conformal,
+        seed=seed,
         **_card_of_plan(plan),
         **_card_of_evaluation(evaluation, plan),
-        "twins": None if leak is None else _card_of_leak(leak, evaluation),
-        "seconds": {"one_fit": evaluation.seconds, "in_all": time.perf_counter() - begin},
-        "machine": machine(),
-        "versions": library_versions(),
-    }
+        twins=None if leak is None else _card_of_leak(leak, evaluation),
+        seconds=Seconds(evaluation.seconds, time.perf_counter() - begin),
+        machine=machine(),
+        versions=library_versions(),
+    )
     fitted = FittedHead(head_id, estimator, card, () if reads_texts else tuple(blocks_of(view)))
     if not register:
         return fitted
     return save_head(fitted, _predictions(evaluation, plan), heads_folder(view.dataset))
 
 
-def _card_of_leak(leak: Leak, evaluation: Evaluation) -> dict[str, Any]:
+def _card_of_leak(leak: Leak, evaluation: Evaluation) -> TwinsInTest:
     report = evaluation.report
-    return {
-        "n": leak.n_twins,
-        "n_test": len(leak.is_twin),
-        "likeness": leak.likeness,
-        "without": {name: leak.without(report, name) for name in report.scores},
-    }
+    without = {name: leak.without(report, name) for name in report.scores}
+    return TwinsInTest(leak.n_twins, len(leak.is_twin), leak.likeness, without)
 
 
 def _set_aside(plan: Plan, coverage: float | None, seed: int) -> tuple[Plan, NDArray[np.intp]]:
@@ -207,7 +214,7 @@ def _set_aside(plan: Plan, coverage: float | None, seed: int) -> tuple[Plan, NDA
 
 def _conformal(
     estimator: Any, X: Any, plan: Plan, rows: NDArray[np.intp], coverage: float
-) -> dict[str, Any]:
+) -> Conformal:
     """Calibrate prediction sets, and say how they do on a test split."""
 
     def said(rows: NDArray[np.intp]) -> Any:
@@ -220,37 +227,34 @@ def _conformal(
 
     truth = plan.target.values
     limit = threshold(misfit(plan.task, truth[rows], said(rows)), coverage)
-    found: dict[str, Any] = {
-        "coverage": coverage,
-        "n_calibration": len(rows),
-        "limit": None if limit == np.inf else limit,  # None: everything is in the set
-    }
-    if len(plan.test):
-        on_test = said(plan.test)
-        is_held = misfit(plan.task, truth[plan.test], on_test) <= limit + 1e-12
-        low, high = wilson(float(is_held.mean()), len(is_held))
-        found["on_test"] = {"coverage": float(is_held.mean()), "low": low, "high": high}
-        if plan.task is Task.MULTICLASS:
-            found["on_test"]["mean_size"] = float(sets(on_test, limit).sum(axis=1).mean())
-    return found
+    found = Conformal(coverage, len(rows), None if limit == np.inf else limit)
+    if not len(plan.test):
+        return found
+    on_test = said(plan.test)
+    is_held = misfit(plan.task, truth[plan.test], on_test) <= limit + 1e-12
+    mean_size = None
+    if plan.task is Task.MULTICLASS:
+        mean_size = float(sets(on_test, limit).sum(axis=1).mean())
+    low, high = wilson(float(is_held.mean()), len(is_held))
+    return replace(found, on_test=CoverageOnTest(float(is_held.mean()), low, high, mean_size))
 
 
 def _card_of_plan(plan: Plan) -> dict[str, Any]:
     n_folds, n_repeats = (plan.folds.n_folds, plan.folds.n_repeats) if plan.folds else (0, 0)
     return {
         "label": plan.label,
-        "task": str(plan.task),
+        "task": plan.task,
         "classes": list(plan.classes),
         "never_part": ["content_hash", "group"],
         "n_blocks": len(np.unique(plan.block)),
-        "evaluation": {
-            "on": "folds" if plan.folds else "test",
-            "n_folds": n_folds,
-            "n_repeats": n_repeats,
-            "n_train": len(plan.train),
-            "n_tested": len(plan.tested),
-            "n_leaked": plan.n_leaked,
-        },
+        "evaluation": Evaluated(
+            "folds" if plan.folds else "test",
+            n_folds,
+            n_repeats,
+            len(plan.train),
+            len(plan.tested),
+            plan.n_leaked,
+        ),
         "n_items": len(plan.ids),
         "n_unlabelled": plan.n_unlabelled,
         "reviews": None if plan.reviewed is None else plan.reviewed.digest,
@@ -262,13 +266,11 @@ def _card_of_evaluation(evaluation: Evaluation, plan: Plan) -> dict[str, Any]:
     report = evaluation.report
     found: dict[str, Any] = {
         "estimand": report.estimand,
-        "metrics": {metric: asdict(report.estimate(metric)) for metric in report.scores},
+        "metrics": {metric: report.estimate(metric) for metric in report.scores},
     }
     if report.n_reviewed:
-        found["as_reviewed"] = {
-            "n_changed": report.n_reviewed,
-            "metrics": {name: float(values.mean()) for name, values in report.as_reviewed.items()},
-        }
+        scores = {name: float(values.mean()) for name, values in report.as_reviewed.items()}
+        found["as_reviewed"] = AsReviewed(report.n_reviewed, scores)
     if plan.task is Task.MULTICLASS:
         found["confusion"] = report.confusion(len(plan.classes)).tolist()
     return found

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +19,7 @@ from featurestore.storage.shards import read_shard
 from featurestore.terms.embeddings import Embeddings
 from featurestore.terms.specs import EncoderSpec
 from heads.labels.tasks import Target, Task, texts_of
+from heads.saved.card import CARD_FORMAT, HeadCard, digest_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from heads.saved.serve import Answers
 
 
-CARD_FORMAT = 1
 # What skops does not know of itself: its own list holds scikit-learn's and numpy's types.
 OUR_TYPES = frozenset(
     {
@@ -59,7 +58,7 @@ class FittedHead:
 
     head_id: str
     estimator: Any
-    card: Mapping[str, Any]
+    card: HeadCard
     blocks: tuple[Mapping[str, Any], ...] = ()  # encoder.json of each encoder, and its scale
     path: StorePath | None = None  # None until registered
 
@@ -114,31 +113,31 @@ class FittedHead:
     @property
     def task(self) -> Task:
         """What is predicted."""
-        return Task(self.card.get("task", Task.MULTICLASS))  # cards of 0.1 knew nothing else
+        return self.card.task
 
     @property
     def classes(self) -> list[str]:
         """Labels that can be predicted; none where it is a number."""
         if self.task is Task.MULTICLASS:
             return [str(label) for label in self.estimator.classes_]
-        return list(self.card["classes"])
+        return list(self.card.classes)
 
     def _inputs(self, items: Any) -> Any:
-        if self.card["reads"] == "texts":
+        if self.card.reads == "texts":
             return texts_of(items) if isinstance(items, Embeddings) else list(items)
         if isinstance(items, Embeddings):
-            if items.encoder != self.card["fingerprint"]:
+            if items.encoder != self.card.fingerprint:
                 raise EncoderMismatch(
-                    f"head {self.head_id} learned from {self.card['encoder']} "
-                    f"({self.card['fingerprint'][:8]}), these vectors come from "
+                    f"head {self.head_id} learned from {self.card.encoder} "
+                    f"({self.card.fingerprint[:8]}), these vectors come from "
                     f"{items.encoder[:8]}: load the view of the head's own encoder"
                     + (", heads.concat(views, like=head)" if len(self.blocks) > 1 else "")
                 )
             items = items.vectors
         vectors = np.asarray(items)
-        if vectors.ndim != 2 or vectors.shape[1] != self.card["dim"]:
+        if vectors.ndim != 2 or vectors.shape[1] != self.card.dim:
             raise ShapeMismatch(
-                f"head {self.head_id} reads vectors of shape (n, {self.card['dim']}), "
+                f"head {self.head_id} reads vectors of shape (n, {self.card.dim}), "
                 f"these have shape {vectors.shape}: same encoder?"
             )
         return vectors
@@ -180,19 +179,19 @@ def _is_bundle(folder: StorePath) -> bool:
     return names in (_BUNDLE, set()) or (isinstance(folder, RemotePath) and names <= _BUNDLE)
 
 
-def _write(head: FittedHead, folder: Path) -> dict[str, Any]:
+def _write(head: FittedHead, folder: Path) -> HeadCard:
     import skops.io
 
     folder.mkdir()
     skops.io.dump(head.estimator, folder / "head.skops")
     _write_json(folder / "encoder.json", {"blocks": [dict(block) for block in head.blocks]})
-    card = {
-        **head.card,
-        "head_sha256": sha256_of(folder / "head.skops"),
-        "encoder_sha256": sha256_of(folder / "encoder.json"),
-    }
-    card["card_sha256"] = _sum_of(card)
-    _write_json(folder / "card.json", card)
+    card = replace(
+        head.card,
+        head_sha256=sha256_of(folder / "head.skops"),
+        encoder_sha256=sha256_of(folder / "encoder.json"),
+    )
+    card = replace(card, card_sha256=digest_of(card))
+    _write_json(folder / "card.json", card.to_json())
     return card
 
 
@@ -221,7 +220,7 @@ def load_head(dataset: Any, head_id: str, *, trusted: Sequence[str] = ()) -> Fit
     folder = heads_folder(dataset)
     path = folder / head_id
     if "/" in head_id or not (path / "card.json").is_file():
-        known = [card["head_id"] for card in list_heads(dataset)]
+        known = [card.head_id for card in list_heads(dataset)]
         raise UnknownHead(f"no head {head_id!r} in {folder}: {nearest(head_id, known)}")
     own = (
         info["spec"].partition("#")[0] for info in DatasetFolder(folder.parent).encoders().values()
@@ -251,10 +250,9 @@ def load_bundle(folder: str | StorePath, *, trusted: Sequence[str] = ()) -> Fitt
     if not (path / "card.json").is_file():
         raise UnknownHead(f"{path} is no bundle: it has no card.json")
     card = _read_card(path)
-    for name in ("head.skops", "encoder.json"):
-        key = f"{name.partition('.')[0]}_sha256"
+    for name, digest in (("head.skops", card.head_sha256), ("encoder.json", card.encoder_sha256)):
         file = path / name
-        if key in card and (not file.is_file() or sha256_of(file) != card[key]):
+        if digest is not None and (not file.is_file() or sha256_of(file) != digest):
             raise StoreCorrupt(f"{file} is not what its card describes: fit the head again")
     file = path / "head.skops"
     raw = b"".join(file.blocks()) if isinstance(file, RemotePath) else file.read_bytes()
@@ -267,11 +265,11 @@ def load_bundle(folder: str | StorePath, *, trusted: Sequence[str] = ()) -> Fitt
         )
     estimator = skops.io.loads(raw, trusted=sorted(known))
     blocks: tuple[Any, ...] = ()
-    if "encoder_sha256" in card:  # heads of 0.1 did not keep their encoder
+    if card.encoder_sha256 is not None:  # heads of 0.1 did not keep their encoder
         blocks = tuple(json.loads((path / "encoder.json").read_text(encoding="utf-8"))["blocks"])
         for block in blocks:
             _check_code(block["spec"], trusted, path)
-    return FittedHead(card["head_id"], estimator, card, blocks, path)
+    return FittedHead(card.head_id, estimator, card, blocks, path)
 
 
 def _check_code(spec: str, trusted: Sequence[str], path: StorePath) -> None:
@@ -285,11 +283,11 @@ def _check_code(spec: str, trusted: Sequence[str], path: StorePath) -> None:
         )
 
 
-def list_heads(dataset: Any) -> list[dict[str, Any]]:
+def list_heads(dataset: Any) -> list[HeadCard]:
     """Return the cards of all registered heads, newest first."""
     folder = heads_folder(dataset)
     cards = [_read_card(file.parent) for file in folder.glob("[!.]*/card.json")]
-    return sorted(cards, key=lambda card: (card["created"], card["head_id"]), reverse=True)
+    return sorted(cards, key=lambda card: (card.created, card.head_id), reverse=True)
 
 
 def read_predictions(dataset: Any, head_id: str) -> pa.Table:
@@ -319,22 +317,16 @@ def heads_folder(dataset: Any) -> StorePath:
     return as_path(getattr(dataset, "path", dataset)) / "heads"
 
 
-def _read_card(path: StorePath) -> dict[str, Any]:
+def _read_card(path: StorePath) -> HeadCard:
+    file = path / "card.json"
     try:
-        card = json.loads((path / "card.json").read_text(encoding="utf-8"))
-        if card["format"] > CARD_FORMAT:
-            raise StoreCorrupt(f"{path} was written by a newer release: format {card['format']}")
-        missing = {"head_id", "created", "head_sha256", "fingerprint", "reads"} - set(card)
-        if missing:
-            raise StoreCorrupt(f"{path / 'card.json'} lacks {', '.join(sorted(missing))}")
-        if "card_sha256" in card and card["card_sha256"] != _sum_of(card):
-            raise StoreCorrupt(f"{path / 'card.json'} was edited: fit the head again")
-    except (ValueError, KeyError, TypeError) as error:  # no JSON, or no card
-        raise StoreCorrupt(f"{path / 'card.json'} cannot be read: {error!r}") from error
-    return dict(card)
-
-
-def _sum_of(card: Mapping[str, Any]) -> str:
-    """Hash what a card says, apart from this hash."""
-    rest = {key: value for key, value in card.items() if key != "card_sha256"}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+        data = json.loads(file.read_text(encoding="utf-8"))
+        if data["format"] > CARD_FORMAT:
+            raise StoreCorrupt(f"{path} was written by a newer release: format {data['format']}")
+        if "head_sha256" not in data:
+            raise ValueError("it lacks head_sha256")
+        if "card_sha256" in data and data["card_sha256"] != digest_of(data):
+            raise StoreCorrupt(f"{file} was edited: fit the head again")
+        return HeadCard.from_json(data)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:  # no JSON, or no card
+        raise StoreCorrupt(f"{file} cannot be read: {error!r}") from error

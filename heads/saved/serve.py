@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from featurestore.encoders import encode_now
 from featurestore.encoders.canary import check_probes
 from featurestore.errors import BadName, BadSource, EncoderMismatch
-from featurestore.terms.specs import LOCAL_DIR, EncoderSpec
+from featurestore.terms.specs import LOCAL_DIR, EncoderSpec, Modality
 from heads.labels.tasks import Task, texts_of
 from heads.measures.conformal import sets
 
@@ -89,10 +89,10 @@ def predict_items(
         raise BadSource("expected a sequence of items: put the one into a list")
     ids = np.empty(len(items), dtype=object)
     ids[:] = [str(i if isinstance(one, bytes) else one) for i, one in enumerate(items)]
-    if head.card["reads"] == "texts":
+    if head.card.reads == "texts":
         return answer(head, ids, list(map(str, items)), least_confidence)
     parts = []
-    contents = [_content(one, head.card.get("modality", "image")) for one in items]
+    contents = [_content(one, head.card.modality or Modality.IMAGE) for one in items]
     for block in _blocks(head):
         loaded = encode_now.open_encoder(block, moved(block, encoder))
         parts.append(encode_now.encode(loaded, contents) * np.float32(block["scale"]))
@@ -100,7 +100,7 @@ def predict_items(
 
 
 def _content(item: str | Path | bytes, modality: str) -> str | bytes:
-    if isinstance(item, bytes) or modality == "text":
+    if isinstance(item, bytes) or modality == Modality.TEXT:
         return item if isinstance(item, bytes) else str(item)
     path = Path(item)
     if not path.is_file():
@@ -134,7 +134,7 @@ def predict_source(
 
     with tempfile.TemporaryDirectory(prefix="featurestore-predict-") as folder:
         store = open_store(Path(folder), create=True)
-        blocks = _blocks(head) if head.card["reads"] == "vectors" else []
+        blocks = _blocks(head) if head.card.reads == "vectors" else []
         specs = [moved(block, encoder) or EncoderSpec.parse(block["spec"]) for block in blocks]
         for block, spec in zip(blocks, specs, strict=True):
             encode_now.open_encoder(block, spec)  # refused before anything is embedded
@@ -183,26 +183,25 @@ def answer(
         return Answers(ids, np.empty(0, dtype=object), tuple(head.classes), failures=failures)
     predicted = np.empty(len(ids), dtype=object)
     predicted[:] = head.predict(inputs).tolist()
-    conformal = head.card.get("conformal")
+    conformal = head.card.conformal
     if least_confidence > 0 and head.task is not Task.MULTICLASS:
         raise BadName(f"abstention is for one class an item; this head's task is {head.task}")
     if head.task is Task.REGRESSION:
         interval = None
         if conformal:
-            limit = np.inf if conformal["limit"] is None else conformal["limit"]
             centre = predicted.astype(np.float64)
-            interval = np.column_stack([centre - limit, centre + limit])
+            interval = np.column_stack([centre - conformal.most, centre + conformal.most])
         return Answers(ids, predicted, (), interval=interval, failures=failures)
     proba, confidence, in_set = None, None, None
     if hasattr(head.estimator, "predict_proba"):
         proba = head.predict_proba(inputs)
         if conformal:
-            in_set = sets(proba, np.inf if conformal["limit"] is None else conformal["limit"])
+            in_set = sets(proba, conformal.most)
         if head.task is Task.MULTICLASS:
             confidence = proba.max(axis=1)
             predicted[confidence < least_confidence] = None
     elif least_confidence > 0:
-        raise BadName(f"{head.card['head']} gives no probabilities: it cannot abstain")
+        raise BadName(f"{head.card.head} gives no probabilities: it cannot abstain")
     return Answers(
         ids, predicted, tuple(head.classes), proba, confidence, in_set, failures=failures
     )
@@ -231,4 +230,4 @@ def _blocks(head: FittedHead) -> list[Mapping[str, Any]]:
 
 
 def _nothing(head: FittedHead) -> Any:
-    return np.empty((0, head.card["dim"]), dtype=np.float32)
+    return np.empty((0, head.card.dim), dtype=np.float32)

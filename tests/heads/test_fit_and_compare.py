@@ -26,7 +26,7 @@ from featurestore.errors import (
     UnknownHead,
 )
 from featurestore.storage.files import sha256_of
-from heads.saved.bundle import _sum_of
+from heads.saved.card import digest_of
 
 ROW_KEYS = ["encoder", "head", "metric", "value", "low", "high", "seconds"]
 
@@ -160,7 +160,7 @@ def test_an_edited_bundle_or_a_foreign_type_is_not_loaded(split_view):
     (fitted.path / "card.json").write_text(json.dumps(edited))
     with pytest.raises(StoreCorrupt, match=r"card.json was edited"):
         heads.load_head(split_view.dataset, fitted.head_id)
-    edited["card_sha256"] = _sum_of(edited)  # by somebody who knows how
+    edited["card_sha256"] = digest_of(edited)  # by somebody who knows how
     (fitted.path / "card.json").write_text(json.dumps(edited))
     with pytest.raises(StoreCorrupt, match="Foreign"):
         heads.load_head(split_view.dataset, fitted.head_id)

@@ -1,0 +1,191 @@
+"""The card of a head: what it learned from, how well it does, and what decided that."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from enum import StrEnum
+from typing import Any
+
+from featurestore.terms.snapshots import Snapshot
+from heads.labels.tasks import Task
+from heads.measures.evaluate import Estimate
+
+CARD_FORMAT = 1
+ABSENT = {"absent": True}  # a key that is not written where its value is None
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """Which rows taught and tested the head."""
+
+    on: str  # test | folds
+    n_folds: int  # 0 on a test split
+    n_repeats: int
+    n_train: int
+    n_tested: int
+    n_leaked: int  # test rows whose content also stands in the training rows
+
+
+@dataclass(frozen=True)
+class CoverageOnTest:
+    """How prediction sets do on a test split."""
+
+    coverage: float  # share of sets that hold the truth
+    low: float  # Wilson, 95 %
+    high: float
+    mean_size: float | None = field(default=None, metadata=ABSENT)  # of sets of classes
+
+
+@dataclass(frozen=True)
+class Conformal:
+    """Split-conformal prediction sets: how they were calibrated."""
+
+    coverage: float  # share of new items whose set is to hold the truth
+    n_calibration: int
+    limit: float | None  # largest misfit in a set; None: every set holds everything
+    on_test: CoverageOnTest | None = field(default=None, metadata=ABSENT)
+
+    @property
+    def most(self) -> float:
+        """The largest misfit in a set, or infinity."""
+        return math.inf if self.limit is None else self.limit
+
+
+@dataclass(frozen=True)
+class AsReviewed:
+    """Metrics against the labels that reviewers gave to test rows."""
+
+    n_changed: int
+    metrics: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class TwinsInTest:
+    """Test items with a near-duplicate in the training split, and metrics without them."""
+
+    n: int
+    n_test: int
+    likeness: float  # that makes two items near-duplicates
+    without: Mapping[str, float | None]
+
+
+@dataclass(frozen=True)
+class Seconds:
+    """What training took."""
+
+    one_fit: float  # median
+    in_all: float
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class HeadCard(dict[str, Any]):
+    """What ``card.json`` of a head holds; docs/format.md lists its keys.
+
+    As a dict it has the keys and plain values of the JSON: ``card["metrics"]["accuracy"]``.
+    Values that cards of release 0.1 lack are None.
+    """
+
+    format: int
+    head_id: str
+    head: str  # name or estimator
+    created: str  # ISO 8601, UTC
+    dataset: str
+    modality: str | None = field(default=None, metadata=ABSENT)
+    encoder: str  # spec; baseline:tfidf for heads that read texts
+    fingerprint: str  # of the encoder; empty for heads that read texts
+    snapshot: Snapshot | None
+    slice: str | None = None
+    slice_digest: str | None = None
+    reads: str  # vectors | texts
+    dim: int
+    search_space: str
+    chosen: Mapping[str, Any]
+    conformal: Conformal | None = None
+    seed: int
+    label: str
+    task: Task = Task.MULTICLASS  # cards of 0.1 know nothing else
+    classes: list[str]
+    never_part: list[str]  # columns whose equal values stay together
+    n_blocks: int
+    evaluation: Evaluated
+    n_items: int
+    n_unlabelled: int
+    reviews: str | None = None  # digest of what reviewers decided
+    notes: list[str]
+    estimand: str
+    metrics: Mapping[str, Estimate]
+    as_reviewed: AsReviewed | None = field(default=None, metadata=ABSENT)
+    confusion: list[list[int]] | None = field(default=None, metadata=ABSENT)  # true × predicted
+    twins: TwinsInTest | None = None
+    seconds: Seconds
+    machine: Mapping[str, Any] | None = field(default=None, metadata=ABSENT)
+    versions: Mapping[str, str]
+    head_sha256: str | None = field(default=None, metadata=ABSENT)  # None until written
+    encoder_sha256: str | None = field(default=None, metadata=ABSENT)
+    card_sha256: str | None = field(default=None, metadata=ABSENT)
+
+    def __post_init__(self) -> None:
+        self.update(self.to_json())
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> HeadCard:
+        """Read ``card.json``.
+
+        Raises
+        ------
+        ValueError, TypeError, AttributeError
+            If a key is missing, or a value is of another type.
+        """
+        if missing := _REQUIRED - set(data):
+            raise ValueError(f"it lacks {', '.join(sorted(missing))}")
+        known = {one.name: data[one.name] for one in fields(cls) if one.name in data}
+        for name, read in _READERS.items():
+            if known.get(name) is not None:
+                known[name] = read(known[name])
+        return cls(**known)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values under the keys of ``card.json``, in its order."""
+        return dict(_plain(self))
+
+
+def digest_of(card: Mapping[str, Any]) -> str:
+    """Return the SHA-256 (hex) of a card's JSON, apart from ``card_sha256``."""
+    rest = {key: value for key, value in card.items() if key != "card_sha256"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
+def _conformal(data: Mapping[str, Any]) -> Conformal:
+    on_test = data.get("on_test")
+    return Conformal(**{**data, "on_test": on_test and CoverageOnTest(**on_test)})
+
+
+_REQUIRED = {one.name for one in fields(HeadCard) if one.default is MISSING}
+_READERS: dict[str, Callable[[Any], Any]] = {
+    "snapshot": lambda data: Snapshot(**data),
+    "conformal": _conformal,
+    "task": Task,
+    "evaluation": lambda data: Evaluated(**data),
+    "metrics": lambda data: {name: Estimate(**one) for name, one in data.items()},
+    "as_reviewed": lambda data: AsReviewed(**data),
+    "twins": lambda data: TwinsInTest(**data),
+    "seconds": lambda data: Seconds(**data),
+}
+
+
+def _plain(value: Any) -> Any:
+    if is_dataclass(value):
+        return {
+            one.name: _plain(getattr(value, one.name))
+            for one in fields(value)
+            if not (one.metadata and getattr(value, one.name) is None)
+        }
+    if isinstance(value, Mapping):
+        return {name: _plain(one) for name, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(one) for one in value]
+    return str(value) if isinstance(value, StrEnum) else value

@@ -1,0 +1,86 @@
+"""Cards of heads and runs: typed, the same on disk as before, and listed in docs/format.md."""
+
+import json
+import pickle
+import re
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+import heads
+from heads.saved.card import HeadCard
+
+ROOT = Path(__file__).parents[2]
+KEPT = ROOT / "tests" / "data"
+HEAD_CARDS = sorted(KEPT.rglob("card.json"))
+RUN_CARDS = sorted((KEPT / "store-rooms").rglob("runs/*.json"))
+PAGE = (ROOT / "docs" / "format.md").read_text().split("## Cards")[1]
+OF_HEADS, OF_RUNS = PAGE.split("### Run cards")
+RUN_KINDS = {
+    "compare": heads.Comparison,
+    "curve": heads.Curve,
+    "transfer": heads.Assessment,
+    "quality": heads.Issues,
+}
+
+
+def keys_in(text):
+    return re.findall(r"`(\w+)`", text)
+
+
+def rows_of(table):
+    cells = [line.strip("| ").split("|") for line in table.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in row] for row in cells[2:]]
+
+
+@pytest.mark.parametrize("path", HEAD_CARDS, ids=lambda path: path.parent.name)
+def test_a_head_card_is_written_as_it_was_read(path):
+    data = json.loads(path.read_text())
+    card = HeadCard.from_json(data)
+    later = dict.fromkeys(("slice", "slice_digest", "conformal", "reviews", "twins"))
+    if "task" not in data:  # a card of 0.1
+        assert card.to_json() == data | later | {"task": "multiclass"}
+        return
+    assert card.to_json() == data
+    assert list(card.to_json()) == list(data)
+
+
+def test_a_head_card_is_a_value_and_a_dict():
+    data = json.loads((KEPT / "store-rooms" / "bundle-best" / "card.json").read_text())
+    card = HeadCard.from_json(data)
+    assert card.metrics["accuracy"].value == card["metrics"]["accuracy"]["value"]
+    assert card["evaluation"]["n_train"] == card.evaluation.n_train
+    assert card == data
+    assert json.loads(json.dumps(card)) == data
+    assert card | {"seed": 7} == {**data, "seed": 7}
+    assert pickle.loads(pickle.dumps(card)).metrics == card.metrics
+    with pytest.raises(KeyError):
+        card["as_reviewed"]
+
+
+def test_the_page_lists_the_keys_of_head_cards():
+    first_cells = " ".join(row[0] for row in rows_of(OF_HEADS))
+    assert keys_in(first_cells) == [one.name for one in fields(HeadCard)]
+    left_out = [one.name for one in fields(HeadCard) if one.metadata]
+    assert re.findall(r"\[`(\w+)`\]", first_cells) == left_out
+    for key, meaning in rows_of(OF_HEADS):
+        for path in HEAD_CARDS:
+            inner = json.loads(path.read_text()).get(key.strip("`"))
+            if isinstance(inner, dict) and key not in ("`chosen`",):
+                assert set(inner) <= set(keys_in(meaning)), key
+
+
+@pytest.mark.parametrize("path", RUN_CARDS, ids=lambda path: path.stem.split("-")[1])
+def test_the_page_lists_the_keys_of_run_cards(path):
+    data = json.loads(path.read_text())
+    kind = data["kind"]
+    (own, *rest) = next(row[1:] for row in rows_of(OF_RUNS) if row[0] == kind)
+    if kind == "embed":
+        assert {"kind", "when", *keys_in(own)} == set(data)
+        return
+    shared = {"kind", "when", "format", "dataset", "label", "notes", "card"}
+    written = RUN_KINDS[kind].from_json(data).to_json() | {"kind": kind, "when": data["when"]}
+    assert shared | set(keys_in(own)) == set(written) == set(data)
+    of_all = {"created", "seed", "views", "machine", "versions"}
+    assert of_all | set(keys_in(rest[0])) == set(written["card"])
