@@ -22,7 +22,8 @@ from featurestore.maps.projection import project
 from featurestore.storage.files import matching as matching_files
 from featurestore.store.dataset import DataSet
 from featurestore.store.store import Store, open_store
-from featurestore.store.view import Index, View
+from featurestore.store.view import View
+from featurestore.store.view_index import Index
 from heads import Assessment, Comparison, Curve, Issues
 
 Owner = TypeVar("Owner", Store, DataSet, View)

@@ -13,7 +13,7 @@ import pytest
 from featurestore.errors import StoreCorrupt
 from featurestore.sources.listing import SourceOptions
 from featurestore.storage import cache
-from featurestore.store import view as view_module
+from featurestore.store import view_rows
 from featurestore.upkeep import erase
 
 PIXELS = "baseline:pixels#size=2"
@@ -59,7 +59,7 @@ def equal(one, other):
 
 
 def test_rows_are_counted_in_the_cache_where_there_is_one(view, monkeypatch):
-    monkeypatch.setattr(view_module, "_resolve", counted := Mock(wraps=view_module._resolve))
+    monkeypatch.setattr(view_rows, "resolve", counted := Mock(wraps=view_rows.resolve))
     assert view.n_rows == 9
     assert counted.call_count == 1
     view.load()

@@ -24,6 +24,7 @@ from featurestore.search.approximate import ApproximateIndex
 from featurestore.search.exact import ExactIndex, Metric, combine, normalize_rows
 from featurestore.search.factory import choose_factory
 from featurestore.sources.listing import SourceOptions
+from featurestore.store.view_rows import ViewRows
 from featurestore.upkeep import erase
 from featurestore.upkeep.verify import verify
 
@@ -406,13 +407,13 @@ def test_too_few_vectors_to_train_with(factory, view):
 
 def test_a_search_reads_one_state(view, monkeypatch):
     """Filter and vectors are of the same commit, whatever comes in between."""
-    rows, calls = type(view)._rows, []
+    read, calls = ViewRows.read, []
 
-    def counted(self, snapshot, **options):
-        calls.append(snapshot)
-        return rows(self, snapshot, **options)
+    def counted(self, **options):
+        calls.append(self.snapshot)
+        return read(self, **options)
 
-    monkeypatch.setattr(type(view), "_rows", counted)
+    monkeypatch.setattr(ViewRows, "read", counted)
     for work in (
         lambda: view.search(np.ones((1, DIM), np.float32), where="label = 'odd'"),
         lambda: view.neighbors("i00001", where="label = 'odd'"),

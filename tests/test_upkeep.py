@@ -21,6 +21,7 @@ from featurestore.storage import cache
 from featurestore.storage.shards import view_rows, view_schema
 from featurestore.storage.tables import Table
 from featurestore.store.store import Store
+from featurestore.store.view_rows import ViewRows
 from featurestore.terms.snapshots import Snapshot
 from featurestore.upkeep import erase, versions
 from featurestore.upkeep.verify import verify
@@ -306,14 +307,14 @@ def test_vacuum_of_a_table_that_is_older_than_a_card(empty_store, tiny_images):
 def test_what_is_erased_while_an_index_is_built_is_not_kept(texts, monkeypatch):
     store, _ = texts
     view = store.view("d", HASHING)
-    read = type(view)._rows
+    read = ViewRows.read
 
-    def slow(self, snapshot):
-        found = read(self, snapshot)
+    def slow(self):
+        found = read(self)
         erase.erase(view.dataset.folder, pa.array(["alice"]))
         return found
 
-    monkeypatch.setattr(type(view), "_rows", slow)
+    monkeypatch.setattr(ViewRows, "read", slow)
     view.build_index(factory="Flat")
     assert view.index_facts is None
 

@@ -14,7 +14,7 @@ from dashboard.page_data.classes import class_column
 from dashboard.page_data.wording import NO_LABEL, Row
 from featurestore.errors import FeatureStoreError, UnknownItem, nearest
 from featurestore.store.dataset import DataSet
-from featurestore.store.view import Index
+from featurestore.store.view_index import Index
 
 
 def browse(dataset: DataSet) -> pa.Table:

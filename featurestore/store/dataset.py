@@ -37,7 +37,7 @@ class DataSet:
 
     store: Store
     folder: DatasetFolder
-    part: Slice | None = None  # what its views read; None: all items
+    slice_: Slice | None = None  # what its views read; None: all items
 
     def within(self, name: str) -> DataSet:
         """Return this data set with views of a slice's items alone.
@@ -47,7 +47,7 @@ class DataSet:
         UnknownSlice
             If there is no slice of that name.
         """
-        return replace(self, part=read_slice(self.folder, name))
+        return replace(self, slice_=read_slice(self.folder, name))
 
     @property
     def name(self) -> str:
@@ -95,7 +95,7 @@ class DataSet:
     def views(self) -> list[View]:
         """Return the views, sorted by encoder."""
         encoders = self.folder.encoders().items()
-        found = [View(self, slug, info, part=self.part) for slug, info in encoders]
+        found = [View(self, slug, info, slice_=self.slice_) for slug, info in encoders]
         return sorted(found, key=lambda view: str(view.spec))
 
     def view(self, spec: str) -> View:
@@ -104,7 +104,7 @@ class DataSet:
         encoders = self.folder.encoders()
         for slug, info in encoders.items():
             if info["spec"] == wanted:
-                return View(self, slug, info, part=self.part)
+                return View(self, slug, info, slice_=self.slice_)
         known = [info["spec"] for info in encoders.values()]
         raise UnknownView(
             f"data set {self.name!r} was not embedded by {wanted}: {nearest(wanted, known)}; "

@@ -148,7 +148,7 @@ def fit(
     plan = replace(plan, notes=(*plan.notes, *leak_notes))
     stem = re.sub(r"[^A-Za-z0-9._+-]+", "-", head)[:60]
     head_id = f"{stem}-{created:%Y%m%dT%H%M%S%f}-{view.fingerprint[:8]}"
-    part = getattr(view, "part", None)
+    part = getattr(view, "slice_", None)
     card = HeadCard(
         format=CARD_FORMAT,
         head_id=head_id,

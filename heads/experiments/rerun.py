@@ -52,7 +52,7 @@ def _views(dataset: Any, card: Mapping[str, Any]) -> list[View]:
         view = dataset.view(one["encoder"])
         if name := one.get("slice"):
             view = view.within(name)
-            if view.part.digest != one["slice_digest"]:
+            if view.slice_.digest != one["slice_digest"]:
                 raise BadName(f"slice {name!r} holds other items than in that run")
         at = one["snapshot"]
         views.append(view.as_of(Snapshot(at["items"], at["view"])) if at else view)

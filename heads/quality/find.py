@@ -115,7 +115,7 @@ def find_issues(
             "seed": seed,
             "head": head if isinstance(head, str) else repr(head),
             "n_items": len(embeddings),
-            "slice": None if view.part is None else view.part.name,
+            "slice": None if view.slice_ is None else view.slice_.name,
             "thresholds": {
                 "duplicate": round(twins.same, 4),
                 "outlier": FAR,

@@ -54,7 +54,7 @@ class Ground:
                 }
             ]:
                 at = block["snapshot"]
-                part = getattr(view, "part", None)
+                part = getattr(view, "slice_", None)
                 found[block["spec"]] = {
                     "encoder": block["spec"],
                     "fingerprint": block["fingerprint"],

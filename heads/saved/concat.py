@@ -63,9 +63,9 @@ class ConcatView:
         return f"{self.dataset.name}@{self.spec}"
 
     @property
-    def part(self) -> Slice | None:
+    def slice_(self) -> Slice | None:
         """The slice that is read; None: all items."""
-        return self.views[0].part
+        return self.views[0].slice_
 
     @property
     def snapshot(self) -> Snapshot:

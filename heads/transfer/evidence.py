@@ -145,7 +145,7 @@ def _shift_to(view: View, judged: View, here: Embeddings, plan: Plan) -> Shift:
 
     There no item counts on both sides: a slice of what is judged is compared with the rest.
     """
-    part = getattr(view, "part", None)
+    part = getattr(view, "slice_", None)
     there = view.dataset.name if part is None else f"{view.dataset.name}:{part.name}"
     between = f"the items here and those of {there}"
     other = view.load()

@@ -394,7 +394,7 @@ def test_groups_that_lie_in_both_slices_are_left_out_together():
         items = Embeddings(ids, vectors.astype(np.float32), "x", columns)
         dataset = SimpleNamespace(name="d", path="p")
         return SimpleNamespace(
-            dataset=dataset, part=SimpleNamespace(name=name), load=lambda: items
+            dataset=dataset, slice_=SimpleNamespace(name=name), load=lambda: items
         )  # fmt: skip
 
     plan = SimpleNamespace(block=patients)

@@ -1,0 +1,223 @@
+"""The rows of a view in one state: which items have a vector, in which order, read or cached."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from featurestore.curation.slices import Slice
+from featurestore.errors import MissingColumn, nearest
+from featurestore.storage.cache import Cached, read_cache, write_cache
+from featurestore.storage.columns import row_keys
+from featurestore.storage.dataset_folder import DatasetFolder
+from featurestore.storage.query import fulfils
+from featurestore.storage.shards import each_block, each_shard, vectors_of
+from featurestore.storage.tables import Table
+from featurestore.terms.snapshots import Snapshot
+
+_KEY = ["item_id", "content_hash"]
+
+
+@dataclass(frozen=True, eq=False)
+class ViewRows:
+    """The rows of a view at a snapshot, all or those of a slice; sorted by item id."""
+
+    folder: DatasetFolder
+    slug: str  # of the view
+    dim: int
+    snapshot: Snapshot
+    slice_: Slice | None = None  # None: all items
+
+    @property
+    def table(self) -> Table:
+        """The table of vectors."""
+        return self.folder.view(self.slug)
+
+    @property
+    def state(self) -> str:
+        """A digest (12 hex digits) of the shards that are read, and of the slice."""
+        return _short_hash(self._shards + (self.slice_.digest if self.slice_ else ""))
+
+    @property
+    def cache_path(self) -> Path:
+        """The folder of the cache of all rows."""
+        name = f"{self.snapshot}-{_short_hash(self._shards)}"
+        return self.folder.local / "cache" / self.slug / name
+
+    @property
+    def _shards(self) -> str:
+        items = self.folder.items.digest(self.snapshot.items)
+        return items + self.table.digest(self.snapshot.view)
+
+    def count(self) -> int:
+        """Return how many items have a valid vector."""
+        if self.slice_ is None:
+            cached = read_cache(self.cache_path)
+            if cached is not None:
+                return len(cached.items)
+        items = self.folder.items.read(_KEY, self.snapshot.items)
+        pairs = self.table.read(_KEY, self.snapshot.view)
+        return int((self._in_slice(items) & (resolve(items, pairs) >= 0)).sum())
+
+    def read(
+        self,
+        *,
+        where: str | None = None,
+        split: str | None = None,
+        columns: list[str] | None = None,
+    ) -> Cached:
+        """Return the items that have a vector, and the vectors, float32 (n, dim).
+
+        Where there is no cache, some of the rows (or columns) are read by themselves; all of them
+        are also written to the cache.
+        """
+
+        def choose(items: pa.Table) -> NDArray[np.bool_]:
+            return matching(items, where, split) & self._in_slice(items)
+
+        is_all = where is None and split is None and self.slice_ is None
+        is_some = where is not None or split is not None or columns is not None
+        erased_since = self.folder.watch_erasures()
+        path = self.cache_path
+        cached = read_cache(path, erased_since)
+        if cached is None and is_some:  # a slice alone is read again and again
+            names = columns if where is None else None  # a condition may name any
+            return replace(self._read_shards(choose, names), erased_since=erased_since)
+        if cached is None:
+            cached = replace(self._read_shards(), erased_since=erased_since)
+            cached.vectors.flags.writeable = False  # as a mapped one; the cache is written from it
+            write_cache(path, cached)
+        if is_all:
+            return cached
+        chosen = choose(cached.items)
+        items = cached.items.filter(pa.array(chosen))
+        return replace(cached, items=items, vectors=cached.vectors[chosen])
+
+    def _read_shards(
+        self,
+        choose: Callable[[pa.Table], NDArray[np.bool_]] | None = None,
+        columns: list[str] | None = None,
+    ) -> Cached:
+        items = self.folder.items.read(columns, self.snapshot.items).sort_by("item_id")
+        paths = [shard.path for shard in self.table.shards(self.snapshot.view)]
+        pairs = self.table.read(_KEY, self.snapshot.view)
+        row_of_item = resolve(items, pairs)
+        if choose is not None:  # among those that have a vector, as where there is a cache
+            with_vector = np.flatnonzero(row_of_item >= 0)
+            chosen = choose(items.take(pa.array(with_vector)))
+            row_of_item[with_vector[~chosen]] = -1
+        items = items.filter(pa.array(row_of_item >= 0))
+        target = np.full(len(pairs), -1)  # where in the result a row of the view goes
+        target[row_of_item[row_of_item >= 0]] = np.arange(len(items))
+        del pairs, row_of_item
+        pa.default_memory_pool().release_unused()  # what the join took is not needed any more
+        vectors = np.empty((len(items), self.dim), np.float32)
+
+        def place(start: int, n: int) -> NDArray[np.float32] | None:
+            rows = target[start : start + n]
+            return vectors[rows[0] : rows[0] + n] if _in_order(rows) else None
+
+        def put(start: int, block: NDArray[np.float32]) -> None:
+            rows = target[start : start + len(block)]
+            vectors[rows[rows >= 0]] = block[rows >= 0]  # below 0: superseded, or of no item
+
+        def is_wanted(start: int, n: int) -> bool:
+            return bool((target[start : start + n] >= 0).any())
+
+        each_block(paths, self.dim, put, place, is_wanted)
+        return Cached(items, vectors)
+
+    def batches(
+        self, n: int, columns: Sequence[str]
+    ) -> Iterator[tuple[pa.Table, NDArray[np.float32]]]:
+        """Yield items and their vectors, up to ``n`` rows at a time, in the order of the shards."""
+        items = self.folder.items.read(list(columns), self.snapshot.items)
+        pairs = self.table.read(_KEY, self.snapshot.view)
+        row_of_item = resolve(items, pairs)
+        row_of_item[~self._in_slice(items)] = -1
+        item_of_row = np.full(len(pairs), -1)
+        item_of_row[row_of_item[row_of_item >= 0]] = np.flatnonzero(row_of_item >= 0)
+        start = 0
+        paths = [shard.path for shard in self.table.shards(self.snapshot.view)]
+        for shard in each_shard(paths, ["vector"]):
+            block = vectors_of(shard.column("vector"), self.dim)
+            valid = np.flatnonzero(item_of_row[start : start + len(block)] >= 0)
+            for at in range(0, len(valid), n):
+                rows = valid[at : at + n]
+                yield items.take(pa.array(item_of_row[start + rows])), block[rows]
+            start += len(block)
+
+    def _in_slice(self, items: pa.Table) -> NDArray[np.bool_]:
+        if self.slice_ is None:
+            return np.ones(len(items), bool)
+        ids = pa.array(self.slice_.item_ids, pa.string())
+        return np.asarray(pc.is_in(items.column("item_id"), value_set=ids))
+
+
+def resolve(items: pa.Table, pairs: pa.Table) -> NDArray[np.intp]:
+    """Return for each item the row of the view that holds its vector, or -1; shape (n_items,).
+
+    A row counts when its id and content hash are the item's; of several such rows, the last one.
+    """
+    if len(items) == len(pairs) and all(items[name].equals(pairs[name]) for name in _KEY):
+        return np.arange(len(items))  # row by row, as a first run leaves them
+    item_of_row = np.asarray(pc.fill_null(pc.index_in(keys(pairs), value_set=keys(items)), -1))
+    row_of_item = np.full(len(items), -1, np.intp)
+    rows = np.flatnonzero(item_of_row >= 0)
+    row_of_item[item_of_row[rows]] = rows
+    return row_of_item
+
+
+def matching(items: pa.Table, where: str | None, split: str | None) -> NDArray[np.bool_]:
+    """Mark the items that fulfil an SQL condition and are of a split, shape (n,)."""
+    chosen = np.ones(len(items), bool)
+    if split is not None:
+        chosen &= np.asarray(pc.fill_null(pc.equal(items.column("split"), split), False))
+    if where is not None:
+        chosen &= fulfils(where, items)
+    return chosen
+
+
+def look_up(items: pa.Table, name: str, rows: NDArray[np.intp]) -> NDArray[Any]:
+    """Return a column's values at the given rows, object dtype, shape (n_rows,)."""
+    if name not in items.column_names:
+        raise MissingColumn(f"no column {name!r}: {nearest(name, items.column_names)}")
+    return objects(items.column(name).take(pa.array(rows)))
+
+
+def keys(table: pa.Table) -> pa.Array:
+    """Return one key a row, of item id and content hash."""
+    return row_keys([table.column(name) for name in _KEY])
+
+
+def objects(column: pa.ChunkedArray) -> NDArray[Any]:
+    """Return a column as an array of Python objects, shape (n,); null is None."""
+    if pa.types.is_string(column.type):
+        return np.asarray(column.to_numpy(zero_copy_only=False), object)
+    values = np.empty(len(column), object)
+    values[:] = column.to_pylist()
+    return values
+
+
+def with_nulls(items: pa.Table, names: Sequence[str]) -> pa.Table:
+    """Add string columns of nothing but nulls."""
+    for name in names:
+        items = items.append_column(name, pa.nulls(len(items), pa.string()))
+    return items
+
+
+def _in_order(rows: NDArray[np.intp]) -> bool:
+    """Whether rows follow one another, as a first run leaves them."""
+    return bool(len(rows) and rows[0] >= 0 and (np.diff(rows) == 1).all())
+
+
+def _short_hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:12]

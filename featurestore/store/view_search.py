@@ -1,0 +1,44 @@
+"""What a search of a view is asked, and what it looks at."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TypedDict
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from featurestore.store.view_index import Index
+from featurestore.store.view_rows import look_up
+from featurestore.terms.embeddings import Neighbors
+
+
+class SearchAmong(TypedDict, total=False):
+    """Which items a search looks at, and how; see `View.search`."""
+
+    where: str | None
+    split: str | None
+    metric: str
+    exact: bool
+
+
+class SearchOptions(SearchAmong, total=False):
+    """All keywords of `View.search`."""
+
+    k: int
+    dedupe: float | None
+
+
+@dataclass(frozen=True, eq=False)
+class Scope:
+    """What one search looks at, all of one state."""
+
+    index: Index
+    among: NDArray[np.bool_] | None  # (n,), the rows that count; None: all
+    items: pa.Table  # row by row as in the index
+
+    def with_columns(self, found: Neighbors) -> Neighbors:
+        """Let a result look up the items' columns."""
+        return replace(found, look_up=partial(look_up, self.items))
