@@ -18,6 +18,7 @@ from featurestore.curation.slices import save_slice
 from featurestore.errors import FeatureStoreError
 from featurestore.store.dataset import DataSet
 from featurestore.store.view import View
+from featurestore.terms.specs import encoder_label
 from heads.catalogue.table import default_heads
 from heads.labels.tasks import Task
 
@@ -41,7 +42,7 @@ def choose_encoder(dataset: DataSet, *, clears: Sequence[str] = ()) -> View:
         st.stop()
     default = next((one for one in specs if not one.startswith(("baseline:", "random:"))), specs[0])
     chosen = url_state.select(
-        "Encoder", specs, key="encoder", default=default, show=wording.encoder_label, clears=clears
+        "Encoder", specs, key="encoder", default=default, show=encoder_label, clears=clears
     )
     return dataset.view(chosen).now()  # one state for all that the page reads of it
 
@@ -220,9 +221,7 @@ def train_panel(dataset: DataSet) -> None:
     with st.popover("Train or compare heads", icon=":material/model_training:"):
         label = st.selectbox("Label", labels, key="train label")
         task = Task(dataset.description.labels[label]["task"])
-        spec = st.selectbox(
-            "Encoder", specs, format_func=wording.encoder_label, key="train encoder"
-        )
+        spec = st.selectbox("Encoder", specs, format_func=encoder_label, key="train encoder")
         names = [*default_heads(task), "best"]
         head = st.selectbox("Head", names, key="train head")
         reviews = st.checkbox("Apply reviews to the training rows", key="train reviews")
@@ -260,9 +259,7 @@ def inspect_panel(dataset: DataSet) -> None:
     if not specs:
         return
     with st.popover("Look for issues", icon=":material/troubleshoot:"):
-        spec = st.selectbox(
-            "Encoder", specs, format_func=wording.encoder_label, key="inspect encoder"
-        )
+        spec = st.selectbox("Encoder", specs, format_func=encoder_label, key="inspect encoder")
         starts = st.button("Look now")
     if not starts:
         return

@@ -71,6 +71,7 @@ RULES = {
     **{f"heads.{room}": _rooms for room, _rooms in HEADS.items()},
     **{f"dashboard.{room}": _rooms for room, _rooms in DASHBOARD.items()},
 }
+CLI_SHARED = ("exit_codes", "options", "printing", "show_results")
 FREE = {"featurestore", "heads", "dashboard", "featurestore.errors", "featurestore.torch_data"}
 
 EDGES = graph(ROOT, types_too=True)
@@ -142,6 +143,15 @@ def test_rooms_are_entered_from_above_alone(module):
             f"{module} imports {other}, but {room} may only use: {RULES[room] or 'nothing'}; "
             "move what is needed below both, or hand it in as an argument"
         )
+
+
+def test_a_command_imports_no_other_command():
+    """What several commands print or ask stands in files of its own."""
+    shared = {f"featurestore.cli.{name}" for name in CLI_SHARED}
+    for module in MODULES:
+        if room_of(module) == "featurestore.cli" and module != "featurestore.cli":
+            others = {one for one in EDGES[module] if room_of(one) == "featurestore.cli"}
+            assert others <= shared | {"featurestore.cli"}, f"{module} imports {others - shared}"
 
 
 def test_no_circle_of_files_and_none_of_rooms():

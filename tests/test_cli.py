@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from featurestore.cli import EXIT_INTERRUPTED, cli, run
-from featurestore.cli.embed import EXIT_FAILED_ITEMS
+from featurestore.cli import cli, run
+from featurestore.cli.exit_codes import FAILED_ITEMS, INTERRUPTED
 
 PIXELS = "baseline:pixels#size=2"
 
@@ -37,7 +37,7 @@ def test_a_person_at_a_terminal_sees_how_far_it_is(fs, tiny_images, monkeypatch)
 def test_failed_items_give_exit_code_3_once(fs, tiny_images):
     (tiny_images / "dark" / "bad.jpg").write_bytes(b"garbage")
     code, _, err = fs("embed", tiny_images, "--dataset", "tiny", "-e", PIXELS)
-    assert code == EXIT_FAILED_ITEMS
+    assert code == FAILED_ITEMS
     assert "1 failed" in err
     assert "dark/bad.jpg: not an image" in err
     code, _, err = fs("embed", tiny_images, "--dataset", "tiny", "-e", PIXELS)
@@ -141,7 +141,7 @@ def test_an_interrupt_exits_with_130(embedded, monkeypatch):
 
     monkeypatch.setattr("featurestore.store.store.Store.embed", interrupt)
     code, _, err = embedded("embed", "--dataset", "tiny", "-e", PIXELS)
-    assert code == EXIT_INTERRUPTED
+    assert code == INTERRUPTED
     assert "what was done is kept" in err
 
 

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import plotly.graph_objects as go
 
 from dashboard.colors import NEUTRAL, colors
-from dashboard.page_data.wording import Row, encoder_label
+from dashboard.page_data.wording import Row
 from featurestore.store.dataset import DataSet
+from featurestore.terms.specs import encoder_label
 
 if TYPE_CHECKING:
     from heads import Comparison

@@ -9,7 +9,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from dashboard.colors import NEUTRAL, PALETTE, colors
-from dashboard.page_data.wording import encoder_label
+from featurestore.terms.specs import encoder_label
 from heads.experiments.curve import Curve
 from heads.labels.tasks import Task
 from heads.measures.comparison import metric_of, number, unit_of

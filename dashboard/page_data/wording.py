@@ -7,7 +7,6 @@ import shlex
 from typing import Any
 
 from featurestore.store.store import Store
-from featurestore.terms.specs import EncoderSpec
 
 Row = dict[str, Any]
 NO_LABEL = "no label"
@@ -29,8 +28,3 @@ def plain(text: str) -> str:
 def command(store: Store, *words: str) -> str:
     """Return a line to type, with this store."""
     return shlex.join(["featurestore", *words, "--store", str(store.path)])
-
-
-def encoder_label(spec: str) -> str:
-    """Return the short name of an encoder."""
-    return EncoderSpec.parse(spec).label

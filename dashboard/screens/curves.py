@@ -5,6 +5,7 @@ import streamlit as st
 from dashboard import caches, url_state, widgets
 from dashboard.page_data import transfer as shown
 from dashboard.page_data import wording
+from featurestore.terms.specs import encoder_label
 
 dataset = caches.dataset()
 found = widgets.choose_run(
@@ -17,8 +18,6 @@ if shown.scale_of(found) == 100:
     target = url_state.slider(f"Wanted {name} (%)", 50.0, 99.5, 0.5, key="target", default=90.0)
     for encoder in found.encoders:
         needed = found.labels_needed(encoder, target / 100)
-        st.markdown(
-            f"- **{wording.plain(wording.encoder_label(encoder))}**: {wording.plain(needed)}."
-        )
+        st.markdown(f"- **{wording.plain(encoder_label(encoder))}**: {wording.plain(needed)}.")
 for note in found.notes:
     st.caption(wording.plain(note))

@@ -6,6 +6,7 @@ import heads
 from dashboard import caches, url_state, widgets
 from dashboard.page_data import head_details as shown
 from dashboard.page_data import leaderboard, wording
+from featurestore.terms.specs import encoder_label
 
 dataset = caches.dataset()
 cards = {card["head_id"]: card for card in heads.list_heads(dataset)}
@@ -20,7 +21,7 @@ chosen = url_state.select(
 card = cards[chosen]
 st.markdown(
     wording.plain(
-        f"{card['head']} on {wording.encoder_label(card['encoder'])}, label '{card['label']}'. "
+        f"{card['head']} on {encoder_label(card['encoder'])}, label '{card['label']}'. "
         f"Intervals speak of {card['estimand']}."
     )
 )

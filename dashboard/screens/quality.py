@@ -17,6 +17,7 @@ from featurestore.curation.reviews import (
     user_name,
 )
 from featurestore.errors import FeatureStoreError
+from featurestore.terms.specs import encoder_label
 from heads.quality.issues import Kind
 
 dataset = caches.dataset()
@@ -157,7 +158,7 @@ else:
                 )  # fmt: skip
     with beside:
         words = "Its twins" if current.kind in (Kind.DUPLICATE, Kind.LEAK) else "Its neighbours"
-        st.markdown(f"**{words}** · by {wording.plain(wording.encoder_label(report.encoder))}")
+        st.markdown(f"**{words}** · by {wording.plain(encoder_label(report.encoder))}")
         rows = item_rows.rows_of(caches.items(dataset), here[: widgets.PAGE_ITEMS])
         gallery(caches.cards(dataset, rows), name=words, key="others", on_click=widgets.choose_item)
         looked_at = url_state.recall("item")

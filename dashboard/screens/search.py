@@ -8,7 +8,7 @@ from dashboard.gallery import gallery
 from dashboard.page_data import item_rows, wording
 from featurestore.errors import BadQuery, FeatureStoreError
 from featurestore.store.view import View
-from featurestore.terms.specs import Modality
+from featurestore.terms.specs import Modality, encoder_label
 
 NOBODY = "none"
 MODES = {"item": "an item of the data set", "text": "words", "upload": "a picture of your own"}
@@ -20,7 +20,7 @@ with left:
 others = [str(one.spec) for one in dataset.views() if one.spec != view.spec]
 with right:
     beside = url_state.select("Beside it", [NOBODY, *others], key="beside", show=lambda one: one
-                          if one == NOBODY else wording.encoder_label(one))  # fmt: skip
+                          if one == NOBODY else encoder_label(one))  # fmt: skip
 with few:
     k = int(url_state.select("Results", ["5", "10", "20", "50"], key="k", default="10"))
 shown = [view] if beside == NOBODY else [view, dataset.view(beside).now()]

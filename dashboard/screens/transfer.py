@@ -5,6 +5,7 @@ import streamlit as st
 from dashboard import caches, url_state, widgets
 from dashboard.page_data import transfer as shown
 from dashboard.page_data import wording
+from featurestore.terms.specs import encoder_label
 
 dataset = caches.dataset()
 found = widgets.choose_run(
@@ -47,7 +48,7 @@ if more:
 encoders = [one.encoder for one in found.verdicts if found.slices.get(one.encoder)]
 if encoders:
     st.subheader("Class by class, or value by value")
-    encoder = url_state.select("Encoder", encoders, key="of", show=wording.encoder_label)
+    encoder = url_state.select("Encoder", encoders, key="of", show=encoder_label)
     st.dataframe(
         shown.slice_rows(found, encoder),
         hide_index=True,

@@ -23,13 +23,14 @@ from featurestore.cli import (
     predict,
     quality,
     runs,
+    search,
+    start,
     transfer,
     upkeep,
 )
+from featurestore.cli.exit_codes import INTERRUPTED, TERMINATED
 from featurestore.cli.printing import say
 from featurestore.errors import FeatureStoreError
-
-EXIT_INTERRUPTED, EXIT_TERMINATED = 130, 143
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -56,7 +57,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except (KeyboardInterrupt, click.Abort) as stop:
         say("interrupted; what was done is kept, and the next run goes on from there")
         is_terminated = isinstance(stop.__cause__ or stop, _Terminated)
-        return EXIT_TERMINATED if is_terminated else EXIT_INTERRUPTED
+        return TERMINATED if is_terminated else INTERRUPTED
     return code if isinstance(code, int) else 0
 
 
@@ -83,12 +84,12 @@ def cli() -> None:
 
 for command in (
     embed.embed, embed.labels, embed.split,
-    browse.list_datasets, browse.info, browse.search, browse.index, browse.sql,
+    browse.list_datasets, browse.info, search.search, search.index, browse.sql,
     browse.list_encoders, learn.train, learn.compare,
     predict.predict, transfer.transfer, transfer.curve, runs.show, maps.project, maps.slices,
     quality.quality, quality.review, quality.suggest,
     upkeep.verify, upkeep.history, upkeep.compact, upkeep.vacuum, upkeep.delete, upkeep.rename,
-    upkeep.relocate, upkeep.drop, exchange.export, exchange.import_, browse.dashboard, browse.demo,
+    upkeep.relocate, upkeep.drop, exchange.export, exchange.import_, start.dashboard, start.demo,
 ):  # fmt: skip
     cli.add_command(command)
 

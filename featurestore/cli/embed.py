@@ -6,13 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from featurestore.cli.exit_codes import FAILED_ITEMS
 from featurestore.cli.options import json_option, open_given, store_option
 from featurestore.cli.printing import print_json, print_table, progress_bar, say
 
 if TYPE_CHECKING:
     from featurestore.pipeline.report import EmbedReport
-
-EXIT_FAILED_ITEMS = 3
 
 
 @click.command(
@@ -160,7 +159,7 @@ def embed(
         say(report.describe())
     if profile:
         _show_profile(reports[0])
-    return EXIT_FAILED_ITEMS if any(one.n_failed for one in reports) else 0
+    return FAILED_ITEMS if any(one.n_failed for one in reports) else 0
 
 
 def _show_profile(report: EmbedReport) -> None:

@@ -23,7 +23,8 @@ from featurestore.cli.options import (
     task_option,
     view_of,
 )
-from featurestore.cli.printing import print_json, print_table, say
+from featurestore.cli.printing import print_json, say, say_fits
+from featurestore.cli.show_results import show_comparison, show_head, show_twins
 
 
 @click.command(epilog="Example: featurestore train photos -e baseline:pixels --head ridge")
@@ -151,94 +152,3 @@ def compare(
     show_comparison(comparison)
     if twins_together:
         show_twins(comparison, run())
-
-
-def show_twins(without: Any, as_split: Any) -> None:
-    """Say what each row scores where near-duplicates may part, beside the honest figure."""
-    from featurestore.terms.specs import EncoderSpec
-
-    parted = {(row["encoder"], row["head"]): row["value"] for row in as_split.rows()}
-    table = []
-    for row in without.rows():
-        easy = parted[row["encoder"], row["head"]]
-        label = EncoderSpec.parse(row["encoder"]).label
-        table.append([label, row["head"], f"{row['value']:.3f}", f"{easy:.3f}",
-                      f"{easy - row['value']:+.3f}"])  # fmt: skip
-    print_table(["encoder", "head", "twins together", "twins parted", "difference"], table)
-
-
-def say_fits(n_done: int, n_fits: int, what: str) -> None:
-    """Count fits on one line."""
-    click.echo(f"\r\033[K{n_done}/{n_fits} fits: {what}", err=True, nl=n_done == n_fits)
-
-
-def show_head(fitted: Any) -> None:
-    """Print what a fitted head chose, and how well it does."""
-    card = fitted.card
-    click.echo(f"{card['head']} on {card['dataset']}@{card['encoder']}, label {card['label']!r}")
-    chosen = ", ".join(f"{key} {value}" for key, value in card["chosen"].items())
-    click.echo(f"  chosen on training rows: {chosen or 'nothing'}")
-    for metric, found in card["metrics"].items():
-        interval = ""
-        if found["low"] is not None:
-            interval = f" ({found['low']:.3f} to {found['high']:.3f}; {card['estimand']})"
-        click.echo(f"  {metric.replace('_', ' ')}: {found['value']:.3f}{interval}")
-    if again := card.get("as_reviewed"):
-        said = ", ".join(
-            f"{name.replace('_', ' ')} {v:.3f}" for name, v in again["metrics"].items()
-        )
-        click.echo(f"  against what reviewers say ({again['n_changed']} items differ): {said}")
-    if conformal := card["conformal"]:
-        said = (
-            f"  prediction sets hold the truth in {conformal['coverage']:.0%} of new items or more "
-            f"(calibrated on {conformal['n_calibration']:,} items that were held out from training)"
-        )
-        if conformal["limit"] is None:
-            said += ", but so few can only promise it by putting everything into each set"
-        click.echo(said)
-    if twins := card.get("twins"):
-        said = ", ".join(
-            f"{name.replace('_', ' ')} {value:.3f}"
-            for name, value in twins["without"].items()
-            if value is not None
-        )
-        if twins["n"]:
-            click.echo(f"  without those test items that have one: {said}")
-    for note in card["notes"]:
-        click.echo(f"  {note}")
-    click.echo(f"  kept as {fitted.head_id}")
-    if fitted.path is not None:
-        say(f"predict new items with: featurestore predict {fitted.path} SOURCE")
-
-
-def show_comparison(comparison: Any) -> None:
-    """Print a comparison as a table, best first, with what its intervals mean."""
-    from featurestore.terms.specs import EncoderSpec
-
-    rows = comparison.rows()
-    table = [
-        [EncoderSpec.parse(r["encoder"]).label, r["head"], f"{r['value']:.3f}",
-         "" if r["low"] is None else f"{r['low']:.3f} – {r['high']:.3f}", f"{r['seconds']:.2f}"]
-        for r in rows
-    ]  # fmt: skip
-    metric = rows[0]["metric"].replace("_", " ")
-    header = ["encoder", "head", metric, "95 % interval", "fit (s)"]
-    if any("as_reviewed" in row for row in rows):
-        header.append(f"{metric} as reviewed")
-        for line, row in zip(table, rows, strict=True):
-            line.append(f"{row['as_reviewed']:.3f}" if "as_reviewed" in row else "")
-    if any("without_twins" in row for row in rows):
-        header.append("without twins")
-        for line, row in zip(table, rows, strict=True):
-            line.append(f"{row['without_twins']:.3f}" if "without_twins" in row else "")
-    print_table(header, table)
-    click.echo(f"Intervals: {comparison.estimand}.")
-    for claim in comparison.claims():
-        click.echo(f"{claim.sentence()}.")
-    if comparison.n_pairs > 1:
-        click.echo(
-            f"These sentences hold for all {comparison.n_pairs} pairs at once "
-            f"({comparison.allowance})."
-        )
-    for note in comparison.notes:
-        click.echo(note)

@@ -6,14 +6,17 @@ import csv
 import io
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
-from featurestore.cli.embed import EXIT_FAILED_ITEMS
+from featurestore.cli.exit_codes import FAILED_ITEMS
 from featurestore.cli.options import json_option
 from featurestore.cli.printing import progress_bar, say
 from featurestore.terms.labels import SEPARATOR
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 @click.command(epilog="Example: featurestore predict bundle/ new-photos/ -o predictions.csv")
@@ -70,7 +73,7 @@ def predict(
     write_answers(found.to_arrow(), output, ending)
     for one in found.failures:
         say(f"failed: {one}")
-    return EXIT_FAILED_ITEMS if found.failures else 0
+    return FAILED_ITEMS if found.failures else 0
 
 
 def _ending(output: str | None, *, as_json: bool) -> str:
@@ -81,7 +84,7 @@ def _ending(output: str | None, *, as_json: bool) -> str:
     return ending
 
 
-def write_answers(table: Any, output: str | None, ending: str) -> None:
+def write_answers(table: pa.Table, output: str | None, ending: str) -> None:
     """Write predictions to a file, or to stdout."""
     import pyarrow as pa
     import pyarrow.parquet as pq

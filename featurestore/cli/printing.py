@@ -21,6 +21,11 @@ def say(message: str) -> None:
     click.echo(message, err=True)
 
 
+def say_fits(n_done: int, n_fits: int, what: str) -> None:
+    """Count fits on one line."""
+    click.echo(f"\r\033[K{n_done}/{n_fits} fits: {what}", err=True, nl=n_done == n_fits)
+
+
 def print_json(value: Any) -> None:
     """Print for machines; JSON has no infinity, so what has no end is null."""
     click.echo(json.dumps(_finite(value), indent=1, ensure_ascii=False, default=str))

@@ -8,7 +8,6 @@ from typing import Any
 
 import click
 
-from featurestore.cli.learn import say_fits
 from featurestore.cli.options import (
     json_option,
     label_option,
@@ -18,9 +17,8 @@ from featurestore.cli.options import (
     store_option,
     view_of,
 )
-from featurestore.cli.printing import print_json, print_table, say
-
-KINDS = ("label", "leak", "duplicate", "outlier")
+from featurestore.cli.printing import print_json, print_table, say, say_fits
+from featurestore.cli.show_results import KINDS, show_issues
 
 
 @click.command(epilog="Example: featurestore quality photos -e baseline:pixels")
@@ -60,18 +58,6 @@ def quality(
     show_issues(found, kinds or KINDS, limit)
     if found.issues:
         say("review them on the dashboard's Quality page, or with `featurestore review`")
-
-
-def show_issues(found: Any, kinds: tuple[str, ...] = KINDS, limit: int = 10) -> None:
-    """Print a quality report: the worst of each kind, and what there is to say."""
-    click.echo(f"{found.dataset}@{found.encoder}: " + ", ".join(found.summary()))
-    for kind in kinds:
-        worst = found.of(kind)[:limit]
-        if worst:
-            rows = [[one.item_id, f"{one.score:.2f}", one.reason] for one in worst]
-            print_table([kind, "score", "why"], rows)
-    for note in found.notes:
-        click.echo(note)
 
 
 @click.command(epilog="Example: featurestore review photos --export reviews.csv")

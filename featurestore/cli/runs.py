@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from featurestore.cli.learn import say_fits, show_comparison
 from featurestore.cli.options import json_option, open_given, store_option
-from featurestore.cli.printing import print_json, print_table
-from featurestore.cli.quality import show_issues
-from featurestore.cli.transfer import show_assessment, show_curve
+from featurestore.cli.printing import print_json, print_table, say_fits
+from featurestore.cli.show_results import (
+    show_assessment,
+    show_comparison,
+    show_curve,
+    show_issues,
+)
 
 if TYPE_CHECKING:
     from featurestore.storage.remote import StorePath

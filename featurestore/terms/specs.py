@@ -81,6 +81,15 @@ class EncoderSpec:
         """Return the value of an option, or ``default`` where the spec does not say."""
         return dict(self.options).get(key, default)
 
+    def with_option(self, key: str, value: str) -> EncoderSpec:
+        """Return this spec with one option set.
+
+        >>> str(EncoderSpec.parse("timm:resnet18#layer=2").with_option("seed", "1"))
+        'timm:resnet18#layer=2,seed=1'
+        """
+        options = dict([*self.options, _parse_option(f"{key}={value}", str(self))])
+        return replace(self, options=tuple((k, options[k]) for k in SPEC_OPTIONS if k in options))
+
     @property
     def local_dir(self) -> Path | None:
         """The folder that holds the weights, for ``local-dir:`` specs."""
@@ -104,6 +113,11 @@ class EncoderSpec:
         """A short name for tables and plots: a local folder's name instead of its path."""
         place = self.local_dir or self.local_file
         return str(self) if place is None else str(self).replace(str(place), place.name)
+
+
+def encoder_label(spec: str) -> str:
+    """Return an encoder's short name for tables and plots."""
+    return EncoderSpec.parse(spec).label
 
 
 def parse_specs(texts: Iterable[str]) -> list[EncoderSpec]:

@@ -1,0 +1,4 @@
+"""How a command ended, besides 0 (success), 1 (error) and 2 (usage)."""
+
+FAILED_ITEMS = 3  # finished, but some items failed
+INTERRUPTED, TERMINATED = 130, 143  # what was done is kept

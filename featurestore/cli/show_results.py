@@ -1,0 +1,267 @@
+"""Print what heads found: a head, a comparison, a verdict, a curve, a quality report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import click
+
+from featurestore.cli.printing import print_table, say
+from featurestore.terms.specs import EncoderSpec, encoder_label
+
+if TYPE_CHECKING:
+    from heads import Assessment, Comparison, Curve, Issues
+    from heads.saved.bundle import FittedHead
+    from heads.transfer.rank import Ranked
+
+KINDS = ("label", "leak", "duplicate", "outlier")
+
+
+def show_head(fitted: FittedHead) -> None:
+    """Print what a fitted head chose, and how well it does."""
+    card = fitted.card
+    click.echo(f"{card['head']} on {card['dataset']}@{card['encoder']}, label {card['label']!r}")
+    chosen = ", ".join(f"{key} {value}" for key, value in card["chosen"].items())
+    click.echo(f"  chosen on training rows: {chosen or 'nothing'}")
+    for metric, found in card["metrics"].items():
+        interval = ""
+        if found["low"] is not None:
+            interval = f" ({found['low']:.3f} to {found['high']:.3f}; {card['estimand']})"
+        click.echo(f"  {metric.replace('_', ' ')}: {found['value']:.3f}{interval}")
+    if again := card.get("as_reviewed"):
+        said = ", ".join(
+            f"{name.replace('_', ' ')} {v:.3f}" for name, v in again["metrics"].items()
+        )
+        click.echo(f"  against what reviewers say ({again['n_changed']} items differ): {said}")
+    if conformal := card["conformal"]:
+        said = (
+            f"  prediction sets hold the truth in {conformal['coverage']:.0%} of new items or more "
+            f"(calibrated on {conformal['n_calibration']:,} items that were held out from training)"
+        )
+        if conformal["limit"] is None:
+            said += ", but so few can only promise it by putting everything into each set"
+        click.echo(said)
+    if twins := card.get("twins"):
+        said = ", ".join(
+            f"{name.replace('_', ' ')} {value:.3f}"
+            for name, value in twins["without"].items()
+            if value is not None
+        )
+        if twins["n"]:
+            click.echo(f"  without those test items that have one: {said}")
+    for note in card["notes"]:
+        click.echo(f"  {note}")
+    click.echo(f"  kept as {fitted.head_id}")
+    if fitted.path is not None:
+        say(f"predict new items with: featurestore predict {fitted.path} SOURCE")
+
+
+def show_comparison(comparison: Comparison) -> None:
+    """Print a comparison as a table, best first, with what its intervals mean."""
+    rows = comparison.rows()
+    table = [
+        [encoder_label(r["encoder"]), r["head"], f"{r['value']:.3f}",
+         "" if r["low"] is None else f"{r['low']:.3f} – {r['high']:.3f}", f"{r['seconds']:.2f}"]
+        for r in rows
+    ]  # fmt: skip
+    metric = rows[0]["metric"].replace("_", " ")
+    header = ["encoder", "head", metric, "95 % interval", "fit (s)"]
+    if any("as_reviewed" in row for row in rows):
+        header.append(f"{metric} as reviewed")
+        for line, row in zip(table, rows, strict=True):
+            line.append(f"{row['as_reviewed']:.3f}" if "as_reviewed" in row else "")
+    if any("without_twins" in row for row in rows):
+        header.append("without twins")
+        for line, row in zip(table, rows, strict=True):
+            line.append(f"{row['without_twins']:.3f}" if "without_twins" in row else "")
+    print_table(header, table)
+    click.echo(f"Intervals: {comparison.estimand}.")
+    for claim in comparison.claims():
+        click.echo(f"{claim.sentence()}.")
+    if comparison.n_pairs > 1:
+        click.echo(
+            f"These sentences hold for all {comparison.n_pairs} pairs at once "
+            f"({comparison.allowance})."
+        )
+    for note in comparison.notes:
+        click.echo(note)
+
+
+def show_twins(without: Comparison, as_split: Comparison) -> None:
+    """Say what each row scores where near-duplicates may part, beside the honest figure."""
+    parted = {(row["encoder"], row["head"]): row["value"] for row in as_split.rows()}
+    table = []
+    for row in without.rows():
+        easy = parted[row["encoder"], row["head"]]
+        label = encoder_label(row["encoder"])
+        table.append([label, row["head"], f"{row['value']:.3f}", f"{easy:.3f}",
+                      f"{easy - row['value']:+.3f}"])  # fmt: skip
+    print_table(["encoder", "head", "twins together", "twins parted", "difference"], table)
+
+
+def show_assessment(assessment: Assessment) -> None:
+    """Print verdicts, their evidence, and what to do."""
+    from heads.measures.comparison import metric_of, number, unit_of
+
+    metric = assessment.metric
+    unit = unit_of(metric)
+    scale = " × 100" if metric_of(metric).is_share else ""
+
+    def said(x: float, sign: str = "+") -> str:
+        return number(x, metric, sign)
+
+    click.echo(
+        f"Transfer to {assessment.dataset}, label {assessment.label!r}: "
+        f"{metric.replace('_', ' ')} on {assessment.n_items:,} items"
+    )
+    first = assessment.verdicts[0]
+    rows = [
+        [encoder_label(v.encoder), v.kind.upper(), f"{v.encoder_value:.3f}",
+         f"{v.reference_value:.3f}", said(v.value), f"{said(v.low)} – {said(v.high)}",
+         said(v.detectable, ""), f"{v.rows_needed:,}" if v.rows_needed >= 0 else "no end"]
+        for v in assessment.verdicts
+    ]  # fmt: skip
+    print_table(
+        ["encoder", "verdict", "encoder's", first.reference, f"Δ{scale}", "95 % interval",
+         "would be seen", first.rows_needed_for],
+        rows,
+    )  # fmt: skip
+    click.echo(f"Intervals: {assessment.estimand}.")
+    for spec, (value, low, high) in assessment.pretraining.items():
+        click.echo(
+            f"{encoder_label(spec)} less random weights of its architecture: {said(value)} {unit} "
+            f"({said(low)} to {said(high)}): what pretraining adds."
+        )
+    for tried in assessment.alternatives.values():
+        for one in tried:
+            click.echo(f"{one.over_encoder.sentence()}.")
+    for line in assessment.budget_sentences():
+        click.echo(line)
+    _show_slices(assessment)
+    for spec, shift in assessment.shifts.items():
+        click.echo(
+            f"Shift in {encoder_label(spec)} between {shift.between}: A-distance "
+            f"{shift.a_distance:.2f} of 2 (chance stays below {shift.floor:.2f}); "
+            f"{shift.beyond:.0%} lie farther out than 95 % of the others."
+        )
+        worst = sorted(shift.beyond_of_class.items(), key=lambda one: -one[1])[:5]
+        if worst and (shift.is_shifted or shift.far_classes):
+            click.echo(
+                "  by class (* more than chance): "
+                + ", ".join(
+                    f"{name} {share:.0%}{'*' if name in shift.far_classes else ''}"
+                    for name, share in worst
+                )
+            )
+    if assessment.ranking:
+        _show_ranking(assessment)
+    for spec, lines in assessment.advice.items():
+        click.echo(f"\nWhat to do with {encoder_label(spec)}:")
+        for line in lines:
+            click.echo(f"  • {line}")
+    click.echo("")
+    for note in assessment.notes:
+        click.echo(note)
+
+
+def _show_slices(assessment: Assessment) -> None:
+    is_error = assessment.task == "regression"
+    for spec, found in assessment.slices.items():
+        worse = [one for one in found if one.is_found and one.value < 0]
+        for one in worse[:5]:
+            scale, unit = (1, "mean absolute error saved") if is_error else (100, "points")
+            click.echo(
+                f"{encoder_label(spec)} is worse on {one.name}: {scale * one.value:+.3g} {unit} "
+                f"({scale * one.low:+.3g} to {scale * one.high:+.3g}), {one.n_rows} items "
+                "(exploration, Benjamini-Hochberg)."
+            )
+
+
+def _show_ranking(assessment: Assessment) -> None:
+    names = list(assessment.ranking[0].scores)
+    rows = [
+        [r.rank, f"{r.rank_low} – {r.rank_high}", encoder_label(r.encoder), r.dim,
+         "" if r.n_parameters is None else f"{r.n_parameters / 1e6:.1f} M",
+         *(f"{r.scores[name]:.3f}" for name in names),
+         "" if r.head_value is None else f"{r.head_value:.3f}"]
+        for r in assessment.ranking
+    ]  # fmt: skip
+    _show_depths(assessment)
+    click.echo("\nScores without training, ranked by ridge_loo:")
+    print_table(["rank", "95 %", "encoder", "dim", "parameters", *names, "head"], rows)
+    if assessment.agreement:
+        taus = ", ".join(f"{name} {tau:+.2f}" for name, tau in assessment.agreement.items())
+        click.echo(f"Kendall's τ with the heads: {taus}.")
+
+
+def _show_depths(assessment: Assessment) -> None:
+    """Print the primary score and the head's value by depth, for networks of several layers."""
+    from heads.transfer.evidence import depth_of
+
+    networks: dict[str, list[tuple[float, Ranked]]] = {}
+    for one in assessment.ranking:
+        spec = EncoderSpec.parse(one.encoder)
+        if one.head_value is not None and spec.family not in ("baseline", "random"):
+            networks.setdefault(str(spec.network), []).append((depth_of(spec), one))
+    for network, found in networks.items():
+        if len(found) < 2:
+            continue
+        highest = max(max(one.scores["ridge_loo"] for _, one in found), 1e-9)
+        rows = [
+            [EncoderSpec.parse(one.encoder).option("layer", "the last"), one.dim,
+             f"{one.scores['ridge_loo']:.3f}", f"{one.head_value:.3f}",
+             "█" * max(0, round(20 * one.scores["ridge_loo"] / highest))]
+            for _, one in sorted(found, key=lambda pair: pair[0])
+        ]  # fmt: skip
+        click.echo(f"\n{encoder_label(network)} by depth:")
+        print_table(["layer", "dim", "ridge_loo", "head", ""], rows)
+
+
+def show_curve(drawn: Curve, targets: Sequence[float] = ()) -> None:
+    """Print a learning curve, and how many labels reach the targets (percentages)."""
+    rows = [
+        [encoder_label(r["encoder"]), r["head"], f"{r['n_labels']:,}", f"{r['value']:.3f}",
+         f"{r['low']:.3f} – {r['high']:.3f}"]
+        for r in drawn.rows()
+    ]  # fmt: skip
+    name = drawn.metric.replace("_", " ")
+    print_table(["encoder", "head", "labels in all", name, "one new draw, 95 %"], rows)
+    _show_gains(drawn)
+    for target in targets:
+        for encoder in drawn.encoders:
+            click.echo(f"{encoder_label(encoder)}: {drawn.labels_needed(encoder, target / 100)}.")
+    for note in drawn.notes:
+        click.echo(note)
+
+
+def _show_gains(drawn: Curve) -> None:
+    """Say at which budgets an encoder is better than what needs no pretraining."""
+    from heads.measures.comparison import number, unit_of
+
+    baselines = [one for one in drawn.encoders if one in ("baseline:pixels", "baseline:tfidf")]
+    for encoder in drawn.encoders:
+        for reference in baselines if not encoder.startswith(("baseline:", "random:")) else ():
+            gains = drawn.gains(encoder, reference)
+            said = ", ".join(
+                f"{g.n_labels:,}: {number(g.value, drawn.metric, '+')}{'*' if g.is_found else ''} "
+                f"({number(g.low, drawn.metric, '+')} to {number(g.high, drawn.metric, '+')})"
+                for g in gains
+            )
+            click.echo(
+                f"{encoder_label(encoder)} less {reference} by labels, {unit_of(drawn.metric)}: "
+                f"{said} (95 % over draws of labels from these items; * told from 0, "
+                "Benjamini-Hochberg at 5 %; exploration)."
+            )
+
+
+def show_issues(found: Issues, kinds: Sequence[str] = KINDS, limit: int = 10) -> None:
+    """Print a quality report: the worst of each kind, and what there is to say."""
+    click.echo(f"{found.dataset}@{found.encoder}: " + ", ".join(found.summary()))
+    for kind in kinds:
+        worst = found.of(kind)[:limit]
+        if worst:
+            rows = [[one.item_id, f"{one.score:.2f}", one.reason] for one in worst]
+            print_table([kind, "score", "why"], rows)
+    for note in found.notes:
+        click.echo(note)

@@ -1,0 +1,38 @@
+"""dashboard, demo: what is started rather than asked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from featurestore.cli.options import open_given, store_option
+from featurestore.cli.printing import progress_bar
+from featurestore.cli.show_results import show_assessment, show_comparison
+
+
+@click.command(epilog="Example: featurestore dashboard --port 8501")
+@click.option("--host", default="localhost", show_default=True)
+@click.option("--port", default=8501, show_default=True)
+@click.option("--no-browser", is_flag=True, help="Do not open a browser.")
+@store_option
+def dashboard(host: str, port: int, no_browser: bool, store_path: str) -> int:
+    """Browse data sets, heads and neighbours in the browser."""
+    from dashboard.launch import launch
+
+    return launch(open_given(store_path).path, host=host, port=port, open_browser=not no_browser)
+
+
+@click.command(epilog="Example: featurestore demo --store /tmp/demo-store")
+@click.option(
+    "--store", "store_path", default="featurestore-demo", show_default=True, metavar="PATH"
+)
+def demo(store_path: str) -> None:
+    """Run the main job on data that the installed packages bring: no network, no account."""
+    import heads
+    from featurestore.demo.run import run_demo
+
+    run_demo(
+        Path(store_path), compare=heads.compare, assess=heads.assess_transfer, say=click.echo,
+        show=show_comparison, show_verdict=show_assessment, progress_bar=progress_bar,
+    )  # fmt: skip

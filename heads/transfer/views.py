@@ -1,0 +1,81 @@
+"""The views that a verdict needs: layers of an encoder, random weights of it, raw pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from featurestore.errors import FeatureStoreError
+from featurestore.terms.specs import EncoderSpec, Modality, encoder_label, parse_specs
+
+if TYPE_CHECKING:
+    from featurestore.pipeline.report import Progress
+    from featurestore.store.dataset import DataSet
+    from featurestore.store.view import View
+
+PIXELS = "baseline:pixels"
+
+
+def embed_views(
+    dataset: DataSet,
+    encoders: Sequence[str] = (),
+    *,
+    layers: Sequence[str] = (),
+    n_random: int = 0,
+    pixels: bool = True,
+    progress: Callable[[Progress], None] | None = None,
+    say: Callable[[str], None] = lambda message: None,
+) -> list[View]:
+    """Embed what `heads.assess_transfer` needs and the store lacks; return the views to judge.
+
+    Parameters
+    ----------
+    encoders : sequence of str
+        By default those of the data set's views, without baselines and random weights; where
+        there are no others, all views are returned.
+    layers : sequence of str
+        Layers of each encoder to judge beside it, such as ``("3", "6", "-1")``.
+    n_random : int
+        Seeds of random weights of each architecture. An encoder that cannot be had with random
+        weights is told to ``say`` and left out.
+    pixels : bool
+        Embed raw pixels, the baseline of images, where vectors are not all imported.
+    progress, say : callable, optional
+        As of `Store.embed`.
+    """
+    views = dataset.views()
+    named = [EncoderSpec.parse(encoder) for encoder in encoders] or [
+        view.spec for view in views if view.spec.family not in ("baseline", "random")
+    ]
+    of_layers = [spec.with_option("layer", layer) for spec in named for layer in layers]
+    judged = parse_specs(map(str, [*named, *of_layers]))
+    needed = list(of_layers)
+    is_imported = all(view.spec.family == "import" for view in views)
+    if pixels and dataset.modality == Modality.IMAGE and not is_imported:
+        needed.append(EncoderSpec.parse(PIXELS))
+    known = {str(view.spec) for view in views}
+
+    def embed(specs: Iterable[EncoderSpec]) -> None:
+        missing = [str(spec) for spec in dict.fromkeys(specs) if str(spec) not in known]
+        if not missing:
+            return
+        say(f"embedding what the verdict needs: {', '.join(map(encoder_label, missing))}")
+        reports = dataset.store.embed([], dataset=dataset.name, encoders=missing, progress=progress)
+        for report in reports:
+            say(report.describe())
+
+    embed(needed)
+    random = [
+        EncoderSpec.parse(f"random:{spec}").with_option("seed", str(seed))
+        for spec in judged
+        for seed in range(n_random)
+    ]
+    try:
+        embed(random)  # in one pass over the data
+    except FeatureStoreError:
+        for spec in random:
+            try:
+                embed([spec])
+            except FeatureStoreError as error:
+                say(f"not embedded: {error}")
+    return [dataset.view(str(spec)) for spec in judged] or dataset.views()
