@@ -343,13 +343,13 @@ def _simulated(
 def large() -> list[Row]:
     """Time the kNN graph of 100,000 x 512 and every report from it."""
     from featurestore.exchange.imports import import_vectors
-    from featurestore.search.exact import normalize_rows
+    from featurestore.terms.vectors import unit_rows
 
     rng = np.random.default_rng(0)
     n, dim = 100_000, 512
     centres = rng.normal(size=(20, dim)).astype(np.float32)
     codes = rng.integers(0, 20, n)
-    vectors = normalize_rows(centres[codes] + rng.normal(size=(n, dim)).astype(np.float32) * 1.5)
+    vectors = unit_rows(centres[codes] + rng.normal(size=(n, dim)).astype(np.float32) * 1.5)
     with tempfile.TemporaryDirectory() as temporary:
         view = _imported(Path(temporary), vectors, codes, import_vectors)
         begin = time.perf_counter()

@@ -35,9 +35,9 @@ from benchmarks.report import (
 )
 from featurestore.exchange.imports import Incoming, import_vectors
 from featurestore.pipeline.options import EmbedOptions
-from featurestore.search.exact import normalize_rows
 from featurestore.store.store import Store, open_store
 from featurestore.store.view import View
+from featurestore.terms.vectors import unit_rows
 from tools.ceph import BUCKET, running
 
 N, DIM, N_QUERIES, ROUNDS = 200_000, 512, 200, 5
@@ -76,8 +76,8 @@ def queries_and_truth() -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     queries = vectors[rng.permutation(N)[:N_QUERIES]]
     queries = queries + 0.1 * rng.standard_normal(queries.shape, np.float32)
     flat = faiss.IndexFlatIP(DIM)
-    flat.add(normalize_rows(vectors))
-    return queries, flat.search(normalize_rows(queries), 10)[1]
+    flat.add(unit_rows(vectors))
+    return queries, flat.search(unit_rows(queries), 10)[1]
 
 
 def take_in(store: Store) -> View:
@@ -182,7 +182,7 @@ def searches(folder: Path) -> list[Row]:
         len({int(one[1:]) for one in ids} & set(true))
         for ids, true in zip(found, truth, strict=True)
     )
-    plain = normalize_rows(queries)
+    plain = unit_rows(queries)
     parameters = faiss.SearchParametersIVF(nprobe=index.effort)
     bare = seconds_each(
         lambda i: index._index.search(plain[i : i + 1], 40, params=parameters), N_QUERIES
@@ -226,7 +226,7 @@ def filters(folder: Path) -> list[Row]:
     view = kept_view(folder)
     view.load()
     view.build_index(recall=0.95)
-    index, vectors = view.index(), normalize_rows(view.load().vectors)
+    index, vectors = view.index(), unit_rows(view.load().vectors)
     queries, _ = queries_and_truth()
     rows = []
     for share in (0.01, 0.1, 0.5):
@@ -237,7 +237,7 @@ def filters(folder: Path) -> list[Row]:
         chosen = np.flatnonzero(among)
         flat = faiss.IndexFlatIP(DIM)
         flat.add(vectors[chosen])
-        truth = chosen[flat.search(normalize_rows(queries), 10)[1]]
+        truth = chosen[flat.search(unit_rows(queries), 10)[1]]
         found = index.search(queries, among=among).rows
         hits = sum(len(np.intersect1d(a, b)) for a, b in zip(found, truth, strict=True))
         recall = hits / truth.size

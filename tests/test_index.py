@@ -21,10 +21,11 @@ from featurestore.errors import (
 from featurestore.exchange.imports import Incoming, import_vectors
 from featurestore.search import exact as faiss_module
 from featurestore.search.approximate import ApproximateIndex
-from featurestore.search.exact import ExactIndex, Metric, combine, normalize_rows
+from featurestore.search.exact import ExactIndex, Metric, combine
 from featurestore.search.factory import choose_factory
 from featurestore.sources.listing import SourceOptions
 from featurestore.store.view_rows import ViewRows
+from featurestore.terms.vectors import unit_rows
 from featurestore.upkeep import erase
 from featurestore.upkeep.verify import verify
 
@@ -348,7 +349,7 @@ def test_several_examples_and_what_they_are_not(view):
     found = view.like(items=["i00001", "i00051"], unlike=["i00002"], k=5)
     assert not {"i00001", "i00051", "i00002"} & set(found.ids[0])
     assert {int(one[1:]) % 50 for one in found.ids[0]} == {1}
-    vectors = normalize_rows(view.load().vectors)
+    vectors = unit_rows(view.load().vectors)
     query = vectors[[1, 51]].mean(axis=0) - 0.5 * vectors[2]
     scores = vectors @ (query / np.linalg.norm(query))
     scores[[1, 51, 2]] = -1
@@ -521,7 +522,7 @@ def test_of_copies_the_best_one_stays(seed, k, limit):
     query = rng.normal(size=(1, 4)).astype(np.float32)
     found = index.search(query, k=k, dedupe=limit)
     rows, scores = truth(vectors, query, "cosine", 40)
-    unit = normalize_rows(vectors)
+    unit = unit_rows(vectors)
     kept = []
     for row in rows[0]:
         if all(unit[row] @ unit[other] < limit - 1e-6 for other in kept):

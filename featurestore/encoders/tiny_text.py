@@ -18,6 +18,7 @@ from featurestore.encoders.base import LoadOptions
 from featurestore.encoders.weights import SHA256, read_weights
 from featurestore.errors import BadName
 from featurestore.terms.specs import EncoderSpec, Modality, ResolvedEncoder
+from featurestore.terms.vectors import unit_rows
 
 WEIGHTS, TOKENIZER = "tiny-text.safetensors", "tiny-text.tokenizer.json"
 UNKNOWN = "[UNK]"  # stands for a text without a token
@@ -43,9 +44,7 @@ class TinyText:
             (np.ones(len(flat), np.float32), flat, ends), shape=(len(ids), len(self.vectors))
         )
         sums = counts @ self.vectors
-        lengths = np.linalg.norm(sums, axis=1, keepdims=True)
-        result: NDArray[np.float32] = sums / np.maximum(lengths, np.float32(1e-12))
-        return result
+        return unit_rows(sums)
 
 
 def load(specs: Sequence[EncoderSpec], how: LoadOptions) -> list[TinyText]:

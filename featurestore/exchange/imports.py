@@ -21,7 +21,7 @@ from featurestore.errors import BadName, BadSource, ModalityMismatch
 from featurestore.pipeline.writer import replace_items
 from featurestore.sources.listing import RESERVED, canonical_split, require_column
 from featurestore.sources.locations import Location
-from featurestore.sources.metadata import named_classes, plain
+from featurestore.sources.metadata import hub_class_names, plain, with_class_names
 from featurestore.storage.columns import drop_equal, new_columns, text_hash
 from featurestore.storage.dataset_file import DatasetFile, SourceRecord, task_of
 from featurestore.storage.dataset_folder import DatasetFolder, find_spec
@@ -253,21 +253,12 @@ def _read_table(path: Path) -> pa.Table:
         if path.is_dir():
             names = [one["filename"] for one in json.loads((path / _SAVED).read_text())[_FILES]]
             parts = [_read_stream(path / Path(name).name) for name in names]
-            return _with_class_names(pa.concat_tables(parts))
+            table = pa.concat_tables(parts)
+            return with_class_names(table, hub_class_names(table.schema))
         with pa.memory_map(str(path)) as file:
             return pa.ipc.open_file(file).read_all()
     except (OSError, ValueError, KeyError, TypeError) as error:  # ArrowInvalid is a ValueError
         raise BadSource(f"cannot read {path}: {error}") from None
-
-
-def _with_class_names(table: pa.Table) -> pa.Table:
-    """Replace class numbers by the names that Hugging Face keeps in the schema."""
-    about = json.loads((table.schema.metadata or {}).get(b"huggingface", b"{}"))
-    for name, kind in about.get("info", {}).get("features", {}).items():
-        if isinstance(kind, dict) and kind.get("_type") == "ClassLabel" and kind.get("names"):
-            at = table.schema.get_field_index(name)
-            table = table.set_column(at, name, named_classes(table.column(name), kind["names"]))
-    return table
 
 
 def _read_stream(path: Path) -> pa.Table:

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from featurestore.pipeline.run_input import RunInput
-from featurestore.storage.columns import is_equal, row_keys, text_hash
+from featurestore.storage.columns import is_equal, item_keys, row_keys, text_hash
 from featurestore.storage.tables import FAILURES, ITEMS
 
 _PAIR = ["item_id", "content_hash"]
@@ -115,7 +115,7 @@ def _compare(rows: pa.Table, items: pa.Table) -> _Compared:
 
 def _is_among(keys: pa.Array, pairs: pa.Table) -> NDArray[np.bool_]:
     """Mark the keys of (item id, content hash) that stand in a table; (n_rows,) bool."""
-    known = row_keys([pairs.column(name) for name in _PAIR])
+    known = item_keys(pairs)
     return np.asarray(pc.is_in(keys, value_set=known))
 
 

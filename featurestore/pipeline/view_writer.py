@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from featurestore.pipeline.todo import Outcome
-from featurestore.storage.columns import drop_equal, row_keys
+from featurestore.storage.columns import drop_equal, item_keys
 from featurestore.storage.remote import StorePath
 from featurestore.storage.shards import each_shard, vectors_of
 from featurestore.storage.tables import Shard, Table
@@ -53,7 +53,7 @@ class ViewWriter:
         if self.overwrite:
             return set()
         rows = self.table.read(["item_id", "content_hash"])
-        keys = row_keys([rows.column("item_id"), rows.column("content_hash")])
+        keys = item_keys(rows)
         return set(keys.to_pylist())
 
     def vectors_by_content(self, wanted: set[str]) -> dict[str, NDArray[np.float32]]:

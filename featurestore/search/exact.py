@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from featurestore.errors import BadName, BadQuery, MissingExtra, ShapeMismatch, UnknownItem, nearest
 from featurestore.search.gpu import MOST_K, GpuVectors
 from featurestore.terms.embeddings import Neighbors
+from featurestore.terms.vectors import unit_rows
 
 EXACT = "exact"  # the name of no FAISS factory
 RECALL_AT = 10
@@ -130,7 +131,7 @@ class VectorIndex(ABC):
         width = 2 * k
         while True:
             found = self.search(query, k=width, among=among)
-            kept = distinct(normalize_rows(self.vectors[found.rows[0]]), limit)[:k]
+            kept = distinct(unit_rows(self.vectors[found.rows[0]]), limit)[:k]
             if len(kept) == k or found.rows.shape[1] < width:
                 return Neighbors(found.ids[:, kept], found.scores[:, kept], found.rows[:, kept])
             width *= 4
@@ -351,12 +352,3 @@ def load_faiss() -> Any:
             "where there is a CUDA GPU"
         ) from error
     return faiss
-
-
-def normalize_rows(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Scale each row to length 1; rows of zeros stay zeros."""
-    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-    scaled: NDArray[np.float32] = np.ascontiguousarray(
-        vectors / np.where(norms > 0, norms, 1), dtype=np.float32
-    )
-    return scaled

@@ -15,7 +15,7 @@ import pyarrow as pa
 from featurestore.errors import BadSource, MissingExtra
 from featurestore.sources.listing import Listing, SourceOptions, canonical_split, require_column
 from featurestore.sources.locations import Location
-from featurestore.sources.metadata import as_listing, named_classes
+from featurestore.sources.metadata import as_listing, with_class_names
 from featurestore.sources.uris import image_bytes, value_uri
 from featurestore.terms.specs import Modality
 
@@ -80,11 +80,7 @@ class HfDataset:
             table = dataset.select_columns(kept).with_format("arrow")[:] if kept else None
             if table is None:
                 table = pa.table({"row": range(len(dataset))})
-            for name, of_classes in classes.items():
-                place = table.schema.get_field_index(name)
-                column = named_classes(table.column(name), of_classes)
-                table = table.set_column(place, name, column)
-            parts.append(table.replace_schema_metadata(None))
+            parts.append(with_class_names(table, classes).replace_schema_metadata(None))
             names += [canonical_split(split) if split != "all" else None] * len(table)
             ids += [f"{split}:{row}" for row in range(len(table))]
             uris += [value_uri(split, content, row) for row in range(len(table))]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -178,11 +178,25 @@ def _joined(lists: pa.ChunkedArray) -> pa.ChunkedArray:
     return pa.chunked_array([pa.array(texts, pa.string())])
 
 
-def named_classes(column: pa.ChunkedArray, names: Sequence[str]) -> pa.Array:
-    """Replace class numbers by their names; -1 and null mean that there is no label."""
-    numbers = [-1 if number is None else int(number) for number in column.to_pylist()]
-    values = [names[number] if 0 <= number < len(names) else None for number in numbers]
-    return pa.array(values, pa.string())
+def hub_class_names(schema: pa.Schema) -> dict[str, list[str]]:
+    """Return class names by column, where Hugging Face wrote them into a schema's metadata."""
+    noted = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+    return {
+        name: kind["names"]
+        for name, kind in noted.get("info", {}).get("features", {}).items()
+        if isinstance(kind, dict) and kind.get("_type") == "ClassLabel" and kind.get("names")
+    }
+
+
+def with_class_names(table: pa.Table, names: Mapping[str, Sequence[str]]) -> pa.Table:
+    """Replace class numbers by names, column by column; -1 and null mean that there is no label."""
+    for column in names.keys() & set(table.column_names):
+        of = names[column]
+        numbers = [-1 if one is None else int(one) for one in table.column(column).to_pylist()]
+        values = [of[number] if 0 <= number < len(of) else None for number in numbers]
+        at = table.schema.get_field_index(column)
+        table = table.set_column(at, column, pa.array(values, pa.string()))
+    return table
 
 
 def columns_of(facts: Sequence[dict[str, Any]], names: Sequence[str]) -> pa.Table:

@@ -14,7 +14,7 @@ import pyarrow as pa
 from featurestore.errors import BadSource
 from featurestore.sources.listing import SPLITS, Listing, SourceOptions, require_column
 from featurestore.sources.locations import Location, is_url
-from featurestore.sources.metadata import as_listing, check_names, named_classes
+from featurestore.sources.metadata import as_listing, check_names, hub_class_names, with_class_names
 from featurestore.sources.uris import value_uri
 from featurestore.terms.specs import Modality
 
@@ -222,10 +222,7 @@ def _read_parquet(path: Location, options: SourceOptions) -> pa.Table:
         table = file.read([name for name in schema.names if name not in images])
         if not table.column_names:
             table = pa.table({"row": range(file.metadata.num_rows)})
-    for name, classes in _classes(schema).items():
-        if name in table.column_names:
-            place = table.schema.get_field_index(name)
-            table = table.set_column(place, name, named_classes(table.column(name), classes))
+    table = with_class_names(table, hub_class_names(schema))
     return table.replace_schema_metadata({_UNREAD: json_text.dumps(images)})
 
 
@@ -234,15 +231,6 @@ def _holds_bytes(kind: pa.DataType) -> bool:
     if pa.types.is_struct(kind):
         return any(field.name == "bytes" and _holds_bytes(field.type) for field in kind)
     return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
-
-
-def _classes(schema: pa.Schema) -> dict[str, list[str]]:
-    """Return class names by column, where the Hugging Face hub wrote the file."""
-    noted = (schema.metadata or {}).get(b"huggingface")
-    features = json_text.loads(noted)["info"]["features"] if noted else {}
-    return {
-        name: one["names"] for name, one in features.items() if one.get("_type") == "ClassLabel"
-    }
 
 
 def _input(path: Location) -> Any:

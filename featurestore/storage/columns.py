@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -57,7 +56,12 @@ def drop_equal(
     return drop
 
 
-def row_keys(columns: list[Any]) -> pa.Array:
+def item_keys(rows: pa.Table) -> pa.Array:
+    """Return a key of id and content for each row: equal keys have the same vector."""
+    return row_keys([rows.column("item_id"), rows.column("content_hash")])
+
+
+def row_keys(columns: Sequence[pa.Array | pa.ChunkedArray]) -> pa.Array:
     """Join string columns into one key a row; null counts as a value of its own."""
     strings = [pc.fill_null(column, "\x00") for column in columns]
     joined = strings[0] if len(strings) == 1 else pc.binary_join_element_wise(*strings, "\x1f")

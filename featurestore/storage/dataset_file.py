@@ -7,12 +7,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from featurestore.errors import StoreCorrupt
 from featurestore.storage.files import json_object
 from featurestore.storage.remote import StorePath
-from featurestore.terms.labels import MOST_CLASSES, SEPARATOR
+from featurestore.terms.labels import likely_task
 from featurestore.terms.specs import Modality
 
 
@@ -74,11 +73,5 @@ def parse_description(path: StorePath, read: Callable[[], bytes]) -> DatasetFile
 
 
 def task_of(column: pa.ChunkedArray) -> str:
-    """Tell what a label column looks like: regression, multilabel or multiclass."""
-    if pa.types.is_floating(column.type):
-        values = column.unique().drop_null().to_pylist()
-        are_whole = all(value % 1 == 0 for value in values)  # classes with a gap between them
-        return "multiclass" if are_whole and len(values) <= MOST_CLASSES else "regression"
-    if pa.types.is_string(column.type) and pc.any(pc.match_substring(column, SEPARATOR)).as_py():
-        return "multilabel"
-    return "multiclass"
+    """Return the task that a label column suggests; see `likely_task`."""
+    return likely_task(column.unique().to_pylist())

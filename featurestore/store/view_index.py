@@ -16,8 +16,9 @@ from featurestore.search.exact import ExactIndex
 from featurestore.search.factory import GRAPH, is_exact_enough
 from featurestore.search.index_files import read_facts
 from featurestore.storage.cache import Cached
+from featurestore.storage.columns import item_keys
 from featurestore.storage.dataset_folder import DatasetFolder
-from featurestore.store.view_rows import keys, objects
+from featurestore.store.view_rows import objects
 
 Index = ExactIndex | ApproximateIndex
 
@@ -79,18 +80,18 @@ class ViewIndex:
                 shutil.rmtree(self.path, ignore_errors=True)
             return ExactIndex.build(ids, rows.vectors, metric)
         index = ApproximateIndex.build(
-            ids, keys(rows.items), rows.vectors, recall=recall, memory_bytes=memory_bytes,
+            ids, item_keys(rows.items), rows.vectors, recall=recall, memory_bytes=memory_bytes,
             metric=metric, factory=factory, seed=seed,
         )  # fmt: skip
         return self._saved(index, rows.erased_since)
 
     def _opened(self, facts: dict[str, Any], rows: Cached) -> ApproximateIndex:
-        ids, item_keys, index = objects(rows.items.column("item_id")), keys(rows.items), None
+        ids, keys, index = objects(rows.items.column("item_id")), item_keys(rows.items), None
         if self._is_of_these(facts):
-            index = ApproximateIndex.open(self.path, ids, item_keys, rows.vectors)
+            index = ApproximateIndex.open(self.path, ids, keys, rows.vectors)
         if index is None:  # too many items have gone, or come
             index = ApproximateIndex.build(
-                ids, item_keys, rows.vectors, recall=facts["wanted_recall"],
+                ids, keys, rows.vectors, recall=facts["wanted_recall"],
                 memory_bytes=facts["memory_bytes"], metric=facts["metric"], seed=facts["seed"],
                 factory=facts["factory"] if facts["is_own_choice"] else None,
                 may_be_slow=facts["factory"] == GRAPH,  # who searches does not wait for a graph

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from featurestore.curation.slices import Slice
 from featurestore.errors import MissingColumn, nearest
 from featurestore.storage.cache import Cached, read_cache, write_cache
-from featurestore.storage.columns import row_keys
+from featurestore.storage.columns import item_keys
 from featurestore.storage.dataset_folder import DatasetFolder
 from featurestore.storage.query import fulfils
 from featurestore.storage.shards import each_block, each_shard, vectors_of
@@ -169,7 +169,8 @@ def resolve(items: pa.Table, pairs: pa.Table) -> NDArray[np.intp]:
     """
     if len(items) == len(pairs) and all(items[name].equals(pairs[name]) for name in _KEY):
         return np.arange(len(items))  # row by row, as a first run leaves them
-    item_of_row = np.asarray(pc.fill_null(pc.index_in(keys(pairs), value_set=keys(items)), -1))
+    found = pc.index_in(item_keys(pairs), value_set=item_keys(items))
+    item_of_row = np.asarray(pc.fill_null(found, -1))
     row_of_item = np.full(len(items), -1, np.intp)
     rows = np.flatnonzero(item_of_row >= 0)
     row_of_item[item_of_row[rows]] = rows
@@ -191,11 +192,6 @@ def look_up(items: pa.Table, name: str, rows: NDArray[np.intp]) -> NDArray[Any]:
     if name not in items.column_names:
         raise MissingColumn(f"no column {name!r}: {nearest(name, items.column_names)}")
     return objects(items.column(name).take(pa.array(rows)))
-
-
-def keys(table: pa.Table) -> pa.Array:
-    """Return one key a row, of item id and content hash."""
-    return row_keys([table.column(name) for name in _KEY])
 
 
 def objects(column: pa.ChunkedArray) -> NDArray[Any]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-# The canonical order of options in a spec: two spellings of one encoder are one view.
 MOST_CLASSES = 20  # more whole numbers than that in a column of floats are a quantity
 SEPARATOR = "|"  # between the labels of an item that has several
 
@@ -26,3 +26,23 @@ def class_name(value: Any) -> str:
 def is_missing(values: NDArray[Any]) -> NDArray[np.bool_]:
     """Mark None, NaN and empty text, shape (n,)."""
     return np.array([v is None or v == "" or v != v for v in values], dtype=bool)
+
+
+def likely_task(values: Collection[Any]) -> str:
+    """Return the task that the values of a label column suggest; missing ones do not count.
+
+    Lists, and texts with ``|`` in them, are several labels (``multilabel``). Floats are numbers
+    (``regression``), unless they are at most `MOST_CLASSES` whole ones: a program that writes a gap
+    between class numbers makes them floats. All else is ``multiclass``.
+
+    >>> likely_task(["cat", "cat|dog"]), likely_task([0.0, 1.0, None]), likely_task([0.5, 1.0])
+    ('multilabel', 'multiclass', 'regression')
+    """
+    if any(isinstance(value, (list, tuple, np.ndarray)) for value in values):
+        return "multilabel"
+    if any(isinstance(value, str) and SEPARATOR in value for value in values):
+        return "multilabel"
+    floats = {value for value in values if isinstance(value, (float, np.floating))}
+    numbers = {value for value in floats if value == value}  # NaN is a gap
+    are_classes = len(numbers) <= MOST_CLASSES and all(value % 1 == 0 for value in numbers)
+    return "multiclass" if are_classes else "regression"

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from featurestore.errors import BadName, ModalityMismatch
 from featurestore.terms.labels import class_name
 from featurestore.terms.specs import Modality
+from featurestore.terms.vectors import unit_rows
 from heads.estimators.zero_shot import Prompts
 
 if TYPE_CHECKING:
@@ -79,9 +80,9 @@ def prompts_of(
 
 def class_vectors(view: Any, prompts: Sequence[Sequence[str]]) -> NDArray[np.float32]:
     """Return the mean direction of each class's prompts, (n_classes, dim), of length 1."""
-    vectors = _unit(view.encode([text for texts in prompts for text in texts]))
+    vectors = unit_rows(view.encode([text for texts in prompts for text in texts]))
     ends = np.cumsum([len(texts) for texts in prompts])[:-1]
-    return _unit(np.stack([part.mean(axis=0) for part in np.split(vectors, ends)]))
+    return unit_rows(np.stack([part.mean(axis=0) for part in np.split(vectors, ends)]))
 
 
 def read_prompts(text: str) -> Prompts:
@@ -113,8 +114,3 @@ def read_prompts(text: str) -> Prompts:
 
 def _several(texts: str | Sequence[str]) -> list[str]:
     return [texts] if isinstance(texts, str) else list(texts)
-
-
-def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return np.asarray(vectors / np.maximum(lengths, 1e-12), dtype=np.float32)

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve
 
 from featurestore.errors import NotEnoughData
+from featurestore.terms.vectors import class_sums
 from heads.estimators.base import ScoreHead
 from heads.estimators.normaliser import Normaliser
 from heads.estimators.softmax import fit_sharpness
@@ -75,9 +76,7 @@ def _discriminant(
     With mean m and share p of a class and covariance S within classes, the score of z is
     ``z S⁻¹ m - m S⁻¹ m / 2 + log p``.
     """
-    counts = np.bincount(codes, minlength=n_classes)
-    sums = np.zeros((n_classes, Z.shape[1]))
-    np.add.at(sums, codes, Z.astype(np.float64))
+    sums, counts = class_sums(Z, codes, n_classes)
     means = sums / np.maximum(counts, 1)[:, None]
     residuals = Z - means[codes].astype(Z.dtype)
     if len(Z) < Z.shape[1]:

@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from featurestore.terms.vectors import unit_rows
+
 KINDS = ("centre", "l2", "standardise")
 
 
@@ -53,6 +55,5 @@ class Normaliser(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         X = validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
         Z = (X - self.shift_.astype(X.dtype)) / self.scale_.astype(X.dtype)
         if self.kind == "l2":
-            length = np.linalg.norm(Z, axis=1, keepdims=True)
-            Z /= np.where(length > 0, length, 1)
+            Z = unit_rows(Z)
         return np.asarray(Z)

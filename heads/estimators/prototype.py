@@ -7,6 +7,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from featurestore.terms.vectors import class_sums
 from heads.estimators.base import ScoreHead
 from heads.estimators.normaliser import Normaliser
 from heads.estimators.softmax import fit_sharpness
@@ -29,9 +30,7 @@ class PrototypeHead(ScoreHead):
         X, codes = self._begin_fit(X, y)
         self.normaliser_ = Normaliser("l2").fit(X)
         Z = self.normaliser_.transform(X).astype(np.float64)
-        counts = np.bincount(codes)
-        sums = np.zeros((len(counts), Z.shape[1]))
-        np.add.at(sums, codes, Z)
+        sums, counts = class_sums(Z, codes, len(self.classes_))
         self.means_ = sums / counts[:, None]
         held_out = counts[codes] > 1  # the only row of a class has no mean without it
         self.sharpness_ = 1.0

@@ -8,6 +8,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from featurestore.terms.vectors import unit_rows
 from heads.estimators.base import ScoreHead
 from heads.estimators.logistic import CS, LogisticHead
 from heads.estimators.softmax import fit_sharpness
@@ -124,5 +125,4 @@ def _place(seen: NDArray[Any], names: Sequence[str] | NDArray[Any]) -> NDArray[n
 
 def _cosines(X: Any, words: NDArray[np.float32]) -> NDArray[np.float64]:
     X = np.asarray(X, dtype=np.float64)
-    lengths = np.maximum(np.linalg.norm(X, axis=1, keepdims=True), 1e-12)
-    return np.asarray(X / lengths @ words.T.astype(np.float64))
+    return np.asarray(unit_rows(X) @ words.T.astype(np.float64))

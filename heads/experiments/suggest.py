@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from featurestore.curation.reviews import Action, applicable
 from featurestore.errors import BadName, NotEnoughData, nearest
-from featurestore.search.exact import normalize_rows
 from featurestore.terms.labels import class_name, is_missing
+from featurestore.terms.vectors import unit_rows
 
 if TYPE_CHECKING:
     from featurestore.store.view import View
@@ -134,7 +134,7 @@ def choose(
     if strategy not in STRATEGIES:
         raise BadName(f"no strategy {strategy!r}: {nearest(strategy, [AUTO, *STRATEGIES])}")
     n = min(n, int(is_open.sum()))
-    return STRATEGIES[strategy](normalize_rows(vectors), codes, is_open, n, seed)
+    return STRATEGIES[strategy](unit_rows(vectors), codes, is_open, n, seed)
 
 
 def _random(
@@ -220,7 +220,7 @@ def _coreset(
             cosines = unit @ unit[known[start : start + 1024]].T
             distance = np.minimum(distance, 1 - cosines.max(axis=1))
     else:
-        distance = 1 - unit @ normalize_rows(unit.mean(axis=0, keepdims=True))[0]
+        distance = 1 - unit @ unit_rows(unit.mean(axis=0, keepdims=True))[0]
         distance = distance.max() - distance + 1  # the middle first
     rows, scores = [], []
     for i in range(n):

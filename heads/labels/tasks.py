@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 
 from featurestore.errors import BadName, NotEnoughData
 from featurestore.terms.embeddings import Embeddings
-from featurestore.terms.labels import MOST_CLASSES, SEPARATOR, class_name, is_missing
+from featurestore.terms.labels import SEPARATOR, class_name, is_missing, likely_task
 
 N_BINS = 5  # of numbers, to spread them over folds
+_LISTS = (list, tuple, np.ndarray)
 
 
 class Task(StrEnum):
@@ -63,32 +64,28 @@ class Target:
 
 
 def guess_task(values: NDArray[Any], name: str) -> tuple[Task, str | None]:
-    """Tell the task of known label values, and say so where it is no matter of course.
+    """Return the task of known label values, (n,), and a note when the guess is not obvious.
 
-    Lists, and texts with ``|`` in them, are several labels; floats are numbers, unless they
-    are a few whole ones, as classes become where a program had to write a gap between them.
+    The rule is `likely_task`, by which dataset.json records a column's task, too.
     """
-    if any(isinstance(value, (list, tuple, np.ndarray)) for value in values):
-        return Task.MULTILABEL, None
-    if any(isinstance(value, str) and SEPARATOR in value for value in values):
-        return Task.MULTILABEL, (
+    task = Task(likely_task(values))
+    floats = {value for value in values if isinstance(value, (float, np.floating))}
+    if task is Task.MULTILABEL and not any(isinstance(value, _LISTS) for value in values):
+        return task, (
             f"Label {name!r} holds {SEPARATOR!r}, taken as standing between several labels: task "
             "multiclass takes each text as one."
         )
-    floats = [value for value in values if isinstance(value, (float, np.floating))]
-    if not floats:
-        return Task.MULTICLASS, None
-    if any(value % 1 for value in floats):
-        return Task.REGRESSION, None
-    if len(set(floats)) <= MOST_CLASSES:
-        return Task.MULTICLASS, (
-            f"Label {name!r} holds {len(set(floats))} whole numbers, taken as classes: "
+    if task is Task.MULTICLASS and floats:
+        return task, (
+            f"Label {name!r} holds {len(floats)} whole numbers, taken as classes: "
             "task regression takes them as a quantity."
         )
-    return Task.REGRESSION, (
-        f"Label {name!r} holds many different whole numbers, taken as a quantity: "
-        "task multiclass takes them as classes."
-    )
+    if task is Task.REGRESSION and not any(value % 1 for value in floats):
+        return task, (
+            f"Label {name!r} holds many different whole numbers, taken as a quantity: "
+            "task multiclass takes them as classes."
+        )
+    return task, None
 
 
 def read_target(values: NDArray[Any], task: Task, name: str) -> Target:
@@ -116,7 +113,7 @@ def read_target(values: NDArray[Any], task: Task, name: str) -> Target:
         for row, labels in enumerate(sets):
             members[row, [place[label] for label in labels]] = True
         return Target(task, members, tuple(known))
-    if any(isinstance(value, (list, tuple, np.ndarray)) for value in values):
+    if any(isinstance(value, _LISTS) for value in values):
         raise BadName(f"label {name!r} holds lists: its task is multilabel")
     fractions = [value for value in values if isinstance(value, (float, np.floating)) and value % 1]
     if fractions:
@@ -145,7 +142,7 @@ def _numbers(values: Sequence[Any] | NDArray[Any], name: str) -> NDArray[np.floa
 def _labels(value: Any, name: str) -> set[str]:
     if isinstance(value, str):
         return {part.strip() for part in value.split(SEPARATOR) if part.strip()}
-    if isinstance(value, (list, tuple, np.ndarray)):
+    if isinstance(value, _LISTS):
         return {str(one) for one in value if one is not None}
     raise BadName(
         f"label {name!r} holds {value!r}: several labels are a list, or a text with "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from featurestore.search.exact import normalize_rows
+from featurestore.terms.vectors import class_sums, unit_rows
 
 FAR = 3.5  # robust standard deviations: Iglewicz and Hoaglin (1993) on modified z-scores
 N_NEIGHBORS = 10
@@ -45,14 +45,13 @@ def mahalanobis(
     """Return the squared Mahalanobis distance of rows of length 1 to the nearest class mean."""
     from sklearn.covariance import ledoit_wolf
 
-    unit = normalize_rows(vectors).astype(np.float64)
+    unit = unit_rows(vectors).astype(np.float64)
     n = len(unit)
     group = np.zeros(n, np.intp) if codes is None else codes
     known = group >= 0
     names, place = np.unique(group[known], return_inverse=True)
-    sums = np.zeros((len(names), unit.shape[1]))
-    np.add.at(sums, place, unit[known])
-    means = sums / np.bincount(place)[:, None]
+    sums, counts = class_sums(unit[known], place, len(names))
+    means = sums / counts[:, None]
     residual = unit[known] - means[place]
     covariance, _ = ledoit_wolf(residual, assume_centered=True)
     values, directions = np.linalg.eigh(covariance)

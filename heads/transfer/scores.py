@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 
 from featurestore.errors import NotEnoughData, ShapeMismatch
+from featurestore.terms.vectors import class_sums, unit_rows
 from heads.estimators.knn import TEMPERATURE, nearest_rows
 from heads.estimators.lda import shrunk_covariance
 from heads.estimators.ridge import ALPHAS, indicators
@@ -82,8 +83,7 @@ def knn_loo(
     Votes weigh exp(cosine / 0.07); a row's own group has none.
     """
     F, y, codes, n_classes = _checked(F, y)
-    length = np.linalg.norm(F, axis=1, keepdims=True)
-    Z = (F / np.where(length > 0, length, 1)).astype(np.float32)
+    Z = unit_rows(F).astype(np.float32)
     block = np.arange(len(F)) if groups is None else np.asarray(groups)
     rows, cosines = nearest_rows(Z, Z, k, block, block)
     weights = np.exp((cosines - 1) / TEMPERATURE)
@@ -99,9 +99,7 @@ def prototype_loo(F: NDArray[Any], y: NDArray[Any], *, groups: NDArray[Any] | No
     """Leave-one-out balanced accuracy of the nearest class mean, without the row's own group."""
     F, _, codes, n_classes = _checked(F, y, only_classes="prototype_loo")
     assert codes is not None
-    counts = np.bincount(codes, minlength=n_classes)
-    sums = np.zeros((n_classes, F.shape[1]))
-    np.add.at(sums, codes, F)
+    sums, counts = class_sums(F, codes, n_classes)
     means = sums / counts[:, None]
     distance = (
         (F**2).sum(axis=1)[:, None] - 2 * F @ means.T + (means**2).sum(axis=1)
@@ -216,9 +214,7 @@ def h_score(F: NDArray[Any], y: NDArray[Any], *, shrink: bool = True) -> float:
     F, _, codes, n_classes = _checked(F, y, only_classes="h_score")
     assert codes is not None
     Z = F - F.mean(axis=0)
-    counts = np.bincount(codes, minlength=n_classes)
-    sums = np.zeros((n_classes, F.shape[1]))
-    np.add.at(sums, codes, Z)
+    sums, counts = class_sums(Z, codes, n_classes)
     means = sums / counts[:, None]
     between = (means.T * (counts / len(F))) @ means
     if not shrink:
@@ -246,12 +242,10 @@ def gbc(F: NDArray[Any], y: NDArray[Any], *, n_directions: int | None = GBC_DIRE
         Z = F - F.mean(axis=0)
         _, directions = np.linalg.eigh(Z.T @ Z)
         F = Z @ directions[:, -n_directions:]
-    counts = np.bincount(codes, minlength=n_classes)[:, None]
-    sums, sums2 = np.zeros((2, n_classes, F.shape[1]))
-    np.add.at(sums, codes, F)
-    means = sums / counts
-    np.add.at(sums2, codes, (F - means[codes]) ** 2)
-    variances = np.maximum(sums2 / counts, LEAST_VARIANCE)
+    sums, counts = class_sums(F, codes, n_classes)
+    means = sums / counts[:, None]
+    squares, _ = class_sums((F - means[codes]) ** 2, codes, n_classes)
+    variances = np.maximum(squares / counts[:, None], LEAST_VARIANCE)
     overlap = 0.0
     for c in range(n_classes):
         mean = (variances + variances[c]) / 2

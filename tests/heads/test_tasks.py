@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from sklearn.linear_model import LogisticRegression, Ridge
@@ -11,6 +12,7 @@ from sklearn.svm import SVR, LinearSVC
 
 import heads
 from featurestore.errors import BadName, NotEnoughData, UnknownHead
+from featurestore.storage.dataset_file import task_of
 from heads.labels.tasks import Target, Task, guess_task, read_target
 
 
@@ -35,6 +37,19 @@ def column(*values):
 def test_the_task_is_told_from_the_values(values, task, is_said):
     found, remark = guess_task(values, "y")
     assert (found, remark is not None) == (task, is_said)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        ["a", "b"], ["a", "a|b"], [1, 2, 3], [0.5, 2.0], [0.0, 1.0, None], [0.0, 1.0, float("nan")],
+        [float(i) for i in range(20)], [float(i) for i in range(21)], [1.0, float("inf")],
+        [True, False], [-0.5, -2.0], ["", "a"],
+    ],
+)  # fmt: skip
+def test_dataset_json_records_the_task_that_heads_would_guess(values):
+    known = column(*(value for value in values if value is not None and value == value))
+    assert task_of(pa.chunked_array([values])) == guess_task(known, "y")[0]
 
 
 def test_targets_of_each_task():
