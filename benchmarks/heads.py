@@ -22,6 +22,7 @@ from sklearn.model_selection import PredefinedSplit
 import heads
 from benchmarks.memory import views_of
 from benchmarks.report import Row, at_least, at_most, on_all_cores, run_sections
+from featurestore.terms.intervals import wilson
 from heads.catalogue.table import DEFAULT_HEADS, HEADS
 from heads.estimators.logistic import CS, LogisticHead
 from heads.estimators.normaliser import Normaliser
@@ -30,7 +31,6 @@ from heads.labels.folds import make_folds
 from heads.labels.tasks import Target, Task
 from heads.measures.conformal import misfit, threshold
 from heads.measures.evaluate import Report, evaluate
-from heads.measures.intervals import wilson
 
 REPEATS = 3
 

@@ -14,10 +14,11 @@ from featurestore.curation.slices import Slice, drop_slice, read_slice, save_sli
 from featurestore.errors import BadName, BadQuery, MissingExtra, UnknownItem, UnknownSlice
 from featurestore.maps.graph import K, neighbor_graph
 from featurestore.maps.kept_arrays import place_of
-from featurestore.maps.projection import fit_to_square, principal, project
+from featurestore.maps.projection import fit_to_square, project
 from featurestore.sources.listing import SourceOptions
 from featurestore.store.store import Store
 from featurestore.store.view import View
+from featurestore.terms.vectors import principal
 from featurestore.upkeep.erase import erase, select_ids
 
 

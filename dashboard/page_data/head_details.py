@@ -17,9 +17,10 @@ from dashboard.page_data.leaderboard import row_name
 from dashboard.page_data.wording import Row
 from featurestore.store.dataset import DataSet
 from featurestore.store.view import View
+from featurestore.terms.intervals import wilson
 from heads import Comparison
 from heads.labels.tasks import Task
-from heads.measures.intervals import newcombe, wilson
+from heads.measures.intervals import newcombe
 from heads.measures.metrics import METRICS
 
 N_BINS = 10  # of confidence

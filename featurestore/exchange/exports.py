@@ -14,6 +14,7 @@ from featurestore.errors import BadSource, MissingExtra
 from featurestore.exchange.imports import _STORE_ONLY, _matrix
 from featurestore.search.exact import ExactIndex
 from featurestore.store.view import View
+from featurestore.terms.vectors import principal
 
 # Out
 
@@ -77,9 +78,7 @@ def _write_datasets(table: pa.Table, path: Path, view: View) -> None:
 
 def _write_atlas(table: pa.Table, path: Path, view: View) -> None:
     vectors = _matrix(table.column("vector"), path.name)
-    centred = vectors - vectors.mean(axis=0)
-    _, directions = np.linalg.eigh(centred.T @ centred)
-    flat = centred @ directions[:, [-1, -2]] if vectors.shape[1] > 1 else np.repeat(centred, 2, 1)
+    flat = principal(vectors, 2)
     index = ExactIndex.build(np.arange(len(table)).astype(str), vectors)
     found = index.search(vectors, k=min(16, len(table)))
     neighbors = [

@@ -12,10 +12,10 @@ from featurestore.errors import BadName, MissingExtra, NotEnoughData, nearest
 from featurestore.maps.graph import neighbor_graph
 from featurestore.maps.kept_arrays import derive, is_kept
 from featurestore.store.view import View
+from featurestore.terms.vectors import principal
 
 METHODS = ("pca", "umap")
 _PCA_DIM = 50  # what UMAP starts from; its neighbours are those of the whole vectors
-_SAMPLE = 20_000  # rows that the directions of PCA are found on
 
 
 def project(
@@ -79,26 +79,6 @@ def is_projected(view: View, method: str, *, seed: int = 0) -> bool:
 
 def _kind(method: str, seed: int) -> str:
     return f"maps-{method}" + (f"-{seed}" if method == "umap" else "")
-
-
-def principal(vectors: NDArray[np.float32], n: int) -> NDArray[np.float32]:
-    """Return the coordinates along the ``n`` directions of greatest variance, (rows, n).
-
-    The directions are those of an evenly spaced sample of many rows; each points to where its
-    largest entry is positive, so that equal vectors give equal maps.
-    """
-    step = max(1, len(vectors) // _SAMPLE)
-    sample = vectors[::step].astype(np.float64)
-    mean = sample.mean(axis=0)
-    centred = sample - mean
-    _, directions = np.linalg.eigh(centred.T @ centred)
-    found = directions[:, ::-1][:, :n]
-    largest = np.abs(found).argmax(axis=0)
-    found = found * np.sign(found[largest, np.arange(found.shape[1])])
-    flat = np.zeros((len(vectors), n), np.float32)
-    flat[:, : found.shape[1]] = vectors @ found.astype(np.float32)
-    flat[:, : found.shape[1]] -= (mean @ found).astype(np.float32)
-    return flat
 
 
 def fit_to_square(xy: NDArray[np.float32]) -> NDArray[np.float32]:

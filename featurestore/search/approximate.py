@@ -37,6 +37,7 @@ from featurestore.search.factory import (
 )
 from featurestore.search.index_files import FORMAT, read_facts, read_files
 from featurestore.storage.files import sha256_of, written_beside
+from featurestore.terms.intervals import wilson
 
 _SHARE_DEAD = 0.2  # from here on an index is built anew
 _N_QUERIES = 256  # to tune with, and as many others to measure
@@ -173,7 +174,7 @@ class ApproximateIndex(VectorIndex):
             "effort": best.effort,
             "recall_at": RECALL_AT,
             "recall": found,
-            "recall_low": _wilson_low(found, len(others)),
+            "recall_low": wilson(found, len(others))[0],
             "n_queries": len(others),
             "n": len(self.ids),
         }
@@ -394,10 +395,3 @@ def _without_own(
     """Return the scores, (n, k), each query's own row left out."""
     kept = [score[row != one][:k] for score, row, one in zip(scores, rows, own, strict=True)]
     return np.stack(kept)
-
-
-def _wilson_low(share: float, n: int, z: float = 1.96) -> float:
-    """Return the low end of Wilson's interval; each query counts once, however many it finds."""
-    centre = share + z * z / (2 * n)
-    spread = z * float(np.sqrt(share * (1 - share) / n + z * z / (4 * n * n)))
-    return (centre - spread) / (1 + z * z / n)

@@ -7,6 +7,8 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+_SAMPLE = 20_000  # rows that principal directions are found on
+
 _Float = TypeVar("_Float", bound=np.floating[Any])
 
 
@@ -27,3 +29,23 @@ def class_sums(
     sums = np.zeros((n_classes, vectors.shape[1]))
     np.add.at(sums, codes, vectors)
     return sums, np.bincount(codes, minlength=n_classes)
+
+
+def principal(vectors: NDArray[np.float32], n: int) -> NDArray[np.float32]:
+    """Return the coordinates along the ``n`` directions of greatest variance, (rows, n).
+
+    The directions are those of an evenly spaced sample of many rows; each points to where its
+    largest entry is positive, so that equal vectors give equal maps.
+    """
+    step = max(1, len(vectors) // _SAMPLE)
+    sample = vectors[::step].astype(np.float64)
+    mean = sample.mean(axis=0)
+    centred = sample - mean
+    _, directions = np.linalg.eigh(centred.T @ centred)
+    found = directions[:, ::-1][:, :n]
+    largest = np.abs(found).argmax(axis=0)
+    found = found * np.sign(found[largest, np.arange(found.shape[1])])
+    flat = np.zeros((len(vectors), n), np.float32)
+    flat[:, : found.shape[1]] = vectors @ found.astype(np.float32)
+    flat[:, : found.shape[1]] -= (mean @ found).astype(np.float32)
+    return flat

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featurestore.errors import BadName, ModalityMismatch
+from featurestore.terms.intervals import wilson
 from featurestore.terms.specs import Modality
 from heads.catalogue.table import head_entries
 from heads.catalogue.words import with_words
@@ -25,7 +26,6 @@ from heads.labels.plan import Plan, make_plan, task_of
 from heads.labels.tasks import Task, texts_of
 from heads.measures.conformal import misfit, sets, threshold
 from heads.measures.evaluate import Evaluation, chosen_by, evaluate, fit_head, predictions
-from heads.measures.intervals import wilson
 from heads.measures.metrics import METRICS
 from heads.saved.bundle import FittedHead, heads_folder, said_of, save_head
 from heads.saved.card import (

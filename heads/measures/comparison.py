@@ -15,7 +15,7 @@ from featurestore.errors import StoreCorrupt, UnknownHead, nearest
 from featurestore.terms.specs import EncoderSpec
 from heads.labels.tasks import Task
 from heads.measures.evaluate import CLOSED_FORM, Report
-from heads.measures.intervals import LEVEL
+from heads.measures.intervals import LEVEL, level_of_each
 from heads.measures.metrics import METRICS, Metric
 
 RUN_FORMAT = 2
@@ -216,7 +216,7 @@ class Comparison:
             so that all of them hold at once in 95 %.
         """
         found = self.cell(*first).report.difference(
-            self.cell(*second).report, self.metric, level=1 - (1 - LEVEL) / n_claims
+            self.cell(*second).report, self.metric, level=level_of_each(n_claims)
         )
         assert found.low is not None
         assert found.high is not None
@@ -393,7 +393,7 @@ def detectable(low: float, high: float, n_claims: float = 1) -> float:
     The half width is z times the standard error, with z of 95 % shared by n claims; a difference
     of z + 0.84 standard errors is found in 80 %.
     """
-    z = NormalDist().inv_cdf(1 - (1 - LEVEL) / n_claims / 2)
+    z = NormalDist().inv_cdf((1 + level_of_each(n_claims)) / 2)
     return (z + NormalDist().inv_cdf(POWER)) / z * (high - low) / 2
 
 
@@ -402,7 +402,7 @@ def settled(low: float, high: float, n_claims: float = 1) -> float:
 
     Both ends must be inside, each in 90 %: z + 1.28 standard errors (`detectable` explains z).
     """
-    z = NormalDist().inv_cdf(1 - (1 - LEVEL) / n_claims / 2)
+    z = NormalDist().inv_cdf((1 + level_of_each(n_claims)) / 2)
     return (z + NormalDist().inv_cdf((1 + POWER) / 2)) / z * (high - low) / 2
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from featurestore.terms.intervals import wilson
 from heads.labels.reviewed import Reviewed, differs
 from heads.labels.tasks import Target, Task
 from heads.measures.intervals import (
@@ -22,7 +23,6 @@ from heads.measures.intervals import (
     corrected_t,
     mean_recall,
     mean_recall_difference,
-    wilson,
 )
 from heads.measures.metrics import METRICS, Metric, Predictions, score
 

@@ -9,28 +9,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from featurestore.terms.intervals import wilson
+
 LEVEL = 0.95
 N_DRAWS = 500  # the standard error of a standard error from so many draws is 3 % of it
 
 
-def wilson(share: float, n: float, *, level: float = LEVEL) -> tuple[float, float]:
-    """Score interval of a proportion.
-
-    Parameters
-    ----------
-    share : float
-        Observed, in [0, 1].
-    n : float
-        Number of trials; it need not be whole.
-
-    References
-    ----------
-    .. [1] Wilson, JASA 22, 1927, 209-212.
-    """
-    z2 = _normal_quantile(level) ** 2
-    centre = (share + z2 / (2 * n)) / (1 + z2 / n)
-    half = math.sqrt(z2 * (share * (1 - share) / n + z2 / (4 * n * n))) / (1 + z2 / n)
-    return max(0.0, min(share, centre - half)), min(1.0, max(share, centre + half))
+def level_of_each(n_claims: float) -> float:
+    """Return the level of each of n intervals that hold at once in 95 % (Bonferroni)."""
+    return 1 - (1 - LEVEL) / n_claims
 
 
 def newcombe(
@@ -270,9 +257,3 @@ def _t_quantile(level: float, n: int) -> float:
     from scipy.stats import t
 
     return float(t.ppf((1 + level) / 2, n - 1))
-
-
-def _normal_quantile(level: float) -> float:
-    from statistics import NormalDist
-
-    return NormalDist().inv_cdf((1 + level) / 2)

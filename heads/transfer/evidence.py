@@ -16,7 +16,7 @@ from featurestore.terms.specs import EncoderSpec
 from heads.labels.plan import Plan
 from heads.labels.tasks import Task
 from heads.measures.comparison import ComparedHead, Difference
-from heads.measures.intervals import LEVEL
+from heads.measures.intervals import level_of_each
 from heads.saved.common_items import rows_of
 from heads.transfer.rank import Ranked, rank_encoders
 from heads.transfer.shift import Shift, domain_shift
@@ -46,7 +46,7 @@ def difference_of(
     first: ComparedHead, second: ComparedHead, metric: str, n_claims: int
 ) -> Difference:
     """Return the difference of two cells, of so many that are claimed at once."""
-    found = first.report.difference(second.report, metric, level=1 - (1 - LEVEL) / n_claims)
+    found = first.report.difference(second.report, metric, level=level_of_each(n_claims))
     assert found.low is not None
     assert found.high is not None
     return Difference(

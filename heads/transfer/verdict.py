@@ -23,6 +23,7 @@ from heads.measures.intervals import (
     LEVEL,
     bootstrap_difference,
     corrected_t,
+    level_of_each,
     mean_recall_difference,
 )
 
@@ -172,7 +173,7 @@ def judge(
     """
     about = encoder.report.metric(metric)
     sign = 1 if about.higher_is_better else -1
-    found = encoder.report.difference(reference.report, metric, level=1 - (1 - LEVEL) / n_claims)
+    found = encoder.report.difference(reference.report, metric, level=level_of_each(n_claims))
     assert found.low is not None
     assert found.high is not None
     low, high = sorted((sign * found.low, sign * found.high))
@@ -212,7 +213,7 @@ def attribution(
     split the ends are the means of those of the single differences: wider than need be.
     """
     sign = 1 if encoder.report.metric(metric).higher_is_better else -1
-    level = 1 - (1 - LEVEL) / n_claims
+    level = level_of_each(n_claims)
     if len(encoder.report.scores[metric]) == 1:
         found = [encoder.report.difference(one.report, metric, level=level) for one in random]
         ends = np.array([[sign * one.value, sign * one.low, sign * one.high] for one in found])  # type: ignore[operator]

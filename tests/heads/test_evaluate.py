@@ -7,13 +7,14 @@ import pytest
 from sklearn import metrics
 from sklearn.dummy import DummyClassifier
 
+from featurestore.terms.intervals import wilson
 from heads.estimators.prototype import PrototypeHead
 from heads.estimators.ridge import RidgeHead
 from heads.labels.estimands import ON_TEST, over_folds
 from heads.labels.folds import make_folds
 from heads.labels.tasks import Target, Task
 from heads.measures.evaluate import Report, evaluate
-from heads.measures.intervals import corrected_t, mean_recall, mean_recall_difference, wilson
+from heads.measures.intervals import corrected_t, mean_recall, mean_recall_difference
 
 
 def test_on_a_test_split_accuracy_is_wilsons():

@@ -9,12 +9,12 @@ import pytest
 from scipy import stats
 from statsmodels.stats.proportion import proportion_confint
 
+from featurestore.terms.intervals import wilson
 from heads.measures.intervals import (
     corrected_t,
     mean_recall,
     mean_recall_difference,
     newcombe,
-    wilson,
 )
 
 
