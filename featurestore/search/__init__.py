@@ -1,1 +1,1 @@
-"""Nearest neighbours: exact, approximate with a known recall, on a GPU."""
+"""Nearest neighbors: exact, approximate with a known recall, on a GPU."""

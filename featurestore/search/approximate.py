@@ -1,4 +1,4 @@
-"""A FAISS index that knows its recall: chosen, tuned, measured, kept, and brought up to date."""
+"""A FAISS index whose recall is measured: choose, tune, save, and bring up to date."""
 
 from __future__ import annotations
 
@@ -35,13 +35,14 @@ from featurestore.search.factory import (
     choose_factory,
     graph_bytes,
 )
+from featurestore.search.gpu import FaissIndex
 from featurestore.search.index_files import FORMAT, read_facts, read_files
 from featurestore.storage.files import sha256_of, written_beside
 from featurestore.terms.intervals import wilson
 
 _SHARE_DEAD = 0.2  # from here on an index is built anew
 _N_QUERIES = 256  # to tune with, and as many others to measure
-_REFINE = 4  # candidates for each neighbour, scored exactly
+_REFINE = 4  # candidates for each neighbor, scored exactly
 _N_TIMED = 64  # single queries
 
 
@@ -101,8 +102,8 @@ class ApproximateIndex(VectorIndex):
         fits = memory_bytes is None or graph_bytes(n, dim) <= memory_bytes
         if factory is None and may_be_slow and fits and tried[name].floats_read > SLOW_FLOATS:
             tried[GRAPH] = made(GRAPH)
-        seconds = {one: index.seconds_a_query() for one, index in tried.items()}
-        name = min(tried, key=lambda one: (-min(tried[one].facts["recall"], recall), seconds[one]))
+        seconds = {name: index.seconds_a_query() for name, index in tried.items()}
+        name = min(tried, key=lambda n: (-min(tried[n].facts["recall"], recall), seconds[n]))
         facts = {
             "format": FORMAT,
             "factory": name,
@@ -114,8 +115,8 @@ class ApproximateIndex(VectorIndex):
             "wanted_recall": recall,
             "seconds": time.perf_counter() - started,
             "tried": {
-                one: {"recall": index.facts["recall"], "query_ms": 1e3 * seconds[one]}
-                for one, index in tried.items()
+                factory: {"recall": index.facts["recall"], "query_ms": 1e3 * seconds[factory]}
+                for factory, index in tried.items()
             },
         }
         return replace(tried[name], facts={**tried[name].facts, **facts})
@@ -149,13 +150,14 @@ class ApproximateIndex(VectorIndex):
 
     @property
     def share_dead(self) -> float:
-        """How much of it is of items that have gone."""
+        """The share of positions whose items are gone."""
         return float(np.mean(self.position_rows < 0)) if len(self.position_rows) else 0.0
 
     def tuned(self, recall: float, seed: int = 0) -> Self:
         """Return this with the least effort that reaches a recall on some queries.
 
-        The recall is measured on others; a query's own item does not count.
+        The recall that ``facts`` tell is measured on other queries. The item that is itself the
+        query does not count.
         """
         rng = np.random.default_rng(seed)
         drawn = rng.permutation(len(self.ids))[: 2 * _N_QUERIES]
@@ -168,42 +170,42 @@ class ApproximateIndex(VectorIndex):
             best = replace(self, effort=effort)
             if best._recall(some, least[::2]) >= recall:
                 break
-        found = best._recall(others, least[1::2])
+        measured = best._recall(others, least[1::2])
         facts = {
             **self.facts,
             "effort": best.effort,
             "recall_at": RECALL_AT,
-            "recall": found,
-            "recall_low": wilson(found, len(others))[0],
+            "recall": measured,
+            "recall_low": wilson(measured, len(others))[0],
             "n_queries": len(others),
             "n": len(self.ids),
         }
         return replace(best, facts=facts)
 
     def _least_scores(self, rows: NDArray[np.intp]) -> NDArray[np.float32]:
-        """Return how near the last of the true nearest of some rows is, themselves left out."""
+        """Return the score of each row's farthest true neighbor, (n_rows,); itself left out."""
         flat = load_faiss().IndexFlat(self.vectors.shape[1], faiss_metric(self.metric))
         k = min(RECALL_AT, len(self.ids) - 1)
         queries = prepared(self.vectors[rows], self.metric)
         best_scores = np.full((len(rows), k + 1), -np.inf, np.float32)
         best_rows = np.full((len(rows), k + 1), -1, np.intp)
-        for start in range(0, len(self.ids), 65_536):  # a part at a time: the rest stays mapped
+        for start in range(0, len(self.ids), 65_536):  # in blocks: the rest stays mapped
             flat.reset()
             flat.add(prepared(self.vectors[start : start + 65_536], self.metric))
-            distances, found = flat.search(queries, min(k + 1, flat.ntotal))
-            scores, found = scored(distances, found, self.metric)
+            distances, near = flat.search(queries, min(k + 1, flat.ntotal))
+            scores, near = scored(distances, near, self.metric)
             scores = np.hstack([best_scores, scores])
-            found = np.hstack([best_rows, found + start])
+            near = np.hstack([best_rows, near + start])
             order = np.argsort(-scores, axis=1, kind="stable")[:, : k + 1]
             best_scores = np.take_along_axis(scores, order, axis=1)
-            best_rows = np.take_along_axis(found, order, axis=1)
+            best_rows = np.take_along_axis(near, order, axis=1)
         return _without_own(best_scores, best_rows, rows, k)[:, -1]
 
     def _recall(self, rows: NDArray[np.intp], least: NDArray[np.float32]) -> float:
-        """Return the share of what is found that is as near as the true nearest: ties are right."""
+        """Return the share of results as near as the farthest true neighbor, or nearer."""
         k = min(RECALL_AT, len(self.ids) - 1)
-        found = self.search(np.ascontiguousarray(self.vectors[rows]), k=k + 1)
-        scores = _without_own(found.scores, found.rows, rows, k)
+        near = self.search(np.ascontiguousarray(self.vectors[rows]), k=k + 1)
+        scores = _without_own(near.scores, near.rows, rows, k)
         slack = 1e-5 * np.maximum(np.abs(least), 1)
         return float((scores >= (least - slack)[:, None]).mean())
 
@@ -238,8 +240,7 @@ class ApproximateIndex(VectorIndex):
         rows = np.empty((len(queries), k), np.intp)
         for start in range(0, len(queries), CHUNK):
             some = queries[start : start + CHUNK]
-            found = self._candidates(some, width, self.effort, alive)
-            for i, candidates in enumerate(found):
+            for i, candidates in enumerate(self._candidates(some, width, self.effort, alive)):
                 effort = self.effort
                 while len(candidates) < k and effort < self._efforts()[-1]:
                     effort *= 4  # a filter left too few in the lists that were looked at
@@ -262,7 +263,7 @@ class ApproximateIndex(VectorIndex):
         effort: int,
         alive: NDArray[np.bool_] | None,
     ) -> list[NDArray[np.intp]]:
-        """Return rows that may be the nearest, for each query."""
+        """Return rows that may be the nearest, an array for each query."""
         faiss, options = load_faiss(), {}
         if alive is not None:
             bits = np.packbits(alive, bitorder="little")
@@ -275,21 +276,22 @@ class ApproximateIndex(VectorIndex):
             parameters = None
             width = width if alive is None else min(4 * width, len(self.position_rows))
         _, positions = self._index.search(queries, width, params=parameters)
-        found = []
-        for row in positions:
-            row = row[row >= 0]
+        candidates = []
+        for near in positions:
+            near = near[near >= 0]
             if alive is not None and parameters is None:
-                row = row[alive[row]]
-            rows = self.position_rows[row]
-            found.append(rows[rows >= 0])
-        return found
+                near = near[alive[near]]
+            rows = self.position_rows[near]
+            candidates.append(rows[rows >= 0])
+        return candidates
 
     def caught_up(
         self, ids: NDArray[np.str_], keys: pa.Array, vectors: NDArray[np.float32]
     ) -> Self | None:
-        """Return this for a view that has changed: what is new added, what has gone masked.
+        """Return this for a view that has changed: new rows are added, removed ones masked.
 
-        None where so much has gone that it should be built anew.
+        ``ids`` and ``keys`` are (n,), ``vectors`` (n, dim). None if so many rows were removed or
+        added that the index should be built anew.
         """
         rows = pc.fill_null(pc.index_in(self.keys, value_set=keys), -1)
         position_rows = np.asarray(rows).astype(np.intp)
@@ -307,8 +309,8 @@ class ApproximateIndex(VectorIndex):
             own = faiss.deserialize_index(faiss.serialize_index(self._index))
             updated = replace(updated, _index=own)
         for start in range(0, len(new), 16_384):
-            part = vectors[new[start : start + 16_384]]
-            updated._index.add(prepared(part, self.metric))
+            block = vectors[new[start : start + 16_384]]
+            updated._index.add(prepared(block, self.metric))
         if len(new) or updated.share_dead != self.share_dead:
             return updated.tuned(float(self.facts["wanted_recall"]), int(self.facts["seed"]))
         return updated
@@ -333,7 +335,9 @@ class ApproximateIndex(VectorIndex):
     def open(
         cls, folder: Path, ids: NDArray[np.str_], keys: pa.Array, vectors: NDArray[np.float32]
     ) -> Self | None:
-        """Return the index in a folder for a view as it is now; None where it must be made anew.
+        """Return the index in a folder for a view as it is now; None if it must be built anew.
+
+        ``ids`` and ``keys`` are (n,), ``vectors`` (n, dim).
 
         Raises
         ------
@@ -373,13 +377,14 @@ def _filled(name: str, vectors: NDArray[np.float32], metric: Metric, seed: int) 
     return index
 
 
-def _fill(index: Any, vectors: NDArray[np.float32], metric: Metric, seed: int) -> None:
-    """Train on a sample and add all, a part at a time."""
+def _fill(index: FaissIndex, vectors: NDArray[np.float32], metric: Metric, seed: int) -> None:
+    """Train on a sample and add all vectors, block by block."""
     faiss = load_faiss()
     n = len(vectors)
     inner = faiss.downcast_index(index)
-    n_lists = getattr(inner, "nlist", 256)
+    n_lists = 256
     if isinstance(inner, faiss.IndexIVF):
+        n_lists = inner.nlist
         inner.cp.niter, inner.cp.seed = 8, seed
         inner.cp.min_points_per_centroid = 1  # a small data set is no warning
     rows = np.sort(np.random.default_rng(seed).permutation(n)[: max(40 * n_lists, 16_384)])
@@ -393,5 +398,4 @@ def _without_own(
     scores: NDArray[np.float32], rows: NDArray[np.intp], own: NDArray[np.intp], k: int
 ) -> NDArray[np.float32]:
     """Return the scores, (n, k), each query's own row left out."""
-    kept = [score[row != one][:k] for score, row, one in zip(scores, rows, own, strict=True)]
-    return np.stack(kept)
+    return np.stack([s[r != o][:k] for s, r, o in zip(scores, rows, own, strict=True)])

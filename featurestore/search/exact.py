@@ -55,8 +55,8 @@ def check_metric(name: str) -> Metric:
 class VectorIndex(ABC):
     """What every index has; `rows` of a result are rows of ``vectors``."""
 
-    ids: NDArray[np.str_]
-    vectors: NDArray[np.float32]
+    ids: NDArray[np.str_]  # (n,)
+    vectors: NDArray[np.float32]  # (n, dim)
     metric: Metric
 
     def search(
@@ -73,18 +73,17 @@ class VectorIndex(ABC):
         ----------
         queries : ndarray of shape (n_queries, dim), float32
         k : int
-            Neighbours per query; fewer come back from a smaller index.
+            Neighbors per query; fewer come back from a smaller index.
         among : ndarray of shape (n,), bool, optional
             Only these rows count.
         dedupe : float, optional
-            Of results whose cosine to a better one is at least this, only the better one stays:
-            of a single query.
+            Leave out results whose cosine to a better result is at least this; for a single
+            query only.
 
         Returns
         -------
         Neighbors
-            Each (n_queries, min(k, rows that count)), best first; fewer where `dedupe` leaves
-            fewer.
+            Each (n_queries, min(k, rows that count)), best first; fewer if `dedupe` leaves fewer.
 
         Raises
         ------
@@ -123,17 +122,17 @@ class VectorIndex(ABC):
     def _distinct(
         self, query: NDArray[np.float32], k: int, among: NDArray[np.bool_] | None, limit: float
     ) -> Neighbors:
-        """Look at more and more until k of them are unlike each other."""
+        """Widen the search until k results are no copies of each other."""
         if len(query) != 1:
             raise BadQuery(f"{len(query)} queries: only the results of one can be deduplicated")
         if not -1 < limit <= 1:
             raise BadQuery(f"dedupe={limit}: expected a cosine above -1 and up to 1")
         width = 2 * k
         while True:
-            found = self.search(query, k=width, among=among)
-            kept = distinct(unit_rows(self.vectors[found.rows[0]]), limit)[:k]
-            if len(kept) == k or found.rows.shape[1] < width:
-                return Neighbors(found.ids[:, kept], found.scores[:, kept], found.rows[:, kept])
+            near = self.search(query, k=width, among=among)
+            kept = distinct(unit_rows(self.vectors[near.rows[0]]), limit)[:k]
+            if len(kept) == k or near.rows.shape[1] < width:
+                return Neighbors(near.ids[:, kept], near.scores[:, kept], near.rows[:, kept])
             width *= 4
 
     @abstractmethod
@@ -151,7 +150,9 @@ class VectorIndex(ABC):
     def neighbors(
         self, item_id: str, *, k: int = 10, among: NDArray[np.bool_] | None = None
     ) -> Neighbors:
-        """Find the items closest to one of the index's own, itself left out.
+        """Find the items closest to an item of the index, which is itself left out.
+
+        ``among``, (n,) bool, marks the rows that count. The result is (1, k) or narrower.
 
         Raises
         ------
@@ -160,13 +161,9 @@ class VectorIndex(ABC):
         """
         row = self.row_of(item_id)
         if among is None:
-            found = self.search(self.vectors[row : row + 1], k=k + 1)
-            others = found.rows[0] != row
-            return Neighbors(
-                found.ids[:, others][:, :k],
-                found.scores[:, others][:, :k],
-                found.rows[:, others][:, :k],
-            )
+            near = self.search(self.vectors[row : row + 1], k=k + 1)
+            kept = np.flatnonzero(near.rows[0] != row)[:k]
+            return Neighbors(near.ids[:, kept], near.scores[:, kept], near.rows[:, kept])
         among = among.copy()
         among[row] = False
         return self.search(self.vectors[row : row + 1], k=k, among=among)
@@ -183,7 +180,7 @@ class VectorIndex(ABC):
 
 @dataclass(frozen=True, eq=False)
 class ExactIndex(VectorIndex):
-    """Every neighbour is the true one; many queries run on a GPU where FAISS has one."""
+    """Search over all vectors; many queries run on a GPU if FAISS has one."""
 
     ids: NDArray[np.str_]  # (n,)
     vectors: NDArray[np.float32]  # (n, dim); of length 1 for cosine
@@ -193,7 +190,7 @@ class ExactIndex(VectorIndex):
     def build(
         cls, ids: NDArray[np.str_], vectors: NDArray[np.float32], metric: str = Metric.COSINE
     ) -> Self:
-        """Index ``vectors`` of shape (n, dim); they need not be normalised."""
+        """Index ``vectors`` of shape (n, dim); they need not be normalized."""
         load_faiss()
         metric = check_metric(metric)
         return cls(ids, prepared(vectors, metric), metric)
@@ -206,7 +203,7 @@ class ExactIndex(VectorIndex):
 
     @property
     def facts(self) -> Mapping[str, Any]:
-        """What there is to say of an index, as of one that was built."""
+        """What index.json says of an index that was built."""
         n, dim = self.vectors.shape
         measured = {"recall_at": RECALL_AT, "recall": 1.0, "recall_low": 1.0}
         return {"factory": EXACT, "metric": str(self.metric), "n": n, "dim": dim, **measured}
@@ -224,8 +221,8 @@ class ExactIndex(VectorIndex):
         self, queries: NDArray[np.float32], k: int
     ) -> tuple[NDArray[np.float32], NDArray[np.intp]]:
         is_much = len(queries) * self.vectors.size >= GPU_FLOATS and k <= MOST_K
-        found = self._on_gpu.search(queries, k) if is_much and self._on_gpu else None
-        distances, rows = found or self._flat.search(queries, k)
+        answer = self._on_gpu.search(queries, k) if is_much and self._on_gpu else None
+        distances, rows = answer or self._flat.search(queries, k)
         return scored(distances, rows, self.metric)
 
     def _some(
@@ -243,7 +240,10 @@ class ExactIndex(VectorIndex):
         score: float,
         among: NDArray[np.bool_] | None = None,
     ) -> list[Neighbors]:
-        """Find all items whose score is at least the given one; one result a query."""
+        """Find all items whose score is at least the given one; one result a query.
+
+        ``queries`` are (n_queries, dim); ``among``, (n,) bool, marks the rows that count.
+        """
         # FAISS leaves out what is just at the limit.
         at = np.nextafter(np.float32(score), np.float32(-np.inf))
         if self.metric is Metric.L2:
@@ -251,18 +251,18 @@ class ExactIndex(VectorIndex):
             at = at if score <= 0 else np.float32(0)  # no distance is below 0
         limits, distances, rows = self._flat.range_search(prepared(queries, self.metric), at)
         scores, rows = scored(distances, rows.astype(np.intp), self.metric)
-        found = []
+        results = []
         for start, end in pairwise(limits.astype(np.intp)):
             order = start + np.argsort(-scores[start:end], kind="stable")
             if among is not None:
                 order = order[among[rows[order]]]
             row = rows[order][None]
-            found.append(Neighbors(self.ids[row], scores[order][None], row))
-        return found
+            results.append(Neighbors(self.ids[row], scores[order][None], row))
+        return results
 
 
 def distinct(vectors: NDArray[np.float32], limit: float) -> NDArray[np.intp]:
-    """Return the rows (n, dim; of length 1) that are no copy of an earlier one that stays."""
+    """Return the positions of unit vectors, (n, dim), that are no copies of an earlier one kept."""
     kept: list[int] = []
     for row, vector in enumerate(vectors):
         if not kept or (vectors[kept] @ vector).max() < limit - 1e-6:  # equal ones round
@@ -284,14 +284,14 @@ def best_among(
         squares = (queries**2).sum(1)[:, None] - 2 * scores + (chosen**2).sum(1)
         scores = -np.sqrt(np.maximum(squares, 0))
     if k < scores.shape[1]:
-        part = np.argpartition(-scores, k - 1, axis=1)[:, :k]
+        best = np.argpartition(-scores, k - 1, axis=1)[:, :k]
     else:
-        part = np.broadcast_to(np.arange(scores.shape[1]), scores.shape)
-    found = np.take_along_axis(scores, part, axis=1)
-    order = np.lexsort((part, -found), axis=1)
+        best = np.broadcast_to(np.arange(scores.shape[1]), scores.shape)
+    best_scores = np.take_along_axis(scores, best, axis=1)
+    order = np.lexsort((best, -best_scores), axis=1)
     return (
-        np.take_along_axis(found, order, axis=1).astype(np.float32),
-        rows[np.take_along_axis(part, order, axis=1)],
+        np.take_along_axis(best_scores, order, axis=1).astype(np.float32),
+        rows[np.take_along_axis(best, order, axis=1)],
     )
 
 
@@ -313,7 +313,7 @@ def combine(
 
 
 def prepared(vectors: NDArray[np.float32], metric: Metric) -> NDArray[np.float32]:
-    """Return vectors as FAISS compares them: of length 1 for cosine; rows of zeros stay zeros."""
+    """Return vectors (n, dim) as FAISS compares them: for cosine of length 1, zeros stay zeros."""
     if metric is not Metric.COSINE:
         return np.ascontiguousarray(vectors, np.float32)
     scaled = np.array(vectors, np.float32, order="C")
@@ -324,7 +324,7 @@ def prepared(vectors: NDArray[np.float32], metric: Metric) -> NDArray[np.float32
 def scored(
     distances: NDArray[np.float32], rows: NDArray[np.intp], metric: Metric
 ) -> tuple[NDArray[np.float32], NDArray[np.intp]]:
-    """Turn what FAISS gives into scores."""
+    """Convert FAISS distances, (n_queries, k), to scores (higher is closer); rows stay."""
     if metric is Metric.L2:
         return -np.sqrt(np.maximum(distances, 0)), rows
     return distances, rows

@@ -4,17 +4,35 @@ from __future__ import annotations
 
 import logging
 from threading import Lock
-from typing import Any
+from types import ModuleType
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-MOST_K = 2048  # neighbours that FAISS finds on a GPU
+MOST_K = 2048  # neighbors that FAISS finds on a GPU
 
 _log = logging.getLogger(__name__)
 
 
-def has_gpu(faiss: Any) -> bool:
+class FaissIndex(Protocol):
+    """What we call of a FAISS index."""
+
+    is_trained: bool
+
+    def train(self, vectors: NDArray[np.float32], /) -> None:
+        """Learn lists and codes from vectors (n, dim)."""
+
+    def add(self, vectors: NDArray[np.float32], /) -> None:
+        """Append vectors (n, dim)."""
+
+    def search(
+        self, queries: NDArray[np.float32], k: int, /
+    ) -> tuple[NDArray[np.float32], NDArray[np.intp]]:
+        """Return distances and rows, (n_queries, k)."""
+
+
+def has_gpu(faiss: ModuleType) -> bool:
     """Whether this FAISS was built for GPUs and sees one."""
     return bool(faiss.get_num_gpus() > 0)
 
@@ -22,13 +40,13 @@ def has_gpu(faiss: Any) -> bool:
 class GpuVectors:
     """Vectors on the first GPU that FAISS sees; any thread may search."""
 
-    def __init__(self, index: Any, resources: Any) -> None:
-        self._index = index
+    def __init__(self, index: FaissIndex, resources: object) -> None:
+        self._index: FaissIndex | None = index
         self._resources = resources  # FAISS does not keep them alive
         self._lock = Lock()  # one search at a time: FAISS shares its scratch memory
 
     @classmethod
-    def of(cls, faiss: Any, vectors: NDArray[np.float32], metric: int) -> GpuVectors | None:
+    def of(cls, faiss: ModuleType, vectors: NDArray[np.float32], metric: int) -> GpuVectors | None:
         """Copy vectors, (n, dim), to the GPU; None where there is none, or no room on it."""
         if not has_gpu(faiss):
             return None
@@ -51,7 +69,7 @@ class GpuVectors:
                     return None
                 distances, rows = self._index.search(queries, k)
         except RuntimeError as error:
-            self._index = None  # no more of it: the CPU answers all that follows
+            self._index = None  # from now on the CPU answers
             _tell(f"{len(queries)} queries do not fit on the GPU", error)
             return None
         return distances, rows

@@ -81,23 +81,23 @@ class ImageFolder:
                 "its class folders are its labels"
             )
         prefix = "" if self.root == self.location.text else f"{self.location.name}/"
-        found = _Found()
+        tree = _Tree()
         if self.location.is_url:
             for path, size, stamp in self.location.files():
                 if any(part.startswith(".") for part in path.split("/")):
                     continue
                 if _is_image(path):
-                    found.files.append((prefix + path, size, stamp))
+                    tree.files.append((prefix + path, size, stamp))
                 elif _ending(path) in _OTHER_PICTURES:
-                    found.others.append(path)
+                    tree.others.append(path)
         else:
-            _walk(self.location.text, self.root, bool(options.follow_links), found)
-        if found.n_links and not found.files:
+            _walk(self.location.text, self.root, bool(options.follow_links), tree)
+        if tree.n_links and not tree.files:
             raise BadSource(
                 f"all images of {self.location} are behind links that lead out of it: "
                 "--follow-links takes them"
             )
-        files = sorted(found.files)
+        files = sorted(tree.files)
         uris = [uri for uri, _, _ in files]
         folders = [tuple(uri.split("/")[:-1]) for uri in uris]
         labels = [_label_of(one) for one in folders]
@@ -117,15 +117,15 @@ class ImageFolder:
         if options.group is not None:
             rows = evaluate_group(rows, options.group)
         notes = []
-        if found.n_links:
+        if tree.n_links:
             notes.append(
-                f"{found.n_links:,} links lead out of {self.location} and were left out: "
+                f"{tree.n_links:,} links lead out of {self.location} and were left out: "
                 "--follow-links takes them"
             )
-        if found.others:
+        if tree.others:
             notes.append(
-                f"{len(found.others):,} pictures of kinds that we do not read were left out "
-                f"(first: {min(found.others)}): convert them to JPEG or PNG"
+                f"{len(tree.others):,} pictures of kinds that we do not read were left out "
+                f"(first: {min(tree.others)}): convert them to JPEG or PNG"
             )
         return Listing(
             rows,
@@ -133,12 +133,12 @@ class ImageFolder:
             ("label",) if labelled else (),
             tuple(notes),
             covers=(prefix,) if prefix else None,
-            unread=tuple(found.unread),
+            unread=tuple(tree.unread),
         )
 
 
 @dataclass
-class _Found:
+class _Tree:
     files: list[tuple[str, int, int]] = field(default_factory=list)  # uri, size, mtime_ns
     unread: list[str] = field(default_factory=list)  # folders that cannot be listed
     others: list[str] = field(default_factory=list)  # pictures of kinds that we do not read
@@ -153,13 +153,13 @@ def _ending(name: str) -> str:
     return os.path.splitext(name)[1].lower()  # noqa: PTH122 - hot
 
 
-def _walk(folder: str, root: str, follow: bool, found: _Found) -> None:
-    """Collect the images of a local folder; hidden files and folders are left out.
+def _walk(folder: str, root: str, follow: bool, tree: _Tree) -> None:
+    """Collect the images of a local folder into ``tree``; hidden files and folders are left out.
 
-    A link inside it gives its target a second name (one to a folder above it ends there);
-    links that lead out of it are followed only where asked. A name that is no text is given
-    with its bytes escaped: it cannot be opened and becomes a failure of that one item. So does
-    a folder that cannot be listed, under its own name with a slash behind.
+    A link within the folder gives its target a second name; a link to a folder that was already
+    walked is not followed. Links that leave the folder are followed only if ``follow``. A file
+    name that is not text is listed with its bytes escaped: opening it fails, for that item alone.
+    A folder that cannot be listed becomes a failing item too, named with a slash at its end.
     """
     home = os.path.realpath(folder)
     pending = [folder]
@@ -171,8 +171,8 @@ def _walk(folder: str, root: str, follow: bool, found: _Found) -> None:
         except OSError as error:
             if current == folder:
                 raise BadSource(f"cannot list {folder}: {error.strerror}") from None
-            found.unread.append(f"{_relative(current, root)}/")
-            found.files.append((found.unread[-1], 0, 0))
+            tree.unread.append(f"{_relative(current, root)}/")
+            tree.files.append((tree.unread[-1], 0, 0))
             continue
         for entry in entries:
             if entry.name.startswith("."):
@@ -180,7 +180,7 @@ def _walk(folder: str, root: str, follow: bool, found: _Found) -> None:
             if entry.is_symlink() and not follow:
                 target = os.path.realpath(entry.path)
                 if target != home and not target.startswith(home + os.sep):
-                    found.n_links += entry.is_dir() or _is_image(entry.name)
+                    tree.n_links += entry.is_dir() or _is_image(entry.name)
                     continue
             if entry.is_dir():
                 real = os.path.realpath(entry.path) if entry.is_symlink() else None
@@ -193,9 +193,9 @@ def _walk(folder: str, root: str, follow: bool, found: _Found) -> None:
                     size, mtime_ns = status.st_size, status.st_mtime_ns
                 except OSError:
                     size, mtime_ns = 0, 0  # a dangling link: a failure when it is read
-                found.files.append((_relative(entry.path, root), size, mtime_ns))
+                tree.files.append((_relative(entry.path, root), size, mtime_ns))
             elif _ending(entry.name) in _OTHER_PICTURES:
-                found.others.append(_relative(entry.path, root))
+                tree.others.append(_relative(entry.path, root))
 
 
 def _relative(path: str, root: str) -> str:

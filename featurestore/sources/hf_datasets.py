@@ -15,7 +15,7 @@ import pyarrow as pa
 from featurestore.errors import BadSource, MissingExtra
 from featurestore.sources.listing import Listing, SourceOptions, canonical_split, require_column
 from featurestore.sources.locations import Location
-from featurestore.sources.metadata import as_listing, with_class_names
+from featurestore.sources.metadata import SourceItems, as_listing, with_class_names
 from featurestore.sources.uris import image_bytes, value_uri
 from featurestore.terms.specs import Modality
 
@@ -95,9 +95,7 @@ class HfDataset:
             for stamp in [_stamps(self.root)[split]] * len(dataset)
         ]
         labels = [name for name in classes if name != content]
-        return as_listing(
-            self,
-            options,
+        items = SourceItems(
             table,
             modality=Modality.IMAGE if is_image else Modality.TEXT,
             content=pa.array(uris) if is_image else table.column(content).cast(pa.string()),
@@ -109,6 +107,7 @@ class HfDataset:
             used=frozenset({content}),
             notes=notes,
         )
+        return as_listing(self, options, items)
 
 
 def read_value(root: str, split: str, column: str, row: int) -> bytes:
@@ -123,7 +122,7 @@ def _splits(root: str) -> dict[str, Any]:
 
 
 def _state(root: str) -> int:
-    """Return what changes when a folder is saved anew; a notebook may live for weeks."""
+    """Return the time (ns) at which a folder was last saved; 0 for a data set of the hub."""
     states = [Path(root, name) for name in ("state.json", "dataset_dict.json")]
     return max((one.stat().st_mtime_ns for one in states if one.exists()), default=0)
 
@@ -142,7 +141,7 @@ def _splits_at(root: str, state: int) -> dict[str, Any]:
 
 @lru_cache(maxsize=4)
 def _loaded(root: str, state: int) -> dict[str, Any]:
-    """Load a data set; ``state`` makes one that was saved anew another one."""
+    """Load a data set; a new ``state`` loads it again."""
     try:
         import datasets
     except ImportError as error:
@@ -153,9 +152,9 @@ def _loaded(root: str, state: int) -> dict[str, Any]:
         if root.startswith(HF_PREFIX):
             name, _, configuration = root.removeprefix(HF_PREFIX).partition("#")
             name, _, revision = name.partition("@")
-            found = datasets.load_dataset(name, configuration or None, revision=revision or None)
+            loaded = datasets.load_dataset(name, configuration or None, revision=revision or None)
         else:
-            found = datasets.load_from_disk(root)
+            loaded = datasets.load_from_disk(root)
     except (OSError, RuntimeError, ValueError, LookupError) as error:
         reason = " ".join(str(error).split())[:300]
         hint = (
@@ -164,7 +163,7 @@ def _loaded(root: str, state: int) -> dict[str, Any]:
             else ""
         )
         raise BadSource(f"cannot load {root}: {reason}{hint}") from error
-    return dict(found) if isinstance(found, datasets.DatasetDict) else {"all": found}
+    return dict(loaded) if isinstance(loaded, datasets.DatasetDict) else {"all": loaded}
 
 
 def _stamps(root: str) -> dict[str, int]:

@@ -6,7 +6,7 @@ import difflib
 import posixpath
 from collections import Counter
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Protocol
+from typing import Protocol
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -54,7 +54,7 @@ class SourceOptions:
     columns: tuple[str, ...] | None = None  # names for a table without a header
     follow_links: bool | None = None  # also links that leave the folder
 
-    def over(self, earlier: SourceOptions | None, where: Location) -> SourceOptions:
+    def over(self, earlier: SourceOptions | None, location: Location) -> SourceOptions:
         """Return these options, with what they leave open taken from an earlier run.
 
         Raises
@@ -70,7 +70,7 @@ class SourceOptions:
             if said.get(flag, before) != before:
                 earlier_flag = f"--{flag} {before}" if before else f"no --{flag}"
                 raise BadSource(
-                    f"{where} was embedded with {earlier_flag}, not with --{flag} {said[flag]}: "
+                    f"{location} was embedded with {earlier_flag}, not with --{flag} {said[flag]}: "
                     "its items would be others; give it another --dataset name"
                 )
         return replace(earlier, **said)
@@ -137,7 +137,7 @@ def checked(rows: pa.Table, source: Source) -> pa.Table:
     return rows
 
 
-def require_column(name: str, known: list[str], flag: str, where: Location) -> str:
+def require_column(name: str, known: list[str], flag: str, location: Location) -> str:
     """Return ``name`` where the table has it.
 
     Raises
@@ -150,7 +150,7 @@ def require_column(name: str, known: list[str], flag: str, where: Location) -> s
     close = difflib.get_close_matches(name, known, n=1)
     hint = f"did you mean {close[0]!r}? " if close else ""
     raise MissingColumn(
-        f"{where.name} has no column {name!r} ({flag}): {hint}columns: {', '.join(known)}"
+        f"{location.name} has no column {name!r} ({flag}): {hint}columns: {', '.join(known)}"
     )
 
 
@@ -178,11 +178,11 @@ def with_stem(rows: pa.Table) -> pa.Table:
 
 def with_group(rows: pa.Table, groups: pa.ChunkedArray) -> pa.Table:
     """Fill the group column."""
-    place = rows.schema.get_field_index("group")
-    return rows.set_column(place, "group", groups.cast(pa.string()))
+    at = rows.schema.get_field_index("group")
+    return rows.set_column(at, "group", groups.cast(pa.string()))
 
 
-def canonical_split(value: Any) -> str | None:
+def canonical_split(value: object) -> str | None:
     """Name a split as we do; unknown names stay as they are, lower-cased.
 
     >>> canonical_split("Validation"), canonical_split("fold1"), canonical_split(None)

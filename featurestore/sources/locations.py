@@ -31,7 +31,7 @@ class Location:
 
     @classmethod
     def of(cls, location: str | Path) -> Location:
-        """Return the place that a user means; `~`, `..` and ``file://`` are resolved."""
+        """Return the location that a user means; `~`, `..` and ``file://`` are resolved."""
         text = str(location)
         if text.startswith("file://"):
             text = text.removeprefix("file://")

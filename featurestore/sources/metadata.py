@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -29,46 +30,27 @@ from featurestore.terms.specs import Modality
 _DELTA_DIGITS = 38  # of its decimals
 
 
-def as_listing(
-    source: Source,
-    options: SourceOptions,
-    table: pa.Table,
-    *,
-    modality: Modality,
-    content: pa.Array | pa.ChunkedArray,
-    sizes: Sequence[int] | None,
-    stamps: Sequence[int] | None,
-    ids: pa.Array | pa.ChunkedArray,
-    splits: Sequence[str | None] | None = None,
-    labels: tuple[str, ...] = (),
-    used: frozenset[str | None] = frozenset(),
-    notes: Sequence[str] = (),
-    covers: tuple[str, ...] | None = None,
-    unread: tuple[str, ...] = (),
-) -> Listing:
-    """Put a listing together; columns that no option names are kept as free metadata.
+@dataclass(frozen=True, eq=False)
+class SourceItems:
+    """The items of a source before options are applied; all that has rows has one an item."""
 
-    Parameters
-    ----------
-    source : Source
-    options : SourceOptions
-        Its ``id``, ``label``, ``split`` and ``group`` name columns of ``table``.
-    table : pyarrow.Table
-        What is known of each item.
-    modality : Modality
-    content : pyarrow array
-        Texts, or the uris of images.
-    sizes, stamps : sequence of int, optional
-        What tells that an image has changed; of texts, the hash does.
-    ids : pyarrow array
-        Of the items, where ``options.id`` names no column.
-    splits : sequence of str, optional
-        Where ``options.split`` names no column.
-    labels : tuple of str
-        Label columns, where ``options.label`` names none.
-    used : frozenset of str
-        Columns that are content, not metadata.
-    """
+    table: pa.Table  # all other columns that the source has
+    modality: Modality
+    content: pa.Array | pa.ChunkedArray  # texts, or the uris of images
+    ids: pa.Array | pa.ChunkedArray  # used unless options name a column
+    sizes: Sequence[int] | None = None  # bytes of an image; of a text, its own length counts
+    stamps: Sequence[int] | None = None  # with the size, tells whether an image has changed
+    splits: Sequence[str | None] | None = None  # used unless options name a column
+    labels: tuple[str, ...] = ()  # label columns, used unless options name some
+    used: frozenset[str | None] = frozenset()  # columns that are content, not metadata
+    notes: Sequence[str] = ()
+    covers: tuple[str, ...] | None = None  # these two as in `Listing`
+    unread: tuple[str, ...] = ()
+
+
+def as_listing(source: Source, options: SourceOptions, items: SourceItems) -> Listing:
+    """Make a listing; columns that no option names are kept as free metadata."""
+    table, ids, splits = items.table, items.ids, items.splits
     known = table.column_names
     check_names(known, source.name)
     if options.id is not None:
@@ -77,24 +59,26 @@ def as_listing(
     if options.split is not None:
         require_column(options.split, known, "--split", source.location)
         splits = [canonical_split(value) for value in table.column(options.split).to_pylist()]
-    labels = labels if options.label is None else options.label
+    labels = items.labels if options.label is None else options.label
     for name in labels:
         require_column(name, known, "--label", source.location)
-    n, is_text = len(table), modality is Modality.TEXT
+    n, is_text = len(table), items.modality is Modality.TEXT
     empty = pa.nulls(n, pa.string())
-    if sizes is None:
-        sizes = pc.fill_null(pc.binary_length(content), 0) if is_text else [0] * n
+    if is_text and items.sizes is None:
+        sizes = pc.cast(pc.fill_null(pc.binary_length(items.content), 0), pa.int64())
+    else:
+        sizes = pa.array(items.sizes or [0] * n, pa.int64())
     columns = [
         ids,
-        empty if is_text else content,
-        content if is_text else empty,
-        pc.cast(pa.array(sizes) if not isinstance(sizes, pa.ChunkedArray) else sizes, pa.int64()),
-        pa.array(stamps if stamps is not None else [0] * n, pa.int64()),
+        empty if is_text else items.content,
+        items.content if is_text else empty,
+        sizes,
+        pa.array(items.stamps or [0] * n, pa.int64()),
         pa.array(splits, pa.string()) if splits is not None else empty,
         empty,
     ]
     rows = pa.Table.from_arrays(columns, schema=LISTING)
-    used = used | {options.id, options.split}
+    used = items.used | {options.id, options.split}
     for name in known:
         column = table.column(name)
         if name in labels or (name not in used and not pa.types.is_null(column.type)):
@@ -106,7 +90,8 @@ def as_listing(
         rows = with_group(rows, table.column(options.group))
     elif options.group is not None:
         rows = evaluate_group(rows, options.group)
-    return Listing(rows, modality, tuple(map(free_name, labels)), tuple(notes), covers, unread)
+    names = tuple(map(free_name, labels))
+    return Listing(rows, items.modality, names, tuple(items.notes), items.covers, items.unread)
 
 
 def check_names(names: Sequence[str], where: str) -> None:
@@ -151,7 +136,7 @@ def _is_plain(kind: pa.DataType) -> bool:
     return any(one(kind) for one in is_kind)
 
 
-def _as_text(value: Any) -> str | None:
+def _as_text(value: object) -> str | None:
     if value is None or isinstance(value, str):
         return value
     if isinstance(value, bytes):

@@ -10,7 +10,7 @@ from featurestore.sources.listing import Source
 from featurestore.sources.locations import Location
 
 
-def open_source(location: str | Path) -> Source:
+def open_source(path: str | Path) -> Source:
     """Tell what kind of source a path, a URL or a ``hf:`` name is.
 
     Raises
@@ -23,29 +23,29 @@ def open_source(location: str | Path) -> Source:
     from featurestore.sources.table import READERS, TableFile
     from featurestore.sources.webdataset import TarShards, has_shards
 
-    text = str(location)
+    text = str(path)
     if text.startswith(HF_PREFIX) and not text.startswith(f"{HF_PREFIX}//"):
         return HfDataset(Location(text))
-    place = Location.of(location)
-    if place.suffix == ".tar":  # one shard, or shard-{000..099}.tar
-        return TarShards(place)
-    if place.suffix in READERS and (place.is_url or not place.is_dir()):
-        if not place.exists():
-            raise BadSource(f"{place} does not exist: expected a table{_near(place)}")
-        return TableFile(place)
-    if place.is_dir():
-        if is_saved_dataset(place):
-            return HfDataset(place)
-        return TarShards(place) if has_shards(place) else ImageFolder(place)
-    if not place.exists():
+    location = Location.of(path)
+    if location.suffix == ".tar":  # one shard, or shard-{000..099}.tar
+        return TarShards(location)
+    if location.suffix in READERS and (location.is_url or not location.is_dir()):
+        if not location.exists():
+            raise BadSource(f"{location} does not exist: expected a table{_near(location)}")
+        return TableFile(location)
+    if location.is_dir():
+        if is_saved_dataset(location):
+            return HfDataset(location)
+        return TarShards(location) if has_shards(location) else ImageFolder(location)
+    if not location.exists():
         raise BadSource(
-            f"{place} does not exist: expected a folder of images, a table or tar shards"
-            f"{_near(place)}"
+            f"{location} does not exist: expected a folder of images, a table or tar shards"
+            f"{_near(location)}"
         )
     raise BadSource(
-        f"{place} is no source: expected a folder of images, a table "
+        f"{location} is no source: expected a folder of images, a table "
         f"({', '.join(sorted(READERS))}), tar shards, a saved Hugging Face data set or "
-        f"{HF_PREFIX}NAME; got a {place.suffix or 'file without ending'}"
+        f"{HF_PREFIX}NAME; got a {location.suffix or 'file without ending'}"
     )
 
 
@@ -60,9 +60,9 @@ def lies_in(one: str, other: str) -> bool:
     return one.startswith(f"{other}/") or set(expand_braces(one)) <= set(expand_braces(other))
 
 
-def _near(place: Location) -> str:
-    if place.is_url or not place.parent.is_dir():
+def _near(location: Location) -> str:
+    if location.is_url or not location.parent.is_dir():
         return ""
-    names = [one.name for one in Path(place.parent.text).iterdir()]
-    close = difflib.get_close_matches(place.name, names, n=1)
-    return f"; did you mean {place.parent.join(close[0])}?" if close else ""
+    names = [one.name for one in Path(location.parent.text).iterdir()]
+    close = difflib.get_close_matches(location.name, names, n=1)
+    return f"; did you mean {location.parent.join(close[0])}?" if close else ""

@@ -1,6 +1,6 @@
 """From a uri, as a listing names it, to the bytes of an image.
 
-All but columns are read at random places by many threads at once.
+Files and tar members are read by many threads at once, in any order; columns in small batches.
 """
 
 from __future__ import annotations
@@ -17,13 +17,8 @@ from featurestore.errors import FeatureStoreError
 from featurestore.sources.locations import Location, is_url
 from featurestore.sources.uris import MEMBER, VALUE, image_bytes, parse_value_uri
 
-# What no second try would change.
-_FINAL = (
-    FileNotFoundError, IsADirectoryError, PermissionError, ValueError, FeatureStoreError,
-)  # fmt: skip
-_FINAL = (  # what no second try would change
-    FileNotFoundError, IsADirectoryError, PermissionError, ValueError, FeatureStoreError,
-)  # fmt: skip
+# Errors that a second try would not change.
+_FINAL = (FileNotFoundError, IsADirectoryError, PermissionError, ValueError, FeatureStoreError)
 _WAITS_S = (0.5, 2.0)  # before a read over a network is tried again
 _logger = logging.getLogger(__name__)
 _BATCH_ROWS = 16
@@ -55,7 +50,7 @@ class Reader:
             except _FINAL:
                 raise
             except Exception as error:  # file systems raise what they like for a lost connection
-                if _is_an_answer(error):
+                if _is_final_answer(error):
                     raise
                 _logger.info("%s: %s; again in %s s", uri, error, wait_s)
                 time.sleep(wait_s)
@@ -78,8 +73,8 @@ class Reader:
         return root.join(uri).read()
 
 
-def _is_an_answer(error: Exception) -> bool:
-    """Whether a server has said no (403, 410, …), rather than nothing, or "later"."""
+def _is_final_answer(error: Exception) -> bool:
+    """Whether it is a final HTTP error (403, 410, …), which is not tried again."""
     status = getattr(error, "status", None)
     return isinstance(status, int) and 400 <= status < 500 and status not in (408, 429)
 
@@ -132,5 +127,5 @@ class _Column:
 
 @lru_cache(maxsize=4)
 def _column(file: Location, column: str, state: tuple[int, int]) -> _Column:
-    """Open a column; ``state`` makes a changed file another one."""
+    """Open a column; a new ``state``, (size, stamp), opens it again."""
     return _Column(file, column)

@@ -14,12 +14,18 @@ import pyarrow as pa
 from featurestore.errors import BadSource
 from featurestore.sources.listing import SPLITS, Listing, SourceOptions, require_column
 from featurestore.sources.locations import Location, is_url
-from featurestore.sources.metadata import as_listing, check_names, hub_class_names, with_class_names
+from featurestore.sources.metadata import (
+    SourceItems,
+    as_listing,
+    check_names,
+    hub_class_names,
+    with_class_names,
+)
 from featurestore.sources.uris import value_uri
 from featurestore.terms.specs import Modality
 
 _BLOCK_BYTES = 64 << 20  # a row must fit into a block
-_AT_ONCE = 64  # questions to a network
+_AT_ONCE = 64  # requests over a network
 
 
 @dataclass(frozen=True)
@@ -68,9 +74,7 @@ class TableFile:
                 f"no --id: items of {self.name} are named by row; inserting rows shifts the names"
             )
         split = SPLITS.get(self.location.stem.lower())
-        return as_listing(
-            self,
-            options,
+        items = SourceItems(
             table,
             modality=Modality.TEXT if is_text else Modality.IMAGE,
             content=content,
@@ -81,6 +85,7 @@ class TableFile:
             used=frozenset({name}),
             notes=notes,
         )
+        return as_listing(self, options, items)
 
     def _content_column(self, table: pa.Table, options: SourceOptions) -> str:
         known = [*table.column_names, *_unread_columns(table)]
@@ -99,7 +104,7 @@ class TableFile:
 
 
 def _utf8(value: bytes | None) -> str | None:
-    """Return a text, or None, which then fails as that one item."""
+    """Return a text; None for bytes that are not UTF-8: that item then fails."""
     try:
         return None if value is None else value.decode()
     except UnicodeDecodeError:
@@ -128,26 +133,26 @@ def _strings(table: pa.Table, name: str) -> pa.ChunkedArray:
 
 
 def _as_written(options: SourceOptions) -> dict[str, pa.DataType]:
-    """Return the columns that are text whatever they look like: an id 007 is not 7."""
+    """Return the columns that are read as text even if they look like numbers: 007 is not 7."""
     named = (options.id, options.text, options.image, options.split, options.group)
     return {name: pa.string() for name in named if name is not None}
 
 
 def _as_bytes(options: SourceOptions) -> dict[str, pa.DataType]:
-    """Return the column of texts: one that is no UTF-8 must not cost the whole table."""
+    """Return the text column, read as bytes: one text that is not UTF-8 fails alone."""
     return {options.text: pa.binary()} if options.text else {}
 
 
-def _read_csv(path: Location, options: SourceOptions, delimiter: str = ",") -> pa.Table:
+def _read_csv(location: Location, options: SourceOptions, delimiter: str = ",") -> pa.Table:
     try:
-        return _csv(path, options, delimiter)
+        return _csv(location, options, delimiter)
     except pa.ArrowInvalid:
-        return _csv(path, options, delimiter, exact=True)  # on one core it names the row
+        return _csv(location, options, delimiter, exact=True)  # on one core it names the row
 
 
-def _dialect(path: Location, delimiter: str) -> tuple[str, str]:
-    """Return the encoding, and what divides the columns: spreadsheets write UTF-16, or ``;``."""
-    with path.open() as file:
+def _dialect(location: Location, delimiter: str) -> tuple[str, str]:
+    """Return encoding and delimiter: spreadsheets may write UTF-16, or ``;`` between columns."""
+    with location.open() as file:
         head = file.read(1 << 16)
     encoding = "utf16" if head[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf8"
     header = head.decode(encoding, "replace").splitlines()[:1]
@@ -157,7 +162,7 @@ def _dialect(path: Location, delimiter: str) -> tuple[str, str]:
 
 
 def _csv(
-    path: Location, options: SourceOptions, delimiter: str, *, exact: bool = False
+    location: Location, options: SourceOptions, delimiter: str, *, exact: bool = False
 ) -> pa.Table:
     from pyarrow import csv
 
@@ -165,10 +170,10 @@ def _csv(
 
     # In TSV files quotes are mostly text (sms_spam has them unpaired); in CSV they are quotes.
     quotes = '"' if delimiter == "," else False
-    encoding, found = _dialect(path, delimiter)
-    delimiter = delimiter if columns and len(columns) == 1 else found
+    encoding, divider = _dialect(location, delimiter)
+    delimiter = delimiter if columns and len(columns) == 1 else divider
     table = csv.read_csv(
-        _input(path),
+        _input(location),
         read_options=csv.ReadOptions(
             column_names=list(columns) if columns else None,
             block_size=_BLOCK_BYTES,
@@ -187,36 +192,36 @@ def _csv(
     )
     for field in table.schema:
         if pa.types.is_binary(field.type) and field.name != options.text:
-            raise BadSource(f"column {field.name!r} of {path} is not UTF-8: convert the file")
+            raise BadSource(f"column {field.name!r} of {location} is not UTF-8: convert the file")
     return table.replace_schema_metadata({_BYTES: b"1"})
 
 
-def _read_tsv(path: Location, options: SourceOptions) -> pa.Table:
-    return _read_csv(path, options, "\t")
+def _read_tsv(location: Location, options: SourceOptions) -> pa.Table:
+    return _read_csv(location, options, "\t")
 
 
-def _read_jsonl(path: Location, options: SourceOptions) -> pa.Table:
+def _read_jsonl(location: Location, options: SourceOptions) -> pa.Table:
     from pyarrow import json
 
-    _no_columns(path, options.columns)
+    _no_columns(location, options.columns)
     read = json.ReadOptions(block_size=_BLOCK_BYTES)
     written = pa.schema(list((_as_written(options) | _as_bytes(options)).items()))
     try:
         options_of = json.ParseOptions(explicit_schema=written)
-        table = json.read_json(_input(path), read, options_of)
+        table = json.read_json(_input(location), read, options_of)
     except pa.ArrowInvalid:  # a number where we expected a string: then it is one
-        return json.read_json(_input(path), read)
+        return json.read_json(_input(location), read)
     # A column that is named but not there comes as nulls; say later that it is missing.
     absent = [name for name in written.names if table.column(name).null_count == len(table)]
     return table.drop_columns(absent).replace_schema_metadata({_BYTES: b"1"})
 
 
-def _read_parquet(path: Location, options: SourceOptions) -> pa.Table:
+def _read_parquet(location: Location, options: SourceOptions) -> pa.Table:
     """Read all but columns of images, whose names go into the schema's metadata."""
     import pyarrow.parquet as pq
 
-    _no_columns(path, options.columns)
-    with pq.ParquetFile(_input(path), pre_buffer=True) as file:
+    _no_columns(location, options.columns)
+    with pq.ParquetFile(_input(location), pre_buffer=True) as file:
         schema = file.schema_arrow
         images = [field.name for field in schema if _holds_bytes(field.type)]
         table = file.read([name for name in schema.names if name not in images])
@@ -233,21 +238,21 @@ def _holds_bytes(kind: pa.DataType) -> bool:
     return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
 
-def _input(path: Location) -> Any:
-    return path.open() if path.is_url else path.text
+def _input(location: Location) -> Any:
+    return location.open() if location.is_url else location.text
 
 
-def _no_columns(path: Location, columns: tuple[str, ...] | None) -> None:
+def _no_columns(location: Location, columns: tuple[str, ...] | None) -> None:
     if columns:
         raise BadSource(
-            f"--columns names the columns of a CSV or TSV file; {path.name} has its own"
+            f"--columns names the columns of a CSV or TSV file; {location.name} has its own"
         )
 
 
 def _clear(read: Callable[[Location, SourceOptions], pa.Table]) -> Callable[..., pa.Table]:
-    def reader(path: Location, options: SourceOptions) -> pa.Table:
+    def reader(location: Location, options: SourceOptions) -> pa.Table:
         try:
-            table = read(path, options)
+            table = read(location, options)
             table.column_names  # noqa: B018 - decodes the header
             table.validate(full=True)
             return table
@@ -256,8 +261,8 @@ def _clear(read: Callable[[Location, SourceOptions], pa.Table]) -> Callable[...,
         except (pa.ArrowException, ValueError, KeyError, OSError) as error:
             reason = str(error).splitlines()[0]
             raise BadSource(
-                f"cannot read {path} as {path.suffix.lstrip('.')}: {reason}; nothing of it was "
-                "taken: mend it and run again"
+                f"cannot read {location} as {location.suffix.lstrip('.')}: {reason}; nothing of "
+                "it was taken: mend it and run again"
             ) from None
 
     return reader
@@ -273,7 +278,7 @@ READERS: dict[str, Callable[[Location, SourceOptions], pa.Table]] = {
 
 
 def _stats(root: Location, paths: list[str | None]) -> tuple[list[int], list[int]]:
-    """Return sizes and times; 0 where there is no file, which then fails when it is read."""
+    """Return sizes (bytes) and stamps; 0 for a file that is not there: reading it fails later."""
 
     def of(path: str | None) -> tuple[int, int]:
         try:
@@ -282,8 +287,8 @@ def _stats(root: Location, paths: list[str | None]) -> tuple[list[int], list[int
             return 0, 0
 
     if not (root.is_url or any(path and is_url(path) for path in paths)):
-        found = [of(path) for path in paths]
-    else:  # over a network, each is a question and an answer
+        stats = [of(path) for path in paths]
+    else:  # over a network, each is a request
         with ThreadPoolExecutor(_AT_ONCE) as pool:
-            found = list(pool.map(of, paths))
-    return [size for size, _ in found], [stamp for _, stamp in found]
+            stats = list(pool.map(of, paths))
+    return [size for size, _ in stats], [stamp for _, stamp in stats]

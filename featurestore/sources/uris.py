@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import posixpath
 import re
-from typing import Any
 
 from featurestore.sources.locations import Location, is_url
 
@@ -28,14 +27,14 @@ def value_uri(table: str, column: str, row: int) -> str:
 
 def parse_value_uri(uri: str) -> tuple[str, str, int]:
     """Return the table (or split), column and row that a uri names."""
-    found = VALUE.fullmatch(uri)
-    if found is None:
+    match = VALUE.fullmatch(uri)
+    if match is None:
         raise ValueError(f"{uri!r} names no value of a data set")
-    part, column, row = found.groups()
-    return part, column, int(row)
+    table, column, row = match.groups()
+    return table, column, int(row)
 
 
-def image_bytes(value: Any, folder: Location) -> bytes:
+def image_bytes(value: object, folder: Location) -> bytes:
     """Return the bytes of a stored image: bytes, or a struct of bytes and path.
 
     Raises

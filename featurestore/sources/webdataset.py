@@ -1,7 +1,7 @@
 """WebDataset shards: tar files whose members of one name make a sample; never unpacked.
 
 Listing walks the headers and reads the small members (.cls, .json, .txt); an image is later read
-by its place in the shard. ``0042.jpg``, ``0042.cls``, ``0042.json`` are one item, ``shard/0042``.
+by its offset in the shard. ``0042.jpg``, ``0042.cls``, ``0042.json`` make the item ``shard/0042``.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pyarrow as pa
 
@@ -22,7 +22,7 @@ from featurestore.errors import BadSource
 from featurestore.sources.folder import IMAGE_ENDINGS
 from featurestore.sources.listing import SPLITS, Listing, SourceOptions
 from featurestore.sources.locations import Location
-from featurestore.sources.metadata import as_listing, columns_of
+from featurestore.sources.metadata import SourceItems, as_listing, columns_of
 from featurestore.sources.uris import member_uri
 from featurestore.terms.specs import Modality
 
@@ -64,8 +64,8 @@ class TarShards:
             raise BadSource(
                 f"{self.location} has braces in its folder: name the folders one by one"
             )
-        shards = [Location(one) for one in expand_braces(self.location.text)]
-        absent = [one for one in shards if not one.exists()]
+        shards = [Location(text) for text in expand_braces(self.location.text)]
+        absent = [shard for shard in shards if not shard.exists()]
         if absent:
             raise BadSource(f"{len(absent)} shards do not exist (first: {absent[0]})")
         return shards
@@ -86,20 +86,20 @@ class TarShards:
             )
         damaged: list[tuple[Location, str]] = []
         samples = [sample for shard in shards for sample in _samples(shard, damaged)]
-        stand_ins = [one for one in samples if one.stands_in]
-        readable = [one for one in samples if not one.stands_in]
+        stand_ins = [sample for sample in samples if sample.stands_in]
+        readable = [sample for sample in samples if not sample.stands_in]
         has_images = options.text is None and (
-            not readable or any(one.uri is not None for one in readable)
+            not readable or any(sample.uri is not None for sample in readable)
         )
         name = options.text or "txt"
         kept = [
-            one
-            for one in samples
-            if one.stands_in or (one.uri is not None if has_images else name in one.facts)
+            sample
+            for sample in samples
+            if sample.stands_in or (sample.uri is not None if has_images else name in sample.facts)
         ]
         if options.id is not None:
-            for one in stand_ins:
-                one.facts[options.id] = one.key
+            for sample in stand_ins:
+                sample.facts[options.id] = sample.key
         notes = [f"{shard} is damaged: {error}" for shard, error in damaged]
         if links:
             notes.append(
@@ -111,33 +111,34 @@ class TarShards:
             notes.append(
                 f"{len(samples) - len(kept):,} samples of {self.location} have no {what}: left out"
             )
-        texts = [one.facts.get(name) for one in kept]
-        names = list(dict.fromkeys(fact for one in kept for fact in one.facts))
-        unread = _beginnings({self.location.join(one.shard) for one in stand_ins} | set(links))
+        texts = [sample.facts.get(name) for sample in kept]
+        names = list(dict.fromkeys(fact for sample in kept for fact in sample.facts))
+        unread = _beginnings(
+            {self.location.join(sample.shard) for sample in stand_ins} | set(links)
+        )
         if (stand_ins or links) and not has_images:
             unread = ("",)  # texts have no uri to tell their shard by
         is_part = self.location.suffix == ".tar"  # of the shards in its folder
-        return as_listing(
-            self,
-            options,
-            columns_of([one.facts for one in kept], names),
+        items = SourceItems(
+            columns_of([sample.facts for sample in kept], names),
             modality=Modality.IMAGE if has_images else Modality.TEXT,
             content=pa.array(
-                [one.uri for one in kept]
+                [sample.uri for sample in kept]
                 if has_images
                 else [None if text is None else str(text) for text in texts],
                 pa.string(),
             ),
-            sizes=[one.size for one in kept] if has_images else None,
-            stamps=[one.stamp for one in kept] if has_images else None,
-            ids=pa.array([one.key for one in kept], pa.string()),
-            splits=[one.split for one in kept],
+            sizes=[sample.size for sample in kept] if has_images else None,
+            stamps=[sample.stamp for sample in kept] if has_images else None,
+            ids=pa.array([sample.key for sample in kept], pa.string()),
+            splits=[sample.split for sample in kept],
             labels=("label",) if "label" in names else (),
             used=frozenset() if has_images else frozenset({name}),
             notes=notes,
             covers=_beginnings(shards) if is_part else None,
             unread=unread,
         )
+        return as_listing(self, options, items)
 
 
 @dataclass
@@ -155,7 +156,7 @@ class _Sample:
 
 
 def _beginnings(shards: Iterable[Location]) -> tuple[str, ...]:
-    """Return how ids or uris of the shards' items begin."""
+    """Return the prefixes of the ids and uris of the shards' items."""
     return tuple(one for shard in shards for one in (f"{shard.stem}/", f"{shard.name}#"))
 
 
@@ -198,40 +199,21 @@ def expand_braces(text: str) -> list[str]:
 def _samples(shard: Location, damaged: list[tuple[Location, str]]) -> Iterator[_Sample]:
     """Yield the samples of a shard.
 
-    What stands before a damage is kept; the damage itself becomes a sample that cannot be read,
-    so that it is counted among the failures.
+    Samples before a damaged place are kept. The damage itself becomes a sample that cannot be
+    read, so that it is counted as a failure.
     """
     size, stamp = shard.stat()
     split = next((SPLITS[w] for w in re.split(r"\W|_", shard.stem.lower()) if w in SPLITS), None)
     sample: _Sample | None = None
     try:
         with shard.open() as file, tarfile.open(fileobj=file, mode="r:") as tar:
-            for member in tar:
-                tar.members = []  # type: ignore[attr-defined] # keep no list of a million
-                if not member.isfile() or Path(member.name).name.startswith("."):
-                    continue
-                folder, _, base = member.name.rpartition("/")
-                stem, _, ending = base.partition(".")
-                key = "/".join(part for part in (shard.stem, folder, stem) if part)
-                if sample is None or sample.key != key:
-                    if sample is not None:
-                        yield sample
-                    sample = _Sample(shard.name, key, stamp, split)
-                ending = ending.lower()
-                if ending in IMAGES:
-                    sample.uri = member_uri(shard.name, member.offset_data, member.size)
-                    sample.size = member.size
-                elif ending in _SMALL:
-                    content = tar.extractfile(member)
-                    assert content is not None, "a regular file"
-                    sample.facts |= _facts(ending, content.read(), shard, member.name, damaged)
-            # tarfile stops in silence at a header that it cannot read.
-            file.seek(tar.offset)
-            block = file.read(tarfile.BLOCKSIZE)
-            if len(block) < tarfile.BLOCKSIZE:
-                raise tarfile.ReadError("it ends without the mark of its end")
-            if block.count(0) < tarfile.BLOCKSIZE:
-                raise tarfile.ReadError(f"no header of a member at byte {tar.offset}")
+            for key, member in _members(tar, shard):
+                if sample is not None and sample.key != key:
+                    yield sample
+                    sample = None
+                sample = sample or _Sample(shard.name, key, stamp, split)
+                _add_member(sample, tar, member, shard, damaged)
+            _check_end(file, tar)
     except (tarfile.TarError, EOFError) as error:
         damaged.append((shard, str(error)))
         if sample is not None:
@@ -243,10 +225,48 @@ def _samples(shard: Location, damaged: list[tuple[Location, str]]) -> Iterator[_
         yield sample
 
 
+def _members(tar: tarfile.TarFile, shard: Location) -> Iterator[tuple[str, tarfile.TarInfo]]:
+    """Yield the files of a shard, hidden ones left out, each with the key of its sample."""
+    for member in tar:
+        tar.members = []  # type: ignore[attr-defined] # keep no list of a million
+        folder, _, base = member.name.rpartition("/")
+        if member.isfile() and not base.startswith("."):
+            stem = base.partition(".")[0]
+            yield "/".join(part for part in (shard.stem, folder, stem) if part), member
+
+
+def _add_member(
+    sample: _Sample,
+    tar: tarfile.TarFile,
+    member: tarfile.TarInfo,
+    shard: Location,
+    damaged: list[tuple[Location, str]],
+) -> None:
+    """Note where an image lies, or what a small member says."""
+    ending = member.name.rpartition("/")[2].partition(".")[2].lower()
+    if ending in IMAGES:
+        sample.uri = member_uri(shard.name, member.offset_data, member.size)
+        sample.size = member.size
+    elif ending in _SMALL:
+        content = tar.extractfile(member)
+        assert content is not None, "a regular file"
+        sample.facts |= _facts(ending, content.read(), shard, member.name, damaged)
+
+
+def _check_end(file: IO[bytes], tar: tarfile.TarFile) -> None:
+    """Raise ReadError if a shard is cut short: tarfile stops silently at a bad header."""
+    file.seek(tar.offset)
+    block = file.read(tarfile.BLOCKSIZE)
+    if len(block) < tarfile.BLOCKSIZE:
+        raise tarfile.ReadError("it ends without the mark of its end")
+    if block.count(0) < tarfile.BLOCKSIZE:
+        raise tarfile.ReadError(f"no header of a member at byte {tar.offset}")
+
+
 def _facts(
     ending: str, content: bytes, shard: Location, name: str, damaged: list[tuple[Location, str]]
 ) -> dict[str, Any]:
-    """Read a small member; one that is damaged is noted and costs that item alone."""
+    """Read a small member; a damaged one is noted, and only its item loses it."""
     try:
         text = content.decode()
         if ending == "txt":

@@ -14,13 +14,13 @@ from featurestore.errors import BadSource
 
 
 def new_columns(have: pa.Schema, come: pa.Schema) -> list[pa.Field]:
-    """Return the fields that ``come`` adds; a column of another type is an error.
+    """Return the fields that ``come`` adds to ``have``.
 
     Raises
     ------
     BadSource
-        If a column exists already with a type that does not fit, or in another case: Delta
-        takes ``Label`` and ``label`` for one.
+        If a column exists with a type that does not fit, or in another case: Delta treats
+        ``Label`` and ``label`` as one column.
     """
     fields = []
     spelt = {name.lower(): name for name in have.names}
@@ -46,12 +46,14 @@ def new_columns(have: pa.Schema, come: pa.Schema) -> list[pa.Field]:
 def drop_equal(
     values: Mapping[str, pa.Array], keys: list[str]
 ) -> Callable[[pa.Table], NDArray[np.bool_]]:
-    """Return a ``drop`` for `Table.merge`: rows whose key columns are among ``values``."""
+    """Return a ``drop`` for `Table.merge` that marks rows whose key columns are in ``values``.
+
+    It takes a table of n rows and returns a mask of shape (n,).
+    """
     wanted = row_keys([values[key] for key in keys])
 
-    def drop(part: pa.Table) -> NDArray[np.bool_]:
-        found = pc.is_in(row_keys([part.column(key) for key in keys]), value_set=wanted)
-        return np.asarray(found)
+    def drop(rows: pa.Table) -> NDArray[np.bool_]:
+        return np.asarray(pc.is_in(row_keys([rows.column(key) for key in keys]), value_set=wanted))
 
     return drop
 
@@ -77,25 +79,28 @@ def fits(come: pa.DataType, have: pa.DataType) -> bool:
     return bool(pa.types.is_floating(have) and pa.types.is_integer(come))
 
 
-def fit_to(part: pa.Table, schema: pa.Schema) -> pa.Table:
-    """Give a part the columns of the table; vectors keep their fixed size."""
+def fit_to(rows: pa.Table, schema: pa.Schema) -> pa.Table:
+    """Return rows with the columns of a schema: absent ones null, vectors of their fixed size."""
     columns = []
     for field in schema:
         if field.name == "vector":
-            columns.append(part.column(field.name))
-        elif field.name in part.column_names:
-            columns.append(part.column(field.name).cast(field.type))
+            columns.append(rows.column(field.name))
+        elif field.name in rows.column_names:
+            columns.append(rows.column(field.name).cast(field.type))
         else:
-            columns.append(pa.nulls(len(part), field.type))
+            columns.append(pa.nulls(len(rows), field.type))
     return pa.Table.from_arrays(columns, names=schema.names)
 
 
-def is_equal(rows: pa.Table, items: pa.Table, place: pa.Array, name: str) -> NDArray[np.bool_]:
-    """Tell which listed rows have the stored value in a column; two nulls are equal."""
+def is_equal(rows: pa.Table, items: pa.Table, positions: pa.Array, name: str) -> NDArray[np.bool_]:
+    """Mark the listed rows whose value in a column is the stored one, (n_rows,).
+
+    ``positions``, (n_rows,), says where in ``items`` each row stands; two nulls are equal.
+    """
     ours = rows.column(name)
     if name not in items.column_names:
         return np.asarray(pc.is_null(ours))
-    theirs = items.column(name).take(place)
+    theirs = items.column(name).take(positions)
     same = pc.fill_null(pc.equal(ours.cast(theirs.type), theirs), False)
     both_null = pc.and_(pc.is_null(ours), pc.is_null(theirs))
     return np.asarray(pc.or_(same, both_null))

@@ -53,7 +53,7 @@ class DatasetFile:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> DatasetFile:
         """Read what `to_json` wrote; raises KeyError, TypeError, ValueError for anything else."""
-        labels = {one["column"]: {"task": one["task"]} for one in value["labels"]}
+        labels = {label["column"]: {"task": label["task"]} for label in value["labels"]}
         sources = {
             name: SourceRecord(
                 record["kind"], record["root"], tuple(record["locations"]), record["options"]

@@ -53,7 +53,7 @@ class DatasetFolder:
 
     @property
     def local(self) -> Path:
-        """Where this machine keeps what is derived: caches, indexes, thumbnails, locks."""
+        """The folder of this machine for derived files: caches, indexes, thumbnails, locks."""
         return local_side(self.path)
 
     def read(self) -> DatasetFile:
@@ -62,10 +62,10 @@ class DatasetFolder:
         return parse_description(path, path.read_bytes)
 
     def update(self, change: Callable[[DatasetFile | None], DatasetFile]) -> None:
-        """Replace dataset.json by what ``change`` makes of it, whole or not at all.
+        """Replace dataset.json by what ``change`` returns for it, atomically.
 
-        The caller holds the lock ``dataset``. Where that does not keep other machines out,
-        ``change`` may be called again, with what another one wrote.
+        The caller holds the lock ``dataset``. In an object store, where that lock does not keep
+        other machines out, ``change`` may be called again with what another machine wrote.
         """
         path = self.path / "dataset.json"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -77,14 +77,14 @@ class DatasetFolder:
         rewrite(path, changed)
 
     def n_replacements(self, slug: str) -> int:
-        """How often vectors of a view were replaced: an index of the old ones fits no more."""
+        """Count how often vectors of a view were replaced: an older index no longer fits."""
         try:
             return int((self.path / "views" / slug / "replacements").read_text())
         except FileNotFoundError:
             return 0
 
     def check_new(self) -> None:
-        """Raise BadName where rows of a data set are left that was dropped."""
+        """Raise BadName if rows of a dropped data set are left."""
         for table in (self.items, self.failures):
             if any(True for _ in table.path.glob("*.parquet")):
                 raise BadName(
@@ -107,7 +107,7 @@ class DatasetFolder:
             count()
 
     def forget_erased(self) -> None:
-        """Delete what this machine keeps of a store elsewhere from before an erasure there."""
+        """Delete this machine's files of an object store that are older than an erasure there."""
         if self.local == self.path:
             return
         seen = self.local / "erasures"
@@ -116,7 +116,7 @@ class DatasetFolder:
             write_file(seen, now.encode())
 
     def clear_local(self) -> None:
-        """Delete what this machine keeps of a store elsewhere, but for what is being written."""
+        """Delete this machine's files of an object store, except those that are being written."""
         if self.local == self.path:
             return
         for path in sorted(self.local.rglob("*"), reverse=True):  # what a folder holds before it
@@ -152,9 +152,9 @@ class DatasetFolder:
         return Table.create(self.path / "views" / slug, view_schema(dim))
 
     def encoders(self) -> dict[str, dict[str, Any]]:
-        """Return slug → encoder.json of every view, those that others replaced left out."""
-        found = matching(self.path / "views", "*/encoder.json")
-        values = {path.parent.name: read_json(path) for path in found}
+        """Return slug → encoder.json of every view that was not replaced by another."""
+        paths = matching(self.path / "views", "*/encoder.json")
+        values = {path.parent.name: read_json(path) for path in paths}
         for slug, value in values.items():
             lacking = _ENCODER_KEYS - value.keys()
             if lacking:
@@ -163,12 +163,13 @@ class DatasetFolder:
         return {slug: value for slug, value in values.items() if "replaced_by" not in value}
 
     def write_encoder(
-        self, resolved: ResolvedEncoder, canary: Any, device: str, *, is_hidden: bool = False
+        self, resolved: ResolvedEncoder, canary: object, device: str, *, is_hidden: bool = False
     ) -> None:
         """Write encoder.json, which is what makes a view exist.
 
-        A view of the same spec by an encoder of another fingerprint is kept, but replaced;
-        ``is_hidden`` leaves that for later, when the new view is whole.
+        An older view of the same spec with another fingerprint stays on disk, marked as replaced.
+        With ``is_hidden`` the new view stays hidden, and the older one in use, until the new one
+        is complete.
         """
         value = {
             "spec": str(resolved.spec),
@@ -207,8 +208,7 @@ class DatasetFolder:
 
     def runs(self, kind: str) -> list[dict[str, Any]]:
         """Return the run cards of a kind, newest first."""
-        found = matching(self.path / "runs", f"*-{kind}.json")[::-1]
-        return [read_json(path) for path in found]
+        return [read_json(path) for path in matching(self.path / "runs", f"*-{kind}.json")[::-1]]
 
     @property
     def n_erasures(self) -> int:
@@ -232,11 +232,12 @@ class DatasetFolder:
         rewrite(self.path / "erasures", lambda now: str(int(now or b"0") + 1).encode())
 
     @contextmanager
-    def locked(self, what: str, *, on_wait: Any = None) -> Iterator[None]:
+    def locked(self, what: str, *, on_wait: Callable[[], object] | None = None) -> Iterator[None]:
         """Hold an advisory lock of this data set; ``on_wait`` is called once if it is taken.
 
-        It only saves double work: without it, no row would be wrong. The system lets go of
-        it when the process ends, however it ends. Of a store elsewhere, it is this machine's.
+        The lock only saves double work: without it, no row would be wrong. The system releases
+        it when the process ends, in any way. For a store in an object store it holds on this
+        machine only.
         """
         folder = self.local / "locks"
         folder.mkdir(parents=True, exist_ok=True)

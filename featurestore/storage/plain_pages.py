@@ -1,7 +1,7 @@
-"""Vectors out of Parquet pages that hold nothing but their floats, as `tables` writes them.
+"""Read vectors straight from Parquet pages that hold plain floats, as `shards` writes them.
 
-Arrow walks through the levels of every value (0.3 GB/s on 2 cores); plain pages without nulls
-have their values side by side, as memory wants them. Whatever is not just so is left to Arrow.
+Arrow decodes the levels of every value (0.3 GB/s on 2 cores). Plain pages without nulls hold their
+values side by side, so they can be read into an array. All other pages are left to Arrow.
 Pages and their headers: https://parquet.apache.org/docs/file-format/data-pages/, and
 parquet.thrift for the numbers of fields; Thrift's compact protocol for how they are written.
 """
@@ -10,11 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import pyarrow.parquet as pq
 
 _KIND, _SIZE, _PAGE_V2 = 1, 3, 8  # fields of PageHeader; then those of DataPageHeaderV2
 _N_VALUES, _N_NULLS, _N_ROWS, _ENCODING, _DEFINITION_BYTES, _REPETITION_BYTES = range(1, 7)
@@ -31,7 +34,7 @@ class NotPlain(Exception):
 def plain_pages(
     path: Path,
     schema: pa.Schema,
-    row_group: Any,
+    row_group: pq.RowGroupMetaData,
     column: str,
     dim: int,
     *,

@@ -71,15 +71,15 @@ def select(
 def _answer(
     connection: duckdb.DuckDBPyConnection, statement: str, limit_s: float | None
 ) -> pa.Table:
-    """Run a statement beside this thread, which a Ctrl-C then reaches however long it takes."""
+    """Run a statement in another thread, so that Ctrl-C reaches this one meanwhile."""
     with ThreadPoolExecutor(1, thread_name_prefix="query") as beside:
-        found = beside.submit(lambda: connection.sql(statement).to_arrow_table())
+        answer = beside.submit(lambda: connection.sql(statement).to_arrow_table())
         try:
-            return found.result(None if limit_s is None else min(limit_s, TIMEOUT_MAX))
+            return answer.result(None if limit_s is None else min(limit_s, TIMEOUT_MAX))
         except BaseException:
-            while not found.done():  # again and again: it is lost on one that is about to run
+            while not answer.done():  # repeated: a statement about to start misses an interrupt
                 connection.interrupt()
-                wait([found], 0.1)
+                wait([answer], 0.1)
             raise
 
 
@@ -93,13 +93,13 @@ def evaluate(expression: str, table: pa.Table) -> pa.ChunkedArray:
     """
     if expression in table.column_names:
         return table.column(expression)
-    place = "__row"
+    row_column = "__row"
     taken = {name.lower() for name in table.column_names}  # SQL does not tell cases apart
-    while place in taken:
-        place += "_"
-    numbered = table.append_column(place, pa.array(np.arange(len(table))))
+    while row_column in taken:
+        row_column += "_"
+    numbered = table.append_column(row_column, pa.array(np.arange(len(table))))
     # The line break ends a comment in the expression, which would swallow what follows it.
-    statement = f"SELECT ({expression}\n) AS value FROM items ORDER BY items.{place}"
+    statement = f"SELECT ({expression}\n) AS value FROM items ORDER BY items.{row_column}"
     if not expression.strip():
         raise BadQuery(f"no expression; columns: {', '.join(table.column_names)}")
     try:
@@ -122,7 +122,7 @@ def fulfils(condition: str, table: pa.Table) -> NDArray[np.bool_]:
     BadQuery
         If it is no condition.
     """
-    found = evaluate(condition, table)
-    if not pa.types.is_boolean(found.type):
-        raise BadQuery(f"{condition} gives {found.type}: expected a condition, true or false")
-    return np.asarray(pc.fill_null(found, False))
+    values = evaluate(condition, table)
+    if not pa.types.is_boolean(values.type):
+        raise BadQuery(f"{condition} gives {values.type}: expected a condition, true or false")
+    return np.asarray(pc.fill_null(values, False))

@@ -1,25 +1,28 @@
 """A folder in an object store, with as much of `pathlib.Path` as a store needs.
 
 Keys are read and written through obstore, the engine that delta-rs uses too: the same variables
-(``AWS_ENDPOINT_URL``, ``AWS_ACCESS_KEY_ID``, …) open both, read when a bucket is first opened.
-Of what lies in it nothing is kept between two calls. An object store has no folders: one is
-there while a key lies under it.
+(``AWS_ENDPOINT_URL``, ``AWS_ACCESS_KEY_ID``, …) open both; they are read when a bucket is first
+opened. No content is kept between two calls. An object store has no folders: a folder exists while
+a key lies under it.
 """
 
 from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from fnmatch import fnmatchcase
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from featurestore.errors import BadName, MissingExtra, StoreBusy, StoreUnreachable
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
 
 SCHEME = "s3://"
 ABSENT = ""  # the e-tag of what must not be there
@@ -86,7 +89,7 @@ class RemotePath:
         return RemotePath(self.bucket, self.key.rpartition("/")[0])
 
     def with_name(self, name: str) -> RemotePath:
-        """Return a neighbour."""
+        """Return a path beside this one."""
         return self.parent / name
 
     def is_file(self) -> bool:
@@ -100,15 +103,15 @@ class RemotePath:
     def is_dir(self) -> bool:
         """Whether a key lies under it."""
         with _asked(self):
-            found = _obstore().list(self._client, self._prefix, chunk_size=1)
-            return any(len(part) for part in found)
+            batches = _obstore().list(self._client, self._prefix, chunk_size=1)
+            return any(len(batch) for batch in batches)
 
     def exists(self) -> bool:
         """Whether it is a file or a folder."""
         return (bool(self.key) and self.is_file()) or self.is_dir()
 
     def stat(self) -> Stat:
-        """Return size and time; of what a listing named, as it was then.
+        """Return size and time; for a path from a listing, as they were listed.
 
         Raises
         ------
@@ -126,10 +129,10 @@ class RemotePath:
         return self.read_bytes().decode(encoding)
 
     def read_version(self) -> tuple[bytes, str]:
-        """Return the content, and the e-tag with which `write_bytes` replaces just this."""
+        """Return the content and its e-tag, with which `write_bytes` replaces this version only."""
         with _asked(self):
-            found = _obstore().get(self._client, self.key)
-            return bytes(found.bytes()), str(found.meta["e_tag"])
+            answer = _obstore().get(self._client, self.key)
+            return bytes(answer.bytes()), str(answer.meta["e_tag"])
 
     def blocks(self) -> Iterator[memoryview]:
         """Yield the content in parts."""
@@ -138,7 +141,7 @@ class RemotePath:
             yield self.read_range(start, min(_MOST_BYTES, size - start))
 
     def open_parts(self) -> io.BufferedReader:
-        """Return a file of which only those parts are fetched that are read."""
+        """Return a file that fetches only the parts that are read."""
         return io.BufferedReader(_Parts(self, self.stat().st_size), 1 << 16)
 
     def read_range(self, start: int, n_bytes: int) -> memoryview:
@@ -172,14 +175,14 @@ class RemotePath:
             raise StoreBusy(f"{self} was written by another process meanwhile") from None
 
     def _replace(self, content: bytes, e_tag: str) -> None:
-        """Replace what bears an e-tag; some gateways compare it without its quotes."""
-        for one in (e_tag, e_tag.strip('"')):
+        """Replace the version of an e-tag; some gateways compare it without its quotes."""
+        for spelling in (e_tag, e_tag.strip('"')):
             try:
                 with _asked(self):
-                    _obstore().put(self._client, self.key, content, mode={"e_tag": one})
+                    _obstore().put(self._client, self.key, content, mode={"e_tag": spelling})
                 return
             except _refusals():
-                if one != e_tag or self.is_file() is False or self.read_version()[1] != e_tag:
+                if spelling != e_tag or self.is_file() is False or self.read_version()[1] != e_tag:
                     raise
         raise StoreBusy(f"{self} was written by another process meanwhile")
 
@@ -199,15 +202,15 @@ class RemotePath:
         """Do nothing: a key needs no folder."""
 
     def iterdir(self) -> Iterator[RemotePath]:
-        """Yield what lies in it, files with what the listing knows of them."""
+        """Yield the files and folders in it; files with their size and time."""
         with _asked(self):
-            found = _obstore().list_with_delimiter(self._client, self._prefix)
-        for folder in found["common_prefixes"]:
+            listing = _obstore().list_with_delimiter(self._client, self._prefix)
+        for folder in listing["common_prefixes"]:
             yield RemotePath(self.bucket, folder.rstrip("/"))
-        for one in found["objects"]:
-            if one["path"] == self.key:
+        for meta in listing["objects"]:
+            if meta["path"] == self.key:
                 continue  # a folder that was made as an object of its own
-            yield RemotePath(self.bucket, one["path"], _stat(one))
+            yield RemotePath(self.bucket, meta["path"], _stat(meta))
 
     def glob(self, pattern: str) -> Iterator[RemotePath]:
         """Yield what fits ``a/*/b*.json``; ``**`` is not known."""
@@ -229,9 +232,9 @@ class RemotePath:
     def walk(self) -> Iterator[RemotePath]:
         """Yield all objects under it."""
         with _asked(self):
-            for part in _obstore().list(self._client, self._prefix):
-                for one in part:
-                    yield RemotePath(self.bucket, one["path"], _stat(one))
+            for batch in _obstore().list(self._client, self._prefix):
+                for meta in batch:
+                    yield RemotePath(self.bucket, meta["path"], _stat(meta))
 
     def copy_to(self, target: RemotePath) -> None:
         """Copy the object within its bucket; nothing comes here."""
@@ -271,10 +274,11 @@ class _Parts(io.RawIOBase):
         self._at = start + offset
         return self._at
 
-    def readinto(self, out: Any) -> int:
-        n = max(0, min(len(out), self._size - self._at, _MOST_BYTES))
+    def readinto(self, out: WriteableBuffer) -> int:
+        view = memoryview(out).cast("B")
+        n = max(0, min(len(view), self._size - self._at, _MOST_BYTES))
         if n:
-            out[:n] = self._path.read_range(self._at, n)
+            view[:n] = self._path.read_range(self._at, n)
             self._at += n
         return n
 
@@ -282,11 +286,11 @@ class _Parts(io.RawIOBase):
 StorePath = Path | RemotePath  # where a store, or a part of it, lies
 
 
-def as_path(place: str | StorePath) -> StorePath:
+def as_path(path: str | StorePath) -> StorePath:
     """Read a path, or ``s3://bucket/folder``."""
-    if isinstance(place, RemotePath) or str(place).startswith(SCHEME):
-        return RemotePath.parse(str(place))
-    return Path(place)
+    if isinstance(path, RemotePath) or str(path).startswith(SCHEME):
+        return RemotePath.parse(str(path))
+    return Path(path)
 
 
 def delete_all(paths: Sequence[RemotePath]) -> None:
@@ -349,7 +353,7 @@ def _refusals() -> tuple[type[Exception], ...]:
 
 @contextmanager
 def _asked(path: RemotePath) -> Iterator[None]:
-    """Say of a failed request what it was about; what is absent is FileNotFoundError."""
+    """Add the path to a failed request's error; an absent object is FileNotFoundError."""
     _obstore()
     from obstore.exceptions import BaseError
 
@@ -371,5 +375,5 @@ def _reason(error: Exception) -> str:
     return str(error).strip().splitlines()[0]
 
 
-def _stat(meta: Any) -> Stat:
+def _stat(meta: Mapping[str, Any]) -> Stat:
     return Stat(int(meta["size"]), meta["last_modified"].timestamp())

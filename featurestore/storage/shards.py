@@ -8,8 +8,9 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from io import FileIO
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +22,9 @@ from featurestore.storage.files import publish, temporary_beside, write_file
 from featurestore.storage.plain_pages import NotPlain, plain_pages
 from featurestore.storage.remote import RemotePath, StorePath
 from featurestore.storage.user_cache import local_side
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
 ROW_GROUP_ROWS = 16_384
 _FETCH_BYTES = 8 << 20  # of an object store's files, those up to this are fetched whole
@@ -82,16 +86,16 @@ def write_shard(rows: pa.Table, folder: StorePath) -> tuple[str, int]:
 
 
 class _Hashed:
-    """A file that is only written to, and hashed on the way: a shard is never held twice."""
+    """A write-only file that hashes what passes, so that a shard is not read again for its name."""
 
     closed = False
 
-    def __init__(self, file: Any) -> None:
+    def __init__(self, file: FileIO) -> None:
         self.file = file
         self.digest = hashlib.sha256()
         self.n_bytes = 0
 
-    def write(self, data: Any) -> int:
+    def write(self, data: ReadableBuffer) -> int:
         view = memoryview(data)
         self.digest.update(view)
         self.n_bytes += view.nbytes
@@ -110,7 +114,7 @@ class _Hashed:
 def read_shard(path: StorePath, columns: list[str] | None = None, *, keep: bool = True) -> pa.Table:
     """Read one Parquet file; columns that it lacks are left out.
 
-    Without ``keep``, of one that lies elsewhere nothing stays on this machine.
+    Without ``keep``, no copy of a file from an object store stays on this machine.
     """
     with _opened(path, keep=keep) as file:
         names = file.schema_arrow.names
@@ -119,9 +123,10 @@ def read_shard(path: StorePath, columns: list[str] | None = None, *, keep: bool 
 
 
 def _source(path: StorePath, *, keep: bool = True) -> Any:
-    """Return what to read a file from: of a large one in an object store, parts are fetched.
+    """Return what Arrow reads a file from.
 
-    A small one whose name is the hash of its bytes is fetched once, and kept on this machine.
+    Of a large file in an object store, only the parts that are read are fetched. A small one that
+    is named by the hash of its bytes is fetched whole and kept on this machine.
     """
     if not isinstance(path, RemotePath):
         return path
@@ -170,13 +175,20 @@ def each_block(
     paths: Sequence[StorePath],
     dim: int,
     work: Callable[[int, NDArray[np.float32]], None],
-    place: Callable[[int, int], NDArray[np.float32] | None] = lambda first, n: None,
+    target: Callable[[int, int], NDArray[np.float32] | None] = lambda first, n: None,
     is_wanted: Callable[[int, int], bool] = lambda first, n: True,
 ) -> None:
-    """Call ``work`` with a first row and the vectors from there on, part by part, in threads.
+    """Read the vectors of several shards block by block, in threads.
 
-    ``place`` may say, of a first row and how many follow, where their vectors are to be read
-    to: then ``work`` need not hear of them. What is not wanted is not read, as far as pages go.
+    Parameters
+    ----------
+    work : callable
+        Called with the first row of a block and its vectors, (n, dim).
+    target : callable, optional
+        Called with a first row and a number of rows; returns an array (n, dim) to read their
+        vectors into, for which ``work`` is then not always called, or None.
+    is_wanted : callable, optional
+        Called likewise; row groups and pages for which it is False are not read.
     """
     groups, start = [], 0
     for path in paths:
@@ -191,16 +203,16 @@ def each_block(
         path, number, first = group
         with _opened(path) as file:
             row_group = file.metadata.row_group(number)
-            out = place(first, row_group.num_rows)
+            out = target(first, row_group.num_rows)
             try:
                 if not isinstance(path, Path):
                     raise NotPlain  # a request a page would be slow
-                for at, part in plain_pages(
+                for at, page in plain_pages(
                     path, file.schema_arrow, row_group, "vector", dim, out=out,
                     is_wanted=lambda at, n: is_wanted(first + at, n),
                 ):  # fmt: skip
                     if out is None:
-                        work(first + at, part)
+                        work(first + at, page)
             except NotPlain:
                 table = file.read_row_group(number, ["vector"], use_threads=False)
                 work(first, vectors_of(table.column("vector"), dim))

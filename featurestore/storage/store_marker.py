@@ -30,14 +30,14 @@ def check_store(path: StorePath) -> bool:
             f"{path} is no store: expected {MARKER} in it; name another folder with --store, "
             "or an empty one for a new store"
         )
-    found = read_json(marker).get("format")
-    if not isinstance(found, int):
+    version = read_json(marker).get("format")
+    if not isinstance(version, int):
         raise NotAStore(
             f"{marker} names no format version: expected {{'format': {FORMAT_VERSION}}}"
         )
-    if found > FORMAT_VERSION:
+    if version > FORMAT_VERSION:
         raise NotAStore(
-            f"{path} has store format {found}; this release reads up to {FORMAT_VERSION}: "
+            f"{path} has store format {version}; this release reads up to {FORMAT_VERSION}: "
             "pip install --upgrade featurestore"
         )
     return True
@@ -51,7 +51,7 @@ def make_store(path: StorePath) -> None:
 
 
 def _is_foreign(path: StorePath) -> bool:
-    """Tell what is no sign of another process that makes a store here just now."""
+    """Whether a file is not a trace of a store that another process is creating here."""
     return not path.name.startswith((MARKER, f".{MARKER}."))
 
 

@@ -152,7 +152,7 @@ class Table:
 
     def clear(self) -> int:
         """Drop all rows, in one commit; earlier versions keep them."""
-        return self.merge(None, drop=lambda part: np.ones(len(part), bool), keys=["item_id"])
+        return self.merge(None, drop=lambda rows: np.ones(len(rows), bool), keys=["item_id"])
 
     def merge(
         self,
@@ -168,18 +168,19 @@ class Table:
         Parameters
         ----------
         rows : pyarrow.Table or callable, optional
-            Rows to add. New columns are added to the table. What depends on the rows that are
-            there is given as a function of a version: it is called again, with the next one,
-            where another writer was first.
+            Rows to add. New columns are added to the table. Rows that depend on those already
+            there are given as a function of the table's version, which is called again with the
+            next version if another writer was first.
         drop : callable
-            Given the ``keys`` columns of a shard, a mask of its rows that go.
+            Takes the ``keys`` columns of a shard of n rows and returns a mask, (n,), of the rows
+            to drop.
         keys : list of str
             The columns that ``drop`` looks at.
         only : collection of Shard, optional
-            Drop rows from these files alone.
+            Drop rows from these files only.
         unseen_at : int, optional
-            The version in which, as the caller knows, ``drop`` marks nothing: while the table
-            is still there, no file is read, and adding costs the same however large it is.
+            A version in which ``drop`` is known to mark nothing. If it is still the latest, no
+            file is read, so that adding costs the same however large the table is.
 
         Returns
         -------
@@ -251,11 +252,11 @@ class Table:
     def history(self, limit: int | None = None) -> list[Commit]:
         """Return the versions, newest first."""
         commits = []
-        for one in self._log(limit):
-            shards = self.shards(one["version"])
-            when = datetime.fromtimestamp(one["timestamp"] / 1000, UTC)
+        for entry in self._log(limit):
+            shards = self.shards(entry["version"])
+            when = datetime.fromtimestamp(entry["timestamp"] / 1000, UTC)
             n_rows = sum(shard.n_rows or 0 for shard in shards)
-            commits.append(Commit(one["version"], when, n_rows, len(shards)))
+            commits.append(Commit(entry["version"], when, n_rows, len(shards)))
         return commits
 
     def _log(self, limit: int | None = None) -> list[dict[str, Any]]:
@@ -295,27 +296,29 @@ class Table:
         older_than_s: float = YOUNG_S,
         unnamed_s: float = YOUNG_S,
     ) -> list[StorePath]:
-        """Return files that may go: no version that is kept names them.
+        """Return the files that may be deleted: no version that is kept names them.
 
         Kept are the versions given, the latest, and all that were the latest at some time
-        within the last ``older_than_s`` seconds; younger files stay too. What no version ever
-        named stays for ``unnamed_s`` seconds, since a writer may be about to commit it. So a
-        clock that runs ahead only keeps more.
+        within the last ``older_than_s`` seconds; files younger than that stay too. A file that no
+        version ever named stays for ``unnamed_s`` seconds, since a writer may be about to commit
+        it. A clock that runs ahead therefore only keeps more files.
         """
         now = time.time()
         oldest = now - older_than_s
-        there: list[StorePath] = [
-            *self.path.iterdir()
-        ]  # first: what is committed from here on is named below
+        # Listed before the log is read: a file that is committed later is then named there.
+        there: list[StorePath] = [*self.path.iterdir()]
         once = self._ever_named()
-        latest = self.version()
-        kept = {latest, *(one for one in keep if one <= latest)}  # a backup may be older
-        for one in self._log():  # newest first
-            kept.add(one["version"])
-            if one["timestamp"] / 1000 < oldest:
+        latest = self.version()  # of a restored backup, below some of `keep`
+        kept = {
+            latest,
+            *(version for version in keep if version <= latest),
+        }
+        for entry in self._log():  # newest first
+            kept.add(entry["version"])
+            if entry["timestamp"] / 1000 < oldest:
                 break
         named = {shard.path for version in kept for shard in self.shards(version)}
-        found = []
+        unnamed = []
         for path in there:
             if path.suffix not in (".parquet", ".tmp") or path in named:
                 continue
@@ -324,8 +327,8 @@ class Table:
             except FileNotFoundError:
                 continue  # a writer has just renamed it
             if changed < (oldest if path.name in once else now - unnamed_s):
-                found.append(path)
-        return sorted(found, key=str)
+                unnamed.append(path)
+        return sorted(unnamed, key=str)
 
     def _ever_named(self) -> set[str]:
         """Return the names of all files that a version had: the log is never cleaned away."""
@@ -380,7 +383,7 @@ class Table:
 
 @contextmanager
 def _asked(path: StorePath) -> Iterator[None]:
-    """Say of what delta-rs did not get from an object store that it did not answer."""
+    """Turn delta-rs network errors into StoreUnreachable."""
     try:
         yield
     except OSError as error:
@@ -394,7 +397,7 @@ def _options(path: StorePath) -> dict[str, str] | None:
 
 
 def _said(error: Exception) -> str:
-    """Return what delta-rs said in one line, without the colours of a terminal."""
+    """Return what delta-rs said in one line, without the colors of a terminal."""
     plain = re.sub(r"\x1b\[\d*m|↳", "", str(error))
     return " ".join(plain.split())[:300]
 

@@ -25,10 +25,10 @@ def cache_dir() -> Path:
 
 
 def local_side(path: StorePath) -> Path:
-    """Return where on this machine lies what is derived from a part of a store.
+    """Return the folder of this machine for files derived from a part of a store.
 
-    For a store of this machine that is the store itself; for one in an object store a folder
-    of the user's cache, which may be deleted.
+    For a store on this machine it is ``path`` itself; for an object store it is a folder in the
+    user's cache, which may be deleted.
     """
     if not isinstance(path, RemotePath):
         return path
@@ -55,8 +55,8 @@ def recall_all(kind: str) -> dict[str, Any]:
     return _read(_file(kind))
 
 
-def remember(kind: str, key: str, value: Any) -> None:
-    """Keep a JSON-able value; a cache folder that cannot be written is no error."""
+def remember(kind: str, key: str, value: object) -> None:
+    """Keep a JSON value; if the cache folder cannot be written, nothing happens."""
     path = _file(kind)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

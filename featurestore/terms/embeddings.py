@@ -14,7 +14,7 @@ from featurestore.terms.snapshots import Snapshot
 
 
 class LazyColumns(Mapping[str, NDArray[Any]]):
-    """Columns that are made when they are first asked for: most of them never are."""
+    """Columns that are made on first use; most of them never are."""
 
     def __init__(self, names: Iterable[str], make: Callable[[str], NDArray[Any]]) -> None:
         self._names = tuple(names)
@@ -35,22 +35,22 @@ class LazyColumns(Mapping[str, NDArray[Any]]):
         return len(self._names)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return dict, (dict(self),)  # another process gets them made
+        return dict, (dict(self),)  # pickled with all columns made
 
 
 class _Late:
-    """A field that may be given as a function, which is called when it is first asked for."""
+    """A field that may be given as a function, which is called on first use."""
 
     def __init__(self, name: str) -> None:
         self.name = name
 
-    def __get__(self, instance: Any, owner: type) -> Any:
+    def __get__(self, instance: object, owner: type) -> Any:
         value = instance.__dict__[self.name]
         if callable(value):
             value = instance.__dict__[self.name] = value()
         return value
 
-    def __set__(self, instance: Any, value: Any) -> None:
+    def __set__(self, instance: object, value: object) -> None:
         instance.__dict__[self.name] = value
 
 
@@ -62,7 +62,7 @@ class Embeddings:
     """
 
     ids: NDArray[np.str_]  # (n,), object dtype holding str
-    vectors: NDArray[np.float32]  # (n, dim), as the encoder returned them, not normalised
+    vectors: NDArray[np.float32]  # (n, dim), as the encoder returned them, not normalized
     encoder: str  # fingerprint
     columns: Mapping[str, NDArray[Any]]  # each (n,), object dtype; None where nothing is known
     label_column: str | None = None  # the data set's main label
@@ -84,7 +84,7 @@ class Embeddings:
         return len(self.vectors)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "ids": self.ids}  # another process gets them made
+        return {**self.__dict__, "ids": self.ids}  # pickled with the ids made
 
     @property
     def dim(self) -> int:
@@ -125,7 +125,7 @@ class Embeddings:
         return self.column("content_hash")
 
     def take(self, rows: NDArray[np.intp] | NDArray[np.bool_]) -> Embeddings:
-        """Return the chosen rows, by position or by mask."""
+        """Return the chosen rows; ``rows`` are positions (n_chosen,) or a mask (n,)."""
         return Embeddings(
             self.ids[rows],
             self.vectors[rows],
@@ -136,7 +136,7 @@ class Embeddings:
         )
 
 
-# A view gives a function: two hundred thousand strings take as long as their vectors.
+# Ids may be given as a function; they are read on first use (200,000 take as long as the vectors).
 Embeddings.ids = _Late("ids")  # type: ignore[assignment]
 
 
@@ -150,7 +150,7 @@ class Neighbors:
     look_up: Callable[[str, NDArray[np.intp]], NDArray[Any]] | None = None  # column, rows (n,)
 
     def column(self, name: str) -> NDArray[Any]:
-        """Return what is known of the neighbours, (n_queries, k), object dtype; read when asked.
+        """Return what is known of the neighbors, (n_queries, k), object dtype; read when asked.
 
         Raises
         ------

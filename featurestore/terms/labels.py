@@ -12,7 +12,7 @@ MOST_CLASSES = 20  # more whole numbers than that in a column of floats are a qu
 SEPARATOR = "|"  # between the labels of an item that has several
 
 
-def class_name(value: Any) -> str:
+def class_name(value: object) -> str:
     """Return the name of a class; a whole number is one, however it is stored.
 
     >>> class_name(2.0), class_name("cat")

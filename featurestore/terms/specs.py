@@ -14,6 +14,7 @@ from typing import Any, Self
 
 from featurestore.errors import BadName
 
+# In this order in every spec, so that two spellings of one encoder are one view.
 SPEC_OPTIONS = ("layer", "pool", "size", "max_length", "prompt", "precision", "decode", "seed")
 # What picks a depth of a network: specs that differ in these alone share one forward pass.
 _DEPTH_OPTIONS = ("layer", "pool")
@@ -105,14 +106,14 @@ class EncoderSpec:
     @property
     def network(self) -> EncoderSpec:
         """The spec without layer and pooling: what one forward pass can serve."""
-        options = tuple(one for one in self.options if one[0] not in _DEPTH_OPTIONS)
+        options = tuple((key, value) for key, value in self.options if key not in _DEPTH_OPTIONS)
         return replace(self, options=options)
 
     @property
     def label(self) -> str:
         """A short name for tables and plots: a local folder's name instead of its path."""
-        place = self.local_dir or self.local_file
-        return str(self) if place is None else str(self).replace(str(place), place.name)
+        path = self.local_dir or self.local_file
+        return str(self) if path is None else str(self).replace(str(path), path.name)
 
 
 def encoder_label(spec: str) -> str:
