@@ -13,6 +13,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from featurestore.errors import NotEnoughData
 from heads.labels.folds import make_folds
+from heads.labels.matrix import Matrix
 from heads.labels.tasks import Target, Task
 from heads.measures.evaluate import fit_head, predictions
 from heads.measures.metrics import METRICS
@@ -49,7 +50,7 @@ class ChosenHead(BaseEstimator):  # type: ignore[misc]
         self.metric = metric
         self.random_state = random_state
 
-    def fit(self, X: Any, y: NDArray[Any], groups: Any = None) -> Self:
+    def fit(self, X: Matrix, y: NDArray[Any], groups: NDArray[Any] | None = None) -> Self:
         """Learn from X (n, dim), y as the task wants it and, optionally, groups (n,)."""
         block = np.arange(len(y))
         if groups is not None:
@@ -67,7 +68,7 @@ class ChosenHead(BaseEstimator):  # type: ignore[misc]
         return self
 
     def _held_out(
-        self, X: Any, y: NDArray[Any], block: NDArray[Any], task: Task
+        self, X: Matrix, y: NDArray[Any], block: NDArray[Any], task: Task
     ) -> NDArray[np.float64] | None:
         """Return each candidate's mean score, higher is better; None if nothing can be held out."""
         if task is Task.MULTICLASS:
@@ -88,13 +89,13 @@ class ChosenHead(BaseEstimator):  # type: ignore[misc]
                 scores[c, p] = sign * metric.compute(found, np.ones((1, len(test))))[0]
         return np.asarray(scores.mean(axis=1))
 
-    def predict(self, X: Any) -> NDArray[Any]:
+    def predict(self, X: Matrix) -> NDArray[Any]:
         """Return what the chosen head predicts."""
         check_is_fitted(self)
         return np.asarray(self.head_.predict(X))
 
     @available_if(lambda self: hasattr(self.head_, "predict_proba"))  # type: ignore[untyped-decorator]
-    def predict_proba(self, X: Any) -> NDArray[np.float64]:
+    def predict_proba(self, X: Matrix) -> NDArray[np.float64]:
         """Return the chosen head's probabilities."""
         return np.asarray(self.head_.predict_proba(X))
 

@@ -11,6 +11,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from heads.estimators.softmax import softmax
+from heads.labels.matrix import Matrix
 
 
 class ScoreHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
@@ -24,7 +25,7 @@ class ScoreHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     sharpness_: float = 1.0
     _accept_sparse: bool = False
 
-    def _begin_fit(self, X: Any, y: Any) -> tuple[Any, NDArray[np.intp]]:
+    def _begin_fit(self, X: Matrix, y: NDArray[Any]) -> tuple[Any, NDArray[np.intp]]:
         """Validate, learn ``classes_``, and return X and class numbers."""
         X, y = validate_data(
             self,
@@ -40,10 +41,10 @@ class ScoreHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             raise ValueError(f"a head needs two classes or more, found 1 class: {self.classes_}")
         return X, codes
 
-    def _scores(self, X: Any) -> NDArray[np.float64]:
+    def _scores(self, X: Matrix) -> NDArray[np.float64]:
         raise NotImplementedError
 
-    def _checked_scores(self, X: Any) -> NDArray[np.float64]:
+    def _checked_scores(self, X: Matrix) -> NDArray[np.float64]:
         check_is_fitted(self, "classes_")
         X = validate_data(
             self,
@@ -54,16 +55,16 @@ class ScoreHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         )
         return self._scores(X)
 
-    def decision_function(self, X: Any) -> NDArray[np.float64]:
+    def decision_function(self, X: Matrix) -> NDArray[np.float64]:
         """Return scores, shape (n, n_classes); for two classes their difference, shape (n,)."""
         scores = self._checked_scores(X)
         return scores[:, 1] - scores[:, 0] if len(self.classes_) == 2 else scores
 
-    def predict_proba(self, X: Any) -> NDArray[np.float64]:
+    def predict_proba(self, X: Matrix) -> NDArray[np.float64]:
         """Return probabilities, shape (n, n_classes), columns in the order of ``classes_``."""
         return softmax(self._checked_scores(X) * self.sharpness_)
 
-    def predict(self, X: Any) -> NDArray[Any]:
+    def predict(self, X: Matrix) -> NDArray[Any]:
         """Return the class of each row, shape (n,)."""
         scores = self._checked_scores(X)
         return np.asarray(self.classes_[scores.argmax(axis=1)])

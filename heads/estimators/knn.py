@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from heads.estimators.base import ScoreHead
 from heads.estimators.normaliser import Normaliser
+from heads.labels.matrix import Matrix
 
 TEMPERATURE = 0.07  # of DINO's k-NN evaluation: facebookresearch/dinov2, eval/knn.py
 TEMPERATURES = (TEMPERATURE, 0.02, 0.2)  # first the one that is kept where none is better
@@ -60,7 +61,7 @@ class KnnHead(KnnChoices, ScoreHead):
         Draws those rows.
     """
 
-    def fit(self, X: Any, y: Any, groups: Any = None) -> Self:
+    def fit(self, X: Matrix, y: NDArray[Any], groups: NDArray[Any] | None = None) -> Self:
         """Keep X of shape (n, dim); a row's own group (n,) has no vote while k and T are chosen."""
         X, codes = self._begin_fit(X, y)
         self._check_choices()
@@ -97,11 +98,11 @@ class KnnHead(KnnChoices, ScoreHead):
         np.add.at(votes, (np.arange(len(rows))[:, None], self.codes_[rows]), weights)
         return np.asarray(votes / np.maximum(votes.sum(axis=1, keepdims=True), 1e-300))
 
-    def _scores(self, X: Any) -> NDArray[np.float64]:
+    def _scores(self, X: Matrix) -> NDArray[np.float64]:
         found = nearest_rows(self.normaliser_.transform(X), self.vectors_, self.k_)
         return self._votes(*found, self.temperature_)
 
-    def predict_proba(self, X: Any) -> NDArray[np.float64]:
+    def predict_proba(self, X: Matrix) -> NDArray[np.float64]:
         """Return shares of the votes, shape (n, n_classes)."""
         return self._checked_scores(X)
 

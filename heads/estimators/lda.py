@@ -14,6 +14,7 @@ from heads.estimators.base import ScoreHead
 from heads.estimators.normaliser import Normaliser
 from heads.estimators.softmax import fit_sharpness
 from heads.labels.folds import make_folds
+from heads.labels.matrix import Matrix
 
 HELD_OUT_ROWS = 5000  # the temperature is one number: more rows do not make it better
 
@@ -39,7 +40,7 @@ class LdaHead(ScoreHead):
     def __init__(self, random_state: int | None = 0):
         self.random_state = random_state
 
-    def fit(self, X: Any, y: Any, groups: Any = None) -> Self:
+    def fit(self, X: Matrix, y: NDArray[Any], groups: NDArray[Any] | None = None) -> Self:
         """Learn from X of shape (n, dim), labels y and, optionally, groups of shape (n,)."""
         X, codes = self._begin_fit(X, y)
         self.normaliser_ = Normaliser("centre").fit(X)
@@ -50,7 +51,7 @@ class LdaHead(ScoreHead):
         return self
 
     def _held_out_sharpness(
-        self, Z: NDArray[Any], codes: NDArray[np.intp], groups: Any, n_classes: int
+        self, Z: NDArray[Any], codes: NDArray[np.intp], groups: NDArray[Any] | None, n_classes: int
     ) -> float:
         rng = np.random.default_rng(self.random_state)
         rows = np.sort(rng.permutation(len(codes))[:HELD_OUT_ROWS])
@@ -63,7 +64,7 @@ class LdaHead(ScoreHead):
         weights, _ = _discriminant(Z[train], codes[train], n_classes)
         return fit_sharpness(Z[test] @ weights[:-1] + weights[-1], codes[test])
 
-    def _scores(self, X: Any) -> NDArray[np.float64]:
+    def _scores(self, X: Matrix) -> NDArray[np.float64]:
         Z = self.normaliser_.transform(X)
         return np.asarray(Z @ self.weights_[:-1] + self.weights_[-1])
 

@@ -10,7 +10,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cholesky, solve_triangular
-from scipy.sparse import issparse
+from scipy.sparse import csr_array, issparse
 from sklearn.utils import compute_class_weight
 
 from featurestore.errors import NotEnoughData
@@ -19,6 +19,7 @@ from heads.estimators.normaliser import Normaliser
 from heads.estimators.ridge import choose_normalisation, indicators
 from heads.estimators.softmax import fit_sharpness, fit_softmax, log_loss
 from heads.labels.folds import make_folds
+from heads.labels.matrix import Matrix
 
 _log = logging.getLogger(__name__)
 
@@ -78,7 +79,7 @@ class LogisticHead(ScoreHead):
         self.random_state = random_state
         self.device = device
 
-    def fit(self, X: Any, y: Any, groups: Any = None) -> Self:
+    def fit(self, X: Matrix, y: NDArray[Any], groups: NDArray[Any] | None = None) -> Self:
         """Learn from X of shape (n, dim), labels y and, optionally, groups of shape (n,)."""
         X, codes = self._begin_fit(X, y)
         self.normalisation_ = "none" if issparse(X) else self.normalisation
@@ -136,7 +137,9 @@ class LogisticHead(ScoreHead):
 
         return find_gpu() or "cpu"
 
-    def _prior(self, X: Any, codes: NDArray[np.intp] | None = None) -> NDArray[np.float64] | None:
+    def _prior(
+        self, X: Matrix, codes: NDArray[np.intp] | None = None
+    ) -> NDArray[np.float64] | None:
         """Return scores that are known without training rows, (n, n_classes); here none are."""
         return None
 
@@ -154,9 +157,9 @@ class LogisticHead(ScoreHead):
 
     def _choose_C(
         self,
-        Z: Any,
+        Z: Matrix,
         codes: NDArray[np.intp],
-        groups: Any,
+        groups: NDArray[Any] | None,
         prior: NDArray[np.float64] | None = None,
     ) -> tuple[float, NDArray[np.float64] | None]:
         """Return the best C and weights to start from."""
@@ -214,10 +217,10 @@ class LogisticHead(ScoreHead):
                 self.sharpness_ = sharpness
         return best[1], None if is_reduced else best[2]
 
-    def _normalised(self, X: Any) -> Any:
+    def _normalised(self, X: Matrix) -> Any:
         return X if self.normaliser_ is None else self.normaliser_.transform(X)
 
-    def _scores(self, X: Any) -> NDArray[np.float64]:
+    def _scores(self, X: Matrix) -> NDArray[np.float64]:
         scores = np.asarray(self._normalised(X) @ self.weights_[:-1] + self.weights_[-1])
         prior = self._prior(X)
         return scores if prior is None else scores + prior
@@ -243,7 +246,7 @@ def _is_few(n_rows: int, n_classes: int) -> bool:
     return n_rows <= 8 * _n_searched(n_classes)
 
 
-def same_geometry(X: Any) -> NDArray[np.float32]:
+def same_geometry(X: csr_array) -> NDArray[np.float32]:
     """Return dense rows with the inner products of sparse ones, shape (n, n), lower triangular.
 
     A linear head with an L2 penalty sees nothing else, and n columns are far fewer than
@@ -254,7 +257,7 @@ def same_geometry(X: Any) -> NDArray[np.float32]:
     return np.asarray(cholesky(gram, lower=True, check_finite=False), dtype=np.float32)
 
 
-def inner_products(X: Any) -> NDArray[Any]:
+def inner_products(X: csr_array) -> NDArray[Any]:
     """Return those of sparse rows, (n, n).
 
     Products of sparse rows cost the square of a column's count, so common terms go dense.

@@ -10,6 +10,7 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from featurestore.terms.vectors import unit_rows
+from heads.labels.matrix import Matrix
 
 KINDS = ("centre", "l2", "standardise")
 
@@ -33,7 +34,7 @@ class Normaliser(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     def __init__(self, kind: str = "centre"):
         self.kind = kind
 
-    def fit(self, X: Any, y: Any = None) -> Self:
+    def fit(self, X: Matrix, y: object = None) -> Self:
         """Learn shift and scale from the rows of X, shape (n, dim)."""
         if self.kind not in KINDS:
             raise ValueError(f"no normalisation {self.kind!r}; known: {', '.join(KINDS)}")
@@ -49,7 +50,7 @@ class Normaliser(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         self.scale_[self.scale_ == 0] = np.inf  # nothing varies: all become 0
         return self
 
-    def transform(self, X: Any) -> NDArray[np.floating[Any]]:
+    def transform(self, X: Matrix) -> NDArray[np.floating[Any]]:
         """Return normalised rows, shape and dtype of X."""
         check_is_fitted(self)
         X = validate_data(self, X, dtype=[np.float64, np.float32], reset=False)

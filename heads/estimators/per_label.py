@@ -11,6 +11,8 @@ from sklearn.utils import column_or_1d, get_tags
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted, has_fit_parameter, validate_data
 
+from heads.labels.matrix import Matrix
+
 FLOATS = [np.float64, np.float32]
 
 
@@ -29,7 +31,7 @@ class PerLabel(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def __init__(self, estimator: Any):
         self.estimator = estimator
 
-    def fit(self, X: Any, y: Any, groups: Any = None) -> Self:
+    def fit(self, X: Matrix, y: NDArray[Any], groups: NDArray[Any] | None = None) -> Self:
         """Learn from X (n, dim) and an indicator matrix y of shape (n, n_labels).
 
         With y of shape (n,) it is the one classifier itself.
@@ -55,7 +57,7 @@ class PerLabel(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return self
 
     @available_if(lambda self: hasattr(self.estimator, "predict_proba"))  # type: ignore[untyped-decorator]
-    def predict_proba(self, X: Any) -> NDArray[np.float64]:
+    def predict_proba(self, X: Matrix) -> NDArray[np.float64]:
         """Return the probability of each label, shape (n, n_labels)."""
         X = self._checked(X)
         if self.single_ is not None:
@@ -66,7 +68,7 @@ class PerLabel(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         ]
         return np.stack(columns, axis=1).astype(np.float64)
 
-    def predict(self, X: Any) -> NDArray[Any]:
+    def predict(self, X: Matrix) -> NDArray[Any]:
         """Return which labels each row has, shape (n, n_labels), 0 or 1."""
         check_is_fitted(self)
         if self.single_ is not None:
@@ -78,7 +80,7 @@ class PerLabel(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         ]
         return np.stack(columns, axis=1).astype(np.intp)
 
-    def _checked(self, X: Any) -> Any:
+    def _checked(self, X: Matrix) -> Any:
         check_is_fitted(self)
         return validate_data(self, X, accept_sparse="csr", dtype=FLOATS, reset=False)
 

@@ -11,6 +11,7 @@ from featurestore.terms.vectors import class_sums
 from heads.estimators.base import ScoreHead
 from heads.estimators.normaliser import Normaliser
 from heads.estimators.softmax import fit_sharpness
+from heads.labels.matrix import Matrix
 
 
 class PrototypeHead(ScoreHead):
@@ -25,7 +26,7 @@ class PrototypeHead(ScoreHead):
     .. [1] Wang et al., SimpleShot, 2019, arXiv:1911.04623.
     """
 
-    def fit(self, X: Any, y: Any) -> Self:
+    def fit(self, X: Matrix, y: NDArray[Any]) -> Self:
         """Learn the class means from X of shape (n, dim) and labels y of shape (n,)."""
         X, codes = self._begin_fit(X, y)
         self.normaliser_ = Normaliser("l2").fit(X)
@@ -54,7 +55,7 @@ class PrototypeHead(ScoreHead):
         scores[rows, codes] *= (n / np.maximum(n - 1, 1)) ** 2
         return scores
 
-    def _scores(self, X: Any) -> NDArray[np.float64]:
+    def _scores(self, X: Matrix) -> NDArray[np.float64]:
         return _half_distances(self.normaliser_.transform(X).astype(np.float64), self.means_)
 
 

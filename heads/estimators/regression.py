@@ -17,6 +17,7 @@ from heads.estimators.knn import CHOICE_ROWS, KnnChoices, nearest_rows, vote_wei
 from heads.estimators.logistic import DENSE_ROWS, same_geometry
 from heads.estimators.normaliser import KINDS, Normaliser
 from heads.estimators.ridge import ALPHAS, choose_normalisation, ridge_loo
+from heads.labels.matrix import Matrix
 
 
 class RidgeRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
@@ -41,7 +42,7 @@ class RidgeRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         self.alphas = alphas
         self.random_state = random_state
 
-    def fit(self, X: Any, y: Any, groups: Any = None) -> Self:
+    def fit(self, X: Matrix, y: NDArray[Any], groups: NDArray[Any] | None = None) -> Self:
         """Learn from X of shape (n, dim), y (n,) and, optionally, groups (n,)."""
         X, y = validate_data(
             self, X, y, dtype=[np.float64, np.float32], accept_sparse="csr", y_numeric=True
@@ -65,7 +66,9 @@ class RidgeRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         self.weights_ = found.weights
         return self
 
-    def _fit_sparse(self, X: Any, targets: NDArray[np.float64], groups: Any) -> Self:
+    def _fit_sparse(
+        self, X: Matrix, targets: NDArray[np.float64], groups: NDArray[Any] | None
+    ) -> Self:
         """Learn from rows as they come, such as TF-IDF; alpha is chosen on 3,000 of them."""
         self.normalisation_, self.normaliser_ = "none", None
         n = X.shape[0]
@@ -83,7 +86,7 @@ class RidgeRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         self.weights_ = np.append(whole.coef_, whole.intercept_)[:, None]
         return self
 
-    def predict(self, X: Any) -> NDArray[np.float64]:
+    def predict(self, X: Matrix) -> NDArray[np.float64]:
         """Return the number of each row, shape (n,)."""
         check_is_fitted(self)
         X = validate_data(self, X, dtype=[np.float64, np.float32], accept_sparse="csr", reset=False)
@@ -110,7 +113,7 @@ class KnnRegressor(KnnChoices, RegressorMixin, BaseEstimator):  # type: ignore[m
         Draws those rows.
     """
 
-    def fit(self, X: Any, y: Any, groups: Any = None) -> Self:
+    def fit(self, X: Matrix, y: NDArray[Any], groups: NDArray[Any] | None = None) -> Self:
         """Keep X (n, dim) and y (n,); a row's own group (n,) is no neighbour in the choice."""
         X, y = validate_data(self, X, y, dtype=[np.float64, np.float32], y_numeric=True)
         self._check_choices()
@@ -139,7 +142,7 @@ class KnnRegressor(KnnChoices, RegressorMixin, BaseEstimator):  # type: ignore[m
         mean = (weights * self.targets_[rows]).sum(axis=1) / np.where(total > 0, total, 1)
         return np.asarray(np.where(total > 0, mean, self.targets_.mean()))  # every row is barred
 
-    def predict(self, X: Any) -> NDArray[np.float64]:
+    def predict(self, X: Matrix) -> NDArray[np.float64]:
         """Return the number of each row, shape (n,)."""
         check_is_fitted(self)
         X = validate_data(self, X, dtype=[np.float64, np.float32], reset=False)

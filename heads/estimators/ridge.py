@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from heads.estimators.base import ScoreHead
 from heads.estimators.normaliser import KINDS, Normaliser
 from heads.estimators.softmax import fit_sharpness
+from heads.labels.matrix import Matrix
 
 # Half decades; vectors have mean squared length 1, so their Gram matrix has trace n.
 ALPHAS = tuple(float(a) for a in 10 ** np.arange(-3, 3.01, 0.5))
@@ -194,7 +195,7 @@ class RidgeHead(ScoreHead):
         self.alphas = alphas
         self.random_state = random_state
 
-    def fit(self, X: Any, y: Any, groups: Any = None) -> Self:
+    def fit(self, X: Matrix, y: NDArray[Any], groups: NDArray[Any] | None = None) -> Self:
         """Learn from X of shape (n, dim), labels y and, optionally, groups of shape (n,)."""
         X, codes = self._begin_fit(X, y)
         targets = indicators(codes, len(self.classes_))
@@ -210,5 +211,5 @@ class RidgeHead(ScoreHead):
         self.sharpness_ = fit_sharpness(found.scores, codes)
         return self
 
-    def _scores(self, X: Any) -> NDArray[np.float64]:
+    def _scores(self, X: Matrix) -> NDArray[np.float64]:
         return np.asarray(self.normaliser_.transform(X) @ self.weights_[:-1] + self.weights_[-1])

@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize, minimize_scalar
 
+from heads.labels.matrix import Matrix
+
 
 def softmax(scores: NDArray[Any]) -> NDArray[np.float64]:
     """Return probabilities, rows sum to 1; scores and result of shape (n, n_classes)."""
@@ -51,7 +53,7 @@ def fit_sharpness(
 
 
 def fit_softmax(
-    X: Any,
+    X: Matrix,
     codes: NDArray[np.intp],
     n_classes: int,
     *,
@@ -110,7 +112,7 @@ def fit_softmax(
 
 
 def _loss(
-    X: Any,
+    X: Matrix,
     codes: NDArray[np.intp],
     n_classes: int,
     C: float,

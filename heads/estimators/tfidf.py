@@ -20,6 +20,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from featurestore.errors import NotEnoughData
 from heads.estimators.logistic import DENSE_ROWS, inner_products
+from heads.labels.matrix import Matrix
 
 # Words one and two long, and characters within words: methods.md, 2.2.
 NGRAMS: dict[str, dict[str, Any]] = {
@@ -71,7 +72,7 @@ class CountsTfidf(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     def __init__(self, n_first: int = 0):
         self.n_first = n_first
 
-    def fit(self, X: Any, y: Any = None) -> Self:
+    def fit(self, X: Matrix, y: object = None) -> Self:
         """Learn how rare terms are from counts of shape (n, n_terms)."""
         X = self._validated(X, reset=True)
         n, n_terms = X.shape
@@ -80,7 +81,7 @@ class CountsTfidf(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         self.idf_ = np.where(in_rows > 0, np.log((1 + n) / (1 + in_rows)) + 1, 0)
         return self
 
-    def transform(self, X: Any) -> csr_array:
+    def transform(self, X: Matrix) -> csr_array:
         """Return weights, CSR of shape (n, n_terms)."""
         check_is_fitted(self)
         X = self._validated(X, reset=False)
@@ -93,7 +94,7 @@ class CountsTfidf(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         length = np.sqrt(np.where(squares > 0, squares, 1)).astype(X.dtype)
         return csr_array((data / length[block], X.indices, X.indptr), shape=(n, n_terms))
 
-    def _validated(self, X: Any, *, reset: bool) -> csr_array:
+    def _validated(self, X: Matrix, *, reset: bool) -> csr_array:
         X = validate_data(
             self,
             X,
@@ -133,7 +134,7 @@ class Lsa(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         self.n_components = n_components
         self.random_state = random_state
 
-    def fit(self, X: Any, y: Any = None) -> Self:
+    def fit(self, X: Matrix, y: object = None) -> Self:
         """Learn the directions of X, CSR of shape (n, n_terms)."""
         X = csr_array(validate_data(self, X, dtype=[np.float64, np.float32], accept_sparse="csr"))
         rng = np.random.default_rng(self.random_state)
@@ -144,7 +145,7 @@ class Lsa(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         self.directions_ = rows.T @ (U[:, kept] / np.sqrt(squares[kept])).astype(X.dtype)
         return self
 
-    def transform(self, X: Any) -> NDArray[Any]:
+    def transform(self, X: Matrix) -> NDArray[Any]:
         """Return coordinates, shape (n, at most n_components)."""
         check_is_fitted(self)
         X = validate_data(self, X, dtype=[np.float64, np.float32], accept_sparse="csr", reset=False)

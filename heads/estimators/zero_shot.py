@@ -12,6 +12,7 @@ from featurestore.terms.vectors import unit_rows
 from heads.estimators.base import ScoreHead
 from heads.estimators.logistic import CS, LogisticHead
 from heads.estimators.softmax import fit_sharpness
+from heads.labels.matrix import Matrix
 
 Prompts = str | Sequence[str] | Mapping[str, str | Sequence[str]]
 SHARPNESS = 10.0  # of cosines, where rows are too few to say: what text encoders here have
@@ -48,7 +49,7 @@ class ZeroShotHead(ScoreHead):
         self.class_names = class_names
         self.class_vectors = class_vectors
 
-    def fit(self, X: Any, y: Any) -> Self:
+    def fit(self, X: Matrix, y: NDArray[Any]) -> Self:
         """Take X of shape (n, dim) and labels y of shape (n,) for the sharpness alone."""
         if self.class_vectors is None or self.class_names is None:
             raise ValueError("expected class_names and class_vectors: the words of each class")
@@ -59,7 +60,7 @@ class ZeroShotHead(ScoreHead):
         self.sharpness_ = fit_sharpness(self._scores(X), place[codes], near=SHARPNESS)
         return self
 
-    def _scores(self, X: Any) -> NDArray[np.float64]:
+    def _scores(self, X: Matrix) -> NDArray[np.float64]:
         return _cosines(X, self.words_)
 
 
@@ -104,7 +105,9 @@ class ZeroShotProbe(LogisticHead):
         self.class_names = class_names
         self.class_vectors = class_vectors
 
-    def _prior(self, X: Any, codes: NDArray[np.intp] | None = None) -> NDArray[np.float64] | None:
+    def _prior(
+        self, X: Matrix, codes: NDArray[np.intp] | None = None
+    ) -> NDArray[np.float64] | None:
         if self.class_vectors is None:
             return None
         if codes is not None:
@@ -123,6 +126,6 @@ def _place(seen: NDArray[Any], names: Sequence[str] | NDArray[Any]) -> NDArray[n
     return np.asarray(place)
 
 
-def _cosines(X: Any, words: NDArray[np.float32]) -> NDArray[np.float64]:
+def _cosines(X: Matrix, words: NDArray[np.float32]) -> NDArray[np.float64]:
     X = np.asarray(X, dtype=np.float64)
     return np.asarray(unit_rows(X) @ words.T.astype(np.float64))

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featurestore.terms.intervals import wilson
+from heads.labels.matrix import Matrix
 from heads.labels.reviewed import Reviewed, differs
 from heads.labels.tasks import Target, Task
 from heads.measures.intervals import (
@@ -27,7 +28,7 @@ from heads.measures.intervals import (
 from heads.measures.metrics import METRICS, Metric, Predictions, score
 
 CLOSED_FORM = ("balanced_accuracy", "accuracy")  # score intervals; of one class a row
-Parts = Iterable[tuple[NDArray[np.intp], NDArray[np.intp]]]  # training and test rows
+Part = tuple[NDArray[np.intp], NDArray[np.intp]]  # training and test rows
 
 
 @dataclass(frozen=True)
@@ -158,9 +159,9 @@ class Evaluation:
 
 def evaluate(
     build: Callable[[], Any],
-    X: Any,
+    X: Matrix,
     target: Target,
-    parts: Parts,
+    parts: Iterable[Part],
     *,
     estimand: str,
     groups: NDArray[np.intp] | None = None,
@@ -195,70 +196,131 @@ def evaluate(
     parts = list(parts)
     lesson = (target if reviewed is None else reviewed.taught).lesson
 
-    def run(part: tuple[NDArray[np.intp], NDArray[np.intp]]) -> _Part:
+    def run(part: Part) -> _Fit:
         train, test = part
         within = None if groups is None else groups[train]
         begin = time.perf_counter()
         head = fit_head(build(), X[train], lesson[train], within)
         seconds = time.perf_counter() - begin
-        return _Part(head, predictions(head, X[test], target.take(test)), seconds)
+        return _Fit(test, head, predictions(head, X[test], target.take(test)), seconds)
 
-    times = np.zeros(len(target), dtype=np.intp)  # that a row was tested
-    repeats = [np.zeros_like(target.values)]
-    shape = (len(target), len(target.classes))
-    probabilities = np.zeros(shape) if target.classes else None
-    scores: dict[str, list[float]] = {}
-    as_reviewed: dict[str, list[float]] = {}
-    seconds, chosen = [], []
-    for (_, test), found in zip(parts, _each(run, parts), strict=True):
-        for metric, value in score(target.task, found.predictions).items():
-            scores.setdefault(metric, []).append(value)
-        if reviewed is not None:
-            for metric, value in _scored_anew(found.predictions, reviewed, test).items():
-                as_reviewed.setdefault(metric, []).append(value)
-        seconds.append(found.seconds)
-        chosen.append(chosen_by(found.head))
-        repeat = int(times[test[0]])  # every row is tested once in each
-        if repeat == len(repeats):
-            repeats.append(np.zeros_like(target.values))
-        repeats[repeat][test] = found.predictions.predicted
-        if found.predictions.proba is None:
-            probabilities = None
-        elif probabilities is not None and repeat == 0:
-            probabilities[test] = found.predictions.proba
-        times[test] += 1
+    tally = _Tally(target)
+    for fit in _each(run, parts):
+        tally.add(fit, reviewed)
         if on_fit is not None:
             on_fit()
-    tested = times > 0
-    if probabilities is not None:
-        probabilities = probabilities[tested]
-    on_test = len(parts) == 1
-    block = test if groups is None else groups[test]
-    n_blocks = len(np.unique(block)) if on_test and len(np.unique(block)) < len(test) else None
-    # Rows of one group are no independent draws: there score intervals would be too narrow.
-    closed = CLOSED_FORM if target.task is Task.MULTICLASS and n_blocks is None else ()
-    wanted = {
-        name: METRICS[target.task][name]
-        for name in {*intervals_of, *(CLOSED_FORM if n_blocks else ())}
-        if name in scores and name not in closed
-    }
+    draws: dict[str, NDArray[np.float64]] = {}
+    n_blocks, test_ratio, repeats = None, 0.0, None
+    if len(parts) == 1:
+        block = fit.test if groups is None else groups[fit.test]
+        draws, n_blocks = _draw_blocks(fit.predictions, target.task, block, intervals_of, seed)
+    else:
+        test_ratio = float(np.mean([len(test) / len(train) for train, test in parts]))
+        repeats = np.stack([predicted[tally.is_tested] for predicted in tally.repeats])
     report = Report(
-        target.values[tested],
-        repeats[0][tested],
-        {metric: np.array(values) for metric, values in scores.items()},
+        target.values[tally.is_tested],
+        tally.repeats[0][tally.is_tested],
+        _by_metric(tally.scores),
         estimand,
-        float(np.mean([len(test) / len(train) for train, test in parts])) if len(parts) > 1 else 0,
+        test_ratio,
         target.task,
-        _draws(found.predictions, wanted, block, seed) if on_test else {},
-        None if on_test else np.stack([one[tested] for one in repeats]),
+        draws,
+        repeats,
         n_blocks,
-        {metric: np.array(values) for metric, values in as_reviewed.items()},
-        0 if reviewed is None else _n_seen_otherwise(target, reviewed, tested),
+        _by_metric(tally.as_reviewed),
+        0 if reviewed is None else _n_seen_otherwise(target, reviewed, tally.is_tested),
     )
-    return Evaluation(report, float(np.median(seconds)), probabilities, tuple(chosen), found.head)
+    proba = tally.probabilities
+    return Evaluation(
+        report,
+        float(np.median(tally.seconds)),
+        None if proba is None else proba[tally.is_tested],
+        tuple(tally.chosen),
+        fit.head,
+    )
 
 
-def predictions(head: Any, X: Any, target: Target) -> Predictions:
+@dataclass(frozen=True, eq=False)
+class _Fit:
+    """What one fit gave."""
+
+    test: NDArray[np.intp]  # rows
+    head: Any
+    predictions: Predictions
+    seconds: float
+
+
+class _Tally:
+    """What is kept of all fits: heads and most probabilities would not fit into memory."""
+
+    def __init__(self, target: Target) -> None:
+        self.target = target
+        self.n_tests = np.zeros(len(target), dtype=np.intp)  # of each row
+        self.repeats: list[NDArray[Any]] = []  # each of the shape of the target's values
+        shape = (len(target), len(target.classes))
+        self.probabilities = np.zeros(shape) if target.classes else None  # of the first repeat
+        self.scores: list[dict[str, float]] = []
+        self.as_reviewed: list[dict[str, float]] = []
+        self.seconds: list[float] = []
+        self.chosen: list[dict[str, Any]] = []
+
+    @property
+    def is_tested(self) -> NDArray[np.bool_]:
+        """Which rows were tested, shape (n,)."""
+        return self.n_tests > 0
+
+    def add(self, fit: _Fit, reviewed: Reviewed | None) -> None:
+        """Score a fit, and put its predictions where their rows stand."""
+        found, test = fit.predictions, fit.test
+        self.scores.append(score(self.target.task, found))
+        if reviewed is not None:
+            self.as_reviewed.append(_scored_anew(found, reviewed, test))
+        self.seconds.append(fit.seconds)
+        self.chosen.append(chosen_by(fit.head))
+        repeat = int(self.n_tests[test[0]])  # every row is tested once in each
+        if repeat == len(self.repeats):
+            self.repeats.append(np.zeros_like(self.target.values))
+        self.repeats[repeat][test] = found.predicted
+        if found.proba is None:
+            self.probabilities = None
+        elif self.probabilities is not None and repeat == 0:
+            self.probabilities[test] = found.proba
+        self.n_tests[test] += 1
+
+
+def _by_metric(scores: Sequence[Mapping[str, float]]) -> dict[str, NDArray[np.float64]]:
+    """Turn the scores of each fit into the values of each metric, (n_fits,)."""
+    values: dict[str, list[float]] = {}
+    for of_fit in scores:
+        for metric, value in of_fit.items():
+            values.setdefault(metric, []).append(value)
+    return {metric: np.array(of_metric) for metric, of_metric in values.items()}
+
+
+def _draw_blocks(
+    found: Predictions,
+    task: Task,
+    block: NDArray[np.intp],
+    intervals_of: Collection[str],
+    seed: int,
+) -> tuple[dict[str, NDArray[np.float64]], int | None]:
+    """Draw the blocks of a test split for metrics without a closed form; count the blocks.
+
+    Rows of one block are no independent draws: score intervals would be too narrow.
+    """
+    n_blocks = len(np.unique(block))
+    is_grouped = n_blocks < len(block)
+    closed = CLOSED_FORM if task is Task.MULTICLASS and not is_grouped else ()
+    asked = {*intervals_of, *(CLOSED_FORM if is_grouped else ())}
+    wanted = {
+        name: metric
+        for name, metric in METRICS[task].items()
+        if name in asked and name not in closed and not (metric.needs_proba and found.proba is None)
+    }
+    return _draws(found, wanted, block, seed), n_blocks if is_grouped else None
+
+
+def predictions(head: Any, X: Matrix, target: Target) -> Predictions:
     """Let a fitted head say what it thinks of rows X, in the terms of their target."""
     said = head.predict(X)
     if target.task is Task.REGRESSION:
@@ -307,16 +369,7 @@ def _n_seen_otherwise(target: Target, reviewed: Reviewed, tested: NDArray[np.boo
     return int((tested & changed).sum())
 
 
-@dataclass(frozen=True, eq=False)
-class _Part:
-    """What one fit gave."""
-
-    head: Any
-    predictions: Predictions
-    seconds: float
-
-
-def _each(run: Callable[[Any], _Part], parts: Sequence[Any]) -> Iterator[_Part]:
+def _each(run: Callable[[Part], _Fit], parts: Sequence[Part]) -> Iterator[_Fit]:
     """Run all parts in order; several at once, each on one core, where there are several.
 
     BLAS threads gain little on folds of this size, and where other processes keep the cores
@@ -332,8 +385,8 @@ def _each(run: Callable[[Any], _Part], parts: Sequence[Any]) -> Iterator[_Part]:
         yield from pool.map(run, parts)
 
 
-def fit_head(head: Any, X: Any, y: NDArray[Any], groups: NDArray[Any] | None) -> Any:
-    """Fit a classifier or a pipeline, with groups where its last step takes them."""
+def fit_head(head: Any, X: Matrix, y: NDArray[Any], groups: NDArray[Any] | None) -> Any:
+    """Fit a head or pipeline to X (n, dim), with groups (n,) where its last step takes them."""
     from sklearn.pipeline import Pipeline
     from sklearn.utils.validation import has_fit_parameter
 

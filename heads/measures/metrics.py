@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from heads.labels.tasks import Task
 
+Weights = NDArray[np.float64]  # (n_draws, n), how often each row counts
 Values = NDArray[np.float64]  # (n_draws,)
 LEAST_PROBABILITY = 1e-6  # in log_loss no class counts as less likely
 N_BINS = 15  # of confidence, in the calibration error: Guo et al., 2017, arXiv:1706.04599
@@ -33,7 +34,7 @@ class Predictions:
 class Metric:
     """How to compute a metric and how to speak of it."""
 
-    compute: Callable[[Predictions, NDArray[np.float64]], Values]
+    compute: Callable[[Predictions, Weights], Values]
     needs_proba: bool = False
     higher_is_better: bool = True
     is_share: bool = True  # in [0, 1]; said in percentage points
@@ -53,7 +54,7 @@ def score(task: Task, found: Predictions) -> dict[str, float]:
 
 
 def _counts(
-    found: Predictions, w: NDArray[np.float64]
+    found: Predictions, w: Weights
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
     """Return right, true and predicted rows of each class, each (n_draws, n_classes)."""
     n_classes = int(max(found.truth.max(), found.predicted.max())) + 1
@@ -72,23 +73,23 @@ def _ratio(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64
     return np.divide(a, b, out=np.zeros_like(a), where=b > 0)
 
 
-def _mean_of(row_values: NDArray[np.float64], w: NDArray[np.float64]) -> Values:
+def _mean_of(row_values: NDArray[np.float64], w: Weights) -> Values:
     return np.asarray(w @ row_values / w.sum(axis=1))
 
 
-def balanced_accuracy(found: Predictions, w: NDArray[np.float64]) -> Values:
+def balanced_accuracy(found: Predictions, w: Weights) -> Values:
     """Mean over classes of the share of their rows that is right."""
     right, n_true, _ = _counts(found, w)
     return _mean_where(_ratio(right, n_true), n_true > 0)
 
 
-def accuracy(found: Predictions, w: NDArray[np.float64]) -> Values:
+def accuracy(found: Predictions, w: Weights) -> Values:
     """Share of rows that is right; with several labels a row, right in all of them."""
     right = found.truth == found.predicted
     return _mean_of((right if right.ndim == 1 else right.all(axis=1)).astype(np.float64), w)
 
 
-def macro_f1(found: Predictions, w: NDArray[np.float64]) -> Values:
+def macro_f1(found: Predictions, w: Weights) -> Values:
     """Mean over classes of the harmonic mean of precision and recall."""
     if found.truth.ndim == 2:
         right, n_true, n_said = (
@@ -100,14 +101,14 @@ def macro_f1(found: Predictions, w: NDArray[np.float64]) -> Values:
     return _mean_where(_ratio(2 * right, n_true + n_said), n_true + n_said > 0)
 
 
-def log_loss(found: Predictions, w: NDArray[np.float64]) -> Values:
+def log_loss(found: Predictions, w: Weights) -> Values:
     """Mean negative log-probability of the true class (nats)."""
     assert found.proba is not None
     share = found.proba[np.arange(len(found.truth)), found.truth]
     return _mean_of(-np.log(np.maximum(share, LEAST_PROBABILITY)), w)
 
 
-def brier(found: Predictions, w: NDArray[np.float64]) -> Values:
+def brier(found: Predictions, w: Weights) -> Values:
     """Mean squared error of the probabilities, summed over classes; half of it for two."""
     assert found.proba is not None
     n_classes = found.proba.shape[1]
@@ -115,7 +116,7 @@ def brier(found: Predictions, w: NDArray[np.float64]) -> Values:
     return _mean_of((error**2).sum(axis=1) / (2 if n_classes == 2 else 1), w)
 
 
-def calibration_error(found: Predictions, w: NDArray[np.float64]) -> Values:
+def calibration_error(found: Predictions, w: Weights) -> Values:
     """Mean distance of confidence from accuracy in 15 bins of confidence (ECE)."""
     assert found.proba is not None
     confidence = found.proba.max(axis=1)
@@ -137,7 +138,7 @@ def _members(found: Predictions) -> NDArray[np.bool_]:
 
 
 def _hits(
-    is_member: NDArray[np.bool_], scores: NDArray[np.float64], w: NDArray[np.float64]
+    is_member: NDArray[np.bool_], scores: NDArray[np.float64], w: Weights
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return members and others at or above each distinct score, best first, (n_draws, m)."""
     order = np.argsort(-scores, kind="stable")
@@ -149,8 +150,8 @@ def _hits(
 
 def _over_classes(
     found: Predictions,
-    w: NDArray[np.float64],
-    one: Callable[[NDArray[np.float64], NDArray[np.float64]], Values],
+    w: Weights,
+    of_class: Callable[[NDArray[np.float64], NDArray[np.float64]], Values],
     *,
     needs_others: bool,
 ) -> Values:
@@ -158,37 +159,37 @@ def _over_classes(
     values, counts = [], []
     for is_member, scores in zip(_members(found).T, found.proba.T, strict=True):
         hits, false = _hits(is_member, scores, w)
-        values.append(one(hits, false))
+        values.append(of_class(hits, false))
         counts.append((hits[:, -1] > 0) & ((false[:, -1] > 0) | (not needs_others)))
     return _mean_where(np.stack(values, axis=1), np.stack(counts, axis=1))
 
 
-def auroc(found: Predictions, w: NDArray[np.float64]) -> Values:
+def auroc(found: Predictions, w: Weights) -> Values:
     """Mean over classes of the area under the ROC curve, each class against the others."""
 
-    def one(hits: NDArray[np.float64], false: NDArray[np.float64]) -> Values:
+    def area(hits: NDArray[np.float64], false: NDArray[np.float64]) -> Values:  # (n_draws, m)
         steps = np.diff(false, axis=1, prepend=0)
         before = np.concatenate([np.zeros((len(hits), 1)), hits[:, :-1]], axis=1)
-        area = (steps * (hits + before) / 2).sum(axis=1)
-        return _ratio(area, hits[:, -1] * false[:, -1])
+        under = (steps * (hits + before) / 2).sum(axis=1)
+        return _ratio(under, hits[:, -1] * false[:, -1])
 
-    return _over_classes(found, w, one, needs_others=True)
+    return _over_classes(found, w, area, needs_others=True)
 
 
-def average_precision(found: Predictions, w: NDArray[np.float64]) -> Values:
+def average_precision(found: Predictions, w: Weights) -> Values:
     """Mean over classes of the precision at each recall step."""
 
-    def one(hits: NDArray[np.float64], false: NDArray[np.float64]) -> Values:
+    def precision(hits: NDArray[np.float64], false: NDArray[np.float64]) -> Values:  # (n_draws, m)
         gain = np.diff(hits, axis=1, prepend=0)
         return _ratio((gain * _ratio(hits, hits + false)).sum(axis=1), hits[:, -1])
 
-    return _over_classes(found, w, one, needs_others=False)
+    return _over_classes(found, w, precision, needs_others=False)
 
 
 # -- several labels a row ------------------------------------------------------------------
 
 
-def micro_f1(found: Predictions, w: NDArray[np.float64]) -> Values:
+def micro_f1(found: Predictions, w: Weights) -> Values:
     """F1 of all decisions on all labels together."""
     right, said, true = (
         w @ m.sum(axis=1).astype(np.float64)
@@ -197,7 +198,7 @@ def micro_f1(found: Predictions, w: NDArray[np.float64]) -> Values:
     return _ratio(2 * right, said + true)
 
 
-def hamming_loss(found: Predictions, w: NDArray[np.float64]) -> Values:
+def hamming_loss(found: Predictions, w: Weights) -> Values:
     """Share of decisions on labels that is wrong."""
     return _mean_of((found.truth != found.predicted).mean(axis=1), w)
 
@@ -205,17 +206,17 @@ def hamming_loss(found: Predictions, w: NDArray[np.float64]) -> Values:
 # -- numbers -------------------------------------------------------------------------------
 
 
-def rmse(found: Predictions, w: NDArray[np.float64]) -> Values:
+def rmse(found: Predictions, w: Weights) -> Values:
     """Root mean squared error, in the unit of the label."""
     return np.sqrt(_mean_of((found.truth - found.predicted) ** 2, w))
 
 
-def mae(found: Predictions, w: NDArray[np.float64]) -> Values:
+def mae(found: Predictions, w: Weights) -> Values:
     """Mean absolute error, in the unit of the label."""
     return _mean_of(np.abs(found.truth - found.predicted), w)
 
 
-def r2(found: Predictions, w: NDArray[np.float64]) -> Values:
+def r2(found: Predictions, w: Weights) -> Values:
     """Share of the variance of these rows that is explained; below 0 is worse than their mean."""
     centred = found.truth - found.truth.mean()
     spread = _mean_of(centred**2, w) - _mean_of(centred, w) ** 2
@@ -223,7 +224,7 @@ def r2(found: Predictions, w: NDArray[np.float64]) -> Values:
     return 1 - np.divide(error, spread, out=np.ones_like(error), where=spread > 0)
 
 
-def spearman(found: Predictions, w: NDArray[np.float64]) -> Values:
+def spearman(found: Predictions, w: Weights) -> Values:
     """Rank correlation; 0 where one side does not vary."""
     a, b = _ranks(found.truth, w), _ranks(found.predicted, w)
     total = w.sum(axis=1)
@@ -233,7 +234,7 @@ def spearman(found: Predictions, w: NDArray[np.float64]) -> Values:
     return _ratio(shared, np.sqrt(own * other))
 
 
-def _ranks(values: NDArray[np.float64], w: NDArray[np.float64]) -> NDArray[np.float64]:
+def _ranks(values: NDArray[np.float64], w: Weights) -> NDArray[np.float64]:
     """Return mid-ranks among the weighted rows, (n_draws, n)."""
     _, number = np.unique(values, return_inverse=True)
     sizes = np.stack([np.bincount(number, weights=draw) for draw in w])
