@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from featurestore.encoders.base import Encoder
 from featurestore.errors import EncoderFailed, FeatureStoreError
 from featurestore.pipeline import decode_ahead
 from featurestore.pipeline.batching import BatchSize
@@ -26,7 +27,7 @@ from featurestore.sources.reading import Reader
 from featurestore.terms.specs import Modality
 
 
-class FakeEncoder:
+class FakeEncoder(Encoder):
     """Vectors that a person can predict: mean colour of an image, length of a text."""
 
     device = "cpu"
@@ -56,7 +57,6 @@ class FakeGpu(FakeEncoder):
     """Three steps as on a GPU; notes what is staged, launched and fetched, in order."""
 
     device = "cuda"
-    network = "one"
 
     def __init__(self, memory=10**9):
         super().__init__(memory)

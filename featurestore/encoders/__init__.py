@@ -1,24 +1,25 @@
 """Frozen encoders: what the pipeline asks of one, and one file per family.
 
-Another package's encoder family needs the names below; see docs/encoders.md.
+A family of another package derives its encoders from `Encoder`; see docs/encoders.md.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from featurestore.encoders.base import LoadOptions
+    from featurestore.encoders.base import Encoder, LoadOptions
     from featurestore.encoders.families import Family
     from featurestore.encoders.loading import load_encoder, load_encoders
 
 _HOMES = {
+    "Encoder": "base",
     "Family": "families",
     "LoadOptions": "base",
     "load_encoder": "loading",
     "load_encoders": "loading",
 }
 
-__all__ = ["Family", "LoadOptions", "load_encoder", "load_encoders"]
+__all__ = ["Encoder", "Family", "LoadOptions", "load_encoder", "load_encoders"]
 
 
 def __getattr__(name: str) -> Any:

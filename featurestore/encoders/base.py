@@ -2,46 +2,92 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from featurestore.terms.specs import ResolvedEncoder
+from featurestore.errors import ModalityMismatch
+from featurestore.terms.specs import Modality, ResolvedEncoder
 
 if TYPE_CHECKING:
     from PIL import Image
 
+Prepare = Callable[["Image.Image"], NDArray[Any]]  # from an RGB picture to an encoder's input
 
-class Encoder(Protocol):
-    """What every frozen encoder has."""
+
+class Tokenized(NamedTuple):
+    """Texts as an encoder takes them, one entry for each text."""
+
+    tokens: list[Any]
+    lengths: list[int]  # in tokens: what a text costs
+    is_cut: list[bool]  # longer than the encoder reads
+
+
+class Steps(NamedTuple):
+    """A forward pass in three steps, so that a GPU computes one batch while the next is copied."""
+
+    stage: Callable[[Sequence[Any]], Any]  # prepared contents → the same on the device
+    launch: Callable[[Any], Any]  # starts the pass; on a GPU it does not wait
+    fetch: Callable[[Any], list[NDArray[np.float32]]]  # waits; (n, dim) of each encoder
+
+
+class Encoder:
+    """What the pipeline asks of a frozen encoder; those of each family derive from this class.
+
+    An encoder sets ``resolved`` and writes `encode_images`, `encode_texts` or both, as its
+    modalities say. All else has a default.
+    """
+
+    resolved: ResolvedEncoder  # what it is and what decides its vectors
+    device: str = "cpu"  # where it runs: cpu, cuda:0, mps
+    # To this side in pixels a JPEG may shrink while it is decoded; None: decoded whole.
+    decode_px: int | None = None
+    shrink_px: int | None = None  # what decode=fast would make of it; None: no such choice
+    # `prepare_image` as a value that another process can be handed; None: threads prepare.
+    preparer: Prepare | None = None
+    pass_per_core: bool = False  # texts on a CPU: each core runs a pass on a part of the batch
 
     @property
-    def resolved(self) -> ResolvedEncoder:
-        """What it is and what decides its vectors."""
-
-    @property
-    def device(self) -> str:
-        """Where it runs: ``cpu``, ``cuda:0``, ``mps``."""
-
-
-class ImageEncoder(Encoder, Protocol):
-    """An encoder whose modalities include images."""
+    def network_id(self) -> int:
+        """Equal for encoders that one forward pass serves: layers of one network."""
+        return id(self)
 
     def prepare_image(self, image: Image.Image) -> NDArray[Any]:
-        """Turn an RGB picture into what `encode_images` takes; runs in decode workers."""
+        """Turn an RGB picture into what `encode_images` takes; called in decode workers.
+
+        By default its pixels, (height, width, 3) uint8.
+        """
+        return np.asarray(image)
 
     def encode_images(self, prepared: Sequence[NDArray[Any]]) -> NDArray[np.float32]:
-        """Encode a batch; returns (n, dim) float32, as the encoder's library returns it."""
-
-
-class TextEncoder(Encoder, Protocol):
-    """An encoder whose modalities include texts."""
+        """Encode what `prepare_image` gave; returns (n, dim) float32, not normalised."""
+        raise ModalityMismatch(f"{self.resolved.spec} cannot read images")
 
     def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Encode a batch; returns (n, dim) float32, as the encoder's library returns it."""
+        """Encode texts; returns (n, dim) float32, not normalised."""
+        raise ModalityMismatch(f"{self.resolved.spec} cannot read texts")
+
+    def tokenize(self, texts: Sequence[str]) -> Tokenized:
+        """Turn texts into what the first step of `runner` takes; called ahead of the encoder.
+
+        By default the texts themselves, four letters counted as a token.
+        """
+        return Tokenized(list(texts), [1 + len(text) // 4 for text in texts], [False] * len(texts))
+
+    def runner(self, encoders: Sequence[Self], modality: Modality) -> Steps:
+        """Return the steps that encode batches for ``encoders``, all on this one's network.
+
+        By default this encoder alone, in one step.
+        """
+        encode = self.encode_texts if modality is Modality.TEXT else self.encode_images
+        return Steps(lambda contents: contents, encode, lambda vectors: [vectors])
+
+    def in_half_precision(self) -> Encoder | None:
+        """Return this encoder in bfloat16; None where it has no such choice, or has made it."""
+        return None
 
 
 @dataclass(frozen=True)

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from importlib import import_module
-from typing import Any
 
-from featurestore.encoders.base import LoadOptions
+from featurestore.encoders.base import Encoder, LoadOptions
 from featurestore.errors import UnknownEncoder, nearest
 from featurestore.terms.specs import EncoderSpec
 
 _MODULES = {"pixels": "pixels", "hashing": "hashing"}
 
 
-def load(specs: Sequence[EncoderSpec], how: LoadOptions) -> list[Any]:
+def load(specs: Sequence[EncoderSpec], load_options: LoadOptions) -> list[Encoder]:
     """Make the baseline that the spec names; it runs on the CPU whatever the device."""
     (spec,) = specs
     try:

@@ -1,4 +1,4 @@
-"""Vectors of a few fixed inputs, kept with each view: do equal weights still give equal vectors.
+"""Vectors of a few fixed inputs, kept with each view to check that its encoder still gives them.
 
 Library versions and devices are not part of a fingerprint; their effect is measured here.
 """
@@ -6,10 +6,10 @@ Library versions and devices are not part of a fingerprint; their effect is meas
 from __future__ import annotations
 
 from importlib.resources import files
-from typing import Any
 
 import numpy as np
 
+from featurestore.encoders.base import Encoder
 from featurestore.encoders.images import decode_image
 from featurestore.errors import EncoderDrift
 from featurestore.terms.specs import Modality
@@ -24,23 +24,22 @@ _TEXTS = (
 )
 
 
-def canary_vectors(encoder: Any) -> Canary:
+def canary_vectors(encoder: Encoder) -> Canary:
     """Embed the probes through the whole path, for each modality of the encoder."""
-    found = {}
+    canary = {}
     if Modality.IMAGE in encoder.resolved.modalities:
         folder = files("featurestore") / "probes"
-        least = getattr(encoder, "decode_px", None)
         contents = [(folder / name).read_bytes() for name in _IMAGES]
-        pictures = [decode_image(one, at_least_px=least) for one in contents]
+        pictures = [decode_image(one, at_least_px=encoder.decode_px) for one in contents]
         vectors = encoder.encode_images([encoder.prepare_image(one) for one in pictures])
-        found[str(Modality.IMAGE)] = vectors.tolist()
+        canary[str(Modality.IMAGE)] = vectors.tolist()
     if Modality.TEXT in encoder.resolved.modalities:
-        found[str(Modality.TEXT)] = encoder.encode_texts(_TEXTS).tolist()
-    return found
+        canary[str(Modality.TEXT)] = encoder.encode_texts(_TEXTS).tolist()
+    return canary
 
 
-def check_canary(encoder: Any, stored: Canary) -> None:
-    """Stop where the encoder no longer gives the vectors that a view was made with.
+def check_canary(encoder: Encoder, stored: Canary) -> None:
+    """Raise if the encoder no longer gives the vectors that its view was made with.
 
     Raises
     ------
@@ -51,7 +50,7 @@ def check_canary(encoder: Any, stored: Canary) -> None:
 
 
 def check_probes(found: Canary, stored: Canary, spec: str) -> None:
-    """Stop where probes that an encoder has just embedded are other than they were.
+    """Raise if the vectors of the probes are not those that are stored.
 
     Raises
     ------

@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from featurestore.encoders.base import LoadOptions
+from featurestore.encoders.base import Encoder, LoadOptions
 from featurestore.errors import ShapeMismatch, UnknownEncoder
 from featurestore.terms.specs import EncoderSpec, Modality, ResolvedEncoder
 
@@ -35,21 +35,16 @@ _METHODS = {Modality.IMAGE: "encode_images", Modality.TEXT: "encode_texts"}
 
 
 @dataclass(frozen=True, eq=False)
-class Custom:
-    """A user's object behind our interface; what it returns is checked."""
+class Custom(Encoder):
+    """A user's object as an `Encoder`; what it returns is checked."""
 
     resolved: ResolvedEncoder
-    inner: Any
-
-    @property
-    def device(self) -> str:
-        """Where it says that it runs."""
-        return str(getattr(self.inner, "device", "cpu"))
+    inner: object
+    device: str = "cpu"
 
     def prepare_image(self, image: Image.Image) -> Any:
-        """Return what its ``encode_images`` takes."""
-        prepare = getattr(self.inner, "prepare_image", None)
-        return image if prepare is None else prepare(image)
+        """Return what its ``encode_images`` takes: the picture itself if it prepares nothing."""
+        return _prepared(self.inner, image)
 
     def encode_images(self, prepared: Sequence[Any]) -> NDArray[np.float32]:
         """Return its vectors, (n, dim) float32."""
@@ -60,7 +55,7 @@ class Custom:
         return _checked(self.inner, "encode_texts", list(texts), self.resolved.dim)
 
 
-def load(specs: Sequence[EncoderSpec], how: LoadOptions) -> list[Custom]:
+def load(specs: Sequence[EncoderSpec], load_options: LoadOptions) -> list[Custom]:
     """Import the module and take the object; a class is called, with ``device=`` if it takes it."""
     (spec,) = specs
     name, colon, attribute = spec.model.partition(":")
@@ -69,23 +64,23 @@ def load(specs: Sequence[EncoderSpec], how: LoadOptions) -> list[Custom]:
     if "" not in sys.path and str(Path.cwd()) not in sys.path:
         sys.path.append(str(Path.cwd()))  # as `python` itself would
     try:
-        found: Any = importlib.import_module(name)
-        for part in attribute.split("."):
-            found = getattr(found, part)
+        target: Any = importlib.import_module(name)
+        for step in attribute.split("."):
+            target = getattr(target, step)
     except (ImportError, AttributeError) as error:
         raise UnknownEncoder(
             f"cannot load {spec}: {error}; expected a module that Python finds "
             "(installed, in this folder, or on PYTHONPATH) and an object in it"
         ) from error
-    if inspect.isclass(found):
-        make: Any = found
-        is_asked = how.device != "auto" and "device" in inspect.signature(make).parameters
-        found = make(device=how.device) if is_asked else make()
-    return [adopt(found, spec)]
+    if inspect.isclass(target):
+        make: Any = target
+        is_asked = load_options.device != "auto" and "device" in inspect.signature(make).parameters
+        target = make(device=load_options.device) if is_asked else make()
+    return [adopt(target, spec)]
 
 
-def adopt(inner: Any, spec: EncoderSpec | None = None) -> Custom:
-    """Put a user's object behind our interface.
+def adopt(inner: object, spec: EncoderSpec | None = None) -> Custom:
+    """Wrap a user's object as an `Encoder`.
 
     Raises
     ------
@@ -104,8 +99,7 @@ def adopt(inner: Any, spec: EncoderSpec | None = None) -> Custom:
     dims = set()
     if Modality.IMAGE in modalities:
         probe = Image.new("RGB", (64, 64), (120, 60, 30))
-        prepare = getattr(inner, "prepare_image", None)
-        dims.add(_checked(inner, "encode_images", [prepare(probe) if prepare else probe]).shape[1])
+        dims.add(_checked(inner, "encode_images", [_prepared(inner, probe)]).shape[1])
     if Modality.TEXT in modalities:
         dims.add(_checked(inner, "encode_texts", ["a short text"]).shape[1])
     if len(dims) != 1:
@@ -115,11 +109,17 @@ def adopt(inner: Any, spec: EncoderSpec | None = None) -> Custom:
         "object": f"{kind.__module__}:{kind.__qualname__}",
         "version": _version(inner),
     }
-    return Custom(ResolvedEncoder(spec, dims.pop(), modalities, chosen), inner)
+    device = str(getattr(inner, "device", "cpu"))
+    return Custom(ResolvedEncoder(spec, dims.pop(), modalities, chosen), inner, device)
+
+
+def _prepared(inner: object, image: Image.Image) -> Any:
+    prepare = getattr(inner, "prepare_image", None)
+    return image if prepare is None else prepare(image)
 
 
 def _checked(
-    inner: Any, method: str, contents: list[Any], dim: int | None = None
+    inner: object, method: str, contents: list[Any], dim: int | None = None
 ) -> NDArray[np.float32]:
     vectors = np.ascontiguousarray(getattr(inner, method)(contents), dtype=np.float32)
     fits = vectors.ndim == 2 and len(vectors) == len(contents)
@@ -131,7 +131,7 @@ def _checked(
     return vectors
 
 
-def _version(inner: Any) -> str:
+def _version(inner: object) -> str:
     version = getattr(inner, "version", None)
     if version is not None:
         return str(version)

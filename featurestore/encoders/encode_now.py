@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from featurestore.encoders.base import Encoder
 from featurestore.encoders.canary import check_canary
 from featurestore.encoders.images import decode_image
 from featurestore.encoders.loading import load_encoder
@@ -17,7 +18,7 @@ from featurestore.terms.specs import EncoderSpec, Modality
 BATCH_ITEMS = 64
 
 
-def open_encoder(info: Mapping[str, Any], spec: EncoderSpec | None = None) -> Any:
+def open_encoder(info: Mapping[str, Any], spec: EncoderSpec | None = None) -> Encoder:
     """Load the encoder that encoder.json describes, and make sure that it is the same.
 
     Parameters
@@ -60,14 +61,14 @@ def check_reads(spec: EncoderSpec, modalities: frozenset[Modality], modality: Mo
         )
 
 
-def encode(encoder: Any, contents: Sequence[str | bytes]) -> NDArray[np.float32]:
+def encode(encoder: Encoder, contents: Sequence[str | bytes]) -> NDArray[np.float32]:
     """Encode texts, or the bytes of images; returns (n, dim) float32.
 
     Raises
     ------
     ModalityMismatch
         If the encoder does not read such contents.
-    BadImage
+    Undecodable
         If bytes are no picture.
     """
     resolved = encoder.resolved
@@ -79,9 +80,9 @@ def encode(encoder: Any, contents: Sequence[str | bytes]) -> NDArray[np.float32]
     for begin in range(0, len(contents), BATCH_ITEMS):
         batch = contents[begin : begin + BATCH_ITEMS]
         if modality is Modality.TEXT:
-            batches.append(encoder.encode_texts(list(batch)))
+            batches.append(encoder.encode_texts([str(one) for one in batch]))
             continue
-        least = getattr(encoder, "decode_px", None)
-        pictures = [decode_image(one, at_least_px=least) for one in batch if isinstance(one, bytes)]
+        images = [one for one in batch if isinstance(one, bytes)]
+        pictures = [decode_image(one, at_least_px=encoder.decode_px) for one in images]
         batches.append(encoder.encode_images([encoder.prepare_image(one) for one in pictures]))
     return np.concatenate(batches).astype(np.float32, copy=False)

@@ -16,9 +16,9 @@ ENTRY_POINTS = "featurestore.encoders"  # group: another package's families
 class Family:
     """A kind of encoder: where its code is and what a user may write.
 
-    The module has ``load(specs, how)``: given specs that differ in layer and pooling alone and
-    `LoadOptions`, it returns one encoder each, all on one network. Another package adds a
-    family with an entry point of the group ``featurestore.encoders`` that names a `Family`.
+    The module has ``load(specs, load_options)``: given specs that differ in layer and pooling
+    alone, it returns one `Encoder` for each, all on one network. Another package adds a family
+    with an entry point of the group ``featurestore.encoders`` that names a `Family`.
     """
 
     module: str

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.feature_extraction.text import HashingVectorizer
 
 from featurestore.encoders import families
+from featurestore.encoders.base import Encoder
 from featurestore.errors import BadName
 from featurestore.terms.specs import EncoderSpec, Modality, ResolvedEncoder
 
@@ -18,16 +18,15 @@ _DEFAULT_SIZE = 1024
 
 
 @dataclass(frozen=True)
-class Hashing:
+class Hashing(Encoder):
     """The signed hashing trick (Weinberger et al., 2009), L2-normalised.
 
-    It lets texts go the whole way with no model at hand. The baseline to beat is TF-IDF, which
-    is fitted inside each training fold and therefore is no encoder.
+    It embeds texts where no model is at hand. The baseline to beat is TF-IDF, which is fitted
+    inside each training fold and therefore is not an encoder.
     """
 
     resolved: ResolvedEncoder
-    vectorizer: Any
-    device: str = "cpu"
+    vectorizer: HashingVectorizer
 
     def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Return hashed counts, (n, size) float32."""

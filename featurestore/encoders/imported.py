@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
-from featurestore.encoders.base import LoadOptions
+from featurestore.encoders.base import Encoder, LoadOptions
 from featurestore.errors import UnknownEncoder
 from featurestore.terms.specs import EncoderSpec
 
 
-def load(specs: Sequence[EncoderSpec], how: LoadOptions) -> list[Any]:
-    """Refuse: whatever made these vectors is not here.
+def load(specs: Sequence[EncoderSpec], load_options: LoadOptions) -> list[Encoder]:
+    """Refuse: what made these vectors is not here.
 
     Raises
     ------

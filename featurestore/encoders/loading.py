@@ -48,15 +48,15 @@ def known_encoder(spec: EncoderSpec) -> ResolvedEncoder | None:
     return None
 
 
-def load_encoder(spec: EncoderSpec, *, device: str = "auto") -> Any:
+def load_encoder(spec: EncoderSpec, *, device: str = "auto") -> Encoder:
     """Load one encoder; see `load_encoders`."""
     return load_encoders([spec], LoadOptions(device))[0]
 
 
-def load_encoders(specs: Sequence[EncoderSpec], how: LoadOptions | None = None) -> list[Any]:
+def load_encoders(
+    specs: Sequence[EncoderSpec], load_options: LoadOptions | None = None
+) -> list[Encoder]:
     """Load encoders, in the order of the specs; those of one network share it.
-
-    Each is an `ImageEncoder`, a `TextEncoder` or both, as its modalities say.
 
     Raises
     ------
@@ -65,17 +65,17 @@ def load_encoders(specs: Sequence[EncoderSpec], how: LoadOptions | None = None) 
     MissingExtra
         If the package of the family is not installed.
     """
-    how = how or LoadOptions()
-    found: dict[EncoderSpec, Any] = {}
+    load_options = load_options or LoadOptions()
+    loaded: dict[EncoderSpec, Encoder] = {}
     for network in dict.fromkeys(spec.network for spec in specs):
         sharing = [spec for spec in dict.fromkeys(specs) if spec.network == network]
-        for spec, encoder in zip(sharing, _load(sharing, how), strict=True):
-            found[spec] = encoder
+        for spec, encoder in zip(sharing, _load(sharing, load_options), strict=True):
+            loaded[spec] = encoder
             _remember(spec, encoder.resolved)
-    return [found[spec] for spec in specs]
+    return [loaded[spec] for spec in specs]
 
 
-def _load(specs: Sequence[EncoderSpec], how: LoadOptions) -> Sequence[Encoder]:
+def _load(specs: Sequence[EncoderSpec], load_options: LoadOptions) -> Sequence[Encoder]:
     spec, family = specs[0], family_of(specs[0])
     for one in specs:
         family_of(one)
@@ -90,7 +90,7 @@ def _load(specs: Sequence[EncoderSpec], how: LoadOptions) -> Sequence[Encoder]:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         module = importlib.import_module(family.module)
-        encoders: Sequence[Encoder] = module.load(specs, how)
+        encoders: Sequence[Encoder] = module.load(specs, load_options)
     except ModuleNotFoundError as error:
         raise MissingExtra(
             f"{spec} needs the package {error.name!r}, which is not installed: "

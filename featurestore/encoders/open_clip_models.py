@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import open_clip
 import torch
 
 from featurestore.encoders import families
-from featurestore.encoders.base import LoadOptions
+from featurestore.encoders.base import LoadOptions, Tokenized
 from featurestore.encoders.preprocessing import Preprocessing, decode_px_of
-from featurestore.encoders.tokens import Tokens
 from featurestore.encoders.torch_network import (
     Depth,
     Network,
@@ -31,8 +30,12 @@ from featurestore.encoders.torch_setup import (
 from featurestore.errors import BadName, UnknownEncoder, nearest
 from featurestore.terms.specs import LOCAL_DIR, EncoderSpec, Modality
 
+if TYPE_CHECKING:
+    from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
+    from torchvision.transforms import Compose
 
-def load(specs: Sequence[EncoderSpec], how: LoadOptions) -> list[TorchEncoder]:
+
+def load(specs: Sequence[EncoderSpec], load_options: LoadOptions) -> list[TorchEncoder]:
     """Load a model with its weights: open_clip's cache and hub, a checkpoint, a folder."""
     spec = specs[0]
     name, weights = spec.model, None
@@ -60,7 +63,9 @@ def load(specs: Sequence[EncoderSpec], how: LoadOptions) -> list[TorchEncoder]:
             name, pretrained=weights, weights_only=True, force_quick_gelu=quick
         )
         tokenizer = open_clip.get_tokenizer(name)
-    return assemble(specs, module, transform, tokenizer, how, {"quick_gelu": True} if quick else {})
+    return assemble(
+        specs, module, transform, tokenizer, load_options, {"quick_gelu": True} if quick else {}
+    )
 
 
 def _needs_quick_gelu(name: str, weights: str | None) -> bool:
@@ -74,7 +79,7 @@ def _needs_quick_gelu(name: str, weights: str | None) -> bool:
 
 
 def load_random(
-    specs: Sequence[EncoderSpec], inner: EncoderSpec, how: LoadOptions
+    specs: Sequence[EncoderSpec], inner: EncoderSpec, load_options: LoadOptions
 ) -> list[TorchEncoder]:
     """Make the architecture of ``inner`` with fresh weights from torch's generator."""
     name = inner.model if inner.model.startswith(LOCAL_DIR) else inner.model.split("/")[0]
@@ -83,7 +88,7 @@ def load_random(
     with loading(specs[0], "expected an open_clip architecture"):
         module, _, transform = open_clip.create_model_and_transforms(name, load_weights=False)
         tokenizer = open_clip.get_tokenizer(name)
-    return assemble(specs, module, transform, tokenizer, how)
+    return assemble(specs, module, transform, tokenizer, load_options)
 
 
 def _check_name(name: str) -> None:
@@ -94,17 +99,17 @@ def _check_name(name: str) -> None:
 
 def assemble(
     specs: Sequence[EncoderSpec],
-    module: Any,
-    transform: Any,
-    tokenizer: Any,
-    how: LoadOptions,
+    module: open_clip.CLIP,
+    transform: Compose,
+    tokenizer: HFTokenizer | SimpleTokenizer,
+    load_options: LoadOptions,
     more: Mapping[str, Any] = MappingProxyType({}),
 ) -> list[TorchEncoder]:
     """Put both towers, the tokenizer and the preprocessing together.
 
-    ``more`` is what else was chosen and changes vectors.
+    ``more`` names further choices that change vectors, for the fingerprint.
     """
-    spec, device = specs[0], pick_device(how.device)
+    spec, device = specs[0], pick_device(load_options.device)
     preprocessing = Preprocessing.split(transform)
     chosen = {
         "family": spec.family,
@@ -118,11 +123,9 @@ def assemble(
     for depth, one in zip(depths, specs, strict=True):
         if depth.pool is not None and depth.layer is None:
             raise BadName(f"pool={depth.pool} in {one}: open_clip pools layers alone; add layer=…")
-    module = settle(module, device, compile=how.compile)
+    module = settle(module, device, compile=load_options.compile)
     if any(depth.layer is not None for depth in depths):
-        size = module.visual.image_size
-        shape = size if isinstance(size, tuple) else (size, size)
-        n_layers = len(_layers(module, torch.zeros(1, 3, *shape, device=device), None))
+        n_layers = _n_layers(module, device)
         depths = [depth.checked(one, n_layers) for depth, one in zip(depths, specs, strict=True)]
 
     def forward_images(pixels: torch.Tensor, asked: Sequence[Depth]) -> list[torch.Tensor]:
@@ -142,18 +145,17 @@ def assemble(
         forward_tokens,
         decode_px_of(spec, preprocessing),
     )
-    found = encoders_of(
-        specs, network, depths, chosen, Modality.IMAGE,
-        frozenset({Modality.IMAGE, Modality.TEXT}), families.versions(spec),
-    )  # fmt: skip
-    return [one if one.depth.layer is None else one.for_images() for one in found]
+    both = frozenset({Modality.IMAGE, Modality.TEXT})
+    versions = families.versions(spec)
+    encoders = encoders_of(specs, network, depths, chosen, Modality.IMAGE, both, versions)
+    return [one if one.depth.layer is None else one.for_images() for one in encoders]
 
 
-def _tokenize(tokenizer: Any) -> Callable[..., tuple[list[Tokens], list[int], list[bool]]]:
+def _tokenize(tokenizer: HFTokenizer | SimpleTokenizer) -> Callable[[Sequence[str]], Tokenized]:
     """Return what gives a text its ids, always as many as the text tower reads."""
     encode = getattr(tokenizer, "encode", None)
 
-    def tokenize(texts: Sequence[str]) -> tuple[list[Tokens], list[int], list[bool]]:
+    def tokenize(texts: Sequence[str]) -> Tokenized:
         ids = tokenizer(list(texts))
         width = ids.shape[1]
         # Two more: the marks of beginning and end. A text of fewer letters cannot be cut.
@@ -161,27 +163,32 @@ def _tokenize(tokenizer: Any) -> Callable[..., tuple[list[Tokens], list[int], li
             encode is not None and len(text) > width - 2 and len(encode(text)) > width - 2
             for text in texts
         ]
-        return [{"input_ids": one} for one in ids.numpy()], [width] * len(texts), is_cut
+        return Tokenized([{"input_ids": one} for one in ids.numpy()], [width] * len(texts), is_cut)
 
     return tokenize
 
 
-def _layers(module: Any, pixels: torch.Tensor, indices: list[int] | None, **how: Any) -> Any:
+def _n_layers(module: open_clip.CLIP, device: str) -> int:
+    """Count the layers of the image tower from a pass over an empty picture."""
+    size = module.visual.image_size
+    shape = size if isinstance(size, tuple) else (size, size)
     with torch.inference_mode():
-        found = module.visual.forward_intermediates(
-            pixels, indices=indices, intermediates_only=True, **how
+        output = module.visual.forward_intermediates(
+            torch.zeros(1, 3, *shape, device=device), intermediates_only=True
         )
-    return found["image_intermediates"]
+    return len(output["image_intermediates"])
 
 
-def _forward(module: Any, pixels: torch.Tensor, asked: Sequence[Depth]) -> list[torch.Tensor]:
-    """Return the projected output or pooled layers of the image tower, from one pass."""
+def _forward(
+    module: open_clip.CLIP, pixels: torch.Tensor, asked: Sequence[Depth]
+) -> list[torch.Tensor]:
+    """Return the projected output or pooled layers of the image tower, (n, dim) each."""
     layers = sorted({depth.layer - 1 for depth in asked if depth.layer is not None})
     if not layers:
         return [module.encode_image(pixels, normalize=False)] * len(asked)
     wants_end = any(depth.layer is None for depth in asked)
     has_tokens = _has_tokens(module.visual)
-    found = module.visual.forward_intermediates(
+    output = module.visual.forward_intermediates(
         pixels,
         indices=layers,
         intermediates_only=not wants_end,
@@ -189,18 +196,18 @@ def _forward(module: Any, pixels: torch.Tensor, asked: Sequence[Depth]) -> list[
         output_fmt="NLC" if has_tokens else "NCHW",
         output_extra_tokens=has_tokens,
     )
-    maps = found["image_intermediates"]
-    prefixes = found.get("image_intermediates_prefix") or [None] * len(maps)
+    maps = output["image_intermediates"]
+    prefixes = output.get("image_intermediates_prefix") or [None] * len(maps)
     by_layer = dict(zip(layers, zip(maps, prefixes, strict=True), strict=True))
     return [
-        found["image_features"]
+        output["image_features"]
         if depth.layer is None
         else pool_tokens(*by_layer[depth.layer - 1], depth.pool)
         for depth in asked
     ]
 
 
-def _has_tokens(visual: Any) -> bool:
+def _has_tokens(visual: torch.nn.Module) -> bool:
     """Whether layers are sequences of tokens (transformers) or maps (convolutions)."""
     trunk = getattr(visual, "trunk", None)
     if trunk is not None:

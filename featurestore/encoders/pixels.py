@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from featurestore.encoders import families
+from featurestore.encoders.base import Encoder
 from featurestore.errors import BadName
 from featurestore.terms.specs import EncoderSpec, Modality, ResolvedEncoder
 
@@ -18,19 +19,18 @@ _DEFAULT_SIZE_PX = 32
 
 
 @dataclass(frozen=True)
-class Pixels:
+class Pixels(Encoder):
     """RGB values in [0, 1] of the picture squeezed to a square."""
 
     resolved: ResolvedEncoder
     size_px: int
-    device: str = "cpu"
 
     def prepare_image(self, image: Image.Image) -> NDArray[Any]:
-        """Shrink; returns (size, size, 3) uint8."""
+        """Shrink; returns (size_px, size_px, 3) uint8."""
         return np.asarray(image.resize((self.size_px, self.size_px), Image.Resampling.BILINEAR))
 
     def encode_images(self, prepared: Sequence[NDArray[Any]]) -> NDArray[np.float32]:
-        """Flatten; returns (n, size * size * 3) float32 in [0, 1]."""
+        """Flatten; returns (n, size_px * size_px * 3) float32 in [0, 1]."""
         return np.stack(prepared).reshape(len(prepared), -1).astype(np.float32) / np.float32(255)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -15,6 +15,9 @@ from PIL import Image
 from featurestore.encoders.geometry import ResizeAndCrop
 from featurestore.errors import BadName
 from featurestore.terms.specs import EncoderSpec
+
+if TYPE_CHECKING:
+    from torchvision.transforms import Compose
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,7 @@ class Preprocessing:
     resize_px: int | None = None  # what the shorter side is resized to
 
     @classmethod
-    def split(cls, transform: Any) -> Preprocessing:
+    def split(cls, transform: Compose) -> Preprocessing:
         """Cut a torchvision ``Compose`` at its ToTensor.
 
         What stands behind it must be one Normalize, which is done on the device instead;
@@ -72,11 +75,11 @@ def _on(values: tuple[float, ...], device: str) -> torch.Tensor:
 
 def decode_px_of(spec: EncoderSpec, preprocessing: Preprocessing) -> int | None:
     """Read ``#decode=…``: ``full`` (None), or ``fast``, the side a JPEG may shrink to."""
-    how = spec.option("decode", "full")
-    if how not in ("full", "fast"):
-        raise BadName(f"decode={how} in {spec}: expected full or fast")
-    if how == "fast" and preprocessing.resize_px is None:
+    decode = spec.option("decode", "full")
+    if decode not in ("full", "fast"):
+        raise BadName(f"decode={decode} in {spec}: expected full or fast")
+    if decode == "fast" and preprocessing.resize_px is None:
         raise BadName(
             f"decode=fast in {spec}: this encoder does not resize, so it needs all pixels"
         )
-    return preprocessing.resize_px if how == "fast" else None
+    return preprocessing.resize_px if decode == "fast" else None

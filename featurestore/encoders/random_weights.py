@@ -1,22 +1,21 @@
-"""``random:timm:NAME#seed=0``: an architecture without its pretraining.
+"""``random:timm:NAME#seed=0``: an architecture with the library's own random initialisation.
 
-Tells what an architecture alone brings; the weights are the library's own initialisation.
+Comparing it with the pretrained network shows what the architecture alone contributes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 
-from featurestore.encoders.base import LoadOptions
+from featurestore.encoders.base import Encoder, LoadOptions
 from featurestore.encoders.families import BUILTIN
 from featurestore.errors import BadName, UnknownEncoder
 from featurestore.terms.specs import EncoderSpec, Modality
 
 
-def load(specs: Sequence[EncoderSpec], how: LoadOptions) -> list[Any]:
+def load(specs: Sequence[EncoderSpec], load_options: LoadOptions) -> Sequence[Encoder]:
     """Make the network that the inner spec names, with weights drawn from ``seed``."""
     spec = specs[0]
     seed = spec.option("seed", "0")
@@ -38,4 +37,4 @@ def load(specs: Sequence[EncoderSpec], how: LoadOptions) -> list[Any]:
         raise BadName(f"{inner.family} encoders have no option 'size' ({spec})")
     with torch.random.fork_rng(devices=[]):  # the caller's random numbers stay as they were
         torch.manual_seed(int(seed))
-        return load_random(specs, inner, how)
+        return load_random(specs, inner, load_options)

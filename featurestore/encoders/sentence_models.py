@@ -14,8 +14,8 @@ from sentence_transformers import SentenceTransformer
 from transformers.utils import logging as transformers_logging
 
 from featurestore.encoders import families
-from featurestore.encoders.base import LoadOptions
-from featurestore.encoders.tokens import Tokens, collator, n_tokens, of_like_length, rows_of
+from featurestore.encoders.base import LoadOptions, Tokenized
+from featurestore.encoders.tokens import collator, n_tokens, of_like_length, rows_of
 from featurestore.encoders.torch_network import Depth, Network, TorchEncoder
 from featurestore.encoders.torch_setup import (
     config_of,
@@ -32,10 +32,10 @@ from featurestore.terms.specs import EncoderSpec, Modality, ResolvedEncoder
 _PROBES = ["a probe", "another one, which is longer than the first; padding must not matter"]
 
 
-def load(specs: Sequence[EncoderSpec], how: LoadOptions) -> list[TorchEncoder]:
+def load(specs: Sequence[EncoderSpec], load_options: LoadOptions) -> list[TorchEncoder]:
     """Load a pipeline by name (with the hub's cache) or from a folder."""
     (spec,) = specs
-    device = pick_device(how.device)
+    device = pick_device(load_options.device)
     hint = (
         "expected a sentence-transformers folder (modules.json)"
         if spec.local_dir
@@ -48,17 +48,10 @@ def load(specs: Sequence[EncoderSpec], how: LoadOptions) -> list[TorchEncoder]:
             name,
             device=device,
             revision=spec.revision,
-            trust_remote_code=how.trust_remote_code,
+            trust_remote_code=load_options.trust_remote_code,
             local_files_only=spec.local_dir is not None,
         )
-    if (length := spec.option("max_length", "")) != "":
-        if not length.isdecimal() or int(length) < 1:
-            raise BadName(f"max_length={length} in {spec}: expected a number of tokens")
-        config = getattr(getattr(pipeline[0], "auto_model", None), "config", None)
-        most = getattr(config, "max_position_embeddings", None) or int(length)
-        if int(length) > most:
-            raise BadName(f"max_length={length} in {spec}: its network reads up to {most} tokens")
-        pipeline.max_seq_length = int(length)
+    _set_max_length(pipeline, spec)
     default = pipeline.prompts.get(pipeline.default_prompt_name or "") or None
     prompt = spec.option("prompt", "") or default
     chosen = {
@@ -74,30 +67,44 @@ def load(specs: Sequence[EncoderSpec], how: LoadOptions) -> list[TorchEncoder]:
         spec, int(pipeline.get_embedding_dimension()), frozenset({Modality.TEXT}), chosen,
         families.versions(spec), sum(one.numel() for one in pipeline.parameters()),
     )  # fmt: skip
-    settle(pipeline, device, compile=how.compile)
+    settle(pipeline, device, compile=load_options.compile)
     dtype = precision_of(spec)
     split = TorchEncoder(resolved, _split(pipeline, prompt, device, dtype))
     whole = TorchEncoder(resolved, _whole(pipeline, prompt, device, dtype))
     return [split if _agree(split, whole) else whole]
 
 
-def _split(pipeline: Any, prompt: str | None, device: str, dtype: torch.dtype) -> Network:
+def _set_max_length(pipeline: SentenceTransformer, spec: EncoderSpec) -> None:
+    if (length := spec.option("max_length", "")) == "":
+        return
+    if not length.isdecimal() or int(length) < 1:
+        raise BadName(f"max_length={length} in {spec}: expected a number of tokens")
+    config = getattr(getattr(pipeline[0], "auto_model", None), "config", None)
+    most = getattr(config, "max_position_embeddings", None) or int(length)
+    if int(length) > most:
+        raise BadName(f"max_length={length} in {spec}: its network reads up to {most} tokens")
+    pipeline.max_seq_length = int(length)
+
+
+def _split(
+    pipeline: SentenceTransformer, prompt: str | None, device: str, dtype: torch.dtype
+) -> Network:
     """Tokenize in the workers, sort by tokens, pad each batch to its own longest text."""
     tokenizer = pipeline.tokenizer
     limit, side = pipeline.max_seq_length, getattr(tokenizer, "padding_side", "right")
     one_at_a_time = Lock()  # a fast tokenizer is parallel inside, and not safe to share
 
-    def tokenize(texts: Sequence[str]) -> tuple[list[Tokens], list[int], list[bool]]:
+    def tokenize(texts: Sequence[str]) -> Tokenized:
         with one_at_a_time:
-            found = of_like_length(
+            tokens = of_like_length(
                 texts, lambda some: rows_of(pipeline.preprocess(some, prompt=prompt), side)
             )
-            lengths = [len(one["input_ids"]) for one in found]
+            lengths = [len(one["input_ids"]) for one in tokens]
             is_cut = [
                 n == limit and n_tokens(tokenizer, (prompt or "") + text) > n
                 for n, text in zip(lengths, texts, strict=True)
             ]
-        return found, lengths, is_cut
+        return Tokenized(tokens, lengths, is_cut)
 
     def forward(tokens: dict[str, Any], _: Sequence[Depth]) -> list[torch.Tensor]:
         vectors = pipeline(tokens)["sentence_embedding"]
@@ -110,7 +117,9 @@ def _split(pipeline: Any, prompt: str | None, device: str, dtype: torch.dtype) -
     )
 
 
-def _whole(pipeline: Any, prompt: str | None, device: str, dtype: torch.dtype) -> Network:
+def _whole(
+    pipeline: SentenceTransformer, prompt: str | None, device: str, dtype: torch.dtype
+) -> Network:
     """Leave all of it to the library: for pipelines that do not fit the split."""
 
     def forward(batch: dict[str, Any], _: Sequence[Depth]) -> list[torch.Tensor]:
@@ -132,20 +141,21 @@ def _agree(split: TorchEncoder, whole: TorchEncoder) -> bool:
     """Whether the split path gives what the library's own gives."""
     expected = whole.encode_texts(_PROBES)
     try:
-        found = split.encode_texts(_PROBES)
+        vectors = split.encode_texts(_PROBES)
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError):
         return False  # inputs of another shape: static embeddings, routers
     with inference(split.device, torch.float32):
-        return found.shape == expected.shape and np.allclose(found, expected, rtol=1e-2, atol=1e-4)
+        is_close = vectors.shape == expected.shape
+        return is_close and np.allclose(vectors, expected, rtol=1e-2, atol=1e-4)
 
 
-def _tokenizer_hash(pipeline: Any) -> str | None:
+def _tokenizer_hash(pipeline: SentenceTransformer) -> str | None:
     """Return the SHA-256 of a fast tokenizer: vocabulary, rules and special tokens."""
     fast = getattr(pipeline.tokenizer, "backend_tokenizer", None)
     return None if fast is None else hashlib.sha256(fast.to_str().encode()).hexdigest()
 
 
-def _config(module: Any) -> str:
+def _config(module: torch.nn.Module) -> str:
     """Return what a pooling or normalising module was set to; networks are in the weights."""
     config: dict[str, Any] = getattr(module, "get_config_dict", dict)()
     return json.dumps(config, sort_keys=True, default=str)

@@ -1,7 +1,7 @@
-"""Texts on a CPU: a pass for each core, on its part of the batch, instead of all cores in each.
+"""Texts on a CPU: each core runs a pass of its own, on a part of the batch.
 
-The operations of a short text are small: cores that share each of them wait for each other a
-hundred times a pass, here once. `python -m benchmarks.embed texts` shows what it comes to.
+The operations on a short text are small. If all cores share each of them, they wait for each
+other a hundred times a pass, here once; `python -m benchmarks.embed texts` measures the gain.
 """
 
 from __future__ import annotations
@@ -11,23 +11,23 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from itertools import pairwise
 from threading import Barrier
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from featurestore.encoders.base import Steps
 from featurestore.encoders.tokens import Tokens
 
-_LEAST_TOKENS = 256  # of a part: below it, a core waits for Python more than for numbers
+_LEAST_TOKENS = 256  # of a part: below it, Python takes longer than the arithmetic
 
 Vectors = list[NDArray[np.float32]]  # of each depth, (n, dim)
 
 
 def beside_each_other(
     forward: Callable[[Sequence[Tokens]], Vectors],
-) -> tuple[Callable[..., Any], Callable[..., Any], Callable[..., Any]]:
-    """Return the three steps of `TorchEncoder.runner` for texts on a CPU."""
+) -> Steps:
+    """Return the steps of `Encoder.runner` for texts on a CPU."""
 
     def stage(contents: Sequence[Tokens]) -> list[Sequence[Tokens]]:
         return _parts(contents, torch.get_num_threads())
@@ -37,14 +37,14 @@ def beside_each_other(
             return [forward(parts[0])]
         return list(_single_threads(torch.get_num_threads()).map(forward, parts))
 
-    def fetch(found: list[Vectors]) -> Vectors:
-        return [np.concatenate(depth) for depth in zip(*found, strict=True)]
+    def fetch(parts: list[Vectors]) -> Vectors:
+        return [np.concatenate(depth) for depth in zip(*parts, strict=True)]
 
-    return stage, launch, fetch
+    return Steps(stage, launch, fetch)
 
 
 def _parts(contents: Sequence[Tokens], n: int) -> list[Sequence[Tokens]]:
-    """Cut into at most ``n`` parts of like many tokens, none of very few."""
+    """Cut into at most ``n`` parts of about equally many tokens, at least `_LEAST_TOKENS` each."""
     ends = np.cumsum([len(one["input_ids"]) for one in contents])
     n = max(1, min(n, int(ends[-1]) // _LEAST_TOKENS))
     cuts = np.searchsorted(ends, ends[-1] * np.arange(1, n) / n) + 1
@@ -59,7 +59,7 @@ def _single_threads(n: int) -> ThreadPoolExecutor:
 
     def begin() -> None:
         torch.set_num_threads(1)
-        torch.get_num_threads()  # a thread's first question takes what any thread said last
+        torch.get_num_threads()  # a thread's first call takes the number that any thread set last
         all_here.wait()
 
     pool = ThreadPoolExecutor(n, "forward", initializer=begin)

@@ -4,30 +4,31 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
 
+from featurestore.encoders.base import Encoder
 from featurestore.encoders.images import decode_image
 
 
-def measure_gains(encoder: Any, contents: Sequence[bytes]) -> dict[str, float]:
+def measure_gains(encoder: Encoder, contents: Sequence[bytes]) -> dict[str, float]:
     """Return how many times as fast ``decode=fast`` and ``precision=bf16`` would be.
 
     Parameters
     ----------
     encoder : Encoder
-        Of images. One that has no such choices, or has made them, gives nothing.
+        Of images. An option that it does not have, or has already, is left out.
     contents : sequence of bytes
         Some pictures of the data set.
 
     Returns
     -------
     dict of str to float
-        By option; of `decode=fast` decoding and preparing count, of `precision=bf16` the pass.
+        By option: for ``decode=fast`` of decoding and preparing, for ``precision=bf16`` of the
+        forward pass.
     """
     pictures = [decode_image(one) for one in contents]
     prepared = [encoder.prepare_image(one) for one in pictures]
     gains = {}
-    shrink_px = getattr(encoder, "shrink_px", None)
+    shrink_px = encoder.shrink_px
     if shrink_px is not None and encoder.decode_px is None:
 
         def prepare(at_least_px: int | None) -> None:
@@ -35,14 +36,14 @@ def measure_gains(encoder: Any, contents: Sequence[bytes]) -> dict[str, float]:
                 encoder.prepare_image(decode_image(one, at_least_px=at_least_px))
 
         gains["decode=fast"] = _best_s(lambda: prepare(None)) / _best_s(lambda: prepare(shrink_px))
-    half = getattr(encoder, "in_half_precision", lambda: None)()
+    half = encoder.in_half_precision()
     if half is not None:
         full_s = _best_s(lambda: encoder.encode_images(prepared))
         gains["precision=bf16"] = full_s / _best_s(lambda: half.encode_images(prepared))
     return gains
 
 
-def _best_s(work: Callable[[], Any], repeats: int = 3) -> float:
+def _best_s(work: Callable[[], object], repeats: int = 3) -> float:
     work()  # warms up
     taken = []
     for _ in range(repeats):

@@ -31,7 +31,7 @@ from featurestore.errors import BadName, UnknownEncoder, nearest
 from featurestore.terms.specs import LOCAL_DIR, EncoderSpec, Modality
 
 
-def load(specs: Sequence[EncoderSpec], how: LoadOptions) -> list[TorchEncoder]:
+def load(specs: Sequence[EncoderSpec], load_options: LoadOptions) -> list[TorchEncoder]:
     """Load pretrained weights by name (with timm's cache and hub) or from a folder."""
     spec = specs[0]
     hint = (
@@ -49,11 +49,11 @@ def load(specs: Sequence[EncoderSpec], how: LoadOptions) -> list[TorchEncoder]:
             name = f"hf-hub:{name if '/' in name else f'timm/{name}'}@{spec.revision}"
     with loading(spec, hint):
         module = _create(name, spec, pretrained=True)
-    return assemble(specs, module, how)
+    return assemble(specs, module, load_options)
 
 
 def load_random(
-    specs: Sequence[EncoderSpec], inner: EncoderSpec, how: LoadOptions
+    specs: Sequence[EncoderSpec], inner: EncoderSpec, load_options: LoadOptions
 ) -> list[TorchEncoder]:
     """Make the architecture of ``inner`` with fresh weights from torch's generator."""
     architecture = inner.model.split(".")[0]
@@ -63,7 +63,7 @@ def load_random(
         )
     with loading(specs[0], "expected a timm architecture"):
         module = _create(inner.model, specs[0], pretrained=False)
-    return assemble(specs, module, how)
+    return assemble(specs, module, load_options)
 
 
 def _create(name: str, spec: EncoderSpec, *, pretrained: bool) -> Any:
@@ -87,9 +87,11 @@ def _size_of(spec: EncoderSpec) -> int | None:
     return int(text) if text else None
 
 
-def assemble(specs: Sequence[EncoderSpec], module: Any, how: LoadOptions) -> list[TorchEncoder]:
+def assemble(
+    specs: Sequence[EncoderSpec], module: Any, load_options: LoadOptions
+) -> list[TorchEncoder]:
     """Put a network and its own preprocessing together."""
-    spec, device = specs[0], pick_device(how.device)
+    spec, device = specs[0], pick_device(load_options.device)
     size = _size_of(spec)
     config = resolve_data_config({"img_size": size} if size else {}, model=module)
     preprocessing = Preprocessing.split(create_transform(**config, is_training=False))
@@ -104,7 +106,7 @@ def assemble(specs: Sequence[EncoderSpec], module: Any, how: LoadOptions) -> lis
     if any(depth.layer is not None for depth in depths):
         n_layers = _n_layers(module, spec, config["input_size"])
         depths = [depth.checked(one, n_layers) for depth, one in zip(depths, specs, strict=True)]
-    module = settle(module, device, compile=how.compile)
+    module = settle(module, device, compile=load_options.compile)
 
     def forward(pixels: torch.Tensor, asked: Sequence[Depth]) -> list[torch.Tensor]:
         return _forward(module, pixels, asked)

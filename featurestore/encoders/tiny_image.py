@@ -112,16 +112,16 @@ def _convolve(convolution: nn.Conv2d, x: torch.Tensor) -> torch.Tensor:
     return result
 
 
-def load(specs: Sequence[EncoderSpec], how: LoadOptions) -> list[TorchEncoder]:
+def load(specs: Sequence[EncoderSpec], load_options: LoadOptions) -> list[TorchEncoder]:
     """Load the weights that ship with the package."""
     network = TinyImage()
     tensors = load_tensors(read_weights(WEIGHTS))
     network.load_state_dict({name: one.to(torch.float32) for name, one in tensors.items()})
-    return assemble(specs, network, how)
+    return assemble(specs, network, load_options)
 
 
 def load_random(
-    specs: Sequence[EncoderSpec], inner: EncoderSpec, how: LoadOptions
+    specs: Sequence[EncoderSpec], inner: EncoderSpec, load_options: LoadOptions
 ) -> list[TorchEncoder]:
     """Draw weights from torch's generator, as timm does for MobileNetV2 (He et al., 2015)."""
     assert inner.model in WEIGHTS, "one architecture so far"
@@ -132,14 +132,14 @@ def load_random(
             nn.init.normal_(module.weight, 0, (2 / n_out) ** 0.5)
             assert module.bias is not None
             nn.init.zeros_(module.bias)
-    return assemble(specs, network, how)
+    return assemble(specs, network, load_options)
 
 
 def assemble(
-    specs: Sequence[EncoderSpec], network: TinyImage, how: LoadOptions
+    specs: Sequence[EncoderSpec], network: TinyImage, load_options: LoadOptions
 ) -> list[TorchEncoder]:
     """Put the network and its preprocessing together."""
-    spec, device = specs[0], pick_device(how.device)
+    spec, device = specs[0], pick_device(load_options.device)
     preprocessing = Preprocessing(
         _squeeze, (0.5,) * 3, (0.5,) * 3, f"squash-bilinear {SIZE_PX}", resize_px=SIZE_PX
     )
@@ -150,7 +150,7 @@ def assemble(
         "preprocessing": preprocessing.description,
         "precision": spec.option("precision", "fp32"),
     }
-    settle(network, device, compile=how.compile)
+    settle(network, device, compile=load_options.compile)
 
     def forward(pixels: torch.Tensor, asked: Sequence[Depth]) -> list[torch.Tensor]:
         pools = network(pixels)

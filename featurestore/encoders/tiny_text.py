@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +13,7 @@ from scipy.sparse import csr_array
 from tokenizers import Tokenizer
 
 from featurestore.encoders import families
-from featurestore.encoders.base import LoadOptions
+from featurestore.encoders.base import Encoder, LoadOptions
 from featurestore.encoders.weights import SHA256, read_weights
 from featurestore.errors import BadName
 from featurestore.terms.specs import EncoderSpec, Modality, ResolvedEncoder
@@ -25,19 +24,18 @@ UNKNOWN = "[UNK]"  # stands for a text without a token
 
 
 @dataclass(frozen=True)
-class TinyText:
-    """Sums of static token vectors, of length 1; a text's order of words does not count."""
+class TinyText(Encoder):
+    """Sums of static token vectors, scaled to length 1; the order of words does not count."""
 
     resolved: ResolvedEncoder
-    tokenizer: Any
-    vectors: NDArray[np.float32]  # (n_tokens, dim): how often a token comes is weighed in
-    device: str = "cpu"
+    tokenizer: Tokenizer
+    vectors: NDArray[np.float32]  # (n_tokens, dim), weighted by how common each token is
 
     def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Return (n, dim) float32 of length 1. Texts of any length are read whole."""
-        found = self.tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
-        nothing = [self.tokenizer.token_to_id(UNKNOWN)]
-        ids = [one.ids or nothing for one in found]
+        encodings = self.tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+        unknown = [self.tokenizer.token_to_id(UNKNOWN)]
+        ids = [one.ids or unknown for one in encodings]
         ends = np.cumsum([0, *map(len, ids)])
         flat = np.fromiter(chain.from_iterable(ids), np.int32, ends[-1])
         counts = csr_array(
@@ -47,7 +45,7 @@ class TinyText:
         return unit_rows(sums)
 
 
-def load(specs: Sequence[EncoderSpec], how: LoadOptions) -> list[TinyText]:
+def load(specs: Sequence[EncoderSpec], load_options: LoadOptions) -> list[TinyText]:
     """Read the token vectors; they stay on the CPU whatever the device."""
     (spec,) = specs
     if spec.options:

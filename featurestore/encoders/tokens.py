@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 # Token ids and masks of one text, each of shape (n_tokens,), by the names the network knows.
 Tokens = dict[str, NDArray[np.int64]]
@@ -15,13 +18,13 @@ Tokens = dict[str, NDArray[np.int64]]
 _TOGETHER = 256  # texts that a library tokenizes in one call
 
 
-def rows_of(batch: Any, side: str) -> list[Tokens]:
-    """Cut a batch, padded on a side, into the tokens of each text, padding left out.
+def rows_of(batch: BatchEncoding, side: str) -> list[Tokens]:
+    """Cut a batch that is padded on a side into the tokens of each text, without padding.
 
     Raises
     ------
     KeyError
-        If the batch has no attention mask: it is no batch of padded texts.
+        If the batch has no attention mask, and so is not one of padded texts.
     """
     mask = batch["attention_mask"]
     arrays = {
@@ -45,15 +48,15 @@ def of_like_length(
     Short texts then carry little padding through Python: half the time on banking77.
     """
     order = np.argsort([len(text) for text in texts], kind="stable").tolist()
-    found: list[Tokens] = [{}] * len(texts)
+    tokens_of: list[Tokens] = [{}] * len(texts)
     for start in range(0, len(order), _TOGETHER):
         rows = order[start : start + _TOGETHER]
         for row, tokens in zip(rows, tokenize([texts[row] for row in rows]), strict=True):
-            found[row] = tokens
-    return found
+            tokens_of[row] = tokens
+    return tokens_of
 
 
-def n_tokens(tokenizer: Any, text: str) -> int:
+def n_tokens(tokenizer: PreTrainedTokenizerBase, text: str) -> int:
     """Return how many tokens a text has when nothing is cut."""
     return len(tokenizer(text, truncation=False, verbose=False)["input_ids"])
 

@@ -1,17 +1,18 @@
-"""Depths of one network behind one forward pass, in three steps that keep a GPU busy."""
+"""Several depths of one network from one forward pass, in three steps that keep a GPU busy."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cache
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from featurestore.encoders.base import Encoder, Steps, Tokenized
 from featurestore.encoders.geometry import ResizeAndCrop
 from featurestore.encoders.preprocessing import Preprocessing
 from featurestore.encoders.side_by_side import beside_each_other
@@ -70,40 +71,44 @@ class Network:
     and give one (n, dim) tensor for each from a single pass.
     """
 
-    module: Any
+    module: torch.nn.Module
     device: str
     dtype: torch.dtype
     preprocessing: Preprocessing | None = None
     forward_images: Callable[[torch.Tensor, Sequence[Depth]], list[torch.Tensor]] | None = None
-    tokenize: Callable[[Sequence[str]], tuple[list[Tokens], list[int], list[bool]]] | None = None
+    tokenize: Callable[[Sequence[str]], Tokenized] | None = None
     collate: Callable[[Sequence[Any]], dict[str, Any]] | None = None
     forward_tokens: Callable[[dict[str, Any], Sequence[Depth]], list[torch.Tensor]] | None = None
     decode_px: int | None = None  # with #decode=fast: JPEGs may shrink to this while decoding
 
+    @property
+    def pass_per_core(self) -> bool:
+        """Whether each core of a CPU runs a pass on its part of a batch of texts."""
+        return self.device == "cpu" and self.tokenize is not None
 
-@dataclass(frozen=True, eq=False)
-class TorchEncoder:
+
+class TorchEncoder(Encoder):
     """One depth of a network: vectors as its library returns them, not normalised."""
 
-    resolved: ResolvedEncoder
-    network: Network
-    depth: Depth = field(default_factory=Depth)
+    def __init__(
+        self, resolved: ResolvedEncoder, network: Network, depth: Depth | None = None
+    ) -> None:
+        self.resolved = resolved
+        self.network = network
+        self.depth = depth or Depth()
+        self.device = network.device
+        self.decode_px = network.decode_px
+        self.pass_per_core = network.pass_per_core
+        if (preprocessing := network.preprocessing) is not None:
+            self.shrink_px = preprocessing.resize_px
+            # Free of torch, which takes a process seconds to load.
+            is_light = isinstance(preprocessing.geometry, ResizeAndCrop)
+            self.preparer = preprocessing.geometry if is_light else preprocessing.prepare
 
     @property
-    def device(self) -> str:
-        """Where it runs."""
-        return self.network.device
-
-    @property
-    def decode_px(self) -> int | None:
-        """The side in pixels below which a JPEG must not be shrunk while decoding; None: whole."""
-        return self.network.decode_px
-
-    @property
-    def shrink_px(self) -> int | None:
-        """What ``decode=fast`` would let a JPEG shrink to; None where pixels are not resized."""
-        preprocessing = self.network.preprocessing
-        return None if preprocessing is None else preprocessing.resize_px
+    def network_id(self) -> int:
+        """Equal for the depths of one network."""
+        return id(self.network)
 
     def in_half_precision(self) -> TorchEncoder | None:
         """Return this in bfloat16, on the same weights; None where it has a precision already."""
@@ -117,18 +122,8 @@ class TorchEncoder:
         only = replace(self.resolved, modalities=frozenset({Modality.IMAGE}))
         return TorchEncoder(only, self.network, self.depth)
 
-    @property
-    def preparer(self) -> Callable[[Image.Image], NDArray[Any]] | None:
-        """`prepare_image` as a value that another process can be handed; None without images."""
-        preprocessing = self.network.preprocessing
-        if preprocessing is None:
-            return None
-        # Free of torch, which takes a process seconds to load.
-        is_light = isinstance(preprocessing.geometry, ResizeAndCrop)
-        return preprocessing.geometry if is_light else preprocessing.prepare
-
     def prepare_image(self, image: Image.Image) -> NDArray[Any]:
-        """Resize and crop as the model was trained; returns (height, width, 3) uint8."""
+        """Resize and crop as the model was trained; see `Preprocessing.prepare` for the shape."""
         assert self.network.preprocessing is not None
         return self.network.preprocessing.prepare(image)
 
@@ -138,62 +133,56 @@ class TorchEncoder:
 
     def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Return (n, dim) float32."""
-        if self.network.tokenize is None:
-            return self._run(Modality.TEXT, texts)
-        return self._run(Modality.TEXT, self.network.tokenize(list(texts))[0])
+        return self._run(Modality.TEXT, self.tokenize(texts).tokens)
 
     def _run(self, modality: Modality, contents: Sequence[Any]) -> NDArray[np.float32]:
         stage, launch, fetch = self.runner([self], modality)
-        vectors: NDArray[np.float32] = fetch(launch(stage(contents)))[0]
+        return fetch(launch(stage(contents)))[0]
+
+    def tokenize(self, texts: Sequence[str]) -> Tokenized:
+        """Return the network's tokens; the texts themselves where its library tokenizes."""
+        if self.network.tokenize is None:
+            return super().tokenize(texts)
+        return self.network.tokenize(list(texts))
+
+    def runner(self, encoders: Sequence[Self], modality: Modality) -> Steps:
+        """Return the steps that give the vectors of several depths from one pass."""
+        return _steps(self.network, [one.depth for one in encoders], modality)
+
+
+def _steps(network: Network, depths: Sequence[Depth], modality: Modality) -> Steps:
+    """Return the three steps of a pass, which gives (n, dim) float32 for each depth."""
+    if modality is Modality.TEXT and network.pass_per_core:
+        return beside_each_other(lambda tokens: _texts_forward(network, tokens, depths))
+
+    def stage(contents: Sequence[Any]) -> _Staged:
+        if modality is Modality.IMAGE:
+            return _upload({"pixels": torch.from_numpy(np.stack(contents))}, network.device)
+        assert network.collate is not None
+        return _upload(network.collate(contents), network.device)
+
+    def launch(staged: _Staged) -> list[tuple[torch.Tensor, Any]]:
+        staged.wait()
+        with inference(network.device, network.dtype):
+            if modality is Modality.IMAGE:
+                assert network.preprocessing is not None
+                assert network.forward_images is not None
+                pixels = network.preprocessing.normalize(staged.tensors["pixels"])
+                vectors = network.forward_images(pixels, depths)
+            else:
+                assert network.forward_tokens is not None
+                vectors = network.forward_tokens(staged.tensors, depths)
+            return [_download(one) for one in vectors]
+
+    def fetch(launched: list[tuple[torch.Tensor, Any]]) -> list[NDArray[np.float32]]:
+        vectors = []
+        for tensor, event in launched:  # (n, dim) each
+            if event is not None:
+                event.synchronize()
+            vectors.append(np.ascontiguousarray(tensor.numpy()))
         return vectors
 
-    @property
-    def tokenize(self) -> Callable[..., Any] | None:
-        """Texts in, (tokens, lengths, which were cut) out; None where the network tokenizes."""
-        return self.network.tokenize
-
-    @staticmethod
-    def runner(
-        encoders: Sequence[TorchEncoder], modality: Modality
-    ) -> tuple[Callable[..., Any], Callable[..., Any], Callable[..., Any]]:
-        """Return the three steps that give the vectors of several depths of one network.
-
-        ``stage`` takes prepared contents to the device, ``launch`` starts the pass (on a GPU it
-        does not wait), ``fetch`` waits and gives a list of (n, dim) float32, one an encoder.
-        """
-        network = encoders[0].network
-        depths = [one.depth for one in encoders]
-        if modality is Modality.TEXT and network.device == "cpu" and network.tokenize is not None:
-            return beside_each_other(lambda tokens: _texts_forward(network, tokens, depths))
-
-        def stage(contents: Sequence[Any]) -> _Staged:
-            if modality is Modality.IMAGE:
-                return _upload({"pixels": torch.from_numpy(np.stack(contents))}, network.device)
-            assert network.collate is not None
-            return _upload(network.collate(contents), network.device)
-
-        def launch(staged: _Staged) -> list[tuple[torch.Tensor, Any]]:
-            staged.wait()
-            with inference(network.device, network.dtype):
-                if modality is Modality.IMAGE:
-                    assert network.preprocessing is not None
-                    assert network.forward_images is not None
-                    pixels = network.preprocessing.normalize(staged.tensors["pixels"])
-                    found = network.forward_images(pixels, depths)
-                else:
-                    assert network.forward_tokens is not None
-                    found = network.forward_tokens(staged.tensors, depths)
-                return [_download(one) for one in found]
-
-        def fetch(launched: list[tuple[torch.Tensor, Any]]) -> list[NDArray[np.float32]]:
-            vectors = []
-            for tensor, event in launched:
-                if event is not None:
-                    event.synchronize()
-                vectors.append(np.ascontiguousarray(tensor.numpy()))
-            return vectors
-
-        return stage, launch, fetch
+    return Steps(stage, launch, fetch)
 
 
 def _texts_forward(
@@ -202,8 +191,8 @@ def _texts_forward(
     assert network.collate is not None
     assert network.forward_tokens is not None
     with inference(network.device, network.dtype):
-        found = network.forward_tokens(network.collate(tokens), depths)
-        return [one.float().numpy() for one in found]
+        vectors = network.forward_tokens(network.collate(tokens), depths)
+        return [one.float().numpy() for one in vectors]
 
 
 @dataclass(frozen=True, eq=False)
@@ -227,7 +216,7 @@ def _upload(tensors: dict[str, Any], device: str) -> _Staged:
     if device == "cpu":
         return _Staged(tensors)
 
-    def copy(value: Any) -> Any:
+    def copy(value: object) -> object:
         if not isinstance(value, torch.Tensor):
             return value
         if device.startswith("cuda"):
@@ -283,22 +272,21 @@ def encoders_of(
     versions: dict[str, str],
 ) -> list[TorchEncoder]:
     """Return one encoder for each depth; dims are those of a probe of ``modality``."""
-    probes = [TorchEncoder(None, network, depth) for depth in depths]  # type: ignore[arg-type]
-    stage, launch, fetch = TorchEncoder.runner(probes, modality)
+    stage, launch, fetch = _steps(network, depths, modality)
     if modality is Modality.IMAGE:
         assert network.preprocessing is not None
         contents: list[Any] = [network.preprocessing.prepare(Image.new("RGB", (64, 64)))]
     else:
         assert network.tokenize is not None
-        contents = network.tokenize(["a"])[0]
+        contents = network.tokenize(["a"]).tokens
     dims = [one.shape[1] for one in fetch(launch(stage(contents)))]
     chosen = chosen | config_of(spec=specs[0])
     decode = {"decode": "fast"} if network.decode_px is not None else {}
     n_parameters = sum(one.numel() for one in network.module.parameters())
 
     def resolved(spec: EncoderSpec, depth: Depth, dim: int) -> ResolvedEncoder:
-        found = chosen | decode | depth.chosen
-        return ResolvedEncoder(spec, dim, modalities, found, versions, n_parameters)
+        all_chosen = chosen | decode | depth.chosen
+        return ResolvedEncoder(spec, dim, modalities, all_chosen, versions, n_parameters)
 
     return [
         TorchEncoder(resolved(spec, depth, dim), network, depth)

@@ -18,9 +18,8 @@ from featurestore.encoders.loading import check_device_name
 from featurestore.errors import BadName, FeatureStoreError, UnknownEncoder
 from featurestore.terms.specs import EncoderSpec
 
-# What weights_only=True refuses; the only place where torch shows it.
+# What weights_only=True raises on refusing a file; torch exports it nowhere else.
 _UNSAFE = torch.serialization.pickle.UnpicklingError  # type: ignore[attr-defined]
-
 
 _PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -156,7 +155,7 @@ def inference(device: str, dtype: torch.dtype) -> Iterator[None]:
 
 
 @contextmanager
-def loading(spec: EncoderSpec, how: str) -> Iterator[None]:
+def loading(spec: EncoderSpec, hint: str) -> Iterator[None]:
     """Turn what libraries raise for absent weights into one line that says what to do."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)  # each retry of a hub, each random weight on purpose
@@ -175,6 +174,6 @@ def loading(spec: EncoderSpec, how: str) -> Iterator[None]:
         reason = " ".join(str(error).split())[:300]
         if "custom code" in reason or "trust_remote_code" in reason:
             reason = "it comes with code of its own, which --trust-remote-code would run"
-        raise UnknownEncoder(f"cannot load {spec}: {reason}; {how}") from error
+        raise UnknownEncoder(f"cannot load {spec}: {reason}; {hint}") from error
     finally:
         logging.disable(before)

@@ -13,7 +13,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from threading import Lock
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -23,9 +23,9 @@ from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from featurestore.encoders import families
-from featurestore.encoders.base import LoadOptions
+from featurestore.encoders.base import LoadOptions, Tokenized
 from featurestore.encoders.preprocessing import Preprocessing, decode_px_of
-from featurestore.encoders.tokens import Tokens, collator, n_tokens
+from featurestore.encoders.tokens import collator, n_tokens
 from featurestore.encoders.torch_network import (
     Depth,
     Network,
@@ -43,6 +43,10 @@ from featurestore.encoders.torch_setup import (
 from featurestore.errors import BadName, UnknownEncoder
 from featurestore.terms.specs import EncoderSpec, Modality
 
+if TYPE_CHECKING:
+    from transformers import BaseImageProcessor, PreTrainedModel, PreTrainedTokenizerBase
+    from transformers.utils import ModelOutput
+
 _POOLS = ("cls", "mean", "pooler")
 _CLASS_TOKENS = ("cls_token", "class_embedding")
 _POSITIONS_BEHIND_PADDING = ("roberta", "xlm-roberta", "camembert", "mpnet", "longformer")
@@ -52,50 +56,27 @@ _POOLERS = ("pooler", "head")  # how the names of their weights begin
 
 @dataclass(frozen=True, eq=False)
 class _Model:
-    """A loaded network and what of it decides how it is read."""
+    """A loaded network, what comes with it, and what decides how it is read."""
 
-    module: Any
+    module: PreTrainedModel
+    processor: BaseImageProcessor | None  # None: it reads no images
+    tokenizer: PreTrainedTokenizerBase | None  # None: it reads no texts
     is_two_tower: bool
     n_prefix: int  # class, distillation and register tokens of an image
-    has_pooler: bool  # none of its weights were missing, and drawn at random
+    has_pooler: bool  # no weight of it was absent, and drawn at random
+
+    @property
+    def modalities(self) -> frozenset[Modality]:
+        """What it reads."""
+        image = {Modality.IMAGE} if self.processor is not None else set()
+        return frozenset(image | ({Modality.TEXT} if self.tokenizer is not None else set()))
 
 
-def load(specs: Sequence[EncoderSpec], how: LoadOptions) -> list[TorchEncoder]:
+def load(specs: Sequence[EncoderSpec], load_options: LoadOptions) -> list[TorchEncoder]:
     """Load a model by name (with the hub's cache) or from a folder."""
-    spec, device = specs[0], pick_device(how.device)
-    hint = (
-        "expected a transformers folder (config.json, model.safetensors, and "
-        "preprocessor_config.json or a tokenizer)"
-        if spec.local_dir
-        else "download it once on a machine with network, or use hf:local-dir:/path"
-    )
-    name = str(spec.local_dir) if spec.local_dir else spec.model
-    common: dict[str, Any] = {
-        "revision": spec.revision or "main",
-        "trust_remote_code": how.trust_remote_code,
-        "local_files_only": spec.local_dir is not None,
-    }
-    transformers_logging.disable_progress_bar()  # our own bar counts items, not tensors
-    with loading(spec, hint):
-        module, info = AutoModel.from_pretrained(
-            name, output_loading_info=True, dtype=torch.float32, weights_only=True, **common
-        )
-        if module.config.is_encoder_decoder:
-            module = module.get_encoder()  # T5 and its kin: what reads the text
-        model = _look(module, info)
-        reads_images = model.is_two_tower or module.main_input_name == "pixel_values"
-        reads_texts = model.is_two_tower or module.main_input_name == "input_ids"
-        processor = AutoImageProcessor.from_pretrained(name, **common) if reads_images else None
-        tokenizer = AutoTokenizer.from_pretrained(name, **common) if reads_texts else None
-        if tokenizer is not None and spec.local_dir is not None:
-            _check_tokenizer_files(spec)
-    if module.config.model_type == "vit_mae":
-        raise UnknownEncoder(f"{spec} hides random parts of its input: no vector twice the same")
-    if not reads_images and not reads_texts:
-        raise UnknownEncoder(
-            f"{spec} reads {module.main_input_name}: expected an image or a text model"
-        )
-    module = settle(module, device, compile=how.compile)
+    spec, device = specs[0], pick_device(load_options.device)
+    model = _read(spec, load_options)
+    module = settle(model.module, device, compile=load_options.compile)
     chosen: dict[str, Any] = {
         "family": "hf",
         "architecture": type(module).__name__,
@@ -103,18 +84,13 @@ def load(specs: Sequence[EncoderSpec], how: LoadOptions) -> list[TorchEncoder]:
         "precision": spec.option("precision", "fp32"),
     }
     preprocessing = None
-    if processor is not None:
-        preprocessing = _preprocessing(processor, spec)
+    if model.processor is not None:
+        preprocessing = _preprocessing(model.processor, spec)
         chosen["preprocessing"] = preprocessing.description
-    depths = [Depth.of(one, _POOLS) for one in specs]
-    if any(depth.layer is not None for depth in depths):
-        n_layers = _n_layers(model, preprocessing, device)
-        depths = [depth.checked(one, n_layers, 0) for depth, one in zip(depths, specs, strict=True)]
-    for depth, one in zip(depths, specs, strict=True):
-        _check_pool(depth, one, model, tokenizer)
+    depths = _depths(specs, model, preprocessing, device)
     tokenize = collate = None
-    if tokenizer is not None:
-        limit = _max_length(spec, module, tokenizer)
+    if (tokenizer := model.tokenizer) is not None:
+        limit = _max_length(spec, model.module, tokenizer)
         chosen |= {"tokenizer": _tokenizer_hash(tokenizer), "max_length": limit}
         tokenize = _tokenize(tokenizer, limit, fixed=model.is_two_tower)
         collate = collator({"input_ids": tokenizer.pad_token_id or 0}, tokenizer.padding_side)
@@ -130,33 +106,81 @@ def load(specs: Sequence[EncoderSpec], how: LoadOptions) -> list[TorchEncoder]:
         device,
         precision_of(spec),
         preprocessing,
-        forward_images if reads_images else None,
+        forward_images,
         tokenize,
         collate,
-        forward_tokens if reads_texts else None,
+        forward_tokens,
         None if preprocessing is None else decode_px_of(spec, preprocessing),
     )
-    modalities = frozenset(
-        modality
-        for modality, reads in ((Modality.IMAGE, reads_images), (Modality.TEXT, reads_texts))
-        if reads
-    )
-    first = Modality.IMAGE if reads_images else Modality.TEXT
-    found = encoders_of(specs, network, depths, chosen, first, modalities, families.versions(spec))
+    reads = model.modalities
+    first = Modality.IMAGE if Modality.IMAGE in reads else Modality.TEXT
+    encoders = encoders_of(specs, network, depths, chosen, first, reads, families.versions(spec))
     # A layer inside one tower shares no space with the other: it is for images alone.
-    is_cut = [model.is_two_tower and depth.layer is not None for depth in depths]
-    return [one.for_images() if cut else one for one, cut in zip(found, is_cut, strict=True)]
+    is_inside = [model.is_two_tower and depth.layer is not None for depth in depths]
+    return [
+        one.for_images() if inside else one for one, inside in zip(encoders, is_inside, strict=True)
+    ]
 
 
-def _look(module: Any, info: dict[str, Any]) -> _Model:
-    is_two_tower = hasattr(module, "get_image_features") and hasattr(module, "get_text_features")
+def _read(spec: EncoderSpec, load_options: LoadOptions) -> _Model:
+    """Read the weights, and the processor or tokenizer that belongs to them."""
+    hint = (
+        "expected a transformers folder (config.json, model.safetensors, and "
+        "preprocessor_config.json or a tokenizer)"
+        if spec.local_dir
+        else "download it once on a machine with network, or use hf:local-dir:/path"
+    )
+    name = str(spec.local_dir) if spec.local_dir else spec.model
+    common: dict[str, Any] = {
+        "revision": spec.revision or "main",
+        "trust_remote_code": load_options.trust_remote_code,
+        "local_files_only": spec.local_dir is not None,
+    }
+    transformers_logging.disable_progress_bar()  # our own bar counts items, not tensors
+    with loading(spec, hint):
+        module, info = AutoModel.from_pretrained(
+            name, output_loading_info=True, dtype=torch.float32, weights_only=True, **common
+        )
+        if module.config.is_encoder_decoder:
+            module = module.get_encoder()  # T5 and its kin: what reads the text
+        is_two_tower = hasattr(module, "get_image_features") and hasattr(
+            module, "get_text_features"
+        )
+        reads_images = is_two_tower or module.main_input_name == "pixel_values"
+        reads_texts = is_two_tower or module.main_input_name == "input_ids"
+        processor = AutoImageProcessor.from_pretrained(name, **common) if reads_images else None
+        tokenizer = AutoTokenizer.from_pretrained(name, **common) if reads_texts else None
+        if tokenizer is not None and spec.local_dir is not None:
+            _check_tokenizer_files(spec)
+    if module.config.model_type == "vit_mae":
+        raise UnknownEncoder(f"{spec} hides random parts of its input: no vector twice the same")
+    if not reads_images and not reads_texts:
+        raise UnknownEncoder(
+            f"{spec} reads {module.main_input_name}: expected an image or a text model"
+        )
+    has_pooler = not any(one.startswith(_POOLERS) for one in info["missing_keys"])
+    return _Model(module, processor, tokenizer, is_two_tower, _n_prefix(module), has_pooler)
+
+
+def _n_prefix(module: PreTrainedModel) -> int:
+    """Count the tokens that stand before those of the positions of an image."""
     names = [name.rpartition(".")[2] for name, _ in module.named_parameters()]
-    n_prefix = sum(name in names for name in (*_CLASS_TOKENS, "distillation_token"))
     vision = getattr(module.config, "vision_config", module.config)
-    n_prefix += getattr(vision, "num_register_tokens", 0) or 0
-    missing = info["missing_keys"]
-    has_pooler = not any(one.startswith(_POOLERS) for one in missing)
-    return _Model(module, is_two_tower, n_prefix, has_pooler)
+    n_registers = getattr(vision, "num_register_tokens", 0) or 0
+    return sum(name in names for name in (*_CLASS_TOKENS, "distillation_token")) + n_registers
+
+
+def _depths(
+    specs: Sequence[EncoderSpec], model: _Model, preprocessing: Preprocessing | None, device: str
+) -> list[Depth]:
+    """Read layer and pooling of the specs, and check that the model has them."""
+    depths = [Depth.of(one, _POOLS) for one in specs]
+    if any(depth.layer is not None for depth in depths):
+        n_layers = _n_layers(model, preprocessing, device)
+        depths = [depth.checked(one, n_layers, 0) for depth, one in zip(depths, specs, strict=True)]
+    for depth, one in zip(depths, specs, strict=True):
+        _check_pool(depth, one, model)
+    return depths
 
 
 def _check_tokenizer_files(spec: EncoderSpec) -> None:
@@ -167,14 +191,11 @@ def _check_tokenizer_files(spec: EncoderSpec) -> None:
         raise OSError(f"no tokenizer in {spec.local_dir}")
 
 
-def _check_pool(depth: Depth, spec: EncoderSpec, model: _Model, tokenizer: Any) -> None:
+def _check_pool(depth: Depth, spec: EncoderSpec, model: _Model) -> None:
     if depth.pool is None:
         return
-    if (
-        depth.pool == "cls"
-        and model.module.main_input_name == "input_ids"
-        and (not model.is_two_tower and tokenizer.cls_token is None)
-    ):
+    lacks_cls = model.tokenizer is not None and model.tokenizer.cls_token is None
+    if depth.pool == "cls" and lacks_cls and not model.is_two_tower:
         raise BadName(f"pool=cls in {spec}: its texts begin with no class token; use pool=mean")
     if model.is_two_tower and depth.layer is None:
         raise BadName(
@@ -230,11 +251,11 @@ def _forward_images(
     return vectors
 
 
-def _features(out: Any) -> torch.Tensor:
+def _features(out: torch.Tensor | ModelOutput) -> torch.Tensor:
     return out if isinstance(out, torch.Tensor) else out.pooler_output
 
 
-def _pool_image(model: _Model, out: Any, pool: str | None) -> torch.Tensor:
+def _pool_image(model: _Model, out: ModelOutput, pool: str | None) -> torch.Tensor:
     pooled = getattr(out, "pooler_output", None)
     use_pooler = pool == "pooler" or (pool is None and not model.n_prefix and model.has_pooler)
     if use_pooler and pooled is not None:
@@ -274,7 +295,7 @@ def _forward_tokens(
     return vectors
 
 
-def _preprocessing(processor: Any, spec: EncoderSpec) -> Preprocessing:
+def _preprocessing(processor: BaseImageProcessor, spec: EncoderSpec) -> Preprocessing:
     """Cut the processor: its geometry in the workers, its numbers on the device.
 
     Where that does not give what the whole processor gives (one that resizes after scaling),
@@ -333,7 +354,9 @@ def _preprocessing(processor: Any, spec: EncoderSpec) -> Preprocessing:
     return Preprocessing(whole, (), (), description, resize_px)
 
 
-def _max_length(spec: EncoderSpec, module: Any, tokenizer: Any) -> int:
+def _max_length(
+    spec: EncoderSpec, module: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> int:
     text = spec.option("max_length", "")
     if text and (not text.isdecimal() or int(text) < 1):
         raise BadName(f"max_length={text} in {spec}: expected a number of tokens")
@@ -346,8 +369,8 @@ def _max_length(spec: EncoderSpec, module: Any, tokenizer: Any) -> int:
 
 
 def _tokenize(
-    tokenizer: Any, limit: int, *, fixed: bool
-) -> Callable[..., tuple[list[Tokens], list[int], list[bool]]]:
+    tokenizer: PreTrainedTokenizerBase, limit: int, *, fixed: bool
+) -> Callable[[Sequence[str]], Tokenized]:
     """Return what gives a text its tokens; ``fixed`` pads all to the length of training."""
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -355,28 +378,28 @@ def _tokenize(
         tokenizer.padding_side = "right"  # our mean leaves padding out wherever it stands
     one_at_a_time = Lock()  # a fast tokenizer is parallel inside, and not safe to share
 
-    def tokenize(texts: Sequence[str]) -> tuple[list[Tokens], list[int], list[bool]]:
+    def tokenize(texts: Sequence[str]) -> Tokenized:
         with one_at_a_time:
             batch = tokenizer(
                 list(texts), padding="max_length" if fixed else False, truncation=True,
                 max_length=limit,
             )  # fmt: skip
             names = [name for name in tokenizer.model_input_names if name in batch]
-            found = [
+            tokens = [
                 {name: np.array(batch[name][i], np.int64) for name in names}
                 for i in range(len(texts))
             ]
-            lengths = [len(one["input_ids"]) for one in found]
+            lengths = [len(one["input_ids"]) for one in tokens]
             is_cut = [
                 n == limit and len(text) > limit and n_tokens(tokenizer, text) > limit
                 for n, text in zip(lengths, texts, strict=True)
             ]
-        return found, lengths, is_cut
+        return Tokenized(tokens, lengths, is_cut)
 
     return tokenize
 
 
-def _tokenizer_hash(tokenizer: Any) -> str:
+def _tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
     fast = getattr(tokenizer, "backend_tokenizer", None)
     text = json.dumps(tokenizer.get_vocab(), sort_keys=True) if fast is None else fast.to_str()
     return hashlib.sha256(text.encode()).hexdigest()

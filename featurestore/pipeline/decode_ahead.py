@@ -19,14 +19,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from threading import Semaphore
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from featurestore.encoders.base import Prepare
 from featurestore.encoders.images import decode_image
 from featurestore.errors import FeatureStoreError, Undecodable
 from featurestore.pipeline.batching import batched
+
+if TYPE_CHECKING:
+    from joblib.externals.loky import ProcessPoolExecutor
 
 THREADS_MEANWHILE = True  # while processes start
 _PIPE_BYTES = 1 << 20  # as much as Linux lets everyone have
@@ -38,7 +42,7 @@ _R = TypeVar("_R")
 Read = Callable[[str], bytes]
 # The least side to which a JPEG may shrink while it is decoded (None: whole), and what makes
 # an encoder's input of a picture.
-Preparer = tuple[int | None, Callable[[Any], NDArray[Any]]]
+Preparer = tuple[int | None, Prepare]
 # A source, a uri in it, and which preparers want what is there.
 Request = tuple[str, str | None, Sequence[bool]]
 
@@ -200,7 +204,7 @@ def in_processes(
         processes.shutdown()
 
 
-def _widen(processes: Any) -> None:
+def _widen(processes: ProcessPoolExecutor) -> None:
     """Give the pipe that pictures come back through room for a chunk of them.
 
     In 64 KB, Linux's default, a process waits while this one reads what it writes, and this

@@ -8,15 +8,16 @@ while one computes.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence, Set
+from collections.abc import Generator, Iterable, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
-from featurestore.pipeline.lane import Lane, blame, drain, enqueue, judge, settle
-from featurestore.pipeline.options import THREADS
-from featurestore.pipeline.prepare import prepare_pictures, prepare_texts
+from featurestore.pipeline.lane import Lane
+from featurestore.pipeline.options import PROCESSES, THREADS
+from featurestore.pipeline.prepare import Preparation
 from featurestore.pipeline.profile import Clock
 from featurestore.pipeline.todo import Outcome, Todo
+from featurestore.sources.reading import Reader
 from featurestore.terms.specs import Modality
 
 
@@ -26,7 +27,7 @@ def embed_items(
     *,
     modality: Modality,
     known: Sequence[Set[str]],
-    readers: Mapping[str, Callable[[str], bytes]],
+    readers: Mapping[str, Reader],
     n_workers: int | None = None,
     clock: Clock | None = None,
     decode_in: str = THREADS,
@@ -43,12 +44,12 @@ def embed_items(
     known : sequence of set of str
         For each view, content hashes that need no encoding. The caller may add to them while
         the stream runs, and then no content is encoded twice.
-    readers : mapping of str to callable
-        For each source, uri → bytes; one with ``is_remote`` is asked for more at once.
+    readers : mapping of str to Reader
+        For each source, uri → bytes; from remote ones more items are read at once.
     n_workers : int, optional
-        Decode threads or processes; the number of cores by default.
+        Threads or processes that decode; the number of cores by default.
     decode_in : {"threads", "processes"}
-        Where images are decoded; see `pictures`.
+        Where images are decoded; see `decode_ahead`.
     clock : Clock, optional
         Filled as the run goes.
 
@@ -59,25 +60,28 @@ def embed_items(
     """
     clock = clock or Clock()
     n_workers = n_workers or os.cpu_count() or 1
+    preparation = Preparation(lanes, known, readers, n_workers, clock)
     if modality is Modality.TEXT:
-        prepared = prepare_texts(todos, lanes, known, n_workers, clock)
+        prepared = preparation.texts(todos)
+    elif decode_in == PROCESSES:
+        prepared = preparation.pictures_in_processes(todos)
     else:
-        prepared = prepare_pictures(todos, lanes, known, readers, n_workers, clock, decode_in)
+        prepared = preparation.pictures_in_threads(todos)
     with closing(prepared), ThreadPoolExecutor(1, thread_name_prefix="stage") as stager:
         for outcomes, ready in clock.timed("wait", prepared):
             yield from outcomes
             for lane, items in zip(lanes, ready, strict=True):
-                for one in items if lane.broken is None else ():
-                    yield from enqueue(lane, one, known, stager, clock)
+                for item in items if lane.broken is None else ():
+                    yield from lane.enqueue(item, known, stager, clock)
                 if lane.is_text:  # the next window begins with its shortest texts
-                    yield from drain(lane, stager, clock)
+                    yield from lane.drain(stager, clock)
             if all(lane.broken for lane in lanes):
                 break
         for lane in lanes:
-            yield from drain(lane, stager, clock)
-            yield from settle(lane, 0, clock)
-            judge(lane)
-            yield from blame(lane)
+            yield from lane.drain(stager, clock)
+            yield from lane.settle(0, clock)
+            lane.judge()
+            yield from lane.blame()
         for lane in lanes:
             if lane.broken is not None:  # the others are done
                 raise lane.broken

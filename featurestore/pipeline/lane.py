@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -47,7 +47,7 @@ class Lane:
 
     def __init__(
         self,
-        encoders: Sequence[Any],
+        encoders: Sequence[Encoder],
         views: Sequence[int],
         modality: Modality,
         batch_size: BatchSize,
@@ -57,196 +57,177 @@ class Lane:
         self.batch_size = batch_size
         self.is_text = modality is Modality.TEXT
         self.counts_tokens = self.is_text and batch_size.counts_tokens
-        run = getattr(self.encoder, "runner", None)
-        # A network of ours runs in three steps, so that a GPU never waits: stage (pinned copy),
-        # launch (returns at once), fetch. Any other encoder is one function.
-        steps: tuple[Callable[..., Any], Callable[..., Any], Callable[..., Any]] = (
-            run(encoders, modality) if run else _in_one_step(self.encoder, modality)
-        )
-        self.stage, self.launch, self.fetch = steps
-        self.is_async = str(self.encoder.device).startswith("cuda")
+        self.stage, self.launch, self.fetch = self.encoder.runner(encoders, modality)
+        self.is_async = self.encoder.device.startswith("cuda")
         self.waiting: list[Ready] = []
         self.hashes: dict[str, frozenset[int]] = {}  # of what waits or is under way → views
         self.under_way: deque[_UnderWay] = deque()
         self.suspects: list[list[Outcome]] = []  # items that failed since the last that passed
         self.broken: EncoderFailed | None = None
 
-    @property
-    def decode_px(self) -> int | None:
-        """The side in pixels below which this encoder lets a JPEG be shrunk while decoding."""
-        found: int | None = getattr(self.encoder, "decode_px", None)
-        return found
+    def enqueue(
+        self, item: Ready, known: Sequence[Set[str]], stager: ThreadPoolExecutor, clock: Clock
+    ) -> Iterator[Outcome]:
+        """Take an item that is ready; encode a batch when one is full.
 
-    def has_full_batch(self) -> bool:
-        """Whether what waits fills a batch."""
-        return len(self.waiting) >= self.batch_size.size
+        ``known`` holds, for each view of the run, the contents that have a vector.
+        """
+        # An item of equal content may have been encoded since this one was prepared.
+        pending = self.hashes.get(item.content_hash, frozenset())
+        views = tuple(
+            view
+            for view in item.views
+            if item.content_hash not in known[view] and view not in pending
+        )
+        for view in item.views:
+            if view not in views:
+                yield Outcome(item.todo.row, item.content_hash, view=view)
+        if not views:
+            return
+        item.views = views
+        if self.is_text and self._overflows(item):
+            yield from self.drain(stager, clock)
+        self.waiting.append(item)
+        self.hashes[item.content_hash] = pending | frozenset(views)
+        if not self.is_text and len(self.waiting) >= self.batch_size.size:
+            yield from self.drain(stager, clock)
 
+    def _overflows(self, item: Ready) -> bool:
+        """Whether a text, padded to the longest of its batch, no longer fits."""
+        if not self.waiting:
+            return False
+        longest = max(self.waiting[-1].work, item.work) if self.counts_tokens else 1  # sorted
+        return (len(self.waiting) + 1) * longest > self.batch_size.size
 
-def _in_one_step(
-    encoder: Any, modality: Modality
-) -> tuple[Callable[..., Any], Callable[..., Any], Callable[..., Any]]:
-    encode = encoder.encode_texts if modality is Modality.TEXT else encoder.encode_images
-    return (lambda contents: contents), encode, (lambda vectors: [vectors])
+    def drain(self, stager: ThreadPoolExecutor, clock: Clock) -> Iterator[Outcome]:
+        """Encode what waits; on a GPU, start it and yield the outcomes of an earlier batch."""
+        batch, self.waiting = self.waiting, []
+        if not batch or self.broken is not None:
+            return
+        if not self.is_async or not self.batch_size.settled:
+            yield from self.settle(0, clock)
+            yield from self._encode(batch, clock)
+            return
+        staged = stager.submit(self.stage, [item.content for item in batch])
+        self.under_way.append(_UnderWay(batch, staged))
+        yield from self.settle(2, clock)  # one computes, the next one is launched, one is staged
 
+    def settle(self, n_left: int, clock: Clock) -> Iterator[Outcome]:
+        """Launch all that is under way but the last batch; fetch all but the last ``n_left``."""
+        while len(self.under_way) > n_left:
+            first = self.under_way[0]
+            vectors: Sequence[NDArray[np.float32]] | None
+            try:
+                with clock.stage("encode", len(first.batch)):
+                    self._launch_staged(-1 if n_left else None)
+                    vectors = self.fetch(first.launched)
+            except FeatureStoreError:
+                raise
+            except Exception as error:  # an encoder raises what it likes
+                vectors, is_memory = None, _is_out_of_memory(error)
+            if vectors is None:
+                # Whatever else is under way may have failed with it: all of it again, in order.
+                again = [one.batch for one in self.under_way]
+                self.under_way.clear()
+                if is_memory:
+                    self.batch_size.out_of_memory(self._size(again[0]))
+                for batch in again:
+                    yield from self._encode(batch, clock)
+                return
+            self.under_way.popleft()
+            yield from self.blame()
+            yield from self._outcomes(first.batch, vectors)
 
-def enqueue(
-    lane: Lane,
-    one: Ready,
-    known: Sequence[Set[str]],
-    stager: ThreadPoolExecutor,
-    clock: Clock,
-) -> Iterator[Outcome]:
-    """Take an item that is ready; encode a batch when one is full."""
-    # Prepared ahead, before its equal was encoded.
-    pending = lane.hashes.get(one.content_hash, frozenset())
-    views = tuple(
-        view for view in one.views if one.content_hash not in known[view] and view not in pending
-    )
-    for view in one.views:
-        if view not in views:
-            yield Outcome(one.todo.row, one.content_hash, view=view)
-    if not views:
-        return
-    one.views = views
-    if lane.is_text and _overflows(lane, one):
-        yield from drain(lane, stager, clock)
-    lane.waiting.append(one)
-    lane.hashes[one.content_hash] = pending | frozenset(views)
-    if not lane.is_text and lane.has_full_batch():
-        yield from drain(lane, stager, clock)
+    def _launch_staged(self, end: int | None) -> None:
+        for one in list(self.under_way)[:end]:
+            if one.launched is None:
+                one.launched = self.launch(one.staged.result())
 
-
-def _overflows(lane: Lane, one: Ready) -> bool:
-    """Whether a text, padded to the longest of its batch, no longer fits."""
-    if not lane.waiting:
-        return False
-    longest = max(lane.waiting[-1].work, one.work) if lane.counts_tokens else 1  # sorted
-    return (len(lane.waiting) + 1) * longest > lane.batch_size.size
-
-
-def drain(lane: Lane, stager: ThreadPoolExecutor, clock: Clock) -> Iterator[Outcome]:
-    """Encode what waits, or on a GPU start it and yield what an earlier batch gave."""
-    batch, lane.waiting = lane.waiting, []
-    if not batch or lane.broken is not None:
-        return
-    if not lane.is_async or not lane.batch_size.settled:
-        yield from settle(lane, 0, clock)
-        yield from _encode(lane, batch, clock)
-        return
-    staged = stager.submit(lane.stage, [one.content for one in batch])
-    lane.under_way.append(_UnderWay(batch, staged))
-    yield from settle(lane, 2, clock)  # one computes, the next one is launched, one is staged
-
-
-def settle(lane: Lane, n_left: int, clock: Clock) -> Iterator[Outcome]:
-    """Launch all that is under way but the last batch; fetch all but the last ``n_left``."""
-    while len(lane.under_way) > n_left:
-        first = lane.under_way[0]
+    def _encode(self, batch: list[Ready], clock: Clock) -> Iterator[Outcome]:
+        """Encode a batch; one that fails is halved until the items that fail stand alone."""
+        if self.broken is not None:
+            return
+        failure = ""
         try:
-            with clock.stage("encode", len(first.batch)):
-                for one in list(lane.under_way)[: -1 if n_left else None]:
-                    if one.launched is None:
-                        one.launched = lane.launch(one.staged.result())
-                vectors = lane.fetch(first.launched)
+            with clock.stage("encode", len(batch)) as timing:
+                vectors = self.fetch(self.launch(self.stage([item.content for item in batch])))
         except FeatureStoreError:
             raise
         except Exception as error:  # an encoder raises what it likes
-            vectors, is_memory = None, _is_out_of_memory(error)
-        if vectors is None:
-            # Whatever else is under way may have failed with it: all of it again, in order.
-            again = [one.batch for one in lane.under_way]
-            lane.under_way.clear()
+            is_memory = _is_out_of_memory(error)
+            failure = "out of memory on one item: " if is_memory else f"{type(error).__name__}: "
+            failure += str(error)
+        # Behind the except block, which holds on to what the failed pass had allocated.
+        if failure and len(batch) == 1:
+            yield from self._suspect(batch[0], failure)
+        elif failure:
+            middle = len(batch) // 2
             if is_memory:
-                lane.batch_size.out_of_memory(_size(lane, again[0]))
-            for batch in again:
-                yield from _encode(lane, batch, clock)
-            return
-        lane.under_way.popleft()
-        yield from blame(lane)
-        yield from _outcomes(lane, first.batch, vectors)
-
-
-def _encode(lane: Lane, batch: list[Ready], clock: Clock) -> Iterator[Outcome]:
-    """Encode a batch; one that fails is halved until the items that fail stand alone."""
-    if lane.broken is not None:
-        return
-    failure = ""
-    try:
-        with clock.stage("encode", len(batch)) as timing:
-            vectors = lane.fetch(lane.launch(lane.stage([one.content for one in batch])))
-    except FeatureStoreError:
-        raise
-    except Exception as error:  # an encoder raises what it likes
-        is_memory = _is_out_of_memory(error)
-        failure = "out of memory on one item: " if is_memory else f"{type(error).__name__}: "
-        failure += str(error)
-    if failure:  # behind the except block, which holds on to what the failed pass had allocated
-        if len(batch) == 1:
-            lane.hashes.pop(batch[0].content_hash, None)
-            views = batch[0].views
-            lane.suspects.append([_failure(batch[0], view, "encode", failure) for view in views])
-            if len(lane.suspects) >= _MANY:
-                judge(lane)
-                yield from blame(lane)
-            return
-        middle = len(batch) // 2
-        if is_memory:
-            lane.batch_size.out_of_memory(_size(lane, batch))
-        yield from _encode(lane, batch[:middle], clock)
-        yield from _encode(lane, batch[middle:], clock)
-        return
-    work = sum(one.work for one in batch)
-    lane.batch_size.record(_size(lane, batch), work, timing.seconds)
-    yield from blame(lane)
-    yield from _outcomes(lane, batch, vectors)
-
-
-def judge(lane: Lane) -> None:
-    """Find out whether items failed or their encoder: it worked on such a probe when it came."""
-    if not lane.suspects:
-        return
-    try:
-        if lane.is_text:
-            probe, _, _ = tokens_of(lane, ["a probe"])
+                self.batch_size.out_of_memory(self._size(batch))
+            yield from self._encode(batch[:middle], clock)
+            yield from self._encode(batch[middle:], clock)
         else:
-            probe = [lane.encoder.prepare_image(Image.new("RGB", (64, 64), (120, 60, 30)))]
-        lane.fetch(lane.launch(lane.stage(probe)))
-    except Exception as error:  # an encoder raises what it likes
-        lane.broken = EncoderFailed(
-            f"{lane.encoder.resolved.spec} no longer works ({type(error).__name__}: {error}); "
-            f"{len(lane.suspects)} items on which it failed are not counted as failed, and the "
-            f"next run goes on with them. The last one: {lane.suspects[-1][0].error}"
-        )
-        lane.suspects.clear()
+            work = sum(item.work for item in batch)
+            self.batch_size.record(self._size(batch), work, timing.seconds)
+            yield from self.blame()
+            yield from self._outcomes(batch, vectors)
 
+    def _suspect(self, item: Ready, failure: str) -> Iterator[Outcome]:
+        """Hold back the failure of an item, until it is clear that its encoder works."""
+        self.hashes.pop(item.content_hash, None)
+        self.suspects.append([_failure(item, view, failure) for view in item.views])
+        if len(self.suspects) >= _MANY:
+            self.judge()
+            yield from self.blame()
 
-def blame(lane: Lane) -> Iterator[Outcome]:
-    """Yield the failures that were held back: it was the items, not the encoder."""
-    for outcomes in lane.suspects:
-        yield from outcomes
-    lane.suspects.clear()
+    def judge(self) -> None:
+        """Encode a probe, to tell whether the items failed or their encoder, and mark it broken.
 
-
-def _size(lane: Lane, batch: list[Ready]) -> int:
-    """Return what a batch takes, in the units of the batch size: images, or padded tokens."""
-    return len(batch) * (max(one.work for one in batch) if lane.counts_tokens else 1)
-
-
-def _outcomes(
-    lane: Lane, batch: list[Ready], vectors: Sequence[NDArray[np.float32]]
-) -> Iterator[Outcome]:
-    for view, matrix in zip(lane.views, vectors, strict=True):
-        finite = np.asarray(np.isfinite(matrix).all(axis=1))
-        for one, vector, is_finite in zip(batch, matrix, finite.tolist(), strict=True):
-            if view not in one.views:
-                continue
-            if is_finite:
-                yield Outcome(one.todo.row, one.content_hash, vector, view=view, is_cut=one.is_cut)
+        The encoder worked on such a probe when it was loaded.
+        """
+        if not self.suspects:
+            return
+        try:
+            if self.is_text:
+                probe: list[Any] = self.encoder.tokenize(["a probe"]).tokens
             else:
-                reason = "the encoder returned NaN or infinite values"
-                yield _failure(one, view, "encode", reason)
-    for one in batch:
-        lane.hashes.pop(one.content_hash, None)
+                probe = [self.encoder.prepare_image(Image.new("RGB", (64, 64), (120, 60, 30)))]
+            self.fetch(self.launch(self.stage(probe)))
+        except Exception as error:  # an encoder raises what it likes
+            self.broken = EncoderFailed(
+                f"{self.encoder.resolved.spec} no longer works ({type(error).__name__}: {error}); "
+                f"{len(self.suspects)} items on which it failed are not counted as failed, and "
+                f"the next run goes on with them. The last one: {self.suspects[-1][0].error}"
+            )
+            self.suspects.clear()
+
+    def blame(self) -> Iterator[Outcome]:
+        """Report held-back failures as item failures."""
+        for outcomes in self.suspects:
+            yield from outcomes
+        self.suspects.clear()
+
+    def _size(self, batch: list[Ready]) -> int:
+        """Return what a batch takes, in units of the batch size: images, or padded tokens."""
+        return len(batch) * (max(item.work for item in batch) if self.counts_tokens else 1)
+
+    def _outcomes(
+        self, batch: list[Ready], vectors: Sequence[NDArray[np.float32]]
+    ) -> Iterator[Outcome]:
+        """Yield the outcomes of a batch; ``vectors`` are (n, dim) for each view."""
+        for view, matrix in zip(self.views, vectors, strict=True):
+            finite = np.asarray(np.isfinite(matrix).all(axis=1))
+            for item, vector, is_finite in zip(batch, matrix, finite.tolist(), strict=True):
+                if view not in item.views:
+                    continue
+                if is_finite:
+                    yield Outcome(
+                        item.todo.row, item.content_hash, vector, view=view, is_cut=item.is_cut
+                    )
+                else:
+                    yield _failure(item, view, "the encoder returned NaN or infinite values")
+        for item in batch:
+            self.hashes.pop(item.content_hash, None)
 
 
 def _is_out_of_memory(error: Exception) -> bool:
@@ -255,17 +236,8 @@ def _is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, MemoryError) or "out of memory" in text or "can't allocate" in text
 
 
-def _failure(one: Ready, view: int, stage: str, error: str) -> Outcome:
-    return Outcome(one.todo.row, one.content_hash, None, stage, error, view)
-
-
-def tokens_of(lane: Lane, texts: list[str]) -> tuple[list[Any], list[int], list[bool]]:
-    """Return the tokens of texts, how many each has, and whether it was cut."""
-    tokenize = getattr(lane.encoder, "tokenize", None)
-    if tokenize is None:  # an encoder that takes texts as they are; four letters are a token
-        return list(texts), [1 + len(text) // 4 for text in texts], [False] * len(texts)
-    tokens, lengths, is_cut = tokenize(texts)
-    return tokens, lengths, is_cut
+def _failure(item: Ready, view: int, error: str) -> Outcome:
+    return Outcome(item.todo.row, item.content_hash, None, "encode", error, view)
 
 
 # The first batch size and the largest, in images or in tokens; on CPUs larger ones gained nothing.
@@ -282,15 +254,15 @@ def make_lanes(
 
     by_network: dict[int, list[int]] = {}
     for i, encoder in encoders.items():
-        by_network.setdefault(id(getattr(encoder, "network", encoder)), []).append(i)
+        by_network.setdefault(encoder.network_id, []).append(i)
     lanes = []
     for views in by_network.values():
         first = encoders[views[0]]
-        is_gpu = str(first.device) != "cpu"
+        is_gpu = first.device != "cpu"
         counts_tokens = modality is Modality.TEXT and options.batch_size is None
         remembered = user_cache.recall("batch_sizes", _batch_key(first, modality))
         start, largest = (_TOKENS if counts_tokens else _IMAGES)["gpu" if is_gpu else "cpu"]
-        if counts_tokens and not is_gpu and getattr(first, "tokenize", None) is not None:
+        if counts_tokens and first.pass_per_core:
             start, largest = start * cpu_count(), largest * cpu_count()
         size = BatchSize(
             options.batch_size or remembered or start,

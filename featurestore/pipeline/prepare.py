@@ -2,163 +2,217 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from dataclasses import dataclass
 from itertools import chain, islice
 from threading import Semaphore
 
 import numpy as np
 
+from featurestore.encoders.base import Prepare
 from featurestore.pipeline.decode_ahead import Picture, ahead, in_processes, prepare_picture
-from featurestore.pipeline.lane import Lane, tokens_of
-from featurestore.pipeline.options import PROCESSES
+from featurestore.pipeline.lane import Lane
 from featurestore.pipeline.profile import Clock
 from featurestore.pipeline.todo import Outcome, Ready, Todo
+from featurestore.sources.reading import Reader
 from featurestore.storage.columns import text_hash
 
 TEXT_WINDOW = 2048  # texts that are sorted by length together
-TEXT_WINDOW_GPU = 16_384  # there full batches are large
-_WINDOW_CHARACTERS = 512  # of a text in the mean: a window of longer ones holds fewer
-# Waiting for a disk or a network needs threads, not cores.
+TEXT_WINDOW_GPU = 16_384  # batches on a GPU are larger
+_WINDOW_CHARACTERS = 512  # a text, on average: a window of longer ones holds fewer
+# Threads that read, for each that decodes: most of them wait for a disk or a network.
 _READERS_PER_DECODER = 2
 _READERS_PER_DECODER_REMOTE = 16
 # Outcomes that are settled already, and for each lane what is to be encoded.
 Prepared = tuple[list[Outcome], list[list[Ready]]]
 
 
-def prepare_pictures(
-    todos: Iterable[Todo],
-    lanes: Sequence[Lane],
-    known: Sequence[Set[str]],
-    readers: Mapping[str, Callable[[str], bytes]],
-    n_workers: int,
-    clock: Clock,
-    decode_in: str,
-) -> Generator[Prepared, None, None]:
-    """Prepare images, some ahead of the encoders: enough to feed a growing batch, no more."""
-    preparers = [(lane.decode_px, lane.encoder.prepare_image) for lane in lanes]
+@dataclass(frozen=True, eq=False)
+class Preparation:
+    """How the items of a run are prepared: for whom, from where, by how many workers.
 
-    def window() -> int:
-        return 2 * max(lane.batch_size.size for lane in lanes)
+    Parameters
+    ----------
+    lanes : sequence of Lane
+    known : sequence of set of str
+        For each view, content hashes that need no encoding.
+    readers : mapping of str to Reader
+        One for each source.
+    n_workers : int
+        Threads or processes that decode.
+    clock : Clock
+    """
 
-    if decode_in == PROCESSES:
+    lanes: Sequence[Lane]
+    known: Sequence[Set[str]]
+    readers: Mapping[str, Reader]
+    n_workers: int
+    clock: Clock
+
+    def pictures_in_threads(self, todos: Iterable[Todo]) -> Generator[Prepared, None, None]:
+        """Prepare images ahead of the encoders: enough to feed a growing batch, no more."""
+        preparers = [(lane.encoder.decode_px, lane.encoder.prepare_image) for lane in self.lanes]
+        decoders = Semaphore(self.n_workers)
+        todos = iter(todos)
+        first = list(islice(todos, 1))
+        todos = chain(first, todos)
+        is_remote = any_is_remote(self.readers)
+        is_remote = is_remote or any("://" in (one.uri or "") for one in first)  # a table of URLs
+        per_decoder = _READERS_PER_DECODER_REMOTE if is_remote else _READERS_PER_DECODER
+        n_threads = self.n_workers * per_decoder
+
+        def prepare(todo: Todo) -> Prepared:
+            def wanted(content_hash: str) -> list[bool]:
+                return self._wanting(todo, content_hash)
+
+            picture = prepare_picture(
+                self.readers[todo.source], todo.uri, preparers, wanted=wanted, decoders=decoders
+            )
+            return self._prepared(todo, picture)
+
+        def n_ahead() -> int:
+            return self._window() + n_threads
+
+        with ThreadPoolExecutor(n_threads, thread_name_prefix="decode") as pool:
+            stream = ahead(lambda todo: pool.submit(prepare, todo), todos, n_ahead)
+            with closing(stream):
+                for _, prepared in stream:
+                    yield prepared
+
+    def pictures_in_processes(self, todos: Iterable[Todo]) -> Generator[Prepared, None, None]:
+        """Prepare images in other processes, ahead of the encoders."""
+        preparers = [(lane.encoder.decode_px, lane.encoder.prepare_image) for lane in self.lanes]
+        views = [view for lane in self.lanes for view in lane.views]
         stream = in_processes(
-            todos, lambda todo: (todo.source, todo.uri, _wanting(todo, lanes)), readers,
-            [(lane.decode_px, lane.encoder.preparer) for lane in lanes],
-            known=frozenset.intersection(
-                *(frozenset(known[view]) for lane in lanes for view in lane.views)
-            ),
-            n_workers=n_workers, window=window,
-        )  # fmt: skip
+            todos,
+            lambda todo: (todo.source, todo.uri, self._wanting(todo)),
+            self.readers,
+            [(lane.encoder.decode_px, _preparer(lane)) for lane in self.lanes],
+            known=frozenset.intersection(*(frozenset(self.known[view]) for view in views)),
+            n_workers=self.n_workers,
+            window=self._window,
+        )
         with closing(stream):
             for todo, picture in stream:
-                if _lacks_an_input(todo, picture, lanes, known):
-                    picture = prepare_picture(readers[todo.source], todo.uri, preparers)
-                yield _prepared(todo, picture, lanes, known, clock)
-        return
-    decoders = Semaphore(n_workers)
-    todos = iter(todos)
-    first = list(islice(todos, 1))
-    todos = chain(first, todos)
-    is_remote = any(getattr(one, "is_remote", False) for one in readers.values())
-    is_remote = is_remote or any("://" in (one.uri or "") for one in first)  # a table of URLs
-    n_threads = n_workers * (_READERS_PER_DECODER_REMOTE if is_remote else _READERS_PER_DECODER)
+                if self._lacks_an_input(todo, picture):
+                    picture = prepare_picture(self.readers[todo.source], todo.uri, preparers)
+                yield self._prepared(todo, picture)
 
-    def prepare(todo: Todo) -> Prepared:
-        def wanted(content_hash: str) -> list[bool]:
-            return _wanting(todo, lanes, content_hash, known)
+    def _window(self) -> int:
+        return 2 * max(lane.batch_size.size for lane in self.lanes)
 
-        picture = prepare_picture(
-            readers[todo.source], todo.uri, preparers, wanted=wanted, decoders=decoders
-        )
-        return _prepared(todo, picture, lanes, known, clock)
+    def _wanting(self, todo: Todo, content_hash: str | None = None) -> list[bool]:
+        """Return which lanes have a view that wants an item and lacks its content, if given."""
+        views = todo.views
+        if content_hash is not None:
+            views = tuple(view for view in views if content_hash not in self.known[view])
+        return [any(view in views for view in lane.views) for lane in self.lanes]
 
-    with ThreadPoolExecutor(n_threads, thread_name_prefix="decode") as pool:
-        found = ahead(lambda todo: pool.submit(prepare, todo), todos, lambda: window() + n_threads)
-        with closing(found):
-            for _, one in found:
-                yield one
+    def _lacks_an_input(self, todo: Todo, picture: Picture) -> bool:
+        """Whether a process took wanted content for known: hashes that begin alike."""
+        if picture.content_hash is None or picture.failed_stage is not None:
+            return False
+        wanting = self._wanting(todo, picture.content_hash)
+        of_lanes = zip(wanting, picture.inputs, picture.errors, strict=True)
+        return any(wants and pixels is None and not error for wants, pixels, error in of_lanes)
 
-
-def _wanting(
-    todo: Todo, lanes: Sequence[Lane], content_hash: str = "", known: Sequence[Set[str]] = ()
-) -> list[bool]:
-    """Return which lanes have a view that wants an item, and does not know its content."""
-    views = [view for view in todo.views if not known or content_hash not in known[view]]
-    return [any(view in views for view in lane.views) for lane in lanes]
-
-
-def _lacks_an_input(
-    todo: Todo, picture: Picture, lanes: Sequence[Lane], known: Sequence[Set[str]]
-) -> bool:
-    """Whether a process took wanted content for known: hashes that begin alike."""
-    if picture.content_hash is None or picture.failed_stage is not None:
-        return False
-    wanting = _wanting(todo, lanes, picture.content_hash, known)
-    found = zip(wanting, picture.inputs, picture.errors, strict=True)
-    return any(is_wanted and pixels is None and not error for is_wanted, pixels, error in found)
-
-
-def _prepared(
-    todo: Todo,
-    picture: Picture,
-    lanes: Sequence[Lane],
-    known: Sequence[Set[str]],
-    clock: Clock,
-) -> Prepared:
-    """Say what a picture is to each lane, and what it settles already."""
-    ready: list[list[Ready]] = [[] for _ in lanes]
-    content_hash = picture.content_hash
-    if picture.failed_stage != "read":
-        clock.add("read", picture.read_s)
-    if picture.failed_stage is not None:
-        clock.add("decode", picture.decode_s, int(picture.failed_stage == "decode"))
-        outcomes = [
-            Outcome(todo.row, content_hash, None, picture.failed_stage, picture.error, view)
-            for view in todo.views
-        ]
-        return outcomes, ready
-    assert content_hash is not None
-    wanting = [view for view in todo.views if content_hash not in known[view]]
-    outcomes = [
-        Outcome(todo.row, content_hash, view=view) for view in todo.views if view not in wanting
-    ]
-    if picture.decode_s:
-        clock.add("decode", picture.decode_s)
-    for lane, pixels, error, of_lane in zip(
-        lanes, picture.inputs, picture.errors, ready, strict=True
-    ):
-        views = tuple(view for view in lane.views if view in wanting)
-        if pixels is not None and views:
-            of_lane.append(Ready(todo, content_hash, pixels, views))
-        elif views:
-            outcomes += [
-                Outcome(todo.row, content_hash, None, "encode", error, view) for view in views
+    def _prepared(self, todo: Todo, picture: Picture) -> Prepared:
+        """Return what a picture settles already, and what each lane has to encode of it."""
+        ready: list[list[Ready]] = [[] for _ in self.lanes]
+        content_hash = picture.content_hash
+        if picture.failed_stage != "read":
+            self.clock.add("read", picture.read_s)
+        if picture.failed_stage is not None:
+            self.clock.add("decode", picture.decode_s, int(picture.failed_stage == "decode"))
+            outcomes = [
+                Outcome(todo.row, content_hash, None, picture.failed_stage, picture.error, view)
+                for view in todo.views
             ]
-    return outcomes, ready
+            return outcomes, ready
+        assert content_hash is not None
+        wanting, outcomes = self._known_or_wanting(todo, content_hash)
+        if picture.decode_s:
+            self.clock.add("decode", picture.decode_s)
+        for lane, pixels, error, of_lane in zip(
+            self.lanes, picture.inputs, picture.errors, ready, strict=True
+        ):
+            views = tuple(view for view in lane.views if view in wanting)
+            if pixels is not None and views:
+                of_lane.append(Ready(todo, content_hash, pixels, views))
+            elif views:
+                outcomes += [
+                    Outcome(todo.row, content_hash, None, "encode", error, view) for view in views
+                ]
+        return outcomes, ready
+
+    def _known_or_wanting(self, todo: Todo, content_hash: str) -> tuple[list[int], list[Outcome]]:
+        """Return the views that want a content, and outcomes for those that know it."""
+        wanting = [view for view in todo.views if content_hash not in self.known[view]]
+        outcomes = [
+            Outcome(todo.row, content_hash, view=view) for view in todo.views if view not in wanting
+        ]
+        return wanting, outcomes
+
+    def texts(self, todos: Iterable[Todo]) -> Generator[Prepared, None, None]:
+        """Tokenize texts, some windows ahead of the encoders."""
+        n = TEXT_WINDOW_GPU if any(lane.is_async for lane in self.lanes) else TEXT_WINDOW
+        windows = _windows(todos, n, n * _WINDOW_CHARACTERS)
+        with ThreadPoolExecutor(self.n_workers, thread_name_prefix="tokenize") as pool:
+            # A tokenizer is one thread's at a time: more windows ahead would only take memory.
+            stream = ahead(lambda one: pool.submit(self._window_of_texts, one), windows, lambda: 2)
+            with closing(stream):
+                for _, prepared in stream:
+                    yield prepared
+
+    def _window_of_texts(self, window: list[Todo]) -> Prepared:
+        """Hash and tokenize a window of texts; those of each lane come sorted by length."""
+        settled: list[Outcome] = []
+        wanted: list[tuple[Todo, str, list[int]]] = []
+        with self.clock.stage("read", len(window)):
+            for todo in window:
+                if todo.text is None or not todo.text.strip():
+                    settled += _unreadable(todo)
+                    continue
+                content_hash = text_hash(todo.text)
+                wanting, outcomes = self._known_or_wanting(todo, content_hash)
+                settled += outcomes
+                if wanting:
+                    wanted.append((todo, content_hash, wanting))
+        return settled, [self._tokenized(lane, wanted) if wanted else [] for lane in self.lanes]
+
+    def _tokenized(self, lane: Lane, wanted: list[tuple[Todo, str, list[int]]]) -> list[Ready]:
+        """Return the texts of a lane with their tokens, the shortest first."""
+        of_lane = [
+            (todo, content_hash, views)
+            for todo, content_hash, wanting in wanted
+            if (views := tuple(view for view in lane.views if view in wanting))
+        ]
+        texts = [todo.text or "" for todo, _, _ in of_lane]
+        with self.clock.stage("tokenize", len(texts)):
+            tokens, lengths, is_cut = lane.encoder.tokenize(texts)
+        ready = []
+        for i in np.argsort(lengths, kind="stable").tolist():
+            todo, content_hash, views = of_lane[i]
+            ready.append(Ready(todo, content_hash, tokens[i], views, lengths[i], is_cut[i]))
+        return ready
 
 
-def prepare_texts(
-    todos: Iterable[Todo],
-    lanes: Sequence[Lane],
-    known: Sequence[Set[str]],
-    n_workers: int,
-    clock: Clock,
-) -> Generator[Prepared, None, None]:
-    """Tokenize texts, some windows ahead of the encoders."""
-    n = TEXT_WINDOW_GPU if any(lane.is_async for lane in lanes) else TEXT_WINDOW
-    windows = _windows(todos, n, n * _WINDOW_CHARACTERS)
+def any_is_remote(readers: Mapping[str, Reader]) -> bool:
+    """Whether one of the sources is read over a network."""
+    return any(one.is_remote for one in readers.values())
 
-    def prepare(window: list[Todo]) -> Prepared:
-        return _prepare_window(window, lanes, known, clock)
 
-    with ThreadPoolExecutor(n_workers, thread_name_prefix="tokenize") as pool:
-        # A tokenizer is one thread's at a time: more windows ahead would only take memory.
-        found = ahead(lambda window: pool.submit(prepare, window), windows, lambda: 2)
-        with closing(found):
-            for _, one in found:
-                yield one
+def _preparer(lane: Lane) -> Prepare:
+    assert lane.encoder.preparer is not None, "else threads prepare"
+    return lane.encoder.preparer
+
+
+def _unreadable(todo: Todo) -> list[Outcome]:
+    content_hash = None if todo.text is None else text_hash(todo.text)
+    reason = "no text, or none in UTF-8" if todo.text is None else "the text is empty"
+    return [Outcome(todo.row, content_hash, None, "read", reason, view) for view in todo.views]
 
 
 def _windows(todos: Iterable[Todo], n: int, n_characters: int) -> Iterator[list[Todo]]:
@@ -173,51 +227,3 @@ def _windows(todos: Iterable[Todo], n: int, n_characters: int) -> Iterator[list[
             window, length = [], 0
     if window:
         yield window
-
-
-def _prepare_window(
-    window: list[Todo],
-    lanes: Sequence[Lane],
-    known: Sequence[Set[str]],
-    clock: Clock,
-) -> Prepared:
-    """Hash and tokenize a window of texts; those of each lane come sorted by length."""
-    settled: list[Outcome] = []
-    wanted: list[tuple[Todo, str, list[int]]] = []
-    with clock.stage("read", len(window)):
-        for todo in window:
-            if todo.text is None or not todo.text.strip():
-                content_hash = None if todo.text is None else text_hash(todo.text)
-                reason = "no text, or none in UTF-8" if todo.text is None else "the text is empty"
-                settled += [
-                    Outcome(todo.row, content_hash, None, "read", reason, view)
-                    for view in todo.views
-                ]
-                continue
-            content_hash = text_hash(todo.text)
-            wanting = [view for view in todo.views if content_hash not in known[view]]
-            settled += [
-                Outcome(todo.row, content_hash, view=view)
-                for view in todo.views
-                if view not in wanting
-            ]
-            if wanting:
-                wanted.append((todo, content_hash, wanting))
-    ready: list[list[Ready]] = [[] for _ in lanes]
-    if not wanted:
-        return settled, ready
-    for number, lane in enumerate(lanes):
-        of_lane = [
-            (todo, content_hash, views)
-            for todo, content_hash, wanting in wanted
-            if (views := tuple(view for view in lane.views if view in wanting))
-        ]
-        texts = [todo.text or "" for todo, _, _ in of_lane]
-        with clock.stage("tokenize", len(texts)):
-            tokens, work, is_cut = tokens_of(lane, texts)
-        order = np.argsort(work, kind="stable")
-        for i in order.tolist():
-            todo, content_hash, views = of_lane[i]
-            one = Ready(todo, content_hash, tokens[i], views, work[i], is_cut[i])
-            ready[number].append(one)
-    return settled, ready

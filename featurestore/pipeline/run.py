@@ -17,6 +17,7 @@ from featurestore.pipeline.embed_items import embed_items
 from featurestore.pipeline.lane import Lane, make_lanes, remember_batch_sizes
 from featurestore.pipeline.options import AUTO, PROCESSES, THREADS
 from featurestore.pipeline.plan import plan_embedding
+from featurestore.pipeline.prepare import any_is_remote
 from featurestore.pipeline.report import EmbedReport, Progress, RunResult, reports_of
 from featurestore.pipeline.run_input import RunInput
 from featurestore.pipeline.view_writer import ViewWriter
@@ -166,11 +167,11 @@ def _decode_in(given: RunInput, lanes: Sequence[Lane], n_todo: int, n_workers: i
     wanted = given.options.decode_in
     if given.modality is not Modality.IMAGE or wanted == THREADS:
         return THREADS
-    is_remote = any(getattr(one, "is_remote", False) for one in given.readers.values())
-    is_worth_it = n_todo >= _MANY_ITEMS and n_workers >= _MANY_WORKERS and not is_remote
+    is_many = n_todo >= _MANY_ITEMS and n_workers >= _MANY_WORKERS
+    is_worth_it = is_many and not any_is_remote(given.readers)
     if wanted == AUTO and not (is_worth_it and all(lane.is_async for lane in lanes)):
         return THREADS
-    preparers = [getattr(lane.encoder, "preparer", None) for lane in lanes]
+    preparers = [lane.encoder.preparer for lane in lanes]
     if None not in preparers and can_travel(given.readers, preparers):
         return PROCESSES
     if wanted == AUTO:

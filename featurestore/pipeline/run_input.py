@@ -10,10 +10,9 @@ import pyarrow as pa
 from featurestore.encoders.base import Encoder
 from featurestore.pipeline.options import EmbedOptions
 from featurestore.pipeline.profile import Clock
+from featurestore.sources.reading import Reader
 from featurestore.storage.dataset_folder import DatasetFolder
 from featurestore.terms.specs import EncoderSpec, Modality, ResolvedEncoder
-
-Read = Callable[[str], bytes]  # from a uri to its bytes
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,7 +22,7 @@ class RunInput:
     folder: DatasetFolder
     rows: pa.Table  # the listed items, with a ``source`` column
     modality: Modality
-    readers: Mapping[str, Read]  # of each source
+    readers: Mapping[str, Reader]  # of each source
     resolved: tuple[ResolvedEncoder, ...]  # one for each view
     options: EmbedOptions
     is_whole: bool  # all stored items are looked at: only then may a view be replaced

@@ -17,6 +17,7 @@ from featurestore.pipeline.plan import EmbedPlan, keep_attached
 from featurestore.pipeline.profile import Clock
 from featurestore.pipeline.todo import Outcome, Todo
 from featurestore.pipeline.view_writer import ViewWriter
+from featurestore.sources.reading import Reader
 from featurestore.storage.columns import drop_equal, row_keys
 from featurestore.storage.dataset_folder import DatasetFolder, utc_now
 from featurestore.storage.shards import view_rows
@@ -84,9 +85,7 @@ class Writer:
             for row, source, uri, text, of in zip(rows.tolist(), *columns, views, strict=True):
                 yield Todo(row, source, uri, text, of)
 
-    def some_contents(
-        self, view: ViewWriter, readers: Mapping[str, Callable[[str], bytes]]
-    ) -> list[bytes]:
+    def some_contents(self, view: ViewWriter, readers: Mapping[str, Reader]) -> list[bytes]:
         """Return the bytes of the first images that were encoded, those that are still there."""
         chosen = self.plan.rows.select(["source", "uri"]).take(
             pa.array(view.first_rows, pa.int64())

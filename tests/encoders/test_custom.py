@@ -1,18 +1,27 @@
 """Encoders of one's own: an object, a name in a module, a family of another package."""
 
+import re
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from featurestore.encoders import custom, families
-from featurestore.encoders.base import LoadOptions
+from featurestore.encoders.base import Encoder, LoadOptions
 from featurestore.encoders.custom import adopt
 from featurestore.encoders.families import Family
 from featurestore.encoders.loading import known_encoder, load_encoders
-from featurestore.errors import BadName, EncoderChanged, ShapeMismatch, UnknownEncoder
+from featurestore.errors import (
+    BadName,
+    EncoderChanged,
+    ModalityMismatch,
+    ShapeMismatch,
+    UnknownEncoder,
+)
 from featurestore.terms.specs import EncoderSpec, Modality, parse_specs
 
 
@@ -134,6 +143,41 @@ def test_another_package_adds_a_family(monkeypatch, tmp_path):
             load_encoders(parse_specs(["theirs:lengths#layer=1"]))
     finally:
         families.families.cache_clear()
+
+
+def test_the_family_that_the_docs_show_embeds(empty_store, monkeypatch, tmp_path):
+    text = (Path(__file__).parents[2] / "docs" / "encoders.md").read_text(encoding="utf-8")
+    section = text[text.index("## A family from another package") :]
+    (module,) = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
+    name, target = re.search(r'```toml\n\[.*?\]\n(\w+) = "(.*?)"\n```', section).groups()
+    (tmp_path / f"{target.split(':')[0]}.py").write_text(module)
+    info = tmp_path / "docs-1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: docs\nVersion: 1\n")
+    (info / "entry_points.txt").write_text(f"[featurestore.encoders]\n{name} = {target}\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, target.split(":")[0], raising=False)
+    families.families.cache_clear()
+    (tmp_path / "t.csv").write_text("id,text\na,one two\nb,three\n")
+    try:
+        empty_store.embed([tmp_path / "t.csv"], dataset="d", encoders=[f"{name}:lengths"])
+        found = empty_store.view("d", f"{name}:lengths").load()
+    finally:
+        families.families.cache_clear()
+    assert dict(zip(found.ids, found.vectors.tolist(), strict=True)) == {"a": [7, 1], "b": [5, 0]}
+
+
+def test_an_encoder_that_lacks_a_modality_says_so():
+    encoder = adopt(Lengths())
+    assert (encoder.decode_px, encoder.preparer, encoder.in_half_precision()) == (None, None, None)
+    assert encoder.tokenize(["abcd"]) == (["abcd"], [2], [False])
+    plain = Encoder()
+    plain.resolved = encoder.resolved
+    assert plain.prepare_image(Image.new("RGB", (4, 2))).shape == (2, 4, 3)
+    with pytest.raises(ModalityMismatch, match="Lengths cannot read images"):
+        plain.encode_images([])
+    with pytest.raises(ModalityMismatch, match="cannot read texts"):
+        plain.encode_texts([])
 
 
 def test_a_checkpoint_of_open_clip_by_its_path(tmp_path, monkeypatch):
