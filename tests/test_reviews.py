@@ -387,3 +387,11 @@ def test_the_mended_label_of_a_class_of_one_item_teaches(view: View) -> None:
     card = heads.fit(view, "ridge", register=False, apply_reviews=True).card
     assert card["n_items"] == 60
     assert any("1 added that had no label" in note for note in card["notes"])
+
+
+def test_a_data_set_takes_decisions_and_gives_them_back(view: View) -> None:
+    dataset = view.dataset
+    [made] = dataset.add_reviews([relabel("t01", "food")], who="bob")
+    undone = dataset.undo_review(made.id, who="bob")
+    assert dataset.reviews() == [made, undone] == read_reviews(dataset.folder)
+    assert (made.who, undone.action, undone.value) == ("ann", Action.UNDO, made.id)

@@ -217,3 +217,19 @@ def test_transfer_tells_how_far_two_slices_lie_apart(
     (shift,) = json.loads(capsys.readouterr().out)["shifts"].values()
     assert shift["between"] == "the items of texts:music and the others"
     assert (shift["n_first"], shift["n_second"]) == (60 - len(music), len(music))
+
+
+def test_a_data_set_keeps_slices_and_lists_runs(view: View) -> None:
+    dataset = view.dataset
+    kept = dataset.save_slice("few", ["t01", "t00"], origin={"by": "hand"})
+    assert dataset.slices() == [kept] == slices(dataset.folder)
+    assert dataset.view(str(view.spec)).within("few").load().ids.tolist() == ["t00", "t01"]
+    with pytest.raises(BadName, match="there is a slice"):
+        dataset.save_slice("few", ["t02"])
+    assert dataset.save_slice("few", ["t02"], overwrite=True).item_ids == ("t02",)
+    dataset.drop_slice("few")
+    assert dataset.slices() == []
+    dataset.folder.write_run("curve", {"label": "topic"})
+    assert [card["kind"] for card in dataset.runs()] == ["curve", "embed"]
+    assert [card["label"] for card in dataset.runs("curve")] == ["topic"]
+    assert dataset.runs("quality") == []

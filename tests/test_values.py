@@ -109,3 +109,21 @@ def test_a_prompt_may_hold_commas_and_end_with_a_space():
         "max_length": "64", "prompt": "Instruct: given a query, retrieve: ",
     }  # fmt: skip
     assert EncoderSpec.parse(str(spec)) == spec
+
+
+@pytest.mark.parametrize(("text", "key", "value", "expected"), [
+    ("timm:resnet18", "layer", 2, "timm:resnet18#layer=2"),
+    ("timm:a@main#size=96,seed=1", "pool", "cls", "timm:a@main#pool=cls,size=96,seed=1"),
+    ("timm:resnet18#layer=2,pool=cls", "layer", -1, "timm:resnet18#layer=-1,pool=cls"),
+    ("timm:resnet18#layer=2,pool=cls", "layer", None, "timm:resnet18#pool=cls"),
+    ("timm:resnet18", "pool", None, "timm:resnet18"),
+])  # fmt: skip
+def test_an_option_of_a_spec_can_be_set_and_taken_out(text, key, value, expected):
+    changed = EncoderSpec.parse(text).with_option(key, value)
+    assert str(changed) == expected
+    assert EncoderSpec.parse(expected) == changed
+
+
+def test_an_option_that_no_encoder_has_is_refused():
+    with pytest.raises(BadName, match="'layers=3' in 'timm:resnet18' is no"):
+        EncoderSpec.parse("timm:resnet18").with_option("layers", 3)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import time
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from featurestore.curation.labels import attach
-from featurestore.curation.slices import Slice, read_slice
+from featurestore.curation.reviews import Review, add_reviews, read_reviews, undo
+from featurestore.curation.slices import Slice, drop_slice, read_slice, save_slice, slices
 from featurestore.encoders.images import thumbnail
 from featurestore.errors import UnknownItem, UnknownView, nearest
 from featurestore.sources.locations import Location
@@ -110,6 +112,41 @@ class DataSet:
             f"data set {self.name!r} was not embedded by {wanted}: {nearest(wanted, known)}; "
             f"embed it with `featurestore embed --dataset {self.name} -e {wanted}`"
         )
+
+    def slices(self) -> list[Slice]:
+        """Return the named slices, sorted by name."""
+        return slices(self.folder)
+
+    def save_slice(
+        self,
+        name: str,
+        item_ids: Sequence[str],
+        *,
+        origin: Mapping[str, Any] | None = None,
+        overwrite: bool = False,
+    ) -> Slice:
+        """Keep a set of items under a name; see `curation.slices.save_slice`."""
+        return save_slice(self.folder, name, item_ids, origin=origin, overwrite=overwrite)
+
+    def drop_slice(self, name: str) -> None:
+        """Forget a slice; its items stay."""
+        drop_slice(self.folder, name)
+
+    def reviews(self) -> list[Review]:
+        """Return all decisions about items, undone ones included, oldest first."""
+        return read_reviews(self.folder)
+
+    def add_reviews(self, reviews: Iterable[Review], *, who: str | None = None) -> list[Review]:
+        """Append decisions; return them with time and id. See `curation.reviews.add_reviews`."""
+        return add_reviews(self.folder, reviews, who=who)
+
+    def undo_review(self, review_id: str, *, who: str | None = None) -> Review:
+        """Take a decision back: the one before it counts again."""
+        return undo(self.folder, review_id, who=who)
+
+    def runs(self, kind: str | None = None) -> list[dict[str, Any]]:
+        """Return the cards of runs, newest first: embed, compare, curve, transfer, quality."""
+        return self.folder.runs(kind or "*")
 
     def uri(self, item_id: str) -> str:
         """Return where an image item is: a path or a URL, with its place in a larger file."""

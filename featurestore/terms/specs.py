@@ -16,8 +16,6 @@ from featurestore.errors import BadName
 
 # In this order in every spec, so that two spellings of one encoder are one view.
 SPEC_OPTIONS = ("layer", "pool", "size", "max_length", "prompt", "precision", "decode", "seed")
-# What picks a depth of a network: specs that differ in these alone share one forward pass.
-_DEPTH_OPTIONS = ("layer", "pool")
 # A comma that another key follows: a prompt may hold commas of its own.
 _NEXT_OPTION = re.compile(rf",(?=(?:{'|'.join(SPEC_OPTIONS)})=)")
 LOCAL_DIR = "local-dir:"
@@ -82,13 +80,15 @@ class EncoderSpec:
         """Return the value of an option, or ``default`` where the spec does not say."""
         return dict(self.options).get(key, default)
 
-    def with_option(self, key: str, value: str) -> EncoderSpec:
-        """Return this spec with one option set.
+    def with_option(self, key: str, value: str | int | None) -> EncoderSpec:
+        """Return this spec with one option set, or without it (None).
 
-        >>> str(EncoderSpec.parse("timm:resnet18#layer=2").with_option("seed", "1"))
-        'timm:resnet18#layer=2,seed=1'
+        >>> str(EncoderSpec.parse("timm:resnet18#size=96").with_option("layer", 2))
+        'timm:resnet18#layer=2,size=96'
         """
-        options = dict([*self.options, _parse_option(f"{key}={value}", str(self))])
+        options = {k: v for k, v in self.options if k != key}
+        if value is not None:
+            options |= [_parse_option(f"{key}={value}", str(self))]
         return replace(self, options=tuple((k, options[k]) for k in SPEC_OPTIONS if k in options))
 
     @property
@@ -105,9 +105,8 @@ class EncoderSpec:
 
     @property
     def network(self) -> EncoderSpec:
-        """The spec without layer and pooling: what one forward pass can serve."""
-        options = tuple((key, value) for key, value in self.options if key not in _DEPTH_OPTIONS)
-        return replace(self, options=options)
+        """The spec without layer and pooling: one forward pass serves all that share it."""
+        return self.with_option("layer", None).with_option("pool", None)
 
     @property
     def label(self) -> str:
@@ -131,8 +130,7 @@ def parse_specs(texts: Iterable[str]) -> list[EncoderSpec]:
     for text in texts:
         spec = EncoderSpec.parse(text)
         for layer in spec.option("layer", "").split("+"):
-            options = tuple((k, layer if k == "layer" else v) for k, v in spec.options)
-            specs[replace(spec, options=options)] = None
+            specs[spec.with_option("layer", layer) if layer else spec] = None
     return list(specs)
 
 
