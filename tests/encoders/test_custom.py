@@ -22,6 +22,7 @@ from featurestore.errors import (
     ShapeMismatch,
     UnknownEncoder,
 )
+from featurestore.sources.listing import SourceOptions
 from featurestore.terms.specs import EncoderSpec, Modality, parse_specs
 
 
@@ -160,7 +161,13 @@ def test_the_family_that_the_docs_show_embeds(empty_store, monkeypatch, tmp_path
     families.families.cache_clear()
     (tmp_path / "t.csv").write_text("id,text\na,one two\nb,three\n")
     try:
-        empty_store.embed([tmp_path / "t.csv"], dataset="d", encoders=[f"{name}:lengths"])
+        columns = SourceOptions(text="text", id="id")
+        empty_store.embed(
+            [tmp_path / "t.csv"],
+            dataset="d",
+            encoders=[f"{name}:lengths"],
+            source_options=columns,
+        )
         found = empty_store.view("d", f"{name}:lengths").load()
     finally:
         families.families.cache_clear()
