@@ -5,28 +5,32 @@ BIN := $(VENV)/bin
 STORE ?= featurestore-demo
 WORKERS ?= 2
 
-.PHONY: demo test lint bench dashboard format lock clean
+.PHONY: help demo test lint bench dashboard format hooks lock clean
+
+help:  ## what the targets do
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
 
 demo: $(VENV)/run.stamp  ## the main job on real data, offline
 	$(BIN)/featurestore demo --store $(STORE)
 
 # Two files at a time, each with one thread for its sums: half the time of one after another.
-test: $(VENV)/dev.stamp
+test: $(VENV)/dev.stamp  ## the whole suite; ARGS="-k store -x" goes to pytest, WORKERS=1 is one at a time
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
-lint: $(VENV)/dev.stamp
+lint: $(VENV)/dev.stamp  ## ruff, mypy --strict, codespell
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/codespell
 
-format: $(VENV)/dev.stamp
+format: $(VENV)/dev.stamp  ## let ruff mend what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/dev.stamp
+bench: $(VENV)/dev.stamp  ## print figures, write benchmarks/results/
 	$(BIN)/python -m benchmarks.main
 
-dashboard: $(VENV)/run.stamp
+dashboard: $(VENV)/run.stamp  ## look at the demo's store in the browser
 	$(BIN)/featurestore dashboard --store $(STORE)
 
 $(VENV)/python.stamp:
@@ -44,8 +48,11 @@ $(VENV)/dev.stamp: requirements/dev.txt $(VENV)/run.stamp
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements/dev.txt
 	touch $@
 
+hooks: $(VENV)/dev.stamp  ## lint before each commit
+	$(BIN)/pre-commit install
+
 # Pins anew, without URLs: run.txt is what the package needs, dev.txt what comes on top.
-lock:
+lock:  ## pin requirements/*.txt anew
 	$(BIN)/pip install --quiet uv
 	$(BIN)/uv pip compile pyproject.toml --extra cpu --extra dashboard $(LOCK) -o requirements/run.txt
 	$(BIN)/uv pip compile requirements/dev.in -c requirements/run.txt $(LOCK) -o requirements/dev.all
@@ -54,5 +61,5 @@ lock:
 LOCK := --universal --python-version 3.11 --no-emit-index-url --no-emit-find-links --no-header \
 	--no-annotate --quiet
 
-clean:
+clean:  ## delete .venv and what tools keep
 	rm -rf $(VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache

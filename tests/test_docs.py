@@ -84,11 +84,48 @@ def test_links_lead_to_files():
             assert (document.parent / target).exists(), f"{document.name} links to {target}"
 
 
-def test_the_code_map_names_every_file():
-    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
-    named = set(re.findall(r"[\w/.]+", text))
-    for room in ("featurestore", "heads", "dashboard"):
-        for path in (ROOT / room).glob("*.py"):
-            if path.name != "__init__.py":
-                place = f"{room}/{path.name}"
-                assert place in named or path.name in named, f"{place} is not in the code map"
+ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+
+
+def test_the_code_map_names_every_room_and_only_files_that_exist():
+    for package in ("featurestore", "heads", "dashboard"):
+        for path in (ROOT / package).iterdir():
+            if (path / "__init__.py").exists() and path.name not in ("weights", "probes"):
+                assert re.search(rf"\b{path.name}\b", ARCHITECTURE), f"{path} is not in the map"
+    for name in re.findall(r"`([\w/]+\.py)`", ARCHITECTURE):
+        homes = [ROOT, *(ROOT / package for package in ("featurestore", "tests", "tools"))]
+        assert any((home / name).exists() for home in homes), f"the map names {name}"
+
+
+WHERE = re.findall(
+    r"^- (an? [^:]+): a (?:file like `([^`]+)`|function like `(\w+)` in `([^`]+)`), "
+    r"a line in `(\w+)` of `([^`]+)`",
+    ARCHITECTURE,
+    re.M,
+)
+
+
+def test_where_to_add_is_a_list():
+    assert {what for what, *_ in WHERE} >= {
+        "an encoder family", "a kind of source", "a head", "a metric", "a page", "a command",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(("what", "like", "function", "home", "table", "file"), WHERE)
+def test_where_to_add_names_what_is_there(what, like, function, home, table, file):
+    """The file or function to copy is there, and the table names it."""
+    lines = (ROOT / file).read_text()
+    assert re.search(rf"^(def )?{table}\b", lines, re.M), f"{what}: no {table} in {file}"
+    if function:
+        assert f"def {function}(" in (ROOT / home).read_text(), f"{what}: no {function} in {home}"
+        assert function in lines, f"{what}: {file} does not name {function}"
+    else:
+        assert (ROOT / like).exists(), f"{what}: no {like}"
+        stem = Path(like).stem
+        assert re.search(rf"\b{stem}\b", lines) or re.search(
+            rf"\b{'|'.join(_classes(ROOT / like))}\b", lines
+        ), f"{what}: {file} does not name {like}"
+
+
+def _classes(path):
+    return re.findall(r"^class (\w+)", path.read_text(), re.M)

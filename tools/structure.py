@@ -267,6 +267,16 @@ def _files(root: Path) -> list[str]:
     return [str(path.relative_to(root)) for path in files(root)]
 
 
+def _map(root: Path) -> list[str]:
+    """Return each file with the first line of its docstring."""
+    lines = []
+    for path in files(root):
+        doc = ast.get_docstring(parsed(path)) or ""
+        if path.name != "__init__.py":
+            lines.append(f"{path.relative_to(root)!s:45} {doc.partition(chr(10))[0]}")
+    return lines
+
+
 def _loose(root: Path) -> list[str]:
     return [
         str(p.relative_to(root)) for name in PACKAGES for p in sorted((root / name).glob("*.py"))
@@ -330,6 +340,7 @@ def _probes(root: Path) -> list[str]:
 
 # name → (what it counts, the places)
 COUNTS: dict[str, tuple[str, Callable[[Path], list[str]]]] = {
+    "map": ("files with what they are for", _map),
     "files": ("Python files of the packages", _files),
     "loose": ("files that stand in no room", _loose),
     "floors": ("rooms and loose files, highest floor first", _floors),
@@ -357,7 +368,7 @@ def main() -> None:
         return
     for name, (what, places) in COUNTS.items():
         found = places(root)
-        worst = found[0].strip() if found and name not in ("files", "loose", "any") else ""
+        worst = found[0].strip() if found and name not in ("map", "files", "loose", "any") else ""
         print(f"{name:15} {len(found):5}  {what}" + (f"; first: {worst}" if worst else ""))
 
 
