@@ -18,7 +18,7 @@ from benchmarks.heads import features
 from benchmarks.report import Row, at_least, at_most, median_s, on_all_cores, run_sections
 from benchmarks.ten import IMAGES, TEXTS, encoders_of, mobilenet, ten
 from heads.estimators.prototype import PrototypeHead
-from heads.experiments.curve import laws_of
+from heads.experiments.learning_curve import laws_of
 from heads.labels.estimands import ON_TEST, over_folds
 from heads.labels.folds import make_folds
 from heads.labels.tasks import Target, Task

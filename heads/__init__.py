@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from heads.estimators.zero_shot import ZeroShotHead, ZeroShotProbe
     from heads.experiments.compare import compare, runs
-    from heads.experiments.curve import Curve, curve, curves
+    from heads.experiments.curve import curve, curves
     from heads.experiments.fit import fit
+    from heads.experiments.learning_curve import Curve
     from heads.experiments.rerun import run_again
     from heads.experiments.suggest import Suggestion, suggest
     from heads.measures.comparison import Comparison, Difference
@@ -63,7 +64,7 @@ _HOMES = {
     "assess_transfer": "heads.transfer.assess",
     "assessments": "heads.transfer.assess",
     "Comparison": "heads.measures.comparison",
-    "Curve": "heads.experiments.curve",
+    "Curve": "heads.experiments.learning_curve",
     "Difference": "heads.measures.comparison",
     "FittedHead": "heads.saved.bundle",
     "Issue": "heads.quality.issues",

@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 
 from dashboard.colors import NEUTRAL, PALETTE, colors
 from featurestore.terms.specs import encoder_label
-from heads.experiments.curve import Curve
+from heads.experiments.learning_curve import Curve
 from heads.labels.tasks import Task
 from heads.measures.comparison import metric_of, number, unit_of
 from heads.transfer.assessment import Assessment

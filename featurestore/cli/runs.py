@@ -61,7 +61,7 @@ def _run_again(dataset: DataSet, card: dict[str, Any], as_json: bool) -> int:
     """Print what a run gives today, and say what differs from its card; return 1 if any does."""
     from featurestore.errors import BadName
     from heads import run_again
-    from heads.experiments.curve import Curve
+    from heads.experiments.learning_curve import Curve
     from heads.measures.comparison import Comparison
 
     kind = card.get("kind")
@@ -136,7 +136,7 @@ def _line(path: StorePath) -> tuple[str, str, str]:
 
 
 def _print(card: dict[str, Any]) -> None:
-    from heads.experiments.curve import Curve
+    from heads.experiments.learning_curve import Curve
     from heads.measures.comparison import Comparison
     from heads.quality.issues import Issues
     from heads.transfer.assessment import Assessment

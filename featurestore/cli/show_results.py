@@ -197,7 +197,7 @@ def _show_ranking(assessment: Assessment) -> None:
 
 def _show_depths(assessment: Assessment) -> None:
     """Print the primary score and the head's value by depth, for networks of several layers."""
-    from heads.transfer.evidence import depth_of
+    from heads.transfer.cast import depth_of
 
     networks: dict[str, list[tuple[float, Ranked]]] = {}
     for one in assessment.ranking:

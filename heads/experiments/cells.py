@@ -5,10 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from featurestore.storage.dataset_folder import DatasetFolder
 from featurestore.storage.files import write_json
+from featurestore.storage.remote import RemotePath, StorePath, as_path
 from heads.catalogue.entry import HeadEntry
 from heads.experiments.inputs import Material
 from heads.labels.plan import Plan
@@ -16,7 +20,55 @@ from heads.measures.comparison import ComparedHead
 from heads.measures.evaluate import evaluate
 from heads.saved.provenance import library_versions
 
+if TYPE_CHECKING:
+    from featurestore.store.dataset import DataSet
+
+Progress = Callable[[int, int, str], None]  # fits done, fits in all, what is fitted
+
 CACHE_FORMAT = 7  # a change to how heads learn or are scored makes it one more
+
+
+def run_folder(dataset: DataSet | StorePath | str) -> DatasetFolder:
+    """Return the folder that keeps a data set's runs; a path is that of the folder."""
+    if isinstance(dataset, str | Path | RemotePath):
+        return DatasetFolder(as_path(dataset))
+    return DatasetFolder(dataset.path)
+
+
+def cell_cache(dataset: DataSet) -> Path:
+    """Return the folder of the cells that were run before; it may be deleted."""
+    return run_folder(dataset).local / "cache" / "heads"
+
+
+@dataclass(eq=False)
+class Runner:
+    """Runs one cell after the other, and counts the fits."""
+
+    seed: int
+    cache_in: Path | None  # folder of earlier results; None: nothing is kept
+    progress: Progress | None = None
+    intervals_of: tuple[str, ...] = ()  # metrics, see `run_cell`
+    n_fits: int = 0  # in all
+    n_done: int = 0
+
+    def cell(self, material: Material, head: str, entry: HeadEntry, plan: Plan) -> ComparedHead:
+        """Evaluate one head on one material, or read what was found before."""
+        return run_cell(
+            material,
+            head,
+            entry,
+            plan,
+            seed=self.seed,
+            intervals_of=self.intervals_of,
+            on_fit=partial(self.count, f"{head} on {material.encoder}"),
+            cache_in=self.cache_in,
+        )
+
+    def count(self, what: str, n: int = 1) -> None:
+        """Note that so many fits are done, and say so."""
+        self.n_done += n
+        if self.progress is not None:
+            self.progress(self.n_done, self.n_fits, what)
 
 
 def run_cell(

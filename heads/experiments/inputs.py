@@ -40,6 +40,9 @@ class Material:
     build: Callable[[HeadEntry], Build]  # how a head is built for it
 
 
+Cell = tuple[Material, str, HeadEntry]  # what is read, and the head by name
+
+
 def of_view(view: View, table: Embeddings, plan: Plan) -> Material:
     """Return a view's vectors; the state tells versions of one number apart."""
     identity = {"fingerprint": view.fingerprint, "state": view.state}
@@ -121,7 +124,7 @@ def of_views(ground: Ground) -> list[Material]:
     return [of_view(v, t, ground.plan) for v, t in zip(ground.views, ground.tables, strict=True)]
 
 
-def baselines(ground: Ground) -> list[tuple[Material, str, HeadEntry]]:
+def baselines(ground: Ground) -> list[Cell]:
     """Return what needs no encoder, each with its head: majority and, for texts, TF-IDF."""
     plan = ground.plan
     found = [(of_nothing(plan), "majority", HEADS["majority"])]

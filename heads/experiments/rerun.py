@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, overload
 
 from featurestore.errors import BadName
 from featurestore.terms.snapshots import Snapshot
 from heads.catalogue.table import head_entries
+from heads.experiments.cells import Progress
 from heads.experiments.compare import compare
-from heads.experiments.curve import Curve, curve
+from heads.experiments.curve import curve
+from heads.experiments.learning_curve import Curve
 from heads.labels.tasks import Task
 from heads.measures.comparison import ComparedHead, Comparison
 
 if TYPE_CHECKING:
+    from featurestore.store.dataset import DataSet
     from featurestore.store.view import View
 
-Progress = Callable[[int, int, str], None]
-
 
 @overload
-def run_again(dataset: Any, run: Comparison, *, progress: Progress | None = None) -> Comparison: ...
-@overload
-def run_again(dataset: Any, run: Curve, *, progress: Progress | None = None) -> Curve: ...
 def run_again(
-    dataset: Any, run: Comparison | Curve, *, progress: Progress | None = None
+    dataset: DataSet, run: Comparison, *, progress: Progress | None = None
+) -> Comparison: ...
+@overload
+def run_again(dataset: DataSet, run: Curve, *, progress: Progress | None = None) -> Curve: ...
+def run_again(
+    dataset: DataSet, run: Comparison | Curve, *, progress: Progress | None = None
 ) -> Comparison | Curve:
     """Run a stored comparison or learning curve again, on the versions that it names.
 
@@ -38,43 +41,43 @@ def run_again(
     BadName
         If its slice, the reviews that it applied, or what its heads choose among are others now.
     """
-    if any(one["encoder"].startswith("concat:") for one in run.rows()):
+    if any(row["encoder"].startswith("concat:") for row in run.rows()):
         raise BadName("a run with views side by side is run again from its views")
     views = _views(dataset, run.card)
     if isinstance(run, Comparison):
-        return _compared(views, run, progress)
-    return _drawn(views, run, progress)
+        return _compare_again(views, run, progress)
+    return _draw_again(views, run, progress)
 
 
-def _views(dataset: Any, card: Mapping[str, Any]) -> list[View]:
+def _views(dataset: DataSet, card: Mapping[str, Any]) -> list[View]:
     views = []
     for one in card["views"]:
         view = dataset.view(one["encoder"])
         if name := one.get("slice"):
             view = view.within(name)
-            if view.slice_.digest != one["slice_digest"]:
+            if view.slice_ is None or view.slice_.digest != one["slice_digest"]:
                 raise BadName(f"slice {name!r} holds other items than in that run")
         at = one["snapshot"]
         views.append(view.as_of(Snapshot(at["items"], at["view"])) if at else view)
     return views
 
 
-def _compared(views: list[View], run: Comparison, progress: Progress | None) -> Comparison:
+def _compare_again(views: list[View], run: Comparison, progress: Progress | None) -> Comparison:
     card = run.card
     names = card.get("heads") or list(dict.fromkeys(c.head for c in run.heads if _is_plain(c)))
     _check_spaces(card.get("search_spaces", {}), names, run.task)
-    again = compare(
+    comparison = compare(
         views, names, label=run.label, task=run.task, metric=run.metric,
         evaluation=card["evaluation"], seed=card["seed"], group="group" in card["never_part"],
         apply_reviews=card.get("apply_reviews", False),
         twins_together="twins" in card["never_part"], save=False, progress=progress,
     )  # fmt: skip
-    if again.card["reviews"] != card.get("reviews"):
+    if comparison.card["reviews"] != card.get("reviews"):
         raise BadName("reviewers have decided more since: that comparison cannot be run again")
-    return again
+    return comparison
 
 
-def _drawn(views: list[View], run: Curve, progress: Progress | None) -> Curve:
+def _draw_again(views: list[View], run: Curve, progress: Progress | None) -> Curve:
     card = run.card
     _check_spaces({card["head"]: card.get("search_space", "")}, [card["head"]], run.task)
     return curve(

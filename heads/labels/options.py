@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import TypedDict, TypeVar
 
 from featurestore.errors import BadName, nearest
 from heads.labels.tasks import Task
@@ -38,3 +40,38 @@ class PlanOptions:
 
 
 DEFAULT = PlanOptions()
+
+
+class RowKeywords(TypedDict, total=False):
+    """Keywords of every door on which rows teach and test; see `PlanOptions`."""
+
+    label: str | None
+    task: str | None
+    evaluation: str
+    group: bool
+    seed: int
+
+
+class PlanKeywords(RowKeywords, total=False):
+    """The fields of `PlanOptions`, as keywords."""
+
+    apply_reviews: bool
+    twins_together: bool
+
+
+Options = TypeVar("Options")
+
+
+def options_from(kind: type[Options], keywords: Mapping[str, object]) -> Options:
+    """Make an options value from keywords.
+
+    Raises
+    ------
+    TypeError
+        If there is no such keyword, with the nearest one.
+    """
+    known = [one.name for one in fields(kind)]  # type: ignore[arg-type]
+    for name in keywords:
+        if name not in known:
+            raise TypeError(f"no keyword {name!r}: {nearest(name, known)}")
+    return kind(**keywords)

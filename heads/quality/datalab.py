@@ -17,11 +17,17 @@ if TYPE_CHECKING:
     from featurestore.store.view import View
 
 
-LEAST_NEIGHBOURS = 10  # cleanlab's own default
+LEAST_NEIGHBORS = 10  # cleanlab's own default
 
 
-def datalab(view: View, *, label: str | None = None, head: str | Any = "logistic", seed: int = 0,
-            **options: Any) -> Any:  # fmt: skip
+def datalab(
+    view: View,
+    *,
+    label: str | None = None,
+    head: str | Any = "logistic",
+    seed: int = 0,
+    **options: object,
+) -> Any:
     """Return cleanlab's ``Datalab`` of a view's labelled items, after its ``find_issues``.
 
     It gets a head's out-of-fold probabilities and the view's kNN graph (cosine distances), both
@@ -53,8 +59,7 @@ def datalab(view: View, *, label: str | None = None, head: str | Any = "logistic
 
     view = view.now()
     embeddings = view.load()
-    notes: list[str] = []
-    plan = label_plan(view, embeddings, label, seed, notes)
+    plan, notes = label_plan(view, embeddings, label, seed)
     if plan is None:
         raise NotEnoughData(" ".join(notes))
     graph = neighbor_graph(view)
@@ -80,7 +85,7 @@ def _distances(near: NDArray[np.intp], cosines: NDArray[np.float32]) -> csr_arra
     """
     has = near >= 0
     k = int(has.sum(axis=1).min())
-    if k < min(LEAST_NEIGHBOURS, len(near) - 1):
+    if k < min(LEAST_NEIGHBORS, len(near) - 1):
         return None
     first = has & (has.cumsum(axis=1) <= k)
     n = len(near)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ from featurestore.maps.graph import Graph, neighbor_graph
 from featurestore.terms.embeddings import Embeddings
 from featurestore.terms.labels import is_missing
 from heads.catalogue.table import head_entries
-from heads.experiments.compare import runs_folder
+from heads.experiments.cells import Progress, run_folder
 from heads.labels.options import PlanOptions
 from heads.labels.plan import Plan, make_plan, task_of
 from heads.labels.tasks import Task, texts_of
@@ -29,11 +29,12 @@ from heads.twins.duplicates import Pairs
 from heads.twins.twins import Twins, find_twins, known_column
 
 if TYPE_CHECKING:
+    from featurestore.storage.remote import StorePath
+    from featurestore.store.dataset import DataSet
     from featurestore.store.view import View
 
 MOST_KEPT = 5_000  # issues of one kind in a report
 N_OTHERS = 8  # neighbours that are named beside a label
-Progress = Callable[[int, int, str], None]
 
 
 def find_issues(
@@ -78,90 +79,98 @@ def find_issues(
     if len(embeddings) < 3:
         raise NotEnoughData(f"{view.name} has {len(embeddings)} items: expected 3 or more")
     graph = neighbor_graph(view, progress=lambda done, n: tell(done, n, "neighbours"))
+    plan, plan_notes = label_plan(view, embeddings, label, seed)
     issues: list[Issue] = []
-    notes: list[str] = []
-    plan = label_plan(view, embeddings, label, seed, notes)
     if plan is not None:
         issues += _wrong_labels(plan, embeddings, graph, head, seed, tell)
     twins = find_twins(view, progress=tell)
-    notes += twins.notes()
     issues += _twin_issues(embeddings, twins)
-    n_leaks = sum(one.kind is Kind.LEAK for one in issues)
-    if n_leaks:
-        notes.append(
-            f"{n_leaks:,} of {len(embeddings):,} items ({n_leaks / len(embeddings):.0%}) have a "
-            "twin on the other side of a split or group: scores are too good by them."
-        )
-    codes = None if plan is None else _codes(plan, len(embeddings))
-    issues += _outliers(embeddings, graph, codes)
-    kept, n_found = _worst(issues)
+    issues += _outliers(embeddings, graph, None if plan is None else _codes(plan, len(embeddings)))
     name = label or embeddings.label_column
-    counts = _class_counts(embeddings, name, notes)
-    whose = view.dataset.failures().column("fingerprint").to_pylist()
-    n_failed = sum(one in ("", None, view.fingerprint) for one in whose)
-    if n_failed:
-        notes.append(f"{n_failed} items were not read or encoded: see `featurestore info`.")
-    snapshot = embeddings.snapshot
-    found = Issues(
+    counts, count_notes = _class_counts(embeddings, name)
+    n_leaks = sum(issue.kind is Kind.LEAK for issue in issues)
+    notes = [*plan_notes, *twins.notes(), *_leak_notes(n_leaks, len(embeddings)), *count_notes]
+    kept, n_found = _worst(issues)
+    report = Issues(
         view.dataset.name,
         str(view.spec),
         name,
         tuple(kept),
         n_found,
         counts,
-        tuple(notes),
+        (*notes, *_failure_notes(view)),
         {
             "created": created.isoformat(),
             "seed": seed,
             "head": head if isinstance(head, str) else repr(head),
             "n_items": len(embeddings),
-            "slice": None if view.slice_ is None else view.slice_.name,
-            "thresholds": {
-                "duplicate": round(twins.same, 4),
-                "outlier": FAR,
-            },
-            "views": [
-                {
-                    "encoder": str(view.spec),
-                    "fingerprint": view.fingerprint,
-                    "snapshot": asdict(snapshot) if snapshot else None,
-                }
-            ],
-            "machine": machine(),
-            "versions": library_versions(),
+            "thresholds": {"duplicate": round(twins.same, 4), "outlier": FAR},
+            **_card_of_view(view, embeddings),
         },
     )
     if save:
-        path = runs_folder(view.dataset).write_run("quality", found.to_json())
+        path = run_folder(view.dataset).write_run("quality", report.to_json())
         if erased_since():
             path.unlink(missing_ok=True)
             raise StoreBusy(f"items of {view.dataset.name!r} were erased meanwhile: look again")
-    return found
+    return report
 
 
-def quality_reports(dataset: Any) -> list[Issues]:
+def _card_of_view(view: View, embeddings: Embeddings) -> dict[str, Any]:
+    snapshot = embeddings.snapshot
+    return {
+        "slice": None if view.slice_ is None else view.slice_.name,
+        "views": [
+            {
+                "encoder": str(view.spec),
+                "fingerprint": view.fingerprint,
+                "snapshot": asdict(snapshot) if snapshot else None,
+            }
+        ],
+        "machine": machine(),
+        "versions": library_versions(),
+    }
+
+
+def _leak_notes(n_leaks: int, n_items: int) -> list[str]:
+    if not n_leaks:
+        return []
+    return [
+        f"{n_leaks:,} of {n_items:,} items ({n_leaks / n_items:.0%}) have a twin on the other side "
+        "of a split or group: scores are too good by them."
+    ]
+
+
+def _failure_notes(view: View) -> list[str]:
+    whose = view.dataset.failures().column("fingerprint").to_pylist()
+    n = sum(fingerprint in ("", None, view.fingerprint) for fingerprint in whose)
+    return [f"{n} items were not read or encoded: see `featurestore info`."] if n else []
+
+
+def quality_reports(dataset: DataSet | StorePath | str) -> list[Issues]:
     """Return the stored quality reports of a data set (or of its folder), newest first."""
-    return [Issues.from_json(card) for card in runs_folder(dataset).runs("quality")]
+    return [Issues.from_json(card) for card in run_folder(dataset).runs("quality")]
 
 
 def label_plan(
-    view: View, embeddings: Embeddings, label: str | None, seed: int, notes: list[str]
-) -> Plan | None:
-    """Plan folds over all labelled rows; None, with a note, where labels cannot be judged."""
+    view: View, embeddings: Embeddings, label: str | None, seed: int
+) -> tuple[Plan | None, list[str]]:
+    """Plan one repeat of folds over all labelled rows, with notes.
+
+    The plan is None where labels cannot be judged.
+    """
     try:
         options = PlanOptions(label, evaluation="folds", seed=seed)
         plan = make_plan(embeddings, options, recorded=task_of(view, label))
     except (NotEnoughData, MissingColumn) as error:
         if label is not None and isinstance(error, MissingColumn):
             raise
-        notes.append(f"Labels were not judged: {error}.")
-        return None
+        return None, [f"Labels were not judged: {error}."]
     if plan.task is not Task.MULTICLASS:
-        notes.append(f"Labels were not judged: {plan.label!r} is {plan.task}, not one class.")
-        return None
-    notes += plan.notes
+        return None, [f"Labels were not judged: {plan.label!r} is {plan.task}, not one class."]
     assert plan.folds is not None, "asked for"
-    return replace(plan, folds=replace(plan.folds, number=plan.folds.number[:1]))
+    once = replace(plan, folds=replace(plan.folds, number=plan.folds.number[:1]))
+    return once, list(plan.notes)
 
 
 def witnesses(
@@ -203,8 +212,8 @@ def witnesses(
         on_fit=lambda: None if progress is None else progress(next(n_done), n, "folds"),
         seed=seed,
     )
-    place = _codes(plan, len(embeddings), np.arange(len(plan.ids)))
-    near = place[graph.rows[plan.rows]]
+    row_in_plan = _codes(plan, len(embeddings), np.arange(len(plan.ids)))
+    near = row_in_plan[graph.rows[plan.rows]]
     votes = neighbor_votes(
         near, graph.scores[plan.rows], plan.target.values, plan.block, len(plan.classes)
     )
@@ -212,7 +221,7 @@ def witnesses(
 
 
 def _wrong_labels(
-    plan: Plan, embeddings: Embeddings, graph: Graph, head: Any, seed: int, tell: Progress
+    plan: Plan, embeddings: Embeddings, graph: Graph, head: str | Any, seed: int, tell: Progress
 ) -> list[Issue]:
     said, votes, near = witnesses(plan, embeddings, graph, head, seed=seed, progress=tell)
     codes = plan.target.values
@@ -239,7 +248,7 @@ def _wrong_labels(
 
 
 def _twin_issues(embeddings: Embeddings, twins: Twins) -> Iterator[Issue]:
-    """Yield leaks, and duplicates that are none, an issue for each row that has a twin."""
+    """Yield an issue for each row that has a twin: a leak, or else a duplicate."""
     ids, content = embeddings.ids.astype(str), known_column(embeddings, "content_hash")
     crossing: dict[int, tuple[float, int, str, Any]] = {}  # row → likeness, twin, side, its value
     sides = {name: known_column(embeddings, name) for name in ("split", "group")}
@@ -274,7 +283,7 @@ def _both_ways(
     Rows of equal content are paired with one of each side of a split or group, since
     `Pairs` has each with the first alone.
     """
-    found = [
+    ordered = [
         (a, b, float(likeness))
         for one, other in ((pairs.first, pairs.second), (pairs.second, pairs.first))
         for a, b, likeness in zip(one.tolist(), other.tolist(), pairs.likeness, strict=True)
@@ -286,8 +295,8 @@ def _both_ways(
         here = tuple(values[row] for values in sides.values())
         witness.setdefault(content[row], {}).setdefault(here, row)
     for row in rows:
-        found += [(row, twin, 1.0) for twin in witness[content[row]].values() if twin != row]
-    return sorted(found, key=lambda one: -one[2])
+        ordered += [(row, twin, 1.0) for twin in witness[content[row]].values() if twin != row]
+    return sorted(ordered, key=lambda pair: -pair[2])
 
 
 def _outliers(
@@ -305,27 +314,29 @@ def _outliers(
 
 
 def _codes(plan: Plan, n: int, values: NDArray[np.intp] | None = None) -> NDArray[np.intp]:
-    """Spread values of the plan's rows (class numbers) over all n rows; -1 elsewhere."""
-    found = np.full(n, -1, np.intp)
-    found[plan.rows] = plan.target.values if values is None else values
-    return found
+    """Return an array (n,) with values at the plan's rows, by default class numbers; else -1."""
+    spread = np.full(n, -1, np.intp)
+    spread[plan.rows] = plan.target.values if values is None else values
+    return spread
 
 
 def _worst(issues: Sequence[Issue]) -> tuple[list[Issue], dict[str, int]]:
-    """Order issues by kind and score, and keep so many of each kind."""
+    """Order issues by kind and score; return MOST_KEPT of each kind, and how many there are."""
     kept: list[Issue] = []
-    found: dict[str, int] = {}
+    n_found: dict[str, int] = {}
     for kind in Kind:
         own = [one for one in issues if one.kind is kind]
         own.sort(key=lambda one: (-one.score, one.item_id))
-        found[str(kind)] = len(own)
+        n_found[str(kind)] = len(own)
         kept += own[:MOST_KEPT]
-    return kept, found
+    return kept, n_found
 
 
-def _class_counts(embeddings: Embeddings, name: str | None, notes: list[str]) -> dict[str, int]:
+def _class_counts(embeddings: Embeddings, name: str | None) -> tuple[dict[str, int], list[str]]:
+    """Count the items of each class, most first, and note what is uneven."""
     if name is None or name not in embeddings.columns:
-        return {}
+        return {}, []
+    notes = []
     values = embeddings.column(name)
     counts = Counter(str(value) for value in values[~is_missing(values)])
     if len(counts) > 1 and len(counts) < len(values) / 2:
@@ -338,7 +349,7 @@ def _class_counts(embeddings: Embeddings, name: str | None, notes: list[str]) ->
     groups = known_column(embeddings, "group")
     known = Counter(str(value) for value in groups if value is not None)
     if known:
-        name, n = known.most_common(1)[0]
+        group, n = known.most_common(1)[0]
         if n > len(groups) / 2 and len(known) > 1:
-            notes.append(f"Group {name} holds {n:,} of {len(groups):,} items: folds are uneven.")
-    return dict(counts.most_common())
+            notes.append(f"Group {group} holds {n:,} of {len(groups):,} items: folds are uneven.")
+    return dict(counts.most_common()), notes

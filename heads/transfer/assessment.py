@@ -10,7 +10,7 @@ from featurestore.errors import StoreCorrupt
 from featurestore.terms.specs import EncoderSpec
 from heads.labels.tasks import Task
 from heads.measures.comparison import Difference, number, unit_of
-from heads.transfer.advice import Alternative, Way
+from heads.transfer.advice import Alternative, Evidence, Way
 from heads.transfer.budgets import BudgetVerdict
 from heads.transfer.rank import Ranked
 from heads.transfer.shift import Shift
@@ -44,6 +44,17 @@ class Assessment:
     def verdict(self, encoder: str) -> Verdict:
         """Return the verdict on one encoder."""
         return next(one for one in self.verdicts if one.encoder == encoder)
+
+    def evidence(self, encoder: str) -> Evidence:
+        """Return all that advice on one encoder looks at."""
+        return Evidence(
+            self.verdict(encoder),
+            self.alternatives.get(encoder, ()),
+            self.pretraining.get(encoder),
+            self.shifts.get(encoder),
+            self.slices[encoder],
+            self.budgets.get(encoder, ()),
+        )
 
     def budget_sentences(self) -> list[str]:
         """Say the verdicts with few labels, a sentence for each encoder."""

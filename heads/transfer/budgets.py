@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,10 +14,12 @@ from featurestore.errors import BadName, NotEnoughData
 from heads.experiments.curve import N_DRAWS, draw_labels
 from heads.labels.plan import Plan
 from heads.labels.tasks import Task
-from heads.measures.comparison import ComparedHead
 from heads.measures.evaluate import CLOSED_FORM, Report
 from heads.measures.intervals import LEVEL
 from heads.transfer.verdict import LEAST_BLOCKS, Kind, decide
+
+if TYPE_CHECKING:
+    from heads.transfer.trials import Sides
 
 
 @dataclass(frozen=True)
@@ -75,7 +78,7 @@ def plans_of(plan: Plan, budgets: Sequence[int], seed: int) -> tuple[list[Plan],
 
 def budget_verdicts(
     plans: Sequence[Plan],
-    cells: Callable[[Plan], tuple[Mapping[str, ComparedHead], ComparedHead]],
+    sides_of: Callable[[Plan], Sides],
     metric: str,
     margin: float,
 ) -> dict[str, tuple[BudgetVerdict, ...]]:
@@ -83,25 +86,25 @@ def budget_verdicts(
 
     Parameters
     ----------
-    cells : callable
-        Gives, for a plan, the heads of each encoder and those of the reference.
+    sides_of : callable
+        Evaluates the encoders and their reference on a plan.
     """
     from scipy.stats import false_discovery_control
 
-    found: dict[str, list[tuple[int, float, float, float, float]]] = {}
+    rows: dict[str, list[tuple[int, float, float, float, float]]] = {}
     for plan in plans:
-        stated, against = cells(plan)
+        sides = sides_of(plan)
         n_labels = round(float(np.mean([len(teach) for teach, _ in plan.parts])))
         block = plan.block[plan.tested]
-        for encoder, cell in stated.items():
-            gain = gain_of_draws(cell.report, against.report, metric, block)
-            found.setdefault(encoder, []).append((n_labels, *gain))
+        for encoder, cell in sides.encoders.items():
+            gain = gain_of_draws(cell.report, sides.reference.report, metric, block)
+            rows.setdefault(encoder, []).append((n_labels, *gain))
     verdicts = {}
-    for encoder, rows in found.items():
-        adjusted = false_discovery_control([row[-1] for row in rows])
+    for encoder, own in rows.items():
+        adjusted = false_discovery_control([row[-1] for row in own])
         verdicts[encoder] = tuple(
             BudgetVerdict(n, _kind(decide(low, high, margin), p), value, low, high)
-            for (n, value, low, high, _), p in zip(rows, adjusted, strict=True)
+            for (n, value, low, high, _), p in zip(own, adjusted, strict=True)
         )
     return verdicts
 

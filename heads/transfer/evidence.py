@@ -1,4 +1,4 @@
-"""What stands beside a verdict: which views belong together, slices, shift, ranking."""
+"""What stands beside a verdict: slices, shift, ranking."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from featurestore.encoders.loading import known_encoder
 from featurestore.errors import FeatureStoreError, NotEnoughData
 from featurestore.terms.embeddings import Embeddings
 from featurestore.terms.labels import is_missing
-from featurestore.terms.specs import EncoderSpec
 from heads.labels.plan import Plan
 from heads.labels.tasks import Task
 from heads.measures.comparison import ComparedHead, Difference
@@ -26,22 +25,6 @@ if TYPE_CHECKING:
     from featurestore.store.view import View
 
 
-def random_weights(spec: EncoderSpec, known: Mapping[str, View]) -> list[View]:
-    """Return the views of random weights of an encoder's architecture, at the same layer.
-
-    Two spellings of one seed are one network, told by their fingerprints.
-    """
-    options = [one for one in spec.options if one[0] != "seed"]
-    found = {
-        view.fingerprint: view
-        for view in known.values()
-        if view.spec.family == "random"
-        and (view.spec.model, view.spec.revision) == (f"{spec.family}:{spec.model}", spec.revision)
-        and [one for one in view.spec.options if one[0] != "seed"] == options
-    }
-    return list(found.values())
-
-
 def difference_of(
     first: ComparedHead, second: ComparedHead, metric: str, n_claims: int
 ) -> Difference:
@@ -53,26 +36,6 @@ def difference_of(
         (first.encoder, first.head), (second.encoder, second.head), found.value, found.low,
         found.high, found.estimand, metric, n_claims,
     )  # fmt: skip
-
-
-def layers_of(judged: Sequence[View]) -> list[list[View]]:
-    """Return the views that are layers of one network, pooled alike, the last layer last."""
-    networks: dict[tuple[str, str], list[View]] = {}
-    for view in judged:
-        key = str(view.spec.network), view.spec.option("pool", "")
-        networks.setdefault(key, []).append(view)
-    return [
-        sorted(found, key=lambda view: depth_of(view.spec))
-        for found in networks.values()
-        if len(found) > 1
-    ]
-
-
-def depth_of(spec: EncoderSpec) -> float:
-    """Return a number that grows with the depth of a layer; -1 and nothing are the end."""
-    layer = spec.option("layer", "-1")
-    number = float(layer) if layer.lstrip("-").isdecimal() else 0.0
-    return number if number >= 0 else 1e6 + number
 
 
 def slices_of(

@@ -11,7 +11,8 @@ from scipy.stats import ttest_rel
 import heads
 from featurestore.cli import run
 from featurestore.errors import BadName, NotEnoughData
-from heads.experiments.curve import Budget, PowerLaw, backtest, draw_labels, labels_needed, laws_of
+from heads.experiments.curve import draw_labels
+from heads.experiments.learning_curve import Budget, PowerLaw, backtest, labels_needed, laws_of
 from heads.labels.plan import make_plan
 
 

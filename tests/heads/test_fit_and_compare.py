@@ -196,6 +196,15 @@ def test_unknown_names_are_answered_with_known_ones(split_view):
         heads.compare(split_view, metric="auc")
 
 
+def test_an_unknown_keyword_is_answered_with_the_nearest(split_view):
+    with pytest.raises(TypeError, match="no keyword 'evaluate': did you mean 'evaluation'"):
+        heads.compare(split_view, evaluate="folds")
+    with pytest.raises(TypeError, match="no keyword 'budget': did you mean 'budgets'"):
+        heads.assess_transfer(split_view, budget=(4,))
+    with pytest.raises(TypeError, match="no keyword 'apply_reviews'"):
+        heads.assess_transfer(split_view, apply_reviews=True)
+
+
 def test_a_split_that_leaks_is_noticed(make_view, blobs):
     vectors, labels = blobs(n=60)
     content = [f"h{i}" for i in range(60)]

@@ -153,7 +153,7 @@ def test_a_wrong_column_is_found_before_anything_is_trained(family, planted):
 
 
 def test_random_weights_are_matched_by_architecture_revision_and_layer():
-    from heads.transfer.evidence import random_weights
+    from heads.transfer.cast import random_weights
 
     def view(spec, fingerprint):
         return SimpleNamespace(spec=EncoderSpec.parse(spec), fingerprint=fingerprint)
