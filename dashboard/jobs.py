@@ -1,4 +1,4 @@
-"""Work beside the server, followed by a page."""
+"""Commands that run beside the server, and the page that waits for one."""
 
 from __future__ import annotations
 
@@ -9,12 +9,8 @@ import tempfile
 
 import streamlit as st
 
-
-@st.fragment(run_every="2s")
-def _watch(job: Job) -> None:
-    if job.is_done:
-        st.rerun()
-    st.info("UMAP is being computed; PCA is shown until it is there.", icon=":material/timer:")
+from dashboard.page_data import wording
+from featurestore.store.view import View
 
 
 class Job:
@@ -46,6 +42,34 @@ class Job:
 
 
 @st.cache_resource(show_spinner=False)
-def jobs() -> dict[str, Job]:
+def running_jobs() -> dict[str, Job]:
     """Return the jobs of this server, by their words; shared by all tabs."""
     return {}
+
+
+def wait_for_map(view: View) -> str:
+    """Make the UMAP map beside the server, one at a time, and name the map to show meanwhile."""
+    store, name, spec = view.dataset.store.path, view.dataset.name, str(view.spec)
+    words = ("project", name, "-e", spec, "--method", "umap", "--store", str(store))
+    running, key = running_jobs(), "\0".join(words)
+    job = running.get(key)
+    if job is None or (job.is_done and job.error is None and job.about != view.state):
+        job = running[key] = Job(*words, about=view.state)
+    if job.is_done:
+        why = job.error or "it was made, but could not be kept: is the store read-only?"
+        st.error(wording.plain(f"No UMAP map: {why}"), icon=":material/error:")
+        st.button("Try again", on_click=_forget, args=(key,))
+    else:
+        _watch(job)
+    return "pca"
+
+
+def _forget(key: str) -> None:
+    running_jobs().pop(key, None)
+
+
+@st.fragment(run_every="2s")
+def _watch(job: Job) -> None:
+    if job.is_done:
+        st.rerun()
+    st.info("UMAP is being computed; PCA is shown until it is there.", icon=":material/timer:")

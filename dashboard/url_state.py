@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import streamlit as st
 
@@ -20,13 +19,13 @@ class UnknownChoice(FeatureStoreError, LookupError):
 
 
 def recall(key: str) -> str | None:
-    """Return what the URL says, else what was chosen last in this session."""
+    """Return the URL's value, else what was chosen last in this session."""
     chosen: str | None = st.query_params.get(key) or st.session_state.get(f"chosen {key}")
     return chosen
 
 
 def kept(key: str) -> str | None:
-    """Return a choice, and see that the address holds it."""
+    """Return a choice, and write it into the URL."""
     value = recall(key)
     remember(key, value)
     return value
@@ -52,13 +51,13 @@ def select(
 ) -> str:
     """Draw a select box whose choice is kept under ``key``; by default the first.
 
-    A new choice forgets those named in ``clears``. A choice of this session that is no longer
-    among the options, since another box has changed them, gives way to the default.
+    A new choice forgets those named in ``clears``. If another box has changed the options and
+    this session's choice is no longer among them, the default is chosen.
 
     Raises
     ------
     UnknownChoice
-        If the URL asks for something else than the options.
+        If the URL's value is not among the options.
     """
     chosen = recall(key) or default or options[0]
     known = chosen in options
@@ -81,7 +80,7 @@ def select(
 
 
 def slider(label: str, low: float, high: float, step: float, *, key: str, default: float) -> float:
-    """Draw a slider whose value is kept under ``key``; what the address says and is none is not."""
+    """Draw a slider whose value is kept under ``key``; invalid URL values are ignored."""
     widget = f"{key} slider"
     try:
         value = float(recall(key) or default)
@@ -101,11 +100,11 @@ def slider(label: str, low: float, high: float, step: float, *, key: str, defaul
     return value
 
 
-def text(place: Any, label: str, *, key: str, placeholder: str = "") -> str:
-    """Draw a line to type in, kept under ``key``; empty where nothing is said."""
+def text(label: str, *, key: str, placeholder: str = "") -> str:
+    """Draw a text box whose value is kept under ``key``; return "" where it is empty."""
     widget = f"{key} text"
     st.session_state[widget] = recall(key) or ""
-    place.text_input(
+    st.text_input(
         label,
         key=widget,
         placeholder=placeholder,
@@ -117,7 +116,7 @@ def text(place: Any, label: str, *, key: str, placeholder: str = "") -> str:
 
 
 def show(error: FeatureStoreError) -> None:
-    """Say what went wrong, and no more."""
+    """Show an error in one sentence."""
     said = str(error)
     st.error(wording.plain(said[:1].upper() + said[1:]), icon=":material/error:")
 

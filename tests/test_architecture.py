@@ -56,14 +56,15 @@ HEADS = {
 DASHBOARD = {
     "launch": "",
     "colors": "",
-    "jobs": "",
+    "jobs": "page_data",
     "page_data": "colors",
     "url_state": "page_data",
     "caches": "url_state page_data launch",
     "gallery": "page_data",
     "scatter": "page_data",
-    "widgets": "gallery scatter caches url_state page_data jobs",
-    "screens": "widgets gallery scatter caches url_state page_data jobs",
+    "start_runs": "url_state page_data",
+    "widgets": "gallery caches url_state page_data",
+    "screens": "widgets start_runs jobs gallery scatter caches url_state page_data",
     "app": "caches url_state page_data",
 }
 RULES = {
@@ -92,7 +93,7 @@ OWNERS = {
     "duckdb": ("featurestore/storage/query.py",),
     "obstore": ("featurestore/storage/remote.py",),
     "faiss": ("featurestore/search/exact.py",),
-    "streamlit": tuple(  # page data is computed without it
+    "streamlit": tuple(  # page data and colors are computed without it
         f"dashboard/{name}"
         for name in (
             "app.py",

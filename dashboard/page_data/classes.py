@@ -55,7 +55,7 @@ def class_counts(items: pa.Table) -> list[Row]:
 
 
 def class_colors(items: pa.Table) -> Mapping[str, str]:
-    """Return the colour of each class of a data set; items of no class are grey."""
+    """Return the color of each class of a data set; items of no class are grey."""
     labels = pc.unique(items.column("label").drop_null()).to_pylist()
     return {**colors(labels), NO_LABEL: NEUTRAL}
 

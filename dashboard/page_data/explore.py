@@ -1,4 +1,4 @@
-"""What the map shows: items and their places in, colours and selections out, no Streamlit."""
+"""What the map shows: items and their places in, colors and selections out, no Streamlit."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from featurestore.store.view import View
 from featurestore.terms.labels import MOST_CLASSES
 
 MOST_POINTS = 200_000  # on one map: more are shown as a sample of that many
-MOST_NAMES = 60  # categories with a colour and a line in the legend
+MOST_NAMES = 60  # categories with a color and a line in the legend
 NOTHING = "nothing"  # a value that is not there
-ONE_COLOUR = "nothing, all alike"
+ONE_COLOR = "nothing, all alike"
 RIGHT, WRONG, UNTESTED = "right", "wrong", "not tested"
 _RIGHT_COLORS = {RIGHT: PALETTE[0], WRONG: PALETTE[5], UNTESTED: NEUTRAL}
 
@@ -33,14 +33,14 @@ Outline = list[tuple[float, float]]
 
 @dataclass(frozen=True, eq=False)
 class Coloring:
-    """One category a point, each with a colour: classes, or steps of a scale."""
+    """One category a point, each with a color: classes, or steps of a scale."""
 
     codes: NDArray[np.int32]  # (n,), places in names
     names: list[str]
     hues: list[str]  # of each name
 
     def take(self, rows: NDArray[np.intp]) -> Coloring:
-        """Return the colours of some points; names keep theirs."""
+        """Return the colors of some points; names keep theirs."""
         return Coloring(self.codes[rows], self.names, self.hues)
 
     def legend(self) -> list[Row]:
@@ -54,7 +54,7 @@ class Coloring:
 
 
 def columns_to_color(items: pa.Table) -> list[str]:
-    """Return the columns that a map can be coloured by."""
+    """Return the columns that a map can be colored by."""
     hidden = {"item_id", "content_hash", "uri", "text", "source", "mtime_ns", "size"}
     return [
         name
@@ -66,8 +66,8 @@ def columns_to_color(items: pa.Table) -> list[str]:
 
 
 def item_coloring(items: pa.Table, column: str) -> Coloring:
-    """Colour a view's items by one of their columns; classes have the colours of other pages."""
-    if column == ONE_COLOUR:
+    """Color a view's items by one of their columns; classes have the colors of other pages."""
+    if column == ONE_COLOR:
         return Coloring(np.zeros(len(items), np.int32), ["items"], [PALETTE[0]])
     return coloring(items.column(column))
 
@@ -75,7 +75,7 @@ def item_coloring(items: pa.Table, column: str) -> Coloring:
 def head_coloring(
     items: pa.Table, predictions: pa.Table, card: Mapping[str, Any], column: str
 ) -> Coloring:
-    """Colour a view's items by what a head said of them."""
+    """Color a view's items by what a head said of them."""
     said = predicted(items.column("item_id"), predictions).column(column)
     if column == "outcome":
         return coloring(said, _RIGHT_COLORS)
@@ -88,15 +88,15 @@ def head_coloring(
 
 
 def coloring(values: pa.ChunkedArray, palette: Mapping[str, str] | None = None) -> Coloring:
-    """Colour by category, or in ten steps where there are many different numbers.
+    """Color by category, or in ten steps where there are many different numbers.
 
-    Of very many categories the largest have colours of their own, the others one together.
+    Of very many categories the largest have colors of their own, the others one together.
 
     Parameters
     ----------
     values : ChunkedArray of length n
     palette : mapping of str to str, optional
-        The colours of categories; by default those that their names have together.
+        The colors of categories; by default those that their names have together.
     """
     is_number = pa.types.is_floating(values.type) or pa.types.is_integer(values.type)
     if is_number and pc.count_distinct(values).as_py() > MOST_CLASSES:
@@ -123,7 +123,7 @@ def coloring(values: pa.ChunkedArray, palette: Mapping[str, str] | None = None) 
 
 
 def _stepped(values: NDArray[np.float64]) -> Coloring:
-    """Colour numbers in steps of equal width, from dark to light; what is missing is grey."""
+    """Color numbers in steps of equal width, from dark to light; what is missing is grey."""
     known = np.isfinite(values)
     low, high = (values[known].min(), values[known].max()) if known.any() else (0.0, 1.0)
     edges = np.linspace(low, high, len(SCALE) + 1)
@@ -207,20 +207,20 @@ def point_data(
     *,
     name: str,
     key: str,
-    colour_key: str,
+    color_key: str,
     lasso: Outline | None,
     item: int | None,
     has_points: bool = False,
 ) -> Row:
     """Return what the map's component draws.
 
-    ``key`` names the points, ``colour_key`` their colours: what is drawn already is not drawn
+    ``key`` names the points, ``color_key`` their colors: what is drawn already is not drawn
     again, and with ``has_points`` not sent again.
     """
     return {
         "name": name,
         "key": key,
-        "colour_key": colour_key,
+        "color_key": color_key,
         "points": None if has_points else _base64(xy),
         "codes": None if has_points else _base64(found.codes.astype(np.float32)),
         "names": found.names,

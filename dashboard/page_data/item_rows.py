@@ -1,4 +1,4 @@
-"""Items as rows and cards: searched, browsed, seen beside their neighbours."""
+"""Items as rows and cards: searched, browsed, seen beside their neighbors."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def browse(dataset: DataSet) -> pa.Table:
     return table.select(names).append_column("label", label).sort_by("item_id")
 
 
-# -- neighbours ----------------------------------------------------------------------------
+# -- neighbors ----------------------------------------------------------------------------
 
 
 def rows_of(items: pa.Table, ids: Sequence[str]) -> list[Row]:
@@ -86,11 +86,11 @@ def neighbors(index: Index, item_id: str, *, k: int) -> list[tuple[str, float]]:
 
 
 def agreement(label: str | None, others: Sequence[str | None]) -> str | None:
-    """Say how many neighbours share an item's label; None where it has none."""
+    """Say how many neighbors share an item's label; None where it has none."""
     if label is None or not others:
         return None
     n_same = sum(other == label for other in others)
-    return f"{n_same} of {len(others)} neighbours have the same label ({n_same / len(others):.0%})"
+    return f"{n_same} of {len(others)} neighbors have the same label ({n_same / len(others):.0%})"
 
 
 def card(row: Row, picture: Row, palette: Mapping[str, str], score: float | None = None) -> Row:

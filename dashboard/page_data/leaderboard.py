@@ -85,13 +85,13 @@ def metric_name(run: Comparison) -> str:
 
 
 def encoder_colors(dataset: DataSet, run: Comparison) -> Mapping[str, str]:
-    """Return the colour of each encoder of a comparison; what is no view is grey."""
+    """Return the color of each encoder of a comparison; what is no view is grey."""
     views = colors(str(view.spec) for view in dataset.views())
     return {cell.encoder: views.get(cell.encoder, NEUTRAL) for cell in run.heads}
 
 
 def interval_figure(run: Comparison, palette: Mapping[str, str]) -> go.Figure:
-    """Draw each row's value with its 95 % interval, best on top, coloured by encoder."""
+    """Draw each row's value with its 95 % interval, best on top, colored by encoder."""
     rows = run.rows()
     order = [escape(row_name(row)) for row in rows]  # plotly reads tags in names
     figure = go.Figure()

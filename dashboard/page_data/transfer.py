@@ -18,7 +18,7 @@ from heads.transfer.verdict import Kind
 
 Row = dict[str, Any]
 
-# Readable for colour-blind people, and named in words beside.
+# Readable for color-blind people, and named in words beside.
 VERDICT_COLORS = {
     Kind.POSITIVE: PALETTE[2],
     Kind.NEGATIVE: PALETTE[5],
@@ -106,7 +106,7 @@ def verdict_figure(found: Assessment) -> go.Figure:
         height=130 + 60 * len(found.verdicts),
         margin={"l": 0, "r": 0, "t": 20, "b": 40},
         xaxis={"title": f"difference to {found.verdicts[0].reference} ({unit}), 95 % interval; "
-                        "grey: the margin"},
+                        "gray: the margin"},
         yaxis={"automargin": True, "range": [len(found.verdicts) - 0.4, -0.6]},
     )  # fmt: skip
     return figure

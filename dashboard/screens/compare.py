@@ -73,5 +73,5 @@ if run.classes:
     view = shown.view_of_cell(dataset, pair[0][0], pair[1][0])
     if view is not None:
         origin = {"page": "compare", "run": run.card["created"], "right": pair[0], "wrong": pair[1]}
-        widgets.selection_actions(view, ids, origin=origin)
-    widgets.items_beside_neighbours(dataset, view, ids, key=f"only right {who}")
+        widgets.offer_selection_actions(view, ids, origin=origin)
+    widgets.draw_items_beside_neighbors(dataset, view, ids, key=f"only right {who}")

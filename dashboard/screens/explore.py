@@ -1,9 +1,9 @@
-"""A map of the items: colours, a lasso, a filter; what is chosen, and neighbours of a click."""
+"""A map of the items: colors, a lasso, a filter; what is chosen, and neighbors of a click."""
 
 import numpy as np
 import streamlit as st
 
-from dashboard import caches, url_state, widgets
+from dashboard import caches, jobs, url_state, widgets
 from dashboard.page_data import classes, head_details, leaderboard, wording
 from dashboard.page_data import explore as shown
 from dashboard.scatter import scatter
@@ -41,18 +41,19 @@ if head != NO_HEAD:
 label = classes.class_column(dataset)
 columns = [BY_HEAD + name for name in ("outcome", "predicted", "confidence")
            if extra is not None and name in extra.column_names]  # fmt: skip
-columns += [*shown.columns_to_color(items), shown.ONE_COLOUR]
+columns += [*shown.columns_to_color(items), shown.ONE_COLOR]
 with boxes[3]:
     default = label if label in columns else columns[0]
-    column = url_state.select("Colour", columns, key="color", default=default)
+    column = url_state.select("Color", columns, key="color", default=default)
 
-names = {one.name: one for one in read_slices(dataset.folder)}
+slices = {one.name: one for one in read_slices(dataset.folder)}
 left, right = st.columns([3, 1])
-where = url_state.text(
-    left, "Filter (SQL over the items)", key="where", placeholder="split = 'test' and label = 'cat'"
-)
+with left:
+    where = url_state.text(
+        "Filter (SQL over the items)", key="where", placeholder="split = 'test' and label = 'cat'"
+    )
 with right:
-    part = url_state.select("Slice", [ALL, *names], key="slice")
+    slice_name = url_state.select("Slice", [ALL, *slices], key="slice")
 chosen = np.ones(len(items), bool)
 try:
     if where:
@@ -60,15 +61,15 @@ try:
 except BadQuery as error:
     url_state.show(error)
     st.caption(wording.plain(f"Columns: {', '.join(items.column_names)}"))
-if part != ALL:
-    chosen &= shown.is_in(items.column("item_id"), names[part].item_ids)
+if slice_name != ALL:
+    chosen &= shown.is_in(items.column("item_id"), slices[slice_name].item_ids)
 rows = shown.sampled(np.flatnonzero(chosen))
 if not len(rows):
-    st.info("No item fulfils the filter.")
+    st.info("No item fulfills the filter.")
     st.stop()
 
 if method == "umap" and not is_projected(view, "umap"):
-    method = widgets.wait_for_map(view)
+    method = jobs.wait_for_map(view)
 try:
     xy = caches.map_of(view, method)
 except FeatureStoreError as error:
@@ -84,11 +85,11 @@ if lasso := url_state.kept("lasso"):
         url_state.remember("lasso", None)
 selected = url_state.kept("item")
 ids = items.column("item_id")
-at = np.flatnonzero(ids.take(rows).to_numpy() == selected)  # where it is drawn, if it is
+points = np.flatnonzero(ids.take(rows).to_numpy() == selected)  # of the selected item: 0 or 1
 
 
 def lassoed(corners: list[list[float]]) -> None:
-    """Keep what was drawn around."""
+    """Keep the outline that was drawn."""
     url_state.remember("lasso", shown.outline_text(method, corners) if len(corners) > 2 else None)
     url_state.remember("item", None)
 
@@ -106,22 +107,22 @@ def cleared() -> None:
 
 
 is_heads = column.startswith(BY_HEAD)
-found = caches.colorings(view, column.removeprefix(BY_HEAD), head if is_heads else None)
-key = f"{view.slug} {view.state} {method} {where} {part}"
-colour_key = f"{column} {head}"
+coloring = caches.colorings(view, column.removeprefix(BY_HEAD), head if is_heads else None)
+key = f"{view.slug} {view.state} {method} {where} {slice_name}"
+color_key = f"{column} {head}"
 sent = st.session_state.get("map sent")
 drawn, beside = st.columns([3, 2], gap="large")
 with drawn:
     scatter(
         shown.point_data(
             xy[rows],
-            found.take(rows),
-            name=f"Map of {len(rows):,} items of {dataset.name}, coloured by {column}",
+            coloring.take(rows),
+            name=f"Map of {len(rows):,} items of {dataset.name}, colored by {column}",
             key=key,
-            colour_key=colour_key,
+            color_key=color_key,
             lasso=outline,
-            item=int(at[0]) if len(at) else None,
-            has_points=sent == (key, colour_key),
+            item=int(points[0]) if len(points) else None,
+            has_points=sent == (key, color_key),
         ),
         key="map",
         on_lasso=lassoed,
@@ -129,16 +130,16 @@ with drawn:
         on_clear=cleared,
         on_lost=lambda: st.session_state.pop("map sent", None),
     )
-    st.session_state["map sent"] = (key, colour_key)
+    st.session_state["map sent"] = (key, color_key)
     if len(rows) < chosen.sum():
         st.caption(f"A sample of {len(rows):,} of {chosen.sum():,} items, drawn evenly.")
     st.caption(
         "Scroll to zoom, drag to move; choose Lasso or Box to select, click a point (or reach "
-        "it with arrow keys and Enter) for its neighbours. Places come from the vectors alone, "
+        "it with arrow keys and Enter) for its neighbors. Positions come from the vectors alone, "
         "not from labels."
     )
     if method == "umap":
-        st.caption("UMAP keeps neighbours together; distances between groups mean little.")
+        st.caption("UMAP keeps neighbors together; distances between groups mean little.")
 with beside:
     if outline is not None:
         chosen[chosen] = shown.inside(xy[chosen], outline)
@@ -147,16 +148,16 @@ with beside:
     st.markdown(f"**{len(picked):,} items {what}**")
     if label in items.column_names:
         st.caption(wording.plain(shown.label_breakdown(items.column(label).filter(chosen))))
-    widgets.selection_actions(
+    widgets.offer_selection_actions(
         view,
         picked,
         origin={"page": "explore", "encoder": str(view.spec), "where": where, "lasso": lasso},
         extra=extra,
     )
     if selected is not None:
-        widgets.neighbours(view, selected)
+        widgets.draw_neighbors(view, selected)
         st.button("Back to the selection", on_click=url_state.remember, args=("item", None))
     elif len(picked):
-        widgets.item_pages(dataset, picked, name="Items", key="items")
+        widgets.draw_items(dataset, picked, name="Items", key="items")
     else:
         st.info("No item within the outline: draw around some points.")

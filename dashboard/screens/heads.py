@@ -2,11 +2,11 @@
 
 import streamlit as st
 
-from dashboard import caches, widgets
+from dashboard import caches, start_runs, widgets
 from dashboard.page_data import leaderboard, wording
 
 dataset = caches.dataset()
-widgets.train_panel(dataset)
+start_runs.offer_training(dataset)
 encoders = [word for view in dataset.views() for word in ("-e", str(view.spec))]
 run = widgets.choose_run(
     dataset, caches.comparisons(dataset), "Comparison", key="run", show=leaderboard.run_title,

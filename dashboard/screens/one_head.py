@@ -87,9 +87,9 @@ if cells:
         st.caption(f"{len(named) - len(ids):,} more are gone from the data set.")
     view = shown.view_of_head(dataset, card)
     if view is not None:
-        widgets.selection_actions(
+        widgets.offer_selection_actions(
             view,
             ids,
             origin={"page": "head", "head": chosen, "label": classes[row], "predicted": said},
         )
-    widgets.items_beside_neighbours(dataset, view, ids, key="confused")
+    widgets.draw_items_beside_neighbors(dataset, view, ids, key="confused")

@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from dashboard import caches, url_state, widgets
+from dashboard import caches, start_runs, url_state, widgets
 from dashboard.gallery import gallery
 from dashboard.page_data import item_rows, wording
 from dashboard.page_data import quality as shown
@@ -21,7 +21,7 @@ from featurestore.terms.specs import encoder_label
 from heads.quality.issues import Kind
 
 dataset = caches.dataset()
-widgets.inspect_panel(dataset)
+start_runs.offer_inspection(dataset)
 left, right = st.columns([3, 2])
 with left:
     report = widgets.choose_run(
@@ -96,7 +96,7 @@ def later(item: str) -> None:
 
 view = next((one for one in dataset.views() if str(one.spec) == report.encoder), None)
 if view is not None and issues:
-    widgets.selection_actions(
+    widgets.offer_selection_actions(
         view.now(),
         [one.item_id for one in issues if one.item_id in known],
         origin={"page": "quality", "report": chosen, "kind": kind},
@@ -118,7 +118,7 @@ else:
     here = [one for one in current.others if one in known]
     about, beside = st.columns([2, 3], gap="large")
     with about:
-        widgets.item_card(dataset, item, key="item card")
+        widgets.draw_item(dataset, item, key="item card")
         st.markdown(wording.plain(current.reason[:1].upper() + current.reason[1:] + "."))
         if said := shown.decision_words(decided.get(item)):
             st.info(wording.plain(f"Already {said}."))
@@ -157,13 +157,13 @@ else:
                     args=(item, Action.RELABEL, other),
                 )  # fmt: skip
     with beside:
-        words = "Its twins" if current.kind in (Kind.DUPLICATE, Kind.LEAK) else "Its neighbours"
+        words = "Its twins" if current.kind in (Kind.DUPLICATE, Kind.LEAK) else "Its neighbors"
         st.markdown(f"**{words}** · by {wording.plain(encoder_label(report.encoder))}")
         rows = item_rows.rows_of(caches.items(dataset), here[: widgets.PAGE_ITEMS])
         gallery(caches.cards(dataset, rows), name=words, key="others", on_click=widgets.choose_item)
         looked_at = url_state.recall("item")
         if view is not None and looked_at in known and looked_at != item:
-            widgets.neighbours(view.now(), looked_at, key=" looked at")
+            widgets.draw_neighbors(view.now(), looked_at, key=" looked at")
 
 st.button("Undo my last", shortcut="u", on_click=take_back, disabled=not decided)
 st.text_input(

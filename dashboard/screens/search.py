@@ -33,9 +33,8 @@ if dataset.modality == Modality.IMAGE:
 first, second = st.columns([1, 3])
 with first:
     mode = url_state.select("Look for", modes, key="look", show=lambda one: MODES[one])
-where = url_state.text(
-    second, "Filter (SQL over the items)", key="where", placeholder="split = 'test'"
-)
+with second:
+    where = url_state.text("Filter (SQL over the items)", key="where", placeholder="split = 'test'")
 
 
 def look_at(item_id: str) -> None:
@@ -55,7 +54,7 @@ def query_of(one: View) -> tuple[np.ndarray | None, str | None]:
 
 words, picture = "", None
 if mode == "text":
-    words = url_state.text(st, "Words", key="q", placeholder="a scratch on grey steel")
+    words = url_state.text("Words", key="q", placeholder="a scratch on grey steel")
 elif mode == "upload":
     picture = st.file_uploader(
         "Picture", type=["png", "jpg", "jpeg", "webp", "bmp", "tif", "tiff"], max_upload_size=20
@@ -63,13 +62,13 @@ elif mode == "upload":
     st.caption("Not stored, and not part of this page's address.")
 else:
     ids = caches.items(dataset).column("item_id")
-    typed = url_state.text(st, "Item", key="item", placeholder=ids[0].as_py() if len(ids) else "")
+    typed = url_state.text("Item", key="item", placeholder=ids[0].as_py() if len(ids) else "")
     if not typed:
         st.info("Click an item, or type its id.")
-        widgets.item_pages(dataset, ids.to_pylist(), name="Items", key="items")
+        widgets.draw_items(dataset, ids.to_pylist(), name="Items", key="items")
         st.stop()
     try:
-        widgets.item_card(dataset, typed, key="item card")
+        widgets.draw_item(dataset, typed, key="item card")
     except FeatureStoreError as error:
         url_state.show(error)
         st.stop()
@@ -86,7 +85,7 @@ for column, one in zip(st.columns(len(shown), gap="large"), shown, strict=True):
             found = item_rows.found(caches.index(one), query, item, k=k, among=among)
             rows = item_rows.rows_of(caches.items(dataset), [name for name, _ in found])
             if not rows:
-                st.caption("Nothing fulfils the filter.")
+                st.caption("Nothing fulfills the filter.")
                 continue
             if item is not None:
                 [about] = item_rows.rows_of(caches.items(dataset), [item])
@@ -94,11 +93,11 @@ for column, one in zip(st.columns(len(shown), gap="large"), shown, strict=True):
                     st.caption(said)
             gallery(
                 caches.cards(dataset, rows, [score for _, score in found]),
-                name=f"Found by {one.spec.label}" if len(shown) > 1 else "Neighbours",
+                name=f"Found by {one.spec.label}" if len(shown) > 1 else "Neighbors",
                 key=f"found by {one.slug}",
                 on_click=look_at,
             )
-            widgets.selection_actions(
+            widgets.offer_selection_actions(
                 one,
                 [name for name, _ in found],
                 extra=item_rows.scores_table(found),

@@ -127,7 +127,7 @@ class PointMap {
 
   async update(data) {
     if (this.wanted !== data || this.isClosed) return; // a later one waits
-    const drawn = JSON.stringify([data.key, data.colour_key]);
+    const drawn = JSON.stringify([data.key, data.color_key]);
     if (drawn !== this.drawn) {
       if (data.points === null) {
         this.tell("lost", Date.now()); // the page believes that they were sent here
@@ -160,10 +160,10 @@ class PointMap {
     await this.mark(data);
   }
 
-  // Colours of points and of the page, which may have turned dark.
+  // Colors of points and of the page, which may have turned dark.
   paint(data) {
-    const back = colour(this.root, "--st-background-color");
-    const text = colour(this.root, "--st-text-color");
+    const back = color(this.root, "--st-background-color");
+    const text = color(this.root, "--st-text-color");
     const painted = JSON.stringify([back, text, data.hues]);
     if (painted === this.painted) return;
     this.painted = painted;
@@ -178,7 +178,7 @@ class PointMap {
       opacityBy: "valueB",
       opacity: [0.06, n > 50000 ? 0.5 : 0.8],
       pointSizeSelected: 4,
-      lassoColor: colour(this.root, "--st-primary-color"),
+      lassoColor: color(this.root, "--st-primary-color"),
     });
   }
 
@@ -313,10 +313,10 @@ function floats(base64) {
   return new Float32Array(bytes.buffer);
 }
 
-function colour(place, name) {
+function color(root, name) {
   const probe = element("span");
   probe.style.color = `var(${name})`;
-  place.append(probe);
+  root.append(probe);
   const [r, g, b] = getComputedStyle(probe).color.match(/[\d.]+/g).map(Number);
   probe.remove();
   return [r / 255, g / 255, b / 255, 1];

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 )  # fmt: skip
 @click.option("--id", "id_column", metavar="COLUMN", help="Column of unique ids.")
 @click.option("--columns", metavar="A,B", help="Column names of a table without a header.")
-@click.option("--where", metavar="SQL", help="Only items that fulfil a condition, in this run.")
+@click.option("--where", metavar="SQL", help="Only items that fulfill a condition, in this run.")
 @click.option("--limit", type=click.IntRange(min=1), help="Only the first so many, in this run.")
 @click.option(
     "--sample", type=click.IntRange(min=1), help="Only so many, drawn at random, in this run."

@@ -12,7 +12,7 @@ from featurestore.cli.printing import say
 @click.argument("dataset")
 @click.argument("path")
 @click.option("-e", "--encoder", metavar="SPEC", help="Encoder; the only view's by default.")
-@click.option("--where", metavar="SQL", help="Only items that fulfil a condition.")
+@click.option("--where", metavar="SQL", help="Only items that fulfill a condition.")
 @click.option("--split", metavar="NAME", help="Only items of a split.")
 @slice_option
 @store_option

@@ -29,7 +29,7 @@ def project(dataset: str, encoder: str | None, method: str, seed: int, store_pat
     view = view_of(store_path, dataset, encoder)
 
     def count(n_done: int, n: int) -> None:
-        click.echo(f"\r\033[K{n_done:,}/{n:,} neighbours", err=True, nl=n_done == n)
+        click.echo(f"\r\033[K{n_done:,}/{n:,} neighbors", err=True, nl=n_done == n)
 
     xy = project(view, method, seed=seed, progress=count if sys.stderr.isatty() else None)
     say(f"{method} map of {len(xy):,} items of {view.name} is kept")

@@ -24,7 +24,7 @@ from featurestore.cli.printing import print_json, print_table, say
 )  # fmt: skip
 @click.option("--unlike", multiple=True, metavar="ID", help="But not like this item.")
 @click.option("-k", default=10, show_default=True, type=click.IntRange(min=1), help="How many.")
-@click.option("--where", metavar="SQL", help="Only items that fulfil a condition.")
+@click.option("--where", metavar="SQL", help="Only items that fulfill a condition.")
 @click.option("--split", metavar="NAME", help="Only items of a split.")
 @click.option("--metric", default="cosine", show_default=True, help="cosine, ip or l2.")
 @click.option("--exact", is_flag=True, help="Even where there is an index.")
@@ -51,7 +51,7 @@ def search(
     store_path: str,
     as_json: bool,
 ) -> None:
-    """Find the nearest neighbours of items, pictures or texts, or of several together.
+    """Find the nearest neighbors of items, pictures or texts, or of several together.
 
     Exact, unless `featurestore index` made an index; scores are exact in any case.
     """

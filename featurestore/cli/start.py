@@ -17,7 +17,7 @@ from featurestore.cli.show_results import show_assessment, show_comparison
 @click.option("--no-browser", is_flag=True, help="Do not open a browser.")
 @store_option
 def dashboard(host: str, port: int, no_browser: bool, store_path: str) -> int:
-    """Browse data sets, heads and neighbours in the browser."""
+    """Browse data sets, heads and neighbors in the browser."""
     from dashboard.launch import launch
 
     return launch(open_given(store_path).path, host=host, port=port, open_browser=not no_browser)

@@ -97,7 +97,7 @@ def compact(dataset: str, store_path: str) -> None:
 @click.command(epilog="Example: featurestore delete photos cat/1.jpg --erase")
 @click.argument("dataset")
 @click.argument("ids", nargs=-1)
-@click.option("--where", metavar="SQL", help="All items that fulfil a condition.")
+@click.option("--where", metavar="SQL", help="All items that fulfill a condition.")
 @click.option(
     "--erase", is_flag=True,
     help="Also from old versions, caches, indexes, thumbnails and predictions, for ever.",
@@ -118,7 +118,7 @@ def delete(
     folder = open_given(store_path).dataset(dataset).folder
     chosen = erasure.select_ids(folder, ids, where, ever=erase)
     if len(chosen) == 0:
-        say("no item fulfils the condition")
+        say("no item fulfills the condition")
         return
     if not yes:
         how = "for ever" if erase else "earlier versions keep them"

@@ -56,7 +56,7 @@ def store_variable(small_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def picture_id() -> str:
-    """An item that has neighbours."""
+    """An item that has neighbors."""
     return str(Path("test", "black", "0.png"))
 
 

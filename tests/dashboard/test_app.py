@@ -79,7 +79,7 @@ def test_the_url_restores_data_set_encoder_and_item(small_store: Store) -> None:
     pairs = zip(expected.ids[0], expected.scores[0], strict=True)
     assert shown == [(item, f"{score:.3f}") for item, score in pairs]
     assert [card["text"] for card in cards(app, "item card")] == ["red apple"]
-    assert "1 of 3 neighbours have the same label (33%)" in texts_of(app.caption)
+    assert "1 of 3 neighbors have the same label (33%)" in texts_of(app.caption)
 
 
 @pytest.mark.usefixtures("store_variable")

@@ -107,12 +107,12 @@ def problems(page: Page) -> Iterator[list[str]]:
     assert found == []
 
 
-def expect_neighbours(page: Page, store: Store, item_id: str) -> None:
+def expect_neighbors(page: Page, store: Store, item_id: str) -> None:
     """Wait until the page shows what Python finds, picture by picture, and nothing else."""
     item = page.get_by_role("group", name="Item", exact=True).locator("button")
     expect(item).to_have_attribute("data-id", item_id)
     found = store.view("pictures", "baseline:pixels").neighbors(item_id, k=10)
-    cards = page.get_by_role("group", name="Neighbours", exact=True).locator("button")
+    cards = page.get_by_role("group", name="Neighbors", exact=True).locator("button")
     expect(cards).to_have_count(10)
     for i in range(10):
         expect(cards.nth(i)).to_have_attribute("data-id", found.ids[0, i])
@@ -138,11 +138,11 @@ def test_the_first_link_of_a_server_restores_its_state(
 ) -> None:
     page.goto(f"{address}/search?dataset=pictures&item={picture_id}")
     expect(page.get_by_role("heading", name="Search")).to_be_visible()
-    expect_neighbours(page, full_store, picture_id)
+    expect_neighbors(page, full_store, picture_id)
 
 
 @pytest.mark.usefixtures("problems")
-def test_open_click_an_item_see_its_neighbours_by_mouse_and_by_key(
+def test_open_click_an_item_see_its_neighbors_by_mouse_and_by_key(
     page: Page, address: str, full_store: Store
 ) -> None:
     page.goto(address)
@@ -154,19 +154,19 @@ def test_open_click_an_item_see_its_neighbours_by_mouse_and_by_key(
     expect(items).to_have_count(24)
     clicked = str(items.nth(1).get_attribute("data-id"))
     items.nth(1).click()
-    expect_neighbours(page, full_store, clicked)
+    expect_neighbors(page, full_store, clicked)
     expect(page).to_have_url(re.compile(r"/search\?.*item="))
 
-    # From neighbour to neighbour, by keyboard.
-    first = page.get_by_role("group", name="Neighbours").locator("button").first
+    # From neighbor to neighbor, by keyboard.
+    first = page.get_by_role("group", name="Neighbors").locator("button").first
     closest = str(first.get_attribute("data-id"))
     first.focus()
     page.keyboard.press("Enter")
-    expect_neighbours(page, full_store, closest)
+    expect_neighbors(page, full_store, closest)
 
 
 @pytest.mark.usefixtures("problems")
-def test_explore_lasso_slice_neighbours_train_compare_export(
+def test_explore_lasso_slice_neighbors_train_compare_export(
     page: Page, address: str, full_store: Store
 ) -> None:
     dataset = full_store.dataset("pictures")
@@ -213,7 +213,7 @@ def test_explore_lasso_slice_neighbours_train_compare_export(
     page.get_by_role("button", name="Clear selection").click()
     expect(page.get_by_text("32 items on the map")).to_be_visible()
     page.get_by_role("group", name="Items").locator("button").first.click()
-    expect_neighbours(page, full_store, str(ids[0]))
+    expect_neighbors(page, full_store, str(ids[0]))
 
     open_page(page, "Leaderboard")
     page.get_by_role("button", name="Train or compare heads").click()
@@ -274,7 +274,7 @@ def test_a_lasso_a_point_and_a_filter_on_the_map(
     row = int(apart.min(axis=1).argmax())
     page.mouse.move(*at(row))
     page.mouse.click(*at(row))
-    expect_neighbours(page, full_store, str(ids[row]))
+    expect_neighbors(page, full_store, str(ids[row]))
     expect(page).to_have_url(re.compile("lasso="))
 
     # With fewer points on the map, the same item is marked, and a click is about what is drawn.
@@ -286,7 +286,7 @@ def test_a_lasso_a_point_and_a_filter_on_the_map(
     expect(page.locator(".map")).to_have_attribute("data-points", str(labels.count(labels[row])))
     page.mouse.move(*at(row))
     page.mouse.click(*at(row))
-    expect_neighbours(page, full_store, str(ids[row]))
+    expect_neighbors(page, full_store, str(ids[row]))
 
 
 @pytest.mark.usefixtures("problems")
@@ -304,7 +304,7 @@ def test_the_points_of_the_map_are_reached_by_keyboard(
     page.keyboard.press("Enter")
     # From the middle, the point to the right that is nearest, twice as far counted across.
     costs = np.where(xy[:, 0] > 0, xy[:, 0] + 2 * np.abs(xy[:, 1]), np.inf)
-    expect_neighbours(page, full_store, str(view.load().ids[costs.argmin()]))
+    expect_neighbors(page, full_store, str(view.load().ids[costs.argmin()]))
 
 
 @pytest.mark.usefixtures("problems")

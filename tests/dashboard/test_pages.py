@@ -48,7 +48,7 @@ def floats(text: object) -> np.ndarray:
 # -- explore ----------------------------------------------------------------------------------
 
 
-def test_the_map_shows_every_vector_in_the_colour_of_its_class(store: Store) -> None:
+def test_the_map_shows_every_vector_in_the_color_of_its_class(store: Store) -> None:
     app = opened("explore")
     view = store.view("pictures", "baseline:pixels")
     found = map_of(app)
@@ -57,7 +57,7 @@ def test_the_map_shows_every_vector_in_the_colour_of_its_class(store: Store) -> 
     names = [line["name"] for line in found["legend"]]  # type: ignore[attr-defined]
     assert found["names"] == [*names]
     assert [names[int(code)] for code in floats(found["codes"])] == labels
-    assert found["name"] == "Map of 32 items of pictures, coloured by label"
+    assert found["name"] == "Map of 32 items of pictures, colored by label"
     assert "**32 items on the map**" in texts_of(app.markdown)
 
 
@@ -85,7 +85,7 @@ def test_a_filter_leaves_what_fulfils_it_and_a_wrong_one_says_the_columns() -> N
     assert "shade" in error
     assert any(said.startswith("Columns: item_id, ") for said in texts_of(app.caption))
     app = opened("explore", where="1 = 2")
-    assert texts_of(app.info) == ["No item fulfils the filter."]
+    assert texts_of(app.info) == ["No item fulfills the filter."]
 
 
 @pytest.mark.parametrize(
@@ -112,7 +112,7 @@ def test_a_filter_is_a_condition_and_nothing_else(page: str, where: str, tmp_pat
     assert not path.exists()
 
 
-def test_a_head_colours_by_right_and_wrong(store: Store) -> None:
+def test_a_head_colors_by_right_and_wrong(store: Store) -> None:
     [card] = heads.list_heads(store.dataset("pictures"))
     found = map_of(opened("explore", map_head=card["head_id"], color="head: outcome"))
     predictions = heads.read_predictions(store.dataset("pictures"), card["head_id"])
@@ -176,7 +176,7 @@ def test_points_within_an_outline_are_those_of_the_even_odd_rule() -> None:
     assert shown.inside(xy, star).tolist() == [False, True, False, True, False]
 
 
-def test_numbers_are_coloured_in_steps_and_gaps_are_grey() -> None:
+def test_numbers_are_colored_in_steps_and_gaps_are_grey() -> None:
     found = shown.coloring(pa.chunked_array([[float(n) for n in range(30)] + [None]]))
     assert found.codes.tolist() == [n // 3 for n in range(30)] + [10]
     assert found.names[0] == "0 to 2.9"
@@ -186,7 +186,7 @@ def test_numbers_are_coloured_in_steps_and_gaps_are_grey() -> None:
     assert named.codes.tolist() == [0, 2, 1, 0]
 
 
-def test_colours_stay_under_a_filter_and_very_many_values_share_one() -> None:
+def test_colors_stay_under_a_filter_and_very_many_values_share_one() -> None:
     values = pa.chunked_array([["a", "b", "c", "c"]])
     whole = shown.coloring(values)
     part = whole.take(np.array([0, 1]))
@@ -224,7 +224,7 @@ def test_no_choice_of_one_page_or_box_breaks_another(store: Store) -> None:
     app = opened("explore", map_head=card["head_id"], color="head: outcome")
     app.selectbox("map_head box").set_value("none").run()
     assert not app.error
-    assert map_of(app)["name"].endswith("coloured by label")  # type: ignore[attr-defined]
+    assert map_of(app)["name"].endswith("colored by label")  # type: ignore[attr-defined]
     for page in ("one_head", "explore", "compare", "search", "quality", "heads", "one_head"):
         app.switch_page(f"screens/{page}.py").run()
         assert not app.exception
@@ -455,11 +455,11 @@ def test_a_button_decides_the_item_that_it_was_drawn_for(store: Store) -> None:
         assert keys[name].endswith(item)
 
 
-def test_a_neighbour_that_is_clicked_is_shown_with_its_own(store: Store) -> None:
+def test_a_neighbor_that_is_clicked_is_shown_with_its_own(store: Store) -> None:
     app = opened("quality", kind="leak", item="train/black/3.png")
     assert cards(app, "item card")[0]["id"] in {"train/grey/4.png", "test/grey/twin.png"}
     assert cards(app, "item card looked at")[0]["id"] == "train/black/3.png"
-    assert len(cards(app, "neighbours looked at")) == 10
+    assert len(cards(app, "neighbors looked at")) == 10
 
 
 def test_without_labels_items_can_still_be_left_out(

@@ -109,7 +109,7 @@ def test_the_class_figure_draws_each_split_and_keeps_names_as_text() -> None:
     ]
 
 
-def test_a_filter_changes_no_colour(small_store: Store) -> None:
+def test_a_filter_changes_no_color(small_store: Store) -> None:
     items = item_rows.browse(small_store.dataset("pictures"))
     assert classes.class_colors(items) == {
         "black": "#0072B2",
@@ -128,7 +128,7 @@ def test_rows_come_in_the_order_of_the_ids(small_store: Store) -> None:
         item_rows.rows_of(items, ["a", "z"])
 
 
-def test_neighbours_from_a_kept_index_are_those_of_the_view(
+def test_neighbors_from_a_kept_index_are_those_of_the_view(
     small_store: Store, picture_id: str
 ) -> None:
     view = small_store.view("pictures", PIXELS)
@@ -142,7 +142,7 @@ def test_neighbours_from_a_kept_index_are_those_of_the_view(
 @pytest.mark.parametrize(
     ("label", "others", "said"),
     [
-        ("a", ["a", "b", "a", None], "2 of 4 neighbours have the same label (50%)"),
+        ("a", ["a", "b", "a", None], "2 of 4 neighbors have the same label (50%)"),
         (None, ["a"], None),
         ("a", [], None),
     ],

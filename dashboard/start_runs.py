@@ -1,0 +1,74 @@
+"""Train, compare, or look for issues from a page, with progress."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+import heads
+from dashboard import url_state
+from dashboard.page_data import wording
+from featurestore.store.dataset import DataSet
+from featurestore.terms.specs import encoder_label
+from heads.catalogue.table import default_heads
+from heads.labels.tasks import Task
+
+
+def offer_training(dataset: DataSet) -> None:
+    """Offer to train a head, or to compare all, with progress."""
+    specs = [str(view.spec) for view in dataset.views()]
+    labels = dataset.label_columns
+    if not specs or not labels:
+        return
+    with st.popover("Train or compare heads", icon=":material/model_training:"):
+        label = st.selectbox("Label", labels, key="train label")
+        task = Task(dataset.description.labels[label]["task"])
+        spec = st.selectbox("Encoder", specs, format_func=encoder_label, key="train encoder")
+        names = [*default_heads(task), "best"]
+        head = st.selectbox("Head", names, key="train head")
+        reviews = st.checkbox("Apply reviews to the training rows", key="train reviews")
+        trains = st.button("Train this head")
+        compares = st.button("Compare all heads on all encoders")
+    if not (trains or compares):
+        return
+    bar = st.progress(0.0, "Reading the vectors…")
+
+    def tell(n_done: int, n_fits: int, what: str) -> None:
+        bar.progress(n_done / n_fits, wording.plain(f"{n_done} of {n_fits} fits: {what}"))
+
+    if trains:
+        fitted = heads.fit(
+            dataset.view(spec), head, label=label, apply_reviews=reviews, progress=tell
+        )
+        url_state.remember("head", fitted.head_id)
+        bar.empty()
+        metric, found = next(iter(fitted.card["metrics"].items()))
+        st.success(
+            wording.plain(
+                f"Trained {fitted.head_id}: {metric.replace('_', ' ')} {found['value']:.3f}"
+            )
+        )
+        st.page_link("screens/one_head.py", label="See this head", icon=":material/fact_check:")
+    else:
+        run = heads.compare(dataset.views(), label=label, apply_reviews=reviews, progress=tell)
+        url_state.remember("run", str(run.card["created"]))
+        st.rerun()
+
+
+def offer_inspection(dataset: DataSet) -> None:
+    """Offer to look for issues, with progress."""
+    specs = [str(view.spec) for view in dataset.views()]
+    if not specs:
+        return
+    with st.popover("Look for issues", icon=":material/troubleshoot:"):
+        spec = st.selectbox("Encoder", specs, format_func=encoder_label, key="inspect encoder")
+        starts = st.button("Look now")
+    if not starts:
+        return
+    bar = st.progress(0.0, "Reading the vectors…")
+
+    def tell(n_done: int, n: int, what: str) -> None:
+        bar.progress(n_done / max(1, n), f"{what}: {n_done:,} of {n:,}")
+
+    found = heads.find_issues(dataset.view(spec), progress=tell)
+    url_state.remember("report", str(found.card["created"]))
+    st.rerun()
