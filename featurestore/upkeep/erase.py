@@ -9,18 +9,18 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from featurestore.curation.reviews import erase_from_reviews
 from featurestore.curation.slices import erase_from_slices
 from featurestore.errors import StoreCorrupt, UnknownItem, nearest
 from featurestore.storage.columns import drop_equal
 from featurestore.storage.dataset_folder import DatasetFolder, all_views_locked, indexes_locked
-from featurestore.storage.files import matching, read_json, remove_folder, write_file
+from featurestore.storage.files import matching, read_json, remove_folder
 from featurestore.storage.query import fulfils
 from featurestore.storage.remote import RemotePath, StorePath
 from featurestore.storage.shards import read_shard
 from featurestore.storage.tables import YOUNG_S, Table
+from featurestore.upkeep.head_files import erase_predictions, head_ids
 
 _DERIVED = ("indexes", "cache")
 
@@ -100,7 +100,7 @@ def erase(folder: DatasetFolder, ids: pa.Array) -> Erased:
         # What names the items goes before the files that know them: interrupted, `_ids_ever`
         # finds them again.
         cards = _erase_cards(folder, ids)
-        _erase_rows(folder, ids)
+        erase_predictions(folder, ids)
         erase_from_slices(folder, set(ids.to_pylist()))
         erase_from_reviews(folder, set(ids.to_pylist()))
         left = set(folder.items.read(["content_hash"]).column("content_hash").to_pylist())
@@ -125,8 +125,7 @@ def erase(folder: DatasetFolder, ids: pa.Array) -> Erased:
                 n_young += sum(_holds(path, ids) for path in unnamed)
         if isinstance(folder.path, RemotePath):
             folder.clear_local()
-    heads = sorted(path.parent.name for path in (folder.path / "heads").glob("*/card.json"))
-    return Erased(n_files, len(thumbnails), cards, tuple(heads), n_young)
+    return Erased(n_files, len(thumbnails), cards, tuple(head_ids(folder)), n_young)
 
 
 def _ids_ever(folder: DatasetFolder) -> set[str]:
@@ -168,21 +167,6 @@ def _erase_cards(folder: DatasetFolder, ids: pa.Array) -> tuple[str, ...]:
     return tuple(gone)
 
 
-def _erase_rows(folder: DatasetFolder, ids: pa.Array) -> None:
-    """Drop the items from the predictions that heads keep."""
-    for path in matching(folder.path / "heads", "*/predictions.parquet"):
-        try:
-            rows = read_shard(path)
-        except StoreCorrupt:
-            path.unlink()  # nobody can say that it holds none of them
-            continue
-        kept = rows.filter(pc.invert(pc.is_in(rows.column("item_id"), value_set=ids)))
-        if len(kept) < len(rows):
-            sink = pa.BufferOutputStream()
-            pq.write_table(kept, sink)
-            write_file(path, sink.getvalue())
-
-
 def tables_of(folder: DatasetFolder, *, replaced: bool = False) -> Iterator[tuple[str, Table]]:
     """Yield the tables by name; views that others replaced only where asked."""
     yield "items", folder.items
@@ -193,17 +177,3 @@ def tables_of(folder: DatasetFolder, *, replaced: bool = False) -> Iterator[tupl
         return
     for path in matching(folder.path / "views", "*/_delta_log"):
         yield path.parent.name, Table(path.parent)
-
-
-def _name(
-    named: dict[StorePath, set[int]],
-    folder: DatasetFolder,
-    slugs: dict[str, StorePath],
-    fingerprint: str | None,
-    snapshot: dict[str, int] | None,
-) -> None:
-    if snapshot is None:
-        return
-    named.setdefault(folder.items.path, set()).add(snapshot["items"])
-    if fingerprint in slugs:
-        named.setdefault(slugs[fingerprint], set()).add(snapshot["view"])

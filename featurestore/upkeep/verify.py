@@ -20,11 +20,12 @@ from featurestore.sources.reading import Reader
 from featurestore.storage.cache import is_sound
 from featurestore.storage.columns import text_hash
 from featurestore.storage.dataset_folder import DatasetFolder
-from featurestore.storage.files import matching, read_json, sha256_of
+from featurestore.storage.files import matching, sha256_of
 from featurestore.storage.remote import StorePath
 from featurestore.storage.shards import each_group, vectors_of
 from featurestore.storage.tables import Shard, Table
 from featurestore.terms.specs import EncoderSpec
+from featurestore.upkeep.head_files import damaged_heads
 
 N_SAMPLE = 100
 
@@ -67,15 +68,16 @@ def _findings(folder: DatasetFolder, canary: bool, n_sample: int, seed: int) -> 
     yield from _check_table(folder.failures)
     for slug, info in infos.items():
         yield from _check_table(folder.view(slug), partial(_check_vectors, dim=info["dim"]))
-    for place in sorted((folder.local / "cache").glob("*/[0-9]*-*")):
-        if not is_sound(place) and place.exists():
+    for cached in sorted((folder.local / "cache").glob("*/[0-9]*-*")):
+        if not is_sound(cached) and cached.exists():
             what = "is not what was written, and may be served: delete the folder"
-            yield Finding(str(place), what, "error")
+            yield Finding(str(cached), what, "error")
     for slug, info in infos.items():
-        place = folder.local / "indexes" / slug
-        if (damage := check_index(place, info["dim"])) is not None:
-            yield Finding(str(place), damage, "error")
-    yield from _check_heads(folder.path)
+        index = folder.local / "indexes" / slug
+        if (damage := check_index(index, info["dim"])) is not None:
+            yield Finding(str(index), damage, "error")
+    for file, damage in damaged_heads(folder):
+        yield Finding(str(file), damage, "error")
     yield from _check_sources(folder, n_sample, seed)
     if canary:
         for slug, info in infos.items():
@@ -144,21 +146,6 @@ def _check_vectors(rows: pa.Table, dim: int) -> Iterator[str]:
     n_bad = int((~np.isfinite(vectors).all(axis=1)).sum())
     if n_bad:
         yield f"{n_bad} vectors hold NaN or infinity"
-
-
-def _check_heads(path: StorePath) -> Iterator[Finding]:
-    for card_path in matching(path / "heads", "*/card.json"):
-        file = card_path.with_name("head.skops")
-        try:
-            card = read_json(card_path)
-            digest = sha256_of(file)
-        except StoreCorrupt as error:
-            yield Finding(str(card_path), str(error), "error")
-        except OSError as error:
-            yield Finding(str(file), f"cannot be read: {error.strerror}", "error")
-        else:
-            if digest != card.get("head_sha256"):
-                yield Finding(str(file), "is not the head that card.json describes", "error")
 
 
 def _check_sources(folder: DatasetFolder, n_sample: int, seed: int) -> Iterator[Finding]:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from featurestore.storage.dataset_folder import DatasetFolder, all_views_locked
 from featurestore.storage.files import read_json
 from featurestore.storage.remote import StorePath
 from featurestore.storage.shards import local_copy
 from featurestore.storage.tables import YOUNG_S
-from featurestore.terms.snapshots import Snapshot
-from featurestore.upkeep.erase import _name, tables_of
+from featurestore.upkeep.erase import tables_of
+from featurestore.upkeep.head_files import snapshots_of_heads
 
 
 @dataclass(frozen=True)
@@ -77,20 +79,24 @@ def compact(folder: DatasetFolder) -> dict[str, int]:
 
 
 def _named_versions(folder: DatasetFolder) -> dict[StorePath, set[int]]:
-    """Return the versions of each table that heads and reports name."""
-    slugs: dict[str, StorePath] = {}
+    """Return the versions of each table that heads and run cards name."""
+    views: dict[str, StorePath] = {}  # by the encoder's fingerprint
     for path in (folder.path / "views").glob("*/encoder.json"):
-        slugs[read_json(path)["fingerprint"]] = path.parent
-    named: dict[StorePath, set[int]] = {}
-    for path in (folder.path / "heads").glob("*/card.json"):
-        card = read_json(path)
-        _name(named, folder, slugs, card.get("fingerprint"), card.get("snapshot"))
-    for path in (folder.path / "heads").glob("*/encoder.json"):
-        for block in read_json(path)["blocks"]:  # of a head on several views side by side
-            if at := block.get("snapshot"):
-                _name(named, folder, slugs, block["fingerprint"], asdict(Snapshot.parse(at)))
+        views[read_json(path)["fingerprint"]] = path.parent
+    named: dict[StorePath, set[int]] = defaultdict(set)
+    for fingerprint, snapshot in [*snapshots_of_heads(folder), *_snapshots_of_runs(folder)]:
+        if snapshot is None:
+            continue
+        named[folder.items.path].add(snapshot["items"])
+        if fingerprint in views:
+            named[views[fingerprint]].add(snapshot["view"])
+    return named
+
+
+def _snapshots_of_runs(
+    folder: DatasetFolder,
+) -> Iterator[tuple[str | None, Mapping[str, int] | None]]:
     for kind in ("compare", "curve", "transfer", "quality"):
         for card in folder.runs(kind):
             for view in card.get("card", card).get("views", []):
-                _name(named, folder, slugs, view.get("fingerprint"), view.get("snapshot"))
-    return named
+                yield view.get("fingerprint"), view.get("snapshot")

@@ -1,0 +1,70 @@
+"""What upkeep knows of the files that heads keep in a data set: ``heads/<id>/``, docs/format.md.
+
+It is known here, not told by `heads` when that is imported: an erasure from a program that trains
+nothing must reach the predictions, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from featurestore.errors import StoreCorrupt
+from featurestore.storage.dataset_folder import DatasetFolder
+from featurestore.storage.files import matching, read_json, sha256_of, write_file
+from featurestore.storage.remote import StorePath
+from featurestore.storage.shards import read_shard
+from featurestore.terms.snapshots import Snapshot
+
+
+def head_ids(folder: DatasetFolder) -> list[str]:
+    """Return the ids of all heads, sorted."""
+    return sorted(path.parent.name for path in (folder.path / "heads").glob("*/card.json"))
+
+
+def damaged_heads(folder: DatasetFolder) -> Iterator[tuple[StorePath, str]]:
+    """Yield each damaged file of a head, and what is wrong with it."""
+    for card_path in matching(folder.path / "heads", "*/card.json"):
+        file = card_path.with_name("head.skops")
+        try:
+            card = read_json(card_path)
+            digest = sha256_of(file)
+        except StoreCorrupt as error:
+            yield card_path, str(error)
+        except OSError as error:
+            yield file, f"cannot be read: {error.strerror}"
+        else:
+            if digest != card.get("head_sha256"):
+                yield file, "is not the head that card.json describes"
+
+
+def snapshots_of_heads(
+    folder: DatasetFolder,
+) -> Iterator[tuple[str | None, Mapping[str, int] | None]]:
+    """Yield the encoder's fingerprint and the snapshot of each view that a head learned from."""
+    for path in (folder.path / "heads").glob("*/card.json"):
+        card = read_json(path)
+        yield card.get("fingerprint"), card.get("snapshot")
+    for path in (folder.path / "heads").glob("*/encoder.json"):
+        for block in read_json(path)["blocks"]:  # of a head on several views side by side
+            if at := block.get("snapshot"):
+                yield block["fingerprint"], asdict(Snapshot.parse(at))
+
+
+def erase_predictions(folder: DatasetFolder, ids: pa.Array) -> None:
+    """Drop items from the predictions that heads keep."""
+    for path in matching(folder.path / "heads", "*/predictions.parquet"):
+        try:
+            rows = read_shard(path)
+        except StoreCorrupt:
+            path.unlink()  # nobody can say that it holds none of them
+            continue
+        kept = rows.filter(pc.invert(pc.is_in(rows.column("item_id"), value_set=ids)))
+        if len(kept) < len(rows):
+            sink = pa.BufferOutputStream()
+            pq.write_table(kept, sink)
+            write_file(path, sink.getvalue())
