@@ -566,11 +566,11 @@ def test_versions_stand_in_their_order_whatever_the_clocks_said(texts, monkeypat
 
     store.embed([], dataset="d", encoders=[HASHING], embed_options=EmbedOptions(overwrite=True))
     monkeypatch.setattr(Table, "history", behind)
-    versions: dict[str, list[int]] = {}
+    of_table: dict[str, list[int]] = {}
     for event in versions.history(folder):
-        versions.setdefault(event.table, []).append(event.version)
-    assert any(len(found) > 1 for found in versions.values())
-    assert all(found == sorted(found, reverse=True) for found in versions.values())
+        of_table.setdefault(event.table, []).append(event.version)
+    assert any(len(found) > 1 for found in of_table.values())
+    assert all(found == sorted(found, reverse=True) for found in of_table.values())
 
 
 def test_a_name_too_long_for_a_file_is_refused(empty_store, tiny_images):

@@ -31,19 +31,21 @@ def read_labels(path: str | Path, *, item_id: str, columns: Sequence[str] = ()) 
     BadSource, MissingColumn
         If it is no table that we read, lacks a column, or names an item twice.
     """
-    place = Location.of(path)
-    if place.suffix not in READERS:
-        raise BadSource(f"{place} is no table: expected {', '.join(sorted(READERS))}")
-    table = READERS[place.suffix](place, SourceOptions(id=item_id))
-    require_column(item_id, table.column_names, "--id", place)
+    location = Location.of(path)
+    if location.suffix not in READERS:
+        raise BadSource(f"{location} is no table: expected {', '.join(sorted(READERS))}")
+    table = READERS[location.suffix](location, SourceOptions(id=item_id))
+    require_column(item_id, table.column_names, "--id", location)
     names = list(columns) or [name for name in table.column_names if name != item_id]
     for name in names:
-        require_column(name, table.column_names, "--label", place)
+        require_column(name, table.column_names, "--label", location)
     ids = table.column(item_id).cast(pa.string())
     if ids.null_count:
-        raise BadSource(f"{ids.null_count} rows of {place.name} have no id in {item_id!r}")
+        raise BadSource(f"{ids.null_count} rows of {location.name} have no id in {item_id!r}")
     if len(pc.unique(ids)) < len(ids):
-        raise BadSource(f"{place.name} names an item twice in {item_id!r}: expected one row each")
+        raise BadSource(
+            f"{location.name} names an item twice in {item_id!r}: expected one row each"
+        )
     return pa.table({"item_id": ids, **{name: plain(table.column(name)) for name in names}})
 
 
@@ -71,48 +73,19 @@ def attach(folder: DatasetFolder, values: pa.Table, *, are_labels: bool = True) 
     BadSource
         For a column that the store fills itself, or of another type than before.
     """
-    names = [name for name in values.column_names if name != "item_id"]
-    taken = [name for name in names if name in RESERVED - {SPLIT}]
-    if taken or not names:
-        raise BadSource(
-            f"columns {', '.join(taken)} are the store's own: rename them"
-            if taken
-            else "no column to attach: expected one beside the id"
-        )
-    if SPLIT in names:
-        splits = [canonical_split(value) for value in values.column(SPLIT).to_pylist()]
-        at = values.schema.get_field_index(SPLIT)
-        values = values.set_column(at, SPLIT, pa.array(splits, pa.string()))
+    values = _checked(values)
+    names = values.column_names[1:]
     changed = pa.nulls(0, pa.string())
 
     @lru_cache(maxsize=1)  # most often nobody writes between the check and the commit
     def over(version: int) -> pa.Table:
-        """Return the rows that change, as they stand in a version, with the new values."""
         nonlocal changed
-        items = folder.items.read(version=version)
-        place = pc.index_in(values.column("item_id"), value_set=items.column("item_id"))
-        unknown = values.filter(pc.is_null(place)).column("item_id").to_pylist()
-        if unknown:
-            known = items.column("item_id").to_pylist()[:10_000]
-            raise UnknownItem(
-                f"{len(unknown)} of {len(values)} ids are no items of {folder.name!r} "
-                f"(first: {unknown[0]!r}; {nearest(unknown[0], known, n=2)})"
-            )
-        new_columns(items.schema, values.schema)  # of another type than before
-        same = np.logical_and.reduce([is_equal(values, items, place, name) for name in names])
-        other = values.filter(pa.array(~same))
-        rows = items.take(place.filter(pa.array(~same)))
-        for name in names:
-            at = rows.schema.get_field_index(name)
-            column = other.column(name)
-            rows = (
-                rows.set_column(at, name, column) if at >= 0 else rows.append_column(name, column)
-            )
+        rows = _changed_rows(folder, values, version)
         changed = rows.column("item_id")
         return rows
 
-    def is_changed(part: pa.Table) -> NDArray[np.bool_]:
-        return np.asarray(pc.is_in(part.column("item_id"), value_set=changed))
+    def is_changed(items: pa.Table) -> NDArray[np.bool_]:
+        return np.asarray(pc.is_in(items.column("item_id"), value_set=changed))
 
     def known(now: DatasetFile | None) -> DatasetFile:
         return now or folder.read()
@@ -120,12 +93,51 @@ def attach(folder: DatasetFolder, values: pa.Table, *, are_labels: bool = True) 
     with folder.locked("dataset"):
         # What cannot be written changes nothing.
         new_columns(folder.items.schema(), over(folder.items.version()).schema)
-        # First that these columns are no source's: who writes items meanwhile keeps them.
+        # Record column ownership first, so that concurrent writers keep the columns.
         folder.update(lambda now: known(now).with_attached(names, {}))
         folder.items.merge(over, drop=is_changed, keys=["item_id"])
         tasks = _tasks(values, names, are_labels)
         folder.update(lambda now: known(now).with_attached(names, tasks))
     return len(changed)
+
+
+def _checked(values: pa.Table) -> pa.Table:
+    """Return the values with ``item_id`` as first column, splits by our names."""
+    names = [name for name in values.column_names if name != "item_id"]
+    taken = [name for name in names if name in RESERVED - {SPLIT}]
+    if taken:
+        raise BadSource(f"columns {', '.join(taken)} are the store's own: rename them")
+    if not names:
+        raise BadSource("no column to attach: expected one beside the id")
+    values = values.select(["item_id", *names])
+    if SPLIT in names:
+        splits = [canonical_split(value) for value in values.column(SPLIT).to_pylist()]
+        at = values.schema.get_field_index(SPLIT)
+        values = values.set_column(at, SPLIT, pa.array(splits, pa.string()))
+    return values
+
+
+def _changed_rows(folder: DatasetFolder, values: pa.Table, version: int) -> pa.Table:
+    """Return the items of a version whose values differ, with the new values."""
+    names = values.column_names[1:]
+    items = folder.items.read(version=version)
+    positions = pc.index_in(values.column("item_id"), value_set=items.column("item_id"))
+    unknown = values.filter(pc.is_null(positions)).column("item_id").to_pylist()
+    if unknown:
+        known = items.column("item_id").to_pylist()[:10_000]
+        raise UnknownItem(
+            f"{len(unknown)} of {len(values)} ids are no items of {folder.name!r} "
+            f"(first: {unknown[0]!r}; {nearest(unknown[0], known, n=2)})"
+        )
+    new_columns(items.schema, values.schema)  # raises for a column of another type than before
+    same = np.logical_and.reduce([is_equal(values, items, positions, name) for name in names])
+    other = values.filter(pa.array(~same))
+    rows = items.take(positions.filter(pa.array(~same)))
+    for name in names:
+        at = rows.schema.get_field_index(name)
+        column = other.column(name)
+        rows = rows.set_column(at, name, column) if at >= 0 else rows.append_column(name, column)
+    return rows
 
 
 def _tasks(values: pa.Table, names: Sequence[str], are_labels: bool) -> dict[str, dict[str, str]]:

@@ -35,8 +35,6 @@ from featurestore.terms.specs import EncoderSpec, Modality, ResolvedEncoder
 FAMILY = "import"
 _STORE_ONLY = ("source", "uri", "size", "mtime_ns")  # say something here alone
 _PATH_COLUMNS = ("item_id", "id", "key", "image_path", "path", "url")
-# In
-
 _SAVED, _FILES = "state.json", "_data_files"  # what Hugging Face's save_to_disk leaves
 
 
@@ -119,54 +117,73 @@ def import_vectors(
     if text is None and "text" in table.column_names and table["text"].null_count < len(table):
         text = "text"
     earlier = folder.read() if folder.exists else None
-    modality = Modality.TEXT if text is not None else Modality.IMAGE
-    if earlier is not None and text is None:
-        modality = earlier.modality
-    if earlier is not None and earlier.modality is not modality:
-        raise ModalityMismatch(
-            f"data set {folder.name!r} holds {earlier.modality}s, these are {modality}s"
-        )
+    modality = _modality(folder.name, earlier, has_text=text is not None)
     chosen = {"family": FAMILY, "name": name, "dim": dim}
     resolved = ResolvedEncoder(spec, dim, frozenset({modality}), chosen, {})
     _check_view(folder, resolved, incoming.ids, overwrite=overwrite)
-    source = str(spec)
     known = folder.items.read(["item_id", "content_hash"]) if earlier else ITEMS.empty_table()
-    place = pc.index_in(incoming.ids, value_set=known.column("item_id"))
-    rows = _item_rows(incoming, source, text, place, known)
+    positions = pc.index_in(incoming.ids, value_set=known.column("item_id"))  # null: a new item
+    known_hashes = known.column("content_hash").take(positions).combine_chunks()
+    rows = _item_rows(incoming, str(spec), text, known_hashes)
+    new = rows.filter(pc.is_null(positions))
     make_store(store.path)
     if earlier is None:
         folder.check_new()
     with folder.locked(resolved.slug), folder.locked("dataset"):
-        folder.create_tables()
-        new = rows.filter(pc.is_null(place))
-        new_columns(folder.items.schema(), new.schema)  # what does not fit changes nothing
-        record = SourceRecord(FAMILY, str(Path(origin).absolute()), (), {})
-        tasks = {one: {"task": task_of(table.column(one))} for one in labels}
-
-        def described(now: DatasetFile | None) -> DatasetFile:
-            now = now or DatasetFile(modality, {}, {})
-            sources = dict(now.sources) | ({source: record} if len(new) else {})
-            return DatasetFile(modality, {**now.labels, **tasks}, sources, now.attached)
-
-        folder.update(described)  # first: rows of no data set are what a drop left
-        if len(new):
-            replace_items(folder, new.column("item_id"), new)
-        view = folder.create_view(resolved.slug, dim)
+        _add_items(folder, new, DatasetFile(
+            modality,
+            {name: {"task": task_of(table.column(name))} for name in labels},
+            {str(spec): SourceRecord(FAMILY, str(Path(origin).absolute()), (), {})},
+        ))  # fmt: skip
         hashes = rows.column("content_hash").combine_chunks()
-        drop = drop_equal({"item_id": incoming.ids}, ["item_id"])
         made = view_rows(incoming.ids, hashes, incoming.vectors)
-        with folder.replacing(resolved.slug) if overwrite else nullcontext():
-            view.merge(made, drop=drop, keys=["item_id"])
-        folder.write_encoder(resolved, {}, "elsewhere")
+        _write_view(folder, resolved, made, overwrite=overwrite)
     if labels and len(new) < len(rows):
         values = pa.table({"item_id": incoming.ids, **{one: rows.column(one) for one in labels}})
-        attach(folder, values.filter(pc.is_valid(place)))
-    theirs = known.column("content_hash").take(place)
-    n_other = pc.sum(pc.not_equal(theirs, hashes)).as_py() or 0
+        attach(folder, values.filter(pc.is_valid(positions)))
+    n_other = pc.sum(pc.not_equal(known_hashes, hashes)).as_py() or 0
     if n_other:
         say(f"{n_other:,} items have other content here than these vectors were made of: "
             "they stay without a vector")  # fmt: skip
     return store.view(dataset, str(spec))
+
+
+def _modality(dataset: str, earlier: DatasetFile | None, *, has_text: bool) -> Modality:
+    """Return what the items are: those of a known data set that come without text are its own."""
+    modality = Modality.TEXT if has_text else Modality.IMAGE
+    if earlier is None:
+        return modality
+    if has_text and earlier.modality is not modality:
+        raise ModalityMismatch(
+            f"data set {dataset!r} holds {earlier.modality}s, these are {modality}s"
+        )
+    return earlier.modality
+
+
+def _add_items(folder: DatasetFolder, new: pa.Table, added: DatasetFile) -> None:
+    """Add items that the data set lacks, with their source and labels; the caller holds locks."""
+    folder.create_tables()
+    new_columns(folder.items.schema(), new.schema)  # what does not fit changes nothing
+
+    def described(now: DatasetFile | None) -> DatasetFile:
+        now = now or DatasetFile(added.modality, {}, {})
+        sources = {**now.sources, **(added.sources if len(new) else {})}
+        return DatasetFile(added.modality, {**now.labels, **added.labels}, sources, now.attached)
+
+    folder.update(described)  # first: rows of no data set are what a drop left
+    if len(new):
+        replace_items(folder, new.column("item_id"), new)
+
+
+def _write_view(
+    folder: DatasetFolder, resolved: ResolvedEncoder, rows: pa.Table, *, overwrite: bool
+) -> None:
+    """Add vectors to the view, in place of those that it has of the same items."""
+    view = folder.create_view(resolved.slug, resolved.dim)
+    drop = drop_equal({"item_id": rows.column("item_id")}, ["item_id"])
+    with folder.replacing(resolved.slug) if overwrite else nullcontext():
+        view.merge(rows, drop=drop, keys=["item_id"])
+    folder.write_encoder(resolved, {}, "elsewhere")
 
 
 def _spec(name: str) -> EncoderSpec:
@@ -200,14 +217,18 @@ def _check_view(
 
 
 def _item_rows(
-    incoming: Incoming, source: str, text: str | None, place: pa.Array, known: pa.Table
+    incoming: Incoming, source: str, text: str | None, known_hashes: pa.Array
 ) -> pa.Table:
-    """Return item rows. A hash that the file names counts: it says what the vector was made of."""
+    """Return item rows.
+
+    The content hash is that of the file, which says what the vector was made of; else the one
+    that the data set knows (``known_hashes``, null for new items); else it is made here.
+    """
     table, n = incoming.columns, len(incoming.ids)
     texts = _strings(table, text) if text is not None else pa.nulls(n, pa.string())
     if text is not None and texts.null_count:
         raise BadSource(f"{texts.null_count} rows have no text in {text!r}")
-    hashes = known.column("content_hash").take(place).combine_chunks()
+    hashes = known_hashes
     if "content_hash" in table.column_names:
         hashes = pc.coalesce(_strings(table, "content_hash"), hashes)
     unnamed = np.flatnonzero(np.asarray(pc.is_null(hashes)))
