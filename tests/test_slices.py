@@ -13,7 +13,7 @@ from featurestore.cli import run
 from featurestore.curation.slices import Slice, drop_slice, read_slice, save_slice, slices
 from featurestore.errors import BadName, BadQuery, MissingExtra, UnknownItem, UnknownSlice
 from featurestore.maps.graph import K, neighbor_graph
-from featurestore.maps.kept_arrays import place_of
+from featurestore.maps.kept_arrays import path_of
 from featurestore.maps.projection import fit_to_square, project
 from featurestore.sources.listing import SourceOptions
 from featurestore.store.store import Store
@@ -82,7 +82,7 @@ def test_erasing_an_item_takes_it_out_of_slices_graphs_and_maps(view: View) -> N
     save_slice(view.dataset.folder, "few", ["t01", "t04"])
     project(view)
     neighbor_graph(view)
-    assert place_of(view, "graphs").exists()
+    assert path_of(view, "graphs").exists()
     folder = view.dataset.folder
     erase(folder, select_ids(folder, ["t01"]))
     assert read_slice(folder, "few").item_ids == ("t04",)
@@ -144,8 +144,8 @@ def test_a_graph_is_of_the_state_it_is_kept_under(
 
 def test_a_damaged_graph_is_made_anew(view: View, caplog: pytest.LogCaptureFixture) -> None:
     expected = neighbor_graph(view).rows
-    place = place_of(view, "graphs")
-    place.write_bytes(place.read_bytes()[:-40])
+    path = path_of(view, "graphs")
+    path.write_bytes(path.read_bytes()[:-40])
     np.testing.assert_array_equal(neighbor_graph(view).rows, expected)
     assert "made anew" in caplog.text
 

@@ -11,12 +11,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from featurestore.errors import BadSource, MissingExtra
-from featurestore.exchange.imports import _STORE_ONLY, _matrix
+from featurestore.exchange.imports import STORE_ONLY, matrix
 from featurestore.search.exact import ExactIndex
 from featurestore.store.view import View
 from featurestore.terms.vectors import principal
-
-# Out
 
 
 def export(
@@ -43,7 +41,7 @@ def export(
         raise BadSource(f"there is something at {path}: name another file")
     path.parent.mkdir(parents=True, exist_ok=True)
     table = view.to_arrow(split=split, where=where)
-    table = table.drop_columns([name for name in _STORE_ONLY if name in table.column_names])
+    table = table.drop_columns([name for name in STORE_ONLY if name in table.column_names])
     if len(table) == 0:
         raise BadSource("no item fulfils the condition: nothing is written")
     _WRITERS[ending](table, path, view)
@@ -61,7 +59,7 @@ def _write_arrow(table: pa.Table, path: Path, view: View) -> None:
 
 
 def _write_npy(table: pa.Table, path: Path, view: View) -> None:
-    np.save(path, _matrix(table.column("vector"), path.name))
+    np.save(path, matrix(table.column("vector"), path.name))
     rest = _with_facts(table.drop_columns(["vector"]), view)
     pq.write_table(rest, path.with_suffix(".items.parquet"))
 
@@ -77,7 +75,7 @@ def _write_datasets(table: pa.Table, path: Path, view: View) -> None:
 
 
 def _write_atlas(table: pa.Table, path: Path, view: View) -> None:
-    vectors = _matrix(table.column("vector"), path.name)
+    vectors = matrix(table.column("vector"), path.name)
     flat = principal(vectors, 2)
     index = ExactIndex.build(np.arange(len(table)).astype(str), vectors)
     found = index.search(vectors, k=min(16, len(table)))

@@ -33,7 +33,8 @@ from featurestore.store.view import View
 from featurestore.terms.specs import EncoderSpec, Modality, ResolvedEncoder
 
 FAMILY = "import"
-_STORE_ONLY = ("source", "uri", "size", "mtime_ns")  # say something here alone
+# Columns that mean something in this store alone.
+STORE_ONLY = ("source", "uri", "size", "mtime_ns")
 _PATH_COLUMNS = ("item_id", "id", "key", "image_path", "path", "url")
 _SAVED, _FILES = "state.json", "_data_files"  # what Hugging Face's save_to_disk leaves
 
@@ -71,7 +72,7 @@ def read_vectors(
         table = _read_table(path)
         name = vector or _vector_column(table, path)
         require_column(name, table.column_names, "--vector", Location.of(path))
-        vectors = _matrix(table.column(name), path.name)
+        vectors = matrix(table.column(name), path.name)
         table = table.drop_columns([name])
     else:
         raise BadSource(
@@ -333,8 +334,8 @@ def _vector_column(table: pa.Table, path: Path) -> str:
     return str(found[0])
 
 
-def _matrix(column: pa.ChunkedArray, name: str) -> NDArray[np.float32]:
-    """Return lists of numbers as (n, dim) float32."""
+def matrix(column: pa.ChunkedArray, name: str) -> NDArray[np.float32]:
+    """Return a column of lists of numbers as float32 (n, dim); ``name`` is the file's."""
     if column.null_count:
         raise BadSource(f"{column.null_count} rows of {name} have no vector")
     lengths = pc.unique(pc.list_value_length(column))

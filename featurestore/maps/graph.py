@@ -1,4 +1,4 @@
-"""The kNN graph of a view: each item's nearest neighbours, found once for all who ask."""
+"""The kNN graph of a view: each item's nearest neighbors, found once for all who ask."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from featurestore.search.exact import ExactIndex, load_faiss
 from featurestore.search.gpu import has_gpu
 from featurestore.store.view import View
 
-K = 20  # neighbours that are kept of each item
+K = 20  # neighbors that are kept of each item
 _PART = 4096  # queries between two calls of `progress`
 
 
 @dataclass(frozen=True, eq=False)
 class Graph:
-    """The neighbours of each row of `View.load`, best first, the row itself left out."""
+    """The neighbors of each row of `View.load`, best first, the row itself left out."""
 
     rows: NDArray[np.int32]  # (n, k)
     scores: NDArray[np.float32]  # (n, k), cosines
 
     @property
     def k(self) -> int:
-        """How many neighbours each item has."""
+        """How many neighbors each item has."""
         return int(self.rows.shape[1])
 
 
 def neighbor_graph(view: View, *, progress: Callable[[int, int], None] | None = None) -> Graph:
-    """Return the graph of K neighbours by cosine, made once a snapshot.
+    """Return the graph of K neighbors by cosine, made once a snapshot.
 
     A view with an index of its own (`View.build_index`) is searched with it, so with its recall;
     else, and wherever the vectors fit on FAISS's GPU, exactly. With K items or fewer, each has all

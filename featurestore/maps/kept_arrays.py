@@ -1,4 +1,4 @@
-"""Arrays that follow from a view's vectors, row by row: made once a snapshot, kept, deletable.
+"""Arrays computed from a view's vectors: made once a snapshot, kept in files, deletable.
 
 ``cache/<kind>/<slug>/<snapshot>-<digest>.npz``; the rows are those of `View.load`.
 """
@@ -23,7 +23,7 @@ _log = logging.getLogger(__name__)
 Arrays = Mapping[str, NDArray[Any]]
 
 
-def place_of(view: View, kind: str) -> Path:
+def path_of(view: View, kind: str) -> Path:
     """Return the file that keeps a kind of arrays for what the view is now."""
     name = f"{view.snapshot}-{view.state}.npz"
     return view.dataset.folder.local / "cache" / kind / view.slug / name
@@ -38,12 +38,11 @@ def derive(
 ) -> Arrays:
     """Return what was kept, else make it, and keep it if it is final.
 
-    The view must be pinned (`View.now`), so that what is made fits the name it is kept under.
-
-    A store that cannot be written loses only the time.
+    The view must be pinned (`View.now`), so that the arrays fit the name of their file. Where
+    the store cannot be written, they are made again the next time.
     """
-    place = place_of(view, kind)
-    found = kept(place)
+    path = path_of(view, kind)
+    found = kept(path)
     if found is not None:
         return found
     erased_since = view.dataset.folder.watch_erasures()
@@ -51,31 +50,31 @@ def derive(
     if not is_final():
         return made
     try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        with written_beside(place) as temporary, temporary.open("wb") as file:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with written_beside(path) as temporary, temporary.open("wb") as file:
             np.savez(file, allow_pickle=False, **made)
         if erased_since():  # what was erased meanwhile must not come back
-            place.unlink(missing_ok=True)
-        others = sorted(place.parent.glob("[!.]*.npz"), key=lambda one: one.stat().st_mtime_ns)
-        for path in others[:-N_KEPT]:
             path.unlink(missing_ok=True)
+        all_kept = sorted(path.parent.glob("[!.]*.npz"), key=lambda file: file.stat().st_mtime_ns)
+        for old in all_kept[:-N_KEPT]:
+            old.unlink(missing_ok=True)
     except OSError as error:
-        _log.info("%s is not kept: %s", place, error)
+        _log.info("%s is not kept: %s", path, error)
     return made
 
 
 def is_kept(view: View, kind: str) -> bool:
-    """Tell whether arrays were kept, whole as far as their directory tells."""
-    return zipfile.is_zipfile(place_of(view, kind))
+    """Whether arrays are kept, in a file whose zip directory is whole."""
+    return zipfile.is_zipfile(path_of(view, kind))
 
 
-def kept(place: Path) -> Arrays | None:
+def kept(path: Path) -> Arrays | None:
     """Return the arrays in a file; None where there is none, or a damaged one."""
     try:
-        with place.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             return dict(file)
     except FileNotFoundError:
         return None
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
-        _log.warning("%s cannot be read (%s): made anew", place, error)
+        _log.warning("%s cannot be read (%s): made anew", path, error)
         return None

@@ -15,7 +15,7 @@ from featurestore.store.view import View
 from featurestore.terms.vectors import principal
 
 METHODS = ("pca", "umap")
-_PCA_DIM = 50  # what UMAP starts from; its neighbours are those of the whole vectors
+_PCA_DIM = 50  # what UMAP starts from; its neighbors are those of the whole vectors
 
 
 def project(
@@ -31,7 +31,7 @@ def project(
     ----------
     view : View
     method : {"pca", "umap"}
-        ``pca``: the two directions of greatest variance. ``umap``: neighbours stay neighbours,
+        ``pca``: the two directions of greatest variance. ``umap``: neighbors stay neighbors,
         distances mean little; made from the view's kNN graph.
     seed : int
         Of UMAP.

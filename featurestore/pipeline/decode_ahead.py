@@ -28,6 +28,7 @@ from featurestore.encoders.base import Prepare
 from featurestore.encoders.images import decode_image
 from featurestore.errors import FeatureStoreError, Undecodable
 from featurestore.pipeline.batching import batched
+from featurestore.sources.reading import reason_of
 
 if TYPE_CHECKING:
     from joblib.externals.loky import ProcessPoolExecutor
@@ -83,8 +84,7 @@ def prepare_picture(
     try:
         content = read(uri)
     except Exception as error:  # file systems raise what they like: it is this item's fault
-        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        return Picture(failed_stage="read", error=f"{reason}: {uri}")
+        return Picture(failed_stage="read", error=f"{reason_of(error)}: {uri}")
     content_hash = hashlib.sha256(content).hexdigest()
     read_s = time.perf_counter() - started
     is_wanted = [True] * len(preparers) if wanted is None else wanted(content_hash)

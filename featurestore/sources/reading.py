@@ -129,3 +129,9 @@ class _Column:
 def _column(file: Location, column: str, state: tuple[int, int]) -> _Column:
     """Open a column; a new ``state``, (size, stamp), opens it again."""
     return _Column(file, column)
+
+
+def reason_of(error: Exception) -> str:
+    """Return why a read failed: what the system says, else the message, else the error's type."""
+    said = error.strerror if isinstance(error, OSError) else None
+    return said or str(error) or type(error).__name__

@@ -19,7 +19,7 @@ from featurestore.curation.slices import Slice, drop_slice, read_slice, save_sli
 from featurestore.encoders.images import thumbnail
 from featurestore.errors import UnknownItem, UnknownView, nearest
 from featurestore.sources.locations import Location
-from featurestore.sources.reading import Reader
+from featurestore.sources.reading import Reader, reason_of
 from featurestore.storage.dataset_file import DatasetFile
 from featurestore.storage.dataset_folder import DatasetFolder
 from featurestore.storage.files import write_file
@@ -30,7 +30,7 @@ from featurestore.terms.specs import EncoderSpec, Modality
 if TYPE_CHECKING:
     from featurestore.store.store import Store
 
-_ASK_EACH_S = 2.0
+_ASK_EACH_S = 2.0  # asking an object store costs requests
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,7 @@ class DataSet:
         return self.folder.runs(kind or "*")
 
     def uri(self, item_id: str) -> str:
-        """Return where an image item is: a path or a URL, with its place in a larger file."""
+        """Return the path or URL of an image item, with its position in a larger file."""
         return self._uri(item_id, self._item(item_id))
 
     def _uri(self, item_id: str, row: dict[str, Any]) -> str:
@@ -160,13 +160,14 @@ class DataSet:
     def read_bytes(self, item_id: str) -> bytes:
         """Return the bytes of an image item, from its source."""
         row = self._item(item_id)
-        place = self._uri(item_id, row)
+        uri = self._uri(item_id, row)
         record = self.description.sources[row["source"]]
         try:
             return Reader(record.kind, record.root)(row["uri"])
         except (OSError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or str(error)
-            raise UnknownItem(f"the file of item {item_id!r} is gone: {place} ({reason})") from None
+            raise UnknownItem(
+                f"the file of item {item_id!r} is gone: {uri} ({reason_of(error)})"
+            ) from None
 
     def thumbnail(self, item_id: str, *, size_px: int = 128) -> bytes:
         """Return a small JPEG of an image item, kept in the store by content."""
@@ -182,7 +183,7 @@ class DataSet:
         return made
 
     def _items_version(self) -> int:
-        """Return the version of the items: elsewhere, where asking costs requests, of just now."""
+        """Return the version of the items; of an object store, one read within `_ASK_EACH_S`."""
         if not isinstance(self.folder.path, RemotePath):
             return self.folder.items.version()
         when, version = self.__dict__.get("_asked", (-math.inf, 0))
@@ -194,7 +195,7 @@ class DataSet:
     def _item(self, item_id: str) -> dict[str, Any]:
         items = whereabouts(self.folder, self._items_version())
         row = pc.index(items.column("item_id"), item_id).as_py()
-        if row < 0 and self.__dict__.pop("_asked", None) is not None:  # it may have come since
+        if row < 0 and self.__dict__.pop("_asked", None) is not None:  # it may be new
             return self._item(item_id)
         if row < 0:
             raise UnknownItem(
@@ -207,5 +208,5 @@ class DataSet:
 
 @lru_cache(maxsize=2)
 def whereabouts(folder: DatasetFolder, version: int) -> pa.Table:
-    """Where each item is; kept, since a page of thumbnails asks for one after another."""
+    """Return source and uri of each item; cached, since a page asks for many thumbnails."""
     return folder.items.read(["item_id", "source", "uri", "content_hash"], version)

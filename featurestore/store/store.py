@@ -57,7 +57,7 @@ def open_store(path: str | StorePath, *, create: bool = False) -> Store:
     StoreUnreachable
         If an object store does not answer, or refuses.
     """
-    folder = _place_of(path)
+    folder = _store_path(path)
     if not check_store(folder) and not create:
         raise NotAStore(
             f"there is no store at {folder}: make one with "
@@ -76,16 +76,17 @@ def _forget_gone(store: Store) -> None:
         DatasetFolder(store.path / "datasets" / name).clear_local()
 
 
-def _place_of(path: str | StorePath) -> StorePath:
-    if isinstance(place := as_path(path), RemotePath):
-        return place
+def _store_path(path: str | StorePath) -> StorePath:
+    given = as_path(path)
+    if isinstance(given, RemotePath):
+        return given
     if re.match("[a-z][a-z0-9+.-]+:/", str(path), re.IGNORECASE):  # Path takes one of two slashes
         raise NotAStore(
             f"{path}: a store lies in a folder of this machine or at {SCHEME}BUCKET/FOLDER "
             "(sources may be other URLs): mount the bucket, or embed into a folder and copy it "
             "there, file by file"
         )
-    folder = place.expanduser().absolute()
+    folder = given.expanduser().absolute()
     if re.search("%[0-9A-Fa-f]{2}", str(folder)):
         raise BadName(f"{folder} holds a %-escape, which delta-rs decodes: use another folder name")
     return folder

@@ -223,7 +223,7 @@ class View:
         return ViewRows(self.dataset.folder, self.slug, self.dim, snapshot, self.slice_)
 
     def index(self, *, metric: str = Metric.COSINE, exact: bool = False) -> Index:
-        """Return what finds neighbours: the index that `build_index` made, else an exact one.
+        """Return what finds neighbors: the index that `build_index` made, else an exact one.
 
         An index that no longer fits the items is brought up to date first, and measured again.
         One that cannot be used is named in a warning, and searches are exact.

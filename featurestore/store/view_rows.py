@@ -121,7 +121,7 @@ class ViewRows:
         pa.default_memory_pool().release_unused()  # what the join took is not needed any more
         vectors = np.empty((len(items), self.dim), np.float32)
 
-        def place(start: int, n: int) -> NDArray[np.float32] | None:
+        def room_for(start: int, n: int) -> NDArray[np.float32] | None:
             rows = target[start : start + n]
             return vectors[rows[0] : rows[0] + n] if _in_order(rows) else None
 
@@ -132,7 +132,7 @@ class ViewRows:
         def is_wanted(start: int, n: int) -> bool:
             return bool((target[start : start + n] >= 0).any())
 
-        each_block(paths, self.dim, put, place, is_wanted)
+        each_block(paths, self.dim, put, room_for, is_wanted)
         return Cached(items, vectors)
 
     def batches(

@@ -22,7 +22,7 @@ N_SAMPLE = 20
 
 @dataclass(frozen=True)
 class Relocated:
-    """A source at its new place."""
+    """A source that was moved."""
 
     source: str
     before: str
@@ -36,7 +36,7 @@ def relocate(
 ) -> Relocated:
     """Move the root of a source; nothing is embedded anew.
 
-    Some items are drawn by ``seed`` and read at the new place first.
+    Some items are drawn by ``seed`` and read at the new root first.
 
     Parameters
     ----------
@@ -49,7 +49,7 @@ def relocate(
     Raises
     ------
     BadSource
-        If there is no such source, nothing at the new place, or not one of the items drawn.
+        If there is no such source, nothing at the new root, or not one of the items drawn.
     """
     with folder.locked("dataset"):
         described = folder.read()
@@ -60,31 +60,31 @@ def relocate(
         if name not in described.sources:
             raise BadSource(f"{folder.name!r} has no source {name!r}: {nearest(name, names)}")
         record = described.sources[name]
-        place = Location.of(root)
-        if not place.exists():
-            raise BadSource(f"there is nothing at {place}: expected what was at {record.root}")
-        n_checked, n_same = _compare(folder, name, Reader(record.kind, place.text), seed)
+        location = Location.of(root)
+        if not location.exists():
+            raise BadSource(f"there is nothing at {location}: expected what was at {record.root}")
+        n_checked, n_same = _compare(folder, name, Reader(record.kind, location.text), seed)
         if n_checked and not n_same:
             raise BadSource(
-                f"{place} holds none of {n_checked} items drawn from {name!r}: expected the folder "
-                f"that {record.root} was"
+                f"{location} holds none of {n_checked} items drawn from {name!r}: expected the "
+                f"folder that {record.root} was"
             )
         moved = tuple(
-            place.text + one[len(record.root) :] if lies_in(one, record.root) else one
+            location.text + one[len(record.root) :] if lies_in(one, record.root) else one
             for one in record.locations
         )
-        there = replace(record, root=place.text, locations=moved)
+        there = replace(record, root=location.text, locations=moved)
 
         def changed(now: DatasetFile | None) -> DatasetFile:
             now = now or described
             return replace(now, sources={**now.sources, name: there})
 
         folder.update(changed)
-    return Relocated(name, record.root, place.text, n_checked, n_same)
+    return Relocated(name, record.root, location.text, n_checked, n_same)
 
 
 def _compare(folder: DatasetFolder, source: str, read: Reader, seed: int) -> tuple[int, int]:
-    """Draw items with a file, and count those whose content is at the new place."""
+    """Draw items with a file, and count those whose content is there."""
     items = folder.items.read(["source", "uri", "content_hash"])
     is_file = pc.and_(pc.is_valid(items["uri"]), pc.is_valid(items["content_hash"]))
     items = items.filter(pc.and_(pc.equal(items["source"], source), is_file))

@@ -16,7 +16,7 @@ from featurestore.encoders.canary import check_canary
 from featurestore.encoders.loading import load_encoder
 from featurestore.errors import FeatureStoreError, StoreCorrupt
 from featurestore.search.index_files import check_index
-from featurestore.sources.reading import Reader
+from featurestore.sources.reading import Reader, reason_of
 from featurestore.storage.cache import is_sound
 from featurestore.storage.columns import text_hash
 from featurestore.storage.dataset_folder import DatasetFolder
@@ -161,8 +161,8 @@ def _check_sources(folder: DatasetFolder, n_sample: int, seed: int) -> Iterator[
         try:
             content = readers[row["source"]](row["uri"])
         except (OSError, ValueError, KeyError) as error:
-            reason = getattr(error, "strerror", None) or str(error)
-            yield Finding(row["item_id"], f"is gone from its source ({reason})", "warning")
+            what = f"is gone from its source ({reason_of(error)})"
+            yield Finding(row["item_id"], what, "warning")
             continue
         if hashlib.sha256(content).hexdigest() != row["content_hash"]:
             what = "has changed since it was embedded: run embed again"
