@@ -32,20 +32,17 @@ def stamp(store: Store) -> object:
 
 
 def _view_row(view: View, n_items: int) -> Row:
-    fingerprints = view.dataset.failures().column("fingerprint").to_pylist()
-    n_failed = sum(one in ("", view.fingerprint) for one in fingerprints)
-    runs = view.dataset.folder.runs("embed")
-    last = next((run for run in runs if run["encoder"] == str(view.spec) and run["n_encoded"]), {})
+    facts = view.facts()
     return {
         "encoder": view.spec.label,
-        "embedded": view.n_rows,
-        "failed": n_failed,
-        "to do": max(0, n_items - view.n_rows - n_failed),
-        "dim": view.dim,
-        "MB": sum(shard.size_bytes for shard in view.table.shards()) / 1e6,
-        "snapshot": str(view.snapshot),
-        "items/s": last.get("items_per_s"),
-        "last run": last.get("when"),
+        "embedded": facts.n_rows,
+        "failed": facts.n_failed,
+        "to do": max(0, n_items - facts.n_rows - facts.n_failed),
+        "dim": facts.dim,
+        "MB": facts.n_bytes / 1e6,
+        "snapshot": facts.snapshot,
+        "items/s": facts.items_per_s,
+        "last run": facts.embedded,
     }
 
 

@@ -49,7 +49,6 @@ def info(dataset: str, store_path: str, as_json: bool) -> None:
     found = open_given(store_path).dataset(dataset)
     items = found.items()
     failures = found.failures().to_pylist()
-    runs = found.folder.runs("embed")
     # A run that was stopped before its first commit has named labels that no item has yet.
     columns = [one for one in (*found.label_columns, "split") if one in items.column_names]
     value = {
@@ -59,7 +58,7 @@ def info(dataset: str, store_path: str, as_json: bool) -> None:
         "sources": {name: record.root for name, record in found.description.sources.items()},
         "columns": items.column_names,
         "counts": {name: Counter(items.column(name).to_pylist()) for name in columns},
-        "views": [_view_facts(view, runs) for view in found.views()],
+        "views": [_view_facts(view) for view in found.views()],
         "failures": failures,
     }  # fmt: skip
     if as_json:
@@ -89,20 +88,18 @@ def info(dataset: str, store_path: str, as_json: bool) -> None:
         click.echo(f"  failed ({one['stage']}): {one['item_id']}: {one['error']}")
 
 
-def _view_facts(view: View, runs: list[dict[str, Any]]) -> dict[str, Any]:
-    """Tell what a view is, how large, and how fast it was made last."""
-    shards = view.table.shards()
-    of_it = [run for run in runs if run["encoder"] == str(view.spec) and run["n_encoded"]]
+def _view_facts(view: View) -> dict[str, Any]:
+    facts = view.facts()
     return {
-        "encoder": str(view.spec),
-        "dim": view.dim,
-        "rows": view.n_rows,
-        "bytes": sum(shard.size_bytes for shard in shards),
-        "shards": len(shards),
-        "snapshot": str(view.snapshot),
-        "fingerprint": view.fingerprint,
-        "embedded": of_it[0]["when"] if of_it else None,
-        "items_per_s": of_it[0]["items_per_s"] if of_it else None,
+        "encoder": facts.encoder,
+        "dim": facts.dim,
+        "rows": facts.n_rows,
+        "bytes": facts.n_bytes,
+        "shards": facts.n_shards,
+        "snapshot": facts.snapshot,
+        "fingerprint": facts.fingerprint,
+        "embedded": facts.embedded,
+        "items_per_s": facts.items_per_s,
         "index": _index_facts(view),
     }
 

@@ -14,14 +14,15 @@ from numpy.typing import NDArray
 
 from featurestore.curation.slices import Slice, read_slice
 from featurestore.encoders import encode_now
-from featurestore.errors import BadQuery, BadSource, MissingColumn, ShapeMismatch, nearest
+from featurestore.errors import BadQuery, MissingColumn, ShapeMismatch, nearest
 from featurestore.search.exact import ExactIndex, Metric, check_metric, combine
 from featurestore.search.factory import check_recall
 from featurestore.storage.cache import Cached
 from featurestore.storage.tables import Table
+from featurestore.store.view_facts import ViewFacts, facts_of
 from featurestore.store.view_index import Index, ViewIndex
 from featurestore.store.view_rows import ViewRows, matching, objects, with_nulls
-from featurestore.store.view_search import Scope, SearchAmong, SearchOptions
+from featurestore.store.view_search import Scope, SearchAmong, SearchOptions, content_of
 from featurestore.terms.embeddings import Embeddings, LazyColumns, Neighbors
 from featurestore.terms.snapshots import Snapshot
 from featurestore.terms.specs import EncoderSpec, Modality
@@ -79,6 +80,10 @@ class View:
     def n_rows(self) -> int:
         """How many items have a valid vector."""
         return self._rows(self.snapshot).count()
+
+    def facts(self) -> ViewFacts:
+        """Return what the view holds, and how it was made last."""
+        return facts_of(self)
 
     def as_of(self, snapshot: Snapshot | str) -> View:
         """Return this view as it was: what a head's card names, or ``featurestore history``.
@@ -402,7 +407,7 @@ class View:
         away = [index.row_of(item_id) for item_id in unlike]
         examples = [
             index.vectors[rows],
-            *(self.encode([_content(image)]) for image in images),
+            *(self.encode([content_of(image)]) for image in images),
             *(self.encode([text]) for text in texts),
             given.astype(np.float32),
         ]
@@ -419,7 +424,7 @@ class View:
         self, image: str | Path | bytes, **options: Unpack[SearchOptions]
     ) -> Neighbors:
         """Find the items closest to a picture, given as a file or its bytes; see `search`."""
-        return self.search(self.encode([_content(image)]), **options)
+        return self.search(self.encode([content_of(image)]), **options)
 
     def encode(self, contents: Sequence[str | bytes]) -> NDArray[np.float32]:
         """Encode new texts or image bytes with this view's encoder, checked to be the same.
@@ -435,13 +440,3 @@ class View:
     @cached_property
     def _encoder(self) -> Any:
         return encode_now.open_encoder(self.info)
-
-
-def _content(image: str | Path | bytes) -> bytes:
-    if isinstance(image, bytes):
-        return image
-    path = Path(image)
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise BadSource(f"cannot read {path}: {error.strerror}") from None

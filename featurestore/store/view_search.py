@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import TypedDict
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from featurestore.errors import BadSource
 from featurestore.store.view_index import Index
 from featurestore.store.view_rows import look_up
 from featurestore.terms.embeddings import Neighbors
@@ -42,3 +44,14 @@ class Scope:
     def with_columns(self, found: Neighbors) -> Neighbors:
         """Let a result look up the items' columns."""
         return replace(found, look_up=partial(look_up, self.items))
+
+
+def content_of(image: str | Path | bytes) -> bytes:
+    """Return the bytes of a picture, given as a file or as bytes."""
+    if isinstance(image, bytes):
+        return image
+    path = Path(image)
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise BadSource(f"cannot read {path}: {error.strerror}") from None
