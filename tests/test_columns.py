@@ -344,3 +344,14 @@ def test_keywords_of_before_work_and_name_the_new_one(empty_store, tiny_images, 
     assert by_old[0].n_items == (2 if old == "select" else 6)
     with pytest.raises(TypeError, match=new):
         empty_store.embed([tiny_images], **known, **{old: value, new: value})
+
+
+def test_a_view_tells_what_it_holds(empty_store, tiny_images):
+    (tiny_images / "broken.png").write_bytes(b"no picture")
+    embed(empty_store, tiny_images)
+    view = empty_store.view("d", PIXELS)
+    facts = view.facts()
+    assert (facts.encoder, facts.n_rows, facts.n_failed, facts.n_shards) == (PIXELS, 6, 1, 1)
+    assert facts.n_bytes == sum(shard.size_bytes for shard in view.table.shards())
+    (run,) = view.dataset.runs("embed")
+    assert (facts.embedded, facts.items_per_s) == (run["when"], run["items_per_s"])
