@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from itertools import count
@@ -15,12 +14,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featurestore.errors import BadName, ModalityMismatch
+from featurestore.terms.embeddings import Embeddings
 from featurestore.terms.intervals import wilson
 from featurestore.terms.specs import Modality
+from heads.catalogue.entry import HeadEntry
 from heads.catalogue.table import head_entries
 from heads.catalogue.words import with_words
+from heads.experiments.cells import Progress
 from heads.experiments.leaks import MOST_OF_A_FIT, Leak, find_leak
 from heads.labels.folds import make_folds
+from heads.labels.matrix import Matrix
 from heads.labels.options import PlanOptions
 from heads.labels.plan import Plan, make_plan, task_of
 from heads.labels.tasks import Task, texts_of
@@ -58,7 +61,7 @@ def fit(
     seed: int = 0,
     apply_reviews: bool = False,
     register: bool = True,
-    progress: Callable[[int, int, str], None] | None = None,
+    progress: Progress | None = None,
 ) -> FittedHead:
     """Fit a head on a view, evaluate it, and keep it beside the data set.
 
@@ -99,32 +102,86 @@ def fit(
     ------
     UnknownHead, MissingColumn, NotEnoughData
     """
-    begin = time.perf_counter()
-    created = datetime.now(UTC)
-    embeddings = view.load()
+    begin, created = time.perf_counter(), datetime.now(UTC)
     options = PlanOptions(label, task, seed=seed, apply_reviews=apply_reviews)
-    reviews, review_notes = reviews_of(view, embeddings, options)
-    plan = make_plan(embeddings, options, recorded=task_of(view, label), reviews=reviews)
+    lesson = _lesson_of(view, head, options, coverage)
+    evaluation, estimator = _taught(lesson, seed, progress)
+    conformal = None if coverage is None else _conformal(estimator, lesson, coverage)
+    leak, leak_notes = find_leak([view], lesson.plan, most=MOST_OF_A_FIT)
+    stem = re.sub(r"[^A-Za-z0-9._+-]+", "-", lesson.head)[:60]
+    card = HeadCard(
+        format=CARD_FORMAT,
+        head_id=f"{stem}-{created:%Y%m%dT%H%M%S%f}-{view.fingerprint[:8]}",
+        created=created.isoformat(),
+        chosen=chosen_by(estimator),
+        conformal=conformal,
+        seed=seed,
+        **_card_of_lesson(lesson),
+        **_card_of_plan(lesson.plan),
+        **_card_of_evaluation(evaluation, lesson.plan),
+        notes=[*lesson.plan.notes, *leak_notes],
+        twins=None if leak is None else _card_of_leak(leak, evaluation),
+        seconds=Seconds(evaluation.seconds, time.perf_counter() - begin),
+        machine=machine(),
+        versions=library_versions(),
+    )
+    blocks = () if lesson.reads_texts else tuple(blocks_of(view))
+    fitted = FittedHead(card.head_id, estimator, card, blocks)
+    if not register:
+        return fitted
+    predicted = _predictions(evaluation, lesson.plan)
+    return save_head(fitted, predicted, heads_folder(view.dataset))
+
+
+@dataclass(frozen=True, eq=False)
+class _Lesson:
+    """What one head learns from."""
+
+    view: View
+    items: Embeddings
+    head: str  # its name
+    entry: HeadEntry
+    plan: Plan
+    X: Matrix  # (n, dim) vectors or (n,) texts of the plan's rows
+    calibration: NDArray[np.intp]  # rows that teach prediction sets, not the head
+
+    @property
+    def reads_texts(self) -> bool:
+        """Whether the head reads texts, not vectors."""
+        return self.entry.reads == "texts"
+
+
+def _lesson_of(
+    view: View, head: str | Any, options: PlanOptions, coverage: float | None
+) -> _Lesson:
+    items = view.load()
+    reviews, review_notes = reviews_of(view, items, options)
+    plan = make_plan(items, options, recorded=task_of(view, options.label), reviews=reviews)
     plan = replace(plan, notes=(*plan.notes, *review_notes))
-    ((head, entry),) = head_entries([head], plan.task).items()
+    ((name, entry),) = head_entries([head], plan.task).items()
     reads_texts = entry.reads == "texts"
     if reads_texts and view.dataset.modality != Modality.TEXT:
-        raise ModalityMismatch(f"{head} reads texts, but {view.dataset.name!r} holds pictures")
-    X = (texts_of(embeddings) if reads_texts else embeddings.vectors)[plan.rows]
-    plan, calibrate = _set_aside(plan, coverage, seed)
-    builder = entry.builder(plan.task)
+        raise ModalityMismatch(f"{name} reads texts, but {view.dataset.name!r} holds pictures")
+    X = (texts_of(items) if reads_texts else items.vectors)[plan.rows]
+    plan, calibration = _set_aside(plan, coverage, options.seed)
+    return _Lesson(view, items, name, entry, plan, X, calibration)
+
+
+def _taught(lesson: _Lesson, seed: int, progress: Progress | None) -> tuple[Evaluation, Any]:
+    """Evaluate the head, and return it fitted on all training rows."""
+    plan, X = lesson.plan, lesson.X
+    builder = lesson.entry.builder(plan.task)
     assert builder is not None, "checked by head_entries"
-    if entry.reads == "words":
-        builder = with_words(builder, view, plan.classes)
-    build = partial(builder, seed)
+    if lesson.entry.reads == "words":
+        builder = with_words(builder, lesson.view, plan.classes)
     n_done, n_fits = count(1), len(plan.parts) + (plan.folds is not None)
 
     def tell() -> None:
         if progress is not None:
-            progress(next(n_done), n_fits, f"{head} on {view.spec}")
+            progress(next(n_done), n_fits, f"{lesson.head} on {lesson.view.spec}")
 
     evaluation = evaluate(
-        build,
+        partial(builder, seed),
         X,
         plan.target,
         plan.parts,
@@ -135,49 +192,29 @@ def fit(
         seed=seed,
         reviewed=plan.reviewed,
     )
-    estimator = evaluation.last
-    if plan.folds is not None:
-        lesson = plan.taught.lesson
-        rows = plan.train
-        estimator = fit_head(build(), X[rows], lesson[rows], plan.block[rows])
-        tell()
-    conformal = None
-    if coverage is not None:
-        conformal = _conformal(estimator, X, plan, calibrate, coverage)
-    leak, leak_notes = find_leak([view], plan, most=MOST_OF_A_FIT)
-    plan = replace(plan, notes=(*plan.notes, *leak_notes))
-    stem = re.sub(r"[^A-Za-z0-9._+-]+", "-", head)[:60]
-    head_id = f"{stem}-{created:%Y%m%dT%H%M%S%f}-{view.fingerprint[:8]}"
-    part = getattr(view, "slice_", None)
-    card = HeadCard(
-        format=CARD_FORMAT,
-        head_id=head_id,
-        head=head,
-        created=created.isoformat(),
-        dataset=view.dataset.name,
-        modality=str(view.dataset.modality),
-        encoder="baseline:tfidf" if reads_texts else str(view.spec),
-        fingerprint="" if reads_texts else view.fingerprint,
-        snapshot=embeddings.snapshot,
-        slice=part.name if part else None,
-        slice_digest=part.digest if part else None,
-        reads="texts" if reads_texts else "vectors",
-        dim=embeddings.dim,
-        search_space=entry.search_space,
-        chosen=chosen_by(estimator),
-        conformal=conformal,
-        seed=seed,
-        **_card_of_plan(plan),
-        **_card_of_evaluation(evaluation, plan),
-        twins=None if leak is None else _card_of_leak(leak, evaluation),
-        seconds=Seconds(evaluation.seconds, time.perf_counter() - begin),
-        machine=machine(),
-        versions=library_versions(),
-    )
-    fitted = FittedHead(head_id, estimator, card, () if reads_texts else tuple(blocks_of(view)))
-    if not register:
-        return fitted
-    return save_head(fitted, _predictions(evaluation, plan), heads_folder(view.dataset))
+    if plan.folds is None:
+        return evaluation, evaluation.last
+    rows = plan.train
+    estimator = fit_head(builder(seed), X[rows], plan.taught.lesson[rows], plan.block[rows])
+    tell()
+    return evaluation, estimator
+
+
+def _card_of_lesson(lesson: _Lesson) -> dict[str, Any]:
+    view, slice_ = lesson.view, getattr(lesson.view, "slice_", None)
+    return {
+        "head": lesson.head,
+        "dataset": view.dataset.name,
+        "modality": str(view.dataset.modality),
+        "encoder": "baseline:tfidf" if lesson.reads_texts else str(view.spec),
+        "fingerprint": "" if lesson.reads_texts else view.fingerprint,
+        "snapshot": lesson.items.snapshot,
+        "slice": slice_.name if slice_ else None,
+        "slice_digest": slice_.digest if slice_ else None,
+        "reads": "texts" if lesson.reads_texts else "vectors",
+        "dim": lesson.items.dim,
+        "search_space": lesson.entry.search_space,
+    }
 
 
 def _card_of_leak(leak: Leak, evaluation: Evaluation) -> TwinsInTest:
@@ -212,13 +249,12 @@ def _set_aside(plan: Plan, coverage: float | None, seed: int) -> tuple[Plan, NDA
     return replace(plan, train=train[teach]), train[calibrate]
 
 
-def _conformal(
-    estimator: Any, X: Any, plan: Plan, rows: NDArray[np.intp], coverage: float
-) -> Conformal:
+def _conformal(estimator: Any, lesson: _Lesson, coverage: float) -> Conformal:
     """Calibrate prediction sets, and say how they do on a test split."""
+    plan, rows = lesson.plan, lesson.calibration
 
     def said(rows: NDArray[np.intp]) -> Any:
-        found = predictions(estimator, X[rows], plan.target.take(rows))
+        found = predictions(estimator, lesson.X[rows], plan.target.take(rows))
         if plan.task is Task.REGRESSION:
             return found.predicted
         if found.proba is None:
@@ -258,7 +294,6 @@ def _card_of_plan(plan: Plan) -> dict[str, Any]:
         "n_items": len(plan.ids),
         "n_unlabelled": plan.n_unlabelled,
         "reviews": None if plan.reviewed is None else plan.reviewed.digest,
-        "notes": list(plan.notes),
     }
 
 

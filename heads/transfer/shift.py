@@ -73,49 +73,17 @@ def domain_shift(
     .. [1] Ben-David et al., NIPS 2006; Glorot, Bordes, Bengio, ICML 2011.
     """
     first, second = np.asarray(first), np.asarray(second)
-    if first.ndim != 2 or second.ndim != 2 or first.shape[1] != second.shape[1]:
-        raise ShapeMismatch(f"vectors of one dim were expected: {first.shape}, {second.shape}")
-    if min(len(first), len(second)) < 10:
-        raise NotEnoughData(
-            f"{len(first)} and {len(second)} items: a shift needs ten or more on each side"
-        )
-    if groups is not None:
-        n_groups = [len(np.unique(np.asarray(side).astype(str))) for side in groups]
-        if min(n_groups) < LEAST_GROUPS:
-            raise NotEnoughData(
-                f"{n_groups[0]} and {n_groups[1]} groups: a shift needs {LEAST_GROUPS} or more on "
-                "each side to be told from the groups themselves"
-            )
+    _check_sizes(first, second, groups)
     rng = np.random.default_rng(seed)
-    kept = [np.sort(rng.permutation(len(side))[:MOST_ROWS]) for side in (first, second)]
-    a, b = first[kept[0]], second[kept[1]]
-    if groups is None:
-        block = np.arange(len(a) + len(b))
-    else:
-        named = [f"{side}" for rows, of in zip(kept, groups, strict=True) for side in of[rows]]
-        block = np.unique(named, return_inverse=True)[1]
-    side = np.repeat([1.0, -1.0], [len(a), len(b)])
-    Z = Normaliser("standardise").fit_transform(np.vstack([a, b]))
-    sides = [side, *(_permuted(side, block, rng) for _ in range(N_PERMUTATIONS))]
-    targets = np.stack([_weighed(one) for one in sides], axis=1)
-    within = None if groups is None else block
-    scores = ridge_loo(Z, targets, (ALPHA_SHARE * len(Z),), within).scores
-    errors = [_error(scores[:, i], one) for i, one in enumerate(sides)]
-    distances = [max(0.0, 2 * (1 - 2 * error)) for error in errors]
-    far = _distance(b, a, own=False)
-    near = _distance(a, a, own=True)
+    here, there = _sampled(rng, (first, second), groups, (first_classes, classes))
+    distances = _distances(here, there, rng, grouped=groups is not None)
+    near = _distance(here.vectors, here.vectors, own=True)
     limit = float(np.quantile(near, 1 - TAIL))
-    is_beyond = far > limit
+    is_beyond = _distance(there.vectors, here.vectors, own=False) > limit
     of_class: dict[str, float] = {}
-    far_classes: tuple[str, ...] = ()
-    if classes is not None:
-        names = np.asarray(classes)[kept[1]].astype(str)
-        of_class = {str(name): float(is_beyond[names == name].mean()) for name in np.unique(names)}
-        if first_classes is not None:
-            known = np.asarray(first_classes)[kept[0]].astype(str)
-            far_classes = _far_classes(
-                (near > limit, known, block[: len(a)]), (is_beyond, names, block[len(a) :])
-            )
+    if there.classes is not None:
+        names = np.unique(there.classes)
+        of_class = {str(name): float(is_beyond[there.classes == name].mean()) for name in names}
     return Shift(
         distances[0],
         float(np.quantile(distances[1:], 0.95)),
@@ -125,27 +93,94 @@ def domain_shift(
         float(is_beyond.mean()),
         of_class,
         between,
-        far_classes,
+        _far_classes((here, near > limit), (there, is_beyond)),
     )
 
 
-_Side = tuple[NDArray[np.bool_], NDArray[Any], NDArray[np.intp]]  # beyond, class, block
+def _check_sizes(
+    first: NDArray[Any],
+    second: NDArray[Any],
+    groups: tuple[NDArray[Any], NDArray[Any]] | None,
+) -> None:
+    if first.ndim != 2 or second.ndim != 2 or first.shape[1] != second.shape[1]:
+        raise ShapeMismatch(f"vectors of one dim were expected: {first.shape}, {second.shape}")
+    if min(len(first), len(second)) < 10:
+        raise NotEnoughData(
+            f"{len(first)} and {len(second)} items: a shift needs ten or more on each side"
+        )
+    if groups is None:
+        return
+    n_groups = [len(np.unique(np.asarray(side).astype(str))) for side in groups]
+    if min(n_groups) < LEAST_GROUPS:
+        raise NotEnoughData(
+            f"{n_groups[0]} and {n_groups[1]} groups: a shift needs {LEAST_GROUPS} or more on "
+            "each side to be told from the groups themselves"
+        )
 
 
-def _far_classes(first: _Side, second: _Side) -> tuple[str, ...]:
+@dataclass(frozen=True, eq=False)
+class _Side:
+    """At most MOST_ROWS items of one of the two sets."""
+
+    vectors: NDArray[Any]  # (n, dim)
+    block: NDArray[np.intp]  # (n,), items of one block on either side stay together
+    classes: NDArray[np.str_] | None  # (n,)
+
+
+def _sampled(
+    rng: np.random.Generator,
+    vectors: tuple[NDArray[Any], NDArray[Any]],
+    groups: tuple[NDArray[Any], NDArray[Any]] | None,
+    classes: tuple[NDArray[Any] | None, NDArray[Any] | None],
+) -> list[_Side]:
+    kept = [np.sort(rng.permutation(len(side))[:MOST_ROWS]) for side in vectors]
+    sizes = [len(rows) for rows in kept]
+    block = np.arange(sum(sizes))
+    if groups is not None:
+        names = [str(name) for rows, of in zip(kept, groups, strict=True) for name in of[rows]]
+        block = np.unique(names, return_inverse=True)[1]
+    return [
+        _Side(side[rows], own, None if of is None else np.asarray(of)[rows].astype(str))
+        for side, rows, own, of in zip(
+            vectors, kept, np.split(block, sizes[:1]), classes, strict=True
+        )
+    ]
+
+
+def _distances(
+    here: _Side, there: _Side, rng: np.random.Generator, *, grouped: bool
+) -> list[float]:
+    """Return the A-distance of the sides, and those of random splits into sides."""
+    side = np.repeat([1.0, -1.0], [len(here.block), len(there.block)])
+    block = np.concatenate([here.block, there.block])
+    sides = [side, *(_permuted(side, block, rng) for _ in range(N_PERMUTATIONS))]
+    Z = Normaliser("standardise").fit_transform(np.vstack([here.vectors, there.vectors]))
+    targets = np.stack([_weighed(one) for one in sides], axis=1)
+    within = block if grouped else None
+    scores = ridge_loo(Z, targets, (ALPHA_SHARE * len(Z),), within).scores
+    errors = [_error(scores[:, i], one) for i, one in enumerate(sides)]
+    return [max(0.0, 2 * (1 - 2 * error)) for error in errors]
+
+
+_Tail = tuple[_Side, NDArray[np.bool_]]  # and which of its items lie far out
+
+
+def _far_classes(first: _Tail, second: _Tail) -> tuple[str, ...]:
     """Return the classes of which more lie beyond than of the same class in the first set.
 
     A class that is spread out lies beyond in both. Items of a block count once.
     """
     from scipy.stats import false_discovery_control, fisher_exact
 
-    classes = np.unique(second[1])
+    if first[0].classes is None or second[0].classes is None:
+        return ()
+    classes = np.unique(second[0].classes)
     p = []
     for name in classes:
         table = []
-        for is_beyond, names, block in (second, first):
-            rows = names == name
-            _, number, sizes = np.unique(block[rows], return_inverse=True, return_counts=True)
+        for side, is_beyond in (second, first):
+            rows = side.classes == name
+            _, number, sizes = np.unique(side.block[rows], return_inverse=True, return_counts=True)
             n_beyond = int((np.bincount(number, weights=is_beyond[rows]) / sizes).sum())
             table.append([n_beyond, len(sizes) - n_beyond])
         p.append(float(fisher_exact(table, alternative="greater").pvalue))
