@@ -167,7 +167,7 @@ def head_entries(heads: Sequence[str | Any], task: Task) -> dict[str, HeadEntry]
     return found
 
 
-def _named(estimator: Any, taken: Mapping[str, HeadEntry]) -> tuple[str, HeadEntry]:
+def _named(estimator: BaseEstimator, taken: Mapping[str, HeadEntry]) -> tuple[str, HeadEntry]:
     entry = entry_of(estimator)
     stem = name = type(estimator).__name__
     n = 1
@@ -207,7 +207,7 @@ def best_of(entries: Mapping[str, HeadEntry], metric: str | None = None) -> Head
     )
 
 
-def entry_of(estimator: Any) -> HeadEntry:
+def entry_of(estimator: BaseEstimator) -> HeadEntry:
     """Make an entry of an unfitted scikit-learn estimator.
 
     Raises

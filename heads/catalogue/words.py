@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,22 +20,24 @@ from featurestore.terms.labels import class_name
 from featurestore.terms.specs import Modality
 from featurestore.terms.vectors import unit_rows
 from heads.estimators.zero_shot import Prompts
+from heads.labels.views import AnyView
 
 if TYPE_CHECKING:
+    from featurestore.store.view import View
     from heads.catalogue.entry import Build
 
 _TEMPLATES = {Modality.IMAGE: "a photo of a {}.", Modality.TEXT: "{}"}
 IMPORTED = "import"  # family of vectors that another program made
 
 
-def reads_words(view: Any) -> bool:
+def reads_words(view: AnyView) -> bool:
     """Whether a view's encoder can be asked in words."""
     if not hasattr(view, "encode") or view.spec.family == IMPORTED:
         return False
-    return str(Modality.TEXT) in view.info["modalities"]
+    return str(Modality.TEXT) in cast("View", view).info["modalities"]
 
 
-def with_words(build: Build, view: Any, classes: Sequence[str]) -> Build:
+def with_words(build: Build, view: AnyView | None, classes: Sequence[str]) -> Build:
     """Return what builds a head that knows the words of each class.
 
     Raises
@@ -45,13 +47,13 @@ def with_words(build: Build, view: Any, classes: Sequence[str]) -> Build:
     BadName
         If a prompt does not fit.
     """
-    if not hasattr(view, "encode"):
+    if view is None or not hasattr(view, "encode"):
         raise ModalityMismatch(
             "a zero-shot head needs the words of one encoder: it reads no vectors that are put "
             "side by side"
         )
     prompts = prompts_of(build(0).prompts, classes, view.dataset.modality)
-    vectors = class_vectors(view, prompts)
+    vectors = class_vectors(cast("View", view), prompts)
     return lambda seed: build(seed).set_params(class_names=list(classes), class_vectors=vectors)
 
 
@@ -78,7 +80,7 @@ def prompts_of(
     return [[t.replace("{}", name.replace("_", " ")) for t in templates] for name in classes]
 
 
-def class_vectors(view: Any, prompts: Sequence[Sequence[str]]) -> NDArray[np.float32]:
+def class_vectors(view: View, prompts: Sequence[Sequence[str]]) -> NDArray[np.float32]:
     """Return the mean direction of each class's prompts, (n_classes, dim), of length 1."""
     vectors = unit_rows(view.encode([text for texts in prompts for text in texts]))
     ends = np.cumsum([len(texts) for texts in prompts])[:-1]

@@ -134,7 +134,10 @@ def nearest_rows(
 
 
 def vote_weights(cosines: NDArray[Any], temperature: float = TEMPERATURE) -> NDArray[Any]:
-    """Return exp(cosine / temperature), the best of each row 1; all 0 where all are barred."""
+    """Return exp(cosine / temperature), (n, k), scaled to 1 for the best of each row.
+
+    Rows whose cosines, best first, are all -inf get zeros.
+    """
     best = cosines[:, :1]
     return np.asarray(np.exp((cosines - np.where(np.isfinite(best), best, 0)) / temperature))
 

@@ -28,7 +28,7 @@ class PerLabel(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         Of two classes.
     """
 
-    def __init__(self, estimator: Any):
+    def __init__(self, estimator: BaseEstimator):
         self.estimator = estimator
 
     def fit(self, X: Matrix, y: NDArray[Any], groups: NDArray[Any] | None = None) -> Self:

@@ -21,7 +21,10 @@ def softmax(scores: NDArray[Any]) -> NDArray[np.float64]:
 def log_loss(
     scores: NDArray[Any], codes: NDArray[np.intp], weights: NDArray[Any] | None = None
 ) -> float:
-    """Mean negative log-probability of the true classes (nats), scores before the softmax."""
+    """Mean negative log-probability of the true classes (nats).
+
+    ``scores`` before the softmax, (n, n_classes); ``codes`` and ``weights``, (n,).
+    """
     shifted = scores - scores.max(axis=1, keepdims=True)
     log_sum = np.log(np.exp(shifted).sum(axis=1, dtype=np.float64))
     return float(np.average(log_sum - shifted[np.arange(len(codes)), codes], weights=weights))
@@ -30,7 +33,7 @@ def log_loss(
 def fit_sharpness(
     scores: NDArray[Any], codes: NDArray[np.intp], *, near: float | None = None
 ) -> float:
-    """Find the factor on held-out scores that makes their softmax most likely.
+    """Find the factor on held-out scores, (n, n_classes), that makes their softmax most likely.
 
     With ``near``, a prior of one standard deviation on the log scale draws the factor there: of a
     few rows, all of which may be right, the likeliest factor has no bound.
@@ -95,6 +98,7 @@ def fit_softmax(
     begin = np.zeros((dim + 1) * n_classes) if start is None else start.ravel()
 
     def least(loss: Callable[[NDArray[np.float64]], Any]) -> NDArray[np.float64]:
+        """Minimise a loss of the weights; both of shape (dim + 1, n_classes), flat for the loss."""
         # Below this relative gain a float32 loss only changes by its rounding.
         options = {"maxiter": max_iter, "gtol": tol, "ftol": 1e-8, "maxls": 50}
         found = minimize(loss, begin, jac=True, method="L-BFGS-B", options=options)

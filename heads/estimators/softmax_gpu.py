@@ -27,7 +27,8 @@ def loss_on_gpu(
 ) -> Loss:
     """Return the function of the weights that gives their loss and gradient; see `fit_softmax`.
 
-    The rows stay on the device; at each call weights go there and a gradient comes back.
+    ``X``, (n, dim), is dense and stays on the device. Each call sends weights and returns a
+    gradient.
     """
     n, dim = X.shape
 
@@ -74,7 +75,7 @@ def alone() -> Iterator[None]:
 
 
 def give_back() -> None:
-    """Return the memory that torch keeps for its next tensors: others have use for it."""
+    """Free torch's cached GPU memory."""
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 

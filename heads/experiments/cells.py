@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from featurestore.storage.dataset_folder import DatasetFolder
 from featurestore.storage.files import write_json
-from featurestore.storage.remote import RemotePath, StorePath, as_path
 from heads.catalogue.entry import HeadEntry
 from heads.experiments.inputs import Material
 from heads.labels.plan import Plan
+from heads.labels.views import AnyDataset, folder_of
 from heads.measures.comparison import ComparedHead
 from heads.measures.evaluate import evaluate
 from heads.saved.provenance import library_versions
@@ -28,11 +28,9 @@ Progress = Callable[[int, int, str], None]  # fits done, fits in all, what is fi
 CACHE_FORMAT = 7  # a change to how heads learn or are scored makes it one more
 
 
-def run_folder(dataset: DataSet | StorePath | str) -> DatasetFolder:
+def run_folder(dataset: AnyDataset) -> DatasetFolder:
     """Return the folder that keeps a data set's runs; a path is that of the folder."""
-    if isinstance(dataset, str | Path | RemotePath):
-        return DatasetFolder(as_path(dataset))
-    return DatasetFolder(dataset.path)
+    return DatasetFolder(folder_of(dataset))
 
 
 def cell_cache(dataset: DataSet) -> Path:

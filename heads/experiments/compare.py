@@ -18,7 +18,7 @@ from heads.labels.plan import Plan
 from heads.labels.tasks import Task
 from heads.measures.comparison import ComparedHead, Comparison, cell_name, metric_of
 from heads.measures.metrics import METRICS
-from heads.saved.common_items import Ground, ground_of
+from heads.saved.ground import Ground, ground_of
 from heads.saved.provenance import library_versions, machine
 
 if TYPE_CHECKING:

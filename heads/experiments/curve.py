@@ -19,7 +19,7 @@ from heads.experiments.learning_curve import Budget, Curve
 from heads.labels.options import PlanOptions
 from heads.labels.plan import Plan
 from heads.labels.tasks import Task
-from heads.saved.common_items import Ground, ground_of
+from heads.saved.ground import Ground, ground_of
 from heads.saved.provenance import library_versions, machine
 
 if TYPE_CHECKING:

@@ -27,6 +27,7 @@ from heads.labels.matrix import Matrix
 from heads.labels.options import PlanOptions
 from heads.labels.plan import Plan, make_plan, task_of
 from heads.labels.tasks import Task, texts_of
+from heads.labels.views import slice_facts
 from heads.measures.conformal import misfit, sets, threshold
 from heads.measures.evaluate import Evaluation, chosen_by, evaluate, fit_head, predictions
 from heads.measures.metrics import METRICS
@@ -41,8 +42,8 @@ from heads.saved.card import (
     Seconds,
     TwinsInTest,
 )
-from heads.saved.common_items import reviews_of
 from heads.saved.concat import blocks_of
+from heads.saved.ground import reviews_of
 from heads.saved.provenance import library_versions, machine
 
 if TYPE_CHECKING:
@@ -156,7 +157,7 @@ def _lesson_of(
 ) -> _Lesson:
     items = view.load()
     reviews, review_notes = reviews_of(view, items, options)
-    plan = make_plan(items, options, recorded=task_of(view, options.label), reviews=reviews)
+    plan = make_plan(items, options, recorded=task_of(view.dataset, options.label), reviews=reviews)
     plan = replace(plan, notes=(*plan.notes, *review_notes))
     ((name, entry),) = head_entries([head], plan.task).items()
     reads_texts = entry.reads == "texts"
@@ -201,7 +202,7 @@ def _taught(lesson: _Lesson, seed: int, progress: Progress | None) -> tuple[Eval
 
 
 def _card_of_lesson(lesson: _Lesson) -> dict[str, Any]:
-    view, slice_ = lesson.view, getattr(lesson.view, "slice_", None)
+    view = lesson.view
     return {
         "head": lesson.head,
         "dataset": view.dataset.name,
@@ -209,8 +210,7 @@ def _card_of_lesson(lesson: _Lesson) -> dict[str, Any]:
         "encoder": "baseline:tfidf" if lesson.reads_texts else str(view.spec),
         "fingerprint": "" if lesson.reads_texts else view.fingerprint,
         "snapshot": lesson.items.snapshot,
-        "slice": slice_.name if slice_ else None,
-        "slice_digest": slice_.digest if slice_ else None,
+        **slice_facts(view),
         "reads": "texts" if lesson.reads_texts else "vectors",
         "dim": lesson.items.dim,
         "search_space": lesson.entry.search_space,

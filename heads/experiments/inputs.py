@@ -19,8 +19,10 @@ from heads.catalogue.table import HEADS, best_on_counts, counts_builder
 from heads.catalogue.words import with_words
 from heads.labels.plan import Plan
 from heads.labels.tasks import Task, texts_of
-from heads.saved.common_items import Ground, rows_of
+from heads.labels.views import AnyView
+from heads.saved.common_items import positions_in
 from heads.saved.concat import concat
+from heads.saved.ground import Ground
 
 if TYPE_CHECKING:
     from featurestore.store.view import View
@@ -43,7 +45,7 @@ class Material:
 Cell = tuple[Material, str, HeadEntry]  # what is read, and the head by name
 
 
-def of_view(view: View, table: Embeddings, plan: Plan) -> Material:
+def of_view(view: AnyView, table: Embeddings, plan: Plan) -> Material:
     """Return a view's vectors; the state tells versions of one number apart."""
     identity = {"fingerprint": view.fingerprint, "state": view.state}
     return of_vectors(str(view.spec), lambda: table.vectors[plan.rows], plan, identity, view)
@@ -55,7 +57,7 @@ def of_concat(views: Sequence[View], plan: Plan) -> Material:
 
     def vectors() -> NDArray[np.float32]:
         found = both.load()
-        return found.vectors[rows_of(found, plan.ids)]
+        return found.vectors[positions_in(found, plan.ids)]
 
     identity = {"of": [[view.fingerprint, view.state] for view in views]}
     return of_vectors(str(both.spec), vectors, plan, identity)
@@ -66,7 +68,7 @@ def of_vectors(
     vectors: Callable[[], Any],
     plan: Plan,
     identity: Mapping[str, Any],
-    view: View | None = None,
+    view: AnyView | None = None,
 ) -> Material:
     """Return vectors of the plan's rows under an encoder's name; its view knows words."""
 

@@ -29,7 +29,7 @@ class Folds:
         return len(self.number)
 
     def parts(self) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]:
-        """Yield training and test rows, repeat by repeat, fold by fold."""
+        """Yield training and test rows, (n_train,) and (n_test,): all folds of each repeat."""
         for number in self.number:
             for fold in range(self.n_folds):
                 yield np.flatnonzero(number != fold), np.flatnonzero(number == fold)

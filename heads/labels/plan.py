@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,9 @@ from heads.labels.labelled import LabelledRows, labelled_rows, lonely_classes, r
 from heads.labels.options import DEFAULT, PlanOptions
 from heads.labels.reviewed import Decisions, Reviewed
 from heads.labels.tasks import Target, Task
+
+if TYPE_CHECKING:
+    from featurestore.store.dataset import DataSet
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +56,7 @@ class Plan:
 
     @property
     def parts(self) -> list[tuple[NDArray[np.intp], NDArray[np.intp]]]:
-        """Training and test rows, in the order of scores."""
+        """Training and test rows, (n_train,) and (n_test,), in the order of scores."""
         if self.draws:
             return list(self.draws)
         found = [(self.train, self.test)] if self.folds is None else list(self.folds.parts())
@@ -69,7 +72,7 @@ class Plan:
 
     @property
     def tested(self) -> NDArray[np.intp]:
-        """Rows that get a prediction, ascending."""
+        """Rows that get a prediction, ascending, shape (n_tested,)."""
         if self.draws:
             return np.unique(np.concatenate([test for _, test in self.draws]))
         tested = self.test if self.folds is None else np.arange(len(self.ids))
@@ -100,14 +103,11 @@ class Plan:
         return over_folds(self.folds.n_repeats, self.folds.n_folds)
 
 
-def task_of(view: Any, label: str | None) -> str | None:
+def task_of(dataset: DataSet, label: str | None) -> str | None:
     """Return the task that dataset.json records of a label; None where it says nothing."""
-    description = getattr(view.dataset, "description", None)
-    if description is None or not description.labels:
-        return None
-    name = label or next(iter(description.labels))
-    task: str | None = description.labels.get(name, {}).get("task")
-    return task
+    labels = dataset.description.labels
+    name = label or next(iter(labels), "")
+    return labels.get(name, {}).get("task")
 
 
 def make_plan(

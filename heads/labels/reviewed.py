@@ -45,9 +45,9 @@ class Decisions:
     def added_to(
         self, values: NDArray[Any], ids: NDArray[Any], left_out: frozenset[str]
     ) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-        """Return values with the labels that reviewers alone gave, and mark those rows.
+        """Return values (n,) with the labels that reviewers alone gave, and mark those rows.
 
-        So are rows whose own class does not take part, where reviewers say another.
+        A row whose own class is left out counts as such a row if reviewers name another class.
         """
         values, is_added = values.copy(), np.zeros(len(values), dtype=bool)
         for row, item in enumerate(ids.tolist()):
@@ -71,7 +71,7 @@ class Reviewed:
     digest: str
 
     def sentence(self, target: Target, rows: NDArray[np.intp]) -> str:
-        """Say what changed in the training rows."""
+        """Say what changed in the training rows, (n_train,)."""
         changed = differs(target, self.taught)[rows] & self.is_tested[rows] & self.teaches[rows]
         n_added = int((~self.is_tested[rows] & self.teaches[rows]).sum())
         return (
@@ -88,7 +88,7 @@ def review_rows(
     kind: Task,
     name: str,
 ) -> tuple[Target, Reviewed]:
-    """Return the target as it is tested, and as it is taught, over the classes of both."""
+    """Return the target of values (n,) as tested and as taught; both have all classes."""
     new = values.copy()
     for row, item in enumerate(ids.tolist()):
         if item in decisions.labels:
@@ -102,6 +102,6 @@ def review_rows(
 
 
 def differs(first: Target, second: Target) -> NDArray[np.bool_]:
-    """Mark the rows that two targets see otherwise."""
+    """Mark the rows where two targets of n rows differ, shape (n,)."""
     changed = first.values != second.values
     return np.asarray(changed if changed.ndim == 1 else changed.any(axis=1))

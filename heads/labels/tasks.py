@@ -38,12 +38,12 @@ class Target:
         return len(self.values)
 
     def take(self, rows: NDArray[Any]) -> Target:
-        """Return some rows."""
+        """Return some rows, given as positions or as a mask of shape (n,)."""
         return Target(self.task, self.values[rows], self.classes)
 
     @property
     def lesson(self) -> NDArray[Any]:
-        """What ``fit`` takes as y: class names, an indicator matrix, or numbers."""
+        """What ``fit`` takes as y: names (n,), indicators (n, n_labels), or numbers (n,)."""
         if self.task is Task.MULTICLASS:
             return np.asarray(np.array(self.classes)[self.values])
         return self.values
@@ -139,7 +139,7 @@ def _numbers(values: Sequence[Any] | NDArray[Any], name: str) -> NDArray[np.floa
     return numbers
 
 
-def _labels(value: Any, name: str) -> set[str]:
+def _labels(value: object, name: str) -> set[str]:
     if isinstance(value, str):
         return {part.strip() for part in value.split(SEPARATOR) if part.strip()}
     if isinstance(value, _LISTS):

@@ -116,7 +116,7 @@ class ComparedHead:
     def from_json(
         cls, data: Mapping[str, Any], truth: NDArray[Any], task: Task, estimand: str
     ) -> Self:
-        """Read what `to_json` gave."""
+        """Read what `to_json` gave; ``truth`` is that of the comparison, (n,) or (n, n_labels)."""
         report = Report(
             truth,
             np.array(data["predicted"], dtype=truth.dtype).reshape(truth.shape),

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,9 @@ from heads.measures.intervals import (
     mean_recall_difference,
 )
 from heads.measures.metrics import METRICS, Metric, Predictions, score
+
+if TYPE_CHECKING:
+    from sklearn.base import BaseEstimator
 
 CLOSED_FORM = ("balanced_accuracy", "accuracy")  # score intervals; of one class a row
 Part = tuple[NDArray[np.intp], NDArray[np.intp]]  # training and test rows
@@ -230,14 +233,9 @@ def evaluate(
         _by_metric(tally.as_reviewed),
         0 if reviewed is None else _n_seen_otherwise(target, reviewed, tally.is_tested),
     )
-    proba = tally.probabilities
-    return Evaluation(
-        report,
-        float(np.median(tally.seconds)),
-        None if proba is None else proba[tally.is_tested],
-        tuple(tally.chosen),
-        fit.head,
-    )
+    seconds, proba = float(np.median(tally.seconds)), tally.probabilities
+    proba = None if proba is None else proba[tally.is_tested]
+    return Evaluation(report, seconds, proba, tuple(tally.chosen), fit.head)
 
 
 @dataclass(frozen=True, eq=False)
@@ -320,7 +318,7 @@ def _draw_blocks(
     return _draws(found, wanted, block, seed), n_blocks if is_grouped else None
 
 
-def predictions(head: Any, X: Matrix, target: Target) -> Predictions:
+def predictions(head: BaseEstimator, X: Matrix, target: Target) -> Predictions:
     """Let a fitted head say what it thinks of rows X, in the terms of their target."""
     said = head.predict(X)
     if target.task is Task.REGRESSION:
@@ -385,7 +383,7 @@ def _each(run: Callable[[Part], _Fit], parts: Sequence[Part]) -> Iterator[_Fit]:
         yield from pool.map(run, parts)
 
 
-def fit_head(head: Any, X: Matrix, y: NDArray[Any], groups: NDArray[Any] | None) -> Any:
+def fit_head(head: BaseEstimator, X: Matrix, y: NDArray[Any], groups: NDArray[Any] | None) -> Any:
     """Fit a head or pipeline to X (n, dim), with groups (n,) where its last step takes them."""
     from sklearn.pipeline import Pipeline
     from sklearn.utils.validation import has_fit_parameter
@@ -397,7 +395,7 @@ def fit_head(head: Any, X: Matrix, y: NDArray[Any], groups: NDArray[Any] | None)
     return head.fit(X, y, **{f"{prefix}groups": groups})
 
 
-def chosen_by(head: Any) -> dict[str, Any]:
+def chosen_by(head: BaseEstimator) -> dict[str, Any]:
     """Return the settings that a fitted head chose for itself."""
     last = head[-1] if hasattr(head, "steps") else head
     names = ("chosen_", "normalisation_", "C_", "alpha_", "k_", "temperature_")

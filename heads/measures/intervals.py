@@ -207,6 +207,7 @@ def bootstrap_interval(
 
     Parameters
     ----------
+    draws : ndarray of shape (n_draws,)
     n_units : int
         Blocks or rows that were drawn; a single one tells nothing, and gets all there is.
 
@@ -240,8 +241,9 @@ def bootstrap_difference(
 ) -> tuple[float, float]:
     """Return a paired difference ± t quantile × the bootstrap's standard error.
 
-    Where no draw differs, a share may still differ by what n units cannot show (Wilson's
-    bound for none of n); other metrics are then equal, and the interval is a point.
+    ``draws``, (n_draws,), are differences. Where no draw differs, a share may still differ by
+    what n units cannot show (Wilson's bound for none of n); other metrics are then equal, and
+    the interval is a point.
     """
     if n_units < 2:
         return (-1.0, 1.0) if is_share else (-math.inf, math.inf)

@@ -161,7 +161,7 @@ def label_plan(
     """
     try:
         options = PlanOptions(label, evaluation="folds", seed=seed)
-        plan = make_plan(embeddings, options, recorded=task_of(view, label))
+        plan = make_plan(embeddings, options, recorded=task_of(view.dataset, label))
     except (NotEnoughData, MissingColumn) as error:
         if label is not None and isinstance(error, MissingColumn):
             raise

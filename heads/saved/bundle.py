@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,12 +19,13 @@ from featurestore.storage.shards import read_shard
 from featurestore.terms.embeddings import Embeddings
 from featurestore.terms.specs import EncoderSpec
 from heads.labels.tasks import Target, Task, texts_of
+from heads.labels.views import AnyDataset, folder_of
 from heads.saved.card import CARD_FORMAT, HeadCard, digest_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from heads.saved.serve import Answers
+    from heads.saved.serve import Answers, AskOptions
 
 
 # What skops does not know of itself: its own list holds scikit-learn's and numpy's types.
@@ -51,6 +52,9 @@ OUR_TYPES = frozenset(
     }
 )
 
+# What a head predicts for: vectors of shape (n, dim), or n texts where it reads texts.
+Items: TypeAlias = Embeddings | NDArray[Any] | Sequence[str]
+
 
 @dataclass(frozen=True, eq=False)
 class FittedHead:
@@ -62,7 +66,7 @@ class FittedHead:
     blocks: tuple[Mapping[str, Any], ...] = ()  # encoder.json of each encoder, and its scale
     path: StorePath | None = None  # None until registered
 
-    def predict(self, items: Any) -> NDArray[Any]:
+    def predict(self, items: Items) -> NDArray[Any]:
         """Return the label of each item, shape (n,): str, a list of str, or a number.
 
         Parameters
@@ -84,11 +88,11 @@ class FittedHead:
         labels[:] = [names[row].tolist() for row in said.astype(bool)]
         return labels
 
-    def predict_proba(self, items: Any) -> NDArray[np.float64]:
+    def predict_proba(self, items: Items) -> NDArray[np.float64]:
         """Return probabilities, shape (n, n_classes), columns in the order of ``classes``."""
         return np.asarray(self.estimator.predict_proba(self._inputs(items)))
 
-    def ask(self, items: Sequence[str | Path | bytes], **options: Any) -> Answers:
+    def ask(self, items: Sequence[str | Path | bytes], **options: Unpack[AskOptions]) -> Answers:
         """Predict for raw items: texts, or images as paths or bytes; see `serve.predict_items`."""
         from heads.saved.serve import predict_items
 
@@ -122,7 +126,7 @@ class FittedHead:
             return [str(label) for label in self.estimator.classes_]
         return list(self.card.classes)
 
-    def _inputs(self, items: Any) -> Any:
+    def _inputs(self, items: Items) -> NDArray[Any] | list[str]:
         if self.card.reads == "texts":
             return texts_of(items) if isinstance(items, Embeddings) else list(items)
         if isinstance(items, Embeddings):
@@ -144,7 +148,7 @@ class FittedHead:
 
 
 def said_of(target: Target, values: NDArray[Any]) -> pa.Array:
-    """Return values of a target in people's terms: class names, lists of labels, numbers."""
+    """Return values of a target, of its shape, as class names, lists of labels, or numbers."""
     import pyarrow as pa
 
     if target.task is Task.REGRESSION:
@@ -195,11 +199,11 @@ def _write(head: FittedHead, folder: Path) -> HeadCard:
     return card
 
 
-def _write_json(path: Path, value: Any) -> None:
+def _write_json(path: Path, value: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(value, indent=1, ensure_ascii=False), encoding="utf-8")
 
 
-def load_head(dataset: Any, head_id: str, *, trusted: Sequence[str] = ()) -> FittedHead:
+def load_head(dataset: AnyDataset, head_id: str, *, trusted: Sequence[str] = ()) -> FittedHead:
     """Load a registered head.
 
     Parameters
@@ -283,14 +287,14 @@ def _check_code(spec: str, trusted: Sequence[str], path: StorePath) -> None:
         )
 
 
-def list_heads(dataset: Any) -> list[HeadCard]:
+def list_heads(dataset: AnyDataset) -> list[HeadCard]:
     """Return the cards of all registered heads, newest first."""
     folder = heads_folder(dataset)
     cards = [_read_card(file.parent) for file in folder.glob("[!.]*/card.json")]
     return sorted(cards, key=lambda card: (card.created, card.head_id), reverse=True)
 
 
-def read_predictions(dataset: Any, head_id: str) -> pa.Table:
+def read_predictions(dataset: AnyDataset, head_id: str) -> pa.Table:
     """Return what a registered head predicted of the rows that it was tested on.
 
     Columns: item_id, label, predicted, confidence and probabilities where it gives them, fold,
@@ -312,9 +316,9 @@ def read_predictions(dataset: Any, head_id: str) -> pa.Table:
         raise StoreCorrupt(f"{path} is damaged: train the head again") from error
 
 
-def heads_folder(dataset: Any) -> StorePath:
+def heads_folder(dataset: AnyDataset) -> StorePath:
     """Return where a data set's heads are."""
-    return as_path(getattr(dataset, "path", dataset)) / "heads"
+    return folder_of(dataset) / "heads"
 
 
 def _read_card(path: StorePath) -> HeadCard:

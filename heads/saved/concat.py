@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from featurestore.errors import BadSource, EncoderMismatch
 from featurestore.terms.embeddings import Embeddings, LazyColumns
 from featurestore.terms.snapshots import Snapshot
 from featurestore.terms.specs import LOCAL_DIR, EncoderSpec
+from heads.labels.views import AnyView
 from heads.saved.common_items import load_shared
 
 if TYPE_CHECKING:
@@ -24,12 +25,13 @@ if TYPE_CHECKING:
     from heads.saved.bundle import FittedHead
 
 
-def blocks_of(view: Any) -> list[dict[str, Any]]:
+def blocks_of(view: AnyView) -> list[dict[str, Any]]:
     """Return what makes a view's vectors: encoder.json of each encoder, and its scale."""
     if isinstance(view, ConcatView):
         return [dict(block) for block in view.blocks]
+    info = cast("View", view).info
     kept = ("spec", "fingerprint", "dim", "modalities", "canary")
-    return [{**{key: view.info[key] for key in kept}, "scale": 1.0}]
+    return [{**{key: info[key] for key in kept}, "scale": 1.0}]
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,6 +58,13 @@ class Answers:
             for name, p in zip(self.classes, self.probabilities.T, strict=True):
                 columns[f"p:{name}"] = p
         return pa.table(columns)
+
+
+class AskOptions(TypedDict, total=False):
+    """Keywords of `predict_items`."""
+
+    encoder: str | None
+    least_confidence: float
 
 
 def predict_items(
@@ -174,11 +181,11 @@ def predict_source(
 def answer(
     head: FittedHead,
     ids: NDArray[Any],
-    inputs: Any,
+    inputs: NDArray[Any] | Sequence[str],
     least_confidence: float = 0.0,
     failures: tuple[str, ...] = (),
 ) -> Answers:
-    """Predict for what is encoded already: vectors (n, dim), or texts for ``tfidf``."""
+    """Predict for n ids what is encoded already: vectors (n, dim), or texts for ``tfidf``."""
     if len(ids) == 0:
         return Answers(ids, np.empty(0, dtype=object), tuple(head.classes), failures=failures)
     predicted = np.empty(len(ids), dtype=object)
@@ -229,5 +236,5 @@ def _blocks(head: FittedHead) -> list[Mapping[str, Any]]:
     return list(head.blocks)
 
 
-def _nothing(head: FittedHead) -> Any:
+def _nothing(head: FittedHead) -> NDArray[np.float32]:
     return np.empty((0, head.card.dim), dtype=np.float32)

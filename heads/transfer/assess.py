@@ -18,7 +18,7 @@ from heads.labels.plan import Plan
 from heads.labels.tasks import Task
 from heads.measures.comparison import ComparedHead
 from heads.measures.metrics import METRICS
-from heads.saved.common_items import ground_of
+from heads.saved.ground import ground_of
 from heads.saved.provenance import library_versions, machine
 from heads.transfer.advice import advise
 from heads.transfer.assessment import Assessment

@@ -16,7 +16,7 @@ from heads.labels.plan import Plan
 from heads.labels.tasks import Task
 from heads.measures.comparison import ComparedHead, Difference
 from heads.measures.intervals import level_of_each
-from heads.saved.common_items import rows_of
+from heads.saved.common_items import positions_in
 from heads.transfer.rank import Ranked, rank_encoders
 from heads.transfer.shift import Shift, domain_shift
 from heads.transfer.verdict import SliceDifference, slice_differences
@@ -108,7 +108,7 @@ def _shift_to(view: View, judged: View, here: Embeddings, plan: Plan) -> Shift:
 
     There no item counts on both sides: a slice of what is judged is compared with the rest.
     """
-    part = getattr(view, "slice_", None)
+    part = view.slice_
     there = view.dataset.name if part is None else f"{view.dataset.name}:{part.name}"
     between = f"the items here and those of {there}"
     other = view.load()
@@ -164,7 +164,7 @@ def ranking_of(
     vectors, notes = {}, []
     for view in views:
         found = view.load()
-        at = rows_of(found, plan.ids[rows])
+        at = positions_in(found, plan.ids[rows])
         if (at >= 0).all():
             vectors[str(view.spec)] = found.vectors[at]
         else:

@@ -19,7 +19,7 @@ from heads.experiments.inputs import Material, of_concat, of_texts_and_heads, of
 from heads.labels.plan import Plan
 from heads.labels.tasks import Task
 from heads.measures.comparison import ComparedHead, unit_of
-from heads.saved.common_items import Ground
+from heads.saved.ground import Ground
 from heads.transfer.advice import Alternative, Way
 from heads.transfer.cast import Cast, layers_of
 from heads.transfer.evidence import difference_of

@@ -30,7 +30,7 @@ class Pairs:
 def candidates(
     rows: NDArray[np.integer], scores: NDArray[np.float32], most: int = MOST_PAIRS
 ) -> tuple[NDArray[np.intp], NDArray[np.intp], int]:
-    """Return pairs of rows that are neighbours in the graph, and how many were left out."""
+    """Return pairs of rows that are neighbors in a graph (n, k), and how many were left out."""
     n, k = rows.shape
     own = np.repeat(np.arange(n), k)
     other, score = rows.ravel().astype(np.intp), scores.ravel()
@@ -81,7 +81,7 @@ def confirmed(
 
 
 def clusters(n: int, pairs: Pairs) -> NDArray[np.intp]:
-    """Return for each of n rows the number of its cluster; -1 for rows without a twin."""
+    """Return the number of each row's cluster, shape (n,); -1 for rows without a twin."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 

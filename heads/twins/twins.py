@@ -90,6 +90,7 @@ def find_twins(view: View, *, progress: Callable[[int, int, str], None] | None =
     small: set[int] = set()
 
     def make() -> dict[str, NDArray[Any]]:
+        """Find the twins; clusters are of shape (n,), pairs of shape (n_pairs,)."""
         embeddings = view.load()
         graph = neighbor_graph(view, progress=lambda done, n: tell(done, n, "neighbours"))
         first, second, n_unseen = duplicates.candidates(graph.rows, graph.scores)
@@ -120,7 +121,7 @@ def find_twins(view: View, *, progress: Callable[[int, int, str], None] | None =
 
 
 def known_column(embeddings: Embeddings, name: str) -> NDArray[Any]:
-    """Return a column, None where nothing is known."""
+    """Return a column, shape (n,), None where nothing is known."""
     values = np.full(len(embeddings), None, dtype=object)
     if name in embeddings.columns:
         known = ~is_missing(embeddings.column(name))

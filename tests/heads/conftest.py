@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from featurestore.storage.dataset_file import DatasetFile
 from featurestore.terms.embeddings import Embeddings
 from featurestore.terms.snapshots import Snapshot
 from featurestore.terms.specs import EncoderSpec, Modality
@@ -22,12 +23,17 @@ class FakeDataset:
     modality: Modality
     label_columns: tuple[str, ...] = ("label",)
 
+    @property
+    def description(self) -> DatasetFile:
+        return DatasetFile(self.modality, {}, {})
+
 
 @dataclass(frozen=True)
 class FakeView:
     dataset: FakeDataset
     spec: EncoderSpec
     embeddings: Embeddings
+    slice_: None = None
 
     @property
     def fingerprint(self) -> str:

@@ -1,0 +1,92 @@
+"""Views of one data set, and the one plan of who teaches and tests whom on all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+
+from featurestore.curation.reviews import Review, applicable
+from featurestore.terms.embeddings import Embeddings
+from featurestore.terms.snapshots import Snapshot
+from heads.labels.options import DEFAULT, PlanOptions
+from heads.labels.plan import Plan, make_plan, task_of
+from heads.labels.views import AnyView, slice_facts
+from heads.saved.common_items import load_shared
+from heads.saved.concat import blocks_of
+
+if TYPE_CHECKING:
+    from featurestore.store.view import View
+
+
+@dataclass(frozen=True, eq=False)
+class Ground:
+    """Views of one data set on the items that all have, and who teaches and tests whom."""
+
+    views: tuple[AnyView, ...]
+    tables: tuple[Embeddings, ...]
+    plan: Plan
+    n_apart: int  # items that some view has no vector of
+
+    def notes(self) -> list[str]:
+        """Say what the plan says, and what was left out."""
+        if not self.n_apart:
+            return list(self.plan.notes)
+        return [
+            *self.plan.notes,
+            f"{self.n_apart:,} items lack a vector in some view and are not used.",
+        ]
+
+    def card(self) -> list[dict[str, Any]]:
+        """Return the stored views that were read, those side by side one by one.
+
+        `featurestore vacuum` keeps the versions that it names.
+        """
+        found: dict[str, dict[str, Any]] = {}
+        for view, table in zip(self.views, self.tables, strict=True):
+            for block in blocks_of(view):
+                known = Snapshot.parse(block["snapshot"]) if "snapshot" in block else table.snapshot
+                found[block["spec"]] = {
+                    "encoder": block["spec"],
+                    "fingerprint": block["fingerprint"],
+                    "snapshot": asdict(known) if known else None,
+                    **slice_facts(view),
+                }
+        return list(found.values())
+
+
+def ground_of(views: Sequence[AnyView], options: PlanOptions = DEFAULT) -> Ground:
+    """Load views and make one plan for all of them; see `heads.labels.plan.make_plan`."""
+    tables, n_apart = load_shared(views)
+    reviews, review_notes = reviews_of(views[0], tables[0], options)
+    plan = make_plan(
+        tables[0],
+        options,
+        recorded=task_of(views[0].dataset, options.label),
+        reviews=reviews,
+        twins=twin_clusters(cast("View", views[0])) if options.twins_together else None,
+    )
+    plan = replace(plan, notes=(*plan.notes, *review_notes))
+    return Ground(tuple(views), tuple(tables), plan, n_apart)
+
+
+def twin_clusters(view: View) -> dict[str, int]:
+    """Return the cluster of each item that has a near-duplicate, seen by this view's graph."""
+    from heads.twins.twins import find_twins
+
+    found = find_twins(view).cluster
+    rows = np.flatnonzero(found >= 0)
+    ids = view.items().column("item_id").take(rows).to_pylist()
+    return dict(zip(ids, found[rows].tolist(), strict=True))
+
+
+def reviews_of(
+    view: AnyView, table: Embeddings, options: PlanOptions
+) -> tuple[dict[str, Review] | None, list[str]]:
+    """Return what reviewers decided on the label, if it is to be applied, and notes on it."""
+    name = options.label or table.label_column
+    if not options.apply_reviews or name is None:
+        return None, []
+    return applicable(view.dataset.folder, name)
