@@ -141,9 +141,10 @@ def test_what_cannot_be_read_says_why():
 
 def test_a_decompression_bomb_is_refused(monkeypatch):
     content = as_bytes(Image.new("L", (100, 100)))
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 99 * 100)
-    with pytest.raises(Undecodable, match=r"pixels|[Bb]omb"):
-        decode_image(content)
+    for limit in (99 * 100, 49 * 100):  # Pillow itself refuses twice its limit
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+        with pytest.raises(Undecodable, match=f"100 × 100 pixels: over the limit of {limit}"):
+            decode_image(content)
 
 
 def test_a_thumbnail_fits_its_box_and_keeps_the_shape():

@@ -30,16 +30,16 @@ def read_facts(folder: Path) -> dict[str, Any] | None:
     except (OSError, ValueError) as error:
         raise StoreCorrupt(f"cannot read {folder / 'index.json'}: {error}; delete it") from error
     if not isinstance(facts, dict) or facts.get("format") != FORMAT:
-        found = facts.get("format") if isinstance(facts, dict) else None
+        version = facts.get("format") if isinstance(facts, dict) else None
         raise StoreCorrupt(
-            f"{folder / 'index.json'} has format {found}, this release reads {FORMAT}: build the "
+            f"{folder / 'index.json'} has format {version}, this release reads {FORMAT}: build the "
             "index anew with `featurestore index`"
         )
     return facts
 
 
 def check_index(folder: Path, dim: int) -> str | None:
-    """Say what is wrong with the index in a folder; None where all is well, or none is there."""
+    """Return what is wrong with the index in a folder; None if nothing is, or there is none."""
     try:
         facts = read_facts(folder)
         if facts is None:

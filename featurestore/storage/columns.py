@@ -52,7 +52,7 @@ def drop_equal(
     """
     wanted = row_keys([values[key] for key in keys])
 
-    def drop(rows: pa.Table) -> NDArray[np.bool_]:
+    def drop(rows: pa.Table) -> NDArray[np.bool_]:  # (n,)
         return np.asarray(pc.is_in(row_keys([rows.column(key) for key in keys]), value_set=wanted))
 
     return drop
