@@ -82,13 +82,13 @@ def test_bands_are_never_left_out_in_silence():
     assert (np.asarray(decode_image(tiff(with_alpha))) == rgb).all()  # the tag is often left out
     for n_bands in (4, 5):
         bands = np.ascontiguousarray(pixels[:, :, :n_bands])
-        with pytest.raises(Undecodable, match=f"{n_bands} bands, 3 of them colours.*gdal_transl"):
+        with pytest.raises(Undecodable, match=f"{n_bands} bands, 3 of them colors.*gdal_transl"):
             decode_image(tiff(bands, t338=[0] * (n_bands - 3)))
 
 
 def test_colours_of_twelve_bits_are_no_near_black():
     pixels = np.full((2, 2, 3), 4095, np.uint16)
-    with pytest.raises(Undecodable, match=r"16-bit colours from 0 to 4095.*write it with 8 bits"):
+    with pytest.raises(Undecodable, match=r"16-bit colors from 0 to 4095.*write it with 8 bits"):
         decode_image(tiff(pixels, t281=[4095] * 3))
     assert np.asarray(decode_image(tiff(pixels * 16))).max() == 255
     assert np.asarray(decode_image(tiff(pixels * 16, t281=[60_000] * 3))).max() == 255

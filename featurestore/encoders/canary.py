@@ -49,7 +49,7 @@ def check_canary(encoder: Encoder, stored: Canary) -> None:
     check_probes(canary_vectors(encoder), stored, str(encoder.resolved.spec))
 
 
-def check_probes(found: Canary, stored: Canary, spec: str) -> None:
+def check_probes(now: Canary, stored: Canary, spec: str) -> None:
     """Raise if the vectors of the probes are not those that are stored.
 
     Raises
@@ -57,10 +57,10 @@ def check_probes(found: Canary, stored: Canary, spec: str) -> None:
     EncoderDrift
         If a probe's cosine to its stored vector is below 0.999.
     """
-    for modality, now in found.items():
+    for modality, vectors in now.items():
         if modality not in stored:
             continue
-        a, b = np.asarray(now), np.asarray(stored[modality])
+        a, b = np.asarray(vectors), np.asarray(stored[modality])
         norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
         cosine = float(((a * b).sum(axis=1) / np.maximum(norms, 1e-30)).min())
         if not cosine >= LEAST_COSINE:

@@ -152,10 +152,10 @@ def versions(spec: EncoderSpec) -> dict[str, str]:
 
 def versions_of(family: Family) -> dict[str, str]:
     """Return the installed versions of a family's packages."""
-    found = {}
+    installed = {}
     for package in family.packages:
         try:
-            found[package] = version(package)
+            installed[package] = version(package)
         except PackageNotFoundError:
             continue
-    return found
+    return installed

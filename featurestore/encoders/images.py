@@ -1,4 +1,4 @@
-"""From the bytes of an image file to RGB pixels, never guessing silently."""
+"""From the bytes of an image file to RGB pixels; what is ambiguous is refused."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _LONGEST = 500  # times as long as wide: resized to an encoder's width, it would
 # TIFF tags.
 _BITS, _PHOTOMETRIC, _N_SAMPLES, _MIN_VALUE, _MAX_VALUE, _EXTRA = 258, 262, 277, 280, 281, 338
 _WHITE_IS_ZERO = 0
-_N_COLOURS = {0: 1, 1: 1, 2: 3, 3: 1, 5: 4, 6: 3, 8: 3}  # by photometric interpretation
+_N_COLORS = {0: 1, 1: 1, 2: 3, 3: 1, 5: 4, 6: 3, 8: 3}  # by photometric interpretation
 _ALPHA = {1, 2}  # kinds of an extra sample
 _WIDE = {"I;16", "I;16B", "I;16L", "I;16N", "I"}
 
@@ -24,7 +24,7 @@ _WIDE = {"I;16", "I;16B", "I;16L", "I;16N", "I"}
 def decode_image(content: bytes, *, at_least_px: int | None = None) -> Image.Image:
     """Decode the first frame as 8-bit RGB, turned the way its EXIF data says.
 
-    16-bit grey pictures are scaled by their declared range. Bands beyond colour and alpha are
+    16-bit gray pictures are scaled by their declared range. Bands beyond color and alpha are
     refused, since which of them are red, green and blue is not ours to guess.
 
     Parameters
@@ -60,9 +60,7 @@ def decode_image(content: bytes, *, at_least_px: int | None = None) -> Image.Ima
         raise Undecodable(f"not an image that we can read (begins with {content[:8]!r})") from None
     except Undecodable:
         raise
-    except (
-        Exception
-    ) as error:  # decoders raise what they like on damaged bytes: it is this file's fault
+    except Exception as error:  # decoders raise what they like on damaged bytes
         raise Undecodable(f"{type(error).__name__}: {error}") from None
 
 
@@ -98,16 +96,16 @@ def _check_size(image: Image.Image) -> None:
 def _check_bands(tags: dict[int, Any]) -> None:
     """Refuse a TIFF of which Pillow would read the first bands, or the upper byte, alone."""
     n_samples, photometric = _tag(tags, _N_SAMPLES, 1), _tag(tags, _PHOTOMETRIC, 2)
-    if _BITS not in tags or photometric not in _N_COLOURS:
+    if _BITS not in tags or photometric not in _N_COLORS:
         return  # no TIFF, or of a kind that Pillow knows better
     extra = tags.get(_EXTRA, ())
     n_alpha = sum(kind in _ALPHA for kind in (extra if isinstance(extra, tuple) else (extra,)))
-    n_colours = _N_COLOURS[photometric]
-    if _EXTRA not in tags and n_samples == n_colours + 1:
+    n_colors = _N_COLORS[photometric]
+    if _EXTRA not in tags and n_samples == n_colors + 1:
         n_alpha = 1  # as Pillow takes it, and as it is meant by who leaves the tag out
-    if n_samples > n_colours + n_alpha:
+    if n_samples > n_colors + n_alpha:
         raise Undecodable(
-            f"{n_samples} bands, {n_colours} of them colours: which ones to look at is not ours "
+            f"{n_samples} bands, {n_colors} of them colors: which ones to look at is not ours "
             "to guess; write the three that you mean as 8-bit RGB (gdal_translate -b 4 -b 3 -b 2 "
             "-ot Byte -scale)"
         )
@@ -116,7 +114,7 @@ def _check_bands(tags: dict[int, Any]) -> None:
     is_range = top < 2**15 and (top + 1) & top == 0
     if n_samples > 1 and _tag(tags, _BITS, 8) == 16 and is_range:
         raise Undecodable(
-            f"16-bit colours from 0 to {top}, of which we would read the upper byte: write it "
+            f"16-bit colors from 0 to {top}, of which we would read the upper byte: write it "
             "with 8 bits (gdal_translate -ot Byte -scale)"
         )
 
@@ -132,12 +130,12 @@ def _scaled(image: Image.Image, tags: dict[int, Any]) -> Image.Image:
         low, top = 0, 65_535
     pixels = np.asarray(image).astype(np.float64)
     if pixels.max(initial=low) > top or pixels.min(initial=top) < low:
-        found = f"{pixels.min():g} to {pixels.max():g}"
-        raise Undecodable(f"pixels from {found}: outside the {low} to {top} that it declares")
+        span = f"{pixels.min():g} to {pixels.max():g}"
+        raise Undecodable(f"pixels from {span}: outside the {low} to {top} that it declares")
     if _tag(tags, _PHOTOMETRIC, 1) == _WHITE_IS_ZERO:
         pixels = low + top - pixels
-    grey = np.round((pixels - low) * (255.0 / (top - low))).astype(np.uint8)
-    return Image.fromarray(grey).convert("RGB")
+    gray = np.round((pixels - low) * (255.0 / (top - low))).astype(np.uint8)
+    return Image.fromarray(gray).convert("RGB")
 
 
 def thumbnail(content: bytes, size_px: int = 128) -> bytes:

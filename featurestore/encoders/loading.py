@@ -21,7 +21,7 @@ from featurestore.terms.specs import EncoderSpec, Modality, ResolvedEncoder
 
 
 def check_device_name(device: str) -> str:
-    """Return the name of a device that there can be; whether it is here, torch knows.
+    """Return a device name that is well formed; whether the device exists, torch knows.
 
     Raises
     ------
@@ -33,7 +33,7 @@ def check_device_name(device: str) -> str:
 
 
 def known_encoder(spec: EncoderSpec) -> ResolvedEncoder | None:
-    """Tell what an encoder is from the user's cache; None where it has to be loaded."""
+    """Return what the user's cache knows of an encoder; None if it has to be loaded."""
     family = family_of(spec)
     known = user_cache.recall("encoders", str(spec)) if family.is_remembered else None
     if known and known["files"] == _files(spec) and known["versions"] == versions_of(family):
@@ -114,15 +114,15 @@ def _remember(spec: EncoderSpec, resolved: ResolvedEncoder) -> None:
 
 
 def _files(spec: EncoderSpec) -> list[list[Any]]:
-    """Return (name, size, mtime_ns) of a local model's files: what tells that weights changed."""
+    """Return (name, size, mtime_ns) of a local model's files; they tell whether it changed."""
     if spec.family == "builtin":
         return [[name, digest] for name, digest in SHA256.items()]
     folder, file = spec.local_dir, spec.local_file
     paths = sorted(folder.rglob("*")) if folder is not None else [file] if file else []
-    found = []
+    entries = []
     for path in paths:
         if path.is_file():
             status = path.stat()
             name = path.relative_to(folder) if folder is not None else path.name
-            found.append([str(name), status.st_size, status.st_mtime_ns])
-    return found
+            entries.append([str(name), status.st_size, status.st_mtime_ns])
+    return entries

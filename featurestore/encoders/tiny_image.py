@@ -71,11 +71,12 @@ class TinyImage(nn.Module):
 
         ``pixels`` is (n, 3, 128, 128) in [-1, 1].
         """
-        x, found = functional.relu6(_convolve(self.stem, pixels), inplace=True), []
+        x = functional.relu6(_convolve(self.stem, pixels), inplace=True)
+        pools = []
         for stage in self.stages:
             x = stage(x)
-            found.append(x.mean((2, 3)))
-        return found
+            pools.append(x.mean((2, 3)))
+        return pools
 
 
 class _Block(nn.Module):

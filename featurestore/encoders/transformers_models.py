@@ -309,18 +309,16 @@ def _preprocessing(processor: BaseImageProcessor, spec: EncoderSpec) -> Preproce
     description = json.dumps(facts, sort_keys=True, default=str)
 
     def whole(image: Image.Image) -> NDArray[Any]:
-        found = processor(images=image, return_tensors="np")["pixel_values"][0]
-        if found.ndim != 3:
+        pixels = processor(images=image, return_tensors="np")["pixel_values"][0]
+        if pixels.ndim != 3:
             raise UnknownEncoder(
-                f"{spec} takes inputs of shape {found.shape}: expected (3, height, width)"
+                f"{spec} takes inputs of shape {pixels.shape}: expected (3, height, width)"
             )
-        return np.asarray(found, np.float32)
+        return np.asarray(pixels, np.float32)
 
     def geometry(image: Image.Image) -> NDArray[Any]:
-        found = processor(images=image, do_rescale=False, do_normalize=False, return_tensors="np")[
-            "pixel_values"
-        ][0]
-        return np.ascontiguousarray(np.transpose(found, (1, 2, 0)))
+        batch = processor(images=image, do_rescale=False, do_normalize=False, return_tensors="np")
+        return np.ascontiguousarray(np.transpose(batch["pixel_values"][0], (1, 2, 0)))
 
     pixels = np.random.default_rng(0).integers(0, 256, (300, 400, 3), np.uint8)
     probe = Image.fromarray(pixels).resize((280, 340))

@@ -1,6 +1,6 @@
-"""How much a forward pass takes: found by measuring, not asked for.
+"""The batch size, found by measuring.
 
-Images are counted; texts are measured in tokens, padding included, since a pass costs by them.
+It counts images; of texts it counts tokens, padding included, since they set the cost of a pass.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from typing import TypeVar
 
 _T = TypeVar("_T")
 
-START = 32  # smaller ones leave decode workers and the forward pass in each other's way
+START = 32  # with smaller ones, decode workers and the forward pass slow each other down
 _LARGEST = 1024
-_SAMPLES = 3  # batches timed at each size at least; the first only warms up
-SAMPLE_S = 1.0  # and for so long: on a busy machine single batches say little
-_WORTH = 1.03  # a larger batch must be this much faster: memory is not free
+_SAMPLES = 3  # batches timed at each size, at least; the first one is not counted
+SAMPLE_S = 1.0  # and seconds, at least: single batches vary on a busy machine
+_WORTH = 1.03  # a larger batch takes memory: it must be this many times as fast
 _FULL = 0.75  # texts rarely fill a batch to the last token
 _PATIENCE = 2  # doublings without a gain before we stop: one measurement may be unlucky
 
@@ -50,13 +50,13 @@ class BatchSize:
         self.sample_s = sample_s
         self.size = min(start, largest)
         self.settled = settled
-        self.ran_out = False  # of memory: this size is of this hour, not of this machine
+        self.ran_out = False  # of memory: then the size is not remembered for later runs
         self.largest = largest
         self._timed: list[tuple[float, float]] = []  # work and seconds at the present size
         self._best: dict[int, float] = {}  # size → its rate
 
     def record(self, filled: int, work: float, seconds: float) -> None:
-        """Tell how long a batch of size ``filled`` took; ``work`` is what it held, unpadded."""
+        """Record how long a batch of size ``filled`` took; ``work`` is its size unpadded."""
         if self.settled or filled < self.size * _FULL:
             return
         self._timed.append((work, seconds))
@@ -74,13 +74,13 @@ class BatchSize:
             self.size = min(self.size * 2, self.largest)
 
     def out_of_memory(self, filled: int) -> None:
-        """Tell that a batch of size ``filled`` did not fit: go to half of it, and stay there."""
+        """Halve the size for good: a batch of size ``filled`` did not fit into memory."""
         self.size, self.settled = max(1, min(self.size, filled // 2)), True
         self.ran_out = True
 
 
 def batched(items: Iterable[_T], size: Callable[[], int]) -> Iterator[list[_T]]:
-    """Cut into lists whose length is asked for each time.
+    """Cut into lists; ``size()`` gives the length of each.
 
     >>> list(batched("abcde", lambda: 2))
     [['a', 'b'], ['c', 'd'], ['e']]

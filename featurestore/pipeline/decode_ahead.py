@@ -1,7 +1,7 @@
-"""From the place of an image to what encoders take: read, hashed, decoded, resized.
+"""From the uri of an image to what encoders take: read, hashed, decoded, resized.
 
-In threads of this process or, where a GPU is to be fed from many cores, in processes of their
-own: threads hold each other up at Python's lock, and the one that feeds the GPU with them.
+Threads of this process do it or, to feed a GPU from many cores, other processes: threads wait
+for each other at Python's lock, and so does the one that feeds the GPU.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ from featurestore.sources.reading import reason_of
 if TYPE_CHECKING:
     from joblib.externals.loky import ProcessPoolExecutor
 
-THREADS_MEANWHILE = True  # while processes start
-_PIPE_BYTES = 1 << 20  # as much as Linux lets everyone have
+THREADS_MEANWHILE = True  # threads work while the processes start
+_PIPE_BYTES = 1 << 20  # the most that Linux allows without privileges
 _CHUNK = 16  # pictures that go to a process together
-_START_ENV = {"OMP_NUM_THREADS": "1"}  # the processes are the threads
+_START_ENV = {"OMP_NUM_THREADS": "1"}  # one process for each core, one thread in each
 _T = TypeVar("_T")
 _R = TypeVar("_R")
 
 Read = Callable[[str], bytes]
-# The least side to which a JPEG may shrink while it is decoded (None: whole), and what makes
-# an encoder's input of a picture.
+# The side in pixels to which a JPEG may shrink while it is decoded (None: not at all), and what
+# turns a picture into an encoder's input.
 Preparer = tuple[int | None, Prepare]
-# A source, a uri in it, and which preparers want what is there.
+# A source, a uri in it, and for each preparer whether its input is wanted.
 Request = tuple[str, str | None, Sequence[bool]]
 
 
@@ -103,10 +103,14 @@ def prepare_picture(
                     decoded[least_px] = decode_image(content, at_least_px=least_px)
                 inputs[i] = prepare(decoded[least_px])
             except Undecodable as error:
+                decode_s = time.perf_counter() - started
                 return Picture(
-                    content_hash, failed_stage="decode", error=str(error), read_s=read_s,
-                    decode_s=time.perf_counter() - started,
-                )  # fmt: skip
+                    content_hash,
+                    failed_stage="decode",
+                    error=str(error),
+                    read_s=read_s,
+                    decode_s=decode_s,
+                )
             except FeatureStoreError:
                 raise
             except Exception as error:  # this encoder's transform raises what it likes
@@ -128,7 +132,7 @@ def can_travel(*values: object) -> bool:
 
 def in_processes(
     items: Iterable[_T],
-    place: Callable[[_T], Request],
+    request_of: Callable[[_T], Request],
     readers: Mapping[str, Read],
     preparers: Sequence[Preparer],
     *,
@@ -143,7 +147,7 @@ def in_processes(
     Parameters
     ----------
     items : iterable
-    place : callable
+    request_of : callable
         From an item to its source, its uri, and which preparers want it.
     readers, preparers
         What a process can be handed (`can_travel`).
@@ -161,24 +165,26 @@ def in_processes(
     decoders = Semaphore(n_workers)
     digests = _digests(known)
 
-    def here(places: Sequence[Request]) -> list[Picture]:
-        return [_prepared(one, readers, preparers, digests, decoders) for one in places]
+    def here(requests: Sequence[Request]) -> list[Picture]:
+        return [_prepared(one, readers, preparers, digests, decoders) for one in requests]
 
     running = NamedTemporaryFile(prefix="featurestore-runs-")  # noqa: SIM115 - closed below
     # Not forked: this process has threads. Nor is the caller's script run again in them.
     processes = ProcessPoolExecutor(
-        n_workers, env=_START_ENV, initializer=_start,
+        n_workers,
+        env=_START_ENV,
+        initializer=_start,
         initargs=(readers, preparers, digests, os.getpid(), running.name),
-    )  # fmt: skip
+    )
     beside = ThreadPoolExecutor(n_workers, thread_name_prefix="decode")
     ready: list[Future[int]] = []
 
     def submit(chunk: list[_T]) -> Future[list[Picture]]:
-        places = [place(one) for one in chunk]
+        requests = [request_of(one) for one in chunk]
         if not THREADS_MEANWHILE or all(one.done() for one in ready):
-            found: Future[list[Picture]] = processes.submit(_prepare_chunk, places)
-            return found
-        return beside.submit(here, places)
+            pictures: Future[list[Picture]] = processes.submit(_prepare_chunk, requests)
+            return pictures
+        return beside.submit(here, requests)
 
     def n_chunks() -> int:
         return 2 * n_workers + window() // _CHUNK
@@ -187,8 +193,8 @@ def in_processes(
         with _uninterrupted():
             ready += [processes.submit(os.getpid) for _ in range(n_workers)]
         _widen(processes)
-        with closing(ahead(submit, batched(items, lambda: _CHUNK), n_chunks)) as found:
-            for chunk, pictures in found:
+        with closing(ahead(submit, batched(items, lambda: _CHUNK), n_chunks)) as stream:
+            for chunk, pictures in stream:
                 yield from zip(chunk, pictures, strict=True)
     except BrokenExecutor as error:
         reason = " ".join(str(error).split())[:200]
@@ -199,30 +205,30 @@ def in_processes(
             "again with --decode-in threads, or with fewer --num-workers"
         ) from error
     finally:
-        running.close()  # loky works off its queue: of each chunk there nothing more is done
+        running.close()  # queued chunks then return without work
         beside.shutdown(cancel_futures=True)
         processes.shutdown()
 
 
 def _widen(processes: ProcessPoolExecutor) -> None:
-    """Give the pipe that pictures come back through room for a chunk of them.
+    """Enlarge the pipe through which pictures come back, so that it holds a chunk of them.
 
-    In 64 KB, Linux's default, a process waits while this one reads what it writes, and this
+    With 64 KB, Linux's default, a process waits while this one reads what it writes, and this
     one takes Python's lock for each piece.
     """
     try:
         from fcntl import F_SETPIPE_SZ, fcntl
-    except ImportError:  # Linux alone has it
+    except ImportError:  # only Linux has it
         return
-    with suppress(AttributeError, OSError):  # the queue is loky's own; less may be allowed
+    with suppress(AttributeError, OSError):  # loky's own queue; the size may be refused
         fcntl(processes._result_queue._reader, F_SETPIPE_SZ, _PIPE_BYTES)
 
 
 @contextmanager
 def _uninterrupted() -> Iterator[None]:
-    """Start processes that a Ctrl-C at the terminal does not reach before they can ignore it."""
+    """Ignore signals while processes start, which inherit that: a Ctrl-C must not end them."""
     if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread may say so
+        yield  # only the main thread may set handlers
         return
     signals = (signal.SIGINT, signal.SIGTERM)
     before = [signal.signal(one, signal.SIG_IGN) for one in signals]
@@ -258,10 +264,10 @@ def ahead(
             future.cancel()
 
 
-# In a process that prepares
+# What follows runs in a process that prepares.
 
 _given: tuple[Mapping[str, Read], Sequence[Preparer], NDArray[np.uint64]] | None = None
-_running = ""  # a file that is there as long as somebody wants what we do
+_running = ""  # a file that exists as long as the results are wanted
 
 
 def _start(
@@ -274,35 +280,35 @@ def _start(
     global _given, _running
     from joblib.externals.loky import process_executor
 
-    # Its watch over memory ends a process that grows by 300 MB: readers may keep as much.
+    # loky would end a process that grows by 300 MB; readers may keep as much.
     process_executor._USE_PSUTIL = False
     for one in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(one, signal.SIG_IGN)  # it is for the parent, which ends us
+        signal.signal(one, signal.SIG_IGN)  # the parent handles it, and ends us
     _given, _running = (readers, preparers, digests), running
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
 
 
 def _end_with(parent: int) -> None:
-    """End when the parent has gone: killed, it tells nobody."""
+    """End when the parent has gone: if it was killed, nobody tells us."""
     while os.getppid() == parent:
         time.sleep(1)
     Path(_running).unlink(missing_ok=True)
     os._exit(1)
 
 
-def _prepare_chunk(places: Sequence[Request]) -> list[Picture]:
+def _prepare_chunk(requests: Sequence[Request]) -> list[Picture]:
     assert _given is not None
-    return [_prepared(one, *_given) for one in places if os.path.exists(_running)]  # noqa: PTH110
+    return [_prepared(one, *_given) for one in requests if os.path.exists(_running)]  # noqa: PTH110
 
 
 def _prepared(
-    place: Request,
+    request: Request,
     readers: Mapping[str, Read],
     preparers: Sequence[Preparer],
     digests: NDArray[np.uint64],
     decoders: AbstractContextManager[Any] | None = None,
 ) -> Picture:
-    source, uri, wanting = place
+    source, uri, wanting = request
 
     def wanted(content_hash: str) -> Sequence[bool]:
         return [False] * len(wanting) if _is_among(content_hash, digests) else wanting
@@ -311,11 +317,11 @@ def _prepared(
 
 
 def _digests(known: Iterable[str]) -> NDArray[np.uint64]:
-    """Return the first eight bytes of hashes, sorted."""
+    """Return the first eight bytes of hashes, sorted; (n,) uint64."""
     return np.sort(np.fromiter((int(one[:16], 16) for one in known), np.uint64))
 
 
 def _is_among(content_hash: str, digests: NDArray[np.uint64]) -> bool:
     wanted = np.uint64(int(content_hash[:16], 16))
-    at = int(np.searchsorted(digests, wanted))
-    return at < len(digests) and bool(digests[at] == wanted)
+    position = int(np.searchsorted(digests, wanted))
+    return position < len(digests) and bool(digests[position] == wanted)

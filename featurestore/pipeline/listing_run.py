@@ -1,4 +1,4 @@
-"""What the sources of one run say, checked against the data set before anything is written."""
+"""What the sources of a run list, checked against the data set before anything is written."""
 
 from __future__ import annotations
 
@@ -160,7 +160,7 @@ def _draw(seed: int, item_id: str) -> int:
 def _listing(source: Source, options: SourceOptions) -> Listing:
     try:
         return source.listing(options)
-    except (pa.ArrowException, UnicodeError) as error:  # whatever else stands in people's files
+    except (pa.ArrowException, UnicodeError) as error:  # damaged files, other encodings
         reason = str(error).splitlines()[0]
         raise BadSource(f"cannot take items from {source.location}: {reason}") from error
 
@@ -233,8 +233,8 @@ def _check_items(
     twice = counts.filter(pc.greater(counts.field("counts"), 1)).field("values").to_pylist()
     if not twice and folder.exists:
         new_columns(folder.items.schema(), rows.schema)
-        place = pc.index_in(rows.column("item_id"), value_set=items.column("item_id"))
-        theirs = items.column("source").take(place)
+        positions = pc.index_in(rows.column("item_id"), value_set=items.column("item_id"))
+        theirs = items.column("source").take(positions)
         other = pc.fill_null(pc.not_equal(theirs, rows.column("source")), False)
         twice = rows.column("item_id").filter(other).to_pylist()
     if twice:
@@ -274,10 +274,10 @@ def _stand_ins(items: pa.Table, records: Mapping[str, SourceRecord]) -> pa.Array
 
 
 def _begins(items: pa.Table, prefixes: Sequence[str]) -> NDArray[np.bool_]:
-    """Mark items whose id or uri begins with one of ``prefixes``, in one pass however many."""
+    """Mark items whose id or uri begins with one of ``prefixes``; (n_items,) bool."""
     pattern = f"^(?:{'|'.join(map(re.escape, prefixes))})"
-    found = np.zeros(len(items), bool)
+    is_below = np.zeros(len(items), bool)
     for name in ("item_id", "uri"):
         begins = pc.match_substring_regex(items.column(name), pattern)
-        found |= np.asarray(pc.fill_null(begins, False))
-    return found
+        is_below |= np.asarray(pc.fill_null(begins, False))
+    return is_below

@@ -11,13 +11,13 @@ from typing import TypeVar
 
 _T = TypeVar("_T")
 
-# In the order of the pipeline. "wait" is the encoder's, for items that are not decoded yet.
+# In the order of the pipeline; in "wait" the encoder waits for items to be decoded.
 STAGES = ("list", "load", "read", "decode", "tokenize", "wait", "encode", "commit")
 
 
 @dataclass
 class Timing:
-    """Seconds of one passage, known when it is over."""
+    """Seconds that a block took, known when it is over."""
 
     seconds: float = 0.0
 
@@ -32,7 +32,7 @@ class Clock:
 
     @contextmanager
     def stage(self, name: str, n_items: int = 1) -> Iterator[Timing]:
-        """Count the time inside the block to a stage; it counts where the block ends well."""
+        """Add the time inside the block to a stage, unless the block raises."""
         timing = Timing()
         started = time.perf_counter()
         yield timing
@@ -40,13 +40,13 @@ class Clock:
         self.add(name, timing.seconds, n_items)
 
     def add(self, name: str, seconds: float, n_items: int = 1) -> None:
-        """Count time that passed elsewhere to a stage."""
+        """Add time that was measured elsewhere to a stage."""
         with self._lock:
             self.seconds[name] += seconds
             self.items[name] += n_items
 
     def timed(self, name: str, stream: Iterable[_T]) -> Iterator[_T]:
-        """Count the time that a stream lets its reader wait."""
+        """Pass a stream on, adding to a stage the time that its reader waits."""
         iterator = iter(stream)
         while True:
             started = time.perf_counter()
@@ -70,5 +70,5 @@ class Clock:
 
     def rows(self) -> list[tuple[str, float, int]]:
         """Return (stage, seconds, items) of the stages that took any time."""
-        return [(name, self.seconds[name], self.items[name]) for name in STAGES
-                if self.seconds[name] > 0]  # fmt: skip
+        taken = [name for name in STAGES if self.seconds[name] > 0]
+        return [(name, self.seconds[name], self.items[name]) for name in taken]

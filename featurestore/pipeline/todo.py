@@ -26,7 +26,7 @@ class Outcome:
 
     row: int
     content_hash: str | None  # None where the bytes could not be read
-    vector: NDArray[np.float32] | None = None
+    vector: NDArray[np.float32] | None = None  # (dim,)
     failed_stage: str | None = None  # read | decode | encode
     error: str = ""
     view: int = 0
@@ -34,7 +34,7 @@ class Outcome:
 
     @property
     def is_known(self) -> bool:
-        """Whether the content has a vector already (or soon): nothing was encoded."""
+        """Whether nothing was encoded, since the content has a vector or soon will."""
         return self.vector is None and self.failed_stage is None
 
 
@@ -44,7 +44,7 @@ class Ready:
 
     todo: Todo
     content_hash: str
-    content: Any  # what the encoder takes
+    content: Any  # an image prepared, or a text's tokens, as its encoder takes it
     views: tuple[int, ...]  # of its lane, those that want a vector
-    work: int = 1  # in the units of the batch size
+    work: int = 1  # in units of the batch size: images, or tokens
     is_cut: bool = False

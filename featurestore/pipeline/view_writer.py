@@ -21,7 +21,7 @@ from featurestore.terms.specs import ResolvedEncoder
 
 @dataclass(eq=False)
 class ViewWriter:
-    """One view of a run: what it has, and what became of its items."""
+    """One view of a run: what it held before, and what became of its items."""
 
     table: Table
     resolved: ResolvedEncoder
@@ -32,9 +32,9 @@ class ViewWriter:
     n_failed: int = 0
     n_cut: int = 0
     first_failures: list[str] = field(default_factory=list)
-    first_rows: list[int] = field(default_factory=list)  # that were encoded: a small sample
+    first_rows: list[int] = field(default_factory=list)  # the first that were encoded
     pending: list[Outcome] = field(default_factory=list)
-    copies: list[Outcome] = field(default_factory=list)  # of content that has a vector, or will
+    copies: list[Outcome] = field(default_factory=list)  # of content encoded, or soon
     failed_content: dict[str, Outcome] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -57,13 +57,13 @@ class ViewWriter:
         return set(keys.to_pylist())
 
     def vectors_by_content(self, wanted: set[str]) -> dict[str, NDArray[np.float32]]:
-        """Look up the vectors of some contents."""
-        found: dict[str, NDArray[np.float32]] = {}
+        """Look up the vectors of some contents: content hash → (dim,) float32."""
+        by_content: dict[str, NDArray[np.float32]] = {}
         value_set = pa.array(sorted(wanted), pa.string())
         shards = self.table.shards()
-        if self.overwrite:  # what is being replaced is no source of vectors
+        if self.overwrite:  # vectors that are being replaced are not copied
             shards = [one for one in shards if one not in self.old_shards]
-        shards.sort(key=lambda one: one not in self.old_shards)  # what is newer counts
+        shards.sort(key=lambda one: one not in self.old_shards)  # the newest last: it counts
         holding = [
             shard
             for shard, part in zip(
@@ -74,8 +74,8 @@ class ViewWriter:
         for part in each_shard(_paths(holding), ["content_hash", "vector"]):
             chosen = part.filter(pc.is_in(part.column("content_hash"), value_set=value_set))
             vectors = vectors_of(chosen.column("vector"), self.resolved.dim)
-            found.update(zip(chosen.column("content_hash").to_pylist(), vectors, strict=True))
-        return found
+            by_content.update(zip(chosen.column("content_hash").to_pylist(), vectors, strict=True))
+        return by_content
 
     def drop_superseded(self) -> None:
         """Drop the old rows of items that this run embedded again."""

@@ -70,7 +70,7 @@ class Writer:
         self._is_closed = False
 
     def todos(self) -> Iterator[Todo]:
-        """Yield what the pipeline has to look at."""
+        """Yield the items that some view needs a vector of."""
         wanted = np.flatnonzero(self.plan.todo.any(axis=0))
         for start in range(0, len(wanted), _TODO_SLICE):
             rows = wanted[start : start + _TODO_SLICE]
@@ -86,7 +86,7 @@ class Writer:
                 yield Todo(row, source, uri, text, of)
 
     def some_contents(self, view: ViewWriter, readers: Mapping[str, Reader]) -> list[bytes]:
-        """Return the bytes of the first images that were encoded, those that are still there."""
+        """Return the bytes of the first images that were encoded and are still there."""
         chosen = self.plan.rows.select(["source", "uri"]).take(
             pa.array(view.first_rows, pa.int64())
         )
@@ -95,7 +95,7 @@ class Writer:
             try:
                 contents.append(readers[one["source"]](one["uri"]))
             except OSError:
-                continue  # it has its vector; that it went away since is no fault of this run
+                continue  # it has its vector, and has been removed since
         return contents
 
     def id_of(self, row: int) -> str:
@@ -146,7 +146,7 @@ class Writer:
             )
 
     def flush(self) -> None:
-        """Start to commit what is collected, once the commit before is through."""
+        """Start to commit what is collected, once the previous commit has ended."""
         self._wait()
         batch: list[tuple[ViewWriter, list[Outcome], list[Outcome]]] = []
         for view in self.views.values():
@@ -206,13 +206,13 @@ class Writer:
         self._write_failures(batch)
 
     def _resolve(self, view: ViewWriter, copies: list[Outcome]) -> list[Outcome]:
-        """Give items whose content is committed under another id vectors of their own."""
-        found = view.vectors_by_content({str(one.content_hash) for one in copies})
+        """Copy vectors to items whose content was committed under another id."""
+        vectors = view.vectors_by_content({str(one.content_hash) for one in copies})
         settled = []
         for one in copies:
             content = str(one.content_hash)
-            if content in found:
-                settled.append(Outcome(one.row, content, found[content], view=one.view))
+            if content in vectors:
+                settled.append(Outcome(one.row, content, vectors[content], view=one.view))
                 view.n_copied += 1
             elif (failed := view.failed_content.get(content)) is not None:
                 again = Outcome(one.row, content, None, failed.failed_stage, failed.error, one.view)
