@@ -15,7 +15,7 @@ from transformers.utils import logging as transformers_logging
 
 from featurestore.encoders import families
 from featurestore.encoders.base import LoadOptions, Tokenized
-from featurestore.encoders.tokens import collator, n_tokens, of_like_length, rows_of
+from featurestore.encoders.tokens import collator, n_tokens, of_like_length, unpadded
 from featurestore.encoders.torch_network import Depth, Network, TorchEncoder
 from featurestore.encoders.torch_setup import (
     config_of,
@@ -97,7 +97,7 @@ def _split(
     def tokenize(texts: Sequence[str]) -> Tokenized:
         with one_at_a_time:
             tokens = of_like_length(
-                texts, lambda some: rows_of(pipeline.preprocess(some, prompt=prompt), side)
+                texts, lambda some: unpadded(pipeline.preprocess(some, prompt=prompt), side)
             )
             lengths = [len(one["input_ids"]) for one in tokens]
             is_cut = [

@@ -18,7 +18,7 @@ Tokens = dict[str, NDArray[np.int64]]
 _TOGETHER = 256  # texts that a library tokenizes in one call
 
 
-def rows_of(batch: BatchEncoding, side: str) -> list[Tokens]:
+def unpadded(batch: BatchEncoding, side: str) -> list[Tokens]:
     """Cut a batch that is padded on a side into the tokens of each text, without padding.
 
     Raises

@@ -1,4 +1,4 @@
-"""The table of heads: name → how to build it, and where it looks for its settings."""
+"""The table of heads: how each is built, and which settings it chooses from."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ DEFAULT_HEADS = ("logistic", "ridge", "lda", "prototype", "knn")
 
 
 def default_heads(task: Task) -> tuple[str, ...]:
-    """Return the heads that are compared where nobody names any."""
+    """Return the heads that are compared by default."""
     return tuple(name for name in DEFAULT_HEADS if HEADS[name].builder(task) is not None)
 
 
@@ -284,8 +284,11 @@ def best_on_counts(
         if dense:
             chosen = best_of(dense, metric).builder(task)
             assert chosen is not None
-            steps = [("features", CountsTfidf(n_words)), ("lsa", Lsa(random_state=seed)),
-                     ("head", chosen(seed))]  # fmt: skip
+            steps = [
+                ("features", CountsTfidf(n_words)),
+                ("lsa", Lsa(random_state=seed)),
+                ("head", chosen(seed)),
+            ]
             candidates.append((f"best of {', '.join(dense)} on lsa", Pipeline(steps)))
         majority = HEADS["majority"].builder(task)
         assert majority is not None

@@ -1,4 +1,4 @@
-"""What classes are called, and the vectors of those words, for heads that know them by name.
+"""Names of classes and the vectors of those words, for zero-shot heads.
 
 Prompts are ``None`` (``a photo of a {}.`` for pictures, the bare name for texts), one template
 or several with ``{}`` for the class, or a mapping of each label to what it is called: a text,
@@ -88,7 +88,7 @@ def class_vectors(view: View, prompts: Sequence[Sequence[str]]) -> NDArray[np.fl
 
 
 def read_prompts(text: str) -> Prompts:
-    """Read what stands behind ``zero-shot:``: a template, or ``@`` and a JSON file.
+    """Read the text after ``zero-shot:``, a template or ``@`` and a JSON file.
 
     Raises
     ------

@@ -37,7 +37,7 @@ class KnnChoices:
         self.random_state = random_state
 
     def _check_choices(self) -> None:
-        """Raise ValueError unless there is something to choose from, all of it above 0."""
+        """Raise ValueError unless there are values to choose from, all above 0."""
         for name in ("ks", "temperatures"):
             values = getattr(self, name)
             if not len(values) or not all(0 < value < np.inf for value in values):

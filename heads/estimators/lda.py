@@ -91,7 +91,7 @@ def _discriminant(
 
 
 def _floor(trace: float, dim: int) -> float:
-    """Return a small ridge: where nothing varies within classes any will do."""
+    """Return a small ridge, for classes within which nothing varies."""
     return max(1e-9, 1e-6 * trace / dim)
 
 

@@ -101,9 +101,14 @@ class LogisticHead(ScoreHead):
             self.C_, start = self._choose_C(L, codes, groups)
             weights = self._weights(codes, n_classes)
             W = fit_softmax(
-                L, codes, n_classes, C=self.C_, start=start, weights=weights,
+                L,
+                codes,
+                n_classes,
+                C=self.C_,
+                start=start,
+                weights=weights,
                 tol=_tolerance(len(codes), n_classes),
-            )  # fmt: skip
+            )
             # W = Lᵀ A and the weights of Z are Zᵀ A, by the representer theorem.
             A = solve_triangular(L.astype(np.float64), W[:-1], trans="T", lower=True)
             self.weights_ = np.vstack([Z.T @ A, W[-1]])
@@ -113,9 +118,16 @@ class LogisticHead(ScoreHead):
         weights = self._weights(codes, n_classes)
         device = "cpu" if issparse(Z) else self._device(Z.size * n_classes)
         fit = partial(
-            fit_softmax, Z, codes, n_classes, C=self.C_, start=start, weights=weights,
-            offset=prior, tol=tol,
-        )  # fmt: skip
+            fit_softmax,
+            Z,
+            codes,
+            n_classes,
+            C=self.C_,
+            start=start,
+            weights=weights,
+            offset=prior,
+            tol=tol,
+        )
         found = None
         try:
             found = fit(device=device)
@@ -128,7 +140,7 @@ class LogisticHead(ScoreHead):
         return self
 
     def _device(self, n_products: int) -> str:
-        """Return where a fit runs that multiplies so often for each gradient."""
+        """Return the device for a fit with so many multiplications a gradient."""
         if self.device != "auto":
             return self.device
         if n_products < GPU_PRODUCTS:
@@ -140,11 +152,11 @@ class LogisticHead(ScoreHead):
     def _prior(
         self, X: Matrix, codes: NDArray[np.intp] | None = None
     ) -> NDArray[np.float64] | None:
-        """Return scores that are known without training rows, (n, n_classes); here none are."""
+        """Return scores to begin from, (n, n_classes); None: begin from zero."""
         return None
 
     def _weights(self, codes: NDArray[np.intp], n_classes: int) -> NDArray[np.float64] | None:
-        """Return how much each row counts; None where all count alike."""
+        """Return the weight of each row, (n,); None where all are equal."""
         if self.class_weight is None:
             return None
         present = np.unique(codes)
@@ -202,9 +214,15 @@ class LogisticHead(ScoreHead):
             held = []
             for i, (fit_on, fit_codes, known, held_out, _, held_known) in enumerate(inner):
                 W = weights[i] = fit_softmax(
-                    fit_on, fit_codes, n_classes, C=C, start=weights[i], offset=known,
-                    weights=self._weights(fit_codes, n_classes), tol=tol,
-                )  # fmt: skip
+                    fit_on,
+                    fit_codes,
+                    n_classes,
+                    C=C,
+                    start=weights[i],
+                    offset=known,
+                    weights=self._weights(fit_codes, n_classes),
+                    tol=tol,
+                )
                 held.append(held_out @ W[:-1] + W[-1] + held_known)
             scores = np.concatenate(held)
             sharpness = fit_sharpness(scores, held_codes, near=1.0) if counts is None else 1.0

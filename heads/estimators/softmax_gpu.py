@@ -1,4 +1,4 @@
-"""The loss of softmax regression on a CUDA GPU: what `fit_softmax` minimises, computed there."""
+"""The loss of `fit_softmax`, computed on a CUDA GPU."""
 
 from __future__ import annotations
 

@@ -118,7 +118,7 @@ class ZeroShotProbe(LogisticHead):
 
 
 def _place(seen: NDArray[Any], names: Sequence[str] | NDArray[Any]) -> NDArray[np.intp]:
-    """Return where each class stands among the named ones."""
+    """Return the position of each class among the named ones, (n_classes,)."""
     named = np.asarray(names)
     place = np.searchsorted(named, seen).clip(max=len(named) - 1)
     if (unknown := named[place] != seen).any():

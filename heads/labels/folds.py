@@ -35,7 +35,7 @@ class Folds:
                 yield np.flatnonzero(number != fold), np.flatnonzero(number == fold)
 
     def spread(self, is_dealt: NDArray[np.bool_], block: NDArray[np.intp]) -> Folds:
-        """Return folds over more rows: those that were dealt, and others, which only teach.
+        """Return folds over more rows: those of these folds, and others that only teach.
 
         One that shares a block with a dealt row goes with it.
 
@@ -57,7 +57,7 @@ class Folds:
 
 
 def blocks(*keys: NDArray[Any]) -> NDArray[np.intp]:
-    """Find the rows that must never part, and number their blocks.
+    """Find the rows that must stay together, and number these blocks.
 
     Rows that share a value in any key (a group, a content hash) are in one block, and so
     are the rows that a chain of such pairs connects. Missing values connect nothing.
@@ -99,7 +99,7 @@ def make_folds(
     n_repeats: int = N_REPEATS,
     seed: int = 0,
 ) -> Folds:
-    """Deal rows to stratified folds, block by block.
+    """Assign rows to stratified folds, block by block.
 
     Largest blocks go first, equal ones in random order, each to the fold that so far has
     least of its classes. The result depends on the ids and the seed, not on the row order.

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """Labelled rows of a data set, and how heads are taught and tested on them."""
+    """Labeled rows of a data set: which teach heads, and which test them."""
 
     label: str
     ids: NDArray[np.str_]  # (n,), sorted
@@ -95,7 +95,7 @@ class Plan:
 
     @property
     def estimand(self) -> str:
-        """What intervals speak of."""
+        """What intervals are intervals of."""
         if self.draws:
             return f"one new draw of labels, {len(self.draws)} draws"
         if self.folds is None:

@@ -1,4 +1,4 @@
-"""What a label column asks a head to say: one class, several labels, or a number."""
+"""What is predicted: one class, several labels, or a number."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a comparison says: rows with intervals, paired differences, sentences; JSON and back."""
+"""The result of a comparison: rows with intervals, paired differences, JSON."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ POWER = 0.8  # with which a difference "would be seen"
 
 @dataclass(frozen=True)
 class Difference:
-    """A metric of one head on one encoder, less that of another."""
+    """The difference of a metric between two heads, each on an encoder."""
 
     first: Cell
     second: Cell
@@ -245,12 +245,12 @@ class Comparison:
 
     @property
     def n_pairs(self) -> int:
-        """How many pairs of rows there are: what simultaneous intervals allow for."""
+        """Number of pairs of rows."""
         return max(1, len(self.heads) * (len(self.heads) - 1) // 2)
 
     @cached_property
     def n_claims(self) -> float:
-        """As how many independent claims the pairs of rows count.
+        """How many independent claims the pairs of rows are worth.
 
         On a test split the heads are right and wrong on the same rows, so the largest of all
         studentised differences is smaller than if each pair had rows of its own: its 95 % quantile
@@ -277,7 +277,7 @@ class Comparison:
 
     @property
     def allowance(self) -> str:
-        """By what simultaneous intervals allow for many pairs."""
+        """Name the method that widens intervals for many pairs."""
         return "max-statistic" if self._can_be_drawn else "Bonferroni"
 
     @property
@@ -310,7 +310,7 @@ class Comparison:
         return np.asarray(np.mean(recalls, axis=0))
 
     def to_json(self) -> dict[str, Any]:
-        """Return everything that is needed to draw it again."""
+        """Return all that `from_json` needs."""
         return {
             "format": RUN_FORMAT,
             "kind": "compare",

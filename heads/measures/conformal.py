@@ -1,4 +1,4 @@
-"""Split-conformal prediction sets: how often they hold the truth is known, whatever the head.
+"""Split-conformal prediction sets, whose coverage is known whatever the head.
 
 The rows that calibrate must have taught the head nothing.
 """

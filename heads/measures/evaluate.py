@@ -1,4 +1,4 @@
-"""How good a head is, and how sure that is: plain arrays in, frozen reports out."""
+"""Evaluation of a head: metrics with intervals."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ Part = tuple[NDArray[np.intp], NDArray[np.intp]]  # training and test rows
 
 @dataclass(frozen=True)
 class Estimate:
-    """A figure with its interval and what that is an interval for."""
+    """A value, its interval, and what the interval is of."""
 
     value: float
     low: float | None  # None where this metric has no interval
@@ -46,7 +46,7 @@ class Estimate:
 
 @dataclass(frozen=True, eq=False)
 class Report:
-    """What one head did on the rows it had not seen.
+    """How one head did on rows that it had not seen.
 
     On a test split ``scores`` has one value per metric, and ``draws`` those of the same
     bootstrap draws of the rows for every head; over folds it has one for each fold, and
@@ -67,7 +67,7 @@ class Report:
 
     @property
     def n_units(self) -> int:
-        """How many independent things were tested: blocks of rows, or rows."""
+        """Number of independent units that were tested: blocks of rows, or rows."""
         return len(self.truth) if self.n_blocks is None else self.n_blocks
 
     def estimate(self, metric: str, *, level: float = LEVEL) -> Estimate:
@@ -135,7 +135,7 @@ class Report:
         return METRICS[self.task][name]
 
     def _is_closed(self, metric: str) -> bool:
-        """Whether a score interval of independent rows is right for it."""
+        """Whether the closed-form interval of independent rows is valid for a metric."""
         is_known = self.task is Task.MULTICLASS and metric in CLOSED_FORM
         return is_known and metric not in self.draws
 
@@ -319,7 +319,7 @@ def _draw_blocks(
 
 
 def predictions(head: BaseEstimator, X: Matrix, target: Target) -> Predictions:
-    """Let a fitted head say what it thinks of rows X, in the terms of their target."""
+    """Predict rows X, (n, dim), as class numbers, indicators or numbers, like their target."""
     said = head.predict(X)
     if target.task is Task.REGRESSION:
         return Predictions(target.values, np.asarray(said, dtype=np.float64).reshape(len(target)))

@@ -1,4 +1,4 @@
-"""Intervals for shares and for folds: closed forms, never of zero width without saying so."""
+"""Intervals for shares, for repeated folds, and from bootstrap draws."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ N_BINS = 15  # of confidence, in the calibration error: Guo et al., 2017, arXiv:
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
-    """What a head said of n rows, beside the truth; shapes as in `heads.tasks.Target`."""
+    """Predictions of n rows and their truth; shapes as in `heads.labels.tasks.Target`."""
 
     truth: NDArray[Any]
     predicted: NDArray[Any]
@@ -32,7 +32,7 @@ class Predictions:
 
 @dataclass(frozen=True)
 class Metric:
-    """How to compute a metric and how to speak of it."""
+    """A metric: how it is computed and shown."""
 
     compute: Callable[[Predictions, Weights], Values]
     needs_proba: bool = False

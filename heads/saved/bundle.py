@@ -58,7 +58,7 @@ Items: TypeAlias = Embeddings | NDArray[Any] | Sequence[str]
 
 @dataclass(frozen=True, eq=False)
 class FittedHead:
-    """A head that has learned, with the card that says from what."""
+    """A fitted head, and the card that says what it learned from."""
 
     head_id: str
     estimator: Any
@@ -99,7 +99,7 @@ class FittedHead:
         return predict_items(self, items, **options)
 
     def save(self, folder: str | StorePath) -> StorePath:
-        """Write a bundle: head, card and encoder, all that `load_bundle` needs, and no items.
+        """Write a bundle: head, card and encoder, but no items.
 
         Raises
         ------

@@ -36,7 +36,7 @@ def blocks_of(view: AnyView) -> list[dict[str, Any]]:
 
 @dataclass(frozen=True)
 class ConcatView:
-    """The vectors of several encoders one behind the other, each block of one mean length.
+    """The vectors of several encoders side by side, each block scaled to one mean length.
 
     It has what heads ask of a view; it is made anew when it is loaded, and not stored.
     """
@@ -51,7 +51,7 @@ class ConcatView:
 
     @property
     def spec(self) -> EncoderSpec:
-        """Such as ``concat:timm:resnet18[layer=3]+baseline:pixels``."""
+        """A spec such as ``concat:timm:resnet18[layer=3]+baseline:pixels``."""
         names = []
         for view in self.views:
             # A local folder by its name alone; `blocks` has the whole of it.
@@ -71,7 +71,7 @@ class ConcatView:
 
     @property
     def snapshot(self) -> Snapshot:
-        """Of the items; each view's own is in ``blocks``."""
+        """That of the items; ``blocks`` has those of the views."""
         return self.views[0].snapshot
 
     @property
@@ -81,7 +81,7 @@ class ConcatView:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 (hex) over those of the encoders and their scales."""
+        """SHA-256 (hex) of the encoders' fingerprints and scales."""
         decides = [[block["fingerprint"], block["scale"]] for block in self.blocks]
         return hashlib.sha256(json.dumps(decides).encode()).hexdigest()
 

@@ -1,4 +1,4 @@
-"""Views of one data set, and the one plan of who teaches and tests whom on all of them."""
+"""Views of one data set, and one plan for all of them: which rows teach, which test."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Ground:
-    """Views of one data set on the items that all have, and who teaches and tests whom."""
+    """Views of one data set on the items that all have, and which of them teach and test."""
 
     views: tuple[AnyView, ...]
     tables: tuple[Embeddings, ...]
@@ -31,7 +31,7 @@ class Ground:
     n_apart: int  # items that some view has no vector of
 
     def notes(self) -> list[str]:
-        """Say what the plan says, and what was left out."""
+        """Return the notes of the plan, and one on items that were left out."""
         if not self.n_apart:
             return list(self.plan.notes)
         return [
@@ -40,7 +40,7 @@ class Ground:
         ]
 
     def card(self) -> list[dict[str, Any]]:
-        """Return the stored views that were read, those side by side one by one.
+        """Return the stored views that were read; views side by side are listed one by one.
 
         `featurestore vacuum` keeps the versions that it names.
         """
@@ -73,7 +73,7 @@ def ground_of(views: Sequence[AnyView], options: PlanOptions = DEFAULT) -> Groun
 
 
 def twin_clusters(view: View) -> dict[str, int]:
-    """Return the cluster of each item that has a near-duplicate, seen by this view's graph."""
+    """Return the cluster of each item that has a near-duplicate in this view."""
     from heads.twins.twins import find_twins
 
     found = find_twins(view).cluster

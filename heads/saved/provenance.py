@@ -15,5 +15,5 @@ def library_versions() -> dict[str, str]:
 
 
 def machine() -> dict[str, Any]:
-    """Return where seconds were measured."""
+    """Return the machine that seconds were measured on."""
     return {"system": platform.platform(), "processor": platform.machine(), "cores": os.cpu_count()}

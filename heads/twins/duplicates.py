@@ -54,7 +54,7 @@ def confirmed(
     *,
     progress: Callable[[int, int], None] | None = None,
 ) -> Pairs:
-    """Return the pairs that are one: of equal content, or like enough.
+    """Return the pairs of equal content, or similar enough.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Are two pictures one: cut, brightened, saved anew? Pixels in, a likeness out.
+"""Whether two pictures are the same one, cropped, brightened or saved again.
 
 Both are made small, the light is evened out, and one is laid over the other at every place and
 at several sizes. Where they fit best they are cut into tiles: of a copy every tile fits, of two
@@ -82,7 +82,7 @@ def _laid_on(ground: Print, one: Print) -> float:
 
 
 def _evened(grey: Image.Image, size: int) -> NDArray[np.float32]:
-    """Return a small picture without its slow changes, weak and strong contrast made alike."""
+    """Return a small picture without slow changes of brightness, its local contrast evened out."""
     from scipy.ndimage import gaussian_filter
 
     small = grey.resize((size, size), Image.Resampling.BOX)
@@ -112,7 +112,7 @@ def _loudness(even: NDArray[np.float32], size: int) -> NDArray[np.float32]:
 
 
 def _tilewise(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
-    """Return the mean correlation of the tiles; one with little to see in it weighs less."""
+    """Return the mean correlation of the tiles; tiles with little contrast weigh less."""
     alike = b * (np.linalg.norm(a) / max(float(np.linalg.norm(b)), 1e-6))
     rows = np.array_split(np.stack([a, alike]), _TILES, axis=1)
     found, weights = [], []

@@ -1,4 +1,4 @@
-"""Which items of a view are twins of others: found once a snapshot, for all who ask."""
+"""Near-duplicates of a view, found once for each snapshot."""
 
 from __future__ import annotations
 
@@ -100,9 +100,13 @@ def find_twins(view: View, *, progress: Callable[[int, int, str], None] | None =
         same = _enough(graph, likeness, least) if len(first) else least
         content = known_column(embeddings, "content_hash")
         pairs = duplicates.confirmed(
-            first, second, content, likeness, same,
+            first,
+            second,
+            content,
+            likeness,
+            same,
             progress=lambda done, n: tell(done, n, "pairs"),
-        )  # fmt: skip
+        )
         return {
             "cluster": duplicates.clusters(len(embeddings), pairs),
             "first": pairs.first,
@@ -130,7 +134,7 @@ def known_column(embeddings: Embeddings, name: str) -> NDArray[Any]:
 
 
 def _enough(graph: Graph, likeness: Callable[[int, int], float], least: float) -> float:
-    """Return the likeness that makes a twin, from pairs that are merely of a kind."""
+    """Return the likeness that makes a twin, above that of pairs that are merely of one kind."""
     n, k = graph.rows.shape
     pairs = [
         (row, int(graph.rows[row, N_FAR + place % (k - N_FAR)]))
@@ -146,7 +150,7 @@ def _enough(graph: Graph, likeness: Callable[[int, int], float], least: float) -
 def _likeness(
     view: View, embeddings: Embeddings, blind: set[int], small: set[int]
 ) -> Callable[[int, int], float]:
-    """Return how like two rows are.
+    """Return a function that measures how similar two rows are.
 
     Rows whose files cannot be read come into ``blind``, too small pictures into ``small``.
     """
