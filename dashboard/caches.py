@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 import heads
 from dashboard.launch import STORE_VARIABLE
-from dashboard.page_data import classes, explore, item_rows, wording
+from dashboard.page_data import classes, coloring, item_rows, wording
 from dashboard.page_data import overview as overview_data
-from dashboard.page_data.explore import Coloring
+from dashboard.page_data.coloring import Coloring
 from dashboard.url_state import recall
 from featurestore.maps.projection import project
 from featurestore.storage.files import matching as matching_files
@@ -185,9 +185,9 @@ def colorings(view: View, column: str, head: str | None) -> Coloring:
     """Return the colors of all items of a view by a column, or by what a head said."""
     table = view_items(view)
     if head is None:
-        return explore.item_coloring(table, column)
+        return coloring.item_coloring(table, column)
     card = next(one for one in heads.list_heads(view.dataset) if one["head_id"] == head)
-    return explore.head_coloring(table, predictions(view.dataset, head), card, column)
+    return coloring.head_coloring(table, predictions(view.dataset, head), card, column)
 
 
 @follows(_encoder, max_entries=64, spinner="Asking the encoder…", copies=True)

@@ -11,7 +11,7 @@ import streamlit as st
 
 from dashboard import caches, url_state
 from dashboard.gallery import gallery
-from dashboard.page_data import classes, explore, item_rows, wording
+from dashboard.page_data import classes, item_rows, selection, wording
 from featurestore.curation.slices import save_slice
 from featurestore.errors import FeatureStoreError
 from featurestore.store.dataset import DataSet
@@ -168,7 +168,7 @@ def offer_selection_actions(
     name = f"{view.dataset.name}-selection"
 
     def make(kind: str) -> bytes:
-        return explore.exported(view, _plain_ids(ids), kind, extra)
+        return selection.exported(view, _plain_ids(ids), kind, extra)
 
     with st.popover("Export or keep these items", icon=":material/save:", key=f"export {key}"):
         st.download_button(

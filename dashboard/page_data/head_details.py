@@ -1,4 +1,4 @@
-"""What the pages on heads show: cards, predictions and comparisons in, tables and figures out."""
+"""One trained head: its metrics, classes, confusions, and how far to trust its confidence."""
 
 from __future__ import annotations
 
@@ -13,18 +13,14 @@ from numpy.typing import NDArray
 
 import heads
 from dashboard.colors import NEUTRAL, PALETTE
-from dashboard.page_data.leaderboard import row_name
 from dashboard.page_data.wording import Row
 from featurestore.store.dataset import DataSet
 from featurestore.store.view import View
 from featurestore.terms.intervals import wilson
-from heads import Comparison
 from heads.labels.tasks import Task
-from heads.measures.intervals import newcombe
 from heads.measures.metrics import METRICS
 
 N_BINS = 10  # of confidence
-MOST_PARTS = 200  # values of a column that are looked at one by one
 FEW_CLASSES = 40  # that a confusion table shows at once
 
 
@@ -49,30 +45,23 @@ def view_of_head(dataset: DataSet, card: Mapping[str, Any]) -> View | None:
     return next(iter([*own, *views]), None)
 
 
-def view_of_cell(dataset: DataSet, *encoders: str) -> View | None:
-    """Return the view of the first of some encoders that has one, else any; None without views."""
-    views = {str(view.spec): view for view in dataset.views()}
-    own = [views[encoder] for encoder in encoders if encoder in views]
-    return next(iter([*own, *views.values()]), None)
-
-
 def metric_rows(card: Mapping[str, Any]) -> list[Row]:
     """Return the metrics of a head with their intervals; shares in percent.
 
     Where test rows were reviewed, also what it scores against the reviewers' labels.
     """
-    known = METRICS[Task(card.get("task", Task.MULTICLASS))]
-    again = card.get("as_reviewed", {}).get("metrics", {})
+    metrics = METRICS[Task(card.get("task", Task.MULTICLASS))]
+    reviewed = card.get("as_reviewed", {}).get("metrics", {})
     rows = []
     for name, found in card["metrics"].items():
-        scale = 100.0 if known[name].is_share else 1.0
+        scale = 100.0 if metrics[name].is_share else 1.0
         rows.append(
             {
-                "metric": name.replace("_", " ") + (" (%)" if scale == 100 else ""),
+                "metric": name.rebins("_", " ") + (" (%)" if scale == 100 else ""),
                 "value": scale * found["value"],
                 "from": None if found["low"] is None else scale * found["low"],
                 "to": None if found["high"] is None else scale * found["high"],
-                **({"as reviewed": scale * again[name]} if name in again else {}),
+                **({"as reviewed": scale * reviewed[name]} if name in reviewed else {}),
             }
         )
     return rows
@@ -106,7 +95,7 @@ def class_rows(predictions: pa.Table) -> list[Row]:
 def confusion(predictions: pa.Table) -> tuple[list[str], NDArray[np.intp]]:
     """Return the classes, and counts of true (rows) against predicted classes (columns).
 
-    Of many classes, those with the most confusions.
+    Counts are (n_shown, n_shown): of many classes, those with the most confusions.
     """
     classes, counts = _counts(predictions)
     wrong = counts.sum(axis=0) + counts.sum(axis=1) - 2 * counts.diagonal()
@@ -125,13 +114,13 @@ def _counts(predictions: pa.Table) -> tuple[list[str], NDArray[np.intp]]:
 
 
 def confusion_style(classes: Sequence[str], counts: NDArray[np.intp]) -> Any:
-    """Return the counts as a table for people: shares of a row as shades, what is right in blue."""
+    """Return counts, (n_classes, n_classes), as a table shaded by row share; right is blue."""
     import pandas as pd
 
     table = pd.DataFrame(counts, index=list(classes), columns=list(classes))
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
 
-    def shade(_: Any) -> Any:
+    def shade(_: object) -> Any:
         red, blue = "213, 94, 0", "0, 114, 178"
         css = [
             [
@@ -162,16 +151,16 @@ def reliability(predictions: pa.Table) -> list[Row]:
     """Return, for each bin of confidence that holds items, its mean and the share right."""
     confidence = np.asarray(predictions.column("confidence"), np.float64)
     is_right = np.asarray(pc.equal(predictions.column("label"), predictions.column("predicted")))
-    place = np.clip((confidence * N_BINS).astype(int), 0, N_BINS - 1)
+    bins = np.clip((confidence * N_BINS).astype(int), 0, N_BINS - 1)
     rows = []
     for b in range(N_BINS):
-        n = int((place == b).sum())
+        n = int((bins == b).sum())
         if n:
-            share = float(is_right[place == b].mean())
+            share = float(is_right[bins == b].mean())
             low, high = wilson(share, n)
             rows.append(
                 {
-                    "confidence": float(confidence[place == b].mean()),
+                    "confidence": float(confidence[bins == b].mean()),
                     "right": share,
                     "low": low,
                     "high": high,
@@ -182,7 +171,7 @@ def reliability(predictions: pa.Table) -> list[Row]:
 
 
 def reliability_figure(rows: Sequence[Row]) -> go.Figure:
-    """Draw the share right over the confidence; on the diagonal it can be taken at its word."""
+    """Draw the share right over the confidence, with the diagonal of perfect calibration."""
     x = [100 * row["confidence"] for row in rows]
     y = [100 * row["right"] for row in rows]
     figure = go.Figure()
@@ -212,88 +201,3 @@ def reliability_figure(rows: Sequence[Row]) -> go.Figure:
         yaxis={"title": "right (%)", "range": [0, 102]},
     )
     return figure
-
-
-# -- two rows of a comparison ----------------------------------------------------------------
-
-
-def cells_of(run: Comparison) -> dict[str, tuple[str, str]]:
-    """Return the rows of a comparison by name, best first."""
-    return {row_name(row): (row["encoder"], row["head"]) for row in run.rows()}
-
-
-def only_right(run: Comparison, first: tuple[str, str], second: tuple[str, str]) -> list[str]:
-    """Return the items that the first row gets right and the second does not.
-
-    Over folds, as the first repeat has it.
-    """
-    a, b = run.cell(*first).report, run.cell(*second).report
-    wins = _rows_right(a.truth, a.predicted) & ~_rows_right(b.truth, b.predicted)
-    return [run.item_ids[i] for i in np.flatnonzero(wins)]
-
-
-def part_rows(
-    run: Comparison,
-    first: tuple[str, str],
-    second: tuple[str, str],
-    parts: Mapping[str, NDArray[np.bool_]],
-) -> list[Row]:
-    """Return how both rows do on parts of the tested items, the largest gap first; in percent.
-
-    On a test split the interval is Newcombe's of the paired difference; over folds one repeat
-    has none that would be right.
-    """
-    a, b = run.cell(*first).report, run.cell(*second).report
-    is_a, is_b = _rows_right(a.truth, a.predicted), _rows_right(b.truth, b.predicted)
-    on_test = len(a.scores[run.metric]) == 1 and a.n_blocks is None
-    rows = []
-    for name, mask in parts.items():
-        n = int(mask.sum())
-        if not n:
-            continue
-        x, y = is_a[mask], is_b[mask]
-        row = {
-            "part": name,
-            "items": n,
-            "first right": 100 * float(x.mean()),
-            "second right": 100 * float(y.mean()),
-            "difference": 100 * float(x.mean() - y.mean()),
-            "only the first": int((x & ~y).sum()),
-            "only the second": int((y & ~x).sum()),
-        }
-        if on_test:
-            low, high = newcombe((x & y).mean(), (x & ~y).mean(), (y & ~x).mean(), n)
-            row |= {"from": 100 * low, "to": 100 * high}
-        rows.append(row)
-    return sorted(rows, key=lambda row: -abs(row["difference"]))
-
-
-def parts_by_class(run: Comparison) -> dict[str, NDArray[np.bool_]]:
-    """Return the tested items of each class."""
-    truth = run.heads[0].report.truth
-    if run.task is Task.MULTILABEL:
-        return dict(zip(run.classes, truth.T, strict=True))
-    return {name: truth == code for code, name in enumerate(run.classes)}
-
-
-def parts_by_value(run: Comparison, items: pa.Table, column: str) -> dict[str, NDArray[np.bool_]]:
-    """Return the tested items of each value of an item column, of many the largest."""
-    place = pc.index_in(pa.array(run.item_ids), value_set=items.column("item_id"))
-    values = items.column(column).take(place).cast(pa.string()).combine_chunks()
-    encoded = values.dictionary_encode()
-    codes = np.asarray(pc.fill_null(encoded.indices, -1))
-    counts = np.bincount(codes[codes >= 0], minlength=len(encoded.dictionary))
-    largest = np.argsort(-counts, kind="stable")[:MOST_PARTS]
-    names = encoded.dictionary.to_pylist()
-    return {str(names[code]): codes == code for code in largest.tolist()}
-
-
-def parts_by_slice(run: Comparison, slices: Mapping[str, Sequence[str]]) -> dict[str, Any]:
-    """Return the tested items of each named slice."""
-    ids = np.array(run.item_ids)
-    return {name: np.isin(ids, list(members)) for name, members in slices.items()}
-
-
-def _rows_right(truth: NDArray[Any], predicted: NDArray[Any]) -> NDArray[np.bool_]:
-    same = np.asarray(truth == predicted)
-    return np.asarray(same if same.ndim == 1 else same.all(axis=1))

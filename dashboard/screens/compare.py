@@ -3,8 +3,8 @@
 import streamlit as st
 
 from dashboard import caches, url_state, widgets
-from dashboard.page_data import head_details as shown
 from dashboard.page_data import leaderboard, wording
+from dashboard.page_data import two_rows as shown
 from featurestore.curation.slices import slices as read_slices
 
 CLASSES, SLICES = "class", "slice"

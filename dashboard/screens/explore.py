@@ -4,7 +4,7 @@ import numpy as np
 import streamlit as st
 
 from dashboard import caches, jobs, url_state, widgets
-from dashboard.page_data import classes, head_details, leaderboard, wording
+from dashboard.page_data import classes, coloring, head_details, leaderboard, selection, wording
 from dashboard.page_data import explore as shown
 from dashboard.scatter import scatter
 from featurestore.curation.slices import slices as read_slices
@@ -37,11 +37,11 @@ with boxes[2]:
     )
 extra = None
 if head != NO_HEAD:
-    extra = shown.predicted(items.column("item_id"), caches.predictions(dataset, head))
+    extra = coloring.predicted(items.column("item_id"), caches.predictions(dataset, head))
 label = classes.class_column(dataset)
 columns = [BY_HEAD + name for name in ("outcome", "predicted", "confidence")
            if extra is not None and name in extra.column_names]  # fmt: skip
-columns += [*shown.columns_to_color(items), shown.ONE_COLOR]
+columns += [*coloring.columns_to_color(items), coloring.ONE_COLOR]
 with boxes[3]:
     default = label if label in columns else columns[0]
     column = url_state.select("Color", columns, key="color", default=default)
@@ -107,7 +107,7 @@ def cleared() -> None:
 
 
 is_heads = column.startswith(BY_HEAD)
-coloring = caches.colorings(view, column.removeprefix(BY_HEAD), head if is_heads else None)
+point_colors = caches.colorings(view, column.removeprefix(BY_HEAD), head if is_heads else None)
 key = f"{view.slug} {view.state} {method} {where} {slice_name}"
 color_key = f"{column} {head}"
 sent = st.session_state.get("map sent")
@@ -116,7 +116,7 @@ with drawn:
     scatter(
         shown.point_data(
             xy[rows],
-            coloring.take(rows),
+            point_colors.take(rows),
             name=f"Map of {len(rows):,} items of {dataset.name}, colored by {column}",
             key=key,
             color_key=color_key,
@@ -147,7 +147,7 @@ with beside:
     what = "selected" if outline is not None else "on the map"
     st.markdown(f"**{len(picked):,} items {what}**")
     if label in items.column_names:
-        st.caption(wording.plain(shown.label_breakdown(items.column(label).filter(chosen))))
+        st.caption(wording.plain(selection.label_breakdown(items.column(label).filter(chosen))))
     widgets.offer_selection_actions(
         view,
         picked,

@@ -26,12 +26,12 @@ def say_fits(n_done: int, n_fits: int, what: str) -> None:
     click.echo(f"\r\033[K{n_done}/{n_fits} fits: {what}", err=True, nl=n_done == n_fits)
 
 
-def print_json(value: Any) -> None:
+def print_json(value: object) -> None:
     """Print for machines; JSON has no infinity, so what has no end is null."""
     click.echo(json.dumps(_finite(value), indent=1, ensure_ascii=False, default=str))
 
 
-def _finite(value: Any) -> Any:
+def _finite(value: object) -> Any:
     if isinstance(value, dict):
         return {key: _finite(one) for key, one in value.items()}
     if isinstance(value, (list, tuple)):

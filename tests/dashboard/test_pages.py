@@ -17,7 +17,15 @@ from streamlit.testing.v1 import AppTest
 
 import heads
 from dashboard.colors import NEUTRAL
-from dashboard.page_data import classes, head_details, leaderboard, quality
+from dashboard.page_data import (
+    classes,
+    coloring,
+    head_details,
+    leaderboard,
+    quality,
+    selection,
+    two_rows,
+)
 from dashboard.page_data import explore as shown
 from featurestore.curation.reviews import Action, Review, add_reviews, read_reviews, standing
 from featurestore.curation.slices import read_slice
@@ -148,13 +156,13 @@ def test_what_is_exported_holds_the_chosen_items_and_their_vectors(store: Store)
 
     view = store.view("pictures", "baseline:pixels")
     ids = view.load().ids[:3].tolist()
-    table = pq.read_table(io.BytesIO(shown.exported(view, ids, "parquet")))
+    table = pq.read_table(io.BytesIO(selection.exported(view, ids, "parquet")))
     assert table.column("item_id").to_pylist() == ids
     vectors = np.array(table.column("vector").to_pylist(), np.float32)
     np.testing.assert_array_equal(vectors, view.load().vectors[:3])
     order = [ids[2], ids[0], "gone"]
     scores = pa.table({"item_id": [*reversed(order)], "rank": [3, 2, 1]})
-    lines = shown.exported(view, order, "csv", scores).decode().splitlines()
+    lines = selection.exported(view, order, "csv", scores).decode().splitlines()
     found = [(line.split(",")[0].strip('"'), line.split(",")[-1]) for line in lines]
     assert found == [("item_id", '"rank"'), (ids[2], "1"), (ids[0], "2")]
 
@@ -177,25 +185,25 @@ def test_points_within_an_outline_are_those_of_the_even_odd_rule() -> None:
 
 
 def test_numbers_are_colored_in_steps_and_gaps_are_grey() -> None:
-    found = shown.coloring(pa.chunked_array([[float(n) for n in range(30)] + [None]]))
+    found = coloring.coloring(pa.chunked_array([[float(n) for n in range(30)] + [None]]))
     assert found.codes.tolist() == [n // 3 for n in range(30)] + [10]
     assert found.names[0] == "0 to 2.9"
     assert found.legend()[-1] == {"name": "nothing", "color": NEUTRAL, "n": 1}
-    named = shown.coloring(pa.chunked_array([["b", None, "a", "b"]]))
+    named = coloring.coloring(pa.chunked_array([["b", None, "a", "b"]]))
     assert [line["name"] for line in named.legend()] == ["b", "a", "nothing"]
     assert named.codes.tolist() == [0, 2, 1, 0]
 
 
 def test_colors_stay_under_a_filter_and_very_many_values_share_one() -> None:
     values = pa.chunked_array([["a", "b", "c", "c"]])
-    whole = shown.coloring(values)
+    whole = coloring.coloring(values)
     part = whole.take(np.array([0, 1]))
     hues = {line["name"]: line["color"] for line in whole.legend()}
     assert {line["name"]: line["color"] for line in part.legend()} == {
         "a": hues["a"], "b": hues["b"],
     }  # fmt: skip
-    many = shown.coloring(pa.chunked_array([[f"v{n:04d}" for n in range(5000)]]))
-    assert len(many.names) == shown.MOST_NAMES
+    many = coloring.coloring(pa.chunked_array([[f"v{n:04d}" for n in range(5000)]]))
+    assert len(many.names) == coloring.MOST_NAMES
     assert many.legend()[-1]["name"] == "4,941 others"
 
 
@@ -338,7 +346,7 @@ def test_compare_two_says_the_sentence_and_who_alone_is_right(store: Store) -> N
     pair = ("baseline:pixels", "ridge"), ("baseline:pixels", "knn")
     sentence = run.difference(*pair, n_claims=run.n_claims).sentence()
     assert any(sentence in said for said in texts_of(app.markdown))
-    only = head_details.only_right(run, *pair)
+    only = two_rows.only_right(run, *pair)
     a, b = (run.cell(*one).report for one in pair)
     expected = [
         item
@@ -350,7 +358,7 @@ def test_compare_two_says_the_sentence_and_who_alone_is_right(store: Store) -> N
     assert set(table["part"]) == {"black", "grey", "white"}
     assert (table["only the first"].sum(), table["only the second"].sum()) == (
         len(expected),
-        len(head_details.only_right(run, *reversed(pair))),
+        len(two_rows.only_right(run, *reversed(pair))),
     )
 
 
@@ -398,7 +406,7 @@ def test_issues_are_exported_with_score_and_reason(store: Store) -> None:
     leaks = report.of(Kind.LEAK)
     view = store.view("pictures", "baseline:pixels")
     table = quality.issue_table(leaks)
-    lines = shown.exported(view, [one.item_id for one in leaks], "csv", table).decode()
+    lines = selection.exported(view, [one.item_id for one in leaks], "csv", table).decode()
     assert lines.splitlines()[0].endswith('"score","reason","suggested"')
     assert leaks[0].reason in lines.splitlines()[1]
     labels = [one.label for one in opened("quality", kind="leak").button]
