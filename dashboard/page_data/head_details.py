@@ -57,7 +57,7 @@ def metric_rows(card: Mapping[str, Any]) -> list[Row]:
         scale = 100.0 if metrics[name].is_share else 1.0
         rows.append(
             {
-                "metric": name.rebins("_", " ") + (" (%)" if scale == 100 else ""),
+                "metric": name.replace("_", " ") + (" (%)" if scale == 100 else ""),
                 "value": scale * found["value"],
                 "from": None if found["low"] is None else scale * found["low"],
                 "to": None if found["high"] is None else scale * found["high"],

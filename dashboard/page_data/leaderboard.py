@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import plotly.graph_objects as go
 
 from dashboard.colors import NEUTRAL, colors
-from dashboard.page_data.wording import Row
+from dashboard.page_data.wording import Row, when
 from featurestore.store.dataset import DataSet
 from featurestore.terms.specs import encoder_label
 
@@ -19,9 +19,8 @@ if TYPE_CHECKING:
 
 def head_title(card: Mapping[str, Any]) -> str:
     """Name a registered head in a list: ``logistic · 2026-11-26 10:30 UTC · 0.93``."""
-    when = str(card["created"])[:16].replace("T", " ")
     metric, found = next(iter(card["metrics"].items()))
-    return f"{card['head']} · {when} UTC · {metric.replace('_', ' ')} {found['value']:.3f}"
+    return f"{card['head']} · {when(card)} · {metric.replace('_', ' ')} {found['value']:.3f}"
 
 
 # -- leaderboard ---------------------------------------------------------------------------
@@ -29,8 +28,9 @@ def head_title(card: Mapping[str, Any]) -> str:
 
 def run_title(run: Comparison) -> str:
     """Name a stored comparison in a list."""
-    when = str(run.card["created"])[:16].replace("T", " ")
-    return f"{when} UTC · {run.label} · {run.metric.replace('_', ' ')} · {len(run.heads)} rows"
+    return (
+        f"{when(run.card)} · {run.label} · {run.metric.replace('_', ' ')} · {len(run.heads)} rows"
+    )
 
 
 def row_name(row: Row) -> str:

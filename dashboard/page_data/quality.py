@@ -6,8 +6,8 @@ from collections.abc import Collection, Mapping, Sequence
 
 import pyarrow as pa
 
-from dashboard.page_data.wording import Row
-from featurestore.curation.reviews import Action, Review, contested, standing
+from dashboard.page_data.wording import Row, when
+from featurestore.curation.reviews import Action, Review, standing
 from heads import Issue, Issues
 from heads.quality.issues import Kind
 
@@ -21,9 +21,8 @@ KIND_WORDS = {
 
 def report_title(found: Issues) -> str:
     """Name a stored report in a list."""
-    when = str(found.card["created"])[:16].replace("T", " ")
     part = f" · slice {found.card['slice']}" if found.card.get("slice") else ""
-    return f"{when} UTC · {found.encoder}{part} · {len(found.issues):,} issues"
+    return f"{when(found.card)} · {found.encoder}{part} · {len(found.issues):,} issues"
 
 
 def queue(
@@ -32,7 +31,7 @@ def queue(
     skipped: Sequence[str],
     known: Collection[str],
 ) -> list[Issue]:
-    """Return what is left to decide: the worst first, what was skipped last, what is gone not."""
+    """Return issues to decide: worst first, skipped last; deleted items are left out."""
     originals = {one.value for one in decided.values() if one.action is Action.DUPLICATE}
     open_ = [
         one
@@ -42,8 +41,8 @@ def queue(
         # Of twins the one that others are duplicates of is decided with them.
         and not (one.kind in (Kind.DUPLICATE, Kind.LEAK) and one.item_id in originals)
     ]
-    last = {item: place for place, item in enumerate(skipped)}
-    return sorted(open_, key=lambda one: last.get(one.item_id, -1))  # stable: the worst first
+    turn = {item: i for i, item in enumerate(skipped)}
+    return sorted(open_, key=lambda one: turn.get(one.item_id, -1))  # stable: the worst first
 
 
 def issue_table(issues: Sequence[Issue]) -> pa.Table:
@@ -59,12 +58,12 @@ def issue_table(issues: Sequence[Issue]) -> pa.Table:
 
 
 def decision_words(one: Review | None) -> str | None:
-    """Say a decision: ``relabelled dog by ann, 2026-11-26 10:30``."""
+    """Say a decision: ``relabeled dog by ann, 2026-11-26 10:30``."""
     if one is None:
         return None
     words = {
         Action.CONFIRM: "confirmed",
-        Action.RELABEL: f"relabelled {one.value}",
+        Action.RELABEL: f"relabeled {one.value}",
         Action.EXCLUDE: "excluded",
         Action.DUPLICATE: f"duplicate of {one.value}",
     }[one.action]
@@ -85,14 +84,4 @@ def history_rows(reviews: Sequence[Review]) -> list[Row]:
             "stands": one.id in stands,
         }
         for one in sorted(reviews, key=lambda one: one.when, reverse=True)
-    ]
-
-
-def contested_sentences(reviews: Sequence[Review]) -> list[str]:
-    """Say where people decided differently."""
-    return [
-        f"{item} was decided differently ("
-        + "; ".join(f"{one.who}: {one.action} {one.value or ''}".rstrip() for one in lines)
-        + "): the latest stands."
-        for (item, _), lines in contested(reviews).items()
     ]

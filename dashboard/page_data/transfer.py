@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from html import escape
-from typing import Any
 
 import plotly.graph_objects as go
 
 from dashboard.colors import NEUTRAL, PALETTE, colors
+from dashboard.page_data.wording import Row, when
 from featurestore.terms.specs import encoder_label
 from heads.experiments.learning_curve import Curve
 from heads.labels.tasks import Task
 from heads.measures.comparison import metric_of, number, unit_of
 from heads.transfer.assessment import Assessment
 from heads.transfer.verdict import Kind
-
-Row = dict[str, Any]
 
 # Readable for color-blind people, and named in words beside.
 VERDICT_COLORS = {
@@ -33,32 +31,31 @@ VERDICT_WORDS = {
 }
 
 
-def scale_of(found: Assessment | Curve) -> float:
+def scale_of(run: Assessment | Curve) -> float:
     """Return what values are multiplied by: shares are shown in percent."""
-    return 100.0 if metric_of(found.metric).is_share else 1.0
+    return 100.0 if metric_of(run.metric).is_share else 1.0
 
 
-def assessment_title(found: Assessment) -> str:
+def assessment_title(assessment: Assessment) -> str:
     """Name a stored assessment in a list."""
-    when = str(found.card["created"])[:16].replace("T", " ")
-    return f"{when} UTC · {found.label} · {found.metric.replace('_', ' ')}"
+    return f"{when(assessment.card)} · {assessment.label} · {assessment.metric.replace('_', ' ')}"
 
 
-def verdict_sentence(found: Assessment, encoder: str) -> str:
+def verdict_sentence(assessment: Assessment, encoder: str) -> str:
     """Say a verdict in a sentence for people."""
-    verdict = found.verdict(encoder)
+    verdict = assessment.verdict(encoder)
     value, low, high = (
-        number(x, found.metric, "+") for x in (verdict.value, verdict.low, verdict.high)
+        number(x, assessment.metric, "+") for x in (verdict.value, verdict.low, verdict.high)
     )
     return (
-        f"{encoder_label(encoder)} {VERDICT_WORDS[verdict.kind]}: {value} {unit_of(found.metric)} "
-        f"({low} to {high}) against {verdict.reference}."
+        f"{encoder_label(encoder)} {VERDICT_WORDS[verdict.kind]}: {value} "
+        f"{unit_of(assessment.metric)} ({low} to {high}) against {verdict.reference}."
     )
 
 
-def verdict_rows(found: Assessment) -> list[Row]:
+def verdict_rows(assessment: Assessment) -> list[Row]:
     """Return the table of verdicts."""
-    scale = scale_of(found)
+    scale = scale_of(assessment)
     return [
         {
             "encoder": encoder_label(one.encoder),
@@ -71,18 +68,18 @@ def verdict_rows(found: Assessment) -> list[Row]:
             "would be seen": scale * one.detectable,
             "items needed": one.rows_needed if one.rows_needed >= 0 else None,  # no end
         }
-        for one in found.verdicts
+        for one in assessment.verdicts
     ]
 
 
-def verdict_figure(found: Assessment) -> go.Figure:
+def verdict_figure(assessment: Assessment) -> go.Figure:
     """Draw each interval of Δ against 0 and the margin."""
-    scale, unit = scale_of(found), unit_of(found.metric)
+    scale, unit = scale_of(assessment), unit_of(assessment.metric)
     figure = go.Figure()
-    margin = scale * found.verdicts[0].margin
+    margin = scale * assessment.verdicts[0].margin
     figure.add_vrect(-margin, margin, fillcolor=NEUTRAL, opacity=0.15, line_width=0)
     figure.add_vline(0, line={"color": NEUTRAL, "width": 1})
-    for one in found.verdicts:
+    for one in assessment.verdicts:
         value, low, high = (scale * x for x in (one.value, one.low, one.high))
         figure.add_scatter(
             x=[value],
@@ -103,16 +100,18 @@ def verdict_figure(found: Assessment) -> go.Figure:
             showlegend=False,
         )
     figure.update_layout(
-        height=130 + 60 * len(found.verdicts),
+        height=130 + 60 * len(assessment.verdicts),
         margin={"l": 0, "r": 0, "t": 20, "b": 40},
-        xaxis={"title": f"difference to {found.verdicts[0].reference} ({unit}), 95 % interval; "
-                        "gray: the margin"},
-        yaxis={"automargin": True, "range": [len(found.verdicts) - 0.4, -0.6]},
-    )  # fmt: skip
+        xaxis={
+            "title": f"difference to {assessment.verdicts[0].reference} ({unit}), "
+            "95 % interval; gray: the margin"
+        },
+        yaxis={"automargin": True, "range": [len(assessment.verdicts) - 0.4, -0.6]},
+    )
     return figure
 
 
-def ranking_rows(found: Assessment) -> list[Row]:
+def ranking_rows(assessment: Assessment) -> list[Row]:
     """Return the scores without training, best first."""
     return [
         {
@@ -124,13 +123,13 @@ def ranking_rows(found: Assessment) -> list[Row]:
             **one.scores,
             "head": one.head_value,
         }
-        for one in found.ranking
+        for one in assessment.ranking
     ]
 
 
-def slice_rows(found: Assessment, encoder: str) -> list[Row]:
+def slice_rows(assessment: Assessment, encoder: str) -> list[Row]:
     """Return classes or values of a column, worst first: percent right, or error saved."""
-    scale = 1.0 if found.task is Task.REGRESSION else 100.0
+    scale = 1.0 if assessment.task is Task.REGRESSION else 100.0
     return [
         {
             "class or value": one.name,
@@ -140,45 +139,30 @@ def slice_rows(found: Assessment, encoder: str) -> list[Row]:
             "high": scale * one.high,
             "found": one.is_found,
         }
-        for one in found.slices.get(encoder, ())
+        for one in assessment.slices.get(encoder, ())
     ]
 
 
-def more_sentences(found: Assessment) -> list[str]:
+def more_sentences(assessment: Assessment) -> list[str]:
     """Return what stands beside the verdicts: random weights, layers, blends, few labels, shift."""
-    lines = []
-    for spec, values in found.pretraining.items():
-        value, low, high = (number(x, found.metric, "+") for x in values)
-        lines.append(
-            f"{encoder_label(spec)} less random weights of its architecture: {value} "
-            f"{unit_of(found.metric)} ({low} to {high}): what pretraining adds."
-        )
-    lines += [
-        f"{one.over_encoder.sentence()}." for tried in found.alternatives.values() for one in tried
+    return assessment.sentences() + [
+        assessment.shift_sentence(encoder) for encoder in assessment.shifts
     ]
-    lines += found.budget_sentences()
-    lines += [
-        f"Shift in {encoder_label(spec)} between {shift.between}: A-distance "
-        f"{shift.a_distance:.2f} of 2, chance stays below {shift.floor:.2f}; {shift.beyond:.0%} "
-        "lie farther out than 95 % of the others."
-        for spec, shift in found.shifts.items()
-    ]
-    return lines
 
 
-def curve_title(found: Curve) -> str:
+def curve_title(curve: Curve) -> str:
     """Name a stored curve in a list."""
-    when = str(found.card["created"])[:16].replace("T", " ")
-    return f"{when} UTC · {found.label} · {found.card['head']} · {found.metric.replace('_', ' ')}"
+    metric = curve.metric.replace("_", " ")
+    return f"{when(curve.card)} · {curve.label} · {curve.card['head']} · {metric}"
 
 
-def curve_figure(found: Curve) -> go.Figure:
+def curve_figure(curve: Curve) -> go.Figure:
     """Draw each encoder's mean over label budgets, with the band of one new draw."""
-    scale = scale_of(found)
-    palette: Mapping[str, str] = colors(found.encoders)
+    scale = scale_of(curve)
+    palette: Mapping[str, str] = colors(curve.encoders)
     figure = go.Figure()
-    for encoder in found.encoders:
-        budgets = found.of(encoder)
+    for encoder in curve.encoders:
+        budgets = curve.of(encoder)
         x = [one.n_labels for one in budgets]
         bands = [one.band() for one in budgets]
         top = 100.0 if scale == 100 else float("inf")
@@ -205,8 +189,8 @@ def curve_figure(found: Curve) -> go.Figure:
             customdata=list(zip(low, high, strict=True)),
             hovertemplate="%{x} labels: %{y:.3g} (%{customdata[0]:.3g} to %{customdata[1]:.3g})",
         )
-    name = found.metric.replace("_", " ")
-    ticks = sorted({one.n_labels for one in found.budgets})
+    name = curve.metric.replace("_", " ")
+    ticks = sorted({one.n_labels for one in curve.budgets})
     figure.update_layout(
         height=420,
         margin={"l": 0, "r": 0, "t": 10, "b": 40},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections.abc import Mapping
 from typing import Any
 
 from featurestore.store.store import Store
@@ -23,6 +24,11 @@ def plain(text: str) -> str:
         part if i % 2 else re.sub(r"([!-/:-@\[-`{-~])", r"\\\1", part)
         for i, part in enumerate(parts)
     )
+
+
+def when(card: Mapping[str, Any]) -> str:
+    """Return when a run or a head was made: ``2026-11-26 10:30 UTC``."""
+    return f"{str(card['created'])[:16].replace('T', ' ')} UTC"
 
 
 def command(store: Store, *words: str) -> str:

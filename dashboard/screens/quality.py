@@ -11,6 +11,7 @@ from featurestore.curation.reviews import (
     Action,
     Review,
     add_reviews,
+    contested_sentences,
     decisions_on,
     read_reviews,
     undo,
@@ -175,7 +176,7 @@ st.text_input(
 )
 if reviews:
     st.subheader("Decisions")
-    for line in shown.contested_sentences(reviews):
+    for line in contested_sentences(reviews):
         st.warning(wording.plain(line))
     st.dataframe(
         shown.history_rows(reviews),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -19,6 +19,9 @@ from featurestore.cli.options import (
 )
 from featurestore.cli.printing import print_json, print_table, say, say_fits
 from featurestore.cli.show_results import KINDS, show_issues
+
+if TYPE_CHECKING:
+    from featurestore.curation.reviews import Review
 
 
 @click.command(epilog="Example: featurestore quality photos -e baseline:pixels")
@@ -144,8 +147,8 @@ def review(
         _show(read_reviews(found.folder), as_json)
 
 
-def _show(reviews: list[Any], as_json: bool) -> None:
-    from featurestore.curation.reviews import Action, contested, standing
+def _show(reviews: list[Review], as_json: bool) -> None:
+    from featurestore.curation.reviews import Action, contested_sentences, standing
 
     stands = {one.id for one in standing(reviews).values()}
     if as_json:
@@ -158,9 +161,8 @@ def _show(reviews: list[Any], as_json: bool) -> None:
         if one.action is not Action.UNDO
     ]  # fmt: skip
     print_table(["review", "item", "decision", "value", "who", "when (UTC)", "stands"], rows)
-    for (item, _), lines in contested(reviews).items():
-        said = "; ".join(f"{one.who}: {one.action} {one.value or ''}".rstrip() for one in lines)
-        click.echo(f"{item} was decided differently ({said}): the latest stands.")
+    for line in contested_sentences(reviews):
+        click.echo(line)
 
 
 @click.command(epilog="Example: featurestore suggest photos -e baseline:pixels -n 20")

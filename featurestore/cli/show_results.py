@@ -102,10 +102,9 @@ def show_twins(without: Comparison, as_split: Comparison) -> None:
 
 def show_assessment(assessment: Assessment) -> None:
     """Print verdicts, their evidence, and what to do."""
-    from heads.measures.comparison import metric_of, number, unit_of
+    from heads.measures.comparison import metric_of, number
 
     metric = assessment.metric
-    unit = unit_of(metric)
     scale = " × 100" if metric_of(metric).is_share else ""
 
     def said(x: float, sign: str = "+") -> str:
@@ -128,23 +127,11 @@ def show_assessment(assessment: Assessment) -> None:
         rows,
     )  # fmt: skip
     click.echo(f"Intervals: {assessment.estimand}.")
-    for spec, (value, low, high) in assessment.pretraining.items():
-        click.echo(
-            f"{encoder_label(spec)} less random weights of its architecture: {said(value)} {unit} "
-            f"({said(low)} to {said(high)}): what pretraining adds."
-        )
-    for tried in assessment.alternatives.values():
-        for one in tried:
-            click.echo(f"{one.over_encoder.sentence()}.")
-    for line in assessment.budget_sentences():
+    for line in assessment.sentences():
         click.echo(line)
     _show_slices(assessment)
     for spec, shift in assessment.shifts.items():
-        click.echo(
-            f"Shift in {encoder_label(spec)} between {shift.between}: A-distance "
-            f"{shift.a_distance:.2f} of 2 (chance stays below {shift.floor:.2f}); "
-            f"{shift.beyond:.0%} lie farther out than 95 % of the others."
-        )
+        click.echo(assessment.shift_sentence(spec))
         worst = sorted(shift.beyond_of_class.items(), key=lambda one: -one[1])[:5]
         if worst and (shift.is_shifted or shift.far_classes):
             click.echo(

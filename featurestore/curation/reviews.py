@@ -159,6 +159,16 @@ def contested(reviews: Sequence[Review]) -> dict[tuple[str, str], list[Review]]:
     }
 
 
+def contested_sentences(reviews: Sequence[Review]) -> list[str]:
+    """Say where people decided differently, a sentence for each item."""
+    return [
+        f"{item} was decided differently ("
+        + "; ".join(f"{one.who}: {one.action} {one.value or ''}".rstrip() for one in decisions)
+        + "): the latest stands."
+        for (item, _), decisions in contested(reviews).items()
+    ]
+
+
 def _alive(reviews: Sequence[Review]) -> list[Review]:
     """Return the decisions that were not taken back, oldest first."""
     undone = {one.value for one in reviews if one.action is Action.UNDO}

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from featurestore.errors import StoreCorrupt
-from featurestore.terms.specs import EncoderSpec
+from featurestore.terms.specs import encoder_label
 from heads.labels.tasks import Task
 from heads.measures.comparison import Difference, number, unit_of
 from heads.transfer.advice import Alternative, Evidence, Way
@@ -56,14 +56,30 @@ class Assessment:
             self.budgets.get(encoder, ()),
         )
 
+    def sentences(self) -> list[str]:
+        """Say what stands beside the verdicts: random weights, layers, blends, few labels."""
+        pretraining = [
+            f"{encoder_label(spec)} less random weights of its architecture: "
+            f"{self._said(value)} {unit_of(self.metric)} ({self._said(low)} to "
+            f"{self._said(high)}): what pretraining adds."
+            for spec, (value, low, high) in self.pretraining.items()
+        ]
+        tried = [one for of_one in self.alternatives.values() for one in of_one]
+        alternatives = [f"{one.over_encoder.sentence()}." for one in tried]
+        return pretraining + alternatives + self.budget_sentences()
+
+    def shift_sentence(self, encoder: str) -> str:
+        """Say how far the test items, or another data set, lie in one encoder's space."""
+        return f"Shift in {encoder_label(encoder)} {self.shifts[encoder].sentence()}."
+
+    def _said(self, difference: float) -> str:
+        return number(difference, self.metric, "+")
+
     def budget_sentences(self) -> list[str]:
         """Say the verdicts with few labels, a sentence for each encoder."""
-
-        def said(x: float) -> str:
-            return number(x, self.metric, "+")
-
+        said = self._said
         return [
-            f"{EncoderSpec.parse(spec).label} less {self.verdicts[0].reference} with few labels, "
+            f"{encoder_label(spec)} less {self.verdicts[0].reference} with few labels, "
             f"{unit_of(self.metric)}: "
             + "; ".join(
                 f"{one.n_labels:,} labels {said(one.value)} ({said(one.low)} to {said(one.high)}) "

@@ -40,6 +40,13 @@ class Shift:
         """Whether the two differ by more than chance."""
         return self.p <= 0.05
 
+    def sentence(self) -> str:
+        """Say the distance, beside what chance gives."""
+        return (
+            f"between {self.between}: A-distance {self.a_distance:.2f} of 2 (chance stays below "
+            f"{self.floor:.2f}); {self.beyond:.0%} lie farther out than 95 % of the others"
+        )
+
 
 def domain_shift(
     first: NDArray[Any],

@@ -27,7 +27,14 @@ from dashboard.page_data import (
     two_rows,
 )
 from dashboard.page_data import explore as shown
-from featurestore.curation.reviews import Action, Review, add_reviews, read_reviews, standing
+from featurestore.curation.reviews import (
+    Action,
+    Review,
+    add_reviews,
+    contested_sentences,
+    read_reviews,
+    standing,
+)
 from featurestore.curation.slices import read_slice
 from featurestore.errors import BadQuery
 from featurestore.maps.projection import project
@@ -432,10 +439,10 @@ def test_history_marks_what_stands_and_says_who_disagreed() -> None:
     ]
     rows = quality.history_rows(reviews)
     assert [(row["who"], row["stands"]) for row in rows] == [("bob", True), ("ann", False)]
-    assert quality.contested_sentences(reviews) == [
+    assert contested_sentences(reviews) == [
         "a was decided differently (ann: confirm; bob: relabel dog): the latest stands."
     ]
-    assert quality.decision_words(reviews[1]) == "relabelled dog by bob, 2026-11-26 11:00 UTC"
+    assert quality.decision_words(reviews[1]) == "relabeled dog by bob, 2026-11-26 11:00 UTC"
 
 
 def test_the_reviewers_name_is_kept_when_the_page_is_left(store: Store) -> None:
