@@ -84,7 +84,7 @@ def attach(folder: DatasetFolder, values: pa.Table, *, are_labels: bool = True) 
         changed = rows.column("item_id")
         return rows
 
-    def is_changed(items: pa.Table) -> NDArray[np.bool_]:
+    def is_changed(items: pa.Table) -> NDArray[np.bool_]:  # (n,)
         return np.asarray(pc.is_in(items.column("item_id"), value_set=changed))
 
     def known(now: DatasetFile | None) -> DatasetFile:

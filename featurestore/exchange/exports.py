@@ -99,9 +99,11 @@ _WRITERS: dict[str, Callable[[pa.Table, Path, View], None]] = {
 
 
 def _with_facts(table: pa.Table, view: View) -> pa.Table:
-    """Say in the file whose vectors these are."""
+    """Add to the file's metadata which view and encoder the vectors are from."""
     facts = {
-        "dataset": view.dataset.name, "encoder": str(view.spec), "fingerprint": view.fingerprint,
+        "dataset": view.dataset.name,
+        "encoder": str(view.spec),
+        "fingerprint": view.fingerprint,
         "snapshot": str(view.snapshot),
-    }  # fmt: skip
+    }
     return table.replace_schema_metadata({"featurestore": json.dumps(facts)})

@@ -131,11 +131,9 @@ def import_vectors(
     if earlier is None:
         folder.check_new()
     with folder.locked(resolved.slug), folder.locked("dataset"):
-        _add_items(folder, new, DatasetFile(
-            modality,
-            {name: {"task": task_of(table.column(name))} for name in labels},
-            {str(spec): SourceRecord(FAMILY, str(Path(origin).absolute()), (), {})},
-        ))  # fmt: skip
+        tasks = {column: {"task": task_of(table.column(column))} for column in labels}
+        record = SourceRecord(FAMILY, str(Path(origin).absolute()), (), {})
+        _add_items(folder, new, DatasetFile(modality, tasks, {str(spec): record}))
         hashes = rows.column("content_hash").combine_chunks()
         made = view_rows(incoming.ids, hashes, incoming.vectors)
         _write_view(folder, resolved, made, overwrite=overwrite)
@@ -144,13 +142,15 @@ def import_vectors(
         attach(folder, values.filter(pc.is_valid(positions)))
     n_other = pc.sum(pc.not_equal(known_hashes, hashes)).as_py() or 0
     if n_other:
-        say(f"{n_other:,} items have other content here than these vectors were made of: "
-            "they stay without a vector")  # fmt: skip
+        say(
+            f"{n_other:,} items have other content here than these vectors were made of: "
+            "they stay without a vector"
+        )
     return store.view(dataset, str(spec))
 
 
 def _modality(dataset: str, earlier: DatasetFile | None, *, has_text: bool) -> Modality:
-    """Return what the items are: those of a known data set that come without text are its own."""
+    """Return what the items are; without texts, what the data set holds already."""
     modality = Modality.TEXT if has_text else Modality.IMAGE
     if earlier is None:
         return modality

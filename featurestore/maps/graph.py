@@ -39,7 +39,7 @@ def neighbor_graph(view: View, *, progress: Callable[[int, int], None] | None = 
     """
     view = view.now()
 
-    def make() -> dict[str, NDArray[np.generic]]:
+    def make() -> dict[str, NDArray[np.generic]]:  # rows and scores, (n, k)
         index = view.index()
         if not isinstance(index, ExactIndex) and has_gpu(load_faiss()):
             exact = view.index(exact=True)

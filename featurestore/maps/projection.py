@@ -31,12 +31,12 @@ def project(
     ----------
     view : View
     method : {"pca", "umap"}
-        ``pca``: the two directions of greatest variance. ``umap``: neighbors stay neighbors,
-        distances mean little; made from the view's kNN graph.
+        ``pca``: the two directions of greatest variance. ``umap``: made from the view's kNN
+        graph; neighbors stay near each other, distances mean little.
     seed : int
         Of UMAP.
     progress : callable, optional
-        Hears of the kNN graph: rows done, rows in all.
+        Called with the rows of the kNN graph that are done, and all of them.
 
     Returns
     -------
@@ -60,7 +60,7 @@ def project(
         raise BadName(f"no map {method!r}: {nearest(method, METHODS)}")
     view = view.now()
 
-    def make() -> dict[str, NDArray[np.float32]]:
+    def make() -> dict[str, NDArray[np.float32]]:  # xy, (n, 2)
         vectors = view.load(columns=()).vectors
         if len(vectors) < 3:
             raise NotEnoughData(f"a map needs 3 items or more, {view.name} has {len(vectors)}")
@@ -73,7 +73,7 @@ def project(
 
 
 def is_projected(view: View, method: str, *, seed: int = 0) -> bool:
-    """Tell whether the map was made for what the view is now."""
+    """Whether the map of the view's present state is kept."""
     return is_kept(view, _kind(method, seed))
 
 

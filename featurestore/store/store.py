@@ -165,7 +165,7 @@ class Store:
         selection : Selection, optional
             Which of the items; the others stay as they are.
         progress, say : callable, optional
-            Hear of each item, and of what a person should know.
+            Called as items are done, and with lines for a person to read.
 
         Returns
         -------

@@ -86,13 +86,13 @@ class View:
         return facts_of(self)
 
     def as_of(self, snapshot: Snapshot | str) -> View:
-        """Return this view as it was: what a head's card names, or ``featurestore history``.
+        """Return this view as it was at a snapshot, such as that of a head's card.
 
         Raises
         ------
         UnknownSnapshot
-            If one of the tables has no such version. A version that `vacuum` took the files of
-            is known still, and reading it raises StoreCorrupt.
+            If one of the tables has no such version. A version whose files `vacuum` deleted is
+            still known, but reading it raises StoreCorrupt.
         """
         if isinstance(snapshot, str):
             snapshot = Snapshot.parse(snapshot)
@@ -101,16 +101,16 @@ class View:
         return replace(self, pinned=snapshot)
 
     def now(self) -> View:
-        """Return this view pinned to what it is now: reads that follow see one state."""
+        """Return this view pinned to its present state: later reads see that state."""
         return self if self.pinned is not None else replace(self, pinned=self.snapshot)
 
     @property
     def is_present(self) -> bool:
-        """Whether nothing was committed since the state that is read."""
+        """Whether the state that is read is the latest."""
         return self.pinned in (None, replace(self, pinned=None).snapshot)
 
     def within(self, slice_: str | Slice) -> View:
-        """Return this view of a slice's items alone: all that reads it reads only those.
+        """Return this view restricted to the items of a slice.
 
         Raises
         ------
@@ -129,9 +129,9 @@ class View:
         columns: Sequence[str] | None = None,
         snapshot: Snapshot | None = None,
     ) -> Embeddings:
-        """Load vectors with what is known of their items, joined by id.
+        """Load vectors and item columns, joined by id.
 
-        What is not asked for is not read, nor held in memory.
+        Only what is asked for is read and held in memory.
 
         Parameters
         ----------
@@ -161,7 +161,7 @@ class View:
         return self._embeddings(items, rows.vectors, snapshot)
 
     def items(self) -> pa.Table:
-        """Return what is known of the items that have a vector, row by row as in `load`."""
+        """Return the items that have a vector, in the order of `load`."""
         return self._rows(self.snapshot).read().items
 
     def to_arrow(
@@ -191,9 +191,9 @@ class View:
     def batches(
         self, n: int = 8192, *, columns: Sequence[str] = (), snapshot: Snapshot | None = None
     ) -> Iterator[Embeddings]:
-        """Yield the vectors in parts of up to ``n`` rows, for views larger than memory.
+        """Yield the vectors in blocks of up to ``n`` rows, for views larger than memory.
 
-        The order is that in which they are stored. At most a few shards are in memory.
+        They come in the order in which they are stored. At most a few shards are in memory.
         """
         if n < 1:
             raise ValueError(f"batches of {n} rows: expected at least 1")
@@ -221,17 +221,17 @@ class View:
 
     @property
     def state(self) -> str:
-        """A digest of the shards that are read: the same versions may hold others some day."""
+        """A digest of the shards that are read; a restored backup may reuse version numbers."""
         return self._rows(self.snapshot).state
 
     def _rows(self, snapshot: Snapshot) -> ViewRows:
         return ViewRows(self.dataset.folder, self.slug, self.dim, snapshot, self.slice_)
 
     def index(self, *, metric: str = Metric.COSINE, exact: bool = False) -> Index:
-        """Return what finds neighbors: the index that `build_index` made, else an exact one.
+        """Return the index that `build_index` made, else an exact one.
 
-        An index that no longer fits the items is brought up to date first, and measured again.
-        One that cannot be used is named in a warning, and searches are exact.
+        An index that no longer fits the items is updated and measured again first. If it cannot
+        be used, a warning says so and searches are exact.
         """
         kept = self._kept_index  # before the rows are read
         return self._index_of(self._rows(self.snapshot).read(), kept, check_metric(metric), exact)
@@ -254,13 +254,13 @@ class View:
     ) -> Index:
         """Choose an index, tune it, measure its recall, and keep it; see `ApproximateIndex`.
 
-        Exact search stays where it is fast enough, or a recall of 1 is asked for: then an index
-        that was there goes.
+        Where exact search is fast enough, or a recall of 1 is asked for, search stays exact and
+        an earlier index is deleted.
 
         Raises
         ------
         BadQuery
-            For a slice: the index is the whole view's.
+            For a slice: only whole views have an index.
         """
         if self.slice_ is not None:
             raise BadQuery(f"an index is of a whole view, not of slice {self.slice_.name!r}")
@@ -304,22 +304,22 @@ class View:
         exact: bool = False,
         dedupe: float | None = None,
     ) -> Neighbors:
-        """Find the items closest to each query vector, among those that are asked for.
+        """Find the items closest to each query vector, among those that fulfil the filters.
 
-        For many calls, keep `index` and, with filters, `matching`.
+        Each call reads the view: for many searches, keep `index` and, with filters, `matching`.
 
         Parameters
         ----------
         queries : ndarray of shape (n_queries, dim), float32
         k : int
-            That many come back, as long as so many fulfil the filters.
+            Neighbors per query; fewer come back if fewer items fulfil the filters.
         where, split : str, optional
-            SQL condition over the items; their split.
+            SQL condition over the items; their split. Without them, all items.
         metric : {"cosine", "ip", "l2"}
         exact : bool
-            Even where there is an index.
+            Search exactly even if there is an index.
         dedupe : float, optional
-            For one query: of results that are so alike (by cosine), only the best one.
+            A cosine, for one query: of results at least so alike, only the best one is kept.
         """
         scope = self._scope(where, split, metric, exact)
         found = scope.index.search(queries, k=k, among=scope.among, dedupe=dedupe)

@@ -80,7 +80,7 @@ class ViewRows:
         are also written to the cache.
         """
 
-        def choose(items: pa.Table) -> NDArray[np.bool_]:
+        def choose(items: pa.Table) -> NDArray[np.bool_]:  # (n,)
             return matching(items, where, split) & self._in_slice(items)
 
         is_all = where is None and split is None and self.slice_ is None
@@ -138,7 +138,7 @@ class ViewRows:
     def batches(
         self, n: int, columns: Sequence[str]
     ) -> Iterator[tuple[pa.Table, NDArray[np.float32]]]:
-        """Yield items and their vectors, up to ``n`` rows at a time, in the order of the shards."""
+        """Yield up to ``n`` items and their vectors, (n, dim), in the order of the shards."""
         items = self.folder.items.read(list(columns), self.snapshot.items)
         pairs = self.table.read(_KEY, self.snapshot.view)
         row_of_item = resolve(items, pairs)

@@ -103,13 +103,11 @@ def random_weights(spec: EncoderSpec, known: Mapping[str, View]) -> list[View]:
 
     Two spellings of one seed are one network, told by their fingerprints.
     """
-    options = [option for option in spec.options if option[0] != "seed"]
+    untrained = EncoderSpec.parse(f"random:{spec}").with_option("seed", None)
     views = {
         view.fingerprint: view
         for view in known.values()
-        if view.spec.family == "random"
-        and (view.spec.model, view.spec.revision) == (f"{spec.family}:{spec.model}", spec.revision)
-        and [option for option in view.spec.options if option[0] != "seed"] == options
+        if view.spec.with_option("seed", None) == untrained
     }
     return list(views.values())
 
