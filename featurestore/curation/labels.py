@@ -1,4 +1,4 @@
-"""Columns given apart from the source: labels that come later, splits; nothing is embedded."""
+"""Columns that are attached to items later: labels, splits; nothing is embedded."""
 
 from __future__ import annotations
 

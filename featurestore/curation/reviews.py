@@ -100,28 +100,28 @@ def add_reviews(
 
 
 def undo(folder: DatasetFolder, review_id: str, *, who: str | None = None) -> Review:
-    """Take a decision back: what stood before it stands again.
+    """Take a decision back; the one before it counts again.
 
     Raises
     ------
     BadName
         If there is no such review, or it is undone already.
     """
-    found = {one.id: one for one in read_reviews(folder)}
-    if review_id not in found:
-        raise BadName(f"no review {review_id!r} in {folder.name!r}: {nearest(review_id, found)}")
-    if review_id in {one.value for one in found.values() if one.action is Action.UNDO}:
+    known = {review.id: review for review in read_reviews(folder)}
+    if review_id not in known:
+        raise BadName(f"no review {review_id!r} in {folder.name!r}: {nearest(review_id, known)}")
+    if review_id in {review.value for review in known.values() if review.action is Action.UNDO}:
         raise BadName(f"review {review_id!r} is undone already")
-    one = found[review_id]
-    if one.action is Action.UNDO:
+    undone = known[review_id]
+    if undone.action is Action.UNDO:
         raise BadName(f"{review_id!r} is an undo: decide anew instead")
-    line = Review(one.item_id, Action.UNDO, one.label, review_id)
+    line = Review(undone.item_id, Action.UNDO, undone.label, review_id)
     [made] = add_reviews(folder, [line], who=who)
     return made
 
 
 def read_reviews(folder: DatasetFolder) -> list[Review]:
-    """Return all decisions ever made, oldest first; a line that a kill cut off is left out."""
+    """Return all decisions ever made, oldest first; a half-written line is left out."""
     path = _file(folder)
     if not path.exists():
         return []
@@ -142,12 +142,12 @@ def standing(reviews: Sequence[Review]) -> dict[tuple[str, str], Review]:
 
 
 def decisions_on(reviews: Sequence[Review], label: str) -> dict[str, Review]:
-    """Return the decision that counts for each item where a label column is looked at."""
+    """Return the decision that counts for each item and one label column."""
     return {one.item_id: one for one in _alive(reviews) if one.label in (label, NO_LABEL)}
 
 
 def contested(reviews: Sequence[Review]) -> dict[tuple[str, str], list[Review]]:
-    """Return the decisions on items that different people decided differently, oldest first."""
+    """Return the decisions on items that people disagree about, oldest first."""
     found: dict[tuple[str, str], list[Review]] = {}
     for one in _alive(reviews):
         found.setdefault((one.item_id, one.label), []).append(one)
@@ -214,7 +214,7 @@ def table_of(reviews: Sequence[Review]) -> pa.Table:
 
 
 def erase_from_reviews(folder: DatasetFolder, item_ids: set[str]) -> None:
-    """Take the decisions about items out of the history: of them nothing may be left."""
+    """Delete the decisions about items from the history, for good."""
     with folder.locked("reviews"):
         if not _file(folder).exists():
             return
@@ -232,37 +232,38 @@ def erase_from_reviews(folder: DatasetFolder, item_ids: set[str]) -> None:
 
 
 def _check(
-    one: Review, known: Mapping[str, Any], columns: Mapping[str, pa.DataType], ids: set[str]
+    review: Review, known: Mapping[str, Any], columns: Mapping[str, pa.DataType], ids: set[str]
 ) -> None:
-    if one.item_id not in known and one.action is not Action.UNDO:
-        near = nearest(one.item_id, list(known)[:10_000])
-        raise UnknownItem(f"there is no item {one.item_id!r} to review: {near}")
-    if one.action in (Action.RELABEL, Action.DUPLICATE) and not one.value:
-        what = "label" if one.action is Action.RELABEL else "item"
-        raise BadName(f"{one.action} of {one.item_id!r} does not say which {what}")
-    if one.action is Action.DUPLICATE and (one.value not in known or one.value == one.item_id):
-        raise UnknownItem(f"{one.item_id!r} cannot be a duplicate of {one.value!r}: no other item")
-    if one.action is Action.UNDO and one.value not in ids:
-        raise BadName(f"no review {one.value!r} to undo")
-    about_item = one.action not in (Action.CONFIRM, Action.RELABEL)
-    if one.label not in columns and not (about_item and one.label == NO_LABEL):
+    action, item_id, value = review.action, review.item_id, review.value
+    if item_id not in known and action is not Action.UNDO:
+        near = nearest(item_id, list(known)[:10_000])
+        raise UnknownItem(f"there is no item {item_id!r} to review: {near}")
+    if action in (Action.RELABEL, Action.DUPLICATE) and not value:
+        what = "label" if action is Action.RELABEL else "item"
+        raise BadName(f"{action} of {item_id!r} does not say which {what}")
+    if action is Action.DUPLICATE and (value not in known or value == item_id):
+        raise UnknownItem(f"{item_id!r} cannot be a duplicate of {value!r}: no other item")
+    if action is Action.UNDO and value not in ids:
+        raise BadName(f"no review {value!r} to undo")
+    about_item = action not in (Action.CONFIRM, Action.RELABEL)
+    if review.label not in columns and not (about_item and review.label == NO_LABEL):
         raise BadName(
-            f"the review of {one.item_id!r} is about label {one.label!r}: "
-            f"{nearest(one.label, columns)}"
+            f"the review of {item_id!r} is about label {review.label!r}: "
+            f"{nearest(review.label, columns)}"
         )
-    if one.action is Action.RELABEL and pa.types.is_floating(columns[one.label]):
+    if action is Action.RELABEL and pa.types.is_floating(columns[review.label]):
         try:
-            float(str(one.value))
+            float(str(value))
         except ValueError:
-            raise BadName(f"label {one.label!r} is a number, {one.value!r} is none") from None
+            raise BadName(f"label {review.label!r} is a number, {value!r} is none") from None
 
 
-def _time(one: Review) -> str:
+def _time(review: Review) -> str:
     """Return when it was decided, as the history writes it."""
     try:
-        when = datetime.fromisoformat(one.when) if one.when else datetime.now(UTC)
+        when = datetime.fromisoformat(review.when) if review.when else datetime.now(UTC)
     except ValueError:
-        raise BadName(f"{one.when!r} is no time: expected ISO 8601") from None
+        raise BadName(f"{review.when!r} is no time: expected ISO 8601") from None
     when = when.replace(tzinfo=UTC) if when.tzinfo is None else when.astimezone(UTC)
     return when.isoformat(timespec="microseconds")
 
@@ -273,8 +274,8 @@ def _append(folder: DatasetFolder, reviews: Sequence[Review]) -> None:
     append(path, "".join(map(_line, reviews)).encode())
 
 
-def _line(one: Review) -> str:
-    return json.dumps(asdict(one), ensure_ascii=False, sort_keys=True) + "\n"
+def _line(review: Review) -> str:
+    return json.dumps(asdict(review), ensure_ascii=False, sort_keys=True) + "\n"
 
 
 def _file(folder: DatasetFolder) -> StorePath:

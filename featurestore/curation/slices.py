@@ -29,7 +29,7 @@ class Slice:
 
     @property
     def digest(self) -> str:
-        """SHA-256 (hex) of the ids: what was computed on a slice holds for equal ids."""
+        """SHA-256 (hex) of the ids; slices of equal ids have equal results."""
         return hashlib.sha256("\0".join(self.item_ids).encode()).hexdigest()
 
 
@@ -81,7 +81,7 @@ def save_slice(
 
 
 def _gone(folder: DatasetFolder, item_ids: Iterable[str]) -> set[str]:
-    """Return those that are no items any more."""
+    """Return the ids that are not items any more."""
     return set(item_ids).difference(folder.items.read(["item_id"]).column("item_id").to_pylist())
 
 
@@ -115,7 +115,7 @@ def drop_slice(folder: DatasetFolder, name: str) -> None:
 
 
 def erase_from_slices(folder: DatasetFolder, item_ids: set[str]) -> None:
-    """Take items out of all slices, which may leave some empty."""
+    """Delete items from all slices; some may be left empty."""
     with folder.locked("slices"):
         for path in matching(folder.path / "slices", "*.json"):
             try:

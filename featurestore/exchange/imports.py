@@ -41,10 +41,10 @@ _SAVED, _FILES = "state.json", "_data_files"  # what Hugging Face's save_to_disk
 
 @dataclass(frozen=True, eq=False)
 class Incoming:
-    """Vectors with what came beside them; row i belongs to ids[i]."""
+    """Vectors and columns of a file; row i belongs to ids[i]."""
 
     ids: pa.Array
-    vectors: NDArray[np.float32]
+    vectors: NDArray[np.float32]  # (n, dim)
     columns: pa.Table
 
 
@@ -179,7 +179,7 @@ def _add_items(folder: DatasetFolder, new: pa.Table, added: DatasetFile) -> None
 def _write_view(
     folder: DatasetFolder, resolved: ResolvedEncoder, rows: pa.Table, *, overwrite: bool
 ) -> None:
-    """Add vectors to the view, in place of those that it has of the same items."""
+    """Add vectors to the view; they replace those of the same items."""
     view = folder.create_view(resolved.slug, resolved.dim)
     drop = drop_equal({"item_id": rows.column("item_id")}, ["item_id"])
     with folder.replacing(resolved.slug) if overwrite else nullcontext():
@@ -188,7 +188,7 @@ def _write_view(
 
 
 def _spec(name: str) -> EncoderSpec:
-    """Return ``import:<name>``, if it reads back as written."""
+    """Return the spec ``import:<name>``; refuse a name that does not read back as written."""
     written = f"{FAMILY}:{name}"
     spec = EncoderSpec.parse(written)
     if str(spec) != written or spec.options or spec.revision or not name.isprintable():

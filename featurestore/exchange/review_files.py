@@ -51,7 +51,7 @@ def write(path: Path, reviews: Sequence[Review], dataset: DataSet) -> int:
 
 
 def _items_of(reviews: Sequence[Review], dataset: DataSet) -> dict[str, Mapping[str, Any]]:
-    """Return what is known of the items that are reviewed and still there."""
+    """Return the rows of reviewed items that still exist, by id."""
     columns = dict.fromkeys(["item_id", "text", *(one.label for one in reviews if one.label)])
     items = dataset.items(list(columns))
     wanted = pa.array([one.item_id for one in reviews], pa.string())

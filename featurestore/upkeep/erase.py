@@ -1,4 +1,4 @@
-"""Items deleted for good: from tables, cards, slices, reviews and whatever follows from them."""
+"""Items deleted for good: from tables, cards, slices, reviews and derived files."""
 
 from __future__ import annotations
 
@@ -32,7 +32,9 @@ def select_ids(
     *,
     ever: bool = False,
 ) -> pa.Array:
-    """Return the ids that are meant, each of them an item's, or once one's with ``ever``.
+    """Return the ids that are named or fulfil a condition; each is an item's.
+
+    With ``ever``, an id may also be that of an item of an earlier version.
 
     Raises
     ------
@@ -60,7 +62,7 @@ def select_ids(
 
 
 def delete(folder: DatasetFolder, ids: pa.Array) -> None:
-    """Take items out of the present state; earlier versions keep them until `erase`."""
+    """Delete items from the present state; earlier versions keep them until `erase`."""
     with all_views_locked(folder):
         _delete(folder, ids)
 
@@ -73,7 +75,7 @@ def _delete(folder: DatasetFolder, ids: pa.Array) -> None:
 
 @dataclass(frozen=True)
 class Erased:
-    """What went besides the rows."""
+    """What was deleted besides the rows."""
 
     n_files: int  # of old versions
     n_thumbnails: int
@@ -150,7 +152,7 @@ def _holds(path: StorePath, ids: pa.Array) -> bool:
 
 
 def _erase_cards(folder: DatasetFolder, ids: pa.Array) -> tuple[str, ...]:
-    """Delete run cards that name one of the items: as tested, or as failed."""
+    """Delete run cards that name one of the items as tested or failed; return their names."""
     wanted = set(ids.to_pylist())
     gone = []
     for path in matching(folder.path / "runs", "*.json"):
@@ -168,7 +170,7 @@ def _erase_cards(folder: DatasetFolder, ids: pa.Array) -> tuple[str, ...]:
 
 
 def tables_of(folder: DatasetFolder, *, replaced: bool = False) -> Iterator[tuple[str, Table]]:
-    """Yield the tables by name; views that others replaced only where asked."""
+    """Yield the tables by name; replaced views only if asked for."""
     yield "items", folder.items
     yield "failures", folder.failures
     if not replaced:

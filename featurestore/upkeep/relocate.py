@@ -1,4 +1,4 @@
-"""Tell a data set that the files of a source lie elsewhere now."""
+"""Record a new root for a source whose files were moved."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def relocate(
 
 
 def _compare(folder: DatasetFolder, source: str, read: Reader, seed: int) -> tuple[int, int]:
-    """Draw items with a file, and count those whose content is there."""
+    """Draw items that are files; return how many, and how many are unchanged at the new root."""
     items = folder.items.read(["source", "uri", "content_hash"])
     is_file = pc.and_(pc.is_valid(items["uri"]), pc.is_valid(items["content_hash"]))
     items = items.filter(pc.and_(pc.equal(items["source"], source), is_file))

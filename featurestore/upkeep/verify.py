@@ -1,4 +1,4 @@
-"""Is all of it there, and is it what it says: a data set checked file by file."""
+"""Check a data set file by file: all are there, and hold what was written."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ N_SAMPLE = 100
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that is not as it should be."""
+    """One thing that is wrong."""
 
     where: str  # a file, or a table
     what: str
@@ -89,7 +89,7 @@ def _findings(folder: DatasetFolder, canary: bool, n_sample: int, seed: int) -> 
 def _check_table(
     table: Table, check: Callable[[pa.Table], Iterator[str]] | None = None
 ) -> Iterator[Finding]:
-    """Check files one by one; ``check`` says what is wrong with the rows of a sound one."""
+    """Check files one by one; ``check`` names what is wrong with the rows of an intact one."""
     try:
         shards = table.shards()
     except FeatureStoreError as error:
@@ -111,7 +111,7 @@ def _check_table(
 
 
 def _damage(shard: Shard) -> str | None:
-    """Say what is wrong with a file's bytes."""
+    """Return what is wrong with a file's bytes; None if nothing is."""
     try:
         size = shard.path.stat().st_size
         if size != shard.size_bytes:

@@ -1,4 +1,4 @@
-"""Care of a data set over years: what it was, and which files may go."""
+"""The versions of a data set: history, vacuum, compaction."""
 
 from __future__ import annotations
 
@@ -51,10 +51,10 @@ class Vacuumed:
 def vacuum(
     folder: DatasetFolder, *, older_than_s: float = YOUNG_S, dry_run: bool = False
 ) -> Vacuumed:
-    """Delete what was replaced: files that only old versions name.
+    """Delete files that only old versions name.
 
-    The present state stays, and so does every snapshot that a head or a comparison names, all
-    that was the latest within ``older_than_s``, and every file younger than that.
+    Kept are the present state, each snapshot that a head or a run card names, each version that
+    was the latest within ``older_than_s``, and each file younger than that.
     """
     # A look takes no lock: a store that cannot be written to can be looked at.
     with nullcontext() if dry_run else all_views_locked(folder):
