@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -11,6 +11,7 @@ from featurestore.cli.options import json_option, open_given, store_option
 from featurestore.cli.printing import print_json, print_table, progress_bar, say
 
 if TYPE_CHECKING:
+    from featurestore.pipeline.estimate import Estimate
     from featurestore.pipeline.report import EmbedReport
 
 
@@ -123,36 +124,26 @@ def embed(
     from featurestore.sources.listing import SourceOptions
     from featurestore.store.store import open_store
 
-    options = SourceOptions(
+    source_options = SourceOptions(
         image, text, label or None, split, group, id_column,
         tuple(columns.split(",")) if columns else None, follow_links or None,
     )  # fmt: skip
     devices = devices_of(device)
-    how = EmbedOptions(
+    embed_options = EmbedOptions(
         devices[0], batch_size, num_workers, overwrite, retry_failed, max_failures, prune,
         trust_remote_code, compiled, decode_in, rehash,
     )  # fmt: skip
     selection = Selection(where, limit, sample, seed)
-    what: dict[str, Any] = {
-        "dataset": dataset, "encoders": encoders, "source_options": options,
-        "embed_options": how, "selection": selection,
-    }  # fmt: skip
+    request = EmbedRequest(sources, encoders, source_options, embed_options, selection)
     store = open_store(store_path, create=True)
     if dry_run:
-        estimates = store.estimate(sources, **what)
-        if as_json:
-            print_json([vars(one) for one in estimates])
-        for one in estimates:
-            say(one.describe())
-        if rehash:
-            say("--rehash reads all pictures besides; how many have other bytes shows only then")
+        _show_estimates(store.estimate(dataset=dataset, **vars(request)), as_json, rehash)
         return 0
     with progress_bar() as progress:
         if len(devices) > 1:
-            request = EmbedRequest(sources, encoders, options, how, selection)
             reports = embed_on(devices, store.path, dataset, request, progress=progress, say=say)
         else:
-            reports = store.embed(sources, progress=progress, say=say, **what)
+            reports = store.embed(dataset=dataset, progress=progress, say=say, **vars(request))
     if as_json:
         print_json([{**vars(one), "items_per_s": one.items_per_s} for one in reports])
     for report in reports:
@@ -160,6 +151,15 @@ def embed(
     if profile:
         _show_profile(reports[0])
     return FAILED_ITEMS if any(one.n_failed for one in reports) else 0
+
+
+def _show_estimates(estimates: list[Estimate], as_json: bool, rehash: bool) -> None:
+    if as_json:
+        print_json([vars(one) for one in estimates])
+    for one in estimates:
+        say(one.describe())
+    if rehash:
+        say("--rehash reads all pictures besides; how many have other bytes shows only then")
 
 
 def _show_profile(report: EmbedReport) -> None:
