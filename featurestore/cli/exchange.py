@@ -22,13 +22,13 @@ def export(
     encoder: str | None,
     where: str | None,
     split: str | None,
-    part: str | None,
+    slice_name: str | None,
     store_path: str,
 ) -> None:
     """Write a view to PATH: .parquet, .arrow, .npy, .atlas.parquet, or a Hugging Face folder."""
     from featurestore.exchange.exports import export as write
 
-    view = view_of(store_path, dataset, encoder, part)
+    view = view_of(store_path, dataset, encoder, slice_name)
     n = write(view, path, split=split, where=where)
     say(f"{view.name}: {n:,} rows in {path}")
 

@@ -65,7 +65,7 @@ def train(
     coverage: float | None,
     bundle: str | None,
     apply_reviews: bool,
-    part: str | None,
+    slice_name: str | None,
     seed: int,
     store_path: str,
     as_json: bool,
@@ -73,7 +73,7 @@ def train(
     """Train one head on a view, evaluate it, and keep it in the store."""
     import heads
 
-    view = view_of(store_path, dataset, encoder, part)
+    view = view_of(store_path, dataset, encoder, slice_name)
     fitted = heads.fit(
         view,
         head,
@@ -129,7 +129,7 @@ def compare(
     ignore_groups: bool,
     twins_together: bool,
     apply_reviews: bool,
-    part: str | None,
+    slice_name: str | None,
     seed: int,
     store_path: str,
     as_json: bool,
@@ -137,7 +137,7 @@ def compare(
     """Compare encoders × heads on the same folds, beside the baselines without pretraining."""
     import heads
 
-    found = dataset_of(store_path, dataset, part)
+    found = dataset_of(store_path, dataset, slice_name)
     views = [found.view(spec) for spec in encoders] or found.views()
     chosen: dict[str, Any] = {"heads": head_names} if head_names else {}
     run = partial(

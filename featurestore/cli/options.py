@@ -52,7 +52,7 @@ reviews_option = click.option(
     "--apply-reviews", is_flag=True, help="Let reviewers' decisions change the training rows."
 )
 slice_option = click.option(
-    "--slice", "part", metavar="NAME", help="Only the items of a named slice."
+    "--slice", "slice_name", metavar="NAME", help="Only the items of a named slice."
 )
 seed_option = click.option("--seed", default=0, show_default=True)
 
@@ -64,16 +64,18 @@ def open_given(store_path: str) -> Store:
     return open_store(store_path)
 
 
-def dataset_of(store_path: str, dataset: str, part: str | None) -> DataSet:
+def dataset_of(store_path: str, dataset: str, slice_name: str | None) -> DataSet:
     """Return a data set, or a slice of it."""
     found = open_given(store_path).dataset(dataset)
-    return found if part is None else found.within(part)
+    return found if slice_name is None else found.within(slice_name)
 
 
-def view_of(store_path: str, dataset: str, encoder: str | None, part: str | None = None) -> View:
+def view_of(
+    store_path: str, dataset: str, encoder: str | None, slice_name: str | None = None
+) -> View:
     """Return the view of ``DATASET -e SPEC``, of ``DATASET@SPEC``, or the only one there is."""
     name, at, spec = dataset.partition("@")
-    found = dataset_of(store_path, name, part)
+    found = dataset_of(store_path, name, slice_name)
     if encoder is None and at:
         encoder = spec
     if encoder is not None:

@@ -42,7 +42,7 @@ def quality(
     head: str,
     kinds: tuple[str, ...],
     limit: int,
-    part: str | None,
+    slice_name: str | None,
     seed: int,
     store_path: str,
     as_json: bool,
@@ -50,7 +50,7 @@ def quality(
     """Look for wrong labels, near-duplicates, leaks between splits, and outliers."""
     import heads
 
-    view = view_of(store_path, dataset, encoder, part)
+    view = view_of(store_path, dataset, encoder, slice_name)
     found = heads.find_issues(
         view, label=label, head=head, seed=seed,
         progress=say_fits if sys.stderr.isatty() else None,
@@ -186,7 +186,7 @@ def suggest(
     n: int,
     strategy: str,
     label: str | None,
-    part: str | None,
+    slice_name: str | None,
     seed: int,
     store_path: str,
     as_json: bool,
@@ -194,7 +194,7 @@ def suggest(
     """Say which unlabelled items to label next, the most useful first."""
     import heads
 
-    view = view_of(store_path, dataset, encoder, part)
+    view = view_of(store_path, dataset, encoder, slice_name)
     found = heads.suggest(view, n, strategy, label=label, seed=seed)
     if as_json:
         print_json([vars(one) for one in found])

@@ -97,7 +97,7 @@ def transfer(
     evaluation: str,
     ignore_groups: bool,
     no_blend: bool,
-    part: str | None,
+    slice_name: str | None,
     seed: int,
     store_path: str,
     as_json: bool,
@@ -107,7 +107,7 @@ def transfer(
     from heads.transfer.views import embed_views
 
     store = open_given(store_path)
-    found = dataset_of(store_path, dataset, part)
+    found = dataset_of(store_path, dataset, slice_name)
     with progress_bar() as progress:
         views = embed_views(
             found, encoders, layers=layers.split(",") if layers else (), n_random=n_random,
@@ -173,7 +173,7 @@ def curve(
     per_class: str,
     draws: int,
     targets: tuple[float, ...],
-    part: str | None,
+    slice_name: str | None,
     seed: int,
     store_path: str,
     as_json: bool,
@@ -182,7 +182,7 @@ def curve(
     import heads
 
     budgets = _numbers("--per-class", per_class)
-    found = dataset_of(store_path, dataset, part)
+    found = dataset_of(store_path, dataset, slice_name)
     views = [found.view(spec) for spec in encoders] or found.views()
     drawn = heads.curve(
         views,
@@ -210,6 +210,6 @@ def _numbers(option: str, text: str) -> list[int]:
 
 def _views_of(store: Store, target: str) -> list[View]:
     """Return the views of a data set, or of one of its slices: ``other``, ``other:slice``."""
-    name, _, part = target.partition(":")
+    name, _, slice_name = target.partition(":")
     views = store.dataset(name).views()
-    return [view.within(part) for view in views] if part else list(views)
+    return [view.within(slice_name) for view in views] if slice_name else list(views)
