@@ -79,7 +79,7 @@ def _run_again(dataset: DataSet, card: dict[str, Any], as_json: bool) -> int:
         print_json({**found.to_json(), "differ": differ})
     else:
         _print(found.to_json())
-        click.echo(_holds(differ, stored.card.get("versions", {}), found.card["versions"]))
+        click.echo(_holds(differ, stored.card.versions, found.card.versions))
     return int(bool(differ))
 
 

@@ -21,7 +21,7 @@ from heads.measures.evaluate import evaluate
 from heads.saved.provenance import library_versions
 
 if TYPE_CHECKING:
-    from featurestore.store.dataset import DataSet
+    pass
 
 Progress = Callable[[int, int, str], None]  # fits done, fits in all, what is fitted
 
@@ -29,11 +29,11 @@ CACHE_FORMAT = 7  # a change to how heads learn or are scored makes it one more
 
 
 def run_folder(dataset: AnyDataset) -> DatasetFolder:
-    """Return the folder that keeps a data set's runs; a path is that of the folder."""
+    """Return the folder that keeps a data set's runs."""
     return DatasetFolder(folder_of(dataset))
 
 
-def cell_cache(dataset: DataSet) -> Path:
+def cell_cache(dataset: AnyDataset) -> Path:
     """Return the folder of the cells that were run before; it may be deleted."""
     return run_folder(dataset).local / "cache" / "heads"
 

@@ -16,14 +16,14 @@ from heads.experiments.leaks import Leak, find_leak
 from heads.labels.options import PlanKeywords, PlanOptions, options_from
 from heads.labels.plan import Plan
 from heads.labels.tasks import Task
-from heads.measures.comparison import ComparedHead, Comparison, cell_name, metric_of
+from heads.labels.views import AnyDataset
+from heads.measures.card import TwinsInTest
+from heads.measures.comparison import ComparedHead, Comparison, ComparisonCard, cell_name, metric_of
 from heads.measures.metrics import METRICS
 from heads.saved.ground import Ground, ground_of
 from heads.saved.provenance import library_versions, machine
 
 if TYPE_CHECKING:
-    from featurestore.storage.remote import StorePath
-    from featurestore.store.dataset import DataSet
     from featurestore.store.view import View
 
 
@@ -92,13 +92,13 @@ def compare(
     compared = _run(cells, ground.plan, Runner(options.seed, cache, progress, (metric,)))
     leak, leak_notes = find_leak([] if options.twins_together else ground.views, ground.plan)
     notes = [*ground.notes(), _best_note(compared, metric), *mute_notes, *leak_notes]
-    card = {
-        "created": created.isoformat(),
-        "heads": list(entries),
-        "search_spaces": {name: entry.search_space for _, name, entry in cells},
-        "twins": None if leak is None else _card_of_leak(leak, compared, metric),
+    card = ComparisonCard(
+        created=created.isoformat(),
+        heads=list(entries),
+        search_spaces={name: entry.search_space for _, name, entry in cells},
+        twins=_twins(leak, compared, metric),
         **_card_of_ground(ground, options),
-    }
+    )
     comparison = _comparison(ground.plan, dataset.name, metric, compared, notes, card)
     if save:
         run_folder(dataset).write_run("compare", comparison.to_json())
@@ -120,7 +120,7 @@ def _comparison(
     metric: str,
     heads: Sequence[ComparedHead],
     notes: Sequence[str],
-    card: Mapping[str, Any],
+    card: ComparisonCard,
 ) -> Comparison:
     item_ids = tuple(str(item) for item in plan.ids[plan.tested])
     return Comparison(
@@ -137,6 +137,12 @@ def _comparison(
     )
 
 
+def _twins(leak: Leak | None, compared: Sequence[ComparedHead], metric: str) -> TwinsInTest | None:
+    if leak is None:
+        return None
+    return leak.card([leak.without(cell.report, metric) for cell in compared])
+
+
 def _card_of_ground(ground: Ground, options: PlanOptions) -> dict[str, Any]:
     plan = ground.plan
     never_part = ["content_hash", *(["group"] if options.group else [])]
@@ -146,7 +152,7 @@ def _card_of_ground(ground: Ground, options: PlanOptions) -> dict[str, Any]:
         "n_folds": plan.folds.n_folds if plan.folds else 0,
         "n_repeats": plan.folds.n_repeats if plan.folds else 0,
         "never_part": [*never_part, *(["twins"] if options.twins_together else [])],
-        "views": ground.card(),
+        "views": ground.read_views(),
         "n_train": len(plan.train) if plan.folds is None else None,
         "n_unlabelled": plan.n_unlabelled,
         "n_without_vector": ground.n_apart,
@@ -155,15 +161,6 @@ def _card_of_ground(ground: Ground, options: PlanOptions) -> dict[str, Any]:
         "reviews": None if plan.reviewed is None else plan.reviewed.digest,
         "machine": machine(),
         "versions": library_versions(),
-    }
-
-
-def _card_of_leak(leak: Leak, cells: Sequence[ComparedHead], metric: str) -> dict[str, Any]:
-    return {
-        "n": leak.n_twins,
-        "n_test": len(leak.is_twin),
-        "likeness": leak.likeness,
-        "without": [leak.without(cell.report, metric) for cell in cells],
     }
 
 
@@ -217,7 +214,7 @@ def chosen_heads(heads: Sequence[str | Any] | None, task: Task) -> dict[str, Hea
     return {name: entry for name, entry in found.items() if not entry.is_baseline}
 
 
-def runs(dataset: DataSet | StorePath | str) -> list[Comparison]:
+def runs(dataset: AnyDataset) -> list[Comparison]:
     """Return the stored comparisons of a data set (or of its folder), newest first."""
     return [Comparison.from_json(card) for card in run_folder(dataset).runs("compare")]
 

@@ -15,16 +15,15 @@ from heads.catalogue.table import head_entries
 from heads.experiments.cells import Progress, Runner, cell_cache, run_folder
 from heads.experiments.compare import cells_of, check_metric
 from heads.experiments.inputs import Cell, baselines
-from heads.experiments.learning_curve import Budget, Curve
+from heads.experiments.learning_curve import Budget, Curve, CurveCard
 from heads.labels.options import PlanOptions
 from heads.labels.plan import Plan
 from heads.labels.tasks import Task
+from heads.labels.views import AnyDataset
 from heads.saved.ground import Ground, ground_of
 from heads.saved.provenance import library_versions, machine
 
 if TYPE_CHECKING:
-    from featurestore.storage.remote import StorePath
-    from featurestore.store.dataset import DataSet
     from featurestore.store.view import View
 
 N_DRAWS = 10
@@ -89,24 +88,24 @@ def curve(
         ground.plan.task,
         tuple(_budgets(cells, drawn, ground.plan, metric, runner)),
         (*_notes(ground, drawn, per_class, n_draws), *mute_notes),
-        {
-            "created": datetime.now(UTC).isoformat(),
-            "seed": seed,
-            "n_draws": n_draws,
-            "per_class": list(per_class),
-            "head": name,
-            "search_space": entry.search_space,
-            "views": ground.card(),
-            "machine": machine(),
-            "versions": library_versions(),
-        },
+        CurveCard(
+            created=datetime.now(UTC).isoformat(),
+            seed=seed,
+            n_draws=n_draws,
+            per_class=list(per_class),
+            head=name,
+            search_space=entry.search_space,
+            views=ground.read_views(),
+            machine=machine(),
+            versions=library_versions(),
+        ),
     )
     if save:
         run_folder(views[0].dataset).write_run("curve", curve.to_json())
     return curve
 
 
-def curves(dataset: DataSet | StorePath | str) -> list[Curve]:
+def curves(dataset: AnyDataset) -> list[Curve]:
     """Return the stored learning curves of a data set (or of its folder), newest first."""
     return [Curve.from_json(card) for card in run_folder(dataset).runs("curve")]
 

@@ -21,7 +21,7 @@ from heads.catalogue.entry import HeadEntry
 from heads.catalogue.table import head_entries
 from heads.catalogue.words import with_words
 from heads.experiments.cells import Progress
-from heads.experiments.leaks import MOST_OF_A_FIT, Leak, find_leak
+from heads.experiments.leaks import MOST_OF_A_FIT, find_leak
 from heads.labels.folds import make_folds
 from heads.labels.matrix import Matrix
 from heads.labels.options import PlanOptions
@@ -40,7 +40,6 @@ from heads.saved.card import (
     Evaluated,
     HeadCard,
     Seconds,
-    TwinsInTest,
 )
 from heads.saved.concat import blocks_of
 from heads.saved.ground import reviews_of
@@ -121,7 +120,7 @@ def fit(
         **_card_of_plan(lesson.plan),
         **_card_of_evaluation(evaluation, lesson.plan),
         notes=[*lesson.plan.notes, *leak_notes],
-        twins=None if leak is None else _card_of_leak(leak, evaluation),
+        twins=None if leak is None else leak.card(leak.metrics_without(evaluation.report)),
         seconds=Seconds(evaluation.seconds, time.perf_counter() - begin),
         machine=machine(),
         versions=library_versions(),
@@ -215,12 +214,6 @@ def _card_of_lesson(lesson: _Lesson) -> dict[str, Any]:
         "dim": lesson.items.dim,
         "search_space": lesson.entry.search_space,
     }
-
-
-def _card_of_leak(leak: Leak, evaluation: Evaluation) -> TwinsInTest:
-    report = evaluation.report
-    without = {name: leak.without(report, name) for name in report.scores}
-    return TwinsInTest(leak.n_twins, len(leak.is_twin), leak.likeness, without)
 
 
 def _set_aside(plan: Plan, coverage: float | None, seed: int) -> tuple[Plan, NDArray[np.intp]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from featurestore.store.view import View
 from heads.labels.plan import Plan
+from heads.measures.card import TwinsInTest
 from heads.measures.evaluate import Report
 from heads.measures.metrics import Predictions, score
 
@@ -38,6 +39,14 @@ class Leak:
             return None
         found = score(report.task, Predictions(report.truth[kept], report.predicted[kept], None))
         return found.get(metric)
+
+    def metrics_without(self, report: Report) -> dict[str, float | None]:
+        """Return all metrics on the others."""
+        return {name: self.without(report, name) for name in report.scores}
+
+    def card(self, without: Mapping[str, float | None] | list[float | None]) -> TwinsInTest:
+        """Return what is kept of it, with the metrics without these items."""
+        return TwinsInTest(self.n_twins, len(self.is_twin), self.likeness, without)
 
     def note(self) -> str:
         """Say it in words."""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from heads.labels.tasks import Task
+from heads.measures.card import ABSENT, RunCard
 from heads.measures.intervals import LEVEL
 from heads.measures.metrics import METRICS
 
@@ -77,6 +78,16 @@ class PowerLaw:
             return float(np.float64(self.a / (error - self.c)) ** (1 / self.b))
 
 
+@dataclass(frozen=True, eq=False, kw_only=True)
+class CurveCard(RunCard):
+    """What decided a learning curve."""
+
+    head: str
+    search_space: str = ""  # in words
+    n_draws: int
+    per_class: list[int] | None = field(default=None, metadata=ABSENT)  # asked for; not in 0.1
+
+
 @dataclass(frozen=True, eq=False)
 class Curve:
     """Scores over label budgets, all encoders on the same draws."""
@@ -87,7 +98,7 @@ class Curve:
     task: Task
     budgets: tuple[Budget, ...]
     notes: tuple[str, ...]
-    card: Mapping[str, Any]
+    card: CurveCard
 
     @property
     def encoders(self) -> list[str]:
@@ -168,7 +179,7 @@ class Curve:
             "task": str(self.task),
             "budgets": [{**vars(one), "scores": one.scores.tolist()} for one in self.budgets],
             "notes": list(self.notes),
-            "card": dict(self.card),
+            "card": self.card.to_json(),
         }
 
     @classmethod
@@ -184,7 +195,7 @@ class Curve:
             Task(data["task"]),
             budgets,
             tuple(data["notes"]),
-            data["card"],
+            CurveCard.from_json(data["card"]),
         )
 
 

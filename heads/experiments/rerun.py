@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, overload
 
 from featurestore.errors import BadName
-from featurestore.terms.snapshots import Snapshot
 from heads.catalogue.table import head_entries
 from heads.experiments.cells import Progress
 from heads.experiments.compare import compare
 from heads.experiments.curve import curve
 from heads.experiments.learning_curve import Curve
 from heads.labels.tasks import Task
+from heads.measures.card import RunCard
 from heads.measures.comparison import ComparedHead, Comparison
 
 if TYPE_CHECKING:
@@ -49,42 +49,56 @@ def run_again(
     return _draw_again(views, run, progress)
 
 
-def _views(dataset: DataSet, card: Mapping[str, Any]) -> list[View]:
+def _views(dataset: DataSet, card: RunCard) -> list[View]:
     views = []
-    for one in card["views"]:
-        view = dataset.view(one["encoder"])
-        if name := one.get("slice"):
-            view = view.within(name)
-            if view.slice_ is None or view.slice_.digest != one["slice_digest"]:
-                raise BadName(f"slice {name!r} holds other items than in that run")
-        at = one["snapshot"]
-        views.append(view.as_of(Snapshot(at["items"], at["view"])) if at else view)
+    for read in card.views:
+        view = dataset.view(read.encoder)
+        if read.slice:
+            view = view.within(read.slice)
+            if view.slice_ is None or view.slice_.digest != read.slice_digest:
+                raise BadName(f"slice {read.slice!r} holds other items than in that run")
+        views.append(view.as_of(read.snapshot) if read.snapshot else view)
     return views
 
 
 def _compare_again(views: list[View], run: Comparison, progress: Progress | None) -> Comparison:
     card = run.card
-    names = card.get("heads") or list(dict.fromkeys(c.head for c in run.heads if _is_plain(c)))
-    _check_spaces(card.get("search_spaces", {}), names, run.task)
+    names = card.heads or list(dict.fromkeys(cell.head for cell in run.heads if _is_plain(cell)))
+    _check_spaces(card.search_spaces, names, run.task)
     comparison = compare(
-        views, names, label=run.label, task=run.task, metric=run.metric,
-        evaluation=card["evaluation"], seed=card["seed"], group="group" in card["never_part"],
-        apply_reviews=card.get("apply_reviews", False),
-        twins_together="twins" in card["never_part"], save=False, progress=progress,
-    )  # fmt: skip
-    if comparison.card["reviews"] != card.get("reviews"):
+        views,
+        names,
+        metric=run.metric,
+        progress=progress,
+        save=False,
+        label=run.label,
+        task=run.task,
+        evaluation=card.evaluation,
+        seed=card.seed,
+        group="group" in card.never_part,
+        apply_reviews=card.apply_reviews,
+        twins_together="twins" in card.never_part,
+    )
+    if comparison.card.reviews != card.reviews:
         raise BadName("reviewers have decided more since: that comparison cannot be run again")
     return comparison
 
 
 def _draw_again(views: list[View], run: Curve, progress: Progress | None) -> Curve:
     card = run.card
-    _check_spaces({card["head"]: card.get("search_space", "")}, [card["head"]], run.task)
+    _check_spaces({card.head: card.search_space}, [card.head], run.task)
     return curve(
-        views, card["head"], label=run.label, task=run.task, metric=run.metric,
-        per_class=card.get("per_class") or sorted({one.per_class for one in run.budgets}),
-        n_draws=card["n_draws"], seed=card["seed"], save=False, progress=progress,
-    )  # fmt: skip
+        views,
+        card.head,
+        label=run.label,
+        task=run.task,
+        metric=run.metric,
+        per_class=card.per_class or sorted({budget.per_class for budget in run.budgets}),
+        n_draws=card.n_draws,
+        seed=card.seed,
+        progress=progress,
+        save=False,
+    )
 
 
 def _check_spaces(then: Mapping[str, str], names: Sequence[str], task: Task) -> None:

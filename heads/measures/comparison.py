@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from statistics import NormalDist
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from featurestore.errors import StoreCorrupt, UnknownHead, nearest
 from featurestore.terms.specs import EncoderSpec
 from heads.labels.tasks import Task
+from heads.measures.card import ABSENT, RunCard, TwinsInTest
 from heads.measures.evaluate import CLOSED_FORM, Report
 from heads.measures.intervals import LEVEL, level_of_each
 from heads.measures.metrics import METRICS, Metric
@@ -133,6 +134,30 @@ class ComparedHead:
         return cls(data["encoder"], data["head"], report, data["seconds"], tuple(data["chosen"]))
 
 
+@dataclass(frozen=True, eq=False, kw_only=True)
+class ComparisonCard(RunCard):
+    """What decided a comparison."""
+
+    heads: list[str] | None = field(default=None, metadata=ABSENT)  # asked for; not in 0.1
+    search_spaces: Mapping[str, str] = field(default_factory=dict)  # by head, in words
+    evaluation: str  # test | folds
+    n_folds: int  # 0 on a test split
+    n_repeats: int
+    never_part: list[str]  # columns whose equal values stay together
+    n_train: int | None  # None with folds
+    n_unlabelled: int
+    n_without_vector: int
+    n_leaked: int  # test items whose content also stands in the training split
+    twins: TwinsInTest | None = None
+    apply_reviews: bool = False
+    reviews: str | None = None  # digest of what reviewers decided
+
+    readers: ClassVar[Mapping[str, Callable[[Any], Any]]] = {
+        **RunCard.readers,
+        "twins": lambda data: TwinsInTest(**data),
+    }
+
+
 @dataclass(frozen=True, eq=False)
 class Comparison:
     """Heads on encoders, all taught and tested on the same rows."""
@@ -146,7 +171,7 @@ class Comparison:
     item_ids: tuple[str, ...]  # tested items, in the order of every report
     heads: tuple[ComparedHead, ...]
     notes: tuple[str, ...]
-    card: Mapping[str, Any]  # seed, snapshots, fingerprints, versions, created …
+    card: ComparisonCard
 
     @property
     def n_items(self) -> int:
@@ -172,8 +197,8 @@ class Comparison:
         lie across the split, without_twins, the metric on the other test items.
         """
         rows = []
-        twins = self.card.get("twins")
-        leaked = twins["without"] if twins and twins["n"] else [None] * len(self.heads)
+        twins = self.card.twins
+        leaked = twins.without if twins and twins.n else [None] * len(self.heads)
         for cell, without in zip(self.heads, leaked, strict=True):
             found = cell.report.estimate(self.metric)
             rows.append(
@@ -321,7 +346,7 @@ class Comparison:
             "task": str(self.task),
             "rows": self.rows(),  # for other readers: from_json computes them anew
             "notes": list(self.notes),
-            "card": dict(self.card),
+            "card": self.card.to_json(),
             "classes": list(self.classes),
             "item_ids": list(self.item_ids),
             "truth": self.heads[0].report.truth.tolist(),
@@ -357,7 +382,7 @@ class Comparison:
                     for head in data["heads"]
                 ),
                 tuple(data["notes"]),
-                data["card"],
+                ComparisonCard.from_json(data["card"]),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise StoreCorrupt(f"this is no stored comparison: {error!r}") from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +20,10 @@ from heads.experiments.cells import Progress, run_folder
 from heads.labels.options import PlanOptions
 from heads.labels.plan import Plan, make_plan, task_of
 from heads.labels.tasks import Task, texts_of
+from heads.labels.views import AnyDataset
+from heads.measures.card import ReadView
 from heads.measures.evaluate import evaluate
-from heads.quality.issues import Issue, Issues, Kind
+from heads.quality.issues import Issue, Issues, Kind, QualityCard
 from heads.quality.labels import judge_labels, neighbor_votes, pooled
 from heads.quality.outliers import FAR, outlier_scores
 from heads.saved.provenance import library_versions, machine
@@ -29,8 +31,6 @@ from heads.twins.duplicates import Pairs
 from heads.twins.twins import Twins, find_twins, known_column
 
 if TYPE_CHECKING:
-    from featurestore.storage.remote import StorePath
-    from featurestore.store.dataset import DataSet
     from featurestore.store.view import View
 
 MOST_KEPT = 5_000  # issues of one kind in a report
@@ -99,14 +99,17 @@ def find_issues(
         n_found,
         counts,
         (*notes, *_failure_notes(view)),
-        {
-            "created": created.isoformat(),
-            "seed": seed,
-            "head": head if isinstance(head, str) else repr(head),
-            "n_items": len(embeddings),
-            "thresholds": {"duplicate": round(twins.same, 4), "outlier": FAR},
-            **_card_of_view(view, embeddings),
-        },
+        QualityCard(
+            created=created.isoformat(),
+            seed=seed,
+            head=head if isinstance(head, str) else repr(head),
+            n_items=len(embeddings),
+            slice=None if view.slice_ is None else view.slice_.name,
+            thresholds={"duplicate": round(twins.same, 4), "outlier": FAR},
+            views=(ReadView(str(view.spec), view.fingerprint, embeddings.snapshot),),
+            machine=machine(),
+            versions=library_versions(),
+        ),
     )
     if save:
         path = run_folder(view.dataset).write_run("quality", report.to_json())
@@ -114,22 +117,6 @@ def find_issues(
             path.unlink(missing_ok=True)
             raise StoreBusy(f"items of {view.dataset.name!r} were erased meanwhile: look again")
     return report
-
-
-def _card_of_view(view: View, embeddings: Embeddings) -> dict[str, Any]:
-    snapshot = embeddings.snapshot
-    return {
-        "slice": None if view.slice_ is None else view.slice_.name,
-        "views": [
-            {
-                "encoder": str(view.spec),
-                "fingerprint": view.fingerprint,
-                "snapshot": asdict(snapshot) if snapshot else None,
-            }
-        ],
-        "machine": machine(),
-        "versions": library_versions(),
-    }
 
 
 def _leak_notes(n_leaks: int, n_items: int) -> list[str]:
@@ -147,7 +134,7 @@ def _failure_notes(view: View) -> list[str]:
     return [f"{n} items were not read or encoded: see `featurestore info`."] if n else []
 
 
-def quality_reports(dataset: DataSet | StorePath | str) -> list[Issues]:
+def quality_reports(dataset: AnyDataset) -> list[Issues]:
     """Return the stored quality reports of a data set (or of its folder), newest first."""
     return [Issues.from_json(card) for card in run_folder(dataset).runs("quality")]
 

@@ -8,6 +8,7 @@ from enum import StrEnum
 from typing import Any, Self
 
 from featurestore.errors import StoreCorrupt
+from heads.measures.card import RunCard
 
 FORMAT = 1
 
@@ -34,6 +35,16 @@ class Issue:
     suggested: str | None = None  # the likeliest class
 
 
+@dataclass(frozen=True, eq=False, kw_only=True)
+class QualityCard(RunCard):
+    """What decided a quality report."""
+
+    head: str  # that judged the labels
+    n_items: int
+    slice: str | None = None  # its name
+    thresholds: Mapping[str, float]
+
+
 @dataclass(frozen=True, eq=False)
 class Issues:
     """Everything that was found, the worst of each kind first."""
@@ -45,7 +56,7 @@ class Issues:
     found: Mapping[str, int]  # of each kind; more than `issues` holds of very many
     counts: Mapping[str, int]  # items of each class
     notes: tuple[str, ...]
-    card: Mapping[str, Any]  # created, views, thresholds, seed
+    card: QualityCard
 
     def of(self, kind: Kind | str) -> list[Issue]:
         """Return the issues of one kind, the worst first."""
@@ -74,7 +85,7 @@ class Issues:
             "found": dict(self.found),
             "counts": dict(self.counts),
             "notes": list(self.notes),
-            "card": dict(self.card),
+            "card": self.card.to_json(),
             "item_ids": sorted(named),  # `featurestore delete --erase` looks here
         }
 
@@ -102,7 +113,7 @@ class Issues:
                 data["found"],
                 data["counts"],
                 tuple(data["notes"]),
-                data["card"],
+                QualityCard.from_json(data["card"]),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise StoreCorrupt(f"this is no stored quality report: {error!r}") from error

@@ -6,16 +6,15 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING, dataclass, field, fields, is_dataclass
-from enum import StrEnum
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 from featurestore.terms.snapshots import Snapshot
 from heads.labels.tasks import Task
+from heads.measures.card import ABSENT, Card, TwinsInTest
 from heads.measures.evaluate import Estimate
 
 CARD_FORMAT = 1
-ABSENT = {"absent": True}  # a key that is not written where its value is None
 
 
 @dataclass(frozen=True)
@@ -64,16 +63,6 @@ class AsReviewed:
 
 
 @dataclass(frozen=True)
-class TwinsInTest:
-    """Test items with a near-duplicate in the training split, and metrics without them."""
-
-    n: int
-    n_test: int
-    likeness: float  # that makes two items near-duplicates
-    without: Mapping[str, float | None]
-
-
-@dataclass(frozen=True)
 class Seconds:
     """What training took."""
 
@@ -81,8 +70,13 @@ class Seconds:
     in_all: float
 
 
+def _conformal(data: Mapping[str, Any]) -> Conformal:
+    on_test = data.get("on_test")
+    return Conformal(**{**data, "on_test": on_test and CoverageOnTest(**on_test)})
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
-class HeadCard(dict[str, Any]):
+class HeadCard(Card):
     """What ``card.json`` of a head holds; docs/format.md lists its keys.
 
     As a dict it has the keys and plain values of the JSON: ``card["metrics"]["accuracy"]``.
@@ -128,64 +122,19 @@ class HeadCard(dict[str, Any]):
     encoder_sha256: str | None = field(default=None, metadata=ABSENT)
     card_sha256: str | None = field(default=None, metadata=ABSENT)
 
-    def __post_init__(self) -> None:
-        self.update(self.to_json())
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> HeadCard:
-        """Read ``card.json``.
-
-        Raises
-        ------
-        ValueError, TypeError, AttributeError
-            If a key is missing, or a value is of another type.
-        """
-        if missing := _REQUIRED - set(data):
-            raise ValueError(f"it lacks {', '.join(sorted(missing))}")
-        known = {one.name: data[one.name] for one in fields(cls) if one.name in data}
-        for name, read in _READERS.items():
-            if known.get(name) is not None:
-                known[name] = read(known[name])
-        return cls(**known)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return plain values under the keys of ``card.json``, in its order."""
-        return dict(_plain(self))
+    readers: ClassVar[Mapping[str, Callable[[Any], Any]]] = {
+        "snapshot": lambda data: Snapshot(**data),
+        "conformal": _conformal,
+        "task": Task,
+        "evaluation": lambda data: Evaluated(**data),
+        "metrics": lambda data: {name: Estimate(**one) for name, one in data.items()},
+        "as_reviewed": lambda data: AsReviewed(**data),
+        "twins": lambda data: TwinsInTest(**data),
+        "seconds": lambda data: Seconds(**data),
+    }
 
 
 def digest_of(card: Mapping[str, Any]) -> str:
     """Return the SHA-256 (hex) of a card's JSON, apart from ``card_sha256``."""
     rest = {key: value for key, value in card.items() if key != "card_sha256"}
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
-
-
-def _conformal(data: Mapping[str, Any]) -> Conformal:
-    on_test = data.get("on_test")
-    return Conformal(**{**data, "on_test": on_test and CoverageOnTest(**on_test)})
-
-
-_REQUIRED = {one.name for one in fields(HeadCard) if one.default is MISSING}
-_READERS: dict[str, Callable[[Any], Any]] = {
-    "snapshot": lambda data: Snapshot(**data),
-    "conformal": _conformal,
-    "task": Task,
-    "evaluation": lambda data: Evaluated(**data),
-    "metrics": lambda data: {name: Estimate(**one) for name, one in data.items()},
-    "as_reviewed": lambda data: AsReviewed(**data),
-    "twins": lambda data: TwinsInTest(**data),
-    "seconds": lambda data: Seconds(**data),
-}
-
-
-def _plain(value: Any) -> Any:
-    if is_dataclass(value):
-        return {
-            one.name: _plain(getattr(value, one.name))
-            for one in fields(value)
-            if not (one.metadata and getattr(value, one.name) is None)
-        }
-    if isinstance(value, Mapping):
-        return {name: _plain(one) for name, one in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(one) for one in value]
-    return str(value) if isinstance(value, StrEnum) else value

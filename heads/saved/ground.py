@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any, cast
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from featurestore.terms.snapshots import Snapshot
 from heads.labels.options import DEFAULT, PlanOptions
 from heads.labels.plan import Plan, make_plan, task_of
 from heads.labels.views import AnyView, slice_facts
+from heads.measures.card import ReadView
 from heads.saved.common_items import load_shared
 from heads.saved.concat import blocks_of
 
@@ -39,22 +40,15 @@ class Ground:
             f"{self.n_apart:,} items lack a vector in some view and are not used.",
         ]
 
-    def card(self) -> list[dict[str, Any]]:
-        """Return the stored views that were read; views side by side are listed one by one.
-
-        `featurestore vacuum` keeps the versions that it names.
-        """
-        found: dict[str, dict[str, Any]] = {}
+    def read_views(self) -> tuple[ReadView, ...]:
+        """Return the stored views that were read; views side by side are listed one by one."""
+        read: dict[str, ReadView] = {}
         for view, table in zip(self.views, self.tables, strict=True):
             for block in blocks_of(view):
                 known = Snapshot.parse(block["snapshot"]) if "snapshot" in block else table.snapshot
-                found[block["spec"]] = {
-                    "encoder": block["spec"],
-                    "fingerprint": block["fingerprint"],
-                    "snapshot": asdict(known) if known else None,
-                    **slice_facts(view),
-                }
-        return list(found.values())
+                spec = block["spec"]
+                read[spec] = ReadView(spec, block["fingerprint"], known, **slice_facts(view))
+        return tuple(read.values())
 
 
 def ground_of(views: Sequence[AnyView], options: PlanOptions = DEFAULT) -> Ground:

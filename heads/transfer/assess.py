@@ -16,12 +16,13 @@ from heads.experiments.compare import check_metric
 from heads.labels.options import options_from
 from heads.labels.plan import Plan
 from heads.labels.tasks import Task
+from heads.labels.views import AnyDataset
 from heads.measures.comparison import ComparedHead
 from heads.measures.metrics import METRICS
 from heads.saved.ground import ground_of
 from heads.saved.provenance import library_versions, machine
 from heads.transfer.advice import advise
-from heads.transfer.assessment import Assessment
+from heads.transfer.assessment import Assessment, AssessmentCard
 from heads.transfer.budgets import budget_verdicts, check_budgets, plans_of
 from heads.transfer.cast import cast_of, layers_of
 from heads.transfer.evidence import ranking_of, shifts_of, slices_of
@@ -31,8 +32,6 @@ from heads.transfer.trials import Sides, Trials, alternatives_of, choosable, pre
 from heads.transfer.verdict import LEAST_ITEMS, margin_of
 
 if TYPE_CHECKING:
-    from featurestore.storage.remote import StorePath
-    from featurestore.store.dataset import DataSet
     from featurestore.store.view import View
 
 
@@ -105,7 +104,7 @@ def assess_transfer(
     return assessment
 
 
-def assessments(dataset: DataSet | StorePath | str) -> list[Assessment]:
+def assessments(dataset: AnyDataset) -> list[Assessment]:
     """Return the stored assessments of a data set (or of its folder), newest first."""
     return [Assessment.from_json(card) for card in run_folder(dataset).runs("transfer")]
 
@@ -166,17 +165,17 @@ def _assessed(trials: Trials, asked: TransferOptions) -> Assessment:
     return replace(without_advice, advice=advice)
 
 
-def _card(trials: Trials, asked: TransferOptions) -> dict[str, Any]:
-    return {
-        "created": datetime.now(UTC).isoformat(),
-        "seed": asked.seed,
-        "margin": asked.margin,
-        "heads": list(trials.heads),
-        "search_spaces": {name: entry.search_space for name, entry in trials.heads.items()},
-        "views": trials.ground.card(),
-        "machine": machine(),
-        "versions": library_versions(),
-    }
+def _card(trials: Trials, asked: TransferOptions) -> AssessmentCard:
+    return AssessmentCard(
+        created=datetime.now(UTC).isoformat(),
+        seed=asked.seed,
+        margin=asked.margin,
+        heads=list(trials.heads),
+        search_spaces={name: entry.search_space for name, entry in trials.heads.items()},
+        views=trials.ground.read_views(),
+        machine=machine(),
+        versions=library_versions(),
+    )
 
 
 def _ranking(

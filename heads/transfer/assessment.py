@@ -9,6 +9,7 @@ from typing import Any
 from featurestore.errors import StoreCorrupt
 from featurestore.terms.specs import encoder_label
 from heads.labels.tasks import Task
+from heads.measures.card import RunCard
 from heads.measures.comparison import Difference, number, unit_of
 from heads.transfer.advice import Alternative, Evidence, Way
 from heads.transfer.budgets import BudgetVerdict
@@ -17,6 +18,15 @@ from heads.transfer.shift import Shift
 from heads.transfer.verdict import Kind, SliceDifference, Verdict
 
 FORMAT = 1
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class AssessmentCard(RunCard):
+    """What decided an assessment."""
+
+    margin: float  # as asked: shares of 1, or of the label's standard deviation
+    heads: list[str]  # to choose among
+    search_spaces: Mapping[str, str]  # by head, in words
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +48,7 @@ class Assessment:
     ranking: tuple[Ranked, ...]
     agreement: Mapping[str, float]  # Kendall's τ of each score with the heads
     notes: tuple[str, ...]
-    card: Mapping[str, Any] = field(default_factory=dict)
+    card: AssessmentCard
     budgets: Mapping[str, tuple[BudgetVerdict, ...]] = field(default_factory=dict)  # few labels
 
     def verdict(self, encoder: str) -> Verdict:
@@ -120,7 +130,7 @@ class Assessment:
             "ranking": [asdict(one) for one in self.ranking],
             "agreement": dict(self.agreement),
             "notes": list(self.notes),
-            "card": dict(self.card),
+            "card": self.card.to_json(),
             "budgets": {
                 name: [asdict(one) | {"kind": str(one.kind)} for one in found]
                 for name, found in self.budgets.items()
@@ -164,7 +174,7 @@ class Assessment:
                 tuple(Ranked(**one) for one in data["ranking"]),
                 data["agreement"],
                 tuple(data["notes"]),
-                data["card"],
+                AssessmentCard.from_json(data["card"]),
                 {  # absent from assessments of 0.1
                     name: tuple(
                         BudgetVerdict(**{**one, "kind": Kind(one["kind"])}) for one in found

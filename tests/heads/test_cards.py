@@ -3,7 +3,7 @@
 import json
 import pickle
 import re
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[2]
 KEPT = ROOT / "tests" / "data"
 HEAD_CARDS = sorted(KEPT.rglob("card.json"))
 RUN_CARDS = sorted((KEPT / "store-rooms").rglob("runs/*.json"))
+OF_RESULTS = [path for path in RUN_CARDS if not path.stem.endswith("-embed")]
 PAGE = (ROOT / "docs" / "format.md").read_text().split("## Cards")[1]
 OF_HEADS, OF_RUNS = PAGE.split("### Run cards")
 RUN_KINDS = {
@@ -84,3 +85,24 @@ def test_the_page_lists_the_keys_of_run_cards(path):
     assert shared | set(keys_in(own)) == set(written) == set(data)
     of_all = {"created", "seed", "views", "machine", "versions"}
     assert of_all | set(keys_in(rest[0])) == set(written["card"])
+
+
+@pytest.mark.parametrize("path", OF_RESULTS, ids=lambda path: path.stem.split("-")[1])
+def test_a_run_card_is_a_value_and_a_dict_and_written_as_it_was_read(path):
+    data = json.loads(path.read_text())
+    run = RUN_KINDS[data["kind"]].from_json(data)
+    assert run.card.to_json() == run.card == data["card"]
+    assert run.card.seed == run.card["seed"] == data["card"]["seed"]
+    assert run.card.views[0].snapshot.items == run.card["views"][0]["snapshot"]["items"]
+    assert replace(run.card, seed=7) == {**data["card"], "seed": 7}
+    assert pickle.loads(pickle.dumps(run.card)) == run.card
+    assert pickle.loads(pickle.dumps(run.card)).views == run.card.views
+
+
+def test_a_run_card_of_release_0_1_lacks_what_later_ones_say():
+    (path,) = (KEPT / "store-1").rglob("runs/*-compare.json")
+    data = json.loads(path.read_text())
+    card = heads.Comparison.from_json(data).card
+    assert (card.heads, card.machine, card.apply_reviews, card.twins) == (None, None, False, None)
+    later = {"apply_reviews": False, "reviews": None, "twins": None}
+    assert card.to_json() == data["card"] | later

@@ -47,7 +47,7 @@ def test_a_curve_run_again_gives_the_same_numbers(dataset):
     assert again.rows() == first.rows()
     for one, other in zip(first.budgets, again.budgets, strict=True):
         np.testing.assert_array_equal(one.scores, other.scores)
-    changed = replace(first, card={**first.card, "search_space": "another grid"})
+    changed = replace(first, card=replace(first.card, search_space="another grid"))
     with pytest.raises(BadName, match="ridge: what the card says"):
         heads.run_again(dataset, changed)
 

@@ -1,0 +1,107 @@
+"""Cards: what decided a result, as a frozen value and as the JSON that is kept of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from enum import StrEnum
+from typing import Any, ClassVar, Self
+
+from featurestore.terms.snapshots import Snapshot
+
+ABSENT = {"absent": True}  # a key that is not written where its value is None
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Card(dict[str, Any]):
+    """A frozen value that is also the dict of its JSON: ``card.seed`` or ``card["seed"]``."""
+
+    readers: ClassVar[Mapping[str, Callable[[Any], Any]]] = {}  # of fields that are not plain JSON
+
+    def __post_init__(self) -> None:
+        self.update(self.to_json())
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """Read what `to_json` gave, also of earlier releases.
+
+        Raises
+        ------
+        ValueError, TypeError, AttributeError
+            If a key is missing, or a value is of another type.
+        """
+        required = {
+            one.name
+            for one in fields(cls)
+            if one.default is MISSING and one.default_factory is MISSING
+        }
+        if missing := required - set(data):
+            raise ValueError(f"it lacks {', '.join(sorted(missing))}")
+        known = {one.name: data[one.name] for one in fields(cls) if one.name in data}
+        for name, read in cls.readers.items():
+            if known.get(name) is not None:
+                known[name] = read(known[name])
+        return cls(**known)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values under the keys that are kept, in their order."""
+        return dict(_plain(self))
+
+
+def _plain(value: Any) -> Any:
+    if is_dataclass(value):
+        return {
+            one.name: _plain(getattr(value, one.name))
+            for one in fields(value)
+            if not (one.metadata and getattr(value, one.name) is None)
+        }
+    if isinstance(value, Mapping):
+        return {name: _plain(one) for name, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(one) for one in value]
+    return str(value) if isinstance(value, StrEnum) else value
+
+
+@dataclass(frozen=True)
+class ReadView:
+    """A stored view that a run read; `featurestore vacuum` keeps the version that it names."""
+
+    encoder: str  # spec
+    fingerprint: str
+    snapshot: Snapshot | None
+    slice: str | None = field(default=None, metadata=ABSENT)  # its name
+    slice_digest: str | None = field(default=None, metadata=ABSENT)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """Read what is kept of it."""
+        return cls(**{**data, "snapshot": data["snapshot"] and Snapshot(**data["snapshot"])})
+
+
+def read_views(data: Sequence[Mapping[str, Any]]) -> tuple[ReadView, ...]:
+    """Read the ``views`` of a run card."""
+    return tuple(ReadView.from_json(one) for one in data)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class RunCard(Card):
+    """What decided a run of any kind; docs/format.md lists the keys."""
+
+    created: str  # ISO 8601, UTC
+    seed: int
+    views: tuple[ReadView, ...]
+    machine: Mapping[str, Any] | None = field(default=None, metadata=ABSENT)  # not in 0.1
+    versions: Mapping[str, str] = field(default_factory=dict)  # of libraries
+
+    readers: ClassVar[Mapping[str, Callable[[Any], Any]]] = {"views": read_views}
+
+
+@dataclass(frozen=True)
+class TwinsInTest:
+    """Test items with a near-duplicate in the training split, and metrics without them."""
+
+    n: int
+    n_test: int
+    likeness: float  # that makes two items near-duplicates
+    # By metric for a head; for a comparison of each row, in the order of its heads.
+    without: Mapping[str, float | None] | list[float | None]
