@@ -1,4 +1,4 @@
-"""One head on one input, evaluated; kept so that none runs twice."""
+"""One head on one input, evaluated; results are kept, so that none is computed twice."""
 
 from __future__ import annotations
 
@@ -80,14 +80,14 @@ def run_cell(
     on_fit: Callable[[], None] | None = None,
     cache_in: Path | None = None,
 ) -> ComparedHead:
-    """Evaluate one head on one material, or read what an equal run has found.
+    """Evaluate one head on one material, or read the result of an equal run.
 
     Parameters
     ----------
     intervals_of : sequence of str
         Metrics without a closed form that are to have an interval on a test split.
     cache_in : path, optional
-        Folder of found results; their names hash everything that decides the numbers.
+        Folder of earlier results; a file's name is a hash of all that decides the numbers.
     """
     decides = {
         "format": CACHE_FORMAT,
@@ -101,14 +101,14 @@ def run_cell(
         "versions": library_versions(),
     }
     key = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
-    # Of an estimator of the user's nobody knows all that decides what it learns.
+    # Not for estimators of users: what decides their results is not known in full.
     file = None if cache_in is None or not entry.is_known else cache_in / f"{key[:32]}.json"
     if file is not None and file.exists():
-        found = _read(file, decides, plan)
-        if found is not None:
+        kept = _read(file, decides, plan)
+        if kept is not None:
             for _ in plan.parts if on_fit else ():
                 on_fit()  # type: ignore[misc]
-            return found
+            return kept
     X, more_seconds = material.read()
     build = material.build(entry)
     done = evaluate(

@@ -40,8 +40,8 @@ def compare(
 
     The table always holds the baselines: knn, majority, and for texts TF-IDF + logistic.
     All rows share the items that every view has a vector of, and the same folds. Near-duplicates
-    across a given split are counted, and each row has its metric without them beside it. What an
-    equal run has found before is read, so that an interrupted one goes on.
+    across a given split are counted, and each row also has its metric without them. Results of an
+    equal run are read, so that an interrupted comparison goes on where it stopped.
 
     Parameters
     ----------
@@ -165,7 +165,7 @@ def _card_of_ground(ground: Ground, options: PlanOptions) -> dict[str, Any]:
 
 
 def cells_of(ground: Ground, entries: Mapping[str, HeadEntry]) -> tuple[list[Cell], list[str]]:
-    """Return each view with each head that it can have, and notes on those that it cannot.
+    """Return each view with each head that can read it, and notes on heads left out.
 
     Raises
     ------
@@ -210,8 +210,8 @@ def chosen_heads(heads: Sequence[str | Any] | None, task: Task) -> dict[str, Hea
         If there is no such head, or it does not do the task.
     """
     wanted = default_heads(task) if heads is None else (*heads, "knn")
-    found = head_entries(wanted, task)
-    return {name: entry for name, entry in found.items() if not entry.is_baseline}
+    entries = head_entries(wanted, task)
+    return {name: entry for name, entry in entries.items() if not entry.is_baseline}
 
 
 def runs(dataset: AnyDataset) -> list[Comparison]:

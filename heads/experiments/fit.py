@@ -247,25 +247,25 @@ def _conformal(estimator: Any, lesson: _Lesson, coverage: float) -> Conformal:
     plan, rows = lesson.plan, lesson.calibration
 
     def said(rows: NDArray[np.intp]) -> Any:
-        found = predictions(estimator, lesson.X[rows], plan.target.take(rows))
+        predicted = predictions(estimator, lesson.X[rows], plan.target.take(rows))
         if plan.task is Task.REGRESSION:
-            return found.predicted
-        if found.proba is None:
+            return predicted.predicted
+        if predicted.proba is None:
             raise BadName("prediction sets need a head with probabilities (predict_proba)")
-        return found.proba
+        return predicted.proba
 
     truth = plan.target.values
     limit = threshold(misfit(plan.task, truth[rows], said(rows)), coverage)
-    found = Conformal(coverage, len(rows), None if limit == np.inf else limit)
+    calibrated = Conformal(coverage, len(rows), None if limit == np.inf else limit)
     if not len(plan.test):
-        return found
+        return calibrated
     on_test = said(plan.test)
     is_held = misfit(plan.task, truth[plan.test], on_test) <= limit + 1e-12
     mean_size = None
     if plan.task is Task.MULTICLASS:
         mean_size = float(sets(on_test, limit).sum(axis=1).mean())
     low, high = wilson(float(is_held.mean()), len(is_held))
-    return replace(found, on_test=CoverageOnTest(float(is_held.mean()), low, high, mean_size))
+    return replace(calibrated, on_test=CoverageOnTest(float(is_held.mean()), low, high, mean_size))
 
 
 def _card_of_plan(plan: Plan) -> dict[str, Any]:
@@ -292,16 +292,16 @@ def _card_of_plan(plan: Plan) -> dict[str, Any]:
 
 def _card_of_evaluation(evaluation: Evaluation, plan: Plan) -> dict[str, Any]:
     report = evaluation.report
-    found: dict[str, Any] = {
+    facts: dict[str, Any] = {
         "estimand": report.estimand,
         "metrics": {metric: report.estimate(metric) for metric in report.scores},
     }
     if report.n_reviewed:
         scores = {name: float(values.mean()) for name, values in report.as_reviewed.items()}
-        found["as_reviewed"] = AsReviewed(report.n_reviewed, scores)
+        facts["as_reviewed"] = AsReviewed(report.n_reviewed, scores)
     if plan.task is Task.MULTICLASS:
-        found["confusion"] = report.confusion(len(plan.classes)).tolist()
-    return found
+        facts["confusion"] = report.confusion(len(plan.classes)).tolist()
+    return facts
 
 
 def _predictions(evaluation: Evaluation, plan: Plan) -> pa.Table:

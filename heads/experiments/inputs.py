@@ -55,9 +55,9 @@ def of_concat(views: Sequence[View], plan: Plan) -> Material:
     """Return views side by side; they are loaded only if a head is trained on them."""
     both = concat(views)
 
-    def vectors() -> NDArray[np.float32]:
-        found = both.load()
-        return found.vectors[positions_in(found, plan.ids)]
+    def vectors() -> NDArray[np.float32]:  # (n, dim)
+        table = both.load()
+        return table.vectors[positions_in(table, plan.ids)]
 
     identity = {"of": [[view.fingerprint, view.state] for view in views]}
     return of_vectors(str(both.spec), vectors, plan, identity)
@@ -73,9 +73,9 @@ def of_vectors(
     """Return vectors of the plan's rows under an encoder's name; its view knows words."""
 
     def build(entry: HeadEntry) -> Build:
-        found = entry.builder(plan.task)
-        assert found is not None, "checked by head_entries"
-        return found if entry.reads != "words" else with_words(found, view, plan.classes)
+        builder = entry.builder(plan.task)
+        assert builder is not None, "checked by head_entries"
+        return builder if entry.reads != "words" else with_words(builder, view, plan.classes)
 
     return Material(encoder, identity, lambda: (vectors(), 0.0), build)
 
@@ -129,8 +129,8 @@ def of_views(ground: Ground) -> list[Material]:
 def baselines(ground: Ground) -> list[Cell]:
     """Return what needs no encoder, each with its head: majority and, for texts, TF-IDF."""
     plan = ground.plan
-    found = [(of_nothing(plan), "majority", HEADS["majority"])]
+    cells = [(of_nothing(plan), "majority", HEADS["majority"])]
     if ground.views[0].dataset.modality == Modality.TEXT:
         head = "ridge" if plan.task is Task.REGRESSION else "logistic"
-        found.append((of_texts(ground.tables[0], plan), head, HEADS["tfidf"]))
-    return found
+        cells.append((of_texts(ground.tables[0], plan), head, HEADS["tfidf"]))
+    return cells

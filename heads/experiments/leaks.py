@@ -37,8 +37,8 @@ class Leak:
         kept = ~self.is_twin
         if not kept.any():
             return None
-        found = score(report.task, Predictions(report.truth[kept], report.predicted[kept], None))
-        return found.get(metric)
+        scores = score(report.task, Predictions(report.truth[kept], report.predicted[kept], None))
+        return scores.get(metric)
 
     def metrics_without(self, report: Report) -> dict[str, float | None]:
         """Return all metrics on the others."""
@@ -81,12 +81,12 @@ def find_leak(
         ]
     from heads.twins.twins import find_twins
 
-    found = find_twins(view)
-    if not found.has_raw:
+    twins = find_twins(view)
+    if not twins.has_raw:
         return None, []
-    cluster = dict(zip(ids, found.cluster.tolist(), strict=True))
-    of_row = np.array([cluster.get(one, -1) for one in plan.ids])
+    cluster = dict(zip(ids, twins.cluster.tolist(), strict=True))
+    of_row = np.array([cluster.get(item, -1) for item in plan.ids])
     taught = np.unique(of_row[plan.train])
     tested = of_row[np.sort(plan.tested)]
-    leak = Leak((tested >= 0) & np.isin(tested, taught), found.same)
-    return leak, [leak.note(), *found.notes()[1:]]
+    leak = Leak((tested >= 0) & np.isin(tested, taught), twins.same)
+    return leak, [leak.note(), *twins.notes()[1:]]

@@ -143,9 +143,9 @@ class Curve:
             if np.ptp(gain) < 1e-12:
                 rows.append((a.n_labels, float(gain.mean()), -math.inf, math.inf, 1.0))
                 continue
-            found = ttest_rel(sign * a.scores, sign * b.scores)
-            low, high = found.confidence_interval(LEVEL)
-            rows.append((a.n_labels, float(gain.mean()), float(low), float(high), found.pvalue))
+            test = ttest_rel(sign * a.scores, sign * b.scores)
+            low, high = test.confidence_interval(LEVEL)
+            rows.append((a.n_labels, float(gain.mean()), float(low), float(high), test.pvalue))
         adjusted = false_discovery_control([row[-1] for row in rows])
         return [
             BudgetGain(*row[:-1], bool(p <= 1 - LEVEL))
@@ -159,10 +159,10 @@ class Curve:
         name = self.metric.replace("_", " ")
         if not (about.is_share and about.higher_is_better):
             return f"labels needed are told for shares such as accuracy, not for {name}"
-        found = labels_needed(self.of(encoder), 1 - value)
-        if isinstance(found, str):
-            return f"for {percent} {name}: {found}"
-        n, low, high = found
+        needed = labels_needed(self.of(encoder), 1 - value)
+        if isinstance(needed, str):
+            return f"for {percent} {name}: {needed}"
+        n, low, high = needed
         if low == high:
             return f"for {percent} {name} {n:,} labels were enough"
         to = "more than can be told" if high is None else f"{high:,}"
@@ -234,7 +234,8 @@ def labels_needed(budgets: Sequence[Budget], error: float) -> tuple[int, int, in
 def backtest(n: NDArray[np.float64], errors: NDArray[np.float64]) -> bool:
     """Tell whether the budgets of at most a quarter of the labels foretell the largest one.
 
-    They do where its mean error lies in the 80 % interval of the laws through them.
+    They do if its mean error lies in the 80 % interval of the laws through them. ``n`` is
+    (n_budgets,), ``errors`` is (n_budgets, n_draws).
     """
     early = n <= n[-1] / 4
     if early.sum() < 3:

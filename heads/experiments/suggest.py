@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from featurestore.store.view import View
 
 AUTO = "auto"
-_POOL = 10  # candidates for each place, of which the most different are taken
+_POOL = 10  # candidates for each suggestion, of which the most different are taken
 _MOST_CLUSTERS = 500
-_N_TYPICAL = 20  # neighbours that say how typical an item is
-_MOST_TYPICAL = 4_000  # members of a cluster that are asked
+_N_TYPICAL = 20  # neighbors that say how typical an item is
+_MOST_TYPICAL = 4_000  # members of a cluster that are compared with
 
 
 @dataclass(frozen=True)
@@ -240,8 +240,8 @@ def _clusters(
 
     if n >= len(unit):
         return np.arange(len(unit)), unit
-    found = MiniBatchKMeans(n, random_state=seed, n_init=3, batch_size=4096).fit(unit)
-    return found.labels_.astype(np.intp), found.cluster_centers_.astype(np.float32)
+    means = MiniBatchKMeans(n, random_state=seed, n_init=3, batch_size=4096).fit(unit)
+    return means.labels_.astype(np.intp), means.cluster_centers_.astype(np.float32)
 
 
 Strategy = Callable[[NDArray[np.float32], NDArray[np.intp], NDArray[np.bool_], int, int], Chosen]

@@ -1,4 +1,4 @@
-"""cleanlab's Datalab over a view, handed what is known here: probabilities and neighbours."""
+"""cleanlab's Datalab over a view; it gets the probabilities and neighbors that are known here."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def datalab(
 
     It gets a head's out-of-fold probabilities and the view's kNN graph (cosine distances), both
     as `find_issues` uses them, so that it computes neither; where some item has fewer than ten
-    labelled neighbours in the graph, it gets the vectors and looks for its own. Its rows are the
+    labelled neighbors in the graph, it gets the vectors and looks for its own. Its rows are the
     view's labelled items; ``lab.data["item_id"]`` names them.
 
     Parameters
@@ -79,7 +79,7 @@ def datalab(
 
 
 def _distances(near: NDArray[np.intp], cosines: NDArray[np.float32]) -> csr_array | None:
-    """Return cosine distances to as many neighbours of each row as every row has.
+    """Return cosine distances to as many neighbors of each row as every row has.
 
     None where that is fewer than cleanlab asks for.
     """

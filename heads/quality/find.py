@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from featurestore.store.view import View
 
 MOST_KEPT = 5_000  # issues of one kind in a report
-N_OTHERS = 8  # neighbours that are named beside a label
+N_OTHERS = 8  # neighbors that are named beside a label
 
 
 def find_issues(
@@ -48,10 +48,10 @@ def find_issues(
 ) -> Issues:
     """Look for wrong labels, near-duplicates, leaks and outliers, all on one kNN graph.
 
-    Labels are judged by a head out of fold and by the neighbours' vote together
+    Labels are judged by a head out of fold and by the neighbors' vote together
     (`heads.quality.labels`), and as many are named as there are likely to be errors. Twins are
     proposed by the graph and confirmed on pixels or letters (`pictures`, `duplicates`); a leak
-    is one across splits or groups. Outliers lie far from neighbours and classes (`outliers`).
+    is one across splits or groups. Outliers lie far from neighbors and classes (`outliers`).
 
     Parameters
     ----------
@@ -78,7 +78,7 @@ def find_issues(
     embeddings = view.load()
     if len(embeddings) < 3:
         raise NotEnoughData(f"{view.name} has {len(embeddings)} items: expected 3 or more")
-    graph = neighbor_graph(view, progress=lambda done, n: tell(done, n, "neighbours"))
+    graph = neighbor_graph(view, progress=lambda done, n: tell(done, n, "neighbors"))
     plan, plan_notes = label_plan(view, embeddings, label, seed)
     issues: list[Issue] = []
     if plan is not None:
@@ -169,7 +169,7 @@ def witnesses(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> tuple[NDArray[np.float64] | None, NDArray[np.float64], NDArray[np.intp]]:
-    """Ask a head out of fold, and the neighbours, about the rows of a plan of one repeat.
+    """Ask a head out of fold, and the neighbors, about the rows of a plan of one repeat.
 
     Returns
     -------
@@ -177,7 +177,7 @@ def witnesses(
         Where the head gives probabilities.
     votes : ndarray of shape (n, n_classes)
     near : ndarray of shape (n, k)
-        Neighbours among the plan's rows; -1 for those that are not in it.
+        Neighbors among the plan's rows; -1 for those that are not in it.
     """
     ((_, entry),) = head_entries([head], plan.task).items()
     if entry.reads == "words":
@@ -222,7 +222,7 @@ def _wrong_labels(
         heard = heard[plan.block[heard] != plan.block[row]][:N_OTHERS]
         n_better = int((codes[heard] == likeliest[row]).sum())
         reason = (
-            f"labelled {given}, likelier {better}: head and neighbours give {better} "
+            f"labelled {given}, likelier {better}: head and neighbors give {better} "
             f"{proba[row, likeliest[row]]:.0%}, {given} {proba[row, codes[row]]:.0%}; "
             f"{n_better} of the {len(heard)} nearest are {better}"
         )
@@ -294,7 +294,7 @@ def _outliers(
         near = embeddings.ids[graph.rows[row][:N_OTHERS]].astype(str)
         reason = (
             f"farther out than nearly all ({scores[row]:.1f} robust standard deviations); "
-            f"its nearest neighbour has cosine {graph.scores[row, 0]:.2f}"
+            f"its nearest neighbor has cosine {graph.scores[row, 0]:.2f}"
         )
         item = str(embeddings.ids[row])
         yield Issue(Kind.OUTLIER, item, float(scores[row]), reason, tuple(near.tolist()))

@@ -30,7 +30,7 @@ class Issue:
     item_id: str
     score: float  # higher is worse: a doubt, a likeness, robust standard deviations
     reason: str
-    others: tuple[str, ...] = ()  # a few twins, or neighbours that speak against the label
+    others: tuple[str, ...] = ()  # a few twins, or neighbors that speak against the label
     label: str | None = None  # as given
     suggested: str | None = None  # the likeliest class
 

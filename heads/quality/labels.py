@@ -1,7 +1,7 @@
-"""Probable label errors: what a head and the neighbours say, against the label that is given.
+"""Probable label errors: what a head and the neighbors say, against the label that is given.
 
-Arrays in, probabilities out. Both witnesses are asked out of fold: a head by the other folds,
-neighbours by rows that never part from this one left out.
+Arrays in, probabilities out. Both are out of fold: the head learned from the other folds, and
+neighbors of the row's own block have no vote.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from scipy.optimize import minimize_scalar
 
 from heads.estimators.knn import vote_weights
 
-N_VOTES = 10  # neighbours that are heard
+N_VOTES = 10  # neighbors that vote
 # Chosen on benchmarks/quality.py's four data sets.
 _FLOOR = 1e-3  # of all classes together: none is less likely than its share of that
 _ALIKE = 0.1  # how far the witnesses' weights are drawn toward equal ones
@@ -28,7 +28,7 @@ def neighbor_votes(
     block: NDArray[np.intp],
     n_classes: int,
 ) -> NDArray[np.float64]:
-    """Return the share of each class among a row's neighbours, (n, n_classes).
+    """Return the share of each class among a row's neighbors, (n, n_classes).
 
     Parameters
     ----------
@@ -37,7 +37,7 @@ def neighbor_votes(
     codes : ndarray of shape (n,)
         Class numbers as given.
     block : ndarray of shape (n,)
-        Neighbours of the row's own block are not heard.
+        Neighbors of the row's own block have no vote.
     """
     n = len(codes)
     heard = (rows >= 0) & (block[rows] != block[:, None])
@@ -55,9 +55,9 @@ def pooled(
 ) -> NDArray[np.float64]:
     """Return one opinion of two witnesses, (n, n_classes) each, weighed by how right they are.
 
-    The linear pool under which the given labels are likeliest [1]_, its weights drawn a little
-    toward equal ones: where a head is all but sure and right, votes are noise; where it is
-    not, they know what it does not.
+    The linear pool under which the given labels are likeliest [1]_, with weights drawn a little
+    toward equal ones: where a head is sure and right, votes add noise; elsewhere they add what
+    it does not know.
 
     References
     ----------
@@ -66,10 +66,10 @@ def pooled(
     own = np.arange(len(codes))
     floor = _FLOOR / said.shape[1]
     a, b = (one[own, codes] + floor for one in (said, votes))
-    found = minimize_scalar(
+    best = minimize_scalar(
         lambda weight: -np.log(weight * a + (1 - weight) * b).sum(), bounds=(0, 1), method="bounded"
     )
-    weight = (1 - _ALIKE) * float(found.x) + _ALIKE / 2
+    weight = (1 - _ALIKE) * float(best.x) + _ALIKE / 2
     return np.asarray(weight * said + (1 - weight) * votes)
 
 

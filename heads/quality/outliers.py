@@ -1,4 +1,4 @@
-"""Outliers: far from the neighbours, and far from every class."""
+"""Outliers: far from the neighbors, and far from every class."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ def outlier_scores(
     """Return how far out each row lies, (n,): 0 is the middle, above `FAR` an outlier.
 
     The mean of two modified z-scores of log distances: of the mean distance to the nearest
-    neighbours, and of the Mahalanobis distance of the vectors of length 1 to the nearest class
+    neighbors, and of the Mahalanobis distance of the vectors of length 1 to the nearest class
     (or to the middle of all), under one shrunken covariance [1]_.
 
     Parameters
     ----------
     vectors : ndarray of shape (n, dim)
     cosines : ndarray of shape (n, k)
-        To the nearest neighbours, best first.
+        To the nearest neighbors, best first.
     codes : ndarray of shape (n,), optional
         Class numbers; -1 where there is no label.
 
@@ -42,17 +42,20 @@ def outlier_scores(
 def mahalanobis(
     vectors: NDArray[np.float32], codes: NDArray[np.intp] | None = None
 ) -> NDArray[np.float64]:
-    """Return the squared Mahalanobis distance of rows of length 1 to the nearest class mean."""
+    """Return squared Mahalanobis distances to the nearest class mean, (n,).
+
+    ``vectors`` (n, dim) are brought to length 1; ``codes`` (n,) are class numbers, -1 for none.
+    """
     from sklearn.covariance import ledoit_wolf
 
     unit = unit_rows(vectors).astype(np.float64)
     n = len(unit)
     group = np.zeros(n, np.intp) if codes is None else codes
     known = group >= 0
-    names, place = np.unique(group[known], return_inverse=True)
-    sums, counts = class_sums(unit[known], place, len(names))
+    names, class_of = np.unique(group[known], return_inverse=True)
+    sums, counts = class_sums(unit[known], class_of, len(names))
     means = sums / counts[:, None]
-    residual = unit[known] - means[place]
+    residual = unit[known] - means[class_of]
     covariance, _ = ledoit_wolf(residual, assume_centered=True)
     values, directions = np.linalg.eigh(covariance)
     whiten = directions / np.sqrt(np.maximum(values, values.max() * 1e-6 + 1e-12))

@@ -1,4 +1,4 @@
-"""What to do, and which figure says so: one table of rules, read from top to bottom."""
+"""Advice, each piece with its figure: one table of rules, read from top to bottom."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def _encoder(e: Evidence) -> str:
     return _name(e.verdict.encoder)
 
 
-def _found(e: Evidence) -> list[SliceDifference]:
+def _worse_slices(e: Evidence) -> list[SliceDifference]:
     return [one for one in e.slices if one.is_found and one.value < 0]
 
 
@@ -118,16 +118,16 @@ def _say_unknown(e: Evidence) -> str:
 def _say_pretraining(e: Evidence) -> str:
     assert e.pretraining is not None
     value, low, high = e.pretraining
-    found = f"{e.said(value, '+')}, {e.said(low, '+')} to {e.said(high, '+')}"
+    amount = f"{e.said(value, '+')}, {e.said(low, '+')} to {e.said(high, '+')}"
     if decide(low, high, e.verdict.margin) is Kind.INCONCLUSIVE:
         return (
             "Whether it is the pretraining that helps cannot be told: pretrained and random "
-            f"weights of the architecture are not separable here ({found})."
+            f"weights of the architecture are not separable here ({amount})."
         )
     how = "are better than" if high < 0 else "are as good as"
     return (
         f"It is not the pretraining that helps: random weights of the architecture {how} the "
-        f"pretrained ones ({found})."
+        f"pretrained ones ({amount})."
     )
 
 
@@ -138,7 +138,7 @@ def _is_within(e: Evidence) -> bool:
 
 def _say_slices(e: Evidence) -> str:
     said = []
-    for one in _found(e)[:5]:
+    for one in _worse_slices(e)[:5]:
         if e.verdict.metric in METRICS[Task.REGRESSION]:
             amount = f"{one.value:+.3g} mean absolute error saved"
         else:
@@ -264,7 +264,7 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "hidden negatives",
-        lambda e: e.verdict.kind is not Kind.NEGATIVE and bool(_found(e)),
+        lambda e: e.verdict.kind is not Kind.NEGATIVE and bool(_worse_slices(e)),
         _say_slices,
     ),
     Rule(

@@ -29,13 +29,11 @@ def difference_of(
     first: ComparedHead, second: ComparedHead, metric: str, n_claims: int
 ) -> Difference:
     """Return the difference of two cells, of so many that are claimed at once."""
-    found = first.report.difference(second.report, metric, level=level_of_each(n_claims))
-    assert found.low is not None
-    assert found.high is not None
-    return Difference(
-        (first.encoder, first.head), (second.encoder, second.head), found.value, found.low,
-        found.high, found.estimand, metric, n_claims,
-    )  # fmt: skip
+    gain = first.report.difference(second.report, metric, level=level_of_each(n_claims))
+    assert gain.low is not None
+    assert gain.high is not None
+    cells = (first.encoder, first.head), (second.encoder, second.head)
+    return Difference(*cells, gain.value, gain.low, gain.high, gain.estimand, metric, n_claims)
 
 
 def slices_of(
@@ -56,9 +54,9 @@ def slices_of(
     elif plan.task is Task.MULTILABEL:
         masks = dict(zip(plan.classes, plan.target.values[tested].T, strict=True))
         of_label = {name: i for i, name in enumerate(plan.classes)}
-    place = np.zeros(len(plan.ids), dtype=np.intp)
-    place[tested] = np.arange(len(tested))
-    parts = [place[test] for _, test in plan.parts]
+    row_among_tested = np.zeros(len(plan.ids), dtype=np.intp)
+    row_among_tested[tested] = np.arange(len(tested))
+    parts = [row_among_tested[test] for _, test in plan.parts]
     masks = {name: mask for name, mask in masks.items() if mask.any()}
     return slice_differences(
         cell.report, against.report, masks, parts, block=plan.block[tested], of_label=of_label
@@ -106,10 +104,10 @@ def shifts_of(
 def _shift_to(view: View, judged: View, here: Embeddings, plan: Plan) -> Shift:
     """Compare what is judged with another view, or with a slice of its own data set.
 
-    There no item counts on both sides: a slice of what is judged is compared with the rest.
+    A slice of the own data set is compared with the other items, so that none is on both sides.
     """
-    part = view.slice_
-    there = view.dataset.name if part is None else f"{view.dataset.name}:{part.name}"
+    slice_ = view.slice_
+    there = view.dataset.name if slice_ is None else f"{view.dataset.name}:{slice_.name}"
     between = f"the items here and those of {there}"
     other = view.load()
     own = np.array([f"own {number}" for number in plan.block])
@@ -146,9 +144,9 @@ def _group_names(items: Embeddings) -> NDArray[np.str_]:
 
 def _n_parameters(view: View) -> int | None:
     """Return what was counted when the view was made, or when its encoder was loaded last."""
-    found = view.info.get("n_parameters")
-    if found is not None:
-        return int(found)
+    counted = view.info.get("n_parameters")
+    if counted is not None:
+        return int(counted)
     try:
         known = known_encoder(view.spec)
     except FeatureStoreError:  # imported, or of a family that is not installed here
@@ -163,17 +161,20 @@ def ranking_of(
     rows = plan.train
     vectors, notes = {}, []
     for view in views:
-        found = view.load()
-        at = positions_in(found, plan.ids[rows])
+        table = view.load()
+        at = positions_in(table, plan.ids[rows])
         if (at >= 0).all():
-            vectors[str(view.spec)] = found.vectors[at]
+            vectors[str(view.spec)] = table.vectors[at]
         else:
             notes.append(f"Not ranked: {view.spec.label} lacks vectors of some training items.")
     try:
         ranked = rank_encoders(
-            vectors, plan.target.take(rows), groups=plan.block[rows], head_values=values,
+            vectors,
+            plan.target.take(rows),
+            groups=plan.block[rows],
+            head_values=values,
             n_parameters={str(view.spec): _n_parameters(view) for view in views},
-        )  # fmt: skip
+        )
     except NotEnoughData as error:
         return [], [*notes, f"No ranking: {error}."]
     return ranked, notes

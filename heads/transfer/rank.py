@@ -66,10 +66,8 @@ def rank_encoders(
     rows = np.sort(rng.permutation(len(target))[:MOST_ROWS])
     block = np.arange(len(rows)) if groups is None else np.asarray(groups)[rows]
     parts = _parts_of(target.values[rows], target.task)
-    named = [
-        name for name, entry in SCORES.items()
-        if entry.of_numbers or target.task is not Task.REGRESSION
-    ]  # fmt: skip
+    of_classes = target.task is not Task.REGRESSION
+    named = [name for name, entry in SCORES.items() if entry.of_numbers or of_classes]
     scores: dict[str, dict[str, float]] = {}
     right: list[list[NDArray[np.float64]]] = [[] for _ in parts]  # of each label, each encoder's
     codes: list[NDArray[np.intp] | None] = [None] * len(parts)
@@ -92,15 +90,15 @@ def rank_encoders(
     high = np.quantile(draws[1], 0.975, axis=0, method="inverted_cdf")
     if len(np.unique(block)) < LEAST_BLOCKS:  # that few cannot tell
         low, high = np.ones(len(scores)), np.full(len(scores), len(scores))
-    place = {encoder: i for i, encoder in enumerate(scores)}
+    column = {encoder: i for i, encoder in enumerate(scores)}
     return [
         Ranked(
             encoder,
             int(vectors[encoder].shape[1]),
             scores[encoder],
             1 + sum(one[PRIMARY] > scores[encoder][PRIMARY] + 1e-12 for one in scores.values()),
-            int(low[place[encoder]]),
-            int(high[place[encoder]]),
+            int(low[column[encoder]]),
+            int(high[column[encoder]]),
             (head_values or {}).get(encoder),
             (n_parameters or {}).get(encoder),
         )
@@ -112,10 +110,10 @@ def _parts_of(values: NDArray[Any], task: Task) -> list[NDArray[Any]]:
     """Return what is scored: the target, or each label of several that some rows have."""
     if task is not Task.MULTILABEL:
         return [values]
-    found = [one for one in values.T.astype(np.intp) if len(np.unique(one)) == 2]
-    if not found:
+    varied = [label for label in values.T.astype(np.intp) if len(np.unique(label)) == 2]
+    if not varied:
         raise NotEnoughData("no label has rows with and without it: nothing to rank by")
-    return found
+    return varied
 
 
 def _score(
@@ -185,8 +183,8 @@ def agreement(ranking: Sequence[Ranked], *, higher_is_better: bool = True) -> di
     counted = [one.n_parameters for one in known if one.n_parameters is not None]
     if len(counted) == len(known):
         columns["parameters"] = [float(n) for n in counted]
-    found = {}
+    taus = {}
     for name, column in columns.items():
         tau = float(kendalltau(column, values).statistic)
-        found[name] = tau if tau == tau else 0.0  # a column that does not vary
-    return found
+        taus[name] = tau if tau == tau else 0.0  # a column that does not vary
+    return taus

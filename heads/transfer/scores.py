@@ -37,9 +37,16 @@ def ridge_loo(
 ) -> float:
     """Leave-one-out balanced accuracy of ridge regression on ±1 indicators; R² of numbers.
 
-    Exact, from one decomposition. The penalty is the best of ``alphas``, which stand beside the
-    sum of squared errors; by default half decades from 1e-3 to 1e3 times the mean squared
-    length of the centred vectors. The primary score: it is what a real head does.
+    Exact, from one decomposition. The primary score: it is what a real head does.
+
+    Parameters
+    ----------
+    F : ndarray of shape (n, dim)
+    y, groups : ndarray of shape (n,)
+        Rows of one group are left out together.
+    alphas : sequence of float, optional
+        Penalties, of which the best is taken; they are added to the sum of squared errors. By
+        default half decades from 1e-3 to 1e3 times the mean squared length of centred vectors.
 
     References
     ----------
@@ -78,9 +85,9 @@ def ridge_loo_rows(
 def knn_loo(
     F: NDArray[Any], y: NDArray[Any], *, k: int = 5, groups: NDArray[Any] | None = None
 ) -> float:
-    """Leave-one-out balanced accuracy of k nearest neighbours by cosine; R² of numbers.
+    """Leave-one-out balanced accuracy of k nearest neighbors by cosine; R² of numbers.
 
-    Votes weigh exp(cosine / 0.07); a row's own group has none.
+    Votes weigh exp(cosine / 0.07); a row's own group has no vote. F is (n, dim), y and groups (n,).
     """
     F, y, codes, n_classes = _checked(F, y)
     Z = unit_rows(F).astype(np.float32)
@@ -96,7 +103,10 @@ def knn_loo(
 
 
 def prototype_loo(F: NDArray[Any], y: NDArray[Any], *, groups: NDArray[Any] | None = None) -> float:
-    """Leave-one-out balanced accuracy of the nearest class mean, without the row's own group."""
+    """Leave-one-out balanced accuracy of the nearest class mean, without the row's own group.
+
+    F is (n, dim), y and groups (n,).
+    """
     F, _, codes, n_classes = _checked(F, y, only_classes="prototype_loo")
     assert codes is not None
     sums, counts = class_sums(F, codes, n_classes)
@@ -123,12 +133,14 @@ def _shared(groups: NDArray[Any] | None) -> list[NDArray[np.intp]]:
     if groups is None:
         return []
     _, number, sizes = np.unique(groups, return_inverse=True, return_counts=True)
-    found = np.split(np.argsort(number, kind="stable"), np.cumsum(sizes)[:-1])
-    return [rows for rows in found if len(rows) > 1]
+    members = np.split(np.argsort(number, kind="stable"), np.cumsum(sizes)[:-1])
+    return [rows for rows in members if len(rows) > 1]
 
 
 def logme(F: NDArray[Any], y: NDArray[Any], *, centre: bool = False) -> float:
     """Log maximum evidence of Bayesian linear regression, per row, mean over class indicators.
+
+    F is (n, dim), y is (n,).
 
     ``max over α, β of log N(t; 0, I/β + F Fᵀ/α) / n`` [1]_, exactly: with λ = α/β the best β is
     known, and the profile over λ is one-dimensional. (The code that the paper's authors
@@ -202,6 +214,8 @@ def _evidence(
 def h_score(F: NDArray[Any], y: NDArray[Any], *, shrink: bool = True) -> float:
     """Trace of S⁻¹ S_b: how much of the variance lies between classes.
 
+    F is (n, dim), y is (n,).
+
     With the Ledoit-Wolf covariance, and times 1 - its shrinkage [2]_; ``shrink=False`` is the
     first definition [1]_, which saturates at n_classes - 1 once there are fewer rows than
     columns. It is the sum of the squared canonical correlations of F and y.
@@ -227,6 +241,8 @@ def h_score(F: NDArray[Any], y: NDArray[Any], *, shrink: bool = True) -> float:
 
 def gbc(F: NDArray[Any], y: NDArray[Any], *, n_directions: int | None = GBC_DIRECTIONS) -> float:
     """Gaussian Bhattacharyya coefficient: minus the overlap of classes, over ordered pairs.
+
+    F is (n, dim), y is (n,).
 
     Each class a Gaussian with a diagonal covariance, on the first principal directions [1]_;
     ``None`` takes all columns as they are. From -n_classes (n_classes - 1), where all classes

@@ -225,7 +225,7 @@ def _error(scores: NDArray[np.float64], side: NDArray[np.float64]) -> float:
 
 
 def _distance(queries: NDArray[Any], items: NDArray[Any], *, own: bool) -> NDArray[np.float64]:
-    """Return the distance to the fifth nearest item; a row is no neighbour of its own.
+    """Return the distance to the fifth nearest item; a row is no neighbor of its own.
 
     The nearest v of q has the largest ``q v - |v|² / 2``, an inner product with one more column.
     """

@@ -185,15 +185,15 @@ def alternatives_of(
     if blend and trials.cast.can_blend:
         tried += _blends(trials, sides, verdicts)
     tried += _words(trials, sides, blend, notes)
-    found: dict[str, tuple[Alternative, ...]] = {}
+    alternatives: dict[str, tuple[Alternative, ...]] = {}
     for one in tried:
         alternative = Alternative(
             one.way,
             difference_of(one.cell, one.instead_of, trials.metric, len(tried)),
             trials.verdict(one.cell, sides, len(tried)),
         )
-        found[one.spec] = (*found.get(one.spec, ()), alternative)
-    return found, notes
+        alternatives[one.spec] = (*alternatives.get(one.spec, ()), alternative)
+    return alternatives, notes
 
 
 def _layers(trials: Trials, sides: Sides) -> Iterator[Tried]:

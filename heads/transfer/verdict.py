@@ -1,7 +1,7 @@
-"""Does pretraining help: positive, neutral, negative, or not to be told from these labels.
+"""Does pretraining help: positive, neutral, negative, or inconclusive.
 
-Read off one interval of Δ, the metric of the encoder's heads less that of the reference without
-pretraining, both chosen within the same training rows.
+The verdict is read off one interval of Δ: the metric of the encoder's heads less that of the
+reference without pretraining, both chosen within the same training rows.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ class Kind(StrEnum):
 def decide(low: float, high: float, margin: float) -> Kind:
     """Read the verdict off an interval of Δ, where higher is better.
 
-    Negative where all of it is below 0, positive where all of it is above; neutral where it
-    holds 0 and lies within ±margin; else the data cannot tell.
+    Negative if all of it is below 0, positive if all of it is above 0; neutral if it holds 0 and
+    lies within ±margin; else inconclusive.
 
     >>> decide(-0.004, 0.006, 0.01), decide(-0.004, 0.06, 0.01)
     (<Kind.NEUTRAL: 'neutral'>, <Kind.INCONCLUSIVE: 'inconclusive'>)
@@ -89,9 +89,9 @@ class Verdict:
     def rows_needed(self) -> int:
         """Rows that would settle a difference of the margin in 80 % of cases.
 
-        As many as say *neutral* of encoders that do not differ; a difference of the margin is
-        shown by three quarters of them. Test rows on a test split, else rows in all; the interval
-        narrows with the square root of their number. -1 where it has no end.
+        With so many, encoders that do not differ are found *neutral*; a difference of the margin
+        takes three quarters of them. They are test rows on a test split, else rows in all; the
+        interval narrows with the square root of their number. -1 if no number is enough.
         """
         margin = settled(self.low, self.high, self.n_claims)
         if not math.isfinite(margin):
@@ -173,22 +173,22 @@ def judge(
     """
     about = encoder.report.metric(metric)
     sign = 1 if about.higher_is_better else -1
-    found = encoder.report.difference(reference.report, metric, level=level_of_each(n_claims))
-    assert found.low is not None
-    assert found.high is not None
-    low, high = sorted((sign * found.low, sign * found.high))
+    gain = encoder.report.difference(reference.report, metric, level=level_of_each(n_claims))
+    assert gain.low is not None
+    assert gain.high is not None
+    low, high = sorted((sign * gain.low, sign * gain.high))
     n_units = len(encoder.report.truth) if n_blocks is None else n_blocks
-    is_few = found.estimand != ON_TEST and n_units < LEAST_ITEMS
+    is_few = gain.estimand != ON_TEST and n_units < LEAST_ITEMS
     return Verdict(
         Kind.INCONCLUSIVE if is_few else decide(low, high, margin),
         encoder.encoder,
         reference_name or reference.encoder,
         metric,
-        sign * found.value,
+        sign * gain.value,
         low,
         high,
         margin,
-        found.estimand,
+        gain.estimand,
         encoder.report.estimate(metric).value,
         reference.report.estimate(metric).value,
         len(encoder.report.truth),
@@ -198,7 +198,10 @@ def judge(
 
 
 def margin_of(task: Task, metric: str, truth: NDArray[Any], margin: float = MARGIN) -> float:
-    """Return the margin in the metric's unit: of errors, a share of the label's deviation."""
+    """Return the margin in the metric's unit.
+
+    For errors it is a share of the standard deviation of the labels, ``truth`` of shape (n,).
+    """
     if task is Task.REGRESSION and metric in ("rmse", "mae"):
         return margin * float(np.std(truth))
     return margin
@@ -209,17 +212,17 @@ def attribution(
 ) -> tuple[float, float, float]:
     """Compare an encoder with the mean of random seeds of its own architecture.
 
-    Never with the best of them. Returns Δ, low and high, where higher is better. On a test
-    split the ends are the means of those of the single differences: wider than need be.
+    Returns Δ, low and high, where higher is better. On a test split the limits are the means of
+    those of the single differences, which is a little too wide.
     """
     sign = 1 if encoder.report.metric(metric).higher_is_better else -1
     level = level_of_each(n_claims)
     if len(encoder.report.scores[metric]) == 1:
-        found = [encoder.report.difference(one.report, metric, level=level) for one in random]
-        ends = np.array([[sign * one.value, sign * one.low, sign * one.high] for one in found])  # type: ignore[operator]
+        gains = [encoder.report.difference(seed.report, metric, level=level) for seed in random]
+        ends = np.array([[sign * gain.value, sign * gain.low, sign * gain.high] for gain in gains])  # type: ignore[operator]
         value, first, second = (float(x) for x in ends.mean(axis=0))
         return value, min(first, second), max(first, second)
-    mean = np.mean([one.report.scores[metric] for one in random], axis=0)
+    mean = np.mean([seed.report.scores[metric] for seed in random], axis=0)
     gains = sign * (encoder.report.scores[metric] - mean)
     value = float(gains.mean())
     interval = corrected_t(gains, encoder.report.test_ratio, level=level)
@@ -255,9 +258,9 @@ def slice_differences(
 ) -> list[SliceDifference]:
     """Compare two heads on slices of the tested rows, worst first.
 
-    Over folds a slice must pass two tests, and has the wider interval: the corrected t of its
-    parts, which knows of the training sets, and the t of its blocks of rows, which knows how few
-    they are. A slice of fewer than five blocks is not tested, its p is 1.
+    Over folds two intervals are made, and the wider one and the larger p are taken: the corrected
+    t over parts allows for overlapping training sets, the t over blocks for few rows. A slice of
+    fewer than five blocks is not tested: its p is 1.
 
     Parameters
     ----------
@@ -266,7 +269,7 @@ def slice_differences(
     test_rows : sequence of ndarray
         Positions among the tested rows of each part, in the order of scores.
     block : ndarray of shape (n,), optional
-        Rows of one block are no independent witnesses.
+        Rows of one block are not independent.
     of_label : mapping, optional
         With several labels a row: the one that a slice is about; default all of them at once.
 
@@ -330,7 +333,7 @@ def _block_means(rows: NDArray[np.float64], block: NDArray[np.intp]) -> NDArray[
 
 
 def _t_of(units: NDArray[np.float64], value: float) -> tuple[float, float, float]:
-    """Return the t interval about a value, and its p; all there is for a single unit."""
+    """Return low and high of the t interval about a value, and its p; no limits for one unit."""
     from scipy.stats import t
 
     if len(units) < 2:
@@ -356,9 +359,9 @@ def _part_gains(
 ) -> NDArray[np.float64]:
     """Return the mean gain in each part that has rows of the slice."""
     n_folds = len(test_rows) // len(gain)
-    found = []
+    means = []
     for part, rows in enumerate(test_rows):
         kept = rows[mask[rows]]
         if len(kept):
-            found.append(float(gain[part // n_folds, kept].mean()))
-    return np.array(found)
+            means.append(float(gain[part // n_folds, kept].mean()))
+    return np.array(means)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 PRINTS_KEPT = 3_000  # of pictures, some 200 kB each
 FORMAT = 2  # of what is kept
 LEAST_PX = 32  # a smaller picture has too little in it to be told from others of its kind
-N_FAR = 10  # neighbours beyond that are no twins, but of the same kind
+N_FAR = 10  # neighbors beyond that are no twins, but of the same kind
 _N_SAMPLED = 600
 _APART = 0.1  # a twin is so much likelier than hardly any (99 %) of those
 _MOST = 0.95  # likeness that is always enough
@@ -73,7 +73,7 @@ def find_twins(view: View, *, progress: Callable[[int, int, str], None] | None =
     """Return a view's near-duplicates: proposed by its kNN graph, confirmed on raw items.
 
     How like is like enough depends on the data: scans of one organ are liker than street scenes.
-    So a twin must be likelier by 0.1 than 99 % of the pairs beyond the tenth neighbour are, and
+    So a twin must be likelier by 0.1 than 99 % of the pairs beyond the tenth neighbor are, and
     in any case as like as planted copies are (`pictures.SAME`, `duplicates.SAME_TEXT`).
     """
     view = view.now()
@@ -92,7 +92,7 @@ def find_twins(view: View, *, progress: Callable[[int, int, str], None] | None =
     def make() -> dict[str, NDArray[Any]]:
         """Find the twins; clusters are of shape (n,), pairs of shape (n_pairs,)."""
         embeddings = view.load()
-        graph = neighbor_graph(view, progress=lambda done, n: tell(done, n, "neighbours"))
+        graph = neighbor_graph(view, progress=lambda done, n: tell(done, n, "neighbors"))
         first, second, n_unseen = duplicates.candidates(graph.rows, graph.scores)
         if not has_raw:
             first, second, n_unseen = first[:0], second[:0], 0
