@@ -6,17 +6,21 @@ import csv
 import io
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from featurestore.cli.exit_codes import FAILED_ITEMS
 from featurestore.cli.options import json_option
-from featurestore.cli.printing import progress_bar, say
+from featurestore.cli.printing import json_text, progress_bar, say
 from featurestore.terms.labels import SEPARATOR
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+    from featurestore.sources.listing import SourceOptions
+    from heads.saved.answered import AnsweredRows
+    from heads.saved.bundle import FittedHead
 
 
 @click.command(epilog="Example: featurestore predict bundle/ new-photos/ -o predictions.csv")
@@ -32,7 +36,9 @@ if TYPE_CHECKING:
     type=click.FloatRange(0, 1),
     help="Abstain below it: predicted is empty.",
 )
-@click.option("-o", "--output", metavar="FILE.csv|.parquet|.json", help="CSV to stdout by default.")
+@click.option(
+    "-o", "--output", metavar="FILE.csv|.parquet|.jsonl|.json", help="CSV to stdout by default."
+)
 @click.option(
     "--trust",
     multiple=True,
@@ -53,57 +59,140 @@ def predict(
     trust: tuple[str, ...],
     as_json: bool,
 ) -> int:
-    """Predict for raw items with a bundle, or with the folder of a registered head."""
-    from featurestore.sources.folder import IMAGE_ENDINGS
+    """Predict for raw items with a bundle, or with the folder of a registered head.
+
+    Rows come out in the order of SOURCE, with all its columns; a failed row has an empty
+    prediction, and its reason in the column failed (exit 3).
+    """
     from featurestore.sources.listing import SourceOptions
     from heads.saved.bundle import load_bundle
-    from heads.saved.serve import predict_items, predict_source
 
-    ending = _ending(output, as_json=as_json)
+    ending = _ending(output, source, as_json=as_json)
     head = load_bundle(bundle, trusted=trust)
-    if Path(source).suffix.lower() in IMAGE_ENDINGS and Path(source).is_file():
-        found = predict_items(head, [source], encoder=encoder, least_confidence=min_confidence)
-    else:
-        options = SourceOptions(text=text, image=image, id=id_column)
-        with progress_bar() as progress:
-            found = predict_source(
-                head, source, options=options, encoder=encoder,
-                least_confidence=min_confidence, progress=progress,
-            )  # fmt: skip
+    options = SourceOptions(text=text, image=image, id=id_column)
+    found = _answered(head, source, options, encoder, min_confidence)
+    for note in found.notes:
+        say(note)
     write_answers(found.to_arrow(), output, ending)
+    for name, given in found.renamed.items():
+        say(f"the input has a column {name!r}: what the head says is in {given!r}")
     for one in found.failures:
         say(f"failed: {one}")
+    if output is not None:
+        for line in found.summary():
+            say(line)
+        say(f"written to {output}")
     return FAILED_ITEMS if found.failures else 0
 
 
-def _ending(output: str | None, *, as_json: bool) -> str:
+def _answered(
+    head: FittedHead,
+    source: str,
+    options: SourceOptions,
+    encoder: str | None,
+    least_confidence: float,
+) -> AnsweredRows:
+    """Predict for the rows of a source, or for one picture."""
+    import pyarrow as pa
+
+    from featurestore.sources.folder import IMAGE_ENDINGS
+    from featurestore.sources.written import InputRows
+    from heads.saved.answered import AnsweredRows
+    from heads.saved.serve import predict_items, predict_rows
+
+    if Path(source).suffix.lower() in IMAGE_ENDINGS and Path(source).is_file():
+        answers = predict_items(head, [source], encoder=encoder, least_confidence=least_confidence)
+        return AnsweredRows(InputRows(pa.array(answers.ids), pa.table({})), answers)
+    with progress_bar() as progress:
+        return predict_rows(
+            head, source, options=options, encoder=encoder, least_confidence=least_confidence,
+            progress=progress,
+        )  # fmt: skip
+
+
+def _ending(output: str | None, source: str, *, as_json: bool) -> str:
     """Return the format that is asked for, as a file's ending."""
-    ending = Path(output).suffix.lower() if output else ".json" if as_json else ".csv"
-    if ending not in (".csv", ".parquet", ".json"):
-        raise click.UsageError(f"-o {output}: expected a file that ends in .csv, .parquet or .json")
-    return ending
+    if output is None:
+        return ".json" if as_json else ".csv"
+    path = Path(output)
+    if path.suffix.lower() not in _WRITERS:
+        raise click.UsageError(
+            f"-o {output}: expected a file that ends in .csv, .parquet, .json or .jsonl"
+        )
+    if not path.parent.is_dir():
+        raise click.UsageError(f"-o {output}: there is no folder {path.parent}")
+    if path.exists() and Path(source).exists() and path.samefile(source):
+        raise click.UsageError(f"-o {output} is the input itself: name another file")
+    return path.suffix.lower()
 
 
 def write_answers(table: pa.Table, output: str | None, ending: str) -> None:
-    """Write predictions to a file, or to stdout."""
+    """Write predictions to a file, all of it or nothing, or to stdout."""
+    from featurestore.storage.files import written_beside
+
+    if output is None:
+        click.echo(_WRITERS[ending](table), nl=False)
+        return
+    written = _WRITERS[ending](table)
+    with written_beside(Path(output)) as temporary:
+        temporary.write_bytes(written)
+
+
+def _csv(table: pa.Table) -> bytes:
+    from featurestore.sources.written import is_json
+
+    sink = io.StringIO()
+    rows = csv.writer(sink, lineterminator="\n")
+    rows.writerow(table.column_names)
+    columns = [
+        [_cell(value, is_json=is_json(field)) for value in column.to_pylist()]
+        for field, column in zip(table.schema, table.columns, strict=True)
+    ]
+    rows.writerows(zip(*columns, strict=True))
+    return sink.getvalue().encode()
+
+
+def _cell(value: Any, *, is_json: bool) -> Any:
+    """Return a value as a cell of a CSV file: several labels as a|b, others that nest as JSON."""
+    if is_json and value is not None:
+        value = json.loads(value)
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, list) and all(isinstance(one, str) for one in value):
+        return SEPARATOR.join(value)
+    return json_text(value, indent=None) if isinstance(value, (list, dict)) else value
+
+
+def _records(table: pa.Table) -> list[dict[str, Any]]:
+    """Return the rows as dicts; columns of JSON text hold the values that it says."""
+    from featurestore.sources.written import is_json
+
+    json_columns = [field.name for field in table.schema if is_json(field)]
+    rows: list[dict[str, Any]] = table.to_pylist()
+    for row in rows:
+        for name in json_columns:
+            row[name] = None if row[name] is None else json.loads(row[name])
+    return rows
+
+
+def _json(table: pa.Table) -> bytes:
+    return (json_text(_records(table)) + "\n").encode()
+
+
+def _jsonl(table: pa.Table) -> bytes:
+    return "".join(f"{json_text(row, indent=None)}\n" for row in _records(table)).encode()
+
+
+def _parquet(table: pa.Table) -> bytes:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    if ending == ".parquet":
-        pq.write_table(table, output)
-        return
-    if ending == ".json":
-        written = json.dumps(table.to_pylist(), indent=1, ensure_ascii=False) + "\n"
-    else:
-        sink = io.StringIO()
-        rows = csv.writer(sink, lineterminator="\n")
-        rows.writerow(table.column_names)
-        lists = [pa.types.is_list(field.type) for field in table.schema]
-        for row in zip(*table.to_pydict().values(), strict=True):
-            rows.writerow(SEPARATOR.join(v) if is_list and v else "" if is_list else v
-                          for v, is_list in zip(row, lists, strict=True))  # fmt: skip
-        written = sink.getvalue()
-    if output is None:
-        click.echo(written, nl=False)
-    else:
-        Path(output).write_text(written, encoding="utf-8")
+    sink = io.BytesIO()
+    plain = pa.schema([field.remove_metadata() for field in table.schema])
+    pq.write_table(table.cast(plain), sink)
+    return sink.getvalue()
+
+
+_WRITERS = {".csv": _csv, ".json": _json, ".jsonl": _jsonl, ".parquet": _parquet}

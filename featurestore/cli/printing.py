@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -27,15 +28,24 @@ def say_fits(n_done: int, n_fits: int, what: str) -> None:
 
 
 def print_json(value: object) -> None:
-    """Print for machines; JSON has no infinity, so what has no end is null."""
-    click.echo(json.dumps(_finite(value), indent=1, ensure_ascii=False, default=str))
+    """Print for machines."""
+    click.echo(json_text(value))
 
 
-def _finite(value: object) -> Any:
+def json_text(value: object, *, indent: int | None = 1) -> str:
+    """Return JSON; it has no infinity, so what has no end is null, and decimals are numbers."""
+    return json.dumps(_plain(value), indent=indent, ensure_ascii=False, default=str)
+
+
+def _plain(value: object) -> Any:
     if isinstance(value, dict):
-        return {key: _finite(one) for key, one in value.items()}
+        return {key: _plain(one) for key, one in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_finite(one) for one in value]
+        return [_plain(one) for one in value]
+    if isinstance(value, Decimal):
+        if not value.is_finite():
+            return None
+        return int(value) if value == value.to_integral_value() else float(value)
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

@@ -25,7 +25,8 @@ from heads.saved.card import CARD_FORMAT, HeadCard, digest_of
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from heads.saved.serve import Answers, AskOptions
+    from heads.saved.answers import Answers
+    from heads.saved.serve import AskOptions
 
 
 # What skops does not know of itself: its own list holds scikit-learn's and numpy's types.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
@@ -14,50 +13,17 @@ from numpy.typing import NDArray
 from featurestore.encoders import encode_now
 from featurestore.encoders.canary import check_probes
 from featurestore.errors import BadName, BadSource, EncoderMismatch
+from featurestore.sources.listing import SourceOptions
 from featurestore.terms.specs import LOCAL_DIR, EncoderSpec, Modality
 from heads.labels.tasks import Task, texts_of
 from heads.measures.conformal import sets
+from heads.saved.answered import AnsweredRows
+from heads.saved.answers import Answers
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
     from featurestore.pipeline.report import Progress
-    from featurestore.sources.listing import SourceOptions
+    from featurestore.store.view import View
     from heads.saved.bundle import FittedHead
-
-
-@dataclass(frozen=True, eq=False)
-class Answers:
-    """What a head says of n items; ``None`` where it has nothing of the kind."""
-
-    ids: NDArray[Any]  # (n,), str
-    predicted: NDArray[Any]  # (n,): str, a list of str, or a number; None where it abstains
-    classes: tuple[str, ...]
-    probabilities: NDArray[np.float64] | None = None  # (n, n_classes)
-    confidence: NDArray[np.float64] | None = None  # (n,), of the one class
-    in_set: NDArray[np.bool_] | None = None  # (n, n_classes), of the conformal set
-    interval: NDArray[np.float64] | None = None  # (n, 2), for numbers
-    failures: tuple[str, ...] = ()  # items that could not be read, with the reason
-
-    def to_arrow(self) -> pa.Table:
-        """Return a table: item_id, predicted, confidence, set or low and high, p of each class."""
-        import pyarrow as pa
-
-        columns: dict[str, Any] = {
-            "item_id": pa.array(self.ids.tolist(), pa.string()),
-            "predicted": pa.array(self.predicted.tolist()),
-        }
-        if self.in_set is not None:
-            names = np.array(self.classes)
-            columns["set"] = pa.array([names[row].tolist() for row in self.in_set])
-        if self.interval is not None:
-            columns["low"], columns["high"] = self.interval.T
-        if self.confidence is not None:
-            columns["confidence"] = self.confidence
-        if self.probabilities is not None:
-            for name, p in zip(self.classes, self.probabilities.T, strict=True):
-                columns[f"p:{name}"] = p
-        return pa.table(columns)
 
 
 class AskOptions(TypedDict, total=False):
@@ -124,7 +90,23 @@ def predict_source(
     least_confidence: float = 0.0,
     progress: Callable[[Progress], None] | None = None,
 ) -> Answers:
-    """Predict for every item of a source: a folder, a table, tar shards, a URL.
+    """Predict for every item of a source; see `predict_rows`. In the order of its listing."""
+    return predict_rows(
+        head, source, options=options, encoder=encoder, least_confidence=least_confidence,
+        progress=progress,
+    ).answers  # fmt: skip
+
+
+def predict_rows(
+    head: FittedHead,
+    source: str | Path,
+    *,
+    options: SourceOptions | None = None,
+    encoder: str | None = None,
+    least_confidence: float = 0.0,
+    progress: Callable[[Progress], None] | None = None,
+) -> AnsweredRows:
+    """Predict for every row of a source: a folder, a table, tar shards, a URL.
 
     It runs the embedding pipeline into a store that is thrown away afterwards, so that
     everything that can be embedded can be predicted, and one bad file stops nothing.
@@ -136,46 +118,71 @@ def predict_source(
     BadSource
         If there is nothing to read.
     """
+    from featurestore.pipeline.job import EmbedRequest, Job
+    from featurestore.sources.opening import open_source
+    from featurestore.sources.written import input_rows
     from featurestore.store.store import open_store
-    from heads.saved.common_items import load_shared
 
+    options = options or SourceOptions()
     with tempfile.TemporaryDirectory(prefix="featurestore-predict-") as folder:
         store = open_store(Path(folder), create=True)
         blocks = _blocks(head) if head.card.reads == "vectors" else []
         specs = [moved(block, encoder) or EncoderSpec.parse(block["spec"]) for block in blocks]
         for block, spec in zip(blocks, specs, strict=True):
             encode_now.open_encoder(block, spec)  # refused before anything is embedded
-        reports = store.embed(
-            [source],
-            dataset="items",
-            encoders=[str(spec) for spec in specs] or ["baseline:hashing"],
-            source_options=options,
-            progress=progress,
-        )
+        names = [str(spec) for spec in specs] or ["baseline:hashing"]
+        job = Job.make(store.path, "items", EmbedRequest([source], names, options))
+        rows = input_rows(open_source(source), options, job.intake.rows.drop_columns(["source"]))
+        reports = job.run(progress, lambda _: None)
         dataset = store.dataset("items")
         views = [dataset.view(str(spec)) for spec in specs] or dataset.views()
-        for block, view in zip(blocks, views, strict=False):
-            if view.fingerprint != block["fingerprint"]:
-                raise EncoderMismatch(
-                    f"{view.spec} is another encoder than the one that {head.head_id} learned "
-                    f"from: fingerprint {view.fingerprint[:8]}, expected "
-                    f"{block['fingerprint'][:8]}; --encoder PATH says where that one is"
-                )
-            check_probes(view.info["canary"], block["canary"], str(view.spec))
-        failures = tuple(
-            f"{row['item_id']}: {row['error']}" for row in dataset.failures().to_pylist()
-        )
+        _check_views(head, views, blocks)
+        failed = {row["item_id"]: row["error"] for row in dataset.failures().to_pylist()}
+        failures = tuple(f"{one}: {reason}" for one, reason in failed.items())
         if not sum(report.n_encoded + report.n_copied for report in reports):
-            return answer(head, np.empty(0, dtype=object), _nothing(head), 0.0, failures)
-        tables, _ = load_shared(views)
-        ids = tables[0].ids
-        if not blocks:
-            return answer(head, ids, texts_of(tables[0]).tolist(), least_confidence, failures)
-        scaled = [
-            table.vectors * np.float32(block["scale"])
-            for table, block in zip(tables, blocks, strict=True)
-        ]
-        return answer(head, ids, np.hstack(scaled), least_confidence, failures)
+            found = answer(head, np.empty(0, dtype=object), _nothing(head), 0.0, failures)
+        else:
+            ids, inputs = _inputs(views, blocks, rows.ids.to_pylist())
+            found = answer(head, ids, inputs, least_confidence, failures)
+        return AnsweredRows(rows, found, failed, _worth_saying(job.intake.notes))
+
+
+def _check_views(
+    head: FittedHead, views: Sequence[View], blocks: Sequence[Mapping[str, Any]]
+) -> None:
+    """Make sure that items were embedded as those that taught the head."""
+    for block, view in zip(blocks, views, strict=False):
+        if view.fingerprint != block["fingerprint"]:
+            raise EncoderMismatch(
+                f"{view.spec} is another encoder than the one that {head.head_id} learned "
+                f"from: fingerprint {view.fingerprint[:8]}, expected "
+                f"{block['fingerprint'][:8]}; --encoder PATH says where that one is"
+            )
+        check_probes(view.info["canary"], block["canary"], str(view.spec))
+
+
+def _inputs(
+    views: Sequence[View], blocks: Sequence[Mapping[str, Any]], order: Sequence[str]
+) -> tuple[NDArray[Any], NDArray[Any] | list[str]]:
+    """Return the ids of items with a vector, in the order given, and what the head reads."""
+    from heads.saved.common_items import load_shared, positions_in
+
+    tables, _ = load_shared(views)
+    positions = positions_in(tables[0], np.array(order, dtype=object))
+    tables = [table.take(positions[positions >= 0]) for table in tables]
+    ids = tables[0].ids
+    if not blocks:
+        return ids, texts_of(tables[0]).tolist()
+    scaled = [
+        table.vectors * np.float32(block["scale"])
+        for table, block in zip(tables, blocks, strict=True)
+    ]
+    return ids, np.hstack(scaled)
+
+
+def _worth_saying(notes: Sequence[str]) -> tuple[str, ...]:
+    """Return notes of a listing without what concerns later runs only."""
+    return tuple(note for note in notes if not note.startswith("no --id"))
 
 
 def answer(

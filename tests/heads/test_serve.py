@@ -97,7 +97,8 @@ def test_the_command_writes_each_format_and_ends_with_3_after_failures(
     assert run(["predict", place, str(folder / "new")]) == 0
     rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
     assert [row["predicted"] for row in rows] == ["dark"] * 4 + ["light"] * 4
-    assert set(rows[0]) == {"item_id", "predicted", "set", "confidence", "p:dark", "p:light"}
+    ours = ["item_id", "predicted", "set", "confidence", "p:dark", "p:light", "failed"]
+    assert list(rows[0]) == ["path", *ours]
     for name in ("a.parquet", "a.json", "a.csv"):
         assert run(["predict", place, str(folder / "new"), "-o", str(tmp_path / name)]) == 0
     assert pq.read_table(tmp_path / "a.parquet").column("predicted").to_pylist()[0] == "dark"

@@ -1,0 +1,46 @@
+"""What a head says of items: predictions, confidence, sets, probabilities."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """What a head says of n items; ``None`` where it has nothing of the kind."""
+
+    ids: NDArray[Any]  # (n,), str
+    predicted: NDArray[Any]  # (n,): str, a list of str, or a number; None where it abstains
+    classes: tuple[str, ...]
+    probabilities: NDArray[np.float64] | None = None  # (n, n_classes)
+    confidence: NDArray[np.float64] | None = None  # (n,), of the one class
+    in_set: NDArray[np.bool_] | None = None  # (n, n_classes), of the conformal set
+    interval: NDArray[np.float64] | None = None  # (n, 2), for numbers
+    failures: tuple[str, ...] = ()  # items that could not be read, with the reason
+
+    def to_arrow(self) -> pa.Table:
+        """Return a table: item_id, predicted, confidence, set or low and high, p of each class."""
+        import pyarrow as pa
+
+        columns: dict[str, Any] = {
+            "item_id": pa.array(self.ids.tolist(), pa.string()),
+            "predicted": pa.array(self.predicted.tolist()),
+        }
+        if self.in_set is not None:
+            names = np.array(self.classes)
+            columns["set"] = pa.array([names[row].tolist() for row in self.in_set])
+        if self.interval is not None:
+            columns["low"], columns["high"] = self.interval.T
+        if self.confidence is not None:
+            columns["confidence"] = self.confidence
+        if self.probabilities is not None:
+            for name, p in zip(self.classes, self.probabilities.T, strict=True):
+                columns[f"p:{name}"] = p
+        return pa.table(columns)
