@@ -315,3 +315,17 @@ def test_nothing_to_write_writes_nothing(view, tmp_path):
         with pytest.raises(BadSource, match="no item fulfils the condition"):
             export(view, tmp_path / name, where="false")
         assert not (tmp_path / name).exists()
+
+
+def test_a_column_of_lists_is_imported_as_several_labels(empty_store, tmp_path):
+    vectors = pa.FixedSizeListArray.from_arrays(pa.array(np.eye(3, dtype=np.float32).ravel()), 3)
+    table = pa.table({"id": ["a", "b", "c"], "vector": vectors, "tags": [["x", "y"], ["x"], []]})
+    pq.write_table(table, tmp_path / "v.parquet")
+    incoming = read_vectors(tmp_path / "v.parquet", item_id="id")
+    import_vectors(
+        empty_store, incoming, dataset="d", name="x", origin=tmp_path / "v.parquet",
+        labels=("tags",),
+    )  # fmt: skip
+    dataset = empty_store.dataset("d")
+    assert dataset.description.labels == {"tags": {"task": "multilabel"}}
+    assert sorted(dataset.items(["tags"]).column("tags").to_pylist()) == ["", "x", "x|y"]

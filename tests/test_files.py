@@ -1,5 +1,7 @@
 """Files and folders are written whole or not at all."""
 
+from pathlib import Path
+
 import pytest
 
 from featurestore.storage.files import append, write_file, written_beside
@@ -43,3 +45,29 @@ def test_a_half_written_last_line_is_ended_before_lines_are_added(tmp_path):
     path.write_bytes(b"whole\nhal")
     append(path, b"next\n")
     assert path.read_bytes() == b"whole\nhal\nnext\n"
+
+
+def test_a_folder_that_cannot_take_its_place_leaves_the_old_one(tmp_path, monkeypatch):
+    target = tmp_path / "target"
+    make_folder(target, "first")
+    rename = Path.rename
+
+    def refuse(path, other):
+        if other == target and (path / "a.txt").read_text() == "second":
+            raise KeyboardInterrupt
+        return rename(path, other)
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    with pytest.raises(KeyboardInterrupt), written_beside(target) as temporary:
+        make_folder(temporary, "second")
+    assert (target / "a.txt").read_text() == "first"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_folder_that_must_be_new_leaves_what_is_there(tmp_path):
+    target = tmp_path / "target"
+    make_folder(target, "first")
+    with pytest.raises(OSError, match="not empty"), written_beside(target, over=False) as temporary:
+        make_folder(temporary, "second")
+    assert (target / "a.txt").read_text() == "first"
+    assert list(tmp_path.iterdir()) == [target]

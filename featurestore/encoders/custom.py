@@ -92,7 +92,7 @@ def adopt(inner: object, spec: EncoderSpec | None = None) -> Custom:
     kind = type(inner)
     spec = spec or EncoderSpec("python", f"{kind.__module__}:{kind.__qualname__}")
     modalities = frozenset(
-        modality for modality, method in _METHODS.items() if callable(getattr(inner, method, None))
+        modality for modality, method in _METHODS.items() if _has_own(inner, method)
     )
     if not modalities:
         raise UnknownEncoder(f"{spec} has neither encode_images nor encode_texts")
@@ -111,6 +111,12 @@ def adopt(inner: object, spec: EncoderSpec | None = None) -> Custom:
     }
     device = str(getattr(inner, "device", "cpu"))
     return Custom(ResolvedEncoder(spec, dims.pop(), modalities, chosen), inner, device)
+
+
+def _has_own(inner: object, method: str) -> bool:
+    """Whether an object has a method, other than the one that `Encoder` gives all who derive."""
+    written = getattr(type(inner), method, None)
+    return callable(getattr(inner, method, None)) and written is not getattr(Encoder, method)
 
 
 def _prepared(inner: object, image: Image.Image) -> Any:

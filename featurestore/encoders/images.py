@@ -71,10 +71,12 @@ def _opened(content: bytes) -> Image.Image:
     """
     Image.init()
     for name, (factory, accepts) in Image.OPEN.items():
-        may_be = accepts is None or accepts(content[:16])
-        if name in _UNREAD or isinstance(may_be, str) or not may_be:  # a text says what is missing
+        if name in _UNREAD:
             continue
         try:
+            may_be = accepts is None or accepts(content[:16])
+            if isinstance(may_be, str) or not may_be:  # a text says what is missing
+                continue
             return factory(io.BytesIO(content), "")
         except (SyntaxError, IndexError, TypeError, struct.error):
             continue  # not of this format after all

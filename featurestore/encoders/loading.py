@@ -92,10 +92,21 @@ def _load(specs: Sequence[EncoderSpec], load_options: LoadOptions) -> Sequence[E
         module = importlib.import_module(family.module)
         encoders: Sequence[Encoder] = module.load(specs, load_options)
     except ModuleNotFoundError as error:
+        if (error.name or "").startswith("featurestore."):
+            raise UnknownEncoder(
+                f"the family {spec.family!r} of another package imports {error.name}, which has "
+                "moved: see docs/encoders.md for what a family imports now"
+            ) from error
         raise MissingExtra(
             f"{spec} needs the package {error.name!r}, which is not installed: "
             f"pip install {' '.join(family.packages)}"
         ) from error
+    for encoder in encoders:
+        if not isinstance(encoder, Encoder):
+            raise UnknownEncoder(
+                f"{spec} gave a {type(encoder).__qualname__}: expected one that derives from "
+                "featurestore.encoders.Encoder (docs/encoders.md shows a whole family)"
+            )
     return encoders
 
 

@@ -131,7 +131,7 @@ def import_vectors(
     if earlier is None:
         folder.check_new()
     with folder.locked(resolved.slug), folder.locked("dataset"):
-        tasks = {column: {"task": task_of(table.column(column))} for column in labels}
+        tasks = {column: {"task": task_of(rows.column(column))} for column in labels}
         record = SourceRecord(FAMILY, str(Path(origin).absolute()), (), {})
         _add_items(folder, new, DatasetFile(modality, tasks, {str(spec): record}))
         hashes = rows.column("content_hash").combine_chunks()

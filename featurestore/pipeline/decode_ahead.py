@@ -264,7 +264,7 @@ def ahead(
             future.cancel()
 
 
-# What follows runs in a process that prepares.
+# What follows runs in the processes that prepare (the last three functions in threads, too).
 
 _given: tuple[Mapping[str, Read], Sequence[Preparer], NDArray[np.uint64]] | None = None
 _running = ""  # a file that exists as long as the results are wanted

@@ -189,7 +189,7 @@ class Lane:
             return
         try:
             if self.is_text:
-                probe: list[Any] = self.encoder.tokenize(["a probe"]).tokens
+                probe: list[Any] = self.encoder.tokenize(["a probe"])[0]
             else:
                 probe = [self.encoder.prepare_image(Image.new("RGB", (64, 64), (120, 60, 30)))]
             self.fetch(self.launch(self.stage(probe)))

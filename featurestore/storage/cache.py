@@ -79,7 +79,7 @@ def _write(folder: Path, cached: Cached) -> None:
         # Without parents: a data set that was dropped meanwhile must not come back.
         of_view.parent.mkdir(exist_ok=True)
         of_view.mkdir(exist_ok=True)
-        with written_beside(folder) as temporary:
+        with written_beside(folder, over=False) as temporary:  # another process's is as good
             temporary.mkdir()
             np.save(temporary / "vectors.npy", cached.vectors)
             with pa.ipc.new_file(str(temporary / "items.arrow"), cached.items.schema) as writer:

@@ -35,7 +35,7 @@ def temporary_beside(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def written_beside(target: StorePath, *, last: str = "") -> Iterator[Path]:
+def written_beside(target: StorePath, *, last: str = "", over: bool = True) -> Iterator[Path]:
     """Give a local path to write a file or a folder at, and `publish` it as ``target``.
 
     If the block raises, nothing is published and nothing is left of it.
@@ -43,20 +43,22 @@ def written_beside(target: StorePath, *, last: str = "") -> Iterator[Path]:
     near = target if isinstance(target, Path) else Path(tempfile.gettempdir(), target.name)
     with temporary_beside(near) as temporary:
         yield temporary
-        publish(temporary, target, last=last)
+        publish(temporary, target, last=last, over=over)
 
 
-def publish(made: Path, target: StorePath, *, last: str = "") -> None:
+def publish(made: Path, target: StorePath, *, last: str = "", over: bool = True) -> None:
     """Move a finished file or folder to ``target``, in place of what is there.
 
-    On this machine it is synced and renamed. To an object store it is uploaded; the file ``last``
-    of a folder, which says that the folder is there, is deleted first and written last.
+    On this machine it is synced and renamed; with ``over=False`` a folder that is there raises
+    OSError. To an object store it is uploaded; the file ``last`` of a folder, which says that
+    the folder is there, is deleted first and written last.
     """
     is_folder = made.is_dir()
     if isinstance(target, RemotePath):
         if not is_folder:
             target.upload(made)
             return
+        assert last, f"{target}: expected the name of the file that says that the folder is there"
         (target / last).unlink(missing_ok=True)
         for file in sorted(made.iterdir(), key=lambda file: file.name == last):
             (target / file.name).upload(file)
@@ -64,13 +66,18 @@ def publish(made: Path, target: StorePath, *, last: str = "") -> None:
     for file in made.iterdir() if is_folder else [made]:
         with file.open("rb") as stream:
             os.fsync(stream.fileno())
-    if not (is_folder and target.exists()):
+    if not (over and is_folder and target.exists()):
         made.replace(target)
         return
     old = target.with_name(f".{target.name[:60]}.{uuid4().hex}.tmp")
     target.rename(old)
-    made.rename(target)
-    _remove(old)  # only once the new one is there
+    try:
+        made.rename(target)
+    finally:
+        if target.exists():  # the new one, or that of another process
+            _remove(old)
+        else:
+            old.rename(target)
 
 
 def _remove(path: Path) -> None:

@@ -85,7 +85,13 @@ Rows: TypeAlias = pa.Table | Callable[[int], pa.Table] | None  # of `Table.merge
 
 
 class Table:
-    """A Delta table in a folder."""
+    """A Delta table in a folder.
+
+    A shard is written whole, then committed; a kill between the two leaves a file that no version
+    names. `append` never conflicts with another writer. `merge` rewrites the shards it touches
+    and is serialised by a Delta transaction identifier: of two concurrent merges the later one
+    reads again and retries.
+    """
 
     def __init__(self, path: StorePath) -> None:
         self.path = path

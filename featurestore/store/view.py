@@ -19,10 +19,11 @@ from featurestore.search.exact import ExactIndex, Metric, check_metric, combine
 from featurestore.search.factory import check_recall
 from featurestore.storage.cache import Cached
 from featurestore.storage.tables import Table
+from featurestore.store.renamed import renamed
 from featurestore.store.view_facts import ViewFacts, facts_of
 from featurestore.store.view_index import Index, ViewIndex
 from featurestore.store.view_rows import ViewRows, matching, objects, with_nulls
-from featurestore.store.view_search import Scope, SearchAmong, SearchOptions, content_of
+from featurestore.store.view_search import Scope, SearchAmong, SearchOptions, checked, content_of
 from featurestore.terms.embeddings import Embeddings, LazyColumns, Neighbors
 from featurestore.terms.snapshots import Snapshot
 from featurestore.terms.specs import EncoderSpec, Modality
@@ -109,6 +110,7 @@ class View:
         """Whether the state that is read is the latest."""
         return self.pinned in (None, replace(self, pinned=None).snapshot)
 
+    @renamed(part="slice_")
     def within(self, slice_: str | Slice) -> View:
         """Return this view restricted to the items of a slice.
 
@@ -401,7 +403,7 @@ class View:
             raise ShapeMismatch(f"expected vectors (n, {self.dim}), got {given.shape}")
         if not (items or images or texts or len(given)):
             raise BadQuery("nothing to look for: expected an item, image, text or vector")
-        scope = self._scope(**among)
+        scope = self._scope(**checked(among))
         index = scope.index
         rows = [index.row_of(item_id) for item_id in items]
         away = [index.row_of(item_id) for item_id in unlike]

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from featurestore.errors import BadSource
+from featurestore.errors import BadSource, nearest
 from featurestore.store.view_index import Index
 from featurestore.store.view_rows import look_up
 from featurestore.terms.embeddings import Neighbors
@@ -31,6 +31,14 @@ class SearchOptions(SearchAmong, total=False):
 
     k: int
     dedupe: float | None
+
+
+def checked(among: SearchAmong) -> SearchAmong:
+    """Return the keywords; raises TypeError for one that there is not."""
+    for keyword in among.keys() - SearchAmong.__annotations__.keys():
+        known = nearest(keyword, list(SearchAmong.__annotations__))
+        raise TypeError(f"like() got an unexpected keyword argument {keyword!r}: {known}")
+    return among
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,8 +19,9 @@ from featurestore.storage.files import matching, read_json, remove_folder
 from featurestore.storage.query import fulfils
 from featurestore.storage.remote import RemotePath, StorePath
 from featurestore.storage.shards import read_shard
-from featurestore.storage.tables import YOUNG_S, Table
+from featurestore.storage.tables import YOUNG_S
 from featurestore.upkeep.head_files import erase_predictions, head_ids
+from featurestore.upkeep.tables import tables_of
 
 _DERIVED = ("indexes", "cache")
 
@@ -167,15 +168,3 @@ def _erase_cards(folder: DatasetFolder, ids: pa.Array) -> tuple[str, ...]:
             path.unlink()
             gone.append(path.name)
     return tuple(gone)
-
-
-def tables_of(folder: DatasetFolder, *, replaced: bool = False) -> Iterator[tuple[str, Table]]:
-    """Yield the tables by name; replaced views only if asked for."""
-    yield "items", folder.items
-    yield "failures", folder.failures
-    if not replaced:
-        for slug, info in folder.encoders().items():
-            yield info["spec"], folder.view(slug)
-        return
-    for path in matching(folder.path / "views", "*/_delta_log"):
-        yield path.parent.name, Table(path.parent)

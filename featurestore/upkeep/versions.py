@@ -12,8 +12,8 @@ from featurestore.storage.files import read_json
 from featurestore.storage.remote import StorePath
 from featurestore.storage.shards import local_copy
 from featurestore.storage.tables import YOUNG_S
-from featurestore.upkeep.erase import tables_of
 from featurestore.upkeep.head_files import snapshots_of_heads
+from featurestore.upkeep.tables import tables_of
 
 
 @dataclass(frozen=True)

@@ -166,7 +166,7 @@ def save_head(head: FittedHead, predictions: pa.Table, folder: StorePath) -> Fit
 
     target = folder / head.head_id
     folder.mkdir(parents=True, exist_ok=True)
-    with written_beside(target, last="card.json") as temporary:
+    with written_beside(target, last="card.json", over=False) as temporary:
         card = _write(head, temporary)
         pq.write_table(predictions, temporary / "predictions.parquet")
     return FittedHead(head.head_id, head.estimator, card, head.blocks, target)

@@ -239,3 +239,20 @@ def test_a_class_that_takes_a_device_is_given_the_one_that_is_named(device, give
     monkeypatch.setitem(sys.modules, "placed", SimpleNamespace(Placed=Placed))
     (found,) = custom.load([EncoderSpec.parse("python:placed:Placed")], LoadOptions(device=device))
     assert found.inner.asked == given
+
+
+def test_an_encoder_of_ours_can_be_handed_over_as_an_object():
+    """It has both methods by inheritance, and one of its own."""
+    (hashing,) = load_encoders(parse_specs(["baseline:hashing#size=16"]))
+    adopted = adopt(hashing)
+    assert adopted.resolved.modalities == {Modality.TEXT}
+    np.testing.assert_array_equal(adopted.encode_texts(["a b"]), hashing.encode_texts(["a b"]))
+
+
+def test_a_family_that_gives_no_encoder_is_told_so_before_anything_is_written(monkeypatch):
+    module = SimpleNamespace(load=lambda specs, options: [SimpleNamespace(device="cpu")])
+    monkeypatch.setitem(sys.modules, "theirs", module)
+    family = Family("theirs", (), frozenset(), "theirs:x", "", is_remembered=False)
+    monkeypatch.setitem(families.FAMILIES, "theirs", family)
+    with pytest.raises(UnknownEncoder, match=r"derives from featurestore\.encoders\.Encoder"):
+        load_encoders(parse_specs(["theirs:x"]))
