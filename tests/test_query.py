@@ -1,3 +1,4 @@
+import json
 import signal
 import subprocess
 import sys
@@ -8,6 +9,7 @@ import pyarrow as pa
 import pytest
 
 from featurestore.cli import run
+from featurestore.cli.printing import json_text
 from featurestore.errors import BadQuery
 from featurestore.storage import query
 from featurestore.storage.query import evaluate, select
@@ -177,3 +179,73 @@ def test_nothing_but_one_select_gets_through(statement, empty_store, tiny_images
     empty_store.embed([tiny_images], dataset="tiny", encoders=["baseline:pixels#size=1"])
     with pytest.raises(BadQuery):
         empty_store.sql(statement)
+
+
+NAMES = [
+    (["a", "b"], ["a", "b"]),
+    (["label", "label"], ["label", "label_1"]),
+    (["label", "label", "label"], ["label", "label_1", "label_2"]),
+    (["label", "label", "label_1"], ["label", "label_2", "label_1"]),
+    (["label_1", "label", "label"], ["label_1", "label", "label_2"]),
+    (["x", "X"], ["x", "X_1"]),
+    ([], []),
+]
+
+
+@pytest.mark.parametrize(("given", "expected"), NAMES)
+def test_columns_of_one_name_get_names_of_their_own(given, expected):
+    assert query.distinct(given) == expected
+
+
+def test_every_column_of_an_answer_is_there():
+    found = select(
+        "select p.name, q.name, p.legs as name from pets p join pets q on p.legs = q.legs + 2 "
+        "order by p.name",
+        {"pets": PETS},
+    )
+    assert found.column_names == ["name", "name_1", "name_2"]
+    assert found.to_pylist()[0] == {"name": "b", "name_1": "a", "name_2": 4}
+
+
+# expression, its value in JSON, its text in a table
+VALUES = [
+    ("sum(legs)", 10, "10"),
+    ("sum(legs) * 1000000000000000000", 10**19, str(10**19)),
+    ("sum(legs * 1.5)", 15.0, "15.0"),
+    ("avg(legs)", 10 / 3, str(10 / 3)),
+    ("1.50::decimal(5, 2)", 1.5, "1.50"),
+    ("true", True, "true"),
+    ("null", None, None),
+    ("''", "", ""),
+    ("'nan'::double", None, "nan"),
+    ("date '2024-01-05'", "2024-01-05", "2024-01-05"),
+    ("timestamp '2024-01-05 10:00:00.5'", "2024-01-05 10:00:00.5", "2024-01-05 10:00:00.5"),
+    ("time '10:30'", "10:30:00", "10:30:00"),
+    ("interval 3 day", "3 days", "3 days"),
+    ("{'a': 1, 'd': date '2024-01-05'}", {"a": 1, "d": "2024-01-05"}, "{'a': 1, 'd': 2024-01-05}"),
+    ("[1, null]", [1, None], "[1, NULL]"),
+    ("map([1], ['a'])", {"1": "a"}, "{1=a}"),
+    ("[{'x': 1.5::decimal(3, 1)}]", [{"x": 1.5}], "[{'x': 1.5}]"),
+]
+
+
+@pytest.mark.parametrize(("expression", "in_json", "in_table"), VALUES)
+def test_values_come_out_as_duckdb_prints_them(expression, in_json, in_table):
+    found = select(f"select {expression} as v from pets limit 1", {"pets": PETS})
+    assert query.printed(found) == [[in_table]]
+    assert json.loads(json_text(query.plain_rows(found))) == [{"v": in_json}]
+
+
+def test_the_command_shows_every_column(texts_view, capsys):
+    store = str(texts_view.dataset.store.path)
+    name = texts_view.dataset.name
+    twice = f"select a.item_id, b.item_id, 1 as n from {name} a join {name} b using (item_id)"
+    assert run(["sql", f"{twice} limit 1", "--store", store, "--json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert list(row) == ["item_id", "item_id_1", "n"]
+    assert row["n"] == 1
+    many = ", ".join(f"{i} as column_{i}" for i in range(60))
+    assert run(["sql", f"select {many}", "--store", store]) == 0
+    header, _, values, *_ = filter(str.strip, capsys.readouterr().out.splitlines())
+    assert header.split() == [f"column_{i}" for i in range(60)]
+    assert values.split() == [str(i) for i in range(60)]

@@ -126,13 +126,16 @@ def _index_facts(view: View) -> dict[str, Any] | None:
 def sql(statement: str, timeout: float | None, store_path: str, as_json: bool) -> None:
     """Run one SELECT over data sets, views and predictions.
 
-    photos is a table of items, "photos@SPEC" of vectors, "photos/HEAD-ID" of predictions.
+    photos is a table of items, "photos@SPEC" of vectors, "photos/HEAD-ID" of predictions. Of two
+    columns called label, the second is label_1.
     """
+    from featurestore.storage.query import plain_rows, printed
+
     result = open_given(store_path).sql(statement, limit_s=timeout)
     if as_json:
-        print_json(result.to_pylist())
+        print_json(plain_rows(result))
     else:
-        print_table(result.column_names, [list(row.values()) for row in result.to_pylist()])
+        print_table(result.column_names, printed(result))
 
 
 @click.command(name="encoders", epilog="Example: featurestore encoders")

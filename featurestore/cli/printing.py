@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from featurestore.pipeline.report import Progress
 
 
+_LEAST_COLUMN = 12  # characters of a column of a wide table, longer values are folded
+
+
 def say(message: str) -> None:
     """Tell the user, beside the data."""
     click.echo(message, err=True)
@@ -61,7 +64,16 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[Any]], *, err: bo
     for row in rows:
         table.add_row(*("" if value is None else str(value) for value in row), style=None)
     width = None if (sys.stderr if err else sys.stdout).isatty() else 160
-    Console(markup=False, highlight=False, width=width, stderr=err).print(table)
+    console = Console(markup=False, highlight=False, width=width, stderr=err)
+    console.width = max(console.width, _least_width(header, rows))
+    console.print(table)
+
+
+def _least_width(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> int:
+    """Return the characters that a table needs, so that no column is squeezed away."""
+    columns = zip(header, *rows, strict=True)
+    longest = (max(len(str(value)) for value in column) for column in columns)
+    return sum(min(width, _LEAST_COLUMN) + 2 for width in longest)
 
 
 @contextmanager

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from threading import TIMEOUT_MAX
+from typing import Any
 
 import duckdb
 import numpy as np
@@ -32,6 +34,9 @@ def select(
 ) -> pa.Table:
     """Run one SELECT over the given tables.
 
+    Every column of the answer has a name of its own: of two called ``label`` the second becomes
+    ``label_1``.
+
     Parameters
     ----------
     statement : str
@@ -55,7 +60,8 @@ def select(
         statements = connection.extract_statements(statement)
         if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
             raise BadQuery(f"expected one SELECT statement, got: {statement}")
-        return _answer(connection, statement, limit_s)
+        answer = _answer(connection, statement, limit_s)
+        return answer.rename_columns(distinct(answer.column_names))
     except TimeoutError:
         raise BadQuery(
             f"stopped after {limit_s:g} s: {' '.join(statement.split())}; `featurestore sql` has "
@@ -81,6 +87,57 @@ def _answer(
                 connection.interrupt()
                 wait([answer], 0.1)
             raise
+
+
+def distinct(names: Sequence[str]) -> list[str]:
+    """Return names that differ, also without regard to case, the first of each as it was.
+
+    >>> distinct(["label", "label", "label_1", "Label"])
+    ['label', 'label_2', 'label_1', 'Label_3']
+    """
+    taken = {name.lower() for name in names}
+    kept: set[str] = set()
+    found = []
+    for name in names:
+        free, number = name, 0
+        while free.lower() in (kept if number == 0 else taken):
+            number += 1
+            free = f"{name}_{number}"
+        taken.add(free.lower())
+        kept.add(free.lower())
+        found.append(free)
+    return found
+
+
+def printed(table: pa.Table) -> list[list[str | None]]:
+    """Return the rows of a table, each value as DuckDB prints it."""
+    return [list(row) for row in _each_value(table, "{}::varchar")]
+
+
+def plain_rows(table: pa.Table) -> list[dict[str, Any]]:
+    """Return the rows of a table as what JSON knows: what is no number, list or dict is text."""
+    return [
+        {name: None if value is None else json.loads(value)
+         for name, value in zip(table.column_names, row, strict=True)}
+        for row in _each_value(table, "to_json({})")
+    ]  # fmt: skip
+
+
+def _each_value(table: pa.Table, expression: str) -> list[tuple[str | None, ...]]:
+    """Evaluate an expression on every value; rows keep their order."""
+    if not table.column_names:
+        return []
+    names = [f"c{number}" for number in range(len(table.column_names))]
+    connection = duckdb.connect(":memory:", config=_CONFIG)
+    try:
+        connection.register("answer", table.rename_columns(names))
+        values = ", ".join(expression.format(name) for name in names)
+        rows: list[tuple[str | None, ...]] = connection.sql(
+            f"SELECT {values} FROM answer"
+        ).fetchall()
+        return rows
+    finally:
+        connection.close()
 
 
 def evaluate(expression: str, table: pa.Table) -> pa.ChunkedArray:
