@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import io
+import logging
 import struct
+import warnings
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
+from featurestore.encoders.bare_files import orientation_of, without_metadata
 from featurestore.errors import Undecodable
+
+METADATA_UNREAD = "featurestore: metadata unread"  # in `Image.info`
+# What Pillow warns of is metadata, mostly: a file that cannot be embedded is a failure of ours.
+# Once for the process, behind the filters that a user has; to switch them meets other threads.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.", append=True)
+logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 _UNREAD = {"EPS"}  # for which Pillow starts Ghostscript
 _LONGEST = 500  # times as long as wide: resized to an encoder's width, it would fill the memory
@@ -18,6 +27,17 @@ _BITS, _PHOTOMETRIC, _N_SAMPLES, _MIN_VALUE, _MAX_VALUE, _EXTRA = 258, 262, 277,
 _WHITE_IS_ZERO = 0
 _N_COLORS = {0: 1, 1: 1, 2: 3, 3: 1, 5: 4, 6: 3, 8: 3}  # by photometric interpretation
 _ALPHA = {1, 2}  # kinds of an extra sample
+_TAGS = (_BITS, _PHOTOMETRIC, _N_SAMPLES, _MIN_VALUE, _MAX_VALUE, _EXTRA)
+_ORIENTATION = 0x112
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 _WIDE = {"I;16", "I;16B", "I;16L", "I;16N", "I"}
 
 
@@ -25,7 +45,8 @@ def decode_image(content: bytes, *, at_least_px: int | None = None) -> Image.Ima
     """Decode the first frame as 8-bit RGB, turned the way its EXIF data says.
 
     16-bit gray pictures are scaled by their declared range. Bands beyond color and alpha are
-    refused, since which of them are red, green and blue is not ours to guess.
+    refused, since which of them are red, green and blue is not ours to guess. Metadata that
+    cannot be read cost nothing but themselves: the picture has `METADATA_UNREAD` in its info.
 
     Parameters
     ----------
@@ -43,25 +64,70 @@ def decode_image(content: bytes, *, at_least_px: int | None = None) -> Image.Ima
     if not content:
         raise Undecodable("the file is empty")
     try:
-        image: Image.Image = _opened(content)
-        _check_size(image)
-        tags = dict(getattr(image, "tag_v2", {}))
-        _check_bands(tags)
-        if at_least_px is not None:
-            image.draft(None, (at_least_px, at_least_px))
-        image.load()
-        image = ImageOps.exif_transpose(image)
-        if image.mode in _WIDE:
-            return _scaled(image, tags)
-        if image.mode == "F":
-            raise Undecodable("32-bit float pixels have no declared range: convert to 8 or 16 bits")
-        return image if image.mode == "RGB" else image.convert("RGB")
-    except UnidentifiedImageError:
-        raise Undecodable(f"not an image that we can read (begins with {content[:8]!r})") from None
+        return _decoded(content, at_least_px)
     except Undecodable:
         raise
     except Exception as error:  # decoders raise what they like on damaged bytes
+        image = _without_metadata(content, at_least_px)
+        if image is not None:
+            return image
+        if isinstance(error, UnidentifiedImageError):
+            begins = f"begins with {content[:8]!r}"
+            raise Undecodable(f"not an image that we can read ({begins})") from None
         raise Undecodable(f"{type(error).__name__}: {error}") from None
+
+
+def _without_metadata(content: bytes, at_least_px: int | None) -> Image.Image | None:
+    """Decode a picture from its pixels alone; None where these are damaged too."""
+    bare = without_metadata(content)
+    if bare is None:
+        return None
+    try:
+        image = _decoded(bare[0], at_least_px, orientation=bare[1])
+    except Undecodable:
+        raise
+    except Exception:  # then the first error tells more
+        return None
+    image.info[METADATA_UNREAD] = True
+    return image
+
+
+def _decoded(
+    content: bytes, at_least_px: int | None, orientation: int | None = None
+) -> Image.Image:
+    image: Image.Image = _opened(content)
+    _check_size(image)
+    every_tag = getattr(image, "tag_v2", {})
+    tags = {number: every_tag[number] for number in _TAGS if number in every_tag}
+    _check_bands(tags)
+    if at_least_px is not None:
+        image.draft(None, (at_least_px, at_least_px))
+    image.load()
+    image = _turned(image, orientation)
+    if image.mode in _WIDE:
+        return _scaled(image, tags)
+    if image.mode == "F":
+        raise Undecodable("32-bit float pixels have no declared range: convert to 8 or 16 bits")
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _turned(image: Image.Image, orientation: int | None) -> Image.Image:
+    """Turn a picture the way its EXIF data say, as far as they can be read."""
+    unread = False
+    if orientation is None:
+        try:
+            orientation = image.getexif().get(_ORIENTATION)
+        except Exception:  # on damaged data, too
+            unread = True
+        exif = image.info.get("exif")
+        if not isinstance(orientation, int) and isinstance(exif, bytes):
+            orientation = orientation_of(exif)
+    turn = _TURNS.get(orientation) if isinstance(orientation, int) else None
+    if turn is not None:
+        image = image.transpose(turn)
+    if unread:
+        image.info[METADATA_UNREAD] = True
+    return image
 
 
 def _opened(content: bytes) -> Image.Image:

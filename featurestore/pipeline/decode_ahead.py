@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featurestore.encoders.base import Prepare
-from featurestore.encoders.images import decode_image
+from featurestore.encoders.images import METADATA_UNREAD, decode_image
 from featurestore.errors import FeatureStoreError, Undecodable
 from featurestore.pipeline.batching import batched
 from featurestore.sources.reading import reason_of
@@ -57,6 +57,7 @@ class Picture:
     errors: tuple[str, ...] = ()  # of single preparers; "" where there is none
     failed_stage: str | None = None  # read | decode: nobody has an input
     error: str = ""
+    metadata_unread: bool = False  # whole pixels beside damaged metadata
     read_s: float = 0.0
     decode_s: float = 0.0
 
@@ -116,7 +117,14 @@ def prepare_picture(
             except Exception as error:  # this encoder's transform raises what it likes
                 errors[i] = f"{type(error).__name__}: {error}"
         decode_s = time.perf_counter() - started
-    return Picture(content_hash, tuple(inputs), tuple(errors), read_s=read_s, decode_s=decode_s)
+    return Picture(
+        content_hash,
+        tuple(inputs),
+        tuple(errors),
+        metadata_unread=any(METADATA_UNREAD in image.info for image in decoded.values()),
+        read_s=read_s,
+        decode_s=decode_s,
+    )
 
 
 def can_travel(*values: object) -> bool:

@@ -222,7 +222,12 @@ class Lane:
                     continue
                 if is_finite:
                     yield Outcome(
-                        item.todo.row, item.content_hash, vector, view=view, is_cut=item.is_cut
+                        item.todo.row,
+                        item.content_hash,
+                        vector,
+                        view=view,
+                        is_cut=item.is_cut,
+                        metadata_unread=item.metadata_unread,
                     )
                 else:
                     yield _failure(item, view, "the encoder returned NaN or infinite values")

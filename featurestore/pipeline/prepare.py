@@ -140,7 +140,8 @@ class Preparation:
         ):
             views = tuple(view for view in lane.views if view in wanting)
             if pixels is not None and views:
-                of_lane.append(Ready(todo, content_hash, pixels, views))
+                unread = picture.metadata_unread
+                of_lane.append(Ready(todo, content_hash, pixels, views, metadata_unread=unread))
             elif views:
                 outcomes += [
                     Outcome(todo.row, content_hash, None, "encode", error, view) for view in views

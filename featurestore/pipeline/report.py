@@ -39,6 +39,7 @@ class EmbedReport:
     n_known_failures: int  # failed before, unchanged, not tried again
     seconds: float
     n_cut: int = 0  # texts longer than the encoder reads
+    n_metadata_unread: int = 0  # pictures embedded whose pixels are whole and metadata damaged
     batch_size: int | None = None
     batch_unit: str | None = None  # items, or tokens with padding
     device: str | None = None
@@ -62,6 +63,7 @@ class EmbedReport:
             "failed": self.n_failed,
             "failed before (--retry-failed tries them again)": self.n_known_failures,
             "texts cut to what the encoder reads": self.n_cut,
+            "with metadata that cannot be read (pixels whole)": self.n_metadata_unread,
         }
         parts += [f"{count:,} {what}" for what, count in counts.items() if count]
         speed = f", {self.items_per_s:,.0f} items/s" if self.n_encoded else ""
@@ -119,6 +121,7 @@ def _report_of(given: RunInput, result: RunResult, number: int) -> EmbedReport:
         n_known_failures=n_known_failures,
         seconds=round(result.seconds, 3),
         n_cut=view.n_cut if view else 0,
+        n_metadata_unread=view.n_metadata_unread if view else 0,
         batch_size=lane.batch_size.size if lane else None,
         batch_unit=unit,
         device=lane.encoder.device if lane else None,

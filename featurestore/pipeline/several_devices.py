@@ -231,7 +231,10 @@ def _together(parts: list[Progress]) -> Progress:
 def _sum(parts: Sequence[EmbedReport]) -> EmbedReport:
     """Return one report of several processes: counts add up, the slowest one sets the time."""
     first = parts[0]
-    counts = ("n_encoded", "n_copied", "n_unchanged", "n_failed", "n_known_failures", "n_cut")
+    counts = (
+        "n_encoded", "n_copied", "n_unchanged", "n_failed", "n_known_failures", "n_cut",
+        "n_metadata_unread",
+    )  # fmt: skip
     stages: dict[str, tuple[float, int]] = {}
     for one in parts:
         for name, (seconds, n) in one.stages.items():

@@ -31,6 +31,7 @@ class Outcome:
     error: str = ""
     view: int = 0
     is_cut: bool = False  # a text longer than the encoder reads
+    metadata_unread: bool = False  # of a picture: damaged, and its pixels whole
 
     @property
     def is_known(self) -> bool:
@@ -48,3 +49,4 @@ class Ready:
     views: tuple[int, ...]  # of its lane, those that want a vector
     work: int = 1  # in units of the batch size: images, or tokens
     is_cut: bool = False
+    metadata_unread: bool = False

@@ -31,6 +31,7 @@ class ViewWriter:
     n_same: int = 0  # touched, but of equal content
     n_failed: int = 0
     n_cut: int = 0
+    n_metadata_unread: int = 0
     first_failures: list[str] = field(default_factory=list)
     first_rows: list[int] = field(default_factory=list)  # the first that were encoded
     pending: list[Outcome] = field(default_factory=list)
