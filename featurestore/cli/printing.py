@@ -73,7 +73,7 @@ def _least_width(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> int:
     """Return the characters that a table needs, so that no column is squeezed away."""
     columns = zip(header, *rows, strict=True)
     longest = (max(len(str(value)) for value in column) for column in columns)
-    return sum(min(width, _LEAST_COLUMN) + 2 for width in longest)
+    return sum(min(width, _LEAST_COLUMN) + 3 for width in longest) + 2  # blanks between them
 
 
 @contextmanager
