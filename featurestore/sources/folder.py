@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 
 from featurestore.errors import BadSource
+from featurestore.sources.archives import check_uncompressed, is_compressed_tar
 from featurestore.sources.listing import (
     LISTING,
     SPLITS,
@@ -90,8 +91,12 @@ class ImageFolder:
                     tree.files.append((prefix + path, size, stamp))
                 elif _ending(path) in _OTHER_PICTURES:
                     tree.others.append(path)
+                elif is_compressed_tar(path):
+                    tree.archives.append(path)
         else:
             _walk(self.location.text, self.root, bool(options.follow_links), tree)
+        if tree.archives and not tree.files:
+            check_uncompressed(self.location.join(min(tree.archives)).text)
         if tree.n_links and not tree.files:
             raise BadSource(
                 f"all images of {self.location} are behind links that lead out of it: "
@@ -127,6 +132,11 @@ class ImageFolder:
                 f"{len(tree.others):,} pictures of kinds that we do not read were left out "
                 f"(first: {min(tree.others)}): convert them to JPEG or PNG"
             )
+        if tree.archives:
+            notes.append(
+                f"{len(tree.archives):,} compressed archives were left out (first: "
+                f"{min(tree.archives)}): unpack them where they hold pictures that you mean"
+            )
         return Listing(
             rows,
             Modality.IMAGE,
@@ -142,6 +152,7 @@ class _Tree:
     files: list[tuple[str, int, int]] = field(default_factory=list)  # uri, size, mtime_ns
     unread: list[str] = field(default_factory=list)  # folders that cannot be listed
     others: list[str] = field(default_factory=list)  # pictures of kinds that we do not read
+    archives: list[str] = field(default_factory=list)  # compressed tar files
     n_links: int = 0  # that lead out of the folder
 
 
@@ -196,6 +207,8 @@ def _walk(folder: str, root: str, follow: bool, tree: _Tree) -> None:
                 tree.files.append((_relative(entry.path, root), size, mtime_ns))
             elif _ending(entry.name) in _OTHER_PICTURES:
                 tree.others.append(_relative(entry.path, root))
+            elif is_compressed_tar(entry.name):
+                tree.archives.append(_relative(entry.path, folder))
 
 
 def _relative(path: str, root: str) -> str:

@@ -18,6 +18,7 @@ def open_source(path: str | Path) -> Source:
     BadSource
         If there is nothing there, or nothing that we can read.
     """
+    from featurestore.sources.archives import check_uncompressed
     from featurestore.sources.folder import ImageFolder
     from featurestore.sources.hf_datasets import HF_PREFIX, HfDataset, is_saved_dataset
     from featurestore.sources.table import READERS, TableFile
@@ -33,6 +34,8 @@ def open_source(path: str | Path) -> Source:
         if not location.exists():
             raise BadSource(f"{location} does not exist: expected a table{_near(location)}")
         return TableFile(location)
+    if not location.is_dir():
+        check_uncompressed(location.text)
     if location.is_dir():
         if is_saved_dataset(location):
             return HfDataset(location)

@@ -19,6 +19,7 @@ from typing import IO, Any
 import pyarrow as pa
 
 from featurestore.errors import BadSource
+from featurestore.sources.archives import MAGIC_BYTES, check_uncompressed, is_compressed_tar
 from featurestore.sources.folder import IMAGE_ENDINGS
 from featurestore.sources.listing import SPLITS, Listing, SourceOptions
 from featurestore.sources.locations import Location
@@ -59,6 +60,8 @@ class TarShards:
             If one is not there.
         """
         if self.location.suffix != ".tar":
+            for name in sorted(filter(is_compressed_tar, _names(self.location))):
+                check_uncompressed(self.location.join(name).text)
             return [self.location.join(name) for name in _shard_names(self.location)]
         if _RANGE.search(self.root):
             raise BadSource(
@@ -72,9 +75,12 @@ class TarShards:
 
     def listing(self, options: SourceOptions) -> Listing:
         """List the samples of all shards, shard by shard."""
-        for flag in ("image", "columns"):
-            if getattr(options, flag) is not None:
-                raise BadSource(f"--{flag} is for tables, but {self.location} is tar shards")
+        if options.columns is not None:
+            raise BadSource(f"--columns is for tables, but {self.location} is tar shards")
+        if options.image is not None and options.text is not None:
+            raise BadSource(
+                "--image and --text name two contents: a data set has one; give one of them"
+            )
         shards, links = self.shards(), []
         if self.location.suffix != ".tar" and not (self.location.is_url or options.follow_links):
             links = [one for one in shards if _leads_out(one, self.location)]
@@ -85,12 +91,17 @@ class TarShards:
                 "--follow-links takes them"
             )
         damaged: list[tuple[Location, str]] = []
-        samples = [sample for shard in shards for sample in _samples(shard, damaged)]
+        samples = [one for shard in shards for one in _samples(shard, options, damaged)]
         stand_ins = [sample for sample in samples if sample.stands_in]
         readable = [sample for sample in samples if not sample.stands_in]
         has_images = options.text is None and (
             not readable or any(sample.uri is not None for sample in readable)
         )
+        if options.image is not None and readable and not has_images:
+            raise BadSource(
+                f"--image {options.image}: no member of {self.location} has that ending; expected "
+                "what stands behind the first dot of a name, as in --image rgb.png"
+            )
         name = options.text or "txt"
         kept = [
             sample
@@ -107,9 +118,17 @@ class TarShards:
                 "--follow-links takes them"
             )
         if len(kept) < len(samples):
-            what = "image" if has_images else name
+            what = (options.image or "image") if has_images else name
+            first = next(one.key for one in samples if one not in kept)
             notes.append(
-                f"{len(samples) - len(kept):,} samples of {self.location} have no {what}: left out"
+                f"{len(samples) - len(kept):,} samples of {self.location} have no {what} "
+                f"(first: {first}): left out"
+            )
+        beside = [one for sample in kept for one in sample.beside]
+        if beside:
+            notes.append(
+                f"{len(beside):,} pictures of {self.location} stand beside another one of their "
+                f"sample (first: {beside[0]}): left out; --image ENDING takes them instead"
             )
         texts = [sample.facts.get(name) for sample in kept]
         names = list(dict.fromkeys(fact for sample in kept for fact in sample.facts))
@@ -141,6 +160,18 @@ class TarShards:
         return as_listing(self, options, items)
 
 
+@dataclass(frozen=True, slots=True)
+class _Member:
+    """A file in a shard."""
+
+    name: str
+    stem: str  # with its folder, up to the first dot of its name
+    ending: str  # behind that dot
+    offset: int
+    size: int
+    facts: dict[str, Any]  # what it says, where it is a small one
+
+
 @dataclass
 class _Sample:
     """Members of one name."""
@@ -152,6 +183,7 @@ class _Sample:
     uri: str | None = None
     size: int = 0
     facts: dict[str, Any] = field(default_factory=dict)  # what the small members say
+    beside: list[str] = field(default_factory=list)  # other pictures of the sample
     stands_in: bool = False  # for what could not be read
 
 
@@ -170,12 +202,16 @@ def _leads_out(shard: Location, folder: Location) -> bool:
     return path.is_symlink() and not path.resolve().is_relative_to(Path(folder.text).resolve())
 
 
-def _shard_names(folder: Location) -> list[str]:
+def _names(folder: Location) -> list[str]:
     if folder.is_url:
-        names = [path for path, _, _ in folder.files() if "/" not in path]
-    else:
-        names = [one.name for one in Path(folder.text).iterdir() if one.is_file()]
-    return sorted(name for name in names if name.lower().endswith(".tar") and name[0] != ".")
+        return [path for path, _, _ in folder.files() if "/" not in path]
+    return [one.name for one in Path(folder.text).iterdir() if one.is_file()]
+
+
+def _shard_names(folder: Location) -> list[str]:
+    return sorted(
+        name for name in _names(folder) if name.lower().endswith(".tar") and name[0] != "."
+    )
 
 
 def expand_braces(text: str) -> list[str]:
@@ -196,61 +232,132 @@ def expand_braces(text: str) -> list[str]:
     ]
 
 
-def _samples(shard: Location, damaged: list[tuple[Location, str]]) -> Iterator[_Sample]:
-    """Yield the samples of a shard.
+def _samples(
+    shard: Location, options: SourceOptions, damaged: list[tuple[Location, str]]
+) -> list[_Sample]:
+    """Return the samples of a shard, in the order in which their first members stand.
 
-    Samples before a damaged place are kept. The damage itself becomes a sample that cannot be
+    What stands before a damaged place is kept. The damage itself becomes a sample that cannot be
     read, so that it is counted as a failure.
     """
     size, stamp = shard.stat()
     split = next((SPLITS[w] for w in re.split(r"\W|_", shard.stem.lower()) if w in SPLITS), None)
-    sample: _Sample | None = None
+    members: dict[str, _Member] = {}
+    is_whole = True
     try:
-        with shard.open() as file, tarfile.open(fileobj=file, mode="r:") as tar:
-            for key, member in _members(tar, shard):
-                if sample is not None and sample.key != key:
-                    yield sample
-                    sample = None
-                sample = sample or _Sample(shard.name, key, stamp, split)
-                _add_member(sample, tar, member, shard, damaged)
-            _check_end(file, tar)
+        with shard.open() as file:
+            check_uncompressed(shard.text, file.read(MAGIC_BYTES))
+            file.seek(0)
+            with tarfile.open(fileobj=file, mode="r:") as tar:
+                for one in _members(tar, shard, damaged):
+                    if one.name in members:
+                        raise BadSource(
+                            f"{shard} has two members named {one.name}, and which one is meant is "
+                            "not ours to guess: pack it again with a name for each"
+                        )
+                    members[one.name] = one
+                _check_end(file, tar)
     except (tarfile.TarError, EOFError) as error:
         damaged.append((shard, str(error)))
-        if sample is not None:
-            yield sample
+        is_whole = False
+    samples = []
+    for key, fields in _grouped(members.values()).items():
+        sample = _Sample(shard.name, f"{shard.stem}/{key}", stamp, split)
+        for name in _SMALL & fields.keys():
+            sample.facts |= fields[name].facts
+        if options.text is None:
+            _take_picture(sample, fields, shard, options.image)
+        samples.append(sample)
+    if not is_whole:
         beyond = member_uri(shard.name, size, 1)
         key = f"{shard.stem}/damaged"
-        sample = _Sample(shard.name, key, stamp, split, beyond, size=1, stands_in=True)
-    if sample is not None:
-        yield sample
+        samples.append(_Sample(shard.name, key, stamp, split, beyond, size=1, stands_in=True))
+    return samples
 
 
-def _members(tar: tarfile.TarFile, shard: Location) -> Iterator[tuple[str, tarfile.TarInfo]]:
-    """Yield the files of a shard, hidden ones left out, each with the key of its sample."""
+def _members(
+    tar: tarfile.TarFile, shard: Location, damaged: list[tuple[Location, str]]
+) -> Iterator[_Member]:
+    """Yield the files of a shard, hidden ones left out; of the small ones, what they say."""
+    places: dict[str, tuple[int, int, dict[str, Any]]] = {}  # what a hard link stands for
     for member in tar:
         tar.members = []  # type: ignore[attr-defined] # keep no list of a million
         folder, _, base = member.name.rpartition("/")
-        if member.isfile() and not base.startswith("."):
-            stem = base.partition(".")[0]
-            yield "/".join(part for part in (shard.stem, folder, stem) if part), member
+        if base.startswith(".") or not (member.isfile() or member.islnk()):
+            continue
+        stem, _, ending = base.partition(".")
+        facts: dict[str, Any] = {}
+        if member.islnk():  # two names of one file when the shard was packed
+            if member.linkname not in places:
+                raise BadSource(
+                    f"{member.name} in {shard} is a link to {member.linkname}, which does not "
+                    "stand before it: pack the shard again with --hard-dereference"
+                )
+            offset, size, facts = places[member.linkname]
+        else:
+            offset, size = member.offset_data, member.size
+            if (small := ending.rpartition(".")[2].lower()) in _SMALL:
+                content = tar.extractfile(member)
+                assert content is not None, "a regular file"
+                facts = _facts(small, content.read(), shard, member.name, damaged)
+        places[member.name] = offset, size, facts
+        yield _Member(
+            member.name, f"{folder}/{stem}" if folder else stem, ending, offset, size, facts
+        )
 
 
-def _add_member(
-    sample: _Sample,
-    tar: tarfile.TarFile,
-    member: tarfile.TarInfo,
-    shard: Location,
-    damaged: list[tuple[Location, str]],
+def _grouped(members: Iterable[_Member]) -> dict[str, dict[str, _Member]]:
+    """Return the members of each sample by their ending.
+
+    A name ends at its first dot, as WebDataset has it, where some member of that name has nothing
+    behind it but a known ending: ``a.png``, ``a.cls`` and ``a.seg.png`` are one sample. Where
+    none has, the dots are of the name: ``IMG_2024.01.15.png`` is a sample of its own. So is what
+    has a digit behind the first dot, beside another picture: ``a.png``, ``a.2.png``.
+    """
+    members = list(members)
+    plain: dict[str, set[str]] = {}
+    for one in members:
+        if (ending := one.ending.lower()) in IMAGES or ending in _SMALL:
+            plain.setdefault(one.stem, set()).add(ending)
+    samples: dict[str, dict[str, _Member]] = {}
+    for one in members:
+        key, ending = one.stem, one.ending
+        middle, _, last = one.ending.rpartition(".")
+        if middle and (last.lower() in IMAGES or last.lower() in _SMALL):
+            beside = plain.get(one.stem, set())
+            if not beside or (middle[0].isdigit() and beside & IMAGES):
+                key, ending = f"{one.stem}.{middle}", last
+        fields = samples.setdefault(key, {})
+        other = fields.setdefault(ending.lower(), one)
+        if other is not one:
+            raise BadSource(
+                f"{other.name} and {one.name} differ in case alone, and which one is meant is not "
+                "ours to guess: rename one"
+            )
+    return samples
+
+
+def _take_picture(
+    sample: _Sample, fields: dict[str, _Member], shard: Location, wanted: str | None
 ) -> None:
-    """Note where an image lies, or what a small member says."""
-    ending = member.name.rpartition("/")[2].partition(".")[2].lower()
-    if ending in IMAGES:
-        sample.uri = member_uri(shard.name, member.offset_data, member.size)
+    """Note where the picture of a sample lies: the wanted ending, the plain one, the only one."""
+    pictures = [one for one in fields if one.rpartition(".")[2] in IMAGES]
+    plain = [one for one in pictures if "." not in one]
+    if wanted is not None:
+        chosen = [one for one in fields if one == wanted.lower().lstrip(".")]
+    else:
+        chosen = plain or pictures
+    if len(chosen) > 1:
+        names = ", ".join(fields[one].name for one in chosen)
+        raise BadSource(
+            f"a sample of {shard} has {len(chosen)} pictures ({names}): say which ending is meant, "
+            f"as with --image {chosen[0]}"
+        )
+    for one in chosen:
+        member = fields[one]
+        sample.uri = member_uri(shard.name, member.offset, member.size)
         sample.size = member.size
-    elif ending in _SMALL:
-        content = tar.extractfile(member)
-        assert content is not None, "a regular file"
-        sample.facts |= _facts(ending, content.read(), shard, member.name, damaged)
+    sample.beside = [fields[one].name for one in pictures if one not in chosen]
 
 
 def _check_end(file: IO[bytes], tar: tarfile.TarFile) -> None:
