@@ -9,7 +9,7 @@ import pytest
 EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("*.py"))
 SAYS = {
     "does_it_help": ["builtin:tiny-text", "What to do with"],
-    "find_neighbors": ["U+1F3", "fruit"],
+    "find_neighbors": ["U+1F3", "banana"],
     "train_a_head": ["balanced accuracy 0.9", "['7', '7', '7']"],
 }
 
