@@ -33,7 +33,11 @@ if TYPE_CHECKING:
     help="Column of image paths, relative to the table, or of the images' bytes.",
 )  # fmt: skip
 @click.option("--label", multiple=True, metavar="COLUMN", help="Label column; repeatable.")
-@click.option("--split", metavar="COLUMN", help="Column of train, val, test.")
+@click.option(
+    "--split", metavar="COLUMN",
+    help="Column of train, val, test. Of a folder of images: folders (each one named so is a "
+    "split) or none.",
+)  # fmt: skip
 @click.option(
     "--group", metavar="EXPR",
     help="Column or SQL expression; items of one group never part in evaluation.",

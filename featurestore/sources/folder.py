@@ -1,8 +1,9 @@
-"""Images in a folder: class folders become labels, folders named train, val or test splits."""
+"""Images in a folder: class folders become labels, and folders named train, val, test splits."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import pyarrow as pa
@@ -14,7 +15,6 @@ from featurestore.sources.listing import (
     SPLITS,
     Listing,
     SourceOptions,
-    canonical_split,
     checked,
     evaluate_group,
 )
@@ -39,6 +39,7 @@ IMAGE_ENDINGS = frozenset(
         ".webp",
     }
 )
+_SPLIT_FROM = ("folders", "none")  # what --split may say of a folder
 # Pictures that we do not read: somebody who has them wants to know.
 _OTHER_PICTURES = frozenset(
     {".cr2", ".dcm", ".dng", ".eps", ".heic", ".heif", ".jxl", ".nef", ".nii", ".psd", ".svg"}
@@ -71,7 +72,8 @@ class ImageFolder:
     def listing(self, options: SourceOptions) -> Listing:
         """List the images below the folder, sorted by path."""
         for flag in ("image", "text", "id", "split", "columns"):
-            if getattr(options, flag) is not None:
+            said = getattr(options, flag)
+            if said is not None and not (flag == "split" and said in _SPLIT_FROM):
                 raise BadSource(
                     f"--{flag} names a column of a table, but {self.location} is a folder: name "
                     f"the tables in it one by one, as with {self.location}/*.parquet"
@@ -105,14 +107,15 @@ class ImageFolder:
         files = sorted(tree.files)
         uris = [uri for uri, _, _ in files]
         folders = [tuple(uri.split("/")[:-1]) for uri in uris]
-        labels = [_label_of(one) for one in folders]
+        roles = _roles(folders, options.split, named=bool(prefix))
+        labels = [roles.label_of(one) for one in folders]
         columns = {
             "item_id": uris,
             "uri": uris,
             "text": [None] * len(files),
             "size": [size for _, size, _ in files],
             "mtime_ns": [mtime_ns for _, _, mtime_ns in files],
-            "split": [_split_of(one) for one in folders],
+            "split": [roles.split_of(one) for one in folders],
             "group": [None] * len(files),
         }
         rows = checked(pa.table(columns, schema=LISTING), self)
@@ -121,7 +124,7 @@ class ImageFolder:
             rows = rows.append_column("label", pa.array(labels, pa.string()))
         if options.group is not None:
             rows = evaluate_group(rows, options.group)
-        notes = []
+        notes = roles.notes()
         if tree.n_links:
             notes.append(
                 f"{tree.n_links:,} links lead out of {self.location} and were left out: "
@@ -216,15 +219,100 @@ def _relative(path: str, root: str) -> str:
     return os.fsencode(relative).decode("utf-8", "backslashreplace").replace(os.sep, "/")
 
 
-def _split_of(folders: tuple[str, ...]) -> str | None:
-    for name in folders:
-        if name.lower() in SPLITS:
-            return canonical_split(name)
-    return None
+Folders = tuple[str, ...]  # the names from the root down
 
 
-def _label_of(folders: tuple[str, ...]) -> str | None:
-    for name in folders:
-        if name.lower() not in SPLITS:
-            return name
-    return None
+@dataclass(frozen=True)
+class _Roles:
+    """Which folders are splits; the first other one above an image is its class."""
+
+    splits: Mapping[Folders, str]  # canonical names
+    skipped: frozenset[Folders] = frozenset()  # neither split nor class
+    doubted: tuple[Folders, ...] = ()  # named like splits beside others, and taken as classes
+    trusted: tuple[Folders, ...] = ()  # named like splits beside others, and taken as splits
+
+    def split_of(self, folders: Folders) -> str | None:
+        """Return the split of the images in a folder."""
+        paths = (folders[:n] for n in range(1, len(folders) + 1))
+        return next((self.splits[one] for one in paths if one in self.splits), None)
+
+    def label_of(self, folders: Folders) -> str | None:
+        """Return the class of the images in a folder."""
+        paths = [folders[:n] for n in range(1, len(folders) + 1)]
+        names = (one[-1] for one in paths if one not in self.splits and one not in self.skipped)
+        return next(names, None)
+
+    def notes(self) -> list[str]:
+        """Say what was in doubt."""
+        notes = []
+        if self.doubted:
+            notes.append(
+                f"{_shown(self.doubted)} named like a split, beside folders of other names: taken "
+                "as a class; --split folders takes it as a split"
+            )
+        if self.trusted:
+            notes.append(
+                f"{_shown(self.trusted)} named like a split, above class folders: taken as a "
+                "split, though other folders stand beside it; --split none takes it as a class"
+            )
+        return notes
+
+
+def _shown(paths: tuple[Folders, ...]) -> str:
+    names = ", ".join("/".join(one) for one in paths[:3])
+    more = f" and {len(paths) - 3} more folders" if len(paths) > 3 else ""
+    return f"{names}{more} {'is' if len(paths) == 1 else 'are each'}"
+
+
+def _roles(folders: Iterable[Folders], said: str | None, *, named: bool) -> _Roles:
+    """Tell splits from classes by what stands beside and below them.
+
+    A folder named like a split is one where all folders beside it are, or where all of that name
+    stand above class folders and none of the others does. Inside a split it is a class.
+
+    Parameters
+    ----------
+    folders : iterable of tuple
+        The folder of each image.
+    said : {"folders", "none"}, optional
+        What the user says: all of such a name are splits, or none is.
+    named : bool
+        Whether the first folder is the one that the user named, itself called like a split.
+    """
+    with_images = set(folders)
+    below: dict[Folders, set[str]] = {}
+    for one in with_images:
+        for n in range(len(one)):
+            below.setdefault(one[:n], set()).add(one[n])
+    splits: dict[Folders, str] = {}
+    skipped: set[Folders] = set()
+    doubted: list[Folders] = []
+    trusted: list[Folders] = []
+    for path in sorted(below, key=lambda one: (len(one), one)):
+        alike = [(*path, name) for name in sorted(below[path]) if name.lower() in SPLITS]
+        if said == "none" or not alike:
+            continue
+        if any(path[:n] in splits for n in range(1, len(path) + 1)):
+            continue  # inside a split
+        others = [(*path, name) for name in below[path] if name.lower() not in SPLITS]
+        if named and not path and said is None and _holds_splits(alike[0], below):
+            skipped.add(alike[0])  # a folder of one's own called test, say
+            continue
+        if others and said is None:
+            is_above = not any(one in with_images for one in alike)
+            if not is_above or any(_holds_classes(one, below) for one in others):
+                doubted += alike
+                continue
+            trusted += alike
+        splits |= {one: SPLITS[one[-1].lower()] for one in alike}
+    return _Roles(splits, frozenset(skipped), tuple(doubted), tuple(trusted))
+
+
+def _holds_splits(path: Folders, below: Mapping[Folders, set[str]]) -> bool:
+    """Whether a folder holds several folders, each named like another split."""
+    names = [SPLITS.get(name.lower()) for name in below.get(path, ())]
+    return len(names) > 1 and None not in names
+
+
+def _holds_classes(path: Folders, below: Mapping[Folders, set[str]]) -> bool:
+    return any(name.lower() not in SPLITS for name in below.get(path, ()))
