@@ -6,12 +6,12 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from featurestore.errors import BadSource
+from featurestore.sources.as_written import mixed_notes, number_note
 from featurestore.sources.listing import (
     LISTING,
     RESERVED,
@@ -79,19 +79,22 @@ def as_listing(source: Source, options: SourceOptions, items: SourceItems) -> Li
     ]
     rows = pa.Table.from_arrays(columns, schema=LISTING)
     used = items.used | {options.id, options.split}
+    notes = [*items.notes, *mixed_notes(table, {*known} - used, source.name)]
     for name in known:
         column = table.column(name)
         if name in labels or (name not in used and not pa.types.is_null(column.type)):
             column = plain(column)  # one of nothing but nulls has its type from later values
         if name in labels or name not in used:
             rows = rows.append_column(free_name(name), column)
+        if name in labels and (note := number_note(name, column, table)):
+            notes.append(note)
     rows = checked(rows, source)
     if options.group in known:  # a table's own column, whatever ours are called
         rows = with_group(rows, table.column(options.group))
     elif options.group is not None:
         rows = evaluate_group(rows, options.group)
     names = tuple(map(free_name, labels))
-    return Listing(rows, items.modality, names, tuple(items.notes), items.covers, items.unread)
+    return Listing(rows, items.modality, names, tuple(notes), items.covers, items.unread)
 
 
 def check_names(names: Sequence[str], where: str) -> None:
@@ -182,22 +185,3 @@ def with_class_names(table: pa.Table, names: Mapping[str, Sequence[str]]) -> pa.
         at = table.schema.get_field_index(column)
         table = table.set_column(at, column, pa.array(values, pa.string()))
     return table
-
-
-def columns_of(facts: Sequence[dict[str, Any]], names: Sequence[str]) -> pa.Table:
-    """Make a table of dicts; a column whose values have several types becomes text."""
-    arrays = []
-    for name in names:
-        values = [one.get(name) for one in facts]
-        kinds = {type(value) for value in values if value is not None}
-        if len(kinds) > 1 and not kinds <= {int, float}:
-            values = [None if value is None else str(value) for value in values]
-        elif kinds == {int, float}:
-            values = [None if value is None else float(value) for value in values]
-        try:
-            arrays.append(pa.array(values))
-        except (pa.ArrowException, OverflowError):  # an integer over 64 bits, lists of all sorts
-            arrays.append(pa.array([None if value is None else str(value) for value in values]))
-    if not arrays:
-        return pa.table({"": pa.nulls(len(facts))}).select([])
-    return pa.Table.from_arrays(arrays, names=list(names))

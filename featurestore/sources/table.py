@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import codecs
+import csv as csv_text
+import io
 import json as json_text
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -10,8 +12,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from featurestore.errors import BadSource
+from featurestore.sources.as_written import EXACT, WrittenFloat, columns_of, typed
 from featurestore.sources.listing import SPLITS, Listing, SourceOptions, require_column
 from featurestore.sources.locations import Location, is_url
 from featurestore.sources.metadata import (
@@ -150,50 +154,75 @@ def _read_csv(location: Location, options: SourceOptions, delimiter: str = ",") 
         return _csv(location, options, delimiter, exact=True)  # on one core it names the row
 
 
-def _dialect(location: Location, delimiter: str) -> tuple[str, str]:
-    """Return encoding and delimiter: spreadsheets may write UTF-16, or ``;`` between columns."""
+def _dialect(location: Location, delimiter: str) -> tuple[str, str, list[str]]:
+    """Return encoding, delimiter and header.
+
+    Spreadsheets may write UTF-16, or ``;`` between columns.
+    """
     with location.open() as file:
         head = file.read(1 << 16)
     encoding = "utf16" if head[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf8"
-    header = head.decode(encoding, "replace").splitlines()[:1]
+    text = head.decode(encoding, "replace").removeprefix("\ufeff")
+    header = text.splitlines()[:1]
     if delimiter == "," and header and ";" in header[0] and "," not in header[0]:
-        return encoding, ";"
-    return encoding, delimiter
+        delimiter = ";"
+    lines = csv_text.reader(
+        io.StringIO(text, newline=""),
+        delimiter=delimiter,
+        quoting=csv_text.QUOTE_NONE if delimiter == "\t" else csv_text.QUOTE_MINIMAL,
+    )
+    return encoding, delimiter, next((line for line in lines if line), [])
 
 
 def _csv(
     location: Location, options: SourceOptions, delimiter: str, *, exact: bool = False
 ) -> pa.Table:
+    encoding, divider, header = _dialect(location, delimiter)
+    names = list(options.columns or header)
+    delimiter = delimiter if len(options.columns or ()) == 1 else divider
+    read = _csv_reader(location, options, delimiter, encoding, use_threads=not exact)
+    table = read(names)
+    if not all(pa.types.is_binary(field.type) for field in table.schema):
+        table = read(table.column_names)  # a header that we had read otherwise
+    check_names(table.column_names, location.name)
+    for at, name in enumerate(table.column_names):
+        if name == options.text:
+            continue  # stays bytes: one text that is not UTF-8 fails alone
+        try:
+            table = table.set_column(at, name, table.column(at).cast(pa.string()))
+        except pa.ArrowInvalid:
+            raise BadSource(
+                f"column {name!r} of {location} is not UTF-8: convert the file"
+            ) from None
+    return typed(table.replace_schema_metadata({_BYTES: b"1"}), _as_written(options))
+
+
+def _csv_reader(
+    location: Location, options: SourceOptions, delimiter: str, encoding: str, *, use_threads: bool
+) -> Callable[[list[str]], pa.Table]:
+    """Return a function that reads the file, given the names of its columns; all are bytes."""
     from pyarrow import csv
 
-    columns = options.columns
-
     # In TSV files quotes are mostly text (sms_spam has them unpaired); in CSV they are quotes.
-    quotes = '"' if delimiter == "," else False
-    encoding, divider = _dialect(location, delimiter)
-    delimiter = delimiter if columns and len(columns) == 1 else divider
-    table = csv.read_csv(
+    quotes = False if delimiter == "\t" else '"'
+    return lambda names: csv.read_csv(
         _input(location),
         read_options=csv.ReadOptions(
-            column_names=list(columns) if columns else None,
+            column_names=list(options.columns) if options.columns else None,
             block_size=_BLOCK_BYTES,
             encoding=encoding,
-            use_threads=not exact,
+            use_threads=use_threads,
         ),
         parse_options=csv.ParseOptions(
             delimiter=delimiter, quote_char=quotes, newlines_in_values=bool(quotes)
         ),
         convert_options=csv.ConvertOptions(
-            column_types=_as_written(options) | _as_bytes(options),
+            column_types=dict.fromkeys(names, pa.binary()),
             null_values=[""],  # "NA" and "null" may be texts and labels
             strings_can_be_null=True,
             quoted_strings_can_be_null=False,
         ),
     )
-    for field in table.schema:
-        if pa.types.is_binary(field.type) and field.name != options.text:
-            raise BadSource(f"column {field.name!r} of {location} is not UTF-8: convert the file")
-    return table.replace_schema_metadata({_BYTES: b"1"})
 
 
 def _read_tsv(location: Location, options: SourceOptions) -> pa.Table:
@@ -201,19 +230,79 @@ def _read_tsv(location: Location, options: SourceOptions) -> pa.Table:
 
 
 def _read_jsonl(location: Location, options: SourceOptions) -> pa.Table:
+    _no_columns(location, options.columns)
+    try:
+        table = _fast_jsonl(location, options)
+    except pa.ArrowInvalid as error:  # a column of two kinds, NaN, or no JSON
+        try:
+            return _exact_jsonl(location)
+        except ValueError:
+            raise error from None
+    return _exact_jsonl(location) if any(map(_may_be_cut, table.columns)) else table
+
+
+def _fast_jsonl(location: Location, options: SourceOptions) -> pa.Table:
     from pyarrow import json
 
-    _no_columns(location, options.columns)
-    read = json.ReadOptions(block_size=_BLOCK_BYTES)
-    written = pa.schema(list((_as_written(options) | _as_bytes(options)).items()))
+    def read(types: dict[str, pa.DataType]) -> pa.Table:
+        schema = json.ParseOptions(explicit_schema=pa.schema(list(types.items())))
+        return json.read_json(_input(location), json.ReadOptions(block_size=_BLOCK_BYTES), schema)
+
+    named = _as_written(options) | _as_bytes(options)
     try:
-        options_of = json.ParseOptions(explicit_schema=written)
-        table = json.read_json(_input(location), read, options_of)
+        table = read(named)
     except pa.ArrowInvalid:  # a number where we expected a string: then it is one
-        return json.read_json(_input(location), read)
+        named = {}
+        table = read(named)
+    dates = {
+        field.name: kind
+        for field in table.schema
+        if (kind := _without_times(field.type)) != field.type
+    }
+    if dates:  # a text that looks like a date is a text
+        table = read(named | dates)
     # A column that is named but not there comes as nulls; say later that it is missing.
-    absent = [name for name in written.names if table.column(name).null_count == len(table)]
-    return table.drop_columns(absent).replace_schema_metadata({_BYTES: b"1"})
+    absent = [name for name in named if table.column(name).null_count == len(table)]
+    return table.drop_columns(absent).replace_schema_metadata({_BYTES: b"1"} if named else None)
+
+
+def _without_times(kind: pa.DataType) -> pa.DataType:
+    if pa.types.is_timestamp(kind):
+        return pa.string()
+    if pa.types.is_list(kind):
+        return pa.list_(_without_times(kind.value_type))
+    if pa.types.is_struct(kind):
+        return pa.struct([(field.name, _without_times(field.type)) for field in kind])
+    return kind
+
+
+def _may_be_cut(column: pa.ChunkedArray | pa.Array) -> bool:
+    """Whether floats may stand for whole numbers of more digits than they hold."""
+    kind = column.type
+    if pa.types.is_floating(kind):
+        largest = pc.max(pc.abs(column)).as_py()
+        return largest is not None and largest >= EXACT
+    if pa.types.is_list(kind):
+        return _may_be_cut(pc.list_flatten(column))
+    if pa.types.is_struct(kind):
+        return any(_may_be_cut(pc.struct_field(column, [at])) for at in range(kind.num_fields))
+    return False
+
+
+def _exact_jsonl(location: Location) -> pa.Table:
+    """Read line by line: slower, but each value stays what it is.
+
+    Raises
+    ------
+    ValueError
+        If a line is not JSON, or no object.
+    """
+    with location.open() as file:
+        lines = [line for line in file.read().splitlines() if line.strip()]
+    facts = [json_text.loads(line, parse_float=WrittenFloat) for line in lines]
+    if not all(isinstance(one, dict) for one in facts):
+        raise ValueError("a line that is no object")
+    return columns_of(facts, list(dict.fromkeys(name for one in facts for name in one)))
 
 
 def _read_parquet(location: Location, options: SourceOptions) -> pa.Table:

@@ -6,7 +6,6 @@ by its offset in the shard. ``0042.jpg``, ``0042.cls``, ``0042.json`` make the i
 
 from __future__ import annotations
 
-import io
 import json
 import re
 import tarfile
@@ -20,10 +19,11 @@ import pyarrow as pa
 
 from featurestore.errors import BadSource
 from featurestore.sources.archives import MAGIC_BYTES, check_uncompressed, is_compressed_tar
+from featurestore.sources.as_written import WrittenFloat, columns_of
 from featurestore.sources.folder import IMAGE_ENDINGS
 from featurestore.sources.listing import SPLITS, Listing, SourceOptions
 from featurestore.sources.locations import Location
-from featurestore.sources.metadata import SourceItems, as_listing, columns_of
+from featurestore.sources.metadata import SourceItems, as_listing
 from featurestore.sources.uris import member_uri
 from featurestore.terms.specs import Modality
 
@@ -380,7 +380,7 @@ def _facts(
             return {"txt": text}
         if ending == "cls":
             return {"label": text.strip()}
-        value = json.load(io.StringIO(text))
+        value = json.loads(text, parse_float=WrittenFloat)
     except ValueError as error:
         damaged.append((shard, f"{name}: {error}"))
         return {"txt": None} if ending == "txt" else {}

@@ -165,6 +165,8 @@ def evaluate(expression: str, table: pa.Table) -> pa.ChunkedArray:
         reason = str(error).split(" in: SELECT")[0]  # of our own making
         if "not found" in reason:
             reason += f" (columns: {', '.join(table.column_names)})"
+        if "type VARCHAR and type" in reason:
+            reason += " (try_cast(COLUMN as double) reads a column of texts as numbers)"
         raise BadQuery(f"{reason} in: {expression}") from None
     if len(result) != len(table):
         raise BadQuery(f"expected one value for each of {len(table)} rows from: {expression}")
