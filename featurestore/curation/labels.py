@@ -16,7 +16,7 @@ from featurestore.sources.listing import RESERVED, SourceOptions, canonical_spli
 from featurestore.sources.locations import Location
 from featurestore.sources.metadata import plain
 from featurestore.sources.table import READERS
-from featurestore.storage.columns import is_equal, new_columns
+from featurestore.storage.columns import is_equal, new_columns, without_nan
 from featurestore.storage.dataset_file import DatasetFile, task_of
 from featurestore.storage.dataset_folder import DatasetFolder
 
@@ -110,6 +110,8 @@ def _checked(values: pa.Table) -> pa.Table:
     if not names:
         raise BadSource("no column to attach: expected one beside the id")
     values = values.select(["item_id", *names])
+    for at, name in enumerate(names, 1):
+        values = values.set_column(at, name, without_nan(values.column(name)))
     if SPLIT in names:
         splits = [canonical_split(value) for value in values.column(SPLIT).to_pylist()]
         at = values.schema.get_field_index(SPLIT)

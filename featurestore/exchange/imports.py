@@ -19,10 +19,11 @@ from numpy.typing import NDArray
 from featurestore.curation.labels import attach
 from featurestore.errors import BadName, BadSource, ModalityMismatch
 from featurestore.pipeline.writer import replace_items
-from featurestore.sources.listing import RESERVED, canonical_split, require_column
+from featurestore.sources.class_names import hub_features, with_class_names
+from featurestore.sources.listing import RESERVED, as_strings, canonical_split, require_column
 from featurestore.sources.locations import Location
-from featurestore.sources.metadata import hub_class_names, plain, with_class_names
-from featurestore.storage.columns import drop_equal, new_columns, text_hash
+from featurestore.sources.metadata import free_name, plain
+from featurestore.storage.columns import drop_equal, new_columns, text_hash, without_nan
 from featurestore.storage.dataset_file import DatasetFile, SourceRecord, task_of
 from featurestore.storage.dataset_folder import DatasetFolder, find_spec
 from featurestore.storage.shards import view_rows
@@ -115,6 +116,7 @@ def import_vectors(
     table, dim = incoming.columns, incoming.vectors.shape[1]
     for column in labels:
         require_column(column, table.column_names, "--label", Location.of(origin))
+    labels = [free_name(column) for column in labels]
     if text is None and "text" in table.column_names and table["text"].null_count < len(table):
         text = "text"
     earlier = folder.read() if folder.exists else None
@@ -125,7 +127,7 @@ def import_vectors(
     known = folder.items.read(["item_id", "content_hash"]) if earlier else ITEMS.empty_table()
     positions = pc.index_in(incoming.ids, value_set=known.column("item_id"))  # null: a new item
     known_hashes = known.column("content_hash").take(positions).combine_chunks()
-    rows = _item_rows(incoming, str(spec), text, known_hashes)
+    rows = _item_rows(incoming, str(spec), text, known_hashes, labels)
     new = rows.filter(pc.is_null(positions))
     make_store(store.path)
     if earlier is None:
@@ -218,7 +220,11 @@ def _check_view(
 
 
 def _item_rows(
-    incoming: Incoming, source: str, text: str | None, known_hashes: pa.Array
+    incoming: Incoming,
+    source: str,
+    text: str | None,
+    known_hashes: pa.Array,
+    labels: Sequence[str],
 ) -> pa.Table:
     """Return item rows.
 
@@ -238,7 +244,9 @@ def _item_rows(
     else:  # nobody here knows the content: the vector stands for it
         made = [hashlib.sha256(incoming.vectors[row]).hexdigest() for row in unnamed]
     hashes = pc.replace_with_mask(hashes, pc.is_null(hashes), pa.array(made, pa.string()))
-    splits = table.column("split").to_pylist() if "split" in table.column_names else [None] * n
+    splits = [None] * n
+    if "split" in table.column_names:
+        splits = without_nan(table.column("split")).to_pylist()
     columns: dict[str, Any] = {
         "item_id": incoming.ids,
         "source": pa.array([source] * n, pa.string()),
@@ -250,8 +258,9 @@ def _item_rows(
     if "group" in table.column_names:
         columns["group"] = _strings(table, "group")
     for name in table.column_names:
-        if name not in RESERVED and name not in columns and name != text:
-            columns[name] = plain(table.column(name))
+        ours = free_name(name)  # as embed calls it; those of our own names came from a store
+        if ours in labels or (name not in RESERVED and name != text):
+            columns[ours] = plain(table.column(name))
     schema = pa.schema(
         [ITEMS.field(name) if name in ITEMS.names else pa.field(name, value.type)
          for name, value in columns.items()]
@@ -262,25 +271,32 @@ def _item_rows(
 
 def _strings(table: pa.Table, name: str) -> pa.Array:
     try:
-        return table.column(name).cast(pa.string()).combine_chunks()
+        return as_strings(table.column(name)).combine_chunks()
     except pa.ArrowException:
         kind = table.schema.field(name).type
         raise BadSource(f"column {name!r} holds {kind}: expected texts or numbers") from None
 
 
 def _read_table(path: Path) -> pa.Table:
+    """Read a table; class numbers that Hugging Face wrote have their names."""
     try:
-        if path.suffix == ".parquet":
-            return pq.read_table(path)
-        if path.is_dir():
-            names = [one["filename"] for one in json.loads((path / _SAVED).read_text())[_FILES]]
-            parts = [_read_stream(path / Path(name).name) for name in names]
-            table = pa.concat_tables(parts)
-            return with_class_names(table, hub_class_names(table.schema))
-        with pa.memory_map(str(path)) as file:
-            return pa.ipc.open_file(file).read_all()
+        table = _read_plain(path)
     except (OSError, ValueError, KeyError, TypeError) as error:  # ArrowInvalid is a ValueError
         raise BadSource(f"cannot read {path}: {error}") from None
+    return with_class_names(table, hub_features(table.schema))
+
+
+def _read_plain(path: Path) -> pa.Table:
+    if path.suffix == ".parquet":
+        return pq.read_table(path)
+    if path.is_dir():
+        names = [one["filename"] for one in json.loads((path / _SAVED).read_text())[_FILES]]
+        return pa.concat_tables([_read_stream(path / Path(name).name) for name in names])
+    try:
+        with pa.memory_map(str(path)) as file:
+            return pa.ipc.open_file(file).read_all()
+    except pa.ArrowInvalid:
+        return _read_stream(path)  # so Hugging Face writes them
 
 
 def _read_stream(path: Path) -> pa.Table:
@@ -361,7 +377,7 @@ def _ids(table: pa.Table, item_id: str | None, path: Path, n: int) -> pa.Array:
         require_column(item_id, table.column_names, "--id", Location.of(path))
     names = [item_id] if item_id else [c for c in _PATH_COLUMNS if c in table.column_names]
     for name in names:
-        ids = pc.cast(table.column(name), pa.string()).combine_chunks()
+        ids = as_strings(table.column(name)).combine_chunks()
         if ids.null_count == 0 and len(pc.unique(ids)) == n:
             return ids
         if item_id is not None:

@@ -10,9 +10,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from featurestore.storage.columns import EXACT
 from featurestore.terms.labels import SEPARATOR
 
-EXACT = 2**53  # whole numbers up to this size are exact as floats
 _ABOUT = b"featurestore: as written"  # what we note of a table, in the metadata of its schema
 _PEEK = 200  # values that show whether a column may be one of numbers
 _LOOKS = re.compile(r"-?[0-9]+(\.[0-9]+)?(e[+-][0-9]+)?|nan|NaN|-?inf")

@@ -13,10 +13,12 @@ from typing import Any
 import pyarrow as pa
 
 from featurestore.errors import BadSource, MissingExtra
+from featurestore.sources.class_names import class_columns, with_class_names
 from featurestore.sources.listing import Listing, SourceOptions, canonical_split, require_column
 from featurestore.sources.locations import Location
-from featurestore.sources.metadata import SourceItems, as_listing, with_class_names
+from featurestore.sources.metadata import SourceItems, as_listing
 from featurestore.sources.uris import image_bytes, value_uri
+from featurestore.storage.columns import joined
 from featurestore.terms.specs import Modality
 
 HF_PREFIX = "hf:"  # a data set of the Hugging Face hub, by name
@@ -51,14 +53,10 @@ class HfDataset:
         if options.columns is not None:
             raise BadSource(f"--columns names the columns of a CSV, but {self.root} has its own")
         splits = _splits(self.root)
-        features = next(iter(splits.values())).features
-        images = [name for name, kind in features.items() if type(kind).__name__ == "Image"]
-        classes = {
-            name: kind.names
-            for name, kind in features.items()
-            if type(kind).__name__ == "ClassLabel"
-        }
-        known = list(features)
+        # Splits may differ in their columns, and in the names of their classes.
+        kinds = [item for dataset in splits.values() for item in dataset.features.items()]
+        known = list(dict.fromkeys(name for name, _ in kinds))
+        images = list(dict.fromkeys(n for n, kind in kinds if type(kind).__name__ == "Image"))
         if options.text is not None and options.image is not None:
             raise BadSource("--image and --text name two contents: give one of them")
         content = options.image or options.text or (images[0] if len(images) == 1 else None)
@@ -75,16 +73,20 @@ class HfDataset:
                 f"{', '.join(images) or 'none'}); texts are embedded with --text"
             )
         parts, ids, uris, names = [], [], [], []
+        classes: dict[str, None] = {}
         for split, dataset in splits.items():
-            kept = [name for name in known if name not in images]
+            features = dataset.features.to_dict()
+            require_column(content, list(features), f"split {split}", self.location)
+            classes |= dict.fromkeys(class_columns(features))
+            kept = [name for name in features if name not in images]
             table = dataset.select_columns(kept).with_format("arrow")[:] if kept else None
             if table is None:
                 table = pa.table({"row": range(len(dataset))})
-            parts.append(with_class_names(table, classes).replace_schema_metadata(None))
+            parts.append(with_class_names(table, features).replace_schema_metadata(None))
             names += [canonical_split(split) if split != "all" else None] * len(table)
             ids += [f"{split}:{row}" for row in range(len(table))]
             uris += [value_uri(split, content, row) for row in range(len(table))]
-        table = pa.concat_tables(parts)
+        table = joined(parts)
         notes = []
         if options.id is None:
             notes.append(f"no --id: items of {self.name} are named by split and row")

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from featurestore.errors import BadSource, DuplicateIds, MissingColumn
 from featurestore.sources.locations import Location
-from featurestore.storage.columns import new_columns
+from featurestore.storage.columns import new_columns, without_nan
 from featurestore.terms.specs import Modality
 
 LISTING = pa.schema(
@@ -179,7 +179,14 @@ def with_stem(rows: pa.Table) -> pa.Table:
 def with_group(rows: pa.Table, groups: pa.ChunkedArray) -> pa.Table:
     """Fill the group column."""
     at = rows.schema.get_field_index("group")
-    return rows.set_column(at, "group", groups.cast(pa.string()))
+    return rows.set_column(at, "group", as_strings(groups))
+
+
+def as_strings(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Return plain values as texts; NaN is null."""
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    return without_nan(column).cast(pa.string())
 
 
 def canonical_split(value: object) -> str | None:
@@ -188,7 +195,7 @@ def canonical_split(value: object) -> str | None:
     >>> canonical_split("Validation"), canonical_split("fold1"), canonical_split(None)
     ('val', 'fold1', None)
     """
-    if value is None or value == "":
+    if value is None or value == "" or value != value:
         return None
     lowered = str(value).strip().lower()
     return SPLITS.get(lowered, lowered)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -18,12 +20,14 @@ from featurestore.sources.listing import (
     Listing,
     Source,
     SourceOptions,
+    as_strings,
     canonical_split,
     checked,
     evaluate_group,
     require_column,
     with_group,
 )
+from featurestore.storage.columns import without_nan
 from featurestore.terms.labels import SEPARATOR
 from featurestore.terms.specs import Modality
 
@@ -55,7 +59,7 @@ def as_listing(source: Source, options: SourceOptions, items: SourceItems) -> Li
     check_names(known, source.name)
     if options.id is not None:
         require_column(options.id, known, "--id", source.location)
-        ids = table.column(options.id).cast(pa.string())
+        ids = as_strings(table.column(options.id))
     if options.split is not None:
         require_column(options.split, known, "--split", source.location)
         splits = [canonical_split(value) for value in table.column(options.split).to_pylist()]
@@ -119,24 +123,40 @@ def plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
     if isinstance(kind, pa.BaseExtensionType):
         storage = [chunk.storage for chunk in column.chunks]
         return plain(pa.chunked_array(storage, kind.storage_type))
+    if pa.types.is_run_end_encoded(kind):
+        return plain(pc.run_end_decode(column))
     if pa.types.is_dictionary(kind):
-        return column.cast(kind.value_type)
-    if pa.types.is_null(kind) or pa.types.is_large_string(kind) or kind == pa.string_view():
+        return plain(column.cast(kind.value_type))
+    if pa.types.is_null(kind) or _is_text(kind):
         return column.cast(pa.string())
-    if pa.types.is_integer(kind) and kind != pa.int64():
-        return column.cast(pa.float64() if kind == pa.uint64() else pa.int64(), safe=False)
-    if pa.types.is_floating(kind) and kind != pa.float64():
-        return column.cast(pa.float64())
-    if _is_any_list(kind) and _is_plain(kind.value_type):
-        return _joined(pc.cast(column, pa.list_(pa.string())))
-    if _is_plain(kind) or (pa.types.is_decimal(kind) and kind.precision <= _DELTA_DIGITS):
+    if pa.types.is_integer(kind):
+        try:
+            return column.cast(pa.int64())
+        except pa.ArrowInvalid:
+            return column.cast(pa.string())  # over 63 bits: exact as a text
+    if pa.types.is_floating(kind):
+        return without_nan(column).cast(pa.float64())
+    if _is_any_list(kind) and _has_names(kind.value_type):
+        return _joined(column)
+    if pa.types.is_decimal(kind) and kind.precision <= _DELTA_DIGITS:
+        return column.cast(pa.decimal128(kind.precision, kind.scale))
+    if pa.types.is_boolean(kind):
         return column
     return pa.chunked_array([pa.array(map(_as_text, column.to_pylist()), pa.string())])
 
 
-def _is_plain(kind: pa.DataType) -> bool:
-    is_kind = (pa.types.is_boolean, pa.types.is_string, pa.types.is_integer, pa.types.is_floating)
-    return any(one(kind) for one in is_kind)
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(
+        pa.types.is_string(kind) or pa.types.is_large_string(kind) or kind == pa.string_view()
+    )
+
+
+def _has_names(kind: pa.DataType) -> bool:
+    """Whether values of lists are names or numbers."""
+    if pa.types.is_dictionary(kind):
+        return _has_names(kind.value_type)
+    is_kind = (pa.types.is_boolean, pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal)
+    return _is_text(kind) or pa.types.is_null(kind) or any(one(kind) for one in is_kind)
 
 
 def _as_text(value: object) -> str | None:
@@ -145,43 +165,43 @@ def _as_text(value: object) -> str | None:
     if isinstance(value, bytes):
         return value.hex()
     if isinstance(value, (dict, list)):
-        return json.dumps(value, ensure_ascii=False, default=_as_text)
+        return json.dumps(_without_nan(value), ensure_ascii=False, default=_as_text)
     return str(value)
 
 
+def _without_nan(value: Any) -> Any:
+    """Return nested values with null for NaN, which JSON does not know."""
+    if isinstance(value, dict):
+        return {name: _without_nan(one) for name, one in value.items()}
+    if isinstance(value, list):
+        return [_without_nan(one) for one in value]
+    return None if value != value else value
+
+
 def _is_any_list(kind: pa.DataType) -> bool:
-    return bool(
-        pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+    is_kind = (
+        pa.types.is_list,
+        pa.types.is_large_list,
+        pa.types.is_fixed_size_list,
+        pa.types.is_list_view,
+        pa.types.is_large_list_view,
     )
+    return any(one(kind) for one in is_kind)
 
 
 def _joined(lists: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Write lists of texts as one text each, without their nulls; a | within a text becomes /."""
+    """Write lists of names as one text each, without their nulls; a | within a name becomes /."""
+    parts = []
+    for chunk in lists.chunks:
+        flat = chunk.flatten()
+        names = iter(as_strings(pa.chunked_array([flat])).to_pylist())
+        lengths = pc.list_value_length(chunk).to_pylist()
+        parts.append([None if n is None else [*islice(names, n)] for n in lengths])
     texts = [
         None
         if one is None
         else SEPARATOR.join(t.replace(SEPARATOR, "/") for t in one if t is not None)
-        for one in lists.to_pylist()
+        for part in parts
+        for one in part
     ]
     return pa.chunked_array([pa.array(texts, pa.string())])
-
-
-def hub_class_names(schema: pa.Schema) -> dict[str, list[str]]:
-    """Return class names by column, where Hugging Face wrote them into a schema's metadata."""
-    noted = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
-    return {
-        name: kind["names"]
-        for name, kind in noted.get("info", {}).get("features", {}).items()
-        if isinstance(kind, dict) and kind.get("_type") == "ClassLabel" and kind.get("names")
-    }
-
-
-def with_class_names(table: pa.Table, names: Mapping[str, Sequence[str]]) -> pa.Table:
-    """Replace class numbers by names, column by column; -1 and null mean that there is no label."""
-    for column in names.keys() & set(table.column_names):
-        of = names[column]
-        numbers = [-1 if one is None else int(one) for one in table.column(column).to_pylist()]
-        values = [of[number] if 0 <= number < len(of) else None for number in numbers]
-        at = table.schema.get_field_index(column)
-        table = table.set_column(at, column, pa.array(values, pa.string()))
-    return table

@@ -15,17 +15,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from featurestore.errors import BadSource
-from featurestore.sources.as_written import EXACT, WrittenFloat, columns_of, typed
+from featurestore.sources.as_written import WrittenFloat, columns_of, typed
+from featurestore.sources.class_names import hub_features, with_class_names
 from featurestore.sources.listing import SPLITS, Listing, SourceOptions, require_column
 from featurestore.sources.locations import Location, is_url
 from featurestore.sources.metadata import (
     SourceItems,
     as_listing,
     check_names,
-    hub_class_names,
-    with_class_names,
 )
 from featurestore.sources.uris import value_uri
+from featurestore.storage.columns import EXACT
 from featurestore.terms.specs import Modality
 
 _BLOCK_BYTES = 64 << 20  # a row must fit into a block
@@ -316,7 +316,7 @@ def _read_parquet(location: Location, options: SourceOptions) -> pa.Table:
         table = file.read([name for name in schema.names if name not in images])
         if not table.column_names:
             table = pa.table({"row": range(file.metadata.num_rows)})
-    table = with_class_names(table, hub_class_names(schema))
+    table = with_class_names(table, hub_features(schema))
     return table.replace_schema_metadata({_UNREAD: json_text.dumps(images)})
 
 

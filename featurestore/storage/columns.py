@@ -11,6 +11,11 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from featurestore.errors import BadSource
+from featurestore.terms.labels import class_name
+
+EXACT = 2**53  # whole numbers up to this size are exact as floats
+_FLOAT_DIGITS, _INT_DIGITS = 15, 19  # decimals that a float keeps; digits of 64 bits
+_DELTA_DIGITS = 38  # of a decimal
 
 
 def new_columns(have: pa.Schema, come: pa.Schema) -> list[pa.Field]:
@@ -70,6 +75,93 @@ def row_keys(columns: Sequence[pa.Array | pa.ChunkedArray]) -> pa.Array:
     return joined.combine_chunks() if isinstance(joined, pa.ChunkedArray) else joined
 
 
+def joined(parts: Sequence[pa.Table]) -> pa.Table:
+    """Return the rows of all parts; a column of several types has one that holds all its values."""
+    parts = [part.select(dict.fromkeys(part.column_names)) for part in parts]
+    for name in dict.fromkeys(name for part in parts for name in part.column_names):
+        columns = [part.column(name) for part in parts if name in part.column_names]
+        kind = shared_type(columns)
+        if kind is None:
+            raise BadSource(
+                f"column {name!r} holds {' and '.join(sorted({str(one.type) for one in columns}))} "
+                "in different parts of the source: convert one of them"
+            )
+        parts = [
+            part
+            if name not in part.column_names
+            else part.set_column(
+                part.column_names.index(name), name, converted(part.column(name), kind)
+            )
+            for part in parts
+        ]
+    return pa.concat_tables(parts, promote_options="default")
+
+
+def shared_type(columns: Sequence[pa.ChunkedArray]) -> pa.DataType | None:
+    """Return the type that holds the values of all columns as they are; None if none does.
+
+    Whole numbers beside others are floats, unless some have too many digits for one; anything
+    beside texts is text.
+    """
+    kind: pa.DataType | None = pa.null()
+    for column in columns:
+        kind = kind if kind is None else wider(kind, column.type)
+    wholes = [column for column in columns if pa.types.is_integer(column.type)]
+    is_float = kind is not None and pa.types.is_floating(kind)
+    return pa.string() if is_float and any(_largest(one) > EXACT for one in wholes) else kind
+
+
+def wider(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:
+    """Return a type for the values of both types; None if there is none."""
+    if one == other or pa.types.is_null(other):
+        return one
+    if pa.types.is_null(one):
+        return other
+    kinds = (one, other)
+    if not all(map(_is_simple, kinds)):
+        return None
+    if any(map(_is_text, kinds)) or any(map(pa.types.is_boolean, kinds)):
+        return pa.string()
+    if any(map(pa.types.is_floating, kinds)):
+        digits = max(getattr(kind, "precision", 0) for kind in kinds)
+        return pa.float64() if digits <= _FLOAT_DIGITS else pa.string()
+    if all(map(pa.types.is_integer, kinds)):
+        return pa.int64()
+    scale = max(getattr(kind, "scale", 0) for kind in kinds)
+    before = max(
+        kind.precision - kind.scale if pa.types.is_decimal(kind) else _INT_DIGITS for kind in kinds
+    )
+    digits = before + scale
+    return pa.decimal128(digits, scale) if digits <= _DELTA_DIGITS else pa.string()
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+
+def _is_simple(kind: pa.DataType) -> bool:
+    is_number = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)
+    return bool(is_number or _is_text(kind) or pa.types.is_boolean(kind))
+
+
+def _largest(column: pa.ChunkedArray) -> int:
+    ends = pc.min_max(column)
+    return int(max(abs(ends["min"].as_py() or 0), abs(ends["max"].as_py() or 0)))
+
+
+def converted(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
+    """Return a column as a wider type; numbers and truth values as text are class names."""
+    if column.type == kind:
+        return column
+    is_value = pa.types.is_floating(column.type) or pa.types.is_boolean(column.type)
+    if pa.types.is_string(kind) and is_value:
+        distinct = pc.unique(column)
+        texts = [None if one is None else class_name(one) for one in distinct.to_pylist()]
+        positions = pc.index_in(column, value_set=distinct)
+        return pa.chunked_array([pa.array(texts, pa.string()).take(positions.combine_chunks())])
+    return column.cast(kind)
+
+
 def fits(come: pa.DataType, have: pa.DataType) -> bool:
     """Whether a column of type ``come`` can be added to one of type ``have``."""
     if come == have or pa.types.is_null(come) or pa.types.is_null(have):
@@ -104,6 +196,15 @@ def is_equal(rows: pa.Table, items: pa.Table, positions: pa.Array, name: str) ->
     same = pc.fill_null(pc.equal(ours.cast(theirs.type), theirs), False)
     both_null = pc.and_(pc.is_null(ours), pc.is_null(theirs))
     return np.asarray(pc.or_(same, both_null))
+
+
+def without_nan(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Return a column with null for NaN: both say that there is no value."""
+    if not pa.types.is_floating(column.type):
+        return column
+    if column.type == pa.float16():
+        column = column.cast(pa.float64())
+    return pc.if_else(pc.is_nan(column), pa.scalar(None, column.type), column)
 
 
 def text_hash(text: str) -> str:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from featurestore.errors import BadName, NotEnoughData
 from featurestore.terms.embeddings import Embeddings
-from featurestore.terms.labels import SEPARATOR, class_name, is_missing, likely_task
+from featurestore.terms.labels import SEPARATOR, class_name, is_missing, is_number, likely_task
 
 N_BINS = 5  # of numbers, to spread them over folds
 _LISTS = (list, tuple, np.ndarray)
@@ -69,7 +69,7 @@ def guess_task(values: NDArray[Any], name: str) -> tuple[Task, str | None]:
     The rule is `likely_task`, by which dataset.json records a column's task, too.
     """
     task = Task(likely_task(values))
-    floats = {value for value in values if isinstance(value, (float, np.floating))}
+    floats = {value for value in values if is_number(value)}
     if task is Task.MULTILABEL and not any(isinstance(value, _LISTS) for value in values):
         return task, (
             f"Label {name!r} holds {SEPARATOR!r}, taken as standing between several labels: task "
@@ -115,7 +115,7 @@ def read_target(values: NDArray[Any], task: Task, name: str) -> Target:
         return Target(task, members, tuple(known))
     if any(isinstance(value, _LISTS) for value in values):
         raise BadName(f"label {name!r} holds lists: its task is multilabel")
-    fractions = [value for value in values if isinstance(value, (float, np.floating)) and value % 1]
+    fractions = [value for value in values if is_number(value) and value % 1]
     if fractions:
         raise BadName(
             f"label {name!r} holds numbers with fractions such as {fractions[0]}, which are no "
