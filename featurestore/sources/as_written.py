@@ -15,7 +15,7 @@ from featurestore.terms.labels import SEPARATOR
 
 _ABOUT = b"featurestore: as written"  # what we note of a table, in the metadata of its schema
 _PEEK = 200  # values that show whether a column may be one of numbers
-_LOOKS = re.compile(r"-?[0-9]+(\.[0-9]+)?(e[+-][0-9]+)?|nan|NaN|-?inf")
+_LOOKS = re.compile(r"-?[0-9]+(\.[0-9]+)?(e[+-][0-9]+)?|nan|NaN")
 _SHORT = r"^(0|-?(0\.0{0,3}[1-9][0-9]*|[1-9][0-9]{0,8}(\.[0-9]*[1-9])?))$"  # Arrow and repr agree
 
 
@@ -84,8 +84,8 @@ def _floats(values: pa.ChunkedArray) -> tuple[pa.ChunkedArray, bool] | None:
         numbers = values.cast(pa.float64())
     except pa.ArrowInvalid:
         return None
-    if not pc.any(pc.is_finite(numbers)).as_py():
-        return None
+    if not pc.all(pc.is_finite(numbers)).as_py():
+        return None  # 1e400, or inf
     short = pc.and_(
         pc.equal(numbers.cast(pa.string()), values), pc.match_substring_regex(values, _SHORT)
     )
@@ -105,8 +105,6 @@ def _may_read_back(text: str) -> bool:
 def _reads_back(text: str) -> bool:
     value = float(text)
     if value % 1:
-        return repr(value) == text
-    if value in (float("inf"), float("-inf")):
         return repr(value) == text
     is_exact = abs(value) <= EXACT and (value != 0 or text[0] != "-")
     return is_exact and text in (str(int(value)), f"{int(value)}.0")
