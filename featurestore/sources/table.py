@@ -154,32 +154,35 @@ def _read_csv(location: Location, options: SourceOptions, delimiter: str = ",") 
         return _csv(location, options, delimiter, exact=True)  # on one core it names the row
 
 
-def _dialect(location: Location, delimiter: str) -> tuple[str, str, list[str]]:
-    """Return encoding, delimiter and header.
-
-    Spreadsheets may write UTF-16, or ``;`` between columns.
-    """
+def _dialect(location: Location, delimiter: str) -> tuple[str, str]:
+    """Return encoding and delimiter: spreadsheets may write UTF-16, or ``;`` between columns."""
     with location.open() as file:
         head = file.read(1 << 16)
     encoding = "utf16" if head[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf8"
-    text = head.decode(encoding, "replace").removeprefix("\ufeff")
-    header = text.splitlines()[:1]
+    header = head.decode(encoding, "replace").splitlines()[:1]
     if delimiter == "," and header and ";" in header[0] and "," not in header[0]:
-        delimiter = ";"
+        return encoding, ";"
+    return encoding, delimiter
+
+
+def _header(location: Location, encoding: str, delimiter: str) -> list[str]:
+    """Return the names of the columns, from the first line that is not blank."""
+    with location.open() as file:
+        text = file.read(1 << 16).decode(encoding, "replace").removeprefix("\ufeff")
     lines = csv_text.reader(
         io.StringIO(text, newline=""),
         delimiter=delimiter,
         quoting=csv_text.QUOTE_NONE if delimiter == "\t" else csv_text.QUOTE_MINIMAL,
     )
-    return encoding, delimiter, next((line for line in lines if line), [])
+    return next((line for line in lines if line), [])
 
 
 def _csv(
     location: Location, options: SourceOptions, delimiter: str, *, exact: bool = False
 ) -> pa.Table:
-    encoding, divider, header = _dialect(location, delimiter)
-    names = list(options.columns or header)
+    encoding, divider = _dialect(location, delimiter)
     delimiter = delimiter if len(options.columns or ()) == 1 else divider
+    names = list(options.columns or _header(location, encoding, delimiter))
     read = _csv_reader(location, options, delimiter, encoding, use_threads=not exact)
     table = read(names)
     if not all(pa.types.is_binary(field.type) for field in table.schema):
