@@ -24,7 +24,7 @@ from featurestore.cli.options import (
     view_of,
 )
 from featurestore.cli.printing import print_json, say, say_fits
-from featurestore.cli.show_results import show_comparison, show_head, show_twins
+from featurestore.cli.show_results import predict_line, show_comparison, show_head, show_twins
 
 
 @click.command(epilog="Example: featurestore train photos -e baseline:pixels --head ridge")
@@ -89,6 +89,9 @@ def train(
         print_json(fitted.card)
     else:
         show_head(fitted)
+    where = bundle or (None if fitted.path is None else str(fitted.path))
+    if where is not None:
+        say(f"predict new items with: {predict_line(fitted, where)}")
 
 
 @click.command(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import click
 
-from featurestore.cli.printing import print_table, say
-from featurestore.terms.specs import EncoderSpec, encoder_label
+from featurestore.cli.printing import print_table
+from featurestore.terms.specs import EncoderSpec, Modality, encoder_label
 
 if TYPE_CHECKING:
     from heads import Assessment, Comparison, Curve, Issues
@@ -53,8 +54,20 @@ def show_head(fitted: FittedHead) -> None:
     for note in card["notes"]:
         click.echo(f"  {note}")
     click.echo(f"  kept as {fitted.head_id}")
-    if fitted.path is not None:
-        say(f"predict new items with: featurestore predict {fitted.path} SOURCE")
+
+
+def predict_line(fitted: FittedHead, folder: str) -> str:
+    """Return the command that predicts for new items with a head in a folder."""
+    from heads.saved.card import COLUMNS
+
+    card = fitted.card
+    known = card.columns or {}
+    source = "NEW.csv" if {"text", "image"} & set(known) else "NEW_FOLDER/"
+    if card.modality == Modality.TEXT and "text" not in known:
+        source, known = "NEW.csv", {"text": "TEXT_COLUMN"}
+    flags = [f"--{flag} {shlex.quote(known[flag])}" for flag in COLUMNS if flag in known]
+    words = ["featurestore predict", shlex.quote(folder), source, *flags, "-o predictions.csv"]
+    return " ".join(words)
 
 
 def show_comparison(comparison: Comparison) -> None:

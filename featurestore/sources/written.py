@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import codecs
+import csv
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import pyarrow as pa
@@ -19,6 +21,7 @@ from featurestore.sources.table import READERS, TableFile, _dialect
 
 JSON_TEXT = {b"featurestore": b"json"}  # marks a column whose values are JSON, one a row
 _BLOCK_BYTES = 64 << 20  # a row must fit into a block
+_FIRST_LINES = 100  # of JSON lines, looked at for names of columns
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,26 +105,68 @@ def _listed_rows(source: Source, listed: pa.Table) -> InputRows:
     return InputRows(listed.column("item_id").combine_chunks(), table)
 
 
+def table_columns(location: Location) -> list[str]:
+    """Return the names of a table's columns, as far as its beginning shows; none if unreadable."""
+    try:
+        return _COLUMNS[location.suffix](location)
+    except (pa.ArrowException, ValueError, KeyError, OSError):
+        return []
+
+
+def _csv_columns(location: Location) -> list[str]:
+    encoding, delimiter = _dialect(location, "\t" if location.suffix == ".tsv" else ",")
+    with location.open() as file:
+        head = codecs.getreader("utf-16" if encoding == "utf16" else "utf-8-sig")(
+            file, "backslashreplace"
+        )
+        if location.suffix == ".tsv":  # in which quotes are text
+            return head.readline().rstrip("\r\n").split(delimiter)
+        return next(csv.reader(head, delimiter=delimiter), [])
+
+
+def _json_columns(location: Location) -> list[str]:
+    with location.open() as file:
+        lines = [line for line in islice(file, _FIRST_LINES) if line.strip()]
+    rows = [json.loads(line.removeprefix(codecs.BOM_UTF8)) for line in lines]
+    return list(dict.fromkeys(name for row in rows if isinstance(row, dict) for name in row))
+
+
+def _parquet_columns(location: Location) -> list[str]:
+    import pyarrow.parquet as pq
+
+    with location.open() as file:
+        return list(pq.read_schema(file).names)
+
+
+_COLUMNS = {
+    ".csv": _csv_columns,
+    ".tsv": _csv_columns,
+    ".jsonl": _json_columns,
+    ".ndjson": _json_columns,
+    ".parquet": _parquet_columns,
+}
+
+
 # -- tables as they were written -----------------------------------------------------------
 
 
 def _read_csv(location: Location) -> pa.Table:
     """Read every column of a CSV or TSV file as text."""
-    from pyarrow import csv
+    from pyarrow import csv as arrow_csv
 
     delimiter = "\t" if location.suffix == ".tsv" else ","
     quotes = '"' if delimiter == "," else False  # as the listing reads them
     encoding, delimiter = _dialect(location, delimiter)
-    reading = csv.ReadOptions(block_size=_BLOCK_BYTES, encoding=encoding)
-    parsing = csv.ParseOptions(
+    reading = arrow_csv.ReadOptions(block_size=_BLOCK_BYTES, encoding=encoding)
+    parsing = arrow_csv.ParseOptions(
         delimiter=delimiter, quote_char=quotes, newlines_in_values=bool(quotes)
     )
-    with location.open() as file, csv.open_csv(file, reading, parsing) as head:
+    with location.open() as file, arrow_csv.open_csv(file, reading, parsing) as head:
         names = head.schema.names
     with location.open() as file:
         types = dict.fromkeys(names, pa.binary())
-        converting = csv.ConvertOptions(column_types=types, strings_can_be_null=False)
-        table = csv.read_csv(file, reading, parsing, converting)
+        converting = arrow_csv.ConvertOptions(column_types=types, strings_can_be_null=False)
+        table = arrow_csv.read_csv(file, reading, parsing, converting)
     return pa.table([_decoded(column) for column in table.columns], names)
 
 

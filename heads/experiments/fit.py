@@ -34,6 +34,7 @@ from heads.measures.metrics import METRICS
 from heads.saved.bundle import FittedHead, heads_folder, said_of, save_head
 from heads.saved.card import (
     CARD_FORMAT,
+    COLUMNS,
     AsReviewed,
     Conformal,
     CoverageOnTest,
@@ -206,6 +207,7 @@ def _card_of_lesson(lesson: _Lesson) -> dict[str, Any]:
         "head": lesson.head,
         "dataset": view.dataset.name,
         "modality": str(view.dataset.modality),
+        "columns": _columns_of(view),
         "encoder": "baseline:tfidf" if lesson.reads_texts else str(view.spec),
         "fingerprint": "" if lesson.reads_texts else view.fingerprint,
         "snapshot": lesson.items.snapshot,
@@ -214,6 +216,17 @@ def _card_of_lesson(lesson: _Lesson) -> dict[str, Any]:
         "dim": lesson.items.dim,
         "search_space": lesson.entry.search_space,
     }
+
+
+def _columns_of(view: View) -> dict[str, str] | None:
+    """Return what the tables of a data set call their columns, as far as all agree."""
+    records = view.dataset.description.sources.values()
+    found = {}
+    for flag in COLUMNS:
+        names = {record.options.get(flag) for record in records}
+        if len(names) == 1 and (name := names.pop()) is not None:
+            found[flag] = str(name)
+    return found or None
 
 
 def _set_aside(plan: Plan, coverage: float | None, seed: int) -> tuple[Plan, NDArray[np.intp]]:

@@ -37,10 +37,15 @@ class AnsweredRows:
         """
         import pyarrow as pa
 
-        columns = dict(zip(self.rows.columns.schema, self.rows.columns.columns, strict=True))
-        for field_, column in zip(self._said.schema, self._said.columns, strict=True):
-            columns[field_.with_name(self.renamed.get(field_.name, field_.name))] = column
+        columns: dict[pa.Field, pa.ChunkedArray] = {}
+        for table in (self.rows.columns, self.ours()):
+            columns.update(zip(table.schema, table.columns, strict=True))
         return pa.table(list(columns.values()), schema=pa.schema(list(columns)))
+
+    def ours(self) -> pa.Table:
+        """Return our columns alone, by the names that they have beside the input's."""
+        names = self._said.column_names
+        return self._said.rename_columns([self.renamed.get(name, name) for name in names])
 
     @cached_property
     def _said(self) -> pa.Table:

@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Any, TypeAlias, Unpack
 import numpy as np
 from numpy.typing import NDArray
 
-from featurestore.errors import EncoderMismatch, ShapeMismatch, StoreCorrupt, UnknownHead, nearest
+from featurestore.errors import (
+    BadSource,
+    EncoderMismatch,
+    ShapeMismatch,
+    StoreCorrupt,
+    UnknownHead,
+    nearest,
+)
 from featurestore.storage.dataset_folder import DatasetFolder
 from featurestore.storage.files import sha256_of, written_beside
 from featurestore.storage.remote import RemotePath, StorePath, as_path
@@ -21,11 +28,13 @@ from featurestore.terms.specs import EncoderSpec
 from heads.labels.tasks import Target, Task, texts_of
 from heads.labels.views import AnyDataset, folder_of
 from heads.saved.card import CARD_FORMAT, HeadCard, digest_of
+from heads.saved.raw_items import is_raw
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
     from heads.saved.answers import Answers
+    from heads.saved.frames import FrameOptions
     from heads.saved.serve import AskOptions
 
 
@@ -53,8 +62,8 @@ OUR_TYPES = frozenset(
     }
 )
 
-# What a head predicts for: vectors of shape (n, dim), or n texts where it reads texts.
-Items: TypeAlias = Embeddings | NDArray[Any] | Sequence[str]
+# What a head predicts for: vectors of shape (n, dim), or n texts, or n pictures.
+Items: TypeAlias = Embeddings | NDArray[Any] | Sequence[Any]
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +81,8 @@ class FittedHead:
 
         Parameters
         ----------
-        items : Embeddings or ndarray of shape (n, dim); texts for the head ``tfidf``
+        items : Embeddings, ndarray of shape (n, dim), or sequence of raw items
+            Texts where the head's encoder reads texts, else images: paths, bytes or PIL images.
 
         Raises
         ------
@@ -80,6 +90,8 @@ class FittedHead:
             If the embeddings come from another encoder than the head learned from.
         ShapeMismatch
             If vectors have another dim.
+        BadSource
+            If an item is of another type, or an image is not there.
         """
         said = np.asarray(self.estimator.predict(self._inputs(items)))
         if self.task is not Task.MULTILABEL:
@@ -93,8 +105,18 @@ class FittedHead:
         """Return probabilities, shape (n, n_classes), columns in the order of ``classes``."""
         return np.asarray(self.estimator.predict_proba(self._inputs(items)))
 
-    def ask(self, items: Sequence[str | Path | bytes], **options: Unpack[AskOptions]) -> Answers:
-        """Predict for raw items: texts, or images as paths or bytes; see `serve.predict_items`."""
+    def predict_frame(self, frame: Any, **options: Unpack[FrameOptions]) -> Any:
+        """Predict for the rows of a data frame: the frame with further columns is returned.
+
+        A row that has nothing to read has no prediction, and its reason in ``failed``; see
+        `heads.saved.frames.predict_frame`.
+        """
+        from heads.saved.frames import predict_frame
+
+        return predict_frame(self, frame, **options)
+
+    def ask(self, items: Sequence[Any], **options: Unpack[AskOptions]) -> Answers:
+        """Predict for raw items, with confidence and sets; see `serve.predict_items`."""
         from heads.saved.serve import predict_items
 
         return predict_items(self, items, **options)
@@ -128,8 +150,14 @@ class FittedHead:
         return list(self.card.classes)
 
     def _inputs(self, items: Items) -> NDArray[Any] | list[str]:
+        if not isinstance(items, Embeddings) and is_raw(items):
+            from heads.saved.serve import encoded_items
+
+            return encoded_items(self, items)
         if self.card.reads == "texts":
-            return texts_of(items) if isinstance(items, Embeddings) else list(items)
+            if not isinstance(items, Embeddings):
+                raise BadSource(f"head {self.head_id} reads texts (str), not vectors")
+            return texts_of(items)
         if isinstance(items, Embeddings):
             if items.encoder != self.card.fingerprint:
                 raise EncoderMismatch(

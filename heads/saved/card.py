@@ -15,6 +15,7 @@ from heads.measures.card import ABSENT, Card, TwinsInTest
 from heads.measures.evaluate import Estimate
 
 CARD_FORMAT = 1
+COLUMNS = ("text", "image", "id")  # what a table's columns may hold, as the options of embed say
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,7 @@ class HeadCard(Card):
     created: str  # ISO 8601, UTC
     dataset: str
     modality: str | None = field(default=None, metadata=ABSENT)
+    columns: Mapping[str, str] | None = field(default=None, metadata=ABSENT)  # flag → column
     encoder: str  # spec; baseline:tfidf for heads that read texts
     fingerprint: str  # of the encoder; empty for heads that read texts
     snapshot: Snapshot | None

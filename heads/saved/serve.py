@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
@@ -12,16 +13,18 @@ from numpy.typing import NDArray
 
 from featurestore.encoders import encode_now
 from featurestore.encoders.canary import check_probes
-from featurestore.errors import BadName, BadSource, EncoderMismatch
+from featurestore.errors import BadName, EncoderMismatch
 from featurestore.sources.listing import SourceOptions
 from featurestore.terms.specs import LOCAL_DIR, EncoderSpec, Modality
 from heads.labels.tasks import Task, texts_of
 from heads.measures.conformal import sets
 from heads.saved.answered import AnsweredRows
 from heads.saved.answers import Answers
+from heads.saved.raw_items import contents_of
 
 if TYPE_CHECKING:
     from featurestore.pipeline.report import Progress
+    from featurestore.sources.listing import Source
     from featurestore.store.view import View
     from heads.saved.bundle import FittedHead
 
@@ -35,17 +38,17 @@ class AskOptions(TypedDict, total=False):
 
 def predict_items(
     head: FittedHead,
-    items: Sequence[str | Path | bytes],
+    items: Sequence[Any],
     *,
     encoder: str | None = None,
     least_confidence: float = 0.0,
 ) -> Answers:
-    """Predict for texts, or for images given as paths or bytes.
+    """Predict for texts, or for images given as paths, bytes or PIL images.
 
     Parameters
     ----------
     items : sequence
-        Texts where the head's encoder reads texts, else paths or bytes of images.
+        Texts where the head's encoder reads texts, else images: paths, bytes or PIL images.
     encoder : str, optional
         Where the head's encoder is now: a folder, or a spec. Its fingerprint must be the same.
     least_confidence : float
@@ -56,29 +59,39 @@ def predict_items(
     EncoderMismatch, EncoderDrift
         If the encoder is not the one that the head learned from.
     BadSource, Undecodable
-        If an image is not there, or cannot be read.
+        If an item is of another type, or an image is not there, or cannot be read.
     """
-    if isinstance(items, (str, bytes, Path)):
-        raise BadSource("expected a sequence of items: put the one into a list")
+    inputs = encoded_items(head, items, encoder)
     ids = np.empty(len(items), dtype=object)
-    ids[:] = [str(i if isinstance(one, bytes) else one) for i, one in enumerate(items)]
+    ids[:] = [str(one if isinstance(one, (str, Path)) else i) for i, one in enumerate(items)]
+    return answer(head, ids, inputs, least_confidence)
+
+
+def encoded_items(
+    head: FittedHead, items: Sequence[Any] | NDArray[Any], encoder: str | None = None
+) -> NDArray[np.float32] | list[str]:
+    """Return what a head reads of raw items, in the order given."""
+    return encoded(head, contents_of(items, modality_of(head)), encoder)
+
+
+def encoded(
+    head: FittedHead, contents: Sequence[str | bytes], encoder: str | None = None
+) -> NDArray[np.float32] | list[str]:
+    """Return what a head reads of texts or bytes: vectors (n, dim), or the texts themselves."""
     if head.card.reads == "texts":
-        return answer(head, ids, list(map(str, items)), least_confidence)
+        return [str(one) for one in contents]
     parts = []
-    contents = [_content(one, head.card.modality or Modality.IMAGE) for one in items]
     for block in _blocks(head):
         loaded = encode_now.open_encoder(block, moved(block, encoder))
         parts.append(encode_now.encode(loaded, contents) * np.float32(block["scale"]))
-    return answer(head, ids, np.hstack(parts), least_confidence)
+    return np.hstack(parts)
 
 
-def _content(item: str | Path | bytes, modality: str) -> str | bytes:
-    if isinstance(item, bytes) or modality == Modality.TEXT:
-        return item if isinstance(item, bytes) else str(item)
-    path = Path(item)
-    if not path.is_file():
-        raise BadSource(f"there is no file {path}: this head reads images, as paths or bytes")
-    return path.read_bytes()
+def modality_of(head: FittedHead) -> Modality:
+    """Return what a head reads; cards of 0.1 do not say it, and are of images if not of texts."""
+    if head.card.reads == "texts":
+        return Modality.TEXT
+    return Modality(head.card.modality or Modality.IMAGE)
 
 
 def predict_source(
@@ -123,7 +136,8 @@ def predict_rows(
     from featurestore.sources.written import input_rows
     from featurestore.store.store import open_store
 
-    options = options or SourceOptions()
+    opened = open_source(source)
+    options, notes = with_columns(head, opened, options or SourceOptions())
     with tempfile.TemporaryDirectory(prefix="featurestore-predict-") as folder:
         store = open_store(Path(folder), create=True)
         blocks = _blocks(head) if head.card.reads == "vectors" else []
@@ -132,7 +146,7 @@ def predict_rows(
             encode_now.open_encoder(block, spec)  # refused before anything is embedded
         names = [str(spec) for spec in specs] or ["baseline:hashing"]
         job = Job.make(store.path, "items", EmbedRequest([source], names, options))
-        rows = input_rows(open_source(source), options, job.intake.rows.drop_columns(["source"]))
+        rows = input_rows(opened, options, job.intake.rows.drop_columns(["source"]))
         reports = job.run(progress, lambda _: None)
         dataset = store.dataset("items")
         views = [dataset.view(str(spec)) for spec in specs] or dataset.views()
@@ -144,7 +158,42 @@ def predict_rows(
         else:
             ids, inputs = _inputs(views, blocks, rows.ids.to_pylist())
             found = answer(head, ids, inputs, least_confidence, failures)
-        return AnsweredRows(rows, found, failed, _worth_saying(job.intake.notes))
+        return AnsweredRows(rows, found, failed, (*notes, *_worth_saying(job.intake.notes)))
+
+
+def with_columns(
+    head: FittedHead, source: Source, options: SourceOptions
+) -> tuple[SourceOptions, list[str]]:
+    """Fill in the columns that the training table had, where a table has columns of those names.
+
+    Returns
+    -------
+    options : SourceOptions
+    notes : list of str
+        What was filled in.
+    """
+    from featurestore.sources.table import TableFile
+    from featurestore.sources.written import table_columns
+
+    known = head.card.columns or {}
+    if not known or not isinstance(source, TableFile):
+        return options, []
+    there = table_columns(source.location)
+    is_open = {"id": options.id is None}
+    is_open["text"] = is_open["image"] = options.text is None and options.image is None
+    found = {
+        flag: name for flag, name in known.items() if name in there and is_open.get(flag, False)
+    }
+    if not found:
+        return options, []
+    said = " ".join(f"--{flag} {name}" for flag, name in found.items())
+    options = replace(
+        options,
+        text=found.get("text", options.text),
+        image=found.get("image", options.image),
+        id=found.get("id", options.id),
+    )
+    return options, [f"columns as in the training table: {said}"]
 
 
 def _check_views(
