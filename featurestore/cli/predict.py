@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from featurestore.sources.listing import SourceOptions
     from heads.saved.answered import AnsweredRows
     from heads.saved.bundle import FittedHead
+    from heads.saved.serve import AskOptions
 
 
 @click.command(epilog="Example: featurestore predict bundle/ new-photos/ -o predictions.csv")
@@ -35,6 +36,12 @@ if TYPE_CHECKING:
     default=0.0,
     type=click.FloatRange(0, 1),
     help="Abstain below it: predicted is empty.",
+)
+@click.option(
+    "--allow-empty",
+    is_flag=True,
+    help="Prediction sets may be empty, of items that fit no class; else they hold the most "
+    "probable one.",
 )
 @click.option(
     "-o", "--output", metavar="FILE.csv|.parquet|.jsonl|.json", help="CSV to stdout by default."
@@ -55,6 +62,7 @@ def predict(
     id_column: str | None,
     encoder: str | None,
     min_confidence: float,
+    allow_empty: bool,
     output: str | None,
     trust: tuple[str, ...],
     as_json: bool,
@@ -70,7 +78,12 @@ def predict(
     ending = _ending(output, source, as_json=as_json)
     head = load_bundle(bundle, trusted=trust)
     options = SourceOptions(text=text, image=image, id=id_column)
-    found = _answered(head, source, options, encoder, min_confidence)
+    how: AskOptions = {
+        "encoder": encoder,
+        "least_confidence": min_confidence,
+        "allow_empty": allow_empty,
+    }
+    found = _answered(head, source, options, how)
     for note in found.notes:
         say(note)
     write_answers(found.to_arrow(), output, ending)
@@ -86,11 +99,7 @@ def predict(
 
 
 def _answered(
-    head: FittedHead,
-    source: str,
-    options: SourceOptions,
-    encoder: str | None,
-    least_confidence: float,
+    head: FittedHead, source: str, options: SourceOptions, how: AskOptions
 ) -> AnsweredRows:
     """Predict for the rows of a source, or for one picture."""
     import pyarrow as pa
@@ -101,13 +110,10 @@ def _answered(
     from heads.saved.serve import predict_items, predict_rows
 
     if Path(source).suffix.lower() in IMAGE_ENDINGS and Path(source).is_file():
-        answers = predict_items(head, [source], encoder=encoder, least_confidence=least_confidence)
+        answers = predict_items(head, [source], **how)
         return AnsweredRows(InputRows(pa.array(answers.ids), pa.table({})), answers)
     with progress_bar() as progress:
-        return predict_rows(
-            head, source, options=options, encoder=encoder, least_confidence=least_confidence,
-            progress=progress,
-        )  # fmt: skip
+        return predict_rows(head, source, options=options, progress=progress, **how)
 
 
 def _ending(output: str | None, source: str, *, as_json: bool) -> str:

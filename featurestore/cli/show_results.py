@@ -35,14 +35,8 @@ def show_head(fitted: FittedHead) -> None:
             f"{name.replace('_', ' ')} {v:.3f}" for name, v in again["metrics"].items()
         )
         click.echo(f"  against what reviewers say ({again['n_changed']} items differ): {said}")
-    if conformal := card["conformal"]:
-        said = (
-            f"  prediction sets hold the truth in {conformal['coverage']:.0%} of new items or more "
-            f"(calibrated on {conformal['n_calibration']:,} items that were held out from training)"
-        )
-        if conformal["limit"] is None:
-            said += ", but so few can only promise it by putting everything into each set"
-        click.echo(said)
+    if card.conformal:
+        click.echo(f"  {card.conformal.sentence()}")
     if twins := card.get("twins"):
         said = ", ".join(
             f"{name.replace('_', ' ')} {value:.3f}"

@@ -276,7 +276,9 @@ def _conformal(estimator: Any, lesson: _Lesson, coverage: float) -> Conformal:
     is_held = misfit(plan.task, truth[plan.test], on_test) <= limit + 1e-12
     mean_size = None
     if plan.task is Task.MULTICLASS:
-        mean_size = float(sets(on_test, limit).sum(axis=1).mean())
+        in_set = sets(on_test, limit)  # as predict gives them
+        is_held = in_set[np.arange(len(plan.test)), truth[plan.test]]
+        mean_size = float(in_set.sum(axis=1).mean())
     low, high = wilson(float(is_held.mean()), len(is_held))
     return replace(calibrated, on_test=CoverageOnTest(float(is_held.mean()), low, high, mean_size))
 

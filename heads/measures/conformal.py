@@ -52,6 +52,16 @@ def misfit(task: Task, truth: NDArray[Any], said: NDArray[np.float64]) -> NDArra
     return np.asarray(1 - said[np.arange(len(truth)), truth])
 
 
-def sets(proba: NDArray[np.float64], limit: float) -> NDArray[np.bool_]:
-    """Return which classes are in the set of each row, (n, n_classes); it may be empty."""
-    return np.asarray(1 - proba <= limit + 1e-12)
+def sets(
+    proba: NDArray[np.float64], limit: float, *, allow_empty: bool = False
+) -> NDArray[np.bool_]:
+    """Return which classes are in the set of each row, (n, n_classes).
+
+    A set that would be empty holds the most probable class, unless ``allow_empty``: its row fits
+    no class as well as the calibration rows did. Sets only grow by it, so the coverage holds.
+    """
+    is_in = np.asarray(1 - proba <= limit + 1e-12)
+    if not allow_empty and proba.size:
+        none = ~is_in.any(axis=1)
+        is_in[none, proba[none].argmax(axis=1)] = True
+    return is_in

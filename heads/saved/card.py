@@ -54,6 +54,24 @@ class Conformal:
         """The largest misfit in a set, or infinity."""
         return math.inf if self.limit is None else self.limit
 
+    def sentence(self) -> str:
+        """Say what the sets promise, and what they did on the test split."""
+        said = (
+            f"prediction sets hold the truth in {self.coverage:.0%} of items, on average over "
+            f"calibration draws, for items like these (calibrated on {self.n_calibration:,} items "
+            "that were held out from training)"
+        )
+        if self.limit is None:
+            return f"{said}; so few can only promise it by putting everything into each set"
+        if test := self.on_test:
+            said += (
+                f"; measured on the test split: {test.coverage:.1%} ({test.low:.1%} to "
+                f"{test.high:.1%})"
+            )
+            if test.mean_size is not None:
+                said += f", {test.mean_size:.2f} classes a set"
+        return said
+
 
 @dataclass(frozen=True)
 class AsReviewed:

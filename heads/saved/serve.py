@@ -34,6 +34,7 @@ class AskOptions(TypedDict, total=False):
 
     encoder: str | None
     least_confidence: float
+    allow_empty: bool
 
 
 def predict_items(
@@ -42,6 +43,7 @@ def predict_items(
     *,
     encoder: str | None = None,
     least_confidence: float = 0.0,
+    allow_empty: bool = False,
 ) -> Answers:
     """Predict for texts, or for images given as paths, bytes or PIL images.
 
@@ -53,6 +55,8 @@ def predict_items(
         Where the head's encoder is now: a folder, or a spec. Its fingerprint must be the same.
     least_confidence : float
         Below it the head abstains: ``predicted`` is None.
+    allow_empty : bool
+        Whether a prediction set may be empty: of an item that fits no class.
 
     Raises
     ------
@@ -64,7 +68,7 @@ def predict_items(
     inputs = encoded_items(head, items, encoder)
     ids = np.empty(len(items), dtype=object)
     ids[:] = [str(one if isinstance(one, (str, Path)) else i) for i, one in enumerate(items)]
-    return answer(head, ids, inputs, least_confidence)
+    return answer(head, ids, inputs, least_confidence, allow_empty=allow_empty)
 
 
 def encoded_items(
@@ -117,6 +121,7 @@ def predict_rows(
     options: SourceOptions | None = None,
     encoder: str | None = None,
     least_confidence: float = 0.0,
+    allow_empty: bool = False,
     progress: Callable[[Progress], None] | None = None,
 ) -> AnsweredRows:
     """Predict for every row of a source: a folder, a table, tar shards, a URL.
@@ -157,7 +162,7 @@ def predict_rows(
             found = answer(head, np.empty(0, dtype=object), _nothing(head), 0.0, failures)
         else:
             ids, inputs = _inputs(views, blocks, rows.ids.to_pylist())
-            found = answer(head, ids, inputs, least_confidence, failures)
+            found = answer(head, ids, inputs, least_confidence, failures, allow_empty=allow_empty)
         return AnsweredRows(rows, found, failed, (*notes, *_worth_saying(job.intake.notes)))
 
 
@@ -240,6 +245,8 @@ def answer(
     inputs: NDArray[Any] | Sequence[str],
     least_confidence: float = 0.0,
     failures: tuple[str, ...] = (),
+    *,
+    allow_empty: bool = False,
 ) -> Answers:
     """Predict for n ids what is encoded already: vectors (n, dim), or texts for ``tfidf``."""
     if len(ids) == 0:
@@ -259,7 +266,7 @@ def answer(
     if hasattr(head.estimator, "predict_proba"):
         proba = head.predict_proba(inputs)
         if conformal:
-            in_set = sets(proba, conformal.most)
+            in_set = sets(proba, conformal.most, allow_empty=allow_empty)
         if head.task is Task.MULTICLASS:
             confidence = proba.max(axis=1)
             predicted[confidence < least_confidence] = None

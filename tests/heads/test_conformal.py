@@ -11,6 +11,7 @@ import heads
 from featurestore.errors import BadName
 from heads.labels.tasks import Task
 from heads.measures.conformal import misfit, sets, threshold
+from heads.saved.serve import answer
 
 
 def test_the_limit_is_the_rank_that_the_theorem_names():
@@ -69,3 +70,39 @@ def test_too_few_rows_to_promise_put_every_class_into_the_set(make_view, blobs):
 def test_a_share_that_is_none_is_refused(make_view, blobs):
     with pytest.raises(BadName, match="between 0 and 1"):
         heads.fit(make_view(*blobs(n=30)), "prototype", coverage=90, register=False)
+
+
+# probabilities, limit, set, set where it may be empty
+SETS = [
+    ([0.7, 0.2, 0.1], 0.65, [True, False, False], [True, False, False]),
+    ([0.5, 0.3, 0.2], 0.4, [True, False, False], [False, False, False]),
+    ([0.2, 0.3, 0.5], 0.0, [False, False, True], [False, False, False]),
+    ([0.4, 0.4, 0.2], 0.1, [True, False, False], [False, False, False]),
+    ([0.4, 0.4, 0.2], math.inf, [True, True, True], [True, True, True]),
+]
+
+
+@pytest.mark.parametrize(("proba", "limit", "full", "may_be_empty"), SETS)
+def test_a_set_is_empty_only_where_it_may_be(proba, limit, full, may_be_empty):
+    assert sets(np.array([proba]), limit).tolist() == [full]
+    assert sets(np.array([proba]), limit, allow_empty=True).tolist() == [may_be_empty]
+
+
+def test_no_rows_have_no_sets():
+    assert sets(np.empty((0, 3)), 0.5).shape == (0, 3)
+
+
+def test_an_item_that_fits_no_class_has_a_set_of_one_unless_asked(make_view, blobs):
+    vectors, labels = blobs(n=300)
+    split = ["train"] * 100 + ["val"] * 100 + ["test"] * 100
+    view = make_view(vectors, labels, split=split)
+    fitted = heads.fit(view, "prototype", coverage=0.5, register=False)
+    between = np.mean(vectors, axis=0, keepdims=True)
+    ids = np.array(["x"], dtype=object)
+    assert answer(fitted, ids, between).in_set.sum() == 1
+    assert answer(fitted, ids, between, allow_empty=True).in_set.sum() == 0
+    found = fitted.card.conformal
+    assert found.on_test.mean_size >= 1
+    said = found.sentence()
+    assert "on average over calibration draws, for items like these" in said
+    assert f"measured on the test split: {found.on_test.coverage:.1%}" in said
