@@ -21,7 +21,9 @@ def embedded(fs, tiny_images):
 def test_embed_says_what_it_did_and_keeps_stdout_for_data(fs, tiny_images):
     code, out, err = fs("embed", tiny_images, "--dataset", "tiny", "-e", PIXELS)
     assert (code, out) == (0, "")
-    assert err.startswith(f"tiny@{PIXELS}: 6 embedded (")
+    understood, report = err.splitlines()
+    assert understood == "6 pictures: 2 classes from folder names (sizes 3)"
+    assert report.startswith(f"tiny@{PIXELS}: 6 embedded (")
     code, out, err = fs("embed", tiny_images, "--dataset", "tiny", "-e", PIXELS, "--json")
     assert [(row["n_encoded"], row["n_unchanged"]) for row in json.loads(out)] == [(0, 6)]
 

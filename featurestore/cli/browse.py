@@ -46,6 +46,8 @@ def info(dataset: str, store_path: str, as_json: bool) -> None:
     """Show a data set: items, labels, splits, views, failures."""
     from collections import Counter
 
+    from featurestore.pipeline.understood import describe_groups, group_sizes
+
     found = open_given(store_path).dataset(dataset)
     items = found.items()
     failures = found.failures().to_pylist()
@@ -58,6 +60,7 @@ def info(dataset: str, store_path: str, as_json: bool) -> None:
         "sources": {name: record.root for name, record in found.description.sources.items()},
         "columns": items.column_names,
         "counts": {name: Counter(items.column(name).to_pylist()) for name in columns},
+        "groups": group_sizes(items.column("group")) if "group" in items.column_names else None,
         "views": [_view_facts(view) for view in found.views()],
         "failures": failures,
     }  # fmt: skip
@@ -77,6 +80,8 @@ def info(dataset: str, store_path: str, as_json: bool) -> None:
         )
         more = f" and {len(counts) - 12} more" if len(counts) > 12 else ""
         click.echo(f"  {column}: {shown}{more}")
+    if value["groups"]:
+        click.echo(f"  group: {describe_groups(value['groups'])}")
     rows = [
         [v["encoder"], v["dim"], f"{v['rows']:,}", f"{v['bytes'] / 1e6:,.1f}", v["snapshot"],
          f"{v['items_per_s']:,.0f}" if v["items_per_s"] else "",

@@ -141,7 +141,8 @@ def embed(
     request = EmbedRequest(sources, encoders, source_options, embed_options, selection)
     store = open_store(store_path, create=True)
     if dry_run:
-        _show_estimates(store.estimate(dataset=dataset, **vars(request)), as_json, rehash)
+        estimates = store.estimate(dataset=dataset, say=say, **vars(request))
+        _show_estimates(estimates, as_json, rehash)
         return 0
     with progress_bar() as progress:
         if len(devices) > 1:

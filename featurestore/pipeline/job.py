@@ -20,6 +20,7 @@ from featurestore.pipeline.profile import Clock
 from featurestore.pipeline.report import EmbedReport, Progress
 from featurestore.pipeline.run import run
 from featurestore.pipeline.run_input import RunInput
+from featurestore.pipeline.understood import understood
 from featurestore.sources.listing import SourceOptions
 from featurestore.sources.reading import Reader
 from featurestore.storage.columns import drop_equal
@@ -103,7 +104,10 @@ class Job:
 
         Of two processes that embed into one view, the second waits for the first.
         """
+        is_new = self.earlier is None
         self.write_description(say)
+        if is_new:
+            self.say_understood(say)
         if not self.request.encoders:
             say(what_is_built_in(self.intake.modality))
         part = self.request.embed_options.part
@@ -115,7 +119,16 @@ class Job:
         with ExitStack() as locks:
             for slug in sorted({one.slug for one in self.resolved}):  # one order: no deadlock
                 locks.enter_context(self.folder.locked(slug + suffix, on_wait=on_wait))
-            return run(self.run_input, progress)
+            reports = run(self.run_input, progress)
+        if not is_new:
+            self.say_understood(say)
+        return reports
+
+    def say_understood(self, say: Callable[[str], None]) -> None:
+        """Say what the listed items were taken for."""
+        intake = self.intake
+        for line in understood(intake.rows, intake.modality, intake.labels, intake.sources):
+            say(line)
 
     @property
     def run_input(self) -> RunInput:

@@ -198,6 +198,7 @@ class Store:
         source_options: SourceOptions | None = None,
         embed_options: EmbedOptions | None = None,
         selection: Selection | None = None,
+        say: Callable[[str], None] = lambda _: None,
     ) -> list[Estimate]:
         """Count what `embed` would do, and time it on a few items; nothing is written."""
         request = EmbedRequest(
@@ -207,7 +208,11 @@ class Store:
             embed_options or EmbedOptions(),
             selection or Selection(),
         )
-        return estimate(Job.make(self.path, dataset, request).run_input)
+        job = Job.make(self.path, dataset, request)
+        for note in job.intake.notes:
+            say(note)
+        job.say_understood(say)
+        return estimate(job.run_input)
 
     def sql(self, statement: str, *, limit_s: float | None = None) -> pa.Table:
         """Run one SELECT; what it may name are the data sets, their views and predictions.

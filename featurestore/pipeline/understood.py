@@ -1,0 +1,149 @@
+"""What a run took the items for, in a line, and what of it looks like an oversight."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from featurestore.storage.dataset_file import SourceRecord, task_of
+from featurestore.terms.labels import SEPARATOR, class_name
+from featurestore.terms.specs import Modality
+
+_MANY_CLASSES = 20  # so many with one item each are ids, it seems
+_SHOWN_LABELS = 3
+_MISSING = re.compile(
+    r"\s*(?:n/?a|nan|null|none|nil|\?+|-+|#n/a|<na>|-1(?:\.0)?|)\s*", re.IGNORECASE
+)
+
+
+def understood(
+    rows: pa.Table, modality: Modality, labels: Sequence[str], sources: Mapping[str, SourceRecord]
+) -> list[str]:
+    """Say in one line which items, classes, groups and splits there are, then what looks odd.
+
+    Parameters
+    ----------
+    rows : Table
+        A listing with its ``source`` column.
+    labels : sequence of str
+        Its label columns.
+    sources : mapping of str to SourceRecord
+        With what the user said of each.
+    """
+    named = pc.unique(rows.column("source")).to_pylist()
+    used = [sources[name] for name in named if name in sources]
+    parts, notes = [], []
+    for name in labels[:_SHOWN_LABELS]:
+        if name in rows.column_names:
+            counts, n_without = class_counts(rows.column(name))
+            parts.append(_classes(rows.column(name), counts, n_without, _origin(name, used)))
+            if task_of(rows.column(name)) != "regression":
+                notes += _oddities(name, counts)
+    if len(labels) > _SHOWN_LABELS:
+        parts.append(f"{len(labels) - _SHOWN_LABELS} more label columns")
+    groups = group_sizes(rows.column("group"))
+    if groups is not None:
+        said = dict.fromkeys(str(one.options["group"]) for one in used if one.options.get("group"))
+        parts.append(f"{describe_groups(groups)}{' by ' + ', '.join(said) if said else ''}")
+    splits = Counter(rows.column("split").to_pylist())
+    n_unsplit = splits.pop(None, 0)
+    if splits:
+        shown = [f"{name} {n:,}" for name, n in splits.most_common()]
+        shown += [f"none {n_unsplit:,}"] if n_unsplit else []
+        parts.append(f"splits {', '.join(shown)}")
+    if modality is Modality.TEXT:
+        texts = rows.column("text").drop_null()
+        n_copies = len(texts) - len(pc.unique(texts))
+        parts += [f"{n_copies:,} exact copies"] if n_copies else []
+    kind = "pictures" if modality is Modality.IMAGE else "texts"
+    return [f"{len(rows):,} {kind}: {'; '.join(parts) or 'no labels, groups or splits'}", *notes]
+
+
+def class_counts(column: pa.ChunkedArray) -> tuple[Counter[str], int]:
+    """Return how many items each class has, and how many items have none."""
+    counts: Counter[str] = Counter()
+    n_without = 0
+    for one in pc.value_counts(column).to_pylist():
+        value, n = one["values"], one["counts"]
+        if value is None or value == "" or value != value:
+            n_without += n
+            continue
+        for name in str(value).split(SEPARATOR) if isinstance(value, str) else [class_name(value)]:
+            counts[name] += n
+    return counts, n_without
+
+
+def group_sizes(column: pa.ChunkedArray) -> dict[str, int] | None:
+    """Return how many groups there are, their smallest and largest, and the items in none."""
+    counts = pc.value_counts(column.drop_null()).field("counts")
+    if len(counts) == 0:
+        return None
+    least, most = pc.min_max(counts).as_py().values()
+    return {"n": len(counts), "min": least, "max": most, "without": column.null_count}
+
+
+def describe_groups(groups: Mapping[str, int]) -> str:
+    """Say it: 60 groups (2–29 items)."""
+    without = f", {groups['without']:,} items in none" if groups["without"] else ""
+    span = _span(groups["min"], groups["max"])
+    return f"{groups['n']:,} groups ({span} items{without})"
+
+
+def _span(least: int, most: int) -> str:
+    return f"{least:,}–{most:,}" if least < most else f"{least:,}"
+
+
+def _origin(name: str, used: Sequence[SourceRecord]) -> str:
+    kinds = {one.kind for one in used if not one.options.get("label")}
+    if name == "label" and kinds == {"folder"}:
+        return "from folder names"
+    if name == "label" and kinds == {"webdataset"}:
+        return "from .cls"
+    return f"in {name}"
+
+
+def _classes(column: pa.ChunkedArray, counts: Counter[str], n_without: int, origin: str) -> str:
+    without = f", {n_without:,} items without" if n_without else ""
+    if not counts:
+        return f"no classes {origin}"
+    task = task_of(column)
+    if task == "regression":
+        values: Any = pc.min_max(column.drop_null()).as_py()
+        return f"numbers {origin} ({values['min']:g} to {values['max']:g}{without})"
+    several = ", several an item" if task == "multilabel" else ""
+    sizes = _span(min(counts.values()), max(counts.values()))
+    kind = "classes" if len(counts) > 1 else "class"
+    return f"{len(counts):,} {kind} {origin} (sizes {sizes}{several}{without})"
+
+
+def _oddities(name: str, counts: Counter[str]) -> list[str]:
+    """Say which classes look like oversights; nothing is changed."""
+    notes = []
+    alike: dict[str, list[str]] = {}
+    for one in counts:
+        alike.setdefault(" ".join(one.split()).casefold(), []).append(one)
+    twice = [names for names in alike.values() if len(names) > 1]
+    if twice:
+        shown = ", ".join(f"{one!r} ({counts[one]:,})" for one in sorted(twice[0]))
+        more = f", and {len(twice) - 1} more such" if len(twice) > 1 else ""
+        notes.append(
+            f"classes of {name} differ by blanks or case alone: {shown}{more}; they stay apart "
+            "unless you write them alike"
+        )
+    signs = counts.keys() <= {"-1", "1"}  # as some write no and yes
+    missing = [one for one in counts if _MISSING.fullmatch(one) and not signs]
+    if missing:
+        shown = ", ".join(f"{one!r} ({counts[one]:,})" for one in sorted(missing)[:3])
+        notes.append(
+            f"classes of {name} that look like a missing value: {shown}; they count as classes: "
+            "leave the value empty where there is no label"
+        )
+    n_single = sum(n == 1 for n in counts.values())
+    if len(counts) >= _MANY_CLASSES and 2 * n_single > len(counts):
+        notes.append(f"{n_single:,} classes of {name} have one item each: is it an id column?")
+    return notes
