@@ -12,11 +12,12 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from featurestore.errors import BadSource, UnknownItem, nearest
+from featurestore.sources.as_written import about
 from featurestore.sources.listing import RESERVED, SourceOptions, canonical_split, require_column
 from featurestore.sources.locations import Location
 from featurestore.sources.metadata import plain
 from featurestore.sources.table import READERS
-from featurestore.storage.columns import is_equal, new_columns, without_nan
+from featurestore.storage.columns import agreed, is_equal, new_columns, widened, without_nan
 from featurestore.storage.dataset_file import DatasetFile, task_of
 from featurestore.storage.dataset_folder import DatasetFolder
 
@@ -46,7 +47,8 @@ def read_labels(path: str | Path, *, item_id: str, columns: Sequence[str] = ()) 
         raise BadSource(
             f"{location.name} names an item twice in {item_id!r}: expected one row each"
         )
-    return pa.table({"item_id": ids, **{name: plain(table.column(name)) for name in names}})
+    found = pa.table({"item_id": ids, **{name: plain(table.column(name)) for name in names}})
+    return found.replace_schema_metadata(table.schema.metadata)
 
 
 def attach(folder: DatasetFolder, values: pa.Table, *, are_labels: bool = True) -> int:
@@ -92,10 +94,11 @@ def attach(folder: DatasetFolder, values: pa.Table, *, are_labels: bool = True) 
 
     with folder.locked("dataset"):
         # What cannot be written changes nothing.
-        new_columns(folder.items.schema(), over(folder.items.version()).schema)
+        come = over(folder.items.version()).schema
+        new_columns(widened(folder.items.schema(), come), come)
         # Record column ownership first, so that concurrent writers keep the columns.
         folder.update(lambda now: known(now).with_attached(names, {}))
-        folder.items.merge(over, drop=is_changed, keys=["item_id"])
+        folder.items.merge(over, drop=is_changed, keys=["item_id"], widen=True)
         tasks = _tasks(values, names, are_labels)
         folder.update(lambda now: known(now).with_attached(names, tasks))
     return len(changed)
@@ -131,7 +134,11 @@ def _changed_rows(folder: DatasetFolder, values: pa.Table, version: int) -> pa.T
             f"{len(unknown)} of {len(values)} ids are no items of {folder.name!r} "
             f"(first: {unknown[0]!r}; {nearest(unknown[0], known, n=2)})"
         )
-    new_columns(items.schema, values.schema)  # raises for a column of another type than before
+    new_columns(widened(items.schema, values.schema), values.schema)  # raises for odd types
+    pointed = frozenset(about(values).get("point", ()))
+    (values,) = agreed(
+        [values], [pointed], items.select([n for n in names if n in items.schema.names])
+    )
     same = np.logical_and.reduce([is_equal(values, items, positions, name) for name in names])
     other = values.filter(pa.array(~same))
     rows = items.take(positions.filter(pa.array(~same)))

@@ -23,7 +23,14 @@ from featurestore.sources.class_names import hub_features, with_class_names
 from featurestore.sources.listing import RESERVED, as_strings, canonical_split, require_column
 from featurestore.sources.locations import Location
 from featurestore.sources.metadata import free_name, plain
-from featurestore.storage.columns import drop_equal, new_columns, text_hash, without_nan
+from featurestore.storage.columns import (
+    agreed,
+    drop_equal,
+    new_columns,
+    text_hash,
+    widened,
+    without_nan,
+)
 from featurestore.storage.dataset_file import DatasetFile, SourceRecord, task_of
 from featurestore.storage.dataset_folder import DatasetFolder, find_spec
 from featurestore.storage.shards import view_rows
@@ -128,6 +135,10 @@ def import_vectors(
     positions = pc.index_in(incoming.ids, value_set=known.column("item_id"))  # null: a new item
     known_hashes = known.column("content_hash").take(positions).combine_chunks()
     rows = _item_rows(incoming, str(spec), text, known_hashes, labels)
+    if earlier is not None:
+        known = folder.items.read()
+        shared = [name for name in rows.column_names if name in known.column_names]
+        (rows,) = agreed([rows], [frozenset()], known.select(shared))
     new = rows.filter(pc.is_null(positions))
     make_store(store.path)
     if earlier is None:
@@ -166,7 +177,8 @@ def _modality(dataset: str, earlier: DatasetFile | None, *, has_text: bool) -> M
 def _add_items(folder: DatasetFolder, new: pa.Table, added: DatasetFile) -> None:
     """Add items that the data set lacks, with their source and labels; the caller holds locks."""
     folder.create_tables()
-    new_columns(folder.items.schema(), new.schema)  # what does not fit changes nothing
+    # What does not fit changes nothing.
+    new_columns(widened(folder.items.schema(), new.schema), new.schema)
 
     def described(now: DatasetFile | None) -> DatasetFile:
         now = now or DatasetFile(added.modality, {}, {})

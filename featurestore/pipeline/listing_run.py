@@ -19,7 +19,7 @@ from featurestore.pipeline.plan import keep_attached
 from featurestore.sources.listing import Listing, Source, SourceOptions, with_stem
 from featurestore.sources.locations import Location
 from featurestore.sources.opening import lies_in, open_source
-from featurestore.storage.columns import new_columns
+from featurestore.storage.columns import agreed, converted, new_columns, widened
 from featurestore.storage.dataset_file import DatasetFile, SourceRecord, task_of
 from featurestore.storage.dataset_folder import DatasetFolder
 from featurestore.storage.query import evaluate
@@ -75,6 +75,7 @@ class Intake:
     stand_ins: pa.Array  # ids among the stored that stood for what could not be read
     is_whole: bool  # every stored item is listed, or gone
     notes: tuple[str, ...]
+    retyped: Mapping[str, str]  # label column whose type changes → its task
 
     @classmethod
     def read(
@@ -127,7 +128,7 @@ class Intake:
             parts.append(listing.rows.append_column("source", names))
             looked.append((name, listing))
         assert modality is not None, "at least one source"
-        rows = _concatenate(parts)
+        rows = _concatenate(folder, parts, [listing.pointed for _, listing in looked])
         # A column that is just being attached may not be there yet.
         there = folder.items.schema().names if earlier else []
         attached = [name for name in earlier.attached if name in there] if earlier else []
@@ -136,18 +137,25 @@ class Intake:
             items = folder.items.read(list(dict.fromkeys(["item_id", "source", "uri", *attached])))
         _check_items(folder, rows, items, records)
         rows = keep_attached(rows, items, attached)
+        retyped = _retyped(folder, rows, earlier)
+        notes += [
+            f"label {name!r} has another type than before, and the task {task}"
+            for name, task in retyped.items()
+        ]
         gone = _gone(rows, items, looked)
         known = pa.concat_arrays([rows.column("item_id").combine_chunks(), gone])
         is_whole = not pc.any(pc.invert(pc.is_in(items.column("item_id"), value_set=known))).as_py()
         stand_ins = _stand_ins(items, records)
         rows = (selection or Selection()).apply(rows)
-        return cls(rows, modality, tuple(labels), records, gone, stand_ins, is_whole, tuple(notes))
+        said = tuple(notes)
+        return cls(rows, modality, tuple(labels), records, gone, stand_ins, is_whole, said, retyped)
 
     def described(self, earlier: DatasetFile | None) -> DatasetFile:
         """Return dataset.json with this run's labels and sources added."""
         labels = dict(earlier.labels) if earlier else {}
         for name in self.labels:
             labels.setdefault(name, {"task": task_of(self.rows.column(name))})
+        labels |= {name: {"task": task} for name, task in self.retyped.items()}
         sources = (dict(earlier.sources) if earlier else {}) | dict(self.sources)
         return DatasetFile(self.modality, labels, sources, earlier.attached if earlier else ())
 
@@ -214,25 +222,52 @@ def _record(source: Source, earlier: SourceRecord | None, options: SourceOptions
     return SourceRecord(source.kind, source.root, tuple(outermost), said)
 
 
-def _concatenate(parts: list[pa.Table]) -> pa.Table:
-    schema = parts[0].schema
-    for part in parts[1:]:
-        for field in new_columns(schema, part.schema):
-            schema = schema.append(field)
-        for i, field in enumerate(schema):
-            if pa.types.is_null(field.type) and field.name in part.column_names:
-                schema = schema.set(i, part.schema.field(field.name))
-    return pa.concat_tables(parts, promote_options="permissive").combine_chunks()
+def _concatenate(
+    folder: DatasetFolder, parts: list[pa.Table], pointed: Sequence[frozenset[str]]
+) -> pa.Table:
+    """Join the listings; a column has the type that holds all its values, stored ones included."""
+    have = folder.items.schema() if folder.exists else ITEMS
+    for part in parts:
+        have = widened(have, part.schema)
+        have = pa.unify_schemas([have, pa.schema(new_columns(have, part.schema))])
+    stored = None
+    if folder.exists:
+        known = folder.items.schema()
+        other = {
+            field.name
+            for part in parts
+            for field in part.schema
+            if field.name in known.names and known.field(field.name).type != field.type
+        }
+        stored = folder.items.read(sorted(other)) if other else None
+    agreeing = agreed(parts, pointed, stored)
+    return pa.concat_tables(agreeing, promote_options="permissive").combine_chunks()
+
+
+def _retyped(folder: DatasetFolder, rows: pa.Table, earlier: DatasetFile | None) -> dict[str, str]:
+    """Return the tasks of label columns whose stored type gives way to a wider one."""
+    tasks: dict[str, str] = {}
+    if earlier is None or not folder.exists:
+        return tasks
+    known = folder.items.schema()
+    for name in earlier.labels:
+        if name not in rows.column_names or name not in known.names:
+            continue
+        kind = rows.schema.field(name).type
+        if kind not in (known.field(name).type, pa.null()):
+            stored = converted(folder.items.read([name]).column(name), kind)
+            chunks = [*rows.column(name).chunks, *stored.chunks]
+            tasks[name] = task_of(pa.chunked_array(chunks, kind))
+    return tasks
 
 
 def _check_items(
     folder: DatasetFolder, rows: pa.Table, items: pa.Table, records: dict[str, SourceRecord]
 ) -> None:
-    """Refuse ids that two sources share, and columns of another type than the store has."""
+    """Refuse ids that two sources share."""
     counts = pc.value_counts(rows.column("item_id"))
     twice = counts.filter(pc.greater(counts.field("counts"), 1)).field("values").to_pylist()
     if not twice and folder.exists:
-        new_columns(folder.items.schema(), rows.schema)
         positions = pc.index_in(rows.column("item_id"), value_set=items.column("item_id"))
         theirs = items.column("source").take(positions)
         other = pc.fill_null(pc.not_equal(theirs, rows.column("source")), False)

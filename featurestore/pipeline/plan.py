@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from featurestore.pipeline.run_input import RunInput
-from featurestore.storage.columns import is_equal, item_keys, row_keys, text_hash
+from featurestore.storage.columns import converted, is_equal, item_keys, row_keys, text_hash, wider
 from featurestore.storage.tables import FAILURES, ITEMS
 
 _PAIR = ["item_id", "content_hash"]
@@ -142,6 +142,8 @@ def keep_attached(rows: pa.Table, items: pa.Table, attached: Sequence[str]) -> p
         if number < 0:
             rows = rows.append_column(name, stored)
         else:
-            listed = rows.column(name).cast(stored.type)
+            listed = rows.column(name)
+            kind = wider(stored.type, listed.type) or stored.type
+            listed, stored = converted(listed, kind), converted(stored, kind)
             rows = rows.set_column(number, name, pc.if_else(pc.is_null(positions), listed, stored))
     return rows

@@ -321,7 +321,7 @@ def replace_items(
 ) -> int:
     """Commit rows of items in place of those that they had; the caller holds the lock."""
     drop = drop_equal({"item_id": ids}, ["item_id"])
-    return folder.items.merge(rows, drop=drop, keys=["item_id"], unseen_at=unseen_at)
+    return folder.items.merge(rows, drop=drop, keys=["item_id"], unseen_at=unseen_at, widen=True)
 
 
 def update_metadata(folder: DatasetFolder, plan: EmbedPlan) -> int:

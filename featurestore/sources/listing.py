@@ -86,6 +86,7 @@ class Listing:
     notes: tuple[str, ...] = ()  # for the user's eyes
     covers: tuple[str, ...] | None = None  # beginnings of uris it looked at; None: all of them
     unread: tuple[str, ...] = ()  # beginnings of uris that it could not look at
+    pointed: frozenset[str] = frozenset()  # columns whose whole numbers are written 1.0
 
 
 class Source(Protocol):

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from featurestore.errors import BadSource
-from featurestore.sources.as_written import mixed_notes, number_note
+from featurestore.sources.as_written import about, mixed_notes, number_note
 from featurestore.sources.listing import (
     LISTING,
     RESERVED,
@@ -98,7 +98,8 @@ def as_listing(source: Source, options: SourceOptions, items: SourceItems) -> Li
     elif options.group is not None:
         rows = evaluate_group(rows, options.group)
     names = tuple(map(free_name, labels))
-    return Listing(rows, items.modality, names, tuple(notes), items.covers, items.unread)
+    pointed = frozenset(map(free_name, about(table).get("point", ())))
+    return Listing(rows, items.modality, names, tuple(notes), items.covers, items.unread, pointed)
 
 
 def check_names(names: Sequence[str], where: str) -> None:

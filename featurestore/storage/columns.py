@@ -77,24 +77,60 @@ def row_keys(columns: Sequence[pa.Array | pa.ChunkedArray]) -> pa.Array:
 
 def joined(parts: Sequence[pa.Table]) -> pa.Table:
     """Return the rows of all parts; a column of several types has one that holds all its values."""
-    parts = [part.select(dict.fromkeys(part.column_names)) for part in parts]
-    for name in dict.fromkeys(name for part in parts for name in part.column_names):
-        columns = [part.column(name) for part in parts if name in part.column_names]
+    parts = agreed(parts, [frozenset()] * len(parts))
+    return pa.concat_tables(parts, promote_options="default")
+
+
+def agreed(
+    parts: Sequence[pa.Table],
+    pointed: Sequence[frozenset[str]],
+    stored: pa.Table | None = None,
+) -> list[pa.Table]:
+    """Return tables that have one type a column, whatever their order.
+
+    Parameters
+    ----------
+    parts : sequence of pyarrow.Table
+    pointed : sequence of frozenset of str
+        The columns of each part whose whole numbers are written with a point, 1.0.
+    stored : pyarrow.Table, optional
+        Columns that the store has; they count, and are not returned.
+
+    Raises
+    ------
+    BadSource
+        If no type holds the values of a column.
+    """
+    made = list(parts)
+    for name in dict.fromkeys(name for part in made for name in part.column_names):
+        columns = [part.column(name) for part in made if name in part.column_names]
+        # One without values has the type of the others.
+        columns = [one for one in columns if one.null_count < len(one)] or columns[:1]
+        if stored is not None and name in stored.column_names:
+            columns.append(stored.column(name))
+        kinds = list(dict.fromkeys(column.type for column in columns))
         kind = shared_type(columns)
         if kind is None:
             raise BadSource(
-                f"column {name!r} holds {' and '.join(sorted({str(one.type) for one in columns}))} "
-                "in different parts of the source: convert one of them"
+                f"column {name!r} is {' here and '.join(map(str, kinds))} there: rename it, "
+                "convert it in one of the sources, or embed them into several data sets"
             )
-        parts = [
-            part
-            if name not in part.column_names
-            else part.set_column(
-                part.column_names.index(name), name, converted(part.column(name), kind)
-            )
-            for part in parts
-        ]
-    return pa.concat_tables(parts, promote_options="default")
+        for at, part in enumerate(made):
+            if name in part.column_names and part.schema.field(name).type != kind:
+                column = converted(part.column(name), kind, has_point=name in pointed[at])
+                made[at] = part.set_column(part.column_names.index(name), name, column)
+    return made
+
+
+def widened(have: pa.Schema, come: pa.Schema) -> pa.Schema:
+    """Return the schema ``have`` with types that hold what comes as well."""
+    fields = []
+    for field in have:
+        if field.name in come.names and field.name != "vector":
+            kind = wider(field.type, come.field(field.name).type) or field.type
+            field = pa.field(field.name, kind, field.nullable)
+        fields.append(field)
+    return pa.schema(fields)
 
 
 def shared_type(columns: Sequence[pa.ChunkedArray]) -> pa.DataType | None:
@@ -119,7 +155,7 @@ def wider(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:
         return other
     kinds = (one, other)
     if not all(map(_is_simple, kinds)):
-        return None
+        return one if _is_vector(one) and _is_vector(other) else None
     if any(map(_is_text, kinds)) or any(map(pa.types.is_boolean, kinds)):
         return pa.string()
     if any(map(pa.types.is_floating, kinds)):
@@ -133,6 +169,12 @@ def wider(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:
     )
     digits = before + scale
     return pa.decimal128(digits, scale) if digits <= _DELTA_DIGITS else pa.string()
+
+
+def _is_vector(kind: pa.DataType) -> bool:
+    """Whether values are lists of float32: Delta knows plain lists alone."""
+    is_list = pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind)
+    return bool(is_list and kind.value_type == pa.float32())
 
 
 def _is_text(kind: pa.DataType) -> bool:
@@ -149,26 +191,41 @@ def _largest(column: pa.ChunkedArray) -> int:
     return int(max(abs(ends["min"].as_py() or 0), abs(ends["max"].as_py() or 0)))
 
 
-def converted(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
-    """Return a column as a wider type; numbers and truth values as text are class names."""
+def converted(
+    column: pa.ChunkedArray, kind: pa.DataType, *, has_point: bool = False
+) -> pa.ChunkedArray:
+    """Return a column as a wider type.
+
+    Numbers and truth values become the names that they have as classes; whole ones keep a point
+    where the file has it (``has_point``).
+
+    Raises
+    ------
+    BadSource
+        If a whole number has too many digits for a float.
+    """
     if column.type == kind:
         return column
     is_value = pa.types.is_floating(column.type) or pa.types.is_boolean(column.type)
     if pa.types.is_string(kind) and is_value:
         distinct = pc.unique(column)
-        texts = [None if one is None else class_name(one) for one in distinct.to_pylist()]
+        name_of = str if has_point else class_name
+        texts = [None if one is None else name_of(one) for one in distinct.to_pylist()]
         positions = pc.index_in(column, value_set=distinct)
-        return pa.chunked_array([pa.array(texts, pa.string()).take(positions.combine_chunks())])
-    return column.cast(kind)
+        chunk = pa.array(texts, pa.string()).take(positions.combine_chunks())
+        return pa.chunked_array([chunk])
+    try:
+        return column.cast(kind)
+    except pa.ArrowInvalid:
+        raise BadSource(
+            f"the data set has {column.type} that are no {kind} without loss, and now fractions "
+            "come: write both as texts, or embed into another data set"
+        ) from None
 
 
 def fits(come: pa.DataType, have: pa.DataType) -> bool:
-    """Whether a column of type ``come`` can be added to one of type ``have``."""
-    if come == have or pa.types.is_null(come) or pa.types.is_null(have):
-        return True
-    if pa.types.is_fixed_size_list(come):  # Delta knows plain lists alone
-        return bool(pa.types.is_list(have) and come.value_type == have.value_type)
-    return bool(pa.types.is_floating(have) and pa.types.is_integer(come))
+    """Whether a column of type ``have`` holds all values of type ``come``."""
+    return bool(wider(have, come) == have or pa.types.is_null(have))
 
 
 def fit_to(rows: pa.Table, schema: pa.Schema) -> pa.Table:
@@ -178,7 +235,7 @@ def fit_to(rows: pa.Table, schema: pa.Schema) -> pa.Table:
         if field.name == "vector":
             columns.append(rows.column(field.name))
         elif field.name in rows.column_names:
-            columns.append(rows.column(field.name).cast(field.type))
+            columns.append(converted(rows.column(field.name), field.type))
         else:
             columns.append(pa.nulls(len(rows), field.type))
     return pa.Table.from_arrays(columns, names=schema.names)
@@ -193,7 +250,8 @@ def is_equal(rows: pa.Table, items: pa.Table, positions: pa.Array, name: str) ->
     if name not in items.column_names:
         return np.asarray(pc.is_null(ours))
     theirs = items.column(name).take(positions)
-    same = pc.fill_null(pc.equal(ours.cast(theirs.type), theirs), False)
+    kind = wider(theirs.type, ours.type) or theirs.type
+    same = pc.fill_null(pc.equal(converted(ours, kind), converted(theirs, kind)), False)
     both_null = pc.and_(pc.is_null(ours), pc.is_null(theirs))
     return np.asarray(pc.or_(same, both_null))
 

@@ -23,7 +23,8 @@ from deltalake.transaction import AddAction, CommitProperties, RemoveAction, Tra
 from numpy.typing import NDArray
 
 from featurestore.errors import StoreBusy, StoreCorrupt, StoreUnreachable, UnknownSnapshot
-from featurestore.storage.columns import fit_to, new_columns
+from featurestore.storage.columns import fit_to, new_columns, widened
+from featurestore.storage.item_columns import FAILURES, ITEMS
 from featurestore.storage.remote import RemotePath, StorePath, delta_options
 from featurestore.storage.shards import read_shard, write_shard
 
@@ -37,29 +38,7 @@ _KEEP_EVERYTHING = {
     "delta.logRetentionDuration": "interval 36500 days",
     "delta.deletedFileRetentionDuration": "interval 36500 days",
 }
-ITEMS = pa.schema(
-    [
-        pa.field("item_id", pa.string(), nullable=False),
-        pa.field("source", pa.string(), nullable=False),
-        pa.field("uri", pa.string()),  # relative to the root of the source
-        pa.field("text", pa.string()),
-        pa.field("size", pa.int64()),  # bytes
-        pa.field("mtime_ns", pa.int64()),
-        pa.field("content_hash", pa.string()),  # SHA-256 (hex); null where unreadable
-        pa.field("split", pa.string()),
-        pa.field("group", pa.string()),
-    ]
-)
-FAILURES = pa.schema(
-    [
-        pa.field("item_id", pa.string(), nullable=False),
-        pa.field("content_hash", pa.string()),
-        pa.field("stage", pa.string(), nullable=False),  # read | decode | encode
-        pa.field("fingerprint", pa.string(), nullable=False),  # "" unless stage is encode
-        pa.field("error", pa.string(), nullable=False),
-        pa.field("when", pa.string(), nullable=False),  # UTC, ISO 8601
-    ]
-)
+__all__ = ["FAILURES", "ITEMS", "Commit", "Shard", "Table"]
 
 
 @dataclass(frozen=True)
@@ -168,6 +147,7 @@ class Table:
         keys: list[str],
         only: Collection[Shard] | None = None,
         unseen_at: int | None = None,
+        widen: bool = False,
     ) -> int:
         """Drop the rows that ``drop`` marks and add ``rows``, in one commit.
 
@@ -187,6 +167,8 @@ class Table:
         unseen_at : int, optional
             A version in which ``drop`` is known to mark nothing. If it is still the latest, no
             file is read, so that adding costs the same however large the table is.
+        widen : bool
+            Whether columns whose type cannot hold what comes take a wider one, in all rows.
 
         Returns
         -------
@@ -197,7 +179,7 @@ class Table:
             table = self._open(None)
             try:
                 clean = unseen_at is not None and table.version() == unseen_at
-                return self._try_merge(table, rows, drop, keys, [] if clean else only)
+                return self._try_merge(table, rows, drop, keys, [] if clean else only, widen=widen)
             except CommitFailedError:  # another writer was first, or columns were added
                 time.sleep(0.01 * min(attempt, 20))
         raise StoreBusy(f"{self.path} is written by others all the time: nothing was changed")
@@ -209,9 +191,17 @@ class Table:
         drop: Callable[[pa.Table], NDArray[np.bool_]],
         keys: list[str],
         only: Collection[Shard] | None,
+        *,
+        widen: bool,
     ) -> int:
         schema = pa.schema(table.schema().to_arrow())
         rows = given(table.version()) if callable(given) else given
+        wide = widened(schema, rows.schema) if widen and rows is not None and len(rows) else schema
+        if wide != schema:
+            kept = [fit_to(read_shard(shard.path), wide) for shard in self._shards(table)]
+            adds = self._write_all(pa.concat_tables(kept)) if kept else []
+            self._commit(table, [], adds, wide)
+            raise CommitFailedError("columns have wider types: read again")
         if rows is not None and len(rows) and (new := new_columns(schema, rows.schema)):
             with _asked(self.path):
                 table.alter.add_columns(list(_delta_schema(pa.schema(new)).fields))
@@ -234,20 +224,29 @@ class Table:
         adds = self._write_all(pa.concat_tables(parts)) if parts else []
         return self._commit(table, actions, adds)
 
-    def _commit(self, table: DeltaTable, actions: list[RemoveAction], adds: list[AddAction]) -> int:
-        """Take out files and put in others, unless another writer rewrote some meanwhile."""
+    def _commit(
+        self,
+        table: DeltaTable,
+        actions: list[RemoveAction],
+        adds: list[AddAction],
+        schema: pa.Schema | None = None,
+    ) -> int:
+        """Take out files and put in others, unless another writer rewrote some meanwhile.
+
+        With a schema, ``adds`` take the place of all files, and it that of the old schema.
+        """
         # A file that is both removed and added (the same bytes) is simply kept.
         both = {add.path for add in adds} & {action.path for action in actions}
         if both:
             actions = [action for action in actions if action.path not in both]
             adds = [add for add in adds if add.path not in both]
-        if not actions and not adds:
+        if not actions and not adds and schema is None:
             return int(table.version())
         with _asked(self.path):
             table.create_write_transaction(
                 [*actions, *adds],
-                "append",
-                table.schema(),
+                "append" if schema is None else "overwrite",
+                table.schema() if schema is None else _delta_schema(schema),
                 commit_properties=CommitProperties(
                     app_transactions=[Transaction("featurestore-merge", table.version() + 1)]
                 ),

@@ -75,17 +75,19 @@ def test_a_column_that_fills_up_later_has_the_type_of_its_values(empty_store, tm
     items = empty_store.dataset("d").items(["item_id", "age", "kind"]).sort_by("item_id")
     assert items.to_pydict() == {"item_id": ["a", "b"], "age": [34, None], "kind": ["x", "y"]}
     write(path, "a,one,thirty,x")
-    with pytest.raises(BadSource, match="'age' is int64 in the data set, but string"):
-        embed(empty_store, path, label=("kind",))
+    embed(empty_store, path, label=("kind",))
+    items = empty_store.dataset("d").items(["item_id", "age"]).sort_by("item_id")
+    assert items.column("age").to_pylist() == ["thirty", None]
 
 
-def test_labels_of_another_type_than_before_are_refused_in_words(empty_store, tmp_path):
+def test_labels_of_another_type_than_before_make_all_of_them_texts(empty_store, tmp_path):
     embed(empty_store, write(tmp_path / "t.csv", "a,one,,", "b,two,,"))
     dataset = empty_store.dataset("d")
     dataset.attach(pa.table({"item_id": ["a", "b"], "grade": [0, 1]}))
-    with pytest.raises(BadSource, match="'grade' is int64 in the data set, but string"):
-        dataset.attach(pa.table({"item_id": ["a"], "grade": ["cat"]}))
-    assert dataset.items(["grade"]).column("grade").to_pylist() == [0, 1]
+    assert dataset.attach(pa.table({"item_id": ["a"], "grade": ["cat"]})) == 1
+    items = dataset.items(["item_id", "grade"]).sort_by("item_id")
+    assert items.column("grade").to_pylist() == ["cat", "1"]
+    assert dataset.attach(pa.table({"item_id": ["b"], "grade": [1]})) == 0
 
 
 def test_a_table_with_another_name_is_told_to_take_its_old_one(empty_store, tmp_path):
@@ -107,8 +109,9 @@ def test_three_tables_of_which_the_first_has_no_values(empty_store, tmp_path):
     how = {"encoders": [HASHING], "source_options": SourceOptions(text="text", id="id")}
     (report,) = empty_store.embed(paths[:2], dataset="d", **how)
     assert report.n_encoded == 2
-    with pytest.raises(BadSource, match="'age' is int64 in the data set, but string"):
-        empty_store.embed(paths, dataset="d", **how)
+    empty_store.embed(paths, dataset="d", **how)
+    items = empty_store.dataset("d").items(["item_id", "age"]).sort_by("item_id")
+    assert items.column("age").to_pylist() == [None, "3", "old"]
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
