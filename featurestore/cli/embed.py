@@ -192,10 +192,12 @@ def labels(
 
     Later runs of embed leave these columns as they are.
     """
-    from featurestore.curation.labels import read_labels
+    from featurestore.curation.labels import label_notes, read_labels
 
     values = read_labels(table, item_id=id_column, columns=label)
     n_changed = open_given(store_path).dataset(dataset).attach(values)
+    for note in label_notes(values, table):
+        say(f"note: {note}")
     names = ", ".join(name for name in values.column_names if name != "item_id")
     say(f"{dataset}: {n_changed:,} of {len(values):,} items have new labels ({names})")
 

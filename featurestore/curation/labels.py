@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from featurestore.errors import BadSource, UnknownItem, nearest
-from featurestore.sources.as_written import about
+from featurestore.sources.as_written import about, mixed_notes, number_note
 from featurestore.sources.listing import RESERVED, SourceOptions, canonical_split, require_column
 from featurestore.sources.locations import Location
 from featurestore.sources.metadata import plain
@@ -49,6 +49,13 @@ def read_labels(path: str | Path, *, item_id: str, columns: Sequence[str] = ()) 
         )
     found = pa.table({"item_id": ids, **{name: plain(table.column(name)) for name in names}})
     return found.replace_schema_metadata(table.schema.metadata)
+
+
+def label_notes(values: pa.Table, where: str) -> list[str]:
+    """Say which columns that `read_labels` returned are text, though some values are numbers."""
+    names = values.column_names[1:]
+    notes = [number_note(name, values.column(name), values) for name in names]
+    return [*mixed_notes(values, names, where), *(note for note in notes if note)]
 
 
 def attach(folder: DatasetFolder, values: pa.Table, *, are_labels: bool = True) -> int:

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from featurestore import Selection
-from featurestore.curation.labels import read_labels
+from featurestore.curation.labels import label_notes, read_labels
 from featurestore.sources.listing import SourceOptions
 from featurestore.sources.opening import open_source
 
@@ -105,6 +105,17 @@ def test_numbers_with_fixed_decimals_are_texts_with_a_note(tmp_path):
     assert "--task regression" in note
 
 
+def test_labels_that_come_later_have_the_same_notes(tmp_path):
+    (tmp_path / "l.csv").write_text("id,grade,place\na,12.50,1\nb,3.25,2\n")
+    (note,) = label_notes(read_labels(tmp_path / "l.csv", item_id="id"), "l.csv")
+    assert "label 'grade' is kept as text, since '12.50'" in note
+    lines = ['{"id": "a", "grade": 1}', '{"id": "b", "grade": "n/a"}']
+    (tmp_path / "l.jsonl").write_text("\n".join(lines))
+    assert label_notes(read_labels(tmp_path / "l.jsonl", item_id="id"), "l.jsonl") == [
+        "column 'grade' of l.jsonl holds texts (n/a) and whole numbers (1): it is kept as text"
+    ]
+
+
 def test_names_of_columns_may_be_quoted_and_stand_below_blank_lines(tmp_path):
     (tmp_path / "t.csv").write_text('\n\n"text","la""bel\nof two"\na,01\nb,1\n')
     found = open_source(tmp_path / "t.csv").listing(SourceOptions(text="text"))
@@ -152,3 +163,16 @@ def test_whole_classes_reach_the_store_as_they_were_written(empty_store, tmp_pat
     assert sorted(dataset.items(["label"]).column("label").to_pylist()) == ["001", "01", "1", "1"]
     assert dataset.description.labels["label"]["task"] == "multiclass"
     assert dataset.items(["label"]).schema.field("label").type == pa.string()
+
+
+def test_numbers_that_are_texts_can_be_learned_as_numbers(empty_store, tmp_path):
+    import heads
+
+    rows = [f"{'good ' * (row % 9)}plate {row},{row % 9 / 2:.2f}" for row in range(90)]
+    (tmp_path / "t.csv").write_text("\n".join(["text,label", *rows]))
+    options = SourceOptions(text="text", label=("label",))
+    empty_store.embed([tmp_path / "t.csv"], dataset="d", encoders=[HASHING], source_options=options)
+    view = empty_store.view("d", HASHING)
+    found = heads.fit(view, "ridge", task="regression")
+    assert found.card["metrics"]["r2"]["value"] > 0.5
+    assert heads.compare(view, ["ridge"], task="regression", save=False).metric == "r2"

@@ -162,3 +162,9 @@ def test_nan_is_null_for_conditions_counts_and_averages(empty_store, tmp_path):
         assert (items.column("label").null_count, items.column("score").null_count) == (2, 2)
     dataset.attach(pa.table({"item_id": ["000", "001"], "later": [NAN, 1.0]}))
     assert dataset.items(["later"]).column("later").null_count == N - 1
+
+
+def test_random_tables_mean_the_same_through_both_doors(empty_store, tmp_path):
+    from tools.fuzz_tables import differ
+
+    assert [said for seed in range(30) if (said := differ(empty_store, seed, tmp_path))] == []
