@@ -164,10 +164,8 @@ def curve_figure(curve: Curve) -> go.Figure:
     for encoder in curve.encoders:
         budgets = curve.of(encoder)
         x = [one.n_labels for one in budgets]
-        bands = [one.band() for one in budgets]
-        top = 100.0 if scale == 100 else float("inf")
-        low = [max(0.0 if scale == 100 else -float("inf"), scale * b[0]) for b in bands]
-        high = [min(top, scale * b[1]) for b in bands]
+        bands = [metric_of(curve.metric).within(*one.band()) for one in budgets]
+        low, high = [scale * b[0] for b in bands], [scale * b[1] for b in bands]
         color = palette[encoder]
         figure.add_scatter(
             x=[*x, *reversed(x)],

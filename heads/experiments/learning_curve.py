@@ -110,10 +110,13 @@ class Curve:
         return [one for one in self.budgets if one.encoder == encoder]
 
     def rows(self) -> list[dict[str, Any]]:
-        """Return the table: encoder, n_labels, value, and the band of one new draw."""
+        """Return the table: encoder, n_labels, value, and the band of one new draw.
+
+        The band ends where the metric does: a share is at most 1.
+        """
         rows = []
         for one in self.budgets:
-            low, high = one.band()
+            low, high = METRICS[self.task][self.metric].within(*one.band())
             rows.append(
                 {
                     "encoder": one.encoder,

@@ -87,9 +87,9 @@ class Report:
             )
         else:
             interval = self._recall(metric, level) if self._is_closed(metric) else None
-        if interval is not None and is_share:
-            interval = max(0.0, interval[0]), min(1.0, interval[1])
-        low, high = interval or (None, None)
+        if interval is None or not np.isfinite(interval).any():
+            return Estimate(value, None, None, self.estimand)
+        low, high = self.metric(metric).within(*interval)
         return Estimate(value, low, high, self.estimand)
 
     def difference(self, other: Report, metric: str, *, level: float = LEVEL) -> Estimate:

@@ -6,6 +6,7 @@ for each draw: all ones give the plain metric, multinomial counts a bootstrap of
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -38,6 +39,12 @@ class Metric:
     needs_proba: bool = False
     higher_is_better: bool = True
     is_share: bool = True  # in [0, 1]; said in percentage points
+    least: float = 0.0
+    most: float = 1.0
+
+    def within(self, low: float, high: float) -> tuple[float, float]:
+        """Return an interval without what the metric cannot be."""
+        return max(self.least, low), min(self.most, high)
 
 
 def score(task: Task, found: Predictions) -> dict[str, float]:
@@ -251,8 +258,10 @@ METRICS: Mapping[Task, Mapping[str, Metric]] = {  # the first of each task is it
         "accuracy": Metric(accuracy),
         "macro_f1": Metric(macro_f1),
         **_RANKINGS,
-        "log_loss": Metric(log_loss, needs_proba=True, higher_is_better=False, is_share=False),
-        "brier": Metric(brier, needs_proba=True, higher_is_better=False, is_share=False),
+        "log_loss": Metric(
+            log_loss, needs_proba=True, higher_is_better=False, is_share=False, most=math.inf
+        ),
+        "brier": Metric(brier, needs_proba=True, higher_is_better=False, is_share=False, most=2),
         "calibration_error": Metric(calibration_error, needs_proba=True, higher_is_better=False),
     },
     Task.MULTILABEL: {
@@ -263,9 +272,9 @@ METRICS: Mapping[Task, Mapping[str, Metric]] = {  # the first of each task is it
         "hamming_loss": Metric(hamming_loss, higher_is_better=False),
     },
     Task.REGRESSION: {
-        "r2": Metric(r2, is_share=False),
-        "rmse": Metric(rmse, higher_is_better=False, is_share=False),
-        "mae": Metric(mae, higher_is_better=False, is_share=False),
-        "spearman": Metric(spearman, is_share=False),
+        "r2": Metric(r2, is_share=False, least=-math.inf),
+        "rmse": Metric(rmse, higher_is_better=False, is_share=False, most=math.inf),
+        "mae": Metric(mae, higher_is_better=False, is_share=False, most=math.inf),
+        "spearman": Metric(spearman, is_share=False, least=-1),
     },
 }

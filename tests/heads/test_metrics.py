@@ -7,7 +7,9 @@ import pytest
 import sklearn.metrics as theirs
 from scipy.stats import spearmanr
 
+from heads.experiments.learning_curve import Budget, Curve
 from heads.labels.tasks import Task
+from heads.measures.evaluate import Report
 from heads.measures.metrics import METRICS, Predictions, score
 
 
@@ -91,3 +93,38 @@ def test_a_class_without_rows_does_not_count_and_a_head_without_probabilities_ha
     codes, said = np.array([0, 0, 2]), np.array([0, 2, 2])
     found = score(Task.MULTICLASS, Predictions(codes, said))
     assert found == pytest.approx({"balanced_accuracy": 0.75, "accuracy": 2 / 3, "macro_f1": 2 / 3})
+
+
+# task, metric, an interval beside it, what is left of it
+RANGES = [
+    (Task.MULTICLASS, "accuracy", (-0.1, 1.2), (0, 1)),
+    (Task.MULTICLASS, "log_loss", (-0.1, 30), (0, 30)),
+    (Task.MULTICLASS, "brier", (-0.1, 2.5), (0, 2)),
+    (Task.MULTILABEL, "hamming_loss", (-0.1, 0.5), (0, 0.5)),
+    (Task.REGRESSION, "rmse", (-5, 7), (0, 7)),
+    (Task.REGRESSION, "mae", (-5, 7), (0, 7)),
+    (Task.REGRESSION, "r2", (-5, 1.5), (-5, 1)),
+    (Task.REGRESSION, "spearman", (-1.5, 1.5), (-1, 1)),
+]
+
+
+@pytest.mark.parametrize(("task", "name", "given", "expected"), RANGES)
+def test_an_interval_stays_within_the_range_of_its_metric(task, name, given, expected):
+    assert METRICS[task][name].within(*given) == expected
+
+
+@pytest.mark.parametrize(("task", "name", "given", "expected"), RANGES)
+def test_estimates_stay_within_it_too(task, name, given, expected):
+    truth = np.array([0, 1] * 5) if task is not Task.MULTILABEL else np.eye(2, dtype=bool)
+    for scores in ([given[0], given[1]] * 3, [expected[0], expected[0] + 0.01] * 3):
+        report = Report(truth, truth, {name: np.array(scores)}, "folds", 0.25, task)
+        found = report.estimate(name)
+        assert METRICS[task][name].least <= found.low <= found.high <= METRICS[task][name].most
+
+
+def test_the_bands_of_a_curve_stay_within_it():
+    scores = np.array([0.9, 0.99, 0.999, 1.0])
+    budget = Budget("e", "ridge", 5, 10, scores)
+    curve = Curve("d", "label", "accuracy", Task.MULTICLASS, (budget,), (), None)
+    assert budget.band()[1] > 1
+    assert curve.rows()[0]["high"] == 1
