@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +25,7 @@ from featurestore.pipeline.understood import understood
 from featurestore.sources.listing import SourceOptions
 from featurestore.sources.reading import Reader
 from featurestore.storage.columns import drop_equal
-from featurestore.storage.dataset_file import DatasetFile
+from featurestore.storage.dataset_file import DatasetFile, SourceRecord
 from featurestore.storage.dataset_folder import DatasetFolder, find_spec
 from featurestore.storage.remote import StorePath
 from featurestore.storage.store_marker import check_dataset_name, make_store
@@ -104,9 +105,9 @@ class Job:
 
         Of two processes that embed into one view, the second waits for the first.
         """
-        is_new = self.earlier is None
+        before = {} if self.earlier is None else self.earlier.sources
         self.write_description(say)
-        if is_new:
+        if _read_how(self.intake.sources) != _read_how(before):  # else it was said before
             self.say_understood(say)
         if not self.request.encoders:
             say(what_is_built_in(self.intake.modality))
@@ -119,10 +120,7 @@ class Job:
         with ExitStack() as locks:
             for slug in sorted({one.slug for one in self.resolved}):  # one order: no deadlock
                 locks.enter_context(self.folder.locked(slug + suffix, on_wait=on_wait))
-            reports = run(self.run_input, progress)
-        if not is_new:
-            self.say_understood(say)
-        return reports
+            return run(self.run_input, progress)
 
     def say_understood(self, say: Callable[[str], None]) -> None:
         """Say what the listed items were taken for."""
@@ -206,6 +204,12 @@ class Job:
             drop = drop_equal({"item_id": dropped}, ["item_id"])
             folder.items.merge(None, drop=drop, keys=["item_id"])
             folder.failures.merge(None, drop=drop, keys=["item_id"])
+
+
+def _read_how(sources: Mapping[str, SourceRecord]) -> str:
+    """Return where and how sources are read, as a text to compare."""
+    told = {name: [one.root, one.locations, dict(one.options)] for name, one in sources.items()}
+    return json.dumps(told, sort_keys=True)
 
 
 def _read_intake(
