@@ -22,7 +22,7 @@ from featurestore.pipeline.writer import replace_items
 from featurestore.sources.class_names import hub_features, with_class_names
 from featurestore.sources.listing import RESERVED, as_strings, canonical_split, require_column
 from featurestore.sources.locations import Location
-from featurestore.sources.metadata import free_name, plain
+from featurestore.sources.metadata import bar_note, free_name, plain
 from featurestore.storage.columns import (
     agreed,
     drop_equal,
@@ -123,6 +123,8 @@ def import_vectors(
     table, dim = incoming.columns, incoming.vectors.shape[1]
     for column in labels:
         require_column(column, table.column_names, "--label", Location.of(origin))
+        if note := bar_note(column, table.column(column)):
+            say(note)
     labels = [free_name(column) for column in labels]
     if text is None and "text" in table.column_names and table["text"].null_count < len(table):
         text = "text"

@@ -90,8 +90,9 @@ def as_listing(source: Source, options: SourceOptions, items: SourceItems) -> Li
             column = plain(column)  # one of nothing but nulls has its type from later values
         if name in labels or name not in used:
             rows = rows.append_column(free_name(name), column)
-        if name in labels and (note := number_note(name, column, table)):
-            notes.append(note)
+        if name in labels:
+            said = (number_note(name, column, table), bar_note(name, table.column(name)))
+            notes += [note for note in said if note]
     rows = checked(rows, source)
     if options.group in known:  # a table's own column, whatever ours are called
         rows = with_group(rows, table.column(options.group))
@@ -144,6 +145,22 @@ def plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
     if pa.types.is_boolean(kind):
         return column
     return pa.chunked_array([pa.array(map(_as_text, column.to_pylist()), pa.string())])
+
+
+def bar_note(name: str, column: pa.ChunkedArray) -> str | None:
+    """Say that names within lists of labels hold a |, which stands between labels here."""
+    if not _is_any_list(column.type) or not _has_names(column.type.value_type):
+        return None
+    for chunk in column.chunks:
+        names = as_strings(pa.chunked_array([chunk.flatten()]))
+        barred = names.filter(pc.match_substring(names, SEPARATOR))
+        if len(barred):
+            first = barred[0].as_py()
+            return (
+                f"label {name!r} holds {first!r}, and {SEPARATOR!r} stands between labels here: it "
+                f"is kept as {first.replace(SEPARATOR, '/')!r}"
+            )
+    return None
 
 
 def _is_text(kind: pa.DataType) -> bool:

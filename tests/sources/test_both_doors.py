@@ -11,6 +11,7 @@ import pytest
 
 from featurestore.exchange.imports import import_vectors, read_vectors
 from featurestore.sources.listing import SourceOptions
+from featurestore.sources.opening import open_source
 from heads.labels.tasks import Task, read_target
 
 NAN = float("nan")
@@ -143,6 +144,19 @@ def test_groups_of_every_type_mean_the_same(column, groups, empty_store, tmp_pat
     embedded, imported = understood(empty_store, path, group="group")
     assert embedded == imported
     assert embedded[1] == groups
+
+
+def test_a_bar_within_a_label_of_a_list_is_said(empty_store, tmp_path):
+    pq.write_table(table(label=[["a|b", "c"], ["a"]] * 3), tmp_path / "t.parquet")
+    options = SourceOptions(text="text", id="id", label=("label",))
+    notes = list(open_source(tmp_path / "t.parquet").listing(options).notes)
+    said = []
+    import_vectors(
+        empty_store, read_vectors(tmp_path / "t.parquet", item_id="id", vector="vector"),
+        dataset="d", name="x", origin=tmp_path, labels=["label"], say=said.append,
+    )  # fmt: skip
+    expected = "label 'label' holds 'a|b', and '|' stands between labels here: it is kept as 'a/b'"
+    assert (notes, said) == ([expected], [expected])
 
 
 def test_a_label_whose_name_is_ours_gets_another_through_both_doors(empty_store, tmp_path):
