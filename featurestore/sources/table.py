@@ -65,9 +65,11 @@ class TableFile:
             size, stamp = self.location.stat()
             sizes, stamps = [size] * len(table), [stamp] * len(table)
         else:
-            content = _strings(table, name)
+            content = _strings(table, name) if is_text else _paths(table, name)
             table = table.set_column(table.column_names.index(name), name, content)
-            ids = pa.array(rows, pa.string()) if is_text else content
+            ids = pa.array(rows, pa.string())
+            if not is_text:  # a row without a path is a failure, which has a name
+                ids = pc.coalesce(content, pa.chunked_array([ids]))
             if not is_text:
                 sizes, stamps = _stats(Location(self.root), content.to_pylist())
         unread = [one for one in _unread_columns(table) if one != name]
@@ -134,6 +136,13 @@ def _strings(table: pa.Table, name: str) -> pa.ChunkedArray:
     if pa.types.is_nested(column.type) or pa.types.is_binary(column.type):
         raise BadSource(f"column {name!r} holds {column.type}: expected texts, paths or images")
     return column.cast(pa.string())
+
+
+def _paths(table: pa.Table, name: str) -> pa.ChunkedArray:
+    """Return paths of images; null where nothing but blanks stands."""
+    paths = _strings(table, name)
+    is_blank = pc.equal(pc.utf8_trim_whitespace(paths), "")
+    return pc.if_else(is_blank, pa.scalar(None, pa.string()), paths)
 
 
 def _as_written(options: SourceOptions) -> dict[str, pa.DataType]:

@@ -73,7 +73,11 @@ def _matched(
     ids: list[str] = [f"{source.name}:{row}" for row in range(len(table))]
     if holder is not None:
         own = table.column(holder).cast(pa.string()).to_pylist()
-        ids = [value or by_row for value, by_row in zip(own, ids, strict=True)]
+        is_path = holder != options.id  # of blanks alone, it is none
+        ids = [
+            value if value and (value.strip() or not is_path) else by_row
+            for value, by_row in zip(own, ids, strict=True)
+        ]
     known = set(ids)
     if len(known) < len(ids) or not known.issuperset(listed.column("item_id").to_pylist()):
         return None
