@@ -237,7 +237,7 @@ def _mistyped(text: str, n: int, rng: np.random.Generator) -> str:
 
 
 def _twin_rows(name: str, view: Any, planted: dict[str, tuple[str, str]]) -> list[Row]:
-    """Score the clusters of `heads.quality.twins`, which `find_issues` reports."""
+    """Score the clusters of `heads.twins.twins`, which `find_issues` reports."""
     cluster = find_twins(view).cluster
     ids = view.items().column("item_id").to_numpy()
     members = [ids[cluster == c].tolist() for c in range(cluster.max() + 1)]

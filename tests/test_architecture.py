@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tools.structure import (
+    COUNTS,
     circles,
     files,
     floors,
@@ -186,3 +187,12 @@ def test_the_doors_of_rooms_hold_no_code():
         if path.name == "__init__.py" and module_name(path, ROOT) not in public:
             (only,) = parsed(path).body
             assert ast.get_docstring(parsed(path)), f"{path} says nothing: {ast.unparse(only)}"
+
+
+@pytest.mark.parametrize(
+    ("count", "most"),
+    [("long-files", 0), ("long-functions", 0), ("parameters", 0), ("nesting", 0), ("any", 59)],
+)
+def test_the_code_stays_easy_to_read(count, most):
+    what, places = COUNTS[count]
+    assert len(places(ROOT)) <= most, "\n".join([what, *places(ROOT)])

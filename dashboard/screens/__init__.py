@@ -1,1 +1,1 @@
-"""One script per page: widgets, calls to `dashboard.views`, drawing."""
+"""One script per page: widgets, calls to `dashboard.page_data`, drawing."""

@@ -200,7 +200,7 @@ class PointMap {
     else this.plot.select(data.item, { preventEvent: true });
   }
 
-  // As dashboard.explore_views.inside: 1 for a point within, 0 for one without.
+  // As dashboard.page_data.explore.inside: 1 for a point within, 0 for one without.
   inside(corners) {
     if (!corners) return this.x.map(() => 1);
     return this.x.map((x, i) => {

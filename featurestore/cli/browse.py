@@ -50,7 +50,7 @@ def info(dataset: str, store_path: str, as_json: bool) -> None:
 
     found = open_given(store_path).dataset(dataset)
     items = found.items()
-    failures = found.failures().to_pylist()
+    failures, runs = found.failures().to_pylist(), found.runs("embed")
     # A run that was stopped before its first commit has named labels that no item has yet.
     columns = [one for one in (*found.label_columns, "split") if one in items.column_names]
     value = {
@@ -61,7 +61,7 @@ def info(dataset: str, store_path: str, as_json: bool) -> None:
         "columns": items.column_names,
         "counts": {name: Counter(items.column(name).to_pylist()) for name in columns},
         "groups": group_sizes(items.column("group")) if "group" in items.column_names else None,
-        "views": [_view_facts(view) for view in found.views()],
+        "views": [_view_facts(view, runs) for view in found.views()],
         "failures": failures,
     }  # fmt: skip
     if as_json:
@@ -93,8 +93,8 @@ def info(dataset: str, store_path: str, as_json: bool) -> None:
         click.echo(f"  failed ({one['stage']}): {one['item_id']}: {one['error']}")
 
 
-def _view_facts(view: View) -> dict[str, Any]:
-    facts = view.facts()
+def _view_facts(view: View, runs: list[dict[str, Any]]) -> dict[str, Any]:
+    facts = view.facts(runs)
     return {
         "encoder": facts.encoder,
         "dim": facts.dim,

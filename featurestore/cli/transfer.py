@@ -108,11 +108,10 @@ def transfer(
 
     store = open_given(store_path)
     found = dataset_of(store_path, dataset, slice_name)
-    with progress_bar() as progress:
-        views = embed_views(
-            found, encoders, layers=layers.split(",") if layers else (), n_random=n_random,
-            pixels=against is None, progress=progress, say=say,
-        )  # fmt: skip
+    views = embed_views(
+        found, encoders, layers=layers.split(",") if layers else (), n_random=n_random,
+        pixels=against is None, progress_bar=progress_bar, say=say,
+    )  # fmt: skip
     assessment = heads.assess_transfer(
         views,
         reference=found.view(against) if against else None,

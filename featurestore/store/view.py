@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -82,9 +82,9 @@ class View:
         """How many items have a valid vector."""
         return self._rows(self.snapshot).count()
 
-    def facts(self) -> ViewFacts:
-        """Return what the view holds, and how it was made last."""
-        return facts_of(self)
+    def facts(self, runs: Sequence[Mapping[str, Any]] | None = None) -> ViewFacts:
+        """Return what the view holds and how it was made last; see `facts_of`."""
+        return facts_of(self, runs)
 
     def as_of(self, snapshot: Snapshot | str) -> View:
         """Return this view as it was at a snapshot, such as that of a head's card.

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from featurestore.store.view import View
@@ -25,12 +26,13 @@ class ViewFacts:
     items_per_s: float | None = None  # of that run
 
 
-def facts_of(view: View) -> ViewFacts:
-    """Return what a view holds, and how it was made last."""
+def facts_of(view: View, runs: Sequence[Mapping[str, Any]] | None = None) -> ViewFacts:
+    """Return what a view holds, and how it was made last; ``runs`` are its data set's, if read."""
     shards = view.table.shards()
     failed = view.dataset.failures().column("fingerprint").to_pylist()
-    runs = (run for run in view.dataset.runs("embed") if run["n_encoded"])
-    last = next((run for run in runs if run["encoder"] == str(view.spec)), {})
+    runs = view.dataset.runs("embed") if runs is None else runs
+    of_view = (r for r in runs if r["n_encoded"] and r["encoder"] == str(view.spec))
+    last = next(of_view, {})
     return ViewFacts(
         str(view.spec),
         view.fingerprint,

@@ -34,7 +34,7 @@ PYTHON = "python:"  # python:module:object names an estimator of the user's
 
 
 def _of_words(estimator: ZeroShotHead | ZeroShotProbe, *, is_known: bool = True) -> HeadEntry:
-    """Make an entry of a head that knows its classes by name; `heads.words` tells it."""
+    """Make an entry of a head that knows its classes by name; `heads.catalogue.words` tells it."""
 
     def build(seed: int) -> Any:
         copy = clone(estimator)
@@ -122,7 +122,8 @@ def default_heads(task: Task) -> tuple[str, ...]:
 def head_entry(name: str) -> HeadEntry:
     """Look up a head by its name; ``python:module:object`` is a scikit-learn estimator.
 
-    ``zero-shot:TEMPLATE`` and ``zero-shot:@FILE`` say what classes are called (`heads.words`).
+    ``zero-shot:TEMPLATE`` and ``zero-shot:@FILE`` say what classes are called
+    (`heads.catalogue.words`).
 
     Raises
     ------

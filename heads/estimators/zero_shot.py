@@ -28,7 +28,8 @@ class ZeroShotHead(ScoreHead):
     Parameters
     ----------
     prompts : str, sequence of str, or mapping, optional
-        Templates with ``{}`` for the class, or label → what to call it; see `heads.words`.
+        Templates with ``{}`` for the class, or label → what to call it; see
+        `heads.catalogue.words`.
     class_names : sequence of str
         Labels, sorted; given with ``class_vectors`` by whoever knows the encoder.
     class_vectors : ndarray of shape (n_classes, dim)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from featurestore.storage.dataset_folder import DatasetFolder
 from featurestore.storage.files import write_json
@@ -19,9 +19,6 @@ from heads.labels.views import AnyDataset, folder_of
 from heads.measures.comparison import ComparedHead
 from heads.measures.evaluate import evaluate
 from heads.saved.provenance import library_versions
-
-if TYPE_CHECKING:
-    pass
 
 Progress = Callable[[int, int, str], None]  # fits done, fits in all, what is fitted
 

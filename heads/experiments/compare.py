@@ -48,7 +48,7 @@ def compare(
     views : View or sequence of View
         Of one data set; `heads.concat` puts several into one.
     heads : sequence of str or estimator, optional
-        Names from `heads.catalogue`, ``python:module:object``, or unfitted scikit-learn
+        Names from `heads.catalogue.table.HEADS`, ``python:module:object``, or unfitted scikit-learn
         estimators; by default all that do the task.
     metric : str, optional
         One of `heads.measures.metrics.METRICS` of the task; default balanced accuracy, macro F1 for
@@ -81,7 +81,9 @@ def compare(
         If the views are of different data sets.
     """
     created = datetime.now(UTC)
-    options = options_from(PlanOptions, plan)
+    options = options_from(
+        PlanOptions, plan, "heads.compare", "heads", "metric", "progress", "save"
+    )
     ground = ground_of(list(views) if isinstance(views, Sequence) else [views], options)
     dataset = ground.views[0].dataset
     metric = check_metric(metric, ground.plan.task)
@@ -90,7 +92,9 @@ def compare(
     cells += baselines(ground)
     cache = cell_cache(dataset) if save else None
     compared = _run(cells, ground.plan, Runner(options.seed, cache, progress, (metric,)))
-    leak, leak_notes = find_leak([] if options.twins_together else ground.views, ground.plan)
+    leak, leak_notes = (
+        (None, []) if options.twins_together else find_leak(ground.views, ground.plan)
+    )
     notes = [*ground.notes(), _best_note(compared, metric), *mute_notes, *leak_notes]
     card = ComparisonCard(
         created=created.isoformat(),

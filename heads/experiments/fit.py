@@ -74,8 +74,8 @@ def fit(
     ----------
     view : View
     head : str or estimator
-        A name from `heads.catalogue`, ``python:module:object``, or an unfitted scikit-learn
-        estimator.
+        A name from `heads.catalogue.table.HEADS`, ``python:module:object``, or an unfitted
+        scikit-learn estimator.
     label : str, optional
         Label column; default the data set's main label.
     task : {"multiclass", "multilabel", "regression"}, optional

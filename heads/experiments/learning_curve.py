@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from featurestore.errors import StoreCorrupt
 from heads.labels.tasks import Task
 from heads.measures.card import ABSENT, RunCard
 from heads.measures.intervals import LEVEL
@@ -187,19 +188,24 @@ class Curve:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Curve:
-        """Read what `to_json` gave."""
-        budgets = tuple(
-            Budget(**{**one, "scores": np.array(one["scores"])}) for one in data["budgets"]
-        )
-        return cls(
-            data["dataset"],
-            data["label"],
-            data["metric"],
-            Task(data["task"]),
-            budgets,
-            tuple(data["notes"]),
-            CurveCard.from_json(data["card"]),
-        )
+        """Read what `to_json` gave; raises StoreCorrupt for anything else."""
+        try:
+            budgets = tuple(
+                Budget(**{**one, "scores": np.array(one["scores"])}) for one in data["budgets"]
+            )
+            return cls(
+                data["dataset"],
+                data["label"],
+                data["metric"],
+                Task(data["task"]),
+                budgets,
+                tuple(data["notes"]),
+                CurveCard.from_json(data["card"]),
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise StoreCorrupt(
+                f"a run card of a curve cannot be read ({error!r}): draw the curve again"
+            ) from error
 
 
 def labels_needed(budgets: Sequence[Budget], error: float) -> tuple[int, int, int | None] | str:

@@ -106,6 +106,7 @@ class LabelledRows:
     content: NDArray[Any]  # (n,), hashes
     twin: NDArray[Any]  # (n,), cluster of near-duplicates; None where there is none
     block: NDArray[np.intp]  # (n,), rows of one block stay together
+    joined_by: tuple[str, ...] = ()  # what makes blocks beside exact copies
 
     @property
     def taught(self) -> Target:
@@ -171,7 +172,15 @@ def labelled_rows(
     )
     twin = np.array([(twins or {}).get(item) for item in ids.tolist()], dtype=object)
     block = blocks(content, twin, *([group] if options.group else []))
-    return LabelledRows(rows, ids, target, reviewed, split, content, twin, block)
+    joins = {"groups": options.group and _repeats(group), "near-duplicates": _repeats(twin)}
+    joined_by = tuple(name for name, does in joins.items() if does)
+    return LabelledRows(rows, ids, target, reviewed, split, content, twin, block, joined_by)
+
+
+def _repeats(values: NDArray[Any]) -> bool:
+    """Whether a value that is not missing stands more than once; values are (n,)."""
+    given = values[~is_missing(values)].astype(str)
+    return len(np.unique(given)) < len(given)
 
 
 def lonely_classes(rows: LabelledRows) -> frozenset[str]:

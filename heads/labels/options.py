@@ -62,8 +62,10 @@ class PlanKeywords(RowKeywords, total=False):
 Options = TypeVar("Options")
 
 
-def options_from(kind: type[Options], keywords: Mapping[str, object]) -> Options:
-    """Make an options value from keywords.
+def options_from(
+    kind: type[Options], keywords: Mapping[str, object], function: str, *own: str
+) -> Options:
+    """Make an options value from the keywords of a function that has ``own`` ones besides.
 
     Raises
     ------
@@ -73,5 +75,6 @@ def options_from(kind: type[Options], keywords: Mapping[str, object]) -> Options
     known = [one.name for one in fields(kind)]  # type: ignore[arg-type]
     for name in keywords:
         if name not in known:
-            raise TypeError(f"no keyword {name!r}: {nearest(name, known)}")
+            close = nearest(name, [*known, *own], n=len(known) + len(own))
+            raise TypeError(f"{function}() has no keyword {name!r}: {close}")
     return kind(**keywords)

@@ -288,13 +288,19 @@ def _fold_notes(folds: Folds, rows: LabelledRows) -> list[str]:
     notes, target = [], rows.target
     n, n_blocks = len(rows.ids), len(np.unique(rows.block))
     hashes = rows.content[~is_missing(rows.content)].astype(str)
-    if n_copies := len(hashes) - len(np.unique(hashes)):
+    n_copies = len(hashes) - len(np.unique(hashes))
+    together = " and ".join([*(["copies"] if n_copies else []), *rows.joined_by])
+    if n_copies:
+        units = f" ({n_blocks:,} independent units)" if rows.joined_by else ""
         notes.append(
-            f"{n_copies:,} of {n:,} items are exact copies; copies and groups are kept in the same "
-            "fold."
+            f"{n_copies:,} of {n:,} items are exact copies; {together} are kept in the same "
+            f"fold{units}."
         )
     elif n_blocks < n:
-        notes.append(f"{n:,} items form {n_blocks:,} groups; a group is kept in the same fold.")
+        notes.append(
+            f"{n:,} items form {n_blocks:,} independent units; {together} are kept in the same "
+            "fold."
+        )
     if folds.n_folds < 5:
         notes.append(f"Only {folds.n_folds} folds: a class has no more groups than that.")
     if target.task is not Task.REGRESSION:

@@ -17,35 +17,50 @@ class Card(dict[str, Any]):
     """A frozen value that is also the dict of its JSON: ``card.seed`` or ``card["seed"]``."""
 
     readers: ClassVar[Mapping[str, Callable[[Any], Any]]] = {}  # of fields that are not plain JSON
+    needed: ClassVar[frozenset[str]] = frozenset()  # keys without which a card says nothing
+    unknown: ClassVar[Mapping[str, Any]] = {}  # keys that a later release wrote, kept as they are
 
     def __post_init__(self) -> None:
         self.update(self.to_json())
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
-        """Read what `to_json` gave, also of earlier releases.
+        """Read what `to_json` gave, also of other releases: a key that is absent is None.
 
         Raises
         ------
         ValueError, TypeError, AttributeError
-            If a key is missing, or a value is of another type.
+            If a needed key is missing, or a value is of another type.
         """
-        required = {
-            one.name
-            for one in fields(cls)
-            if one.default is MISSING and one.default_factory is MISSING
-        }
-        if missing := required - set(data):
+        if missing := cls.needed - set(data):
             raise ValueError(f"it lacks {', '.join(sorted(missing))}")
-        known = {one.name: data[one.name] for one in fields(cls) if one.name in data}
+        known = known_fields(cls, data)
         for name, read in cls.readers.items():
             if known.get(name) is not None:
                 known[name] = read(known[name])
-        return cls(**known)
+        card = cls(**known)
+        unknown = {key: value for key, value in data.items() if key not in known}
+        object.__setattr__(card, "unknown", unknown)
+        card.update(unknown)
+        return card
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values under the keys that are kept, in their order."""
-        return dict(_plain(self))
+        return {**_plain(self), **self.unknown}
+
+
+def known_fields(kind: type, data: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the keys that a dataclass knows; those that are absent and have no default are None.
+
+    Cards of other releases may have more keys, or fewer.
+    """
+    found = {one.name: data[one.name] for one in fields(kind) if one.name in data}
+    absent = {
+        one.name: None
+        for one in fields(kind)
+        if one.name not in data and one.default is MISSING and one.default_factory is MISSING
+    }
+    return found | absent
 
 
 def _plain(value: Any) -> Any:
@@ -75,10 +90,11 @@ class ReadView:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
         """Read what is kept of it."""
-        return cls(**{**data, "snapshot": data["snapshot"] and Snapshot(**data["snapshot"])})
+        known = known_fields(cls, data)
+        return cls(**{**known, "snapshot": known["snapshot"] and Snapshot(**known["snapshot"])})
 
 
-def read_views(data: Sequence[Mapping[str, Any]]) -> tuple[ReadView, ...]:
+def views_from_json(data: Sequence[Mapping[str, Any]]) -> tuple[ReadView, ...]:
     """Read the ``views`` of a run card."""
     return tuple(ReadView.from_json(one) for one in data)
 
@@ -93,7 +109,7 @@ class RunCard(Card):
     machine: Mapping[str, Any] | None = field(default=None, metadata=ABSENT)  # not in 0.1
     versions: Mapping[str, str] = field(default_factory=dict)  # of libraries
 
-    readers: ClassVar[Mapping[str, Callable[[Any], Any]]] = {"views": read_views}
+    readers: ClassVar[Mapping[str, Callable[[Any], Any]]] = {"views": views_from_json}
 
 
 @dataclass(frozen=True)

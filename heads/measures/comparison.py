@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from featurestore.errors import StoreCorrupt, UnknownHead, nearest
 from featurestore.terms.specs import EncoderSpec
 from heads.labels.tasks import Task
-from heads.measures.card import ABSENT, RunCard, TwinsInTest
+from heads.measures.card import ABSENT, RunCard, TwinsInTest, known_fields
 from heads.measures.evaluate import CLOSED_FORM, Report
 from heads.measures.intervals import LEVEL, level_of_each
 from heads.measures.metrics import METRICS, Metric
@@ -154,7 +154,7 @@ class ComparisonCard(RunCard):
 
     readers: ClassVar[Mapping[str, Callable[[Any], Any]]] = {
         **RunCard.readers,
-        "twins": lambda data: TwinsInTest(**data),
+        "twins": lambda data: TwinsInTest(**known_fields(TwinsInTest, data)),
     }
 
 

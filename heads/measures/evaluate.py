@@ -1,4 +1,9 @@
-"""Evaluation of a head: metrics with intervals."""
+"""Evaluation of a head: metrics with intervals.
+
+On a test split an interval speaks of the fitted heads, over folds of the learning procedure.
+Out-of-fold rows are never pooled for a claim: the heads behind them differ, and such tests find
+false differences in 7 to 10 % of cases at a nominal 5 %.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Heads on disk: skops for the estimator, JSON for its card, Parquet for its predictions."""
+"""Heads on disk: skops for the estimator, JSON for its card, Parquet for its predictions.
+
+Never pickle, and of a skops file only the types that our own heads are made of.
+"""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 from featurestore.terms.snapshots import Snapshot
 from heads.labels.tasks import Task
-from heads.measures.card import ABSENT, Card, TwinsInTest
+from heads.measures.card import ABSENT, Card, TwinsInTest, known_fields
 from heads.measures.evaluate import Estimate
 
 CARD_FORMAT = 1
@@ -89,9 +89,14 @@ class Seconds:
     in_all: float
 
 
+def _read(kind: type[Any]) -> Callable[[Mapping[str, Any]], Any]:
+    return lambda data: kind(**known_fields(kind, data))
+
+
 def _conformal(data: Mapping[str, Any]) -> Conformal:
     on_test = data.get("on_test")
-    return Conformal(**{**data, "on_test": on_test and CoverageOnTest(**on_test)})
+    known = known_fields(Conformal, data)
+    return Conformal(**{**known, "on_test": on_test and _read(CoverageOnTest)(on_test)})
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -142,15 +147,18 @@ class HeadCard(Card):
     encoder_sha256: str | None = field(default=None, metadata=ABSENT)
     card_sha256: str | None = field(default=None, metadata=ABSENT)
 
+    needed: ClassVar[frozenset[str]] = frozenset(
+        {"format", "head_id", "created", "fingerprint", "reads"}
+    )
     readers: ClassVar[Mapping[str, Callable[[Any], Any]]] = {
-        "snapshot": lambda data: Snapshot(**data),
+        "snapshot": _read(Snapshot),
         "conformal": _conformal,
         "task": Task,
-        "evaluation": lambda data: Evaluated(**data),
-        "metrics": lambda data: {name: Estimate(**one) for name, one in data.items()},
-        "as_reviewed": lambda data: AsReviewed(**data),
-        "twins": lambda data: TwinsInTest(**data),
-        "seconds": lambda data: Seconds(**data),
+        "evaluation": _read(Evaluated),
+        "metrics": lambda data: {name: _read(Estimate)(one) for name, one in data.items()},
+        "as_reviewed": _read(AsReviewed),
+        "twins": _read(TwinsInTest),
+        "seconds": _read(Seconds),
     }
 
 

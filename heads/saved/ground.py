@@ -37,7 +37,9 @@ class Ground:
             return list(self.plan.notes)
         return [
             *self.plan.notes,
-            f"{self.n_apart:,} items lack a vector in some view and are not used.",
+            "1 item lacks a vector in some view and is not used."
+            if self.n_apart == 1
+            else f"{self.n_apart:,} items lack a vector in some view and are not used.",
         ]
 
     def read_views(self) -> tuple[ReadView, ...]:
@@ -45,7 +47,8 @@ class Ground:
         read: dict[str, ReadView] = {}
         for view, table in zip(self.views, self.tables, strict=True):
             for block in blocks_of(view):
-                known = Snapshot.parse(block["snapshot"]) if "snapshot" in block else table.snapshot
+                at = block.get("snapshot", table.snapshot)
+                known = Snapshot.parse(at) if isinstance(at, str) else at
                 spec = block["spec"]
                 read[spec] = ReadView(spec, block["fingerprint"], known, **slice_facts(view))
         return tuple(read.values())

@@ -86,7 +86,9 @@ def assess_transfer(
     NotEnoughData
         If there is no baseline: vectors without their items, or no view of raw pixels.
     """
-    asked = options_from(TransferOptions, options)
+    asked = options_from(
+        TransferOptions, options, "heads.assess_transfer", "progress", "save", "heads"
+    )
     cast = cast_of(views if isinstance(views, Sequence) else [views], reference)
     ground = ground_of(cast.loaded, asked.plan)
     plan = ground.plan

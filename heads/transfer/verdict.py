@@ -122,7 +122,8 @@ class Verdict:
             f"{self.kind}: {self.metric.replace('_', ' ')} {said(self.value)} "
             f"{unit_of(self.metric)} ({said(self.low)} to {said(self.high)}) against "
             f"{self.reference}; {self.estimand}; {number(self.detectable, self.metric)} would be "
-            f"seen, {self._needed()} settle a difference of {number(self.margin, self.metric)}"
+            f"seen, {self._needed()} settle a difference of {number(self.margin, self.metric)} "
+            f"{unit_of(self.metric)}"
         )
 
     def _needed(self) -> str:
@@ -212,7 +213,8 @@ def attribution(
 ) -> tuple[float, float, float]:
     """Compare an encoder with the mean of random seeds of its own architecture.
 
-    Returns Δ, low and high, where higher is better. On a test split the limits are the means of
+    Never with the best of them, which would flatter them. Returns Δ, low and high, where higher is
+    better. On a test split the limits are the means of
     those of the single differences, which is a little too wide.
     """
     sign = 1 if encoder.report.metric(metric).higher_is_better else -1

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, TypeAlias
 
 from featurestore.errors import FeatureStoreError
 from featurestore.terms.specs import EncoderSpec, Modality, encoder_label, parse_specs
@@ -14,6 +15,12 @@ if TYPE_CHECKING:
     from featurestore.store.view import View
 
 PIXELS = "baseline:pixels"
+ProgressCallback: TypeAlias = "Callable[[Progress], None] | None"
+
+
+def no_bar() -> AbstractContextManager[ProgressCallback]:
+    """Show no progress."""
+    return nullcontext()
 
 
 def embed_views(
@@ -23,7 +30,7 @@ def embed_views(
     layers: Sequence[str] = (),
     n_random: int = 0,
     pixels: bool = True,
-    progress: Callable[[Progress], None] | None = None,
+    progress_bar: Callable[[], AbstractContextManager[ProgressCallback]] = no_bar,
     say: Callable[[str], None] = lambda message: None,
 ) -> list[View]:
     """Embed what `heads.assess_transfer` needs and the store lacks; return the views to judge.
@@ -37,10 +44,12 @@ def embed_views(
         Layers of each encoder to judge beside it, such as ``("3", "6", "-1")``.
     n_random : int
         Seeds of random weights of each architecture. An encoder that cannot be had with random
-        weights is told to ``say`` and left out.
+        weights is left out, and ``say`` is told so.
     pixels : bool
         Embed raw pixels, the baseline of images, where vectors are not all imported.
-    progress, say : callable, optional
+    progress_bar : callable, optional
+        Opens what hears of each item (`Store.embed`'s ``progress``), around each embedding.
+    say : callable, optional
         As of `Store.embed`.
     """
     views = dataset.views()
@@ -60,7 +69,10 @@ def embed_views(
         if not missing:
             return
         say(f"embedding what the verdict needs: {', '.join(map(encoder_label, missing))}")
-        reports = dataset.store.embed([], dataset=dataset.name, encoders=missing, progress=progress)
+        with progress_bar() as progress:
+            reports = dataset.store.embed(
+                [], dataset=dataset.name, encoders=missing, progress=progress
+            )
         for report in reports:
             say(report.describe())
 

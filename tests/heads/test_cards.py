@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import heads
+from featurestore.errors import StoreCorrupt
 from heads.saved.card import HeadCard
 
 ROOT = Path(__file__).parents[2]
@@ -107,3 +108,20 @@ def test_a_run_card_of_release_0_1_lacks_what_later_ones_say():
     assert (card.heads, card.machine, card.apply_reviews, card.twins) == (None, None, False, None)
     later = {"apply_reviews": False, "reviews": None, "twins": None}
     assert card.to_json() == data["card"] | later
+
+
+def test_a_card_of_another_release_is_read_and_keeps_what_is_not_known():
+    """It may have keys more, also inside its values, and keys fewer."""
+    card = json.loads((KEPT / "store-rooms" / "bundle-best" / "card.json").read_text())
+    card["evaluation"]["extra"] = card["later"] = 1
+    del card["n_blocks"], card["seconds"]
+    read = HeadCard.from_json(card)
+    assert (read.n_blocks, read.seconds, read.evaluation.on) == (None, None, "folds")
+    assert read.to_json()["later"] == read["later"] == 1
+    with pytest.raises(ValueError, match="it lacks head_id"):
+        HeadCard.from_json({key: value for key, value in card.items() if key != "head_id"})
+
+
+def test_a_damaged_curve_is_named():
+    with pytest.raises(StoreCorrupt, match="draw the curve again"):
+        heads.Curve.from_json({"budgets": [], "card": {}})

@@ -197,11 +197,11 @@ def test_unknown_names_are_answered_with_known_ones(split_view):
 
 
 def test_an_unknown_keyword_is_answered_with_the_nearest(split_view):
-    with pytest.raises(TypeError, match="no keyword 'evaluate': did you mean 'evaluation'"):
+    with pytest.raises(TypeError, match="has no keyword 'evaluate': did you mean 'evaluation'"):
         heads.compare(split_view, evaluate="folds")
-    with pytest.raises(TypeError, match="no keyword 'budget': did you mean 'budgets'"):
+    with pytest.raises(TypeError, match="has no keyword 'budget': did you mean 'budgets'"):
         heads.assess_transfer(split_view, budget=(4,))
-    with pytest.raises(TypeError, match="no keyword 'apply_reviews'"):
+    with pytest.raises(TypeError, match="has no keyword 'apply_reviews'"):
         heads.assess_transfer(split_view, apply_reviews=True)
 
 
@@ -311,7 +311,7 @@ def test_groups_never_part_unless_asked(make_view, blobs):
     group = [f"g{i // 6}" for i in range(60)]
     view = make_view(vectors, labels, group=group)
     together = heads.compare(view, ["prototype"], save=False)
-    assert together.notes[0].startswith("60 items form 10 groups; a group is kept")
+    assert together.notes[0].startswith("60 items form 10 independent units; groups are kept")
     apart = heads.compare(view, ["prototype"], save=False, group=False)
     assert not any("groups" in note for note in apart.notes)
 
