@@ -111,25 +111,9 @@ class TarShards:
         if options.id is not None:
             for sample in stand_ins:
                 sample.facts[options.id] = sample.key
+        wanted = (options.image or "image") if has_images else name
         notes = [f"{shard} is damaged: {error}" for shard, error in damaged]
-        if links:
-            notes.append(
-                f"{len(links):,} links lead out of {self.location} and were left out: "
-                "--follow-links takes them"
-            )
-        if len(kept) < len(samples):
-            what = (options.image or "image") if has_images else name
-            first = next(one.key for one in samples if one not in kept)
-            notes.append(
-                f"{len(samples) - len(kept):,} samples of {self.location} have no {what} "
-                f"(first: {first}): left out"
-            )
-        beside = [one for sample in kept for one in sample.beside]
-        if beside:
-            notes.append(
-                f"{len(beside):,} pictures of {self.location} stand beside another one of their "
-                f"sample (first: {beside[0]}): left out; --image ENDING takes them instead"
-            )
+        notes += self._left_out(len(links), samples, kept, wanted)
         texts = [sample.facts.get(name) for sample in kept]
         names = list(dict.fromkeys(fact for sample in kept for fact in sample.facts))
         unread = _beginnings(
@@ -158,6 +142,30 @@ class TarShards:
             unread=unread,
         )
         return as_listing(self, options, items)
+
+    def _left_out(
+        self, n_links: int, samples: list[_Sample], kept: list[_Sample], wanted: str
+    ) -> list[str]:
+        """Say what of the shards is no item, and how to take it."""
+        notes = []
+        if n_links:
+            notes.append(
+                f"{n_links:,} links lead out of {self.location} and were left out: "
+                "--follow-links takes them"
+            )
+        if len(kept) < len(samples):
+            first = next(one.key for one in samples if one not in kept)
+            notes.append(
+                f"{len(samples) - len(kept):,} samples of {self.location} have no {wanted} "
+                f"(first: {first}): left out"
+            )
+        beside = [one for sample in kept for one in sample.beside]
+        if beside:
+            notes.append(
+                f"{len(beside):,} pictures of {self.location} stand beside another one of their "
+                f"sample (first: {beside[0]}): left out; --image ENDING takes them instead"
+            )
+        return notes
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,18 +253,7 @@ def _samples(
     members: dict[str, _Member] = {}
     is_whole = True
     try:
-        with shard.open() as file:
-            check_uncompressed(shard.text, file.read(MAGIC_BYTES))
-            file.seek(0)
-            with tarfile.open(fileobj=file, mode="r:") as tar:
-                for one in _members(tar, shard, damaged):
-                    if one.name in members:
-                        raise BadSource(
-                            f"{shard} has two members named {one.name}, and which one is meant is "
-                            "not ours to guess: pack it again with a name for each"
-                        )
-                    members[one.name] = one
-                _check_end(file, tar)
+        _read_members(shard, members, damaged)
     except (tarfile.TarError, EOFError) as error:
         damaged.append((shard, str(error)))
         is_whole = False
@@ -273,6 +270,24 @@ def _samples(
         key = f"{shard.stem}/damaged"
         samples.append(_Sample(shard.name, key, stamp, split, beyond, size=1, stands_in=True))
     return samples
+
+
+def _read_members(
+    shard: Location, members: dict[str, _Member], damaged: list[tuple[Location, str]]
+) -> None:
+    """Fill in the files of a shard by name, as far as it can be read."""
+    with shard.open() as file:
+        check_uncompressed(shard.text, file.read(MAGIC_BYTES))
+        file.seek(0)
+        with tarfile.open(fileobj=file, mode="r:") as tar:
+            for one in _members(tar, shard, damaged):
+                if one.name in members:
+                    raise BadSource(
+                        f"{shard} has two members named {one.name}, and which one is meant is "
+                        "not ours to guess: pack it again with a name for each"
+                    )
+                members[one.name] = one
+            _check_end(file, tar)
 
 
 def _members(
