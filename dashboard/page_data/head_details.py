@@ -58,10 +58,14 @@ def metric_rows(card: Mapping[str, Any]) -> list[Row]:
         rows.append(
             {
                 "metric": name.replace("_", " ") + (" (%)" if scale == 100 else ""),
-                "value": scale * found["value"],
+                "value": None if found["value"] is None else scale * found["value"],
                 "from": None if found["low"] is None else scale * found["low"],
                 "to": None if found["high"] is None else scale * found["high"],
-                **({"as reviewed": scale * reviewed[name]} if name in reviewed else {}),
+                **(
+                    {"as reviewed": scale * reviewed[name]}
+                    if reviewed.get(name) is not None
+                    else {}
+                ),
             }
         )
     return rows

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 def head_title(card: Mapping[str, Any]) -> str:
     """Name a registered head in a list: ``logistic · 2026-11-26 10:30 UTC · 0.93``."""
     metric, found = next(iter(card["metrics"].items()))
-    return f"{card['head']} · {when(card)} · {metric.replace('_', ' ')} {found['value']:.3f}"
+    value = "–" if found["value"] is None else f"{found['value']:.3f}"
+    return f"{card['head']} · {when(card)} · {metric.replace('_', ' ')} {value}"
 
 
 # -- leaderboard ---------------------------------------------------------------------------

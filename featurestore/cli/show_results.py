@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -29,10 +30,10 @@ def show_head(fitted: FittedHead) -> None:
         interval = ""
         if found["low"] is not None:
             interval = f" ({found['low']:.3f} to {found['high']:.3f}; {card['estimand']})"
-        click.echo(f"  {metric.replace('_', ' ')}: {found['value']:.3f}{interval}")
+        click.echo(f"  {metric.replace('_', ' ')}: {_score(found['value'])}{interval}")
     if again := card.get("as_reviewed"):
         said = ", ".join(
-            f"{name.replace('_', ' ')} {v:.3f}" for name, v in again["metrics"].items()
+            f"{name.replace('_', ' ')} {_score(v)}" for name, v in again["metrics"].items()
         )
         click.echo(f"  against what reviewers say ({again['n_changed']} items differ): {said}")
     if card.conformal:
@@ -48,6 +49,11 @@ def show_head(fitted: FittedHead) -> None:
     for note in card["notes"]:
         click.echo(f"  {note}")
     click.echo(f"  kept as {fitted.head_id}")
+
+
+def _score(value: float | None) -> str:
+    """Write a score; one that is undefined on these rows is a dash."""
+    return "–" if value is None or math.isnan(value) else f"{value:.3f}"
 
 
 def predict_line(fitted: FittedHead, folder: str) -> str:
@@ -68,7 +74,7 @@ def show_comparison(comparison: Comparison) -> None:
     """Print a comparison as a table, best first, with what its intervals mean."""
     rows = comparison.rows()
     table = [
-        [encoder_label(r["encoder"]), r["head"], f"{r['value']:.3f}",
+        [encoder_label(r["encoder"]), r["head"], _score(r["value"]),
          "" if r["low"] is None else f"{r['low']:.3f} – {r['high']:.3f}", f"{r['seconds']:.2f}"]
         for r in rows
     ]  # fmt: skip
@@ -77,11 +83,11 @@ def show_comparison(comparison: Comparison) -> None:
     if any("as_reviewed" in row for row in rows):
         header.append(f"{metric} as reviewed")
         for line, row in zip(table, rows, strict=True):
-            line.append(f"{row['as_reviewed']:.3f}" if "as_reviewed" in row else "")
+            line.append(_score(row["as_reviewed"]) if "as_reviewed" in row else "")
     if any("without_twins" in row for row in rows):
         header.append("without twins")
         for line, row in zip(table, rows, strict=True):
-            line.append(f"{row['without_twins']:.3f}" if "without_twins" in row else "")
+            line.append(_score(row["without_twins"]) if "without_twins" in row else "")
     print_table(header, table)
     click.echo(f"Intervals: {comparison.estimand}.")
     for claim in comparison.claims():
@@ -215,7 +221,7 @@ def _show_depths(assessment: Assessment) -> None:
 def show_curve(drawn: Curve, targets: Sequence[float] = ()) -> None:
     """Print a learning curve, and how many labels reach the targets (percentages)."""
     rows = [
-        [encoder_label(r["encoder"]), r["head"], f"{r['n_labels']:,}", f"{r['value']:.3f}",
+        [encoder_label(r["encoder"]), r["head"], f"{r['n_labels']:,}", _score(r["value"]),
          f"{r['low']:.3f} – {r['high']:.3f}"]
         for r in drawn.rows()
     ]  # fmt: skip

@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Unpack
 
-from featurestore.errors import BadName, ModalityMismatch, nearest
+import numpy as np
+
+from featurestore.errors import BadName, ModalityMismatch, NotEnoughData, nearest
 from heads.catalogue.entry import HeadEntry
 from heads.catalogue.table import default_heads, head_entries
 from heads.catalogue.words import reads_words
@@ -19,6 +21,7 @@ from heads.labels.tasks import Task
 from heads.labels.views import AnyDataset
 from heads.measures.card import TwinsInTest
 from heads.measures.comparison import ComparedHead, Comparison, ComparisonCard, cell_name, metric_of
+from heads.measures.evaluate import undefined
 from heads.measures.metrics import METRICS
 from heads.saved.ground import Ground, ground_of
 from heads.saved.provenance import library_versions, machine
@@ -224,6 +227,8 @@ def runs(dataset: AnyDataset) -> list[Comparison]:
 
 
 def _best_note(compared: Sequence[ComparedHead], metric: str) -> str:
+    if all(np.isnan(one.report.estimate(metric).value) for one in compared):
+        raise NotEnoughData(undefined(metric))
     sign = 1 if metric_of(metric).higher_is_better else -1
     best = max(compared, key=lambda cell: sign * cell.report.estimate(metric).value)
     return (

@@ -29,7 +29,14 @@ from heads.labels.plan import Plan, make_plan, task_of
 from heads.labels.tasks import Task, texts_of
 from heads.labels.views import slice_facts
 from heads.measures.conformal import misfit, sets, threshold
-from heads.measures.evaluate import Evaluation, chosen_by, evaluate, fit_head, predictions
+from heads.measures.evaluate import (
+    Evaluation,
+    chosen_by,
+    evaluate,
+    fit_head,
+    predictions,
+    undefined,
+)
 from heads.measures.metrics import METRICS
 from heads.saved.bundle import FittedHead, heads_folder, said_of, save_head
 from heads.saved.card import (
@@ -120,7 +127,7 @@ def fit(
         **_card_of_lesson(lesson),
         **_card_of_plan(lesson.plan),
         **_card_of_evaluation(evaluation, lesson.plan),
-        notes=[*lesson.plan.notes, *leak_notes],
+        notes=[*lesson.plan.notes, *leak_notes, *_undefined_notes(evaluation)],
         twins=None if leak is None else leak.card(leak.metrics_without(evaluation.report)),
         seconds=Seconds(evaluation.seconds, time.perf_counter() - begin),
         machine=machine(),
@@ -216,6 +223,14 @@ def _card_of_lesson(lesson: _Lesson) -> dict[str, Any]:
         "dim": lesson.items.dim,
         "search_space": lesson.entry.search_space,
     }
+
+
+def _undefined_notes(evaluation: Evaluation) -> list[str]:
+    """Say which metrics have no value on the tested rows."""
+    report = evaluation.report
+    return [
+        f"{undefined(name)}." for name in report.scores if np.isnan(report.estimate(name).value)
+    ]
 
 
 def _columns_of(view: View) -> dict[str, str] | None:

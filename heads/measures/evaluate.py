@@ -7,6 +7,7 @@ false differences in 7 to 10 % of cases at a nominal 5 %.
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from featurestore.errors import NotEnoughData
 from featurestore.terms.intervals import wilson
 from heads.labels.matrix import Matrix
 from heads.labels.reviewed import Reviewed, differs
@@ -43,10 +45,19 @@ Part = tuple[NDArray[np.intp], NDArray[np.intp]]  # training and test rows
 class Estimate:
     """A value, its interval, and what the interval is of."""
 
-    value: float
+    value: float  # NaN where the metric is undefined on these rows; null in JSON
     low: float | None  # None where this metric has no interval
     high: float | None
     estimand: str
+
+
+def undefined(metric: str) -> str:
+    """Say that a metric has no value on the tested rows, and what has one."""
+    other = "mae" if metric in ("r2", "spearman") else "accuracy"
+    return (
+        f"{metric} is undefined here: the labels of the tested items are all equal; "
+        f"{other} is defined"
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,11 +87,17 @@ class Report:
         return len(self.truth) if self.n_blocks is None else self.n_blocks
 
     def estimate(self, metric: str, *, level: float = LEVEL) -> Estimate:
-        """Return a metric with its interval; ``low`` and ``high`` are None where it has none."""
+        """Return a metric with its interval; ``low`` and ``high`` are None where it has none.
+
+        Folds on which it is undefined do not count; the value is NaN where no fold is left.
+        """
         scores = self.scores[metric]
+        scores = scores[np.isfinite(scores)]
+        if not len(scores):
+            return Estimate(math.nan, None, None, self.estimand)
         is_share = self.metric(metric).is_share
         value = float(scores.mean())
-        if len(scores) > 1:
+        if len(self.scores[metric]) > 1:
             interval = corrected_t(scores, self.test_ratio, level=level)
             if interval is None and self._is_closed(metric):
                 interval = self._recall(metric, level)  # of the rows of one repeat
@@ -108,9 +125,13 @@ class Report:
         if self.estimand != other.estimand or not np.array_equal(self.truth, other.truth):
             raise ValueError("heads can only be paired over the same rows and folds")
         gains = self.scores[metric] - other.scores[metric]
+        gains = gains[np.isfinite(gains)]
+        if not len(gains):
+            raise NotEnoughData(undefined(metric))
         value = float(gains.mean())
         is_share = self.metric(metric).is_share
-        interval = corrected_t(gains, self.test_ratio, level=level) if len(gains) > 1 else None
+        is_folded = len(self.scores[metric]) > 1
+        interval = corrected_t(gains, self.test_ratio, level=level) if is_folded else None
         if interval is None and self._is_closed(metric):
             interval = mean_recall_difference(
                 self.truth == self.predicted,
@@ -119,7 +140,7 @@ class Report:
                 level=level,
             )
         elif interval is None:
-            if len(gains) > 1:
+            if is_folded:
                 draws = gains
             elif metric in self.draws and metric in other.draws:
                 draws = self.draws[metric] - other.draws[metric]

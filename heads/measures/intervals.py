@@ -160,6 +160,8 @@ def corrected_t(
     """
     from scipy.stats import t
 
+    if len(scores) < 2:
+        return None
     spread = float(np.std(scores, ddof=1))
     if spread < 1e-12:
         return None
@@ -167,6 +169,12 @@ def corrected_t(
     half = quantile * spread * math.sqrt(1 / len(scores) + test_ratio)
     mean = float(np.mean(scores))
     return mean - half, mean + half
+
+
+def _defined(draws: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the draws on which a metric is defined, and two equal ones where fewer are left."""
+    kept = draws[np.isfinite(draws)]
+    return kept if len(kept) > 1 else np.zeros(2)
 
 
 def bootstrap_weights(
@@ -217,6 +225,7 @@ def bootstrap_interval(
     """
     if n_units < 2:
         return (0.0, 1.0) if is_share else (-math.inf, math.inf)
+    draws = _defined(draws)
     quantile = _t_quantile(level, n_units)
     if is_share and 0 < value < 1:
         clipped = np.clip(draws, 1e-6, 1 - 1e-6)
@@ -247,7 +256,7 @@ def bootstrap_difference(
     """
     if n_units < 2:
         return (-1.0, 1.0) if is_share else (-math.inf, math.inf)
-    half = _t_quantile(level, n_units) * float(np.std(draws, ddof=1))
+    half = _t_quantile(level, n_units) * float(np.std(_defined(draws), ddof=1))
     if half <= 1e-12 and is_share:
         half = wilson(0.0, n_units, level=level)[1]
     elif half <= 1e-12 < abs(value):  # a difference that no draw shakes is not understood

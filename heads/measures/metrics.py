@@ -19,6 +19,7 @@ from heads.labels.tasks import Task
 Weights = NDArray[np.float64]  # (n_draws, n), how often each row counts
 Values = NDArray[np.float64]  # (n_draws,)
 LEAST_PROBABILITY = 1e-6  # in log_loss no class counts as less likely
+_ROUNDING = 1e-20  # a variance of so little of the mean square is none
 N_BINS = 15  # of confidence, in the calibration error: Guo et al., 2017, arXiv:1706.04599
 
 
@@ -48,7 +49,7 @@ class Metric:
 
 
 def score(task: Task, found: Predictions) -> dict[str, float]:
-    """Compute every metric of a task that the predictions allow."""
+    """Compute every metric of a task that the predictions allow; NaN where it is undefined."""
     weights = np.ones((1, len(found.truth)))
     return {
         name: float(metric.compute(found, weights)[0])
@@ -168,11 +169,16 @@ def _over_classes(
         hits, false = _hits(is_member, scores, w)
         values.append(of_class(hits, false))
         counts.append((hits[:, -1] > 0) & ((false[:, -1] > 0) | (not needs_others)))
-    return _mean_where(np.stack(values, axis=1), np.stack(counts, axis=1))
+    is_counted = np.stack(counts, axis=1)
+    mean = _mean_where(np.stack(values, axis=1), is_counted)
+    return np.where(is_counted.any(axis=1), mean, np.nan)
 
 
 def auroc(found: Predictions, w: Weights) -> Values:
-    """Mean over classes of the area under the ROC curve, each class against the others."""
+    """Mean over classes of the area under the ROC curve, each class against the others.
+
+    NaN where no class has others beside it.
+    """
 
     def area(hits: NDArray[np.float64], false: NDArray[np.float64]) -> Values:  # (n_draws, m)
         steps = np.diff(false, axis=1, prepend=0)
@@ -224,11 +230,15 @@ def mae(found: Predictions, w: Weights) -> Values:
 
 
 def r2(found: Predictions, w: Weights) -> Values:
-    """Share of the variance of these rows that is explained; below 0 is worse than their mean."""
+    """Share of the variance of these rows that is explained; below 0 is worse than their mean.
+
+    NaN where the truth does not vary: there is nothing to explain.
+    """
     centred = found.truth - found.truth.mean()
     spread = _mean_of(centred**2, w) - _mean_of(centred, w) ** 2
     error = _mean_of((found.truth - found.predicted) ** 2, w)
-    return 1 - np.divide(error, spread, out=np.ones_like(error), where=spread > 0)
+    varies = spread > _ROUNDING * _mean_of(found.truth**2, w)
+    return 1 - np.divide(error, spread, out=np.full_like(error, np.nan), where=varies)
 
 
 def spearman(found: Predictions, w: Weights) -> Values:

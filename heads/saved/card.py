@@ -93,6 +93,20 @@ def _read(kind: type[Any]) -> Callable[[Mapping[str, Any]], Any]:
     return lambda data: kind(**known_fields(kind, data))
 
 
+def _estimate(data: Mapping[str, Any]) -> Estimate:
+    value = data["value"]
+    return Estimate(
+        **known_fields(Estimate, {**data, "value": math.nan if value is None else value})
+    )
+
+
+def _without_nan(value: Any) -> Any:
+    """Return JSON in which an undefined score is null."""
+    if isinstance(value, dict):
+        return {name: _without_nan(one) for name, one in value.items()}
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
 def _conformal(data: Mapping[str, Any]) -> Conformal:
     on_test = data.get("on_test")
     known = known_fields(Conformal, data)
@@ -150,12 +164,19 @@ class HeadCard(Card):
     needed: ClassVar[frozenset[str]] = frozenset(
         {"format", "head_id", "created", "fingerprint", "reads"}
     )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values; an undefined score is null."""
+        found = super().to_json()
+        scores = ("metrics", "as_reviewed", "twins")
+        return found | {name: _without_nan(found[name]) for name in scores if name in found}
+
     readers: ClassVar[Mapping[str, Callable[[Any], Any]]] = {
         "snapshot": _read(Snapshot),
         "conformal": _conformal,
         "task": Task,
         "evaluation": _read(Evaluated),
-        "metrics": lambda data: {name: _read(Estimate)(one) for name, one in data.items()},
+        "metrics": lambda data: {name: _estimate(one) for name, one in data.items()},
         "as_reviewed": _read(AsReviewed),
         "twins": _read(TwinsInTest),
         "seconds": _read(Seconds),

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import sklearn.metrics as theirs
 from scipy.stats import spearmanr
 
+import heads
+from featurestore.cli.show_results import show_head
+from featurestore.errors import NotEnoughData
 from heads.experiments.learning_curve import Budget, Curve
 from heads.labels.tasks import Task
 from heads.measures.evaluate import Report
 from heads.measures.metrics import METRICS, Predictions, score
+from heads.saved.card import HeadCard
 
 
 @pytest.fixture(params=[0, 1, 2])
@@ -128,3 +134,53 @@ def test_the_bands_of_a_curve_stay_within_it():
     curve = Curve("d", "label", "accuracy", Task.MULTICLASS, (budget,), (), None)
     assert budget.band()[1] > 1
     assert curve.rows()[0]["high"] == 1
+
+
+@pytest.mark.parametrize("truth", [0.0, 0.1, 1e9, -3.7])
+@pytest.mark.parametrize("said", [[0.0, 1.0, 2.0], [0.1, 0.1, 0.1]])
+def test_r2_of_a_constant_truth_is_undefined(truth, said):
+    found = score(Task.REGRESSION, Predictions(np.full(3, truth), np.array(said)))
+    assert np.isnan(found["r2"])
+    assert np.isfinite([found["rmse"], found["mae"]]).all()
+
+
+def test_auroc_of_one_class_is_undefined():
+    truth = np.zeros(4, dtype=int)
+    found = score(Task.MULTICLASS, Predictions(truth, truth, np.full((4, 2), 0.5)))
+    assert np.isnan(found["auroc"])
+    assert found["accuracy"] == 1
+
+
+def test_folds_on_which_a_metric_is_undefined_do_not_count():
+    truth = np.arange(6.0)
+    scores = {"r2": np.array([0.5, np.nan, 0.7, 0.6])}
+    report = Report(truth, truth, scores, "folds", 0.25, Task.REGRESSION)
+    found = report.estimate("r2")
+    assert found.value == pytest.approx(0.6)
+    assert found.low < 0.6 < found.high
+    none = Report(truth, truth, {"r2": np.full(4, np.nan)}, "folds", 0.25, Task.REGRESSION)
+    assert np.isnan(none.estimate("r2").value)
+    assert none.estimate("r2").low is None
+    with pytest.raises(NotEnoughData, match="r2 is undefined here"):
+        none.difference(none, "r2")
+
+
+def test_a_head_tested_on_equal_numbers_says_so(make_view, capsys):
+    rng = np.random.default_rng(0)
+    vectors = rng.normal(size=(60, 4)).astype(np.float32)
+    labels = [*(vectors[:40, 0].astype(float) + 0.5).tolist(), *[1.5] * 20]
+    view = make_view(vectors, labels, split=["train"] * 40 + ["test"] * 20)
+    fitted = heads.fit(view, "ridge", task="regression", register=False)
+    assert fitted.card["metrics"]["r2"] == {
+        "value": None, "low": None, "high": None, "estimand": fitted.card.estimand,
+    }  # fmt: skip
+    assert any(note.startswith("r2 is undefined here") for note in fitted.card.notes)
+    json.loads(json.dumps(fitted.card), parse_constant=pytest.fail)
+    again = HeadCard.from_json(fitted.card.to_json())
+    assert again.to_json() == fitted.card.to_json()
+    show_head(fitted)
+    assert "  r2: –\n" in capsys.readouterr().out
+    with pytest.raises(NotEnoughData, match="mae is defined"):
+        heads.compare([view], ["ridge"], task="regression", save=False)
+    found = heads.compare([view], ["ridge"], task="regression", metric="mae", save=False)
+    assert all(np.isfinite(row["value"]) for row in found.rows())
