@@ -169,6 +169,14 @@ def imported(code, *heavy):
     return done.stderr.strip().splitlines()[-1]
 
 
+def test_help_shows_the_three_first_commands_in_a_line_each(fs):
+    code, out, _ = fs("--help")
+    lines = [line.strip() for line in out.splitlines()]
+    assert code == 0
+    assert "featurestore compare photos" in lines
+    assert "\\b" not in out
+
+
 def test_help_and_the_packages_import_nothing_heavy():
     assert imported("import featurestore, heads; dir(featurestore)", *HEAVY) == "[]"
     assert imported("from featurestore.cli import run; run(['--help'])", *HEAVY) == "[]"

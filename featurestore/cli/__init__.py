@@ -73,13 +73,13 @@ def _terminate(*_: object) -> None:
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__)
 def cli() -> None:
-    r"""Embed data sets once with frozen encoders; train and compare light heads in seconds.
+    """Embed data sets once with frozen encoders; train and compare light heads in seconds.
 
     \b
     featurestore embed photos/ --dataset photos -e timm:mobilenetv3_small_100.lamb_in1k
     featurestore compare photos
     featurestore dashboard
-    """
+    """  # noqa: D301 - \b is click's mark: the lines below it stay as they are
 
 
 for command in (
