@@ -22,7 +22,7 @@ from featurestore.errors import NotEnoughData
 from heads.estimators.logistic import DENSE_ROWS, inner_products
 from heads.labels.matrix import Matrix
 
-# Words one and two long, and characters within words: methods.md, 2.2.
+# Words one and two long, and characters within words.
 NGRAMS: dict[str, dict[str, Any]] = {
     "words": {"analyzer": "word", "ngram_range": (1, 2)},
     "characters": {"analyzer": "char_wb", "ngram_range": (3, 5)},

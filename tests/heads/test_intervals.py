@@ -49,7 +49,7 @@ def test_newcombe_turns_round_with_its_heads():
 
 
 def test_corrected_t_gives_the_worked_example():
-    """../shared/methods.md 2.3: five differences at 80/20."""
+    """Five differences at 80/20."""
     differences = np.array([0.01, 0.03, 0.02, -0.01, 0.02])
     found = corrected_t(differences, 0.25)
     np.testing.assert_allclose(found, (-0.014246, 0.042246), atol=1e-6)

@@ -17,7 +17,7 @@ from heads.transfer.scores import SCORES, gbc, h_score, knn_loo, logme, prototyp
 
 
 def toy(n, dim, n_classes=3):
-    """The generator without randomness of shared/methods.md, 1.4."""
+    """A generator without randomness."""
     i, j = np.arange(n)[:, None], np.arange(dim)
     F = np.sin((i + 1) * (j + 1.0)) + 0.5 * (i % n_classes == j % n_classes)
     return F, np.arange(n) % n_classes
