@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import heads
+from featurestore.cli import run
 from featurestore.curation.labels import attach
 from featurestore.curation.reviews import (
     Action,
@@ -24,6 +25,8 @@ from featurestore.curation.reviews import (
 )
 from featurestore.errors import BadName, BadSource, NotEnoughData, UnknownItem
 from featurestore.exchange import review_files
+from featurestore.sources.listing import SourceOptions
+from featurestore.store.store import Store
 from featurestore.store.view import View
 from featurestore.upkeep.erase import erase, select_ids
 
@@ -395,3 +398,36 @@ def test_a_data_set_takes_decisions_and_gives_them_back(view: View) -> None:
     undone = dataset.undo_review(made.id, who="bob")
     assert dataset.reviews() == [made, undone] == read_reviews(dataset.folder)
     assert (made.who, undone.action, undone.value) == ("ann", Action.UNDO, made.id)
+
+
+@pytest.mark.parametrize(
+    ("written", "said", "kept"),
+    [
+        (["cat", "dog"], "dog", "dog"),
+        (["cat", "dog"], "dgo", None),
+        ([True, False], "true", "True"),
+        ([True, False], "yes", None),
+        ([1, 2], "2.0", "2"),
+        ([1.0, 2.0], "3", None),
+        (["a|b", "c"], "c|a", "c|a"),
+        (["a|b", "c"], "a|d", None),
+    ],
+)
+def test_a_relabel_is_a_class_that_there_is(
+    written: list[object], said: str, kept: str | None, empty_store: Store, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    path = tmp_path / "t.jsonl"
+    rows = [{"id": f"i{n}", "text": f"word {n}", "label": one} for n, one in enumerate(written)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    options = SourceOptions(text="text", id="id", label=("label",))
+    empty_store.embed(
+        [path], dataset="d", encoders=["baseline:hashing#size=16"], source_options=options
+    )
+    words = ["review", "d", "--item", "i0", "--relabel", said, "--store", str(empty_store.path)]
+    assert run(words) == (0 if kept else 1)
+    decided = [one.value for one in read_reviews(empty_store.dataset("d").folder)]
+    assert decided == ([kept] if kept else [])
+    if not kept:
+        assert "--new-class makes one" in capsys.readouterr().err
+        assert run([*words, "--new-class"]) == 0

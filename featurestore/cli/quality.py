@@ -68,6 +68,7 @@ def quality(
 @click.option("--item", metavar="ITEM", help="Item that is decided on.")
 @click.option("--confirm", is_flag=True, help="Its label is right.")
 @click.option("--relabel", metavar="CLASS", help="It is of this class.")
+@click.option("--new-class", is_flag=True, help="With --relabel: a class that no item has yet.")
 @click.option("--exclude", is_flag=True, help="Nothing is to be learned from it.")
 @click.option("--duplicate-of", metavar="ITEM", help="It is a twin of another item.")
 @click.option("--undo", "undone", metavar="REVIEW", help="Take back a decision, by its id.")
@@ -83,6 +84,7 @@ def review(
     item: str | None,
     confirm: bool,
     relabel: str | None,
+    new_class: bool,
     exclude: bool,
     duplicate_of: str | None,
     undone: str | None,
@@ -100,16 +102,23 @@ def review(
         Action,
         Review,
         add_reviews,
+        known_class,
         read_reviews,
         standing,
         undo,
     )
+    from featurestore.errors import BadName
     from featurestore.exchange import review_files
 
     found = open_given(store_path).dataset(dataset)
     column = label or next(iter(found.label_columns), NO_LABEL)
     if column == NO_LABEL and (confirm or relabel is not None):
         raise click.UsageError(f"{dataset} has no labels: say which column with --label")
+    if relabel is not None and not new_class:
+        try:
+            relabel = known_class(found.folder, column, relabel)
+        except BadName as error:
+            raise BadName(f"{error}; --new-class makes one") from None
     decided = [
         (action, value)
         for action, value, is_it in (

@@ -22,6 +22,7 @@ from featurestore.errors import BadName, UnknownItem, nearest
 from featurestore.storage.dataset_folder import DatasetFolder
 from featurestore.storage.files import append, rewrite
 from featurestore.storage.remote import StorePath
+from featurestore.terms.labels import SEPARATOR, class_name
 
 _log = logging.getLogger(__name__)
 NO_LABEL = ""  # of a decision about the item itself: it counts for every label column
@@ -97,6 +98,42 @@ def add_reviews(
     if erased_since():  # another machine was erasing
         erase_from_reviews(folder, {one.item_id for one in filled} - _hashes(folder).keys())
     return filled
+
+
+def known_class(folder: DatasetFolder, column: str, value: str) -> str:
+    """Return a class of a label column as the store spells it: ``true`` is ``True``, 2.0 is 2.
+
+    Numbers to predict are returned as they are. Several labels are divided by ``|``.
+
+    Raises
+    ------
+    BadName
+        If the column has no such class, with the nearest one.
+    """
+    record = folder.read().labels.get(column, {})
+    if record.get("task") == "regression" or column not in folder.items.schema().names:
+        return value
+    stored = folder.items.read([column]).column(column)
+    known = {class_name(one) for one in stored.unique().to_pylist() if one not in (None, "")}
+    parts = [value]
+    if record.get("task") == "multilabel":
+        known = {label for names in known for label in names.split(SEPARATOR)}
+        parts = [part for part in value.split(SEPARATOR) if part]
+    if pa.types.is_boolean(stored.type):
+        parts = [part.capitalize() for part in parts]
+    elif pa.types.is_integer(stored.type) or pa.types.is_floating(stored.type):
+        parts = [_number_name(part) for part in parts]
+    for part in parts:
+        if part not in known:
+            raise BadName(f"{column!r} has no class {part!r}: {nearest(part, sorted(known))}")
+    return SEPARATOR.join(parts)
+
+
+def _number_name(text: str) -> str:
+    try:
+        return class_name(float(text))
+    except ValueError:
+        return text
 
 
 def undo(folder: DatasetFolder, review_id: str, *, who: str | None = None) -> Review:
