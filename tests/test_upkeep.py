@@ -7,6 +7,7 @@ import time
 from dataclasses import replace
 from datetime import timedelta
 
+import click
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -541,6 +542,10 @@ def test_the_commands_ask_before_they_delete(texts, capsys, monkeypatch):
     monkeypatch.setattr("click.confirm", lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt))
     assert run(["delete", "d", "alice", *where]) == 130
     assert run(["drop", "d", *where]) == 130
+    assert store.dataset("d").n_items == 6
+    monkeypatch.setattr("click.confirm", lambda *a, **k: (_ for _ in ()).throw(click.Abort))
+    assert run(["delete", "d", "alice", *where]) == 130
+    assert "nothing was done" in capsys.readouterr().err
     assert store.dataset("d").n_items == 6
     assert run(["delete", "d", *where]) == 2
     assert run(["delete", "d", "--where", "label = 'x'", "-y", *where]) == 0

@@ -55,6 +55,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
         say(f"error: {error.strerror or error}{_at(error)}; what was committed before is kept")
         return 1
     except (KeyboardInterrupt, click.Abort) as stop:
+        if isinstance(stop, click.Abort) and stop.__cause__ is None:  # no, or nobody there to ask
+            say("nothing was done: the question was not answered with yes (--yes answers it)")
+            return INTERRUPTED
         say("interrupted; what was done is kept, and the next run goes on from there")
         is_terminated = isinstance(stop.__cause__ or stop, _Terminated)
         return TERMINATED if is_terminated else INTERRUPTED
