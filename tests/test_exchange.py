@@ -329,3 +329,24 @@ def test_a_column_of_lists_is_imported_as_several_labels(empty_store, tmp_path):
     dataset = empty_store.dataset("d")
     assert dataset.description.labels == {"tags": {"task": "multilabel"}}
     assert sorted(dataset.items(["tags"]).column("tags").to_pylist()) == ["", "x", "x|y"]
+
+
+def test_an_npy_export_leaves_the_items_of_another_one(view, tmp_path):
+    (tmp_path / "v.items.parquet").write_bytes(b"mine")
+    with pytest.raises(BadSource, match=r"something at .*v\.items\.parquet"):
+        export(view, tmp_path / "v.npy")
+    assert (tmp_path / "v.items.parquet").read_bytes() == b"mine"
+    assert not (tmp_path / "v.npy").exists()
+
+
+def test_an_atlas_export_can_be_imported_and_exported_again(view, tmp_path):
+    first, second = tmp_path / "a.atlas.parquet", tmp_path / "b.atlas.parquet"
+    export(view, first)
+    again = import_vectors(
+        open_store(tmp_path / "other", create=True), read_vectors(first, item_id="item_id"),
+        dataset="d", name="x", origin=first, labels=("label",),
+    )  # fmt: skip
+    export(again, second)
+    names = pq.read_schema(second).names
+    assert len(names) == len(set(names))
+    assert {"projection_x", "projection_y", "neighbors", "label"} <= set(names)

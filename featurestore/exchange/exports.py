@@ -16,6 +16,8 @@ from featurestore.search.exact import ExactIndex
 from featurestore.store.view import View
 from featurestore.terms.vectors import principal
 
+ATLAS_COLUMNS = ("projection_x", "projection_y", "neighbors")
+
 
 def export(
     view: View, path: str | Path, *, split: str | None = None, where: str | None = None
@@ -37,8 +39,9 @@ def export(
     if ending not in _WRITERS:
         known = ", ".join(one or "a folder" for one in _WRITERS)
         raise BadSource(f"cannot write {path.name}: expected {known}")
-    if path.exists():
-        raise BadSource(f"there is something at {path}: name another file")
+    for target in (path, *([_items_beside(path)] if ending == ".npy" else [])):
+        if target.exists():
+            raise BadSource(f"there is something at {target}: name another file")
     path.parent.mkdir(parents=True, exist_ok=True)
     table = view.to_arrow(split=split, where=where)
     table = table.drop_columns([name for name in STORE_ONLY if name in table.column_names])
@@ -61,7 +64,12 @@ def _write_arrow(table: pa.Table, path: Path, view: View) -> None:
 def _write_npy(table: pa.Table, path: Path, view: View) -> None:
     np.save(path, matrix(table.column("vector"), path.name))
     rest = _with_facts(table.drop_columns(["vector"]), view)
-    pq.write_table(rest, path.with_suffix(".items.parquet"))
+    pq.write_table(rest, _items_beside(path))
+
+
+def _items_beside(path: Path) -> Path:
+    """Return the file of what belongs to the rows of an ``.npy`` file."""
+    return path.with_suffix(".items.parquet")
 
 
 def _write_datasets(table: pa.Table, path: Path, view: View) -> None:
@@ -83,6 +91,8 @@ def _write_atlas(table: pa.Table, path: Path, view: View) -> None:
         {"ids": rows.tolist(), "distances": (1 - scores).tolist()}
         for rows, scores in zip(found.rows, found.scores, strict=True)
     ]
+    of_earlier = [name for name in ATLAS_COLUMNS if name in table.column_names]
+    table = table.drop_columns(of_earlier)  # an export that was imported: made anew
     table = table.append_column("projection_x", pa.array(flat[:, 0], pa.float32()))
     table = table.append_column("projection_y", pa.array(flat[:, 1], pa.float32()))
     kind = pa.struct([("ids", pa.list_(pa.int64())), ("distances", pa.list_(pa.float64()))])
