@@ -327,8 +327,9 @@ def verdicts() -> list[Row]:
 def curves() -> list[Row]:
     """Do a quarter of the labels foretell the rest? Learning curves of the ten data sets.
 
-    Laws through the budgets of at most a quarter of the labels (`heads.experiments.curve.laws_of`);
-    their 80 % interval is to hold the mean error with half of every class, the most that is drawn.
+    Laws through the budgets of at most a quarter of the labels
+    (`heads.experiments.learning_curve.laws_of`); their 80 % interval is to hold the mean error with
+    half of every class, the most that is drawn.
     """
     store = ten()
     rows = []

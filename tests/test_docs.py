@@ -1,5 +1,6 @@
 """What the README shows runs as written."""
 
+import importlib
 import re
 import shlex
 from pathlib import Path
@@ -129,3 +130,35 @@ def test_where_to_add_names_what_is_there(what, like, function, home, table, fil
 
 def _classes(path):
     return re.findall(r"^class (\w+)", path.read_text(), re.M)
+
+
+def _resolves(name):
+    parts = name.split(".")
+    for n in range(len(parts), 0, -1):
+        try:
+            found = importlib.import_module(".".join(parts[:n]))
+        except ModuleNotFoundError:
+            continue
+        for part in parts[n:]:
+            if not hasattr(found, part):
+                return False
+            found = getattr(found, part)
+        return True
+    return False
+
+
+def test_names_of_ours_in_backquotes_are_there():
+    """Docstrings and pages follow when code moves; decisions tell of their day."""
+    ours = re.compile(r"``?((?:featurestore|heads|dashboard)(?:\.\w+)+)``?")
+    places = [ROOT / "README.md", *ROOT.glob("docs/*.md")]
+    for folder in ("featurestore", "heads", "dashboard", "benchmarks", "tools"):
+        places += (ROOT / folder).rglob("*.py")
+    files = (".json", ".md", ".py", ".parquet")
+    names = {
+        name: path.relative_to(ROOT)
+        for path in places
+        for name in ours.findall(path.read_text(encoding="utf-8"))
+        if not name.endswith(files)
+    }
+    assert len(names) > 20
+    assert {name: str(path) for name, path in names.items() if not _resolves(name)} == {}

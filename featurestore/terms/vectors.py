@@ -14,8 +14,14 @@ _Float = TypeVar("_Float", bound=np.floating[Any])
 
 def unit_rows(vectors: NDArray[_Float]) -> NDArray[_Float]:
     """Scale each row of (n, dim) to length 1; the dtype stays, and rows of zeros stay zeros."""
+    return scale_to_unit(np.array(vectors))
+
+
+def scale_to_unit(vectors: NDArray[_Float]) -> NDArray[_Float]:
+    """Scale each row of (n, dim) to length 1 in place, as `unit_rows` does, and return them."""
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return np.asarray(vectors / np.where(lengths > 0, lengths, 1), dtype=vectors.dtype)
+    vectors /= np.where(lengths > 0, lengths, 1)
+    return vectors
 
 
 def class_sums(

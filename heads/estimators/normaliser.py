@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from featurestore.terms.vectors import unit_rows
+from featurestore.terms.vectors import scale_to_unit
 from heads.labels.matrix import Matrix
 
 KINDS = ("centre", "l2", "standardise")
@@ -56,5 +56,5 @@ class Normaliser(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         X = validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
         Z = (X - self.shift_.astype(X.dtype)) / self.scale_.astype(X.dtype)
         if self.kind == "l2":
-            Z = unit_rows(Z)
+            Z = scale_to_unit(Z)  # a matrix of ours: no second one is made
         return np.asarray(Z)

@@ -46,7 +46,7 @@ def _is_picture(item: Any) -> bool:
 
 
 def contents_of(items: Sequence[Any] | NDArray[Any], modality: str) -> list[str | bytes]:
-    """Return texts, or the bytes of pictures, in the order given.
+    """Return the n items as texts, or as the bytes of pictures, in the order given.
 
     Raises
     ------

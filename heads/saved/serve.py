@@ -74,7 +74,7 @@ def predict_items(
 def encoded_items(
     head: FittedHead, items: Sequence[Any] | NDArray[Any], encoder: str | None = None
 ) -> NDArray[np.float32] | list[str]:
-    """Return what a head reads of raw items, in the order given."""
+    """Return what a head reads of n raw items, in their order: vectors (n, dim), or texts."""
     return encoded(head, contents_of(items, modality_of(head)), encoder)
 
 
