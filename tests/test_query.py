@@ -226,14 +226,67 @@ VALUES = [
     ("[1, null]", [1, None], "[1, NULL]"),
     ("map([1], ['a'])", {"1": "a"}, "{1=a}"),
     ("[{'x': 1.5::decimal(3, 1)}]", [{"x": 1.5}], "[{'x': 1.5}]"),
-]
+    ("date 'infinity'", "infinity", "infinity"),
+    ("timestamp '-infinity'", "-infinity", "-infinity"),
+    ("date '0044-03-15 (BC)'", "0044-03-15 (BC)", "0044-03-15 (BC)"),
+    ("date '290000-01-01'", "290000-01-01", "290000-01-01"),
+    ("interval 1000000000 month", "83333333 years 4 months", "83333333 years 4 months"),
+    ("'12:00:00+02'::timetz", "12:00:00+02", "12:00:00+02"),
+    ("'101'::bit", "101", "101"),
+    (f"{2**128 - 1}::uhugeint", 2**128 - 1, str(2**128 - 1)),
+    (f"{-(2**127) + 1}::hugeint", -(2**127) + 1, str(-(2**127) + 1)),
+    ("{'a': date 'infinity', 'b': [1, null]}", {"a": "infinity", "b": [1, None]},
+     "{'a': infinity, 'b': [1, NULL]}"),
+    ("map(['a'], [timestamp 'infinity'])", {"a": "infinity"}, "{a=infinity}"),
+    ("row(1, 2)", [1, 2], "(1, 2)"),
+    ("json('{\"a\": 1}')", {"a": 1}, '{"a": 1}'),
+    ("union_value(k := 1)", {"k": 1}, "1"),
+]  # fmt: skip
+
+
+def test_what_arrow_cannot_hold_comes_as_text():
+    found = select(
+        f"select {2**128 - 1}::uhugeint u, '101'::bit b, '12:00:00+02'::timetz z, 1 n", {}
+    )
+    assert found.to_pylist() == [{"u": str(2**128 - 1), "b": "101", "z": "12:00:00+02", "n": 1}]
+
+
+def test_no_setting_tells_a_path_of_this_machine():
+    settings = select("select name, value from duckdb_settings()", {}).to_pylist()
+    told = {row["name"] for row in settings if "/" in (row["value"] or "")}
+    assert told <= {"duckdb_api", "TimeZone"}
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the limit is Linux's")
+@pytest.mark.parametrize("expression", ["length(repeat('a', 3000000000))", "len(range(300000000))"])
+def test_one_call_that_asks_for_too_much_memory_is_one_line(expression, texts_view, capsys):
+    store = str(texts_view.dataset.store.path)
+    assert run(["sql", f"select {expression}", "--memory", "0.5", "--store", store]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert (
+        line == f"Error: out of memory: select {expression}; ask for fewer rows or shorter values"
+    )
+    assert len(bytes(2**30)) == 2**30  # and the limit is gone
+
+
+def test_a_call_that_is_not_cut_short_says_how_long_it_took(monkeypatch):
+    def ends_late(*_):
+        raise TimeoutError
+
+    monkeypatch.setattr(query, "_interruptible", ends_late)
+    monkeypatch.setattr(query.time, "monotonic", iter([0.0, 43.0]).__next__)
+    with pytest.raises(BadQuery, match=r"stopped after 0\.2 s \(it took 43 s: one call of a func"):
+        select("select length(repeat('a', 3000000000))", {}, limit_s=0.2)
 
 
 @pytest.mark.parametrize(("expression", "in_json", "in_table"), VALUES)
 def test_values_come_out_as_duckdb_prints_them(expression, in_json, in_table):
-    found = select(f"select {expression} as v from pets limit 1", {"pets": PETS})
-    assert query.printed(found) == [[in_table]]
-    assert json.loads(json_text(query.plain_rows(found))) == [{"v": in_json}]
+    statement = f"select {expression} as v from pets limit 1"
+    written = query.select_values(statement, {"pets": PETS}, query.AS_TEXT)
+    assert written == (["v"], [(in_table,)])
+    _, ((value,),) = query.select_values(statement, {"pets": PETS}, query.AS_JSON)
+    value = None if value is None else json.loads(value)
+    assert json.loads(json_text(value)) == in_json
 
 
 def test_the_command_shows_every_column(texts_view, capsys):

@@ -13,6 +13,12 @@ Row = dict[str, Any]
 NO_LABEL = "no label"
 
 
+# After its Markdown is parsed, Streamlit still looks for addresses and arrows in what is text:
+# links are made of them, a dash of two hyphens. An element that shows nothing parts them.
+_NOTHING = ":small[]"
+_TURNED = re.compile(r"(?=://|@)|(?<=www)(?=\.)|(?<=[-<>~])(?=[-=>])", re.IGNORECASE)
+
+
 def plain(text: str) -> str:
     r"""Return Markdown that shows a text as it is; only `code` in backticks stays code.
 
@@ -20,10 +26,12 @@ def plain(text: str) -> str:
     try `ls *` on \!\[x\]\(y\)
     """
     parts = re.split(r"(`[^`\n]+`)", text)
-    return "".join(
-        part if i % 2 else re.sub(r"([!-/:-@\[-`{-~])", r"\\\1", part)
-        for i, part in enumerate(parts)
-    )
+    return "".join(part if i % 2 else _escaped(part) for i, part in enumerate(parts))
+
+
+def _escaped(text: str) -> str:
+    pieces = _TURNED.split(text)
+    return _NOTHING.join(re.sub(r"([!-/:-@\[-`{-~])", r"\\\1", one) for one in pieces)
 
 
 def when(card: Mapping[str, Any]) -> str:

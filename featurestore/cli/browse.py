@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -126,21 +127,32 @@ def _index_facts(view: View) -> dict[str, Any] | None:
     "--timeout", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS",
     help="Stop it after so long.",
 )  # fmt: skip
+@click.option(
+    "--memory", type=click.FloatRange(min=0, min_open=True), metavar="GB",
+    help="Stop it where it needs more; 80 % of this machine's by default.",
+)  # fmt: skip
 @store_option
 @json_option
-def sql(statement: str, timeout: float | None, store_path: str, as_json: bool) -> None:
+def sql(
+    statement: str, timeout: float | None, memory: float | None, store_path: str, as_json: bool
+) -> None:
     """Run one SELECT over data sets, views and predictions.
 
     photos is a table of items, "photos@SPEC" of vectors, "photos/HEAD-ID" of predictions. Of two
     columns called label, the second is label_1.
     """
-    from featurestore.storage.query import plain_rows, printed
+    from featurestore.storage.memory import memory_bytes
+    from featurestore.storage.query import AS_JSON, AS_TEXT
 
-    result = open_given(store_path).sql(statement, limit_s=timeout)
+    most = memory_bytes() * 4 // 5 if memory is None else int(memory * 1e9)
+    names, rows = open_given(store_path).sql_values(
+        statement, AS_JSON if as_json else AS_TEXT, limit_s=timeout, limit_bytes=most
+    )
     if as_json:
-        print_json(plain_rows(result))
+        plain = [[None if value is None else json.loads(value) for value in row] for row in rows]
+        print_json([dict(zip(names, row, strict=True)) for row in plain])
     else:
-        print_table(result.column_names, printed(result))
+        print_table(names, rows)
 
 
 @click.command(name="encoders", epilog="Example: featurestore encoders")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from threading import TIMEOUT_MAX
-from typing import Any
+from typing import TypeVar
 
 import duckdb
 import numpy as np
@@ -15,18 +16,28 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from featurestore.errors import BadQuery
+from featurestore.storage.memory import memory_limit
+
+Answer = TypeVar("Answer")
 
 # Path allow-lists do not hold in DuckDB (COPY … TO and ATTACH got through them), so a
 # connection sees registered tables only, and the statement is parsed before it runs.
 _CONFIG: dict[str, str | bool | int | float | list[str]] = {
-    "enable_external_access": "false",
     "autoinstall_known_extensions": "false",
     "autoload_known_extensions": "false",
     "python_enable_replacements": "false",  # no peeking at Python variables
+    "temp_directory": "",
 }
-
-
+# After the start, and in this order: each hides a path of this machine that a setting would tell.
+_CLOSED = (
+    "SET secret_directory = 'none'",
+    "SET enable_external_access = false",
+    "SET lock_configuration = true",
+)
 EXPRESSION_S = 60.0  # a condition over a million rows takes a second: longer is a mistake
+# Arrow has no such types: DuckDB hands over other values (-1) without a word, so texts go instead.
+_NOT_IN_ARROW = re.compile(r"\b(UHUGEINT|BIT|TIME WITH TIME ZONE)\b")
+AS_TEXT, AS_JSON = "{}::varchar", "to_json({})"  # how `select_values` writes a value
 
 
 def select(
@@ -35,7 +46,7 @@ def select(
     """Run one SELECT over the given tables.
 
     Every column of the answer has a name of its own: of two called ``label`` the second becomes
-    ``label_1``.
+    ``label_1``. What Arrow cannot hold (UHUGEINT, BIT, TIMETZ) comes as text.
 
     Parameters
     ----------
@@ -50,22 +61,86 @@ def select(
     Raises
     ------
     BadQuery
-        If the text is no SQL, not one SELECT, names what is not there, or takes too long.
+        If the text is no SQL, not one SELECT, names what is not there, takes too long or needs
+        more memory than there is.
     """
+
+    def table(answer: duckdb.DuckDBPyRelation) -> pa.Table:
+        if any(_NOT_IN_ARROW.search(str(kind)) for kind in answer.types):
+            columns = (
+                f"#{i}::varchar" if _NOT_IN_ARROW.search(str(kind)) else f"#{i}"
+                for i, kind in enumerate(answer.types, 1)
+            )
+            return answer.project(", ".join(columns)).to_arrow_table()
+        return answer.to_arrow_table()
+
+    names, found = _run(statement, tables, table, limit_s)
+    return found.rename_columns(names)
+
+
+def select_values(
+    statement: str,
+    tables: Mapping[str, pa.Table],
+    write: str,
+    *,
+    limit_s: float | None = None,
+    limit_bytes: int | None = None,
+) -> tuple[list[str], list[tuple[str | None, ...]]]:
+    """Run one SELECT; return names of columns, and rows of values written by DuckDB.
+
+    Parameters
+    ----------
+    statement, tables, limit_s
+        As for `select`.
+    write : str
+        ``AS_TEXT`` or ``AS_JSON``.
+    limit_bytes : int, optional
+        What the query may take of memory, in this whole process: only for a process that does
+        nothing else (Linux; elsewhere DuckDB's own limit holds, which a single call can pass).
+    """
+
+    def rows(answer: duckdb.DuckDBPyRelation) -> list[tuple[str | None, ...]]:
+        values = (write.format(f"#{i}") for i in range(1, len(answer.columns) + 1))
+        return answer.project(", ".join(values)).fetchall()
+
+    with memory_limit(limit_bytes):
+        return _run(statement, tables, rows, limit_s)
+
+
+def _run(
+    statement: str,
+    tables: Mapping[str, pa.Table],
+    fetch: Callable[[duckdb.DuckDBPyRelation], Answer],
+    limit_s: float | None,
+) -> tuple[list[str], Answer]:
+    started = time.monotonic()
     connection = duckdb.connect(":memory:", config=_CONFIG)
     try:
         for name, table in tables.items():
             connection.register(name, table)
-        connection.execute("SET lock_configuration = true")
+        for line in _CLOSED:
+            connection.execute(line)
         statements = connection.extract_statements(statement)
         if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
             raise BadQuery(f"expected one SELECT statement, got: {statement}")
-        answer = _answer(connection, statement, limit_s)
-        return answer.rename_columns(distinct(answer.column_names))
+
+        def answer() -> tuple[list[str], Answer]:
+            relation = connection.sql(statement)
+            return distinct(relation.columns), fetch(relation)
+
+        return _interruptible(connection, answer, limit_s)
     except TimeoutError:
+        took = time.monotonic() - started
+        is_late = limit_s is not None and took > limit_s + 2
+        late = f" (it took {took:.0f} s: one call of a function is not cut short)"
         raise BadQuery(
-            f"stopped after {limit_s:g} s: {' '.join(statement.split())}; `featurestore sql` has "
-            "no limit unless --timeout sets one"
+            f"stopped after {limit_s:g} s{late if is_late else ''}: "
+            f"{' '.join(statement.split())}; `featurestore sql` has no limit unless --timeout "
+            "sets one"
+        ) from None
+    except (MemoryError, duckdb.OutOfMemoryException):
+        raise BadQuery(
+            f"out of memory: {' '.join(statement.split())}; ask for fewer rows or shorter values"
         ) from None
     except duckdb.Error as error:
         reason = str(error).splitlines()[0]
@@ -74,18 +149,18 @@ def select(
         connection.close()
 
 
-def _answer(
-    connection: duckdb.DuckDBPyConnection, statement: str, limit_s: float | None
-) -> pa.Table:
+def _interruptible(
+    connection: duckdb.DuckDBPyConnection, answer: Callable[[], Answer], limit_s: float | None
+) -> Answer:
     """Run a statement in another thread, so that Ctrl-C reaches this one meanwhile."""
     with ThreadPoolExecutor(1, thread_name_prefix="query") as beside:
-        answer = beside.submit(lambda: connection.sql(statement).to_arrow_table())
+        running = beside.submit(answer)
         try:
-            return answer.result(None if limit_s is None else min(limit_s, TIMEOUT_MAX))
+            return running.result(None if limit_s is None else min(limit_s, TIMEOUT_MAX))
         except BaseException:
-            while not answer.done():  # repeated: a statement about to start misses an interrupt
+            while not running.done():  # repeated: a statement about to start misses an interrupt
                 connection.interrupt()
-                wait([answer], 0.1)
+                wait([running], 0.1)
             raise
 
 
@@ -107,37 +182,6 @@ def distinct(names: Sequence[str]) -> list[str]:
         kept.add(free.lower())
         found.append(free)
     return found
-
-
-def printed(table: pa.Table) -> list[list[str | None]]:
-    """Return the rows of a table, each value as DuckDB prints it."""
-    return [list(row) for row in _each_value(table, "{}::varchar")]
-
-
-def plain_rows(table: pa.Table) -> list[dict[str, Any]]:
-    """Return the rows of a table as what JSON knows: what is no number, list or dict is text."""
-    return [
-        {name: None if value is None else json.loads(value)
-         for name, value in zip(table.column_names, row, strict=True)}
-        for row in _each_value(table, "to_json({})")
-    ]  # fmt: skip
-
-
-def _each_value(table: pa.Table, expression: str) -> list[tuple[str | None, ...]]:
-    """Evaluate an expression on every value; rows keep their order."""
-    if not table.column_names:
-        return []
-    names = [f"c{number}" for number in range(len(table.column_names))]
-    connection = duckdb.connect(":memory:", config=_CONFIG)
-    try:
-        connection.register("answer", table.rename_columns(names))
-        values = ", ".join(expression.format(name) for name in names)
-        rows: list[tuple[str | None, ...]] = connection.sql(
-            f"SELECT {values} FROM answer"
-        ).fetchall()
-        return rows
-    finally:
-        connection.close()
 
 
 def evaluate(expression: str, table: pa.Table) -> pa.ChunkedArray:

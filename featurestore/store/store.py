@@ -20,7 +20,7 @@ from featurestore.pipeline.report import EmbedReport, Progress
 from featurestore.sources.listing import SourceOptions
 from featurestore.storage.dataset_folder import DatasetFolder
 from featurestore.storage.files import json_bytes, move_folder, read_json, remove_folder
-from featurestore.storage.query import select
+from featurestore.storage.query import select, select_values
 from featurestore.storage.remote import ABSENT, SCHEME, RemotePath, StorePath, as_path
 from featurestore.storage.shards import read_shard
 from featurestore.storage.store_marker import (
@@ -227,6 +227,21 @@ class Store:
             If it is not one SELECT, or names anything else (files, settings, other databases), or
             takes too long.
         """
+        return select(statement, self._tables_named_in(statement), limit_s=limit_s)
+
+    def sql_values(
+        self,
+        statement: str,
+        write: str,
+        *,
+        limit_s: float | None = None,
+        limit_bytes: int | None = None,
+    ) -> tuple[list[str], list[tuple[str | None, ...]]]:
+        """Run one SELECT as `sql` does; values as DuckDB writes them, `select_values` says how."""
+        tables = self._tables_named_in(statement)
+        return select_values(statement, tables, write, limit_s=limit_s, limit_bytes=limit_bytes)
+
+    def _tables_named_in(self, statement: str) -> dict[str, pa.Table]:
         tables = {}
         for name in self.datasets():
             if name not in statement:
@@ -239,7 +254,7 @@ class Store:
             for path in dataset.path.glob("heads/*/predictions.parquet"):
                 if (key := f"{name}/{path.parent.name}") in statement:
                     tables[key] = read_shard(path)
-        return select(statement, tables, limit_s=limit_s)
+        return tables
 
     def rename(self, name: str, new: str) -> DataSet:
         """Give a data set another name; heads and cards keep the name that they were made under.

@@ -344,3 +344,41 @@ def test_three_items_are_reviewed_by_keyboard_and_heads_learn_from_it(
     assert said == [f"Reviews applied to training rows: 0 relabelled, {len(in_train)} left out, "
                     "0 added that had no label."]  # fmt: skip
     assert in_train
+
+
+AS_WRITTEN = [
+    "see https://example.com/a?b=1, www.example.org or me@example.com",
+    "a -- b -> c <- d <-> e >= f <= g ~= h; x--y ---- z",
+    "HTTPS://EXAMPLE.COM http://u:p@h.de/ xmpp:a@b.de/c ::@x :@y.de",
+    "*a* _b_ :red[x] :small[] :material/home: $x$ # 1. 2:3 <b>&amp;</b>",
+]
+WRITES = """
+import streamlit as st
+from dashboard.page_data.wording import plain
+for text in {texts}:
+    for write in (st.markdown, st.caption, st.info):
+        write(plain(text))
+"""
+
+
+@pytest.mark.usefixtures("problems")
+def test_addresses_and_hyphens_are_shown_as_they_are_written(page: Page, tmp_path: Path) -> None:
+    script = tmp_path / "written.py"
+    script.write_text(WRITES.format(texts=AS_WRITTEN), encoding="utf-8")
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    options = {"port": port, "address": "localhost", "headless": "true"}
+    command = [sys.executable, "-m", "streamlit", "run", str(script)]
+    command += [f"--server.{name}={value}" for name, value in options.items()]
+    command += ["--browser.gatherUsageStats=false", "--global.developmentMode=false"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        try:
+            assert server.stdout is not None
+            assert any("URL:" in line for line in server.stdout)
+            page.goto(f"http://localhost:{port}")
+            shown = page.get_by_test_id("stMain").locator("p")
+            expect(shown).to_have_text([text for text in AS_WRITTEN for _ in range(3)])
+            expect(page.get_by_test_id("stMain").locator("a")).to_have_count(0)
+        finally:
+            server.kill()
