@@ -263,9 +263,7 @@ def test_one_call_that_asks_for_too_much_memory_is_one_line(expression, texts_vi
     store = str(texts_view.dataset.store.path)
     assert run(["sql", f"select {expression}", "--memory", "0.5", "--store", store]) == 1
     (line,) = capsys.readouterr().err.splitlines()
-    assert (
-        line == f"Error: out of memory: select {expression}; ask for fewer rows or shorter values"
-    )
+    assert f"out of memory: select {expression}; ask for fewer rows or shorter values" in line
     assert len(bytes(2**30)) == 2**30  # and the limit is gone
 
 
