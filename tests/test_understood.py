@@ -111,3 +111,27 @@ def test_what_is_as_it_should_be_is_not_remarked_on(fs, tmp_path, name):
     assert code == 0, err
     for word in ("alone", "missing", "id column"):
         assert word not in err
+
+
+@pytest.mark.parametrize(
+    ("names", "options", "split"),
+    [
+        (["test.csv"], [], "test"),
+        (["Validation.tsv"], [], "val"),
+        (["words.csv"], [], None),
+        (["train.csv", "test.csv"], [], None),
+        (["test.csv"], ["--split", "part"], None),
+    ],
+)
+def test_a_split_that_only_the_name_of_a_file_gives_is_said(fs, tmp_path, names, options, split):
+    for name in names:
+        by = "\t" if name.endswith(".tsv") else ","
+        rows = [("text", "part"), (f"one of {name}", "train"), (f"two of {name}", "train")]
+        (tmp_path / name).write_text("".join(f"{by.join(row)}\n" for row in rows))
+    paths = [tmp_path / name for name in names]
+    words = ["--dataset", "d", "--text", "text", *options, *WORDS]
+    code, _, err = fs("embed", *paths, *words, "--dry-run")
+    assert code == 0, err
+    said = f"all items are in the split {split!r}, after the name of their file: where that is"
+    assert err.count("after the name of their file") == (split is not None)
+    assert split is None or said in err

@@ -51,6 +51,7 @@ def load(specs: Sequence[EncoderSpec], load_options: LoadOptions) -> list[TorchE
             trust_remote_code=load_options.trust_remote_code,
             local_files_only=spec.local_dir is not None,
         )
+    pipeline.float()  # a checkpoint of 16 bits as well: #precision alone says what it runs in
     _set_max_length(pipeline, spec)
     default = pipeline.prompts.get(pipeline.default_prompt_name or "") or None
     prompt = spec.option("prompt", "") or default

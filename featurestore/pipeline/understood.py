@@ -53,6 +53,7 @@ def understood(
     splits = Counter(rows.column("split").to_pylist())
     n_unsplit = splits.pop(None, 0)
     if splits:
+        notes += _split_by_name(splits, n_unsplit, used)
         shown = [f"{name} {n:,}" for name, n in splits.most_common()]
         shown += [f"none {n_unsplit:,}"] if n_unsplit else []
         parts.append(f"splits {', '.join(shown)}")
@@ -92,6 +93,18 @@ def describe_groups(groups: Mapping[str, int]) -> str:
     without = f", {groups['without']:,} items in none" if groups["without"] else ""
     span = _span(groups["min"], groups["max"])
     return f"{groups['n']:,} groups ({span} items{without})"
+
+
+def _split_by_name(splits: Counter[str], n_unsplit: int, used: Sequence[SourceRecord]) -> list[str]:
+    """Say that the name of a file made all items one split: there is nothing else to tell by."""
+    by_name = all(one.kind in ("table", "webdataset") and not one.options.get("split")
+                  for one in used)  # fmt: skip
+    if len(splits) > 1 or n_unsplit or not used or not by_name:
+        return []
+    return [
+        f"all items are in the split {next(iter(splits))!r}, after the name of their file: where "
+        "that is wrong, rename the file or name a column of splits with --split"
+    ]
 
 
 def _span(least: int, most: int) -> str:

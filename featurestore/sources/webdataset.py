@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from featurestore.errors import BadSource
 from featurestore.sources.archives import MAGIC_BYTES, check_uncompressed, is_compressed_tar
-from featurestore.sources.as_written import WrittenFloat, columns_of
+from featurestore.sources.as_written import WrittenFloat, as_written, columns_of
 from featurestore.sources.folder import IMAGE_ENDINGS
 from featurestore.sources.listing import SPLITS, Listing, SourceOptions
 from featurestore.sources.locations import Location
@@ -260,8 +260,8 @@ def _samples(
     samples = []
     for key, fields in _grouped(members.values()).items():
         sample = _Sample(shard.name, f"{shard.stem}/{key}", stamp, split)
-        for name in _SMALL & fields.keys():
-            sample.facts |= fields[name].facts
+        for name in sorted(_SMALL & fields.keys()):
+            _add_facts(sample, fields[name], shard)
         if options.text is None:
             _take_picture(sample, fields, shard, options.image)
         samples.append(sample)
@@ -383,6 +383,20 @@ def _check_end(file: IO[bytes], tar: tarfile.TarFile) -> None:
         raise tarfile.ReadError("it ends without the mark of its end")
     if block.count(0) < tarfile.BLOCKSIZE:
         raise tarfile.ReadError(f"no header of a member at byte {tar.offset}")
+
+
+def _add_facts(sample: _Sample, member: _Member, shard: Location) -> None:
+    """Add what a small member says; refuse what another one of the sample has contradicted."""
+    for name, value in member.facts.items():
+        known = sample.facts.get(name)
+        if known is not None and value is not None and as_written(known) != as_written(value):
+            raise BadSource(
+                f"two members of {sample.key} in {shard} say different things of {name!r}: "
+                f"{as_written(known)!r}, and {as_written(value)!r} in {member.name}; make them "
+                "agree, or leave one out"
+            )
+        if known is None:
+            sample.facts[name] = value
 
 
 def _facts(

@@ -268,3 +268,20 @@ def test_what_makes_no_batch_or_has_no_pooler_is_refused_at_load(folder, tokeniz
     tokenizer.save_pretrained(folder / "distil")
     with pytest.raises(BadName, match="this network has no pooler"):
         load_encoders(parse_specs([f"hf:local-dir:{folder / 'distil'}#pool=pooler"]))
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16])
+def test_a_sentence_encoder_of_16_bits_runs_in_fp32(kind, bert, folder):
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+
+    network, _ = bert
+    first = Transformer(str(folder / "bert"), max_seq_length=16)
+    pooling = Pooling(network.config.hidden_size)
+    path = str(folder / f"sentences-{kind}".replace(".", "-"))
+    SentenceTransformer(modules=[first, pooling], device="cpu").to(kind).save(path)
+    (encoder,) = load_encoders(parse_specs([f"st:local-dir:{path}"]))
+    texts = ["a cat", "a dog long text"]
+    expected = SentenceTransformer(path, device="cpu").float().encode(texts)
+    assert encoder.resolved.chosen["precision"] == "fp32"
+    np.testing.assert_allclose(encoder.encode_texts(texts), expected, rtol=1e-4, atol=1e-5)

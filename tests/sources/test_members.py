@@ -215,3 +215,34 @@ def test_any_order_of_members_gives_the_same_items(tmp_path):
         order = np.random.default_rng(seed).permutation(len(members))
         path = write_tar(tmp_path / str(seed) / "s.tar", [members[i] for i in order])
         assert sorted(items(path)) == expected
+
+
+@pytest.mark.parametrize(
+    ("cls", "written", "label"),
+    [
+        ("dog", '{"label": "dog"}', "dog"),
+        ("07", '{"label": "07", "score": 1}', "07"),
+        ("3", '{"label": 3}', "3"),
+        ("1.10", '{"label": 1.10}', "1.10"),
+        ("cat|dog", '{"label": ["cat", "dog"]}', "cat|dog"),
+        ("dog", '{"label": null}', "dog"),
+        ("dog", '{"other": "cat"}', "dog"),
+        ("dog", '{"label": "cat"}', None),
+        ("7", '{"label": "07"}', None),
+        ("dog", '{"label": ["cat", "dog"]}', None),
+    ],
+)
+@pytest.mark.parametrize("is_reversed", [False, True])
+def test_two_members_that_give_a_label_agree_or_are_refused(
+    cls, written, label, is_reversed, tmp_path
+):
+    beside = [("a.cls", cls.encode()), ("a.json", written.encode())]
+    members = [("a.png", A), *(beside[::-1] if is_reversed else beside)]
+    path = write_tar(tmp_path / "s.tar", members)
+    if label is None:
+        with pytest.raises(
+            BadSource, match=r"s/a in .*'label': '.*', and .* in a\.json; make them"
+        ):
+            listing(path)
+    else:
+        assert items(path) == [("s/a", A, label)]
