@@ -37,6 +37,7 @@ class MemoryView:
     dataset: MemoryDataset
     spec: EncoderSpec
     embeddings: Embeddings
+    trust: bool = False
 
     @property
     def fingerprint(self) -> str:

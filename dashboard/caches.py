@@ -13,7 +13,7 @@ import streamlit as st
 from numpy.typing import NDArray
 
 import heads
-from dashboard.launch import STORE_VARIABLE
+from dashboard.launch import STORE_VARIABLE, TRUST_VARIABLE
 from dashboard.page_data import classes, coloring, item_rows, wording
 from dashboard.page_data import overview as overview_data
 from dashboard.page_data.coloring import Coloring
@@ -107,7 +107,7 @@ def _runs_stamp(kind: str) -> Callable[[DataSet], object]:
 
 
 def _encoder(view: View) -> object:
-    return str(view.dataset.path), view.slug, view.fingerprint
+    return str(view.dataset.path), view.slug, view.fingerprint, view.trust is True
 
 
 def _vectors(view: View) -> object:
@@ -123,7 +123,8 @@ def _vectors_and_erasures(view: View) -> object:
 
 def store() -> Store:
     """Open the store that the dashboard was started on."""
-    return open_store(os.environ.get(STORE_VARIABLE, "featurestore-data"))
+    path = os.environ.get(STORE_VARIABLE, "featurestore-data")
+    return open_store(path, trust=os.environ.get(TRUST_VARIABLE) == "1")
 
 
 def dataset() -> DataSet:

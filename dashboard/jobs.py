@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import atexit
+import os
 import subprocess
 import sys
 import tempfile
+from pathlib import Path
 
 import streamlit as st
 
+import featurestore
 from dashboard.page_data import wording
 from featurestore.store.view import View
 
@@ -19,8 +22,11 @@ class Job:
     def __init__(self, *words: str, about: str) -> None:
         self.about = about  # the state of the view that it was started for
         self._said = tempfile.TemporaryFile()  # noqa: SIM115 - as long as the process
+        # -P: a module of the working folder is not taken for one of ours, or of a library.
+        ours = [str(Path(featurestore.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "featurestore.cli", *words],
+            [sys.executable, "-P", "-m", "featurestore.cli", *words],
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, ours))},
             stdout=subprocess.DEVNULL,
             stderr=self._said,
         )

@@ -11,6 +11,7 @@ from featurestore.errors import MissingExtra
 from featurestore.storage.remote import StorePath
 
 STORE_VARIABLE = "FEATURESTORE_STORE"
+TRUST_VARIABLE = "FEATURESTORE_DASHBOARD_TRUST"  # 1: code that the store names may run
 APP = Path(__file__).with_name("app.py")
 _LOCAL = {"localhost", "127.0.0.1", "::1"}
 
@@ -21,6 +22,7 @@ def launch(
     port: int = 8501,
     host: str = "localhost",
     open_browser: bool = True,
+    trust: bool = False,
 ) -> int:
     """Serve the dashboard of a store until Ctrl-C; return the exit code.
 
@@ -32,6 +34,8 @@ def launch(
         Where to listen; anything but localhost shows the store to the network.
     open_browser : bool
         Open a tab of the default browser.
+    trust : bool
+        Run code that the store names, to search by words or by a picture.
 
     Raises
     ------
@@ -48,6 +52,7 @@ def launch(
     from featurestore.store.store import open_store
 
     os.environ[STORE_VARIABLE] = str(open_store(store_path).path)
+    os.environ[TRUST_VARIABLE] = "1" if trust else ""
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
     if host not in _LOCAL:
         logging.getLogger(__name__).warning(

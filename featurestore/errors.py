@@ -3,6 +3,8 @@
 FeatureStoreError
 ├── NotAStore (ValueError)              the folder is no store, or of a newer format
 ├── StoreCorrupt                        a shard and the log that names it disagree
+│   └── BadBundle (ValueError)          a head's files are damaged, edited, or no head's
+├── NotTrusted                          code that nobody asked for would have run
 ├── BadName (ValueError)                a name, an encoder spec or a choice that we do not know
 ├── BadQuery (ValueError)               an SQL text that is not one SELECT over our tables
 ├── StoreBusy                           another process changed what was being read
@@ -46,6 +48,14 @@ class NotAStore(FeatureStoreError, ValueError):
 
 class StoreCorrupt(FeatureStoreError):
     """A shard and the log that names it disagree."""
+
+
+class BadBundle(StoreCorrupt, ValueError):
+    """A head's files are damaged, were edited, or hold what no head of ours holds."""
+
+
+class NotTrusted(FeatureStoreError):
+    """A store, a bundle or a model's folder names code, and nobody asked for it to run."""
 
 
 class BadName(FeatureStoreError, ValueError):

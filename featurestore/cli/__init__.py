@@ -7,6 +7,7 @@ Everything heavy is imported inside the commands, so that ``--help`` starts at o
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -35,6 +36,8 @@ from featurestore.errors import FeatureStoreError
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit."""
+    # Python starts other processes with the working folder as the first place of modules.
+    os.environ.setdefault("PYTHONSAFEPATH", "1")
     signal.signal(signal.SIGTERM, _terminate)  # of a scheduler or a container that stops
     sys.exit(run(arguments))
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from featurestore.cli.exit_codes import FAILED_ITEMS
-from featurestore.cli.options import json_option, open_given, store_option
+from featurestore.cli.options import json_option, open_given, store_option, trust_option
 from featurestore.cli.printing import print_json, print_table, progress_bar, say
 
 if TYPE_CHECKING:
@@ -75,9 +75,7 @@ if TYPE_CHECKING:
 @click.option("--prune", is_flag=True, help="Drop items that are gone from their source.")
 @click.option("--max-failures", type=click.IntRange(min=0), help="Stop when more items fail.")
 @click.option("--follow-links", is_flag=True, help="Also links that lead out of the folder.")
-@click.option(
-    "--trust-remote-code", is_flag=True, help="Run code that comes with a model from a hub."
-)
+@trust_option
 @click.option("--dry-run", is_flag=True, help="Count and estimate; write nothing.")
 @click.option("--profile", is_flag=True, help="Print the seconds of each stage.")
 @store_option
@@ -108,7 +106,7 @@ def embed(
     prune: bool,
     max_failures: int | None,
     follow_links: bool,
-    trust_remote_code: bool,
+    trust: bool,
     dry_run: bool,
     profile: bool,
     store_path: str,
@@ -135,7 +133,7 @@ def embed(
     devices = devices_of(device)
     embed_options = EmbedOptions(
         devices[0], batch_size, num_workers, overwrite, retry_failed, max_failures, prune,
-        trust_remote_code, compiled, decode_in, rehash,
+        trust, compiled, decode_in, rehash,
     )  # fmt: skip
     selection = Selection(where, limit, sample, seed)
     request = EmbedRequest(sources, encoders, source_options, embed_options, selection)

@@ -21,7 +21,9 @@ from featurestore.cli.options import (
     slice_option,
     store_option,
     task_option,
+    trust_option,
     view_of,
+    views_of,
 )
 from featurestore.cli.printing import print_json, say, say_fits
 from featurestore.cli.show_results import predict_line, show_comparison, show_head, show_twins
@@ -54,6 +56,7 @@ from featurestore.cli.show_results import predict_line, show_comparison, show_he
 @reviews_option
 @slice_option
 @seed_option
+@trust_option
 @store_option
 @json_option
 def train(
@@ -67,13 +70,14 @@ def train(
     apply_reviews: bool,
     slice_name: str | None,
     seed: int,
+    trust: bool,
     store_path: str,
     as_json: bool,
 ) -> None:
     """Train one head on a view, evaluate it, and keep it in the store."""
     import heads
 
-    view = view_of(store_path, dataset, encoder, slice_name)
+    view = view_of(store_path, dataset, encoder, slice_name, trust=trust)
     fitted = heads.fit(
         view,
         head,
@@ -119,6 +123,7 @@ def train(
 @reviews_option
 @slice_option
 @seed_option
+@trust_option
 @store_option
 @json_option
 def compare(
@@ -134,14 +139,14 @@ def compare(
     apply_reviews: bool,
     slice_name: str | None,
     seed: int,
+    trust: bool,
     store_path: str,
     as_json: bool,
 ) -> None:
     """Compare encoders × heads on the same folds, beside the baselines without pretraining."""
     import heads
 
-    found = dataset_of(store_path, dataset, slice_name)
-    views = [found.view(spec) for spec in encoders] or found.views()
+    views = views_of(dataset_of(store_path, dataset, slice_name, trust=trust), encoders)
     chosen: dict[str, Any] = {"heads": head_names} if head_names else {}
     run = partial(
         heads.compare, views, label=label, task=task, metric=metric, evaluation=evaluation,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import click
@@ -55,32 +56,50 @@ slice_option = click.option(
     "--slice", "slice_name", metavar="NAME", help="Only the items of a named slice."
 )
 seed_option = click.option("--seed", default=0, show_default=True)
+trust_option = click.option(
+    "--trust",
+    is_flag=True,
+    help="Run code that is named by the store, the bundle or a model's folder: python: encoders "
+    "and heads, types of estimators, models with code of their own.",
+)
 
 
-def open_given(store_path: str) -> Store:
+def open_given(store_path: str, *, trust: bool = False) -> Store:
     """Open the store that ``--store`` names."""
     from featurestore.store.store import open_store
 
-    return open_store(store_path)
+    return open_store(store_path, trust=trust)
 
 
-def dataset_of(store_path: str, dataset: str, slice_name: str | None) -> DataSet:
+def dataset_of(
+    store_path: str, dataset: str, slice_name: str | None, *, trust: bool = False
+) -> DataSet:
     """Return a data set, or a slice of it."""
-    found = open_given(store_path).dataset(dataset)
+    found = open_given(store_path, trust=trust).dataset(dataset)
     return found if slice_name is None else found.within(slice_name)
 
 
+def views_of(dataset: DataSet, encoders: Sequence[str]) -> list[View]:
+    """Return the views that were typed, whose code is asked for by that, or else all."""
+    from featurestore.encoders.trust import asked_for
+
+    return [dataset.view(spec, trust=asked_for(spec)) for spec in encoders] or dataset.views()
+
+
 def view_of(
-    store_path: str, dataset: str, encoder: str | None, slice_name: str | None = None
+    store_path: str,
+    dataset: str,
+    encoder: str | None,
+    slice_name: str | None = None,
+    *,
+    trust: bool = False,
 ) -> View:
     """Return the view of ``DATASET -e SPEC``, of ``DATASET@SPEC``, or the only one there is."""
     name, at, spec = dataset.partition("@")
-    found = dataset_of(store_path, name, slice_name)
+    found = dataset_of(store_path, name, slice_name, trust=trust)
     if encoder is None and at:
         encoder = spec
-    if encoder is not None:
-        return found.view(encoder)
-    views = found.views()
+    views = views_of(found, [] if encoder is None else [encoder])
     if len(views) != 1:
         known = ", ".join(str(view.spec) for view in views) or "none"
         raise click.UsageError(f"say which encoder with -e SPEC; {name} has views by: {known}")

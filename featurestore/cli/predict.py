@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from featurestore.cli.exit_codes import FAILED_ITEMS
-from featurestore.cli.options import json_option
+from featurestore.cli.options import json_option, trust_option
 from featurestore.cli.printing import json_text, progress_bar, say
 from featurestore.terms.labels import SEPARATOR
 
@@ -46,13 +46,7 @@ if TYPE_CHECKING:
 @click.option(
     "-o", "--output", metavar="FILE.csv|.parquet|.jsonl|.json", help="CSV to stdout by default."
 )
-@click.option(
-    "--trust",
-    multiple=True,
-    metavar="TYPE|ENCODER",
-    help="What may run that is not ours: the type of an estimator of your own, or an encoder "
-    "(python:module:object); repeatable.",
-)
+@trust_option
 @json_option
 def predict(
     bundle: str,
@@ -64,7 +58,7 @@ def predict(
     min_confidence: float,
     allow_empty: bool,
     output: str | None,
-    trust: tuple[str, ...],
+    trust: bool,
     as_json: bool,
 ) -> int:
     """Predict for raw items with a bundle, or with the folder of a registered head.
@@ -76,7 +70,7 @@ def predict(
     from heads.saved.bundle import load_bundle
 
     ending = _ending(output, source, as_json=as_json)
-    head = load_bundle(bundle, trusted=trust)
+    head = load_bundle(bundle, trust=trust)
     options = SourceOptions(text=text, image=image, id=id_column)
     how: AskOptions = {
         "encoder": encoder,

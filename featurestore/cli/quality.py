@@ -15,6 +15,7 @@ from featurestore.cli.options import (
     seed_option,
     slice_option,
     store_option,
+    trust_option,
     view_of,
 )
 from featurestore.cli.printing import print_json, print_table, say, say_fits
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 @click.option("--limit", default=10, show_default=True, help="Rows of each kind to show.")
 @slice_option
 @seed_option
+@trust_option
 @store_option
 @json_option
 def quality(
@@ -44,13 +46,14 @@ def quality(
     limit: int,
     slice_name: str | None,
     seed: int,
+    trust: bool,
     store_path: str,
     as_json: bool,
 ) -> None:
     """Look for wrong labels, near-duplicates, leaks between splits, and outliers."""
     import heads
 
-    view = view_of(store_path, dataset, encoder, slice_name)
+    view = view_of(store_path, dataset, encoder, slice_name, trust=trust)
     found = heads.find_issues(
         view, label=label, head=head, seed=seed,
         progress=say_fits if sys.stderr.isatty() else None,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from featurestore.cli.options import json_option, open_given, store_option
+from featurestore.cli.options import json_option, open_given, store_option, trust_option
 from featurestore.cli.printing import print_json, print_table, say_fits
 from featurestore.cli.show_results import (
     show_assessment,
@@ -29,14 +29,17 @@ if TYPE_CHECKING:
 @click.option(
     "--again", is_flag=True, help="Run a comparison or a curve again, and say whether it holds."
 )
+@trust_option
 @json_option
-def show(dataset: str, run: str | None, store_path: str, again: bool, as_json: bool) -> int:
+def show(
+    dataset: str, run: str | None, store_path: str, again: bool, trust: bool, as_json: bool
+) -> int:
     """List the runs of a data set, or print one again: its name, or latest."""
     from featurestore.storage.files import matching, read_json
 
     if again and run is None:
         raise click.UsageError("--again needs a RUN: its name, or latest")
-    kept = open_given(store_path).dataset(dataset)
+    kept = open_given(store_path, trust=trust).dataset(dataset)
     folder = kept.path / "runs"
     files = matching(folder, "*.json")[::-1]
     if run is None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from featurestore.cli.options import json_option, store_option, view_of
+from featurestore.cli.options import json_option, store_option, trust_option, view_of
 from featurestore.cli.printing import print_json, print_table, say
 
 
@@ -32,6 +32,7 @@ from featurestore.cli.printing import print_json, print_table, say
     "--dedupe", type=click.FloatRange(-1, 1, min_open=True), metavar="COSINE",
     help="Of results so alike, only the best one: 0.98.",
 )  # fmt: skip
+@trust_option
 @store_option
 @json_option
 def search(
@@ -48,6 +49,7 @@ def search(
     metric: str,
     exact: bool,
     dedupe: float | None,
+    trust: bool,
     store_path: str,
     as_json: bool,
 ) -> None:
@@ -57,7 +59,7 @@ def search(
     """
     if not (items or images or texts or vector_file):
         raise click.UsageError("give --item, --image, --text or --vector")
-    view = view_of(store_path, dataset, encoder)
+    view = view_of(store_path, dataset, encoder, trust=trust)
     found = view.like(
         items=items, images=images, texts=texts, unlike=unlike, k=k, where=where, split=split,
         vectors=None if vector_file is None else _vectors(vector_file),

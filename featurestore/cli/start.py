@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from featurestore.cli.options import open_given, store_option
+from featurestore.cli.options import open_given, store_option, trust_option
 from featurestore.cli.printing import progress_bar
 from featurestore.cli.show_results import show_assessment, show_comparison
 
@@ -15,12 +15,14 @@ from featurestore.cli.show_results import show_assessment, show_comparison
 @click.option("--host", default="localhost", show_default=True)
 @click.option("--port", default=8501, show_default=True)
 @click.option("--no-browser", is_flag=True, help="Do not open a browser.")
+@trust_option
 @store_option
-def dashboard(host: str, port: int, no_browser: bool, store_path: str) -> int:
+def dashboard(host: str, port: int, no_browser: bool, trust: bool, store_path: str) -> int:
     """Browse data sets, heads and neighbors in the browser."""
     from dashboard.launch import launch
 
-    return launch(open_given(store_path).path, host=host, port=port, open_browser=not no_browser)
+    path = open_given(store_path).path
+    return launch(path, host=host, port=port, open_browser=not no_browser, trust=trust)
 
 
 @click.command(epilog="Example: featurestore demo --store /tmp/demo-store")

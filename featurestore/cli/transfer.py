@@ -20,6 +20,8 @@ from featurestore.cli.options import (
     slice_option,
     store_option,
     task_option,
+    trust_option,
+    views_of,
 )
 from featurestore.cli.printing import print_json, progress_bar, say, say_fits
 from featurestore.cli.show_results import show_assessment, show_curve
@@ -77,6 +79,7 @@ if TYPE_CHECKING:
 @click.option("--no-blend", is_flag=True, help="Do not try raw pixels or class names beside it.")
 @slice_option
 @seed_option
+@trust_option
 @store_option
 @json_option
 def transfer(
@@ -99,6 +102,7 @@ def transfer(
     no_blend: bool,
     slice_name: str | None,
     seed: int,
+    trust: bool,
     store_path: str,
     as_json: bool,
 ) -> None:
@@ -106,15 +110,15 @@ def transfer(
     import heads
     from heads.transfer.views import embed_views
 
-    store = open_given(store_path)
-    found = dataset_of(store_path, dataset, slice_name)
+    store = open_given(store_path, trust=trust)
+    found = dataset_of(store_path, dataset, slice_name, trust=trust)
     views = embed_views(
         found, encoders, layers=layers.split(",") if layers else (), n_random=n_random,
         pixels=against is None, progress_bar=progress_bar, say=say,
     )  # fmt: skip
     assessment = heads.assess_transfer(
         views,
-        reference=found.view(against) if against else None,
+        reference=views_of(found, [against])[0] if against else None,
         heads=head_names or None,
         label=label,
         task=task,
@@ -160,6 +164,7 @@ def transfer(
 )
 @slice_option
 @seed_option
+@trust_option
 @store_option
 @json_option
 def curve(
@@ -174,6 +179,7 @@ def curve(
     targets: tuple[float, ...],
     slice_name: str | None,
     seed: int,
+    trust: bool,
     store_path: str,
     as_json: bool,
 ) -> None:
@@ -181,8 +187,7 @@ def curve(
     import heads
 
     budgets = _numbers("--per-class", per_class)
-    found = dataset_of(store_path, dataset, slice_name)
-    views = [found.view(spec) for spec in encoders] or found.views()
+    views = views_of(dataset_of(store_path, dataset, slice_name, trust=trust), encoders)
     drawn = heads.curve(
         views,
         head,

@@ -7,7 +7,7 @@ from dataclasses import asdict
 
 import click
 
-from featurestore.cli.options import json_option, open_given, store_option
+from featurestore.cli.options import json_option, open_given, store_option, trust_option
 from featurestore.cli.printing import print_json, print_table, say
 
 HOUR_S = 3600
@@ -19,17 +19,23 @@ HOUR_S = 3600
 @click.option(
     "--sample", default=100, show_default=True, help="Items to compare with their source."
 )
+@trust_option
 @store_option
 @json_option
 def verify(
-    datasets: tuple[str, ...], no_canary: bool, sample: int, store_path: str, as_json: bool
+    datasets: tuple[str, ...],
+    no_canary: bool,
+    sample: int,
+    trust: bool,
+    store_path: str,
+    as_json: bool,
 ) -> int:
     """Check DATASETS (all by default) file by file; exit code 1 where the store is damaged."""
     from featurestore.upkeep.verify import verify as check
 
     store = open_given(store_path)
     found = {
-        name: check(store.folder(name), canary=not no_canary, n_sample=sample)
+        name: check(store.folder(name), canary=not no_canary, n_sample=sample, trust=trust)
         for name in datasets or store.folders()
     }
     is_damaged = any(one.severity == "error" for rows in found.values() for one in rows)

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from featurestore.encoders.trust import Trust, is_trusted
 from featurestore.errors import ModalityMismatch
-from featurestore.terms.specs import Modality, ResolvedEncoder
+from featurestore.terms.specs import EncoderSpec, Modality, ResolvedEncoder
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -95,5 +96,9 @@ class LoadOptions:
     """How to load an encoder; none of it is part of its name."""
 
     device: str = "auto"  # a GPU where there is one; cpu, cuda, cuda:1, mps
-    trust_remote_code: bool = False  # run code that comes with a model from a hub
+    trust: Trust = False  # code that a store, a bundle or a model's folder names
     compile: bool = False  # torch.compile: slow to start, faster on long runs
+
+    def runs_code_of(self, spec: EncoderSpec) -> bool:
+        """Whether code that an encoder's name or its model brings may run."""
+        return is_trusted(str(spec), self.trust)

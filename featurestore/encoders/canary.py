@@ -15,6 +15,7 @@ from featurestore.errors import EncoderDrift
 from featurestore.terms.specs import Modality
 
 LEAST_COSINE = 0.999
+N_PROBES = 2  # of each modality
 Canary = dict[str, list[list[float]]]  # modality → (n_probes, dim) vectors of the probes
 
 _IMAGES = ("probe-0.jpg", "probe-1.png")
@@ -55,12 +56,17 @@ def check_probes(now: Canary, stored: Canary, spec: str) -> None:
     Raises
     ------
     EncoderDrift
-        If a probe's cosine to its stored vector is below 0.999.
+        If a probe's cosine to its stored vector is below 0.999, or their number is another.
     """
     for modality, vectors in now.items():
         if modality not in stored:
             continue
         a, b = np.asarray(vectors), np.asarray(stored[modality])
+        if a.shape != b.shape:
+            raise EncoderDrift(
+                f"{spec} gives vectors of shape {a.shape} for the probes, where its view was made "
+                f"with {b.shape}: embed again with --overwrite"
+            )
         norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
         cosine = float(((a * b).sum(axis=1) / np.maximum(norms, 1e-30)).min())
         if not cosine >= LEAST_COSINE:

@@ -17,7 +17,6 @@ from __future__ import annotations
 import hashlib
 import importlib
 import inspect
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +27,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from featurestore.encoders.base import Encoder, LoadOptions
+from featurestore.encoders.trust import find_in_working_folder
 from featurestore.errors import ShapeMismatch, UnknownEncoder
 from featurestore.terms.specs import EncoderSpec, Modality, ResolvedEncoder
 
@@ -61,8 +61,7 @@ def load(specs: Sequence[EncoderSpec], load_options: LoadOptions) -> list[Custom
     name, colon, attribute = spec.model.partition(":")
     if not colon:
         raise UnknownEncoder(f"{spec} names no object: expected python:module:object")
-    if "" not in sys.path and str(Path.cwd()) not in sys.path:
-        sys.path.append(str(Path.cwd()))  # as `python` itself would
+    find_in_working_folder()
     try:
         target: Any = importlib.import_module(name)
         for step in attribute.split("."):

@@ -12,13 +12,16 @@ from featurestore.encoders.base import Encoder
 from featurestore.encoders.canary import check_canary
 from featurestore.encoders.images import decode_image
 from featurestore.encoders.loading import load_encoder
+from featurestore.encoders.trust import Trust, asked_for, either
 from featurestore.errors import EncoderMismatch, ModalityMismatch
 from featurestore.terms.specs import EncoderSpec, Modality
 
 BATCH_ITEMS = 64
 
 
-def open_encoder(info: Mapping[str, Any], spec: EncoderSpec | None = None) -> Encoder:
+def open_encoder(
+    info: Mapping[str, Any], spec: EncoderSpec | None = None, *, trust: Trust = False
+) -> Encoder:
     """Load the encoder that encoder.json describes, and make sure that it is the same.
 
     Parameters
@@ -26,7 +29,10 @@ def open_encoder(info: Mapping[str, Any], spec: EncoderSpec | None = None) -> En
     info : mapping
         ``spec``, ``fingerprint`` and ``canary`` of a view.
     spec : EncoderSpec, optional
-        Where the encoder is now, if not where ``info`` says.
+        Where the encoder is now, if not where ``info`` says; the caller names it, so that code
+        of this name may run.
+    trust : bool or names
+        Which code that ``info`` names may run, besides.
 
     Raises
     ------
@@ -34,9 +40,14 @@ def open_encoder(info: Mapping[str, Any], spec: EncoderSpec | None = None) -> En
         If it has another fingerprint.
     EncoderDrift
         If it gives other vectors.
+    NotTrusted
+        If its code may not run.
     """
-    spec = spec or EncoderSpec.parse(info["spec"])
-    encoder = load_encoder(spec)
+    if spec is None:
+        spec = EncoderSpec.parse(info["spec"])
+    else:
+        trust = either(trust, asked_for(str(spec)))
+    encoder = load_encoder(spec, trust=trust)
     if encoder.resolved.fingerprint != info["fingerprint"]:
         raise EncoderMismatch(
             f"{spec} is another encoder now than the one that made these vectors: fingerprint "

@@ -14,6 +14,7 @@ from typing import Any
 
 from featurestore.encoders.base import Encoder, LoadOptions
 from featurestore.encoders.families import family_of, versions_of
+from featurestore.encoders.trust import PYTHON, Trust, check_trusted
 from featurestore.encoders.weights import SHA256
 from featurestore.errors import BadName, MissingExtra, UnknownEncoder
 from featurestore.storage import user_cache
@@ -48,9 +49,9 @@ def known_encoder(spec: EncoderSpec) -> ResolvedEncoder | None:
     return None
 
 
-def load_encoder(spec: EncoderSpec, *, device: str = "auto") -> Encoder:
+def load_encoder(spec: EncoderSpec, *, device: str = "auto", trust: Trust = False) -> Encoder:
     """Load one encoder; see `load_encoders`."""
-    return load_encoders([spec], LoadOptions(device))[0]
+    return load_encoders([spec], LoadOptions(device, trust))[0]
 
 
 def load_encoders(
@@ -64,6 +65,8 @@ def load_encoders(
         If there is no such model, or its weights cannot be had here.
     MissingExtra
         If the package of the family is not installed.
+    NotTrusted
+        If its name or its model brings code, and ``load_options.trust`` does not allow it.
     """
     load_options = load_options or LoadOptions()
     loaded: dict[EncoderSpec, Encoder] = {}
@@ -79,6 +82,8 @@ def _load(specs: Sequence[EncoderSpec], load_options: LoadOptions) -> Sequence[E
     spec, family = specs[0], family_of(specs[0])
     for one in specs:
         family_of(one)
+        if str(one).startswith(PYTHON):
+            check_trusted(str(one), load_options.trust, where="the store or bundle", what="encoder")
     if spec.local_dir is not None and not spec.local_dir.is_dir():
         raise UnknownEncoder(
             f"{spec.local_dir} is no folder: expected one that holds the model of {spec}"

@@ -21,6 +21,7 @@ from featurestore.encoders.torch_network import (
     pool_tokens,
 )
 from featurestore.encoders.torch_setup import (
+    ask_nobody,
     loading,
     pick_device,
     precision_of,
@@ -57,6 +58,7 @@ def load(specs: Sequence[EncoderSpec], load_options: LoadOptions) -> list[TorchE
         hint = "expected an open_clip folder (open_clip_config.json with its weights)"
     elif spec.local_file:
         hint = f"expected a checkpoint of {name}: safetensors, or what torch.save wrote of tensors"
+    ask_nobody()  # the text tower may be one of transformers
     with loading(spec, hint):
         quick = _needs_quick_gelu(name, weights)
         module, _, transform = open_clip.create_model_and_transforms(
@@ -85,6 +87,7 @@ def load_random(
     name = inner.model if inner.model.startswith(LOCAL_DIR) else inner.model.split("/")[0]
     if not name.startswith(LOCAL_DIR):
         _check_name(name)
+    ask_nobody()
     with loading(specs[0], "expected an open_clip architecture"):
         module, _, transform = open_clip.create_model_and_transforms(name, load_weights=False)
         tokenizer = open_clip.get_tokenizer(name)

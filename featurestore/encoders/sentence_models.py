@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from threading import Lock
 from typing import Any
 
@@ -26,6 +27,7 @@ from featurestore.encoders.torch_setup import (
     settle,
     weights_hash,
 )
+from featurestore.encoders.trust import not_trusted
 from featurestore.errors import BadName
 from featurestore.terms.specs import EncoderSpec, Modality, ResolvedEncoder
 
@@ -43,12 +45,15 @@ def load(specs: Sequence[EncoderSpec], load_options: LoadOptions) -> list[TorchE
     )
     name = str(spec.local_dir) if spec.local_dir else spec.model
     transformers_logging.disable_progress_bar()  # our own bar counts items, not tensors
+    is_trusted = load_options.runs_code_of(spec)
+    if spec.local_dir is not None and not is_trusted:
+        _check_activations(spec, spec.local_dir)
     with loading(spec, hint):
         pipeline = SentenceTransformer(
             name,
             device=device,
             revision=spec.revision,
-            trust_remote_code=load_options.trust_remote_code,
+            trust_remote_code=is_trusted,
             local_files_only=spec.local_dir is not None,
         )
     pipeline.float()  # a checkpoint of 16 bits as well: #precision alone says what it runs in
@@ -73,6 +78,18 @@ def load(specs: Sequence[EncoderSpec], load_options: LoadOptions) -> list[TorchE
     split = TorchEncoder(resolved, _split(pipeline, prompt, device, dtype))
     whole = TorchEncoder(resolved, _whole(pipeline, prompt, device, dtype))
     return [split if _agree(split, whole) else whole]
+
+
+def _check_activations(spec: EncoderSpec, folder: Path) -> None:
+    """Refuse an activation that is code: the library would take another, without a word."""
+    for path in sorted(folder.glob("**/config.json")):
+        try:
+            name = json.loads(path.read_text(encoding="utf-8")).get("activation_function")
+        except (OSError, ValueError, RecursionError, AttributeError):
+            continue  # the library says what is wrong with it
+        if isinstance(name, str) and "." in name and not name.startswith("torch."):
+            where = path.relative_to(folder)
+            raise not_trusted(f"the model of {spec}", f"the activation {name} ({where})")
 
 
 def _set_max_length(pipeline: SentenceTransformer, spec: EncoderSpec) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import json
 import logging
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +17,7 @@ import torch
 from safetensors import SafetensorError
 
 from featurestore.encoders.loading import check_device_name
+from featurestore.encoders.trust import not_trusted
 from featurestore.errors import BadName, FeatureStoreError, UnknownEncoder
 from featurestore.terms.specs import EncoderSpec
 
@@ -171,9 +174,30 @@ def loading(spec: EncoderSpec, hint: str) -> Iterator[None]:
     except (OSError, RuntimeError, ValueError, KeyError, SafetensorError) as error:
         if isinstance(error, torch.OutOfMemoryError):
             raise
-        reason = " ".join(str(error).split())[:300]
+        reason = " ".join(str(error).split())
         if "custom code" in reason or "trust_remote_code" in reason:
-            reason = "it comes with code of its own, which --trust-remote-code would run"
-        raise UnknownEncoder(f"cannot load {spec}: {reason}; {hint}") from error
+            raise not_trusted(f"the model of {spec}", _code_in(spec, reason)) from error
+        raise UnknownEncoder(f"cannot load {spec}: {reason[:300]}; {hint}") from error
     finally:
         logging.disable(before)
+
+
+def _code_in(spec: EncoderSpec, reason: str) -> str:
+    """Name the code that a model brings: as its folder says it, or the library that refused it."""
+    if spec.local_dir is not None:
+        try:
+            config = json.loads((spec.local_dir / "config.json").read_text(encoding="utf-8"))
+            return (
+                f"{', '.join(sorted(set(config['auto_map'].values())))} (auto_map of config.json)"
+            )
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            pass  # it is named elsewhere
+    quoted = re.search(r"module class '([\w.]+)'", reason)
+    return f"the class {quoted[1]} (modules.json)" if quoted else "code of its own"
+
+
+def ask_nobody() -> None:
+    """Let transformers refuse code of a model at once, where it would ask on the terminal."""
+    from transformers import dynamic_module_utils
+
+    dynamic_module_utils.TIME_OUT_REMOTE_CODE = 0

@@ -133,7 +133,7 @@ def _read(spec: EncoderSpec, load_options: LoadOptions) -> _Model:
     name = str(spec.local_dir) if spec.local_dir else spec.model
     common: dict[str, Any] = {
         "revision": spec.revision or "main",
-        "trust_remote_code": load_options.trust_remote_code,
+        "trust_remote_code": load_options.runs_code_of(spec),
         "local_files_only": spec.local_dir is not None,
     }
     transformers_logging.disable_progress_bar()  # our own bar counts items, not tensors

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from featurestore.encoders.base import Encoder, LoadOptions
 from featurestore.encoders.families import BUILTIN, family_of
 from featurestore.encoders.loading import check_device_name, known_encoder, load_encoders
+from featurestore.encoders.trust import asked_for, either
 from featurestore.errors import BadName, EncoderChanged, ModalityMismatch
 from featurestore.pipeline.listing_run import Intake, Selection
 from featurestore.pipeline.options import EmbedOptions
@@ -37,7 +38,7 @@ class EmbedRequest:
     """What a call of `Store.embed` asks for."""
 
     sources: Sequence[str | Path] = ()  # none: those that the data set knows
-    encoders: Sequence[object] = ()  # specs, or the user's own; none: the built-in one
+    encoders: Sequence[object] = ()  # specs as the caller wrote them, or objects; none: built in
     source_options: SourceOptions = field(default_factory=SourceOptions)
     embed_options: EmbedOptions = field(default_factory=EmbedOptions)
     selection: Selection = field(default_factory=Selection)
@@ -159,7 +160,8 @@ class Job:
     def load(self, specs: Sequence[EncoderSpec], *, keep: bool = False) -> list[Encoder]:
         """Load encoders, or hand out those that were loaded before (once: memory counts)."""
         options = self.request.embed_options
-        load_options = LoadOptions(options.device, options.trust_remote_code, options.compile)
+        trust = either(options.trust, asked_for(*self.request.encoders))
+        load_options = LoadOptions(options.device, trust, options.compile)
         absent = [spec for spec in specs if spec not in self.loaded]
         if absent:
             self.loaded |= dict(zip(absent, load_encoders(absent, load_options), strict=True))

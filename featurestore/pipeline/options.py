@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from featurestore.encoders.trust import Trust
 from featurestore.errors import BadName
 
 AUTO, THREADS, PROCESSES = "auto", "threads", "processes"  # where images are decoded
@@ -20,7 +21,7 @@ class EmbedOptions:
     retry_failed: bool = False
     max_failures: int | None = None
     prune: bool = False  # drop items that are gone from their source
-    trust_remote_code: bool = False
+    trust: Trust = False  # code that models bring; that of `python:` encoders is asked for by name
     compile: bool = False
     decode_in: str = AUTO  # threads | processes; auto: what feeds the encoders best
     rehash: bool = False  # read every image: its size and time are not trusted

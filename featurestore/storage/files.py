@@ -209,7 +209,7 @@ def json_object(path: StorePath, read: Callable[[], bytes]) -> dict[str, Any]:
     """Parse a JSON object; raises StoreCorrupt where it is damaged."""
     try:
         value = json.loads(read())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise StoreCorrupt(f"cannot read {path}: {error}; restore it from a backup") from error
     if not isinstance(value, dict):
         raise StoreCorrupt(f"{path} holds no JSON object; restore it from a backup")

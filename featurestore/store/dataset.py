@@ -17,6 +17,7 @@ from featurestore.curation.labels import attach
 from featurestore.curation.reviews import Review, add_reviews, read_reviews, undo
 from featurestore.curation.slices import Slice, drop_slice, read_slice, save_slice, slices
 from featurestore.encoders.images import thumbnail
+from featurestore.encoders.trust import Trust, either
 from featurestore.errors import UnknownItem, UnknownView, nearest
 from featurestore.sources.locations import Location
 from featurestore.sources.reading import Reader, reason_of
@@ -97,16 +98,18 @@ class DataSet:
     def views(self) -> list[View]:
         """Return the views, sorted by encoder."""
         encoders = self.folder.encoders().items()
-        found = [View(self, slug, info, slice_=self.slice_) for slug, info in encoders]
+        trust = self.store.trust
+        found = [View(self, slug, info, slice_=self.slice_, trust=trust) for slug, info in encoders]
         return sorted(found, key=lambda view: str(view.spec))
 
-    def view(self, spec: str) -> View:
-        """Return the vectors by one encoder."""
+    def view(self, spec: str, *, trust: Trust = False) -> View:
+        """Return the vectors by one encoder, whose code may run where ``trust`` allows it."""
         wanted = str(EncoderSpec.parse(spec))
         encoders = self.folder.encoders()
         for slug, info in encoders.items():
             if info["spec"] == wanted:
-                return View(self, slug, info, slice_=self.slice_)
+                trust = either(self.store.trust, trust)
+                return View(self, slug, info, slice_=self.slice_, trust=trust)
         known = [info["spec"] for info in encoders.values()]
         raise UnknownView(
             f"data set {self.name!r} was not embedded by {wanted}: {nearest(wanted, known)}; "

@@ -11,6 +11,7 @@ from uuid import uuid4
 
 import pyarrow as pa
 
+from featurestore.encoders.trust import Trust
 from featurestore.errors import BadName, NotAStore, UnknownDataset, nearest
 from featurestore.pipeline.estimate import Estimate, estimate
 from featurestore.pipeline.job import EmbedRequest, Job, embed
@@ -37,7 +38,7 @@ _RENAMED = {"options": "source_options", "how": "embed_options", "select": "sele
 _MARK = "moving.json"  # of a data set that is being renamed, in an object store
 
 
-def open_store(path: str | StorePath, *, create: bool = False) -> Store:
+def open_store(path: str | StorePath, *, create: bool = False, trust: Trust = False) -> Store:
     """Open a store.
 
     Parameters
@@ -48,6 +49,9 @@ def open_store(path: str | StorePath, *, create: bool = False) -> Store:
     create : bool
         Accept a folder that is empty or does not exist; it becomes a store with the first
         data set that is embedded into it.
+    trust : bool or names
+        Which code that the store names may run (``python:`` encoders and heads, models with code
+        of their own); see `featurestore.encoders.trust`.
 
     Raises
     ------
@@ -63,7 +67,7 @@ def open_store(path: str | StorePath, *, create: bool = False) -> Store:
             f"there is no store at {folder}: make one with "
             "`featurestore embed SOURCE --dataset NAME`, or name another with --store"
         )
-    opened = Store(folder)
+    opened = Store(folder, trust)
     if isinstance(folder, RemotePath):
         _forget_gone(opened)
     return opened
@@ -97,6 +101,7 @@ class Store:
     """A folder of data sets."""
 
     path: StorePath
+    trust: Trust = False  # which code that it names may run
 
     def datasets(self) -> list[str]:
         """Return the names of the data sets, sorted."""
@@ -126,9 +131,9 @@ class Store:
         folder.forget_erased()
         return DataSet(self, folder)
 
-    def view(self, dataset: str, spec: str) -> View:
+    def view(self, dataset: str, spec: str, *, trust: Trust = False) -> View:
         """Return the vectors of a data set by an encoder: ``view("cells", "timm:resnet18")``."""
-        return self.dataset(dataset).view(spec)
+        return self.dataset(dataset).view(spec, trust=trust)
 
     @renamed(**_RENAMED)
     def embed(

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from featurestore.curation.slices import Slice, read_slice
 from featurestore.encoders import encode_now
+from featurestore.encoders.trust import Trust
 from featurestore.errors import BadQuery, MissingColumn, ShapeMismatch, nearest
 from featurestore.search.exact import ExactIndex, Metric, check_metric, combine
 from featurestore.search.factory import check_recall
@@ -41,6 +42,7 @@ class View:
     info: dict[str, Any]  # encoder.json
     pinned: Snapshot | None = None  # the state that is read; None: the present one
     slice_: Slice | None = None  # the items that are read; None: all
+    trust: Trust = False  # which code that the store names may run, to encode new contents
 
     @property
     def name(self) -> str:
@@ -441,4 +443,4 @@ class View:
 
     @cached_property
     def _encoder(self) -> Any:
-        return encode_now.open_encoder(self.info)
+        return encode_now.open_encoder(self.info, trust=self.trust)

@@ -45,14 +45,33 @@ def damaged_heads(folder: DatasetFolder) -> Iterator[tuple[StorePath, str]]:
 def snapshots_of_heads(
     folder: DatasetFolder,
 ) -> Iterator[tuple[str | None, Mapping[str, int] | None]]:
-    """Yield the encoder's fingerprint and the snapshot of each view that a head learned from."""
+    """Yield the encoder's fingerprint and the snapshot of each view that a head learned from.
+
+    Raises
+    ------
+    StoreCorrupt
+        If a card does not say it: what is deleted must not hang on a guess.
+    """
     for path in (folder.path / "heads").glob("*/card.json"):
         card = read_json(path)
-        yield card.get("fingerprint"), card.get("snapshot")
+        at = card.get("snapshot")
+        if at is not None and not (
+            isinstance(at, dict) and {type(at.get(key)) for key in ("items", "view")} == {int}
+        ):
+            raise StoreCorrupt(f"{path} names no snapshot: delete this head, or train it again")
+        yield str(card.get("fingerprint")), at
     for path in (folder.path / "heads").glob("*/encoder.json"):
-        for block in read_json(path)["blocks"]:  # of a head on several views side by side
-            if at := block.get("snapshot"):
-                yield block["fingerprint"], asdict(Snapshot.parse(at))
+        try:
+            snapshots = [
+                (str(block["fingerprint"]), asdict(Snapshot.parse(at)))
+                for block in read_json(path)["blocks"]  # of a head on several views side by side
+                if (at := block.get("snapshot"))
+            ]
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise StoreCorrupt(
+                f"{path} is no list of encoders: delete this head, or train it again"
+            ) from error
+        yield from snapshots
 
 
 def erase_predictions(folder: DatasetFolder, ids: pa.Array) -> None:

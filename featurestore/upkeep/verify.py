@@ -14,7 +14,8 @@ import pyarrow.compute as pc
 
 from featurestore.encoders.canary import check_canary
 from featurestore.encoders.loading import load_encoder
-from featurestore.errors import FeatureStoreError, StoreCorrupt
+from featurestore.encoders.trust import Trust
+from featurestore.errors import FeatureStoreError, NotTrusted, StoreCorrupt
 from featurestore.search.index_files import check_index
 from featurestore.sources.reading import Reader, reason_of
 from featurestore.storage.cache import is_sound
@@ -40,7 +41,12 @@ class Finding:
 
 
 def verify(
-    folder: DatasetFolder, *, canary: bool = True, n_sample: int = N_SAMPLE, seed: int = 0
+    folder: DatasetFolder,
+    *,
+    canary: bool = True,
+    n_sample: int = N_SAMPLE,
+    seed: int = 0,
+    trust: Trust = False,
 ) -> list[Finding]:
     """Check the present state of a data set; no finding means that all is well.
 
@@ -48,12 +54,15 @@ def verify(
     as the log says. Items: ids unique, texts those that were hashed. Views: dim, finite vectors.
     Caches and indexes: of the bytes that were written. Heads: estimators as their cards have
     them. Sources: ``n_sample`` items drawn by ``seed`` still have the content that was embedded.
-    Encoders, with ``canary``: those that can be loaded still give their probe vectors.
+    Encoders, with ``canary``: those that can be loaded still give their probe vectors; one that
+    is code of its own is loaded where ``trust`` allows it.
     """
-    return list(_findings(folder, canary, n_sample, seed))
+    return list(_findings(folder, canary, n_sample, seed, trust))
 
 
-def _findings(folder: DatasetFolder, canary: bool, n_sample: int, seed: int) -> Iterator[Finding]:
+def _findings(
+    folder: DatasetFolder, canary: bool, n_sample: int, seed: int, trust: Trust
+) -> Iterator[Finding]:
     try:
         folder.read()
         infos = folder.encoders()
@@ -83,7 +92,7 @@ def _findings(folder: DatasetFolder, canary: bool, n_sample: int, seed: int) -> 
         for slug, info in infos.items():
             if not info["canary"]:
                 continue  # imported: nobody here can make these vectors
-            yield from _check_encoder(folder.path / "views" / slug, info)
+            yield from _check_encoder(folder.path / "views" / slug, info, trust)
 
 
 def _check_table(
@@ -169,10 +178,13 @@ def _check_sources(folder: DatasetFolder, n_sample: int, seed: int) -> Iterator[
             yield Finding(row["item_id"], what, "warning")
 
 
-def _check_encoder(path: StorePath, info: Mapping[str, Any]) -> Iterator[Finding]:
+def _check_encoder(path: StorePath, info: Mapping[str, Any], trust: Trust) -> Iterator[Finding]:
     where = str(path / "encoder.json")
     try:
-        encoder = load_encoder(EncoderSpec.parse(info["spec"]), device="cpu")
+        encoder = load_encoder(EncoderSpec.parse(info["spec"]), device="cpu", trust=trust)
+    except NotTrusted as error:
+        yield Finding(where, f"its encoder was not checked: {error}", "warning")
+        return
     except FeatureStoreError as error:
         yield Finding(where, f"its encoder cannot be loaded here: {error}", "warning")
         return

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import inspect
 import json
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 from sklearn.base import BaseEstimator, clone, is_classifier, is_regressor
 from sklearn.dummy import DummyClassifier, DummyRegressor
 from sklearn.pipeline import Pipeline
 
+from featurestore.encoders.trust import PYTHON, find_in_working_folder
 from featurestore.errors import BadName, UnknownHead, nearest
 from heads.catalogue.best_of import ChosenHead
 from heads.catalogue.entry import Build, HeadEntry, per_label_of_texts
@@ -29,8 +28,6 @@ from heads.estimators.tfidf import CountsTfidf, Lsa, text_features
 from heads.estimators.zero_shot import ZeroShotHead, ZeroShotProbe
 from heads.labels.tasks import Task
 from heads.measures.metrics import METRICS
-
-PYTHON = "python:"  # python:module:object names an estimator of the user's
 
 
 def _of_words(estimator: ZeroShotHead | ZeroShotProbe, *, is_known: bool = True) -> HeadEntry:
@@ -238,8 +235,7 @@ def entry_of(estimator: BaseEstimator) -> HeadEntry:
 
 def _imported(name: str) -> Any:
     module, colon, attribute = name.removeprefix(PYTHON).partition(":")
-    if "" not in sys.path and str(Path.cwd()) not in sys.path:
-        sys.path.append(str(Path.cwd()))  # as `python` itself would, and `python:` encoders do
+    find_in_working_folder()
     try:
         found = getattr(import_module(module), attribute) if colon else None
     except (ImportError, AttributeError) as error:

@@ -134,7 +134,7 @@ def fit(
         versions=library_versions(),
     )
     blocks = () if lesson.reads_texts else tuple(blocks_of(view))
-    fitted = FittedHead(card.head_id, estimator, card, blocks)
+    fitted = FittedHead(card.head_id, estimator, card, blocks, trust=view.trust)
     if not register:
         return fitted
     predicted = _predictions(evaluation, lesson.plan)

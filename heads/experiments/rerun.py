@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, overload
 
+from featurestore.encoders.trust import PYTHON, Trust, check_trusted, either
 from featurestore.errors import BadName
 from heads.catalogue.table import head_entries
 from heads.experiments.cells import Progress
@@ -22,17 +24,24 @@ if TYPE_CHECKING:
 
 @overload
 def run_again(
-    dataset: DataSet, run: Comparison, *, progress: Progress | None = None
+    dataset: DataSet, run: Comparison, *, progress: Progress | None = None, trust: Trust = False
 ) -> Comparison: ...
 @overload
-def run_again(dataset: DataSet, run: Curve, *, progress: Progress | None = None) -> Curve: ...
 def run_again(
-    dataset: DataSet, run: Comparison | Curve, *, progress: Progress | None = None
+    dataset: DataSet, run: Curve, *, progress: Progress | None = None, trust: Trust = False
+) -> Curve: ...
+def run_again(
+    dataset: DataSet,
+    run: Comparison | Curve,
+    *,
+    progress: Progress | None = None,
+    trust: Trust = False,
 ) -> Comparison | Curve:
     """Run a stored comparison or learning curve again, on the versions that it names.
 
     Equal libraries give equal numbers. Heads that were given as objects are not known by name.
-    ``progress`` is called as that of `heads.compare`.
+    ``progress`` is called as that of `heads.compare`. Heads and encoders that are code
+    (``python:``) run where ``trust`` allows it, or the store was opened with it.
 
     Raises
     ------
@@ -40,10 +49,17 @@ def run_again(
         If a view, its version, or a head is no more.
     BadName
         If its slice, the reviews that it applied, or what its heads choose among are others now.
+    NotTrusted
+        If a head or an encoder is code that nobody asked for.
     """
     if any(row["encoder"].startswith("concat:") for row in run.rows()):
         raise BadName("a run with views side by side is run again from its views")
-    views = _views(dataset, run.card)
+    trust = either(dataset.store.trust, trust)
+    names = [run.card.head] if isinstance(run, Curve) else _names_of(run)
+    for name in names:
+        if name.startswith(PYTHON):
+            check_trusted(name, trust, where="the run card", what="head")
+    views = [replace(view, trust=trust) for view in _views(dataset, run.card)]
     if isinstance(run, Comparison):
         return _compare_again(views, run, progress)
     return _draw_again(views, run, progress)
@@ -63,7 +79,7 @@ def _views(dataset: DataSet, card: RunCard) -> list[View]:
 
 def _compare_again(views: list[View], run: Comparison, progress: Progress | None) -> Comparison:
     card = run.card
-    names = card.heads or list(dict.fromkeys(cell.head for cell in run.heads if _is_plain(cell)))
+    names = _names_of(run)
     _check_spaces(card.search_spaces, names, run.task)
     comparison = compare(
         views,
@@ -99,6 +115,11 @@ def _draw_again(views: list[View], run: Curve, progress: Progress | None) -> Cur
         progress=progress,
         save=False,
     )
+
+
+def _names_of(run: Comparison) -> list[str]:
+    cells = (cell.head for cell in run.heads if _is_plain(cell))
+    return run.card.heads or list(dict.fromkeys(cells))
 
 
 def _check_spaces(then: Mapping[str, str], names: Sequence[str], task: Task) -> None:

@@ -9,6 +9,7 @@ from featurestore.storage.remote import RemotePath, StorePath, as_path
 
 if TYPE_CHECKING:
     from featurestore.curation.slices import Slice
+    from featurestore.encoders.trust import Trust
     from featurestore.store.dataset import DataSet
     from featurestore.terms.embeddings import Embeddings
     from featurestore.terms.snapshots import Snapshot
@@ -49,6 +50,10 @@ class AnyView(Protocol):
     def state(self) -> str:
         """What tells two states of its vectors apart, also of versions with one number."""
 
+    @property
+    def trust(self) -> Trust:
+        """Which code that the store names may run, to encode new contents."""
+
     def load(self) -> Embeddings:
         """Load items and vectors."""
 
@@ -58,6 +63,11 @@ def folder_of(dataset: AnyDataset) -> StorePath:
     if isinstance(dataset, (str, Path, RemotePath)):
         return as_path(dataset)
     return dataset.path
+
+
+def trust_of(dataset: AnyDataset) -> Trust:
+    """Return which code of a data set may run, as its store was opened."""
+    return getattr(getattr(dataset, "store", None), "trust", False)  # a folder says nothing
 
 
 def slice_facts(view: AnyView) -> dict[str, str]:

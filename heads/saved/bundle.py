@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, Unpack
 import numpy as np
 from numpy.typing import NDArray
 
+from featurestore.encoders.trust import Trust, either
 from featurestore.errors import (
     BadSource,
     EncoderMismatch,
@@ -22,15 +23,14 @@ from featurestore.errors import (
     UnknownHead,
     nearest,
 )
-from featurestore.storage.dataset_folder import DatasetFolder
 from featurestore.storage.files import sha256_of, written_beside
 from featurestore.storage.remote import RemotePath, StorePath, as_path
 from featurestore.storage.shards import read_shard
 from featurestore.terms.embeddings import Embeddings
-from featurestore.terms.specs import EncoderSpec
 from heads.labels.tasks import Target, Task, texts_of
-from heads.labels.views import AnyDataset, folder_of
-from heads.saved.card import CARD_FORMAT, HeadCard, digest_of
+from heads.labels.views import AnyDataset, folder_of, trust_of
+from heads.saved import sealed
+from heads.saved.card import HeadCard, digest_of
 from heads.saved.raw_items import is_raw
 
 if TYPE_CHECKING:
@@ -40,30 +40,6 @@ if TYPE_CHECKING:
     from heads.saved.frames import FrameOptions
     from heads.saved.serve import AskOptions
 
-
-# What skops does not know of itself: its own list holds scikit-learn's and numpy's types.
-OUR_TYPES = frozenset(
-    {
-        "heads.chosen.ChosenHead",
-        "heads.estimators.knn.KnnHead",
-        "heads.estimators.lda.LdaHead",
-        "heads.estimators.logistic.LogisticHead",
-        "heads.estimators.normaliser.Normaliser",
-        "heads.estimators.per_label.PerLabel",
-        "heads.estimators.prototype.PrototypeHead",
-        "heads.estimators.regression.KnnRegressor",
-        "heads.estimators.regression.RidgeRegressor",
-        "heads.estimators.ridge.RidgeHead",
-        "heads.estimators.tfidf.CountsTfidf",
-        "heads.estimators.tfidf.Lsa",
-        "heads.estimators.zero_shot.ZeroShotHead",
-        "heads.estimators.zero_shot.ZeroShotProbe",
-        # The parts of CalibratedClassifierCV, which skops knows; what it wraps is looked at, too.
-        "sklearn.calibration._CalibratedClassifier",
-        "sklearn.calibration._SigmoidCalibration",
-        "sklearn.calibration._TemperatureScaling",
-    }
-)
 
 # What a head predicts for: vectors of shape (n, dim), or n texts, or n pictures.
 Items: TypeAlias = Embeddings | NDArray[Any] | Sequence[Any]
@@ -78,6 +54,7 @@ class FittedHead:
     card: HeadCard
     blocks: tuple[Mapping[str, Any], ...] = ()  # encoder.json of each encoder, and its scale
     path: StorePath | None = None  # None until registered
+    trust: Trust = False  # which code that the bundle names may run, to encode raw items
 
     def predict(self, items: Items) -> NDArray[Any]:
         """Return the label of each item, shape (n,): str, a list of str, or a number.
@@ -95,6 +72,8 @@ class FittedHead:
             If vectors have another dim.
         BadSource
             If an item is of another type, or an image is not there.
+        NotTrusted
+            If raw items need an encoder that is code of its own, and nobody asked for that.
         """
         said = np.asarray(self.estimator.predict(self._inputs(items)))
         if self.task is not Task.MULTILABEL:
@@ -200,7 +179,7 @@ def save_head(head: FittedHead, predictions: pa.Table, folder: StorePath) -> Fit
     with written_beside(target, last="card.json", over=False) as temporary:
         card = _write(head, temporary)
         pq.write_table(predictions, temporary / "predictions.parquet")
-    return FittedHead(head.head_id, head.estimator, card, head.blocks, target)
+    return replace(head, card=card, path=target)
 
 
 _BUNDLE = frozenset({"card.json", "encoder.json", "head.skops"})
@@ -235,94 +214,64 @@ def _write_json(path: Path, value: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(value, indent=1, ensure_ascii=False), encoding="utf-8")
 
 
-def load_head(dataset: AnyDataset, head_id: str, *, trusted: Sequence[str] = ()) -> FittedHead:
+def load_head(dataset: AnyDataset, head_id: str, *, trust: Trust = False) -> FittedHead:
     """Load a registered head.
 
     Parameters
     ----------
     dataset : DataSet or path
         The data set, or its folder.
-    trusted : sequence of str
-        Further types that may be made: those of an estimator of your own. Encoders of your own
-        (``python:``) are trusted where the data set has a view by them.
+    trust : bool or names
+        As of `load_bundle`; besides, what the data set's store was opened with counts.
 
     Raises
     ------
     UnknownHead
         With the nearest ids.
-    StoreCorrupt
-        If its files are damaged, edited, or hold types that nobody trusts.
+    BadBundle, NotTrusted
+        As `load_bundle`.
     """
     folder = heads_folder(dataset)
     path = folder / head_id
     if "/" in head_id or not (path / "card.json").is_file():
         known = [card.head_id for card in list_heads(dataset)]
         raise UnknownHead(f"no head {head_id!r} in {folder}: {nearest(head_id, known)}")
-    own = (
-        info["spec"].partition("#")[0] for info in DatasetFolder(folder.parent).encoders().values()
-    )
-    return load_bundle(path, trusted=(*trusted, *own))
+    return load_bundle(path, trust=either(trust_of(dataset), trust))
 
 
-def load_bundle(folder: str | StorePath, *, trusted: Sequence[str] = ()) -> FittedHead:
+def load_bundle(folder: str | StorePath, *, trust: Trust = False) -> FittedHead:
     """Load a bundle that `FittedHead.save` wrote, or the folder of a registered head.
 
     Parameters
     ----------
-    trusted : sequence of str
-        Further types that may be made, such as ``my_module.MyHead``; those of scikit-learn,
-        numpy and our own heads are. And encoders whose code may run: ``python:module:object``.
+    trust : bool or names
+        Which code that the bundle names may run: all of it, or types such as
+        ``my_module.MyHead`` (those of scikit-learn, numpy and our own heads are known) and
+        encoders such as ``python:module:object``.
 
     Raises
     ------
     UnknownHead
         If there is no bundle.
-    StoreCorrupt
-        If its files are damaged, edited, or hold types that nobody trusts.
+    BadBundle
+        If its files are damaged, were edited, or hold what no head of ours holds.
+    NotTrusted
+        If the head is made of types that nobody trusts. An encoder is refused when it is used.
     """
-    import skops.io
-
     path = as_path(folder)
     if not (path / "card.json").is_file():
         raise UnknownHead(f"{path} is no bundle: it has no card.json")
-    card = _read_card(path)
-    for name, digest in (("head.skops", card.head_sha256), ("encoder.json", card.encoder_sha256)):
-        file = path / name
-        if digest is not None and (not file.is_file() or sha256_of(file) != digest):
-            raise StoreCorrupt(f"{file} is not what its card describes: fit the head again")
-    file = path / "head.skops"
-    raw = b"".join(file.blocks()) if isinstance(file, RemotePath) else file.read_bytes()
-    known = OUR_TYPES | set(trusted)
-    foreign = set(skops.io.get_untrusted_types(data=raw)) - known
-    if foreign:
-        raise StoreCorrupt(
-            f"{file} holds {', '.join(sorted(foreign))}: no head of ours; not loaded (name what "
-            "you trust: trusted=[…], or --trust on the command line)"
-        )
-    estimator = skops.io.loads(raw, trusted=sorted(known))
-    blocks: tuple[Any, ...] = ()
-    if card.encoder_sha256 is not None:  # heads of 0.1 did not keep their encoder
-        blocks = tuple(json.loads((path / "encoder.json").read_text(encoding="utf-8"))["blocks"])
-        for block in blocks:
-            _check_code(block["spec"], trusted, path)
-    return FittedHead(card.head_id, estimator, card, blocks, path)
-
-
-def _check_code(spec: str, trusted: Sequence[str], path: StorePath) -> None:
-    """Refuse a bundle whose encoder would import a module that nobody trusts."""
-    found = EncoderSpec.parse(spec)
-    code = f"{found.family}:{found.model}"
-    if found.family == "python" and code not in trusted:
-        raise StoreCorrupt(
-            f"{path} asks for the encoder {code}, which is code of its own; not loaded (where you "
-            f"trust it: trusted=[{code!r}], or --trust {code} on the command line)"
-        )
+    card = sealed.card_in(path)
+    sealed.check_sums(path, card)
+    blocks = sealed.blocks_in(path, card)
+    estimator = sealed.estimator_in(path, card, trust)
+    return FittedHead(card.head_id, estimator, card, blocks, path, trust)
 
 
 def list_heads(dataset: AnyDataset) -> list[HeadCard]:
     """Return the cards of all registered heads, newest first."""
     folder = heads_folder(dataset)
-    cards = [_read_card(file.parent) for file in folder.glob("[!.]*/card.json")]
+    cards = [sealed.card_in(file.parent) for file in folder.glob("[!.]*/card.json")]
     return sorted(cards, key=lambda card: (card.created, card.head_id), reverse=True)
 
 
@@ -351,18 +300,3 @@ def read_predictions(dataset: AnyDataset, head_id: str) -> pa.Table:
 def heads_folder(dataset: AnyDataset) -> StorePath:
     """Return where a data set's heads are."""
     return folder_of(dataset) / "heads"
-
-
-def _read_card(path: StorePath) -> HeadCard:
-    file = path / "card.json"
-    try:
-        data = json.loads(file.read_text(encoding="utf-8"))
-        if data["format"] > CARD_FORMAT:
-            raise StoreCorrupt(f"{path} was written by a newer release: format {data['format']}")
-        if "head_sha256" not in data:
-            raise ValueError("it lacks head_sha256")
-        if "card_sha256" in data and data["card_sha256"] != digest_of(data):
-            raise StoreCorrupt(f"{file} was edited: fit the head again")
-        return HeadCard.from_json(data)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:  # no JSON, or no card
-        raise StoreCorrupt(f"{file} cannot be read: {error!r}") from error

@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 
 from featurestore.terms.snapshots import Snapshot
@@ -161,9 +161,18 @@ class HeadCard(Card):
     encoder_sha256: str | None = field(default=None, metadata=ABSENT)
     card_sha256: str | None = field(default=None, metadata=ABSENT)
 
-    needed: ClassVar[frozenset[str]] = frozenset(
-        {"format", "head_id", "created", "fingerprint", "reads"}
-    )
+    needed: ClassVar[frozenset[str]] = frozenset(  # all that cards of 0.1 have, and that is read
+        {
+            "format", "head_id", "head", "created", "dataset", "encoder", "fingerprint", "reads",
+            "dim", "search_space", "chosen", "seed", "label", "classes", "never_part",
+            "evaluation", "n_items", "n_unlabelled", "notes", "estimand", "metrics", "versions",
+        }
+    )  # fmt: skip
+
+    @classmethod
+    def optional(cls) -> frozenset[str]:
+        """Return the keys that a card may lack."""
+        return frozenset(one.name for one in fields(cls)) - cls.needed
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values; an undefined score is null."""

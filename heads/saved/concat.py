@@ -6,11 +6,12 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, reduce
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from featurestore.encoders.trust import Trust, either
 from featurestore.errors import BadSource, EncoderMismatch
 from featurestore.terms.embeddings import Embeddings, LazyColumns
 from featurestore.terms.snapshots import Snapshot
@@ -32,6 +33,12 @@ def blocks_of(view: AnyView) -> list[dict[str, Any]]:
     info = cast("View", view).info
     kept = ("spec", "fingerprint", "dim", "modalities", "canary")
     return [{**{key: info[key] for key in kept}, "scale": 1.0}]
+
+
+def fingerprint_of(blocks: Sequence[Mapping[str, Any]]) -> str:
+    """Return the SHA-256 (hex) of the fingerprints and scales of blocks side by side."""
+    decides = [[block["fingerprint"], block["scale"]] for block in blocks]
+    return hashlib.sha256(json.dumps(decides).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -70,6 +77,11 @@ class ConcatView:
         return self.views[0].slice_
 
     @property
+    def trust(self) -> Trust:
+        """What the views allow, together."""
+        return reduce(either, (view.trust for view in self.views))
+
+    @property
     def snapshot(self) -> Snapshot:
         """That of the items; ``blocks`` has those of the views."""
         return self.views[0].snapshot
@@ -82,8 +94,7 @@ class ConcatView:
     @property
     def fingerprint(self) -> str:
         """SHA-256 (hex) of the encoders' fingerprints and scales."""
-        decides = [[block["fingerprint"], block["scale"]] for block in self.blocks]
-        return hashlib.sha256(json.dumps(decides).encode()).hexdigest()
+        return fingerprint_of(self.blocks)
 
     @property
     def blocks(self) -> list[Mapping[str, Any]]:

@@ -86,7 +86,7 @@ def encoded(
         return [str(one) for one in contents]
     parts = []
     for block in _blocks(head):
-        loaded = encode_now.open_encoder(block, moved(block, encoder))
+        loaded = encode_now.open_encoder(block, moved(block, encoder), trust=head.trust)
         parts.append(encode_now.encode(loaded, contents) * np.float32(block["scale"]))
     return np.hstack(parts)
 
@@ -137,6 +137,7 @@ def predict_rows(
         If there is nothing to read.
     """
     from featurestore.pipeline.job import EmbedRequest, Job
+    from featurestore.pipeline.options import EmbedOptions
     from featurestore.sources.opening import open_source
     from featurestore.sources.written import input_rows
     from featurestore.store.store import open_store
@@ -146,11 +147,14 @@ def predict_rows(
     with tempfile.TemporaryDirectory(prefix="featurestore-predict-") as folder:
         store = open_store(Path(folder), create=True)
         blocks = _blocks(head) if head.card.reads == "vectors" else []
-        specs = [moved(block, encoder) or EncoderSpec.parse(block["spec"]) for block in blocks]
-        for block, spec in zip(blocks, specs, strict=True):
-            encode_now.open_encoder(block, spec)  # refused before anything is embedded
+        places = [moved(block, encoder) for block in blocks]
+        for block, place in zip(blocks, places, strict=True):  # refused before it embeds anything
+            encode_now.open_encoder(block, place, trust=head.trust)
+        pairs = zip(blocks, places, strict=True)
+        specs = [place or EncoderSpec.parse(block["spec"]) for block, place in pairs]
         names = [str(spec) for spec in specs] or ["baseline:hashing"]
-        job = Job.make(store.path, "items", EmbedRequest([source], names, options))
+        how = EmbedOptions(trust=head.trust)
+        job = Job.make(store.path, "items", EmbedRequest([source], names, options, how))
         rows = input_rows(opened, options, job.intake.rows.drop_columns(["source"]))
         reports = job.run(progress, lambda _: None)
         dataset = store.dataset("items")

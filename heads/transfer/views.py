@@ -6,7 +6,9 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, TypeAlias
 
+from featurestore.encoders.trust import asked_for
 from featurestore.errors import FeatureStoreError
+from featurestore.pipeline.options import EmbedOptions
 from featurestore.terms.specs import EncoderSpec, Modality, encoder_label, parse_specs
 
 if TYPE_CHECKING:
@@ -71,7 +73,11 @@ def embed_views(
         say(f"embedding what the verdict needs: {', '.join(map(encoder_label, missing))}")
         with progress_bar() as progress:
             reports = dataset.store.embed(
-                [], dataset=dataset.name, encoders=missing, progress=progress
+                [],
+                dataset=dataset.name,
+                encoders=missing,
+                embed_options=EmbedOptions(trust=dataset.store.trust),
+                progress=progress,
             )
         for report in reports:
             say(report.describe())
@@ -90,4 +96,5 @@ def embed_views(
                 embed([spec])
             except FeatureStoreError as error:
                 say(f"not embedded: {error}")
-    return [dataset.view(str(spec)) for spec in judged] or dataset.views()
+    trust = asked_for(*encoders)
+    return [dataset.view(str(spec), trust=trust) for spec in judged] or dataset.views()

@@ -25,6 +25,8 @@ from featurestore.errors import (
 from featurestore.sources.listing import SourceOptions
 from featurestore.terms.specs import EncoderSpec, Modality, parse_specs
 
+TRUSTED = LoadOptions("cpu", trust=True)
+
 
 class MeanColour:
     version = "1"
@@ -72,7 +74,7 @@ def test_a_name_in_a_module_is_imported(empty_store, tiny_images, tmp_path, monk
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
     empty_store.embed([tiny_images], dataset="d", encoders=["python:mine:Corner"])
-    view = empty_store.view("d", "python:mine:Corner")
+    view = empty_store.view("d", "python:mine:Corner", trust=True)
     np.testing.assert_allclose(view.load().vectors[2], [30, 0, 0])
     found = view.search_image(tiny_images / "dark" / "0.png", k=1)  # it is loaded again by name
     assert found.scores.tolist() == [[1.0]]
@@ -80,7 +82,7 @@ def test_a_name_in_a_module_is_imported(empty_store, tiny_images, tmp_path, monk
     before = view.fingerprint
     (tmp_path / "mine.py").write_text((tmp_path / "mine.py").read_text() + "# changed\n")
     del sys.modules["mine"]
-    (now,) = load_encoders(parse_specs(["python:mine:Corner"]))
+    (now,) = load_encoders(parse_specs(["python:mine:Corner"]), TRUSTED)
     assert now.resolved.fingerprint != before
 
 
@@ -113,7 +115,7 @@ def test_texts_and_errors_of_an_object():
 )
 def test_a_name_that_leads_nowhere_says_so(spec, message):
     with pytest.raises(UnknownEncoder, match=message):
-        load_encoders(parse_specs([spec]))
+        load_encoders(parse_specs([spec]), TRUSTED)
 
 
 def test_another_package_adds_a_family(monkeypatch, tmp_path):

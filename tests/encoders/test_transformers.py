@@ -8,7 +8,7 @@ from sklearn.datasets import load_sample_images
 
 from featurestore.encoders.base import LoadOptions
 from featurestore.encoders.loading import load_encoders
-from featurestore.errors import BadName, UnknownEncoder
+from featurestore.errors import BadName, NotTrusted, UnknownEncoder
 from featurestore.terms.specs import Modality, parse_specs
 
 TOWER = {
@@ -233,10 +233,10 @@ def test_code_that_comes_with_a_model_runs_only_where_asked(folder, tmp_path):
     )
     (where / "evil.py").write_text("raise RuntimeError('it ran')\n")
     spec = parse_specs([f"hf:local-dir:{where}"])
-    with pytest.raises(UnknownEncoder, match="which --trust-remote-code would run"):
+    with pytest.raises(NotTrusted, match=r"names evil\.Evil \(auto_map of config\.json\), which"):
         load_encoders(spec)
     with pytest.raises(UnknownEncoder, match="it ran"):
-        load_encoders(spec, LoadOptions(trust_remote_code=True))
+        load_encoders(spec, LoadOptions(trust=True))
 
 
 def test_a_name_that_is_not_cached_says_how_to_get_it(monkeypatch):

@@ -34,6 +34,7 @@ class FakeView:
     spec: EncoderSpec
     embeddings: Embeddings
     slice_: None = None
+    trust: bool = False
 
     @property
     def fingerprint(self) -> str:

@@ -21,6 +21,7 @@ from featurestore.errors import (
     MissingColumn,
     ModalityMismatch,
     NotEnoughData,
+    NotTrusted,
     ShapeMismatch,
     StoreCorrupt,
     UnknownHead,
@@ -164,7 +165,7 @@ def test_an_edited_bundle_or_a_foreign_type_is_not_loaded(split_view):
         heads.load_head(split_view.dataset, fitted.head_id)
     edited["card_sha256"] = digest_of(edited)  # by somebody who knows how
     (fitted.path / "card.json").write_text(json.dumps(edited))
-    with pytest.raises(StoreCorrupt, match="Foreign"):
+    with pytest.raises(NotTrusted, match=r"the type .*Foreign, which .* --trust"):
         heads.load_head(split_view.dataset, fitted.head_id)
     (fitted.path / "card.json").write_text("{")
     with pytest.raises(StoreCorrupt, match=r"card\.json"):

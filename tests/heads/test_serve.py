@@ -20,6 +20,7 @@ from featurestore.errors import (
     BadSource,
     EncoderDrift,
     EncoderMismatch,
+    NotTrusted,
     StoreCorrupt,
     UnknownHead,
 )
@@ -225,8 +226,9 @@ def test_code_of_a_bundle_is_not_run_unasked(world, tmp_path, monkeypatch):
     fitted = heads.fit(dataset.view(spec), "prototype")
     place = fitted.save(tmp_path / "theirs-bundle")
     monkeypatch.delitem(sys.modules, "theirs")
-    with pytest.raises(StoreCorrupt, match=f"--trust {spec}"):
-        heads.load_bundle(place)
+    new = sorted((folder / "new").glob("*.png"))
+    with pytest.raises(NotTrusted, match=f"names the encoder {spec}, which .* --trust"):
+        predict_items(heads.load_bundle(place), new)
     blocks = json.loads((place / "encoder.json").read_text())
     blocks["blocks"][0]["spec"] = f" {spec}"  # spelt otherwise, with its sums put right
     (place / "encoder.json").write_text(json.dumps(blocks))
@@ -234,13 +236,15 @@ def test_code_of_a_bundle_is_not_run_unasked(world, tmp_path, monkeypatch):
     card["encoder_sha256"] = sha256_of(place / "encoder.json")
     del card["card_sha256"]
     (place / "card.json").write_text(json.dumps(card))
-    with pytest.raises(StoreCorrupt, match=f"--trust {spec}"):
-        heads.load_bundle(place)
+    for loaded in (heads.load_bundle(place), heads.load_head(dataset, fitted.head_id)):
+        with pytest.raises(NotTrusted, match=spec):
+            predict_items(loaded, new)
+        with pytest.raises(NotTrusted, match=spec):
+            predict_source(loaded, folder / "new")
     assert "theirs" not in sys.modules
-    assert heads.load_head(dataset, fitted.head_id).head_id == fitted.head_id  # its own view
-    new = sorted((folder / "new").glob("*.png"))
-    said = predict_items(heads.load_bundle(place, trusted=[spec]), new)
-    assert said.predicted.tolist() == ["dark"] * 4 + ["light"] * 4
+    for trust in ([spec], True):
+        said = predict_items(heads.load_bundle(place, trust=trust), new)
+        assert said.predicted.tolist() == ["dark"] * 4 + ["light"] * 4
 
 
 def test_saving_over_something_else_is_refused_and_over_a_bundle_is_not(bundle, tmp_path):

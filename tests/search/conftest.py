@@ -32,7 +32,7 @@ def write_table(path, numbers):
 def embed(store, path, **options):
     options = SourceOptions(text="text", id="id", label=("label",))
     store.embed([path], dataset="d", encoders=[Clustered()], source_options=options)
-    return store.dataset("d").views()[0]
+    return store.view("d", SPEC, trust=True)
 
 
 @pytest.fixture
