@@ -77,8 +77,8 @@ HEADS: dict[str, HeadEntry] = {
         lambda seed: RidgeRegressor(random_state=seed),
     ),
     "lda": HeadEntry(
-        "none: Ledoit-Wolf shrinkage of the covariance within classes; "
-        "temperature by held-out log loss",
+        "Ledoit-Wolf shrinkage of the covariance within classes, of all together, class by class "
+        "or half of each, and temperature by held-out log loss",
         lambda seed: LdaHead(random_state=seed),
     ),
     "prototype": HeadEntry(

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from heads.estimators.softmax import softmax
+from heads.estimators.weights import Rows, checked_weights, weighted_rows
 from heads.labels.matrix import Matrix
 
 
@@ -25,8 +26,13 @@ class ScoreHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     sharpness_: float = 1.0
     _accept_sparse: bool = False
 
-    def _begin_fit(self, X: Matrix, y: NDArray[Any]) -> tuple[Any, NDArray[np.intp]]:
-        """Validate, learn ``classes_``, and return X and class numbers."""
+    def _begin_fit(
+        self, X: Matrix, y: NDArray[Any], sample_weight: ArrayLike | None = None
+    ) -> tuple[Any, NDArray[np.intp], NDArray[np.float64] | None]:
+        """Validate, learn ``classes_``, and return X, class numbers and weights of the rows.
+
+        Classes all of whose rows have weight 0 are as if their rows were not there.
+        """
         X, y = validate_data(
             self,
             X,
@@ -36,10 +42,25 @@ class ScoreHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         )
         if np.asarray(y).dtype.kind == "f":  # it warns of many classes: natural with few labels
             check_classification_targets(y)
+        weights = checked_weights(sample_weight, len(y))
         self.classes_, codes = np.unique(y, return_inverse=True)
+        if weights is not None:
+            self.classes_ = np.unique(y[weights > 0])
+            codes = np.searchsorted(self.classes_, y).clip(max=len(self.classes_) - 1)
         if len(self.classes_) < 2:
             raise ValueError(f"a head needs two classes or more, found 1 class: {self.classes_}")
-        return X, codes
+        return X, codes, weights
+
+    def _begin_weighted_fit(
+        self,
+        X: Matrix,
+        y: NDArray[Any],
+        groups: NDArray[Any] | None,
+        sample_weight: ArrayLike | None,
+    ) -> Rows:
+        """Begin, and return rows whose y are class numbers; see `weighted_rows`."""
+        X, codes, weights = self._begin_fit(X, y, sample_weight)
+        return weighted_rows(X, codes, groups, weights)
 
     def _scores(self, X: Matrix) -> NDArray[np.float64]:
         raise NotImplementedError

@@ -63,7 +63,7 @@ class KnnHead(KnnChoices, ScoreHead):
 
     def fit(self, X: Matrix, y: NDArray[Any], groups: NDArray[Any] | None = None) -> Self:
         """Keep X of shape (n, dim); a row's own group (n,) has no vote while k and T are chosen."""
-        X, codes = self._begin_fit(X, y)
+        X, codes, _ = self._begin_fit(X, y)
         self._check_choices()
         self.normaliser_ = Normaliser("l2").fit(X)
         self.vectors_ = self.normaliser_.transform(X)

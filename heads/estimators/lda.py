@@ -2,149 +2,151 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy.linalg import cho_factor, cho_solve
+from numpy.typing import ArrayLike, NDArray
 
 from featurestore.errors import NotEnoughData
-from featurestore.terms.vectors import class_sums
 from heads.estimators.base import ScoreHead
 from heads.estimators.normaliser import Normaliser
-from heads.estimators.softmax import fit_sharpness
+from heads.estimators.shrinkage import Shrunk, shrunk_by_class, shrunk_together
+from heads.estimators.softmax import fit_sharpness, log_loss
+from heads.estimators.weights import class_means, taken
 from heads.labels.folds import make_folds
 from heads.labels.matrix import Matrix
 
-HELD_OUT_ROWS = 5000  # the temperature is one number: more rows do not make it better
+HELD_OUT_ROWS = 5000  # what is chosen are two numbers: more rows do not make them better
+BY_CLASS = (0.5, 0.0, 1.0)  # first the one that is kept where none is better
 
 
 class LdaHead(ScoreHead):
     """Gaussian classes that share one covariance, shrunk by the rule of Ledoit and Wolf [1]_.
 
-    All classes lend their rows to one estimate, so that few rows a class are enough (unlike
-    ``LinearDiscriminantAnalysis(shrinkage="auto")``, which shrinks each class by itself).
-    Probabilities are sharpened on a held-out fifth: with many columns Gaussian ones are far
-    too sure.
+    The covariance is shrunk in two ways: that of all classes together towards a multiple of the
+    identity, which serves few rows a class; and that of each class towards its own diagonal, as
+    ``LinearDiscriminantAnalysis(shrinkage="auto")`` does, which serves columns of unlike scale
+    and classes of unlike spread. How much of the second there is, none, half or all, is chosen
+    by held-out log loss, and probabilities are sharpened on the same rows: with many columns
+    Gaussian ones are far too sure. Held out are whole groups: one inner fold of five where that
+    is 200 rows or more, else as many as make 200.
 
     Parameters
     ----------
     random_state : int or None
-        Draws the held-out fifth.
+        Draws the rows that are held out.
+    by_class : sequence of float
+        Shares of the second way to choose from, in [0, 1]. The first of equals is kept, also
+        where nothing can be held out.
 
     References
     ----------
     .. [1] Ledoit and Wolf, Journal of Multivariate Analysis 88, 2004, 365-411.
     """
 
-    def __init__(self, random_state: int | None = 0):
-        self.random_state = random_state
+    by_class: Sequence[float] = (0.0,)  # of heads that were saved before there was a choice
 
-    def fit(self, X: Matrix, y: NDArray[Any], groups: NDArray[Any] | None = None) -> Self:
-        """Learn from X of shape (n, dim), labels y and, optionally, groups of shape (n,)."""
-        X, codes = self._begin_fit(X, y)
-        self.normaliser_ = Normaliser("centre").fit(X)
-        Z = self.normaliser_.transform(X)
+    def __init__(self, random_state: int | None = 0, by_class: Sequence[float] = BY_CLASS):
+        self.random_state = random_state
+        self.by_class = by_class
+
+    def fit(
+        self,
+        X: Matrix,
+        y: NDArray[Any],
+        groups: NDArray[Any] | None = None,
+        sample_weight: ArrayLike | None = None,
+    ) -> Self:
+        """Learn from X of shape (n, dim); labels y, groups and weights have shape (n,)."""
+        if not len(self.by_class) or not all(0 <= share <= 1 for share in self.by_class):
+            raise ValueError(f"by_class={self.by_class}: expected one number in [0, 1] or more")
+        rows = self._begin_weighted_fit(X, y, groups, sample_weight)
+        self.normaliser_ = Normaliser("centre").fit(rows.X, sample_weight=rows.weights)
+        Z = self.normaliser_.transform(rows.X)
         n_classes = len(self.classes_)
-        self.sharpness_ = self._held_out_sharpness(Z, codes, groups, n_classes)
-        self.weights_, self.shrinkage_ = _discriminant(Z, codes, n_classes)
+        self._choose(Z, rows.y, rows.groups, rows.weights)
+        whole = _Gaussians.of(Z, rows.y, n_classes, rows.weights)
+        self.weights_, self.shrinkage_ = whole.discriminant(self.by_class_)
         return self
 
-    def _held_out_sharpness(
-        self, Z: NDArray[Any], codes: NDArray[np.intp], groups: NDArray[Any] | None, n_classes: int
-    ) -> float:
+    def _choose(
+        self,
+        Z: NDArray[Any],
+        codes: NDArray[np.intp],
+        groups: NDArray[Any] | None,
+        weights: NDArray[np.float64] | None,
+    ) -> None:
+        """Learn ``by_class_`` and ``sharpness_`` from held-out rows."""
+        self.by_class_, self.sharpness_ = float(self.by_class[0]), 1.0
         rng = np.random.default_rng(self.random_state)
         rows = np.sort(rng.permutation(len(codes))[:HELD_OUT_ROWS])
-        block = rows if groups is None else np.asarray(groups)[rows]
+        block = rows if groups is None else groups[rows]
         try:
             folds = make_folds(np.char.zfill(rows.astype(str), 12), codes[rows], block, n_repeats=1)
         except NotEnoughData:  # a class that lies in one group cannot be held out
-            return 1.0
-        train, test = (rows[part] for part in next(folds.parts()))
-        weights, _ = _discriminant(Z[train], codes[train], n_classes)
-        return fit_sharpness(Z[test] @ weights[:-1] + weights[-1], codes[test])
+            return
+        parts = [(rows[train], rows[test]) for train, test in folds.parts()]
+        parts = parts[: max(1, round(1000 / len(rows)))]
+        scores: dict[float, list[NDArray[np.float64]]] = {float(s): [] for s in self.by_class}
+        for train, test in parts:
+            inner = _Gaussians.of(Z[train], codes[train], len(self.classes_), taken(weights, train))
+            for share, found in scores.items():
+                W, _ = inner.discriminant(share)
+                found.append(Z[test] @ W[:-1] + W[-1])
+        held_out = np.concatenate([test for _, test in parts])
+        truth, counts = codes[held_out], taken(weights, held_out)
+        least = np.inf
+        for share, found in scores.items():
+            said = np.concatenate(found)
+            sharpness = fit_sharpness(said, truth, weights=counts)
+            loss = log_loss(sharpness * said, truth, counts)
+            if loss < least:
+                least, self.by_class_, self.sharpness_ = loss, share, sharpness
 
     def _scores(self, X: Matrix) -> NDArray[np.float64]:
         Z = self.normaliser_.transform(X)
         return np.asarray(Z @ self.weights_[:-1] + self.weights_[-1])
 
 
-def _discriminant(
-    Z: NDArray[Any], codes: NDArray[np.intp], n_classes: int
-) -> tuple[NDArray[np.float64], float]:
-    """Return log-posterior weights (dim + 1, n_classes), intercepts last, and the shrinkage.
+@dataclass(frozen=True, eq=False)
+class _Gaussians:
+    """Class means and shares, and the residuals with their covariance in both ways."""
 
-    With mean m and share p of a class and covariance S within classes, the score of z is
-    ``z S⁻¹ m - m S⁻¹ m / 2 + log p``.
-    """
-    sums, counts = class_sums(Z, codes, n_classes)
-    means = sums / np.maximum(counts, 1)[:, None]
-    residuals = Z - means[codes].astype(Z.dtype)
-    if len(Z) < Z.shape[1]:
-        W, shrinkage = _solve_in_rows(residuals, means.T)
-    else:
-        covariance, shrinkage = shrunk_covariance(residuals)
-        covariance.flat[:: len(covariance) + 1] += _floor(float(np.trace(covariance)), Z.shape[1])
-        W = cho_solve(cho_factor(covariance), means.T)  # (dim, n_classes)
-    share = np.maximum(counts, 0.5) / counts.sum()  # a class that is not here is unlikely
-    return np.vstack([W, np.log(share) - (means.T * W).sum(axis=0) / 2]), float(shrinkage)
+    means: NDArray[np.float64]  # (n_classes, dim)
+    log_shares: NDArray[np.float64]  # (n_classes,)
+    residuals: NDArray[Any]  # (n, dim)
+    together: Shrunk
+    by_class: Shrunk
 
+    @classmethod
+    def of(
+        cls,
+        Z: NDArray[Any],
+        codes: NDArray[np.intp],
+        n_classes: int,
+        weights: NDArray[np.float64] | None,
+    ) -> Self:
+        means, totals = class_means(Z, codes, n_classes, weights)
+        least = 0.5 * (1.0 if weights is None else float(weights.mean()))
+        residuals = Z - means[codes].astype(Z.dtype)
+        return cls(
+            means,
+            # A class that is not here is unlikely.
+            np.log(np.where(totals > 0, totals, least) / totals.sum()),
+            residuals,
+            shrunk_together(residuals, weights),
+            shrunk_by_class(residuals, codes, weights),
+        )
 
-def _floor(trace: float, dim: int) -> float:
-    """Return a small ridge, for classes within which nothing varies."""
-    return max(1e-9, 1e-6 * trace / dim)
+    def discriminant(self, by_class: float) -> tuple[NDArray[np.float64], float]:
+        """Return log-posterior weights (dim + 1, n_classes), intercepts last, and the shrinkage.
 
-
-def _solve_in_rows(R: NDArray[Any], M: NDArray[np.float64]) -> tuple[NDArray[np.float64], float]:
-    """Return S⁻¹ M and the shrinkage, with fewer rows than columns, where S is never made.
-
-    ``S = c I + (1 - a) RᵀR / n``, so ``S⁻¹ M = (M - Rᵀ (c n / (1 - a) I + R Rᵀ)⁻¹ R M) / c``.
-    """
-    n, dim = R.shape
-    R = R.astype(np.float64)
-    G = R @ R.T
-    trace = float(np.trace(G)) / n
-    shrinkage = _shrinkage(G.diagonal(), float(np.vdot(G, G)) / n**2, trace, n, dim)
-    c = shrinkage * trace / dim + _floor(trace, dim)
-    if shrinkage >= 1:
-        return M / c, shrinkage
-    G.flat[:: n + 1] += c * n / (1 - shrinkage)
-    return (M - R.T @ cho_solve(cho_factor(G), R @ M)) / c, shrinkage
-
-
-def _shrinkage(lengths: NDArray[Any], squares: float, trace: float, n: int, dim: int) -> float:
-    """Return the share of the identity, from squared row lengths, ‖S‖² and the trace of S."""
-    noise = (float(lengths @ lengths) / n - squares) / (n * dim)
-    spread = squares / dim - (trace / dim) ** 2
-    return 0.0 if spread <= 0 or noise <= 0 else min(noise, spread) / spread
-
-
-def shrunk_covariance(R: NDArray[Any]) -> tuple[NDArray[np.float64], float]:
-    """Shrink the covariance of centred rows towards a multiple of the identity [1]_.
-
-    Equal to ``sklearn.covariance.ledoit_wolf(R, assume_centered=True)`` with one matrix
-    product instead of three: the sum over all entries of ``(R²)ᵀ R²`` is the sum of the rows'
-    fourth powers of length.
-
-    Parameters
-    ----------
-    R : ndarray of shape (n, dim)
-
-    Returns
-    -------
-    covariance : ndarray of shape (dim, dim), float64
-    shrinkage : float
-        In [0, 1].
-
-    References
-    ----------
-    .. [1] Ledoit and Wolf, Journal of Multivariate Analysis 88, 2004, 365-411.
-    """
-    n, dim = R.shape
-    S = (R.T @ R).astype(np.float64) / n
-    trace = float(np.trace(S))
-    lengths = np.einsum("ij,ij->i", R, R, dtype=np.float64)
-    shrinkage = _shrinkage(lengths, float(np.vdot(S, S)), trace, n, dim)
-    S *= 1 - shrinkage
-    S.flat[:: dim + 1] += shrinkage * trace / dim
-    return S, shrinkage
+        With mean m and share p of a class and covariance S within classes, the score of z is
+        ``z S⁻¹ m - m S⁻¹ m / 2 + log p``.
+        """
+        covariance = self.together.blend(self.by_class, by_class)
+        W = covariance.solve(self.residuals, self.means.T)
+        intercepts = self.log_shares - (self.means.T * W).sum(axis=0) / 2
+        return np.vstack([W, intercepts]), covariance.shrinkage

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any, Self
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy.linalg import cholesky, solve_triangular
 from scipy.sparse import csr_array, issparse
 from sklearn.utils import compute_class_weight
@@ -18,6 +18,7 @@ from heads.estimators.base import ScoreHead
 from heads.estimators.normaliser import Normaliser
 from heads.estimators.ridge import choose_normalisation, indicators
 from heads.estimators.softmax import fit_sharpness, fit_softmax, log_loss
+from heads.estimators.weights import taken
 from heads.labels.folds import make_folds
 from heads.labels.matrix import Matrix
 
@@ -79,27 +80,35 @@ class LogisticHead(ScoreHead):
         self.random_state = random_state
         self.device = device
 
-    def fit(self, X: Matrix, y: NDArray[Any], groups: NDArray[Any] | None = None) -> Self:
-        """Learn from X of shape (n, dim), labels y and, optionally, groups of shape (n,)."""
-        X, codes = self._begin_fit(X, y)
+    def fit(
+        self,
+        X: Matrix,
+        y: NDArray[Any],
+        groups: NDArray[Any] | None = None,
+        sample_weight: ArrayLike | None = None,
+    ) -> Self:
+        """Learn from X of shape (n, dim); labels y, groups and weights have shape (n,)."""
+        rows = self._begin_weighted_fit(X, y, groups, sample_weight)
+        X, codes, groups, counts = rows.X, rows.y, rows.groups, rows.weights
         self.normalisation_ = "none" if issparse(X) else self.normalisation
         if self.normalisation_ == "auto":
             self.normalisation_ = choose_normalisation(
                 X,
                 indicators(codes, len(self.classes_)),
                 groups,
+                counts,
                 random_state=self.random_state,
             )
         self.normaliser_ = None
         if self.normalisation_ != "none":
-            self.normaliser_ = Normaliser(self.normalisation_).fit(X)
+            self.normaliser_ = Normaliser(self.normalisation_).fit(X, sample_weight=counts)
         Z = self._normalised(X)
-        prior = self._prior(X, codes)
+        prior = self._prior(X, codes, counts)
         n_classes = len(self.classes_)
         if issparse(Z) and len(codes) <= DENSE_ROWS:
             L = same_geometry(Z)
-            self.C_, start = self._choose_C(L, codes, groups)
-            weights = self._weights(codes, n_classes)
+            self.C_, start = self._choose_C(L, codes, groups, counts)
+            weights = self._weights(codes, n_classes, counts)
             W = fit_softmax(
                 L,
                 codes,
@@ -113,9 +122,9 @@ class LogisticHead(ScoreHead):
             A = solve_triangular(L.astype(np.float64), W[:-1], trans="T", lower=True)
             self.weights_ = np.vstack([Z.T @ A, W[-1]])
             return self
-        self.C_, start = self._choose_C(Z, codes, groups, prior)
+        self.C_, start = self._choose_C(Z, codes, groups, counts, prior)
         tol = _tolerance(len(codes), n_classes)
-        weights = self._weights(codes, n_classes)
+        weights = self._weights(codes, n_classes, counts)
         device = "cpu" if issparse(Z) else self._device(Z.size * n_classes)
         fit = partial(
             fit_softmax,
@@ -150,28 +159,34 @@ class LogisticHead(ScoreHead):
         return find_gpu() or "cpu"
 
     def _prior(
-        self, X: Matrix, codes: NDArray[np.intp] | None = None
+        self,
+        X: Matrix,
+        codes: NDArray[np.intp] | None = None,
+        counts: NDArray[np.float64] | None = None,
     ) -> NDArray[np.float64] | None:
         """Return scores to begin from, (n, n_classes); None: begin from zero."""
         return None
 
-    def _weights(self, codes: NDArray[np.intp], n_classes: int) -> NDArray[np.float64] | None:
-        """Return the weight of each row, (n,); None where all are equal."""
+    def _weights(
+        self, codes: NDArray[np.intp], n_classes: int, counts: NDArray[np.float64] | None
+    ) -> NDArray[np.float64] | None:
+        """Return sample weight times class weight, (n,); None where all are equal."""
         if self.class_weight is None:
-            return None
+            return counts
         present = np.unique(codes)
         named = self.class_weight
         if isinstance(named, Mapping):
             named = {c: named.get(self.classes_[c], 1.0) for c in present}
         found = np.ones(n_classes)
-        found[present] = compute_class_weight(named, classes=present, y=codes)
-        return np.asarray(found[codes])
+        found[present] = compute_class_weight(named, classes=present, y=codes, sample_weight=counts)
+        return np.asarray(found[codes] if counts is None else found[codes] * counts)
 
     def _choose_C(
         self,
         Z: Matrix,
         codes: NDArray[np.intp],
         groups: NDArray[Any] | None,
+        counts: NDArray[np.float64] | None,
         prior: NDArray[np.float64] | None = None,
     ) -> tuple[float, NDArray[np.float64] | None]:
         """Return the best C and weights to start from."""
@@ -199,34 +214,35 @@ class LogisticHead(ScoreHead):
             return DEFAULT_C, None
         is_reduced = issparse(Z)
         Z, codes = (same_geometry(Z[rows]) if is_reduced else Z[rows]), codes[rows]
+        counts = taken(counts, rows)
         prior = np.zeros((n, 1)) if prior is None else prior[rows]
         parts = list(folds.parts())[: max(1, round(1000 / n))]
-        inner = [
-            (Z[train], codes[train], prior[train], Z[test], codes[test], prior[test])
-            for train, test in parts
-        ]
+        inner = [(Z[train], Z[test], *part) for part in parts for train, test in [part]]
         weights: list[NDArray[np.float64] | None] = [None] * len(inner)
         best: tuple[float, float, NDArray[np.float64] | None] = (np.inf, DEFAULT_C, None)
         n_worse = 0
-        held_codes = np.concatenate([part[4] for part in inner])
-        counts = self._weights(held_codes, n_classes)
+        all_held = np.concatenate([test for _, test in parts])
+        held_codes, held_counts = codes[all_held], taken(counts, all_held)
+        held_weights = self._weights(held_codes, n_classes, held_counts)
         for C in self.Cs:
             held = []
-            for i, (fit_on, fit_codes, known, held_out, _, held_known) in enumerate(inner):
+            for i, (fit_on, held_out, train, test) in enumerate(inner):
                 W = weights[i] = fit_softmax(
                     fit_on,
-                    fit_codes,
+                    codes[train],
                     n_classes,
                     C=C,
                     start=weights[i],
-                    offset=known,
-                    weights=self._weights(fit_codes, n_classes),
+                    offset=prior[train],
+                    weights=self._weights(codes[train], n_classes, taken(counts, train)),
                     tol=tol,
                 )
-                held.append(held_out @ W[:-1] + W[-1] + held_known)
+                held.append(held_out @ W[:-1] + W[-1] + prior[test])
             scores = np.concatenate(held)
-            sharpness = fit_sharpness(scores, held_codes, near=1.0) if counts is None else 1.0
-            loss = log_loss(sharpness * scores, held_codes, counts)
+            sharpness = 1.0
+            if self.class_weight is None:
+                sharpness = fit_sharpness(scores, held_codes, near=1.0, weights=held_counts)
+            loss = log_loss(sharpness * scores, held_codes, held_weights)
             n_worse = 0 if loss < best[0] * (1 - LEAST_GAIN) else n_worse + 1
             if n_worse == 2:
                 break

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any, Self
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from featurestore.terms.vectors import scale_to_unit
+from heads.estimators.weights import checked_weights
 from heads.labels.matrix import Matrix
 
 KINDS = ("centre", "l2", "standardise")
@@ -34,13 +35,18 @@ class Normaliser(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     def __init__(self, kind: str = "centre"):
         self.kind = kind
 
-    def fit(self, X: Matrix, y: object = None) -> Self:
-        """Learn shift and scale from the rows of X, shape (n, dim)."""
+    def fit(self, X: Matrix, y: object = None, sample_weight: ArrayLike | None = None) -> Self:
+        """Learn shift and scale from the rows of X, shape (n, dim), as much as each counts."""
         if self.kind not in KINDS:
             raise ValueError(f"no normalisation {self.kind!r}; known: {', '.join(KINDS)}")
         X = validate_data(self, X, dtype=[np.float64, np.float32])
-        self.shift_ = X.mean(axis=0, dtype=np.float64)
-        variance = X.var(axis=0, dtype=np.float64)
+        weights = checked_weights(sample_weight, len(X))
+        if weights is None:
+            self.shift_ = X.mean(axis=0, dtype=np.float64)
+            variance = X.var(axis=0, dtype=np.float64)
+        else:
+            self.shift_ = weights @ X / weights.sum()
+            variance = weights @ (X - self.shift_) ** 2 / weights.sum()
         # Rounding leaves a little variance in a constant column: it carries nothing.
         variance[variance <= (1e-6 * self.shift_) ** 2] = 0
         if self.kind == "standardise":

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any, Self
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.utils import column_or_1d, get_tags
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted, has_fit_parameter, validate_data
 
+from heads.estimators.weights import checked_weights
 from heads.labels.matrix import Matrix
 
 FLOATS = [np.float64, np.float32]
@@ -31,16 +32,31 @@ class PerLabel(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def __init__(self, estimator: BaseEstimator):
         self.estimator = estimator
 
-    def fit(self, X: Matrix, y: NDArray[Any], groups: NDArray[Any] | None = None) -> Self:
+    def fit(
+        self,
+        X: Matrix,
+        y: NDArray[Any],
+        groups: NDArray[Any] | None = None,
+        sample_weight: ArrayLike | None = None,
+    ) -> Self:
         """Learn from X (n, dim) and an indicator matrix y of shape (n, n_labels).
 
-        With y of shape (n,) it is the one classifier itself.
+        With y of shape (n,) it is the one classifier itself. Weights, (n,), are for
+        classifiers that take some.
         """
         X, y = validate_data(self, X, y, accept_sparse="csr", multi_output=True, dtype=FLOATS)
         if y.ndim == 2 and y.shape[1] == 1 and not np.isin(y, [0, 1]).all():
             y = column_or_1d(y, warn=True)  # classes in a column
         takes_groups = groups is not None and has_fit_parameter(self.estimator, "groups")
-        options = {"groups": groups} if takes_groups else {}
+        options: dict[str, Any] = {"groups": groups} if takes_groups else {}
+        weights = checked_weights(sample_weight, X.shape[0])
+        if weights is not None:
+            if not has_fit_parameter(self.estimator, "sample_weight"):
+                raise ValueError(f"{self.estimator!r} takes no sample_weight")
+            kept = np.flatnonzero(weights)
+            X, y, weights = X[kept], y[kept], weights[kept]
+            options = {name: np.asarray(value)[kept] for name, value in options.items()}
+            options["sample_weight"] = weights
         self.single_ = clone(self.estimator).fit(X, y, **options) if y.ndim == 1 else None
         if self.single_ is not None:
             self.classes_ = self.single_.classes_
@@ -52,7 +68,7 @@ class PerLabel(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             else None
             for column in Y.T
         ]
-        self.always_ = Y.mean(axis=0)
+        self.always_ = np.average(Y, axis=0, weights=weights)
         self.classes_ = np.arange(Y.shape[1])
         return self
 

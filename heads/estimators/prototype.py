@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any, Self
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from featurestore.terms.vectors import class_sums
 from heads.estimators.base import ScoreHead
 from heads.estimators.normaliser import Normaliser
 from heads.estimators.softmax import fit_sharpness
+from heads.estimators.weights import class_means, taken
 from heads.labels.matrix import Matrix
 
 
@@ -26,33 +26,39 @@ class PrototypeHead(ScoreHead):
     .. [1] Wang et al., SimpleShot, 2019, arXiv:1911.04623.
     """
 
-    def fit(self, X: Matrix, y: NDArray[Any]) -> Self:
-        """Learn the class means from X of shape (n, dim) and labels y of shape (n,)."""
-        X, codes = self._begin_fit(X, y)
-        self.normaliser_ = Normaliser("l2").fit(X)
-        Z = self.normaliser_.transform(X).astype(np.float64)
-        sums, counts = class_sums(Z, codes, len(self.classes_))
-        self.means_ = sums / counts[:, None]
-        held_out = counts[codes] > 1  # the only row of a class has no mean without it
+    def fit(self, X: Matrix, y: NDArray[Any], sample_weight: ArrayLike | None = None) -> Self:
+        """Learn the class means from X of shape (n, dim), labels y and weights of shape (n,)."""
+        rows = self._begin_weighted_fit(X, y, None, sample_weight)
+        codes, weights = rows.y, rows.weights
+        self.normaliser_ = Normaliser("l2").fit(rows.X, sample_weight=weights)
+        Z = self.normaliser_.transform(rows.X).astype(np.float64)
+        self.means_, _ = class_means(Z, codes, len(self.classes_), weights)
+        held_out = np.bincount(codes)[codes] > 1  # the only row of a class has no mean without it
         self.sharpness_ = 1.0
         if held_out.any():
             self.sharpness_ = fit_sharpness(
-                self._leave_one_out(Z, codes)[held_out], codes[held_out]
+                self._leave_one_out(Z, codes, weights)[held_out],
+                codes[held_out],
+                weights=taken(weights, held_out),
             )
         return self
 
     def _leave_one_out(
-        self, Z: NDArray[np.float64], codes: NDArray[np.intp]
+        self,
+        Z: NDArray[np.float64],
+        codes: NDArray[np.intp],
+        weights: NDArray[np.float64] | None = None,
     ) -> NDArray[np.float64]:
         """Score each training row against class means without that row.
 
-        Without z, the mean m of n rows becomes m - (z - m) / (n - 1), so that the distance
-        to it grows by the factor n / (n - 1).
+        Without z of weight w, the mean m of rows of weight n in all becomes
+        m - (z - m) w / (n - w), so that the distance to it grows by the factor n / (n - w).
         """
         scores = _half_distances(Z, self.means_)
-        n = np.bincount(codes)[codes]
-        rows = np.arange(len(Z))
-        scores[rows, codes] *= (n / np.maximum(n - 1, 1)) ** 2
+        w = np.ones(len(Z)) if weights is None else weights
+        n = np.bincount(codes, weights=w)[codes]
+        is_alone = np.bincount(codes)[codes] == 1
+        scores[np.arange(len(Z)), codes] *= (n / np.where(is_alone, n, n - w)) ** 2
         return scores
 
     def _scores(self, X: Matrix) -> NDArray[np.float64]:

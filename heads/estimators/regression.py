@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Self
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy.linalg import solve_triangular
 from scipy.sparse import csr_array, issparse
 from sklearn.base import BaseEstimator, RegressorMixin
@@ -17,6 +17,7 @@ from heads.estimators.knn import CHOICE_ROWS, KnnChoices, nearest_rows, vote_wei
 from heads.estimators.logistic import DENSE_ROWS, same_geometry
 from heads.estimators.normaliser import KINDS, Normaliser
 from heads.estimators.ridge import ALPHAS, choose_normalisation, ridge_loo
+from heads.estimators.weights import Rows, checked_weights, taken, weighted_rows
 from heads.labels.matrix import Matrix
 
 
@@ -42,47 +43,57 @@ class RidgeRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         self.alphas = alphas
         self.random_state = random_state
 
-    def fit(self, X: Matrix, y: NDArray[Any], groups: NDArray[Any] | None = None) -> Self:
-        """Learn from X of shape (n, dim), y (n,) and, optionally, groups (n,)."""
+    def fit(
+        self,
+        X: Matrix,
+        y: NDArray[Any],
+        groups: NDArray[Any] | None = None,
+        sample_weight: ArrayLike | None = None,
+    ) -> Self:
+        """Learn from X of shape (n, dim); y, groups and weights have shape (n,)."""
         X, y = validate_data(
             self, X, y, dtype=[np.float64, np.float32], accept_sparse="csr", y_numeric=True
         )
-        targets = np.asarray(y, dtype=np.float64)[:, None]
+        y = np.asarray(y, dtype=np.float64)
+        rows = weighted_rows(X, y, groups, checked_weights(sample_weight, len(y)))
         if issparse(X):
-            return self._fit_sparse(csr_array(X), targets, groups)
+            return self._fit_sparse(rows)
+        X, targets = rows.X, rows.y[:, None]
         self.normaliser_: Normaliser | None
         self.normalisation_ = self.normalisation
         if self.normalisation == "auto":
             self.normalisation_ = choose_normalisation(
-                X, targets, groups, random_state=self.random_state
+                X, targets, rows.groups, rows.weights, random_state=self.random_state
             )
         elif self.normalisation not in KINDS:
             raise ValueError(
                 f"no normalisation {self.normalisation!r}; known: {', '.join(KINDS)}, auto"
             )
-        self.normaliser_ = Normaliser(self.normalisation_).fit(X)
-        found = ridge_loo(self.normaliser_.transform(X), targets, self.alphas, groups)
+        self.normaliser_ = Normaliser(self.normalisation_).fit(X, sample_weight=rows.weights)
+        Z = self.normaliser_.transform(X)
+        found = ridge_loo(Z, targets, self.alphas, rows.groups, rows.weights)
         self.alpha_ = found.alpha
         self.weights_ = found.weights
         return self
 
-    def _fit_sparse(
-        self, X: Matrix, targets: NDArray[np.float64], groups: NDArray[Any] | None
-    ) -> Self:
+    def _fit_sparse(self, given: Rows) -> Self:
         """Learn from rows as they come, such as TF-IDF; alpha is chosen on 3,000 of them."""
         self.normalisation_, self.normaliser_ = "none", None
+        X, targets, weights = csr_array(given.X), given.y[:, None], given.weights
         n = X.shape[0]
         rows = np.random.default_rng(self.random_state).permutation(n)[:DENSE_ROWS]
-        within = None if groups is None else np.asarray(groups)[rows]
+        within, counts = taken(given.groups, rows), taken(weights, rows)
         L = same_geometry(X[rows]).astype(np.float64)
-        found = ridge_loo(L, targets[rows], self.alphas, within)
+        found = ridge_loo(L, targets[rows], self.alphas, within, counts)
         self.alpha_ = found.alpha
         if n == len(rows):  # W = Lᵀ A and the weights of X are Xᵀ A, by the representer theorem
             A = solve_triangular(L, found.weights[:-1], trans="T", lower=True)
             self.weights_ = np.vstack([X[rows].T @ A, found.weights[-1]])
             return self
         # The penalty stands beside a sum over rows.
-        whole = Ridge(found.alpha * n / len(rows), solver="sparse_cg").fit(X, targets[:, 0])
+        more = n / len(rows) if weights is None else weights.sum() / weights[rows].sum()
+        whole = Ridge(found.alpha * more, solver="sparse_cg")
+        whole.fit(X, targets[:, 0], sample_weight=weights)
         self.weights_ = np.append(whole.coef_, whole.intercept_)[:, None]
         return self
 

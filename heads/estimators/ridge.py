@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from heads.estimators.base import ScoreHead
 from heads.estimators.normaliser import KINDS, Normaliser
 from heads.estimators.softmax import fit_sharpness
+from heads.estimators.weights import taken
 from heads.labels.matrix import Matrix
 
 # Half decades; vectors have mean squared length 1, so their Gram matrix has trace n.
@@ -23,7 +24,7 @@ class RidgeLoo:
     """The best of several ridge regressions, by exact leave-one-out."""
 
     alpha: float
-    loss: float  # mean squared leave-one-out error over rows and targets
+    loss: float  # mean squared leave-one-out error over rows, as they count, and targets
     scores: NDArray[np.float64]  # (n, n_targets), each row predicted without its block
     weights: NDArray[np.float64]  # (dim + 1, n_targets), the last row holds the intercepts
 
@@ -33,6 +34,7 @@ def ridge_loo(
     targets: NDArray[np.float64],
     alphas: Sequence[float] = ALPHAS,
     groups: NDArray[Any] | None = None,
+    weights: NDArray[np.float64] | None = None,
 ) -> RidgeLoo:
     """Fit ridge regression for every alpha from one decomposition; keep the best.
 
@@ -47,30 +49,34 @@ def ridge_loo(
         Penalties on the squared weights, beside the sum of squared errors.
     groups : ndarray of shape (n,), optional
         Rows of one group are left out together.
+    weights : ndarray of shape (n,), optional
+        How much the squared error of each row counts. A row is left out with all its weight.
 
     References
     ----------
     .. [1] Hastie, Tibshirani, Friedman, The Elements of Statistical Learning, 7.10.
     """
     Z = np.asarray(Z, dtype=np.float64)
-    n = len(Z)
-    centre = Z.mean(axis=0)
-    Z = Z - centre
-    mean = targets.mean(axis=0)
-    T = targets - mean
+    counts = np.ones(len(Z)) if weights is None else weights
+    part = np.sqrt(counts / counts.sum())  # (n,): H of the intercept alone is part partᵀ
+    centre, mean = part**2 @ Z, part**2 @ targets
+    Z, T = Z - centre, targets - mean
+    root = 1.0 if weights is None else np.sqrt(weights)[:, None]
+    if weights is not None:  # weighted least squares is plain for rows times the root
+        Z, T = Z * root, T * root
     U, squares = _left_basis(Z)
     UT = U.T @ T
     shrink = squares[:, None] / (squares[:, None] + np.asarray(alphas))  # (rank, n_alphas)
-    leverage = 1 / n + U**2 @ shrink  # (n, n_alphas)
-    together = [(rows, U[rows]) for rows in _shared_rows(groups)]
+    leverage = part[:, None] ** 2 + U**2 @ shrink  # (n, n_alphas)
+    together = [(rows, U[rows], part[rows]) for rows in _shared_rows(groups)]
 
     def left_out(
         a: int, U: NDArray[Any], T: NDArray[Any], UT: NDArray[Any]
     ) -> NDArray[np.floating[Any]]:
         error = T - U @ (shrink[:, a, None].astype(UT.dtype) * UT)
         without = error / np.maximum(1 - leverage[:, a], 1e-12).astype(error.dtype)[:, None]
-        for rows, basis in together:
-            without[rows] = _without(basis, shrink[:, a], n, error[rows])
+        for rows, basis, share in together:
+            without[rows] = _without(basis, shrink[:, a], share, error[rows])
         return np.asarray(without)
 
     chosen = 0
@@ -83,30 +89,31 @@ def ridge_loo(
         chosen = int(np.argmin(losses))
     error = left_out(chosen, U, T, UT)
     alpha = float(alphas[chosen])
-    weights = Z.T @ (U @ (UT / (squares + alpha)[:, None]))
-    intercept = mean - centre @ weights
-    loss = float(np.mean(error**2))
-    return RidgeLoo(alpha, loss, targets - error, np.vstack([weights, intercept]))
+    W = Z.T @ (U @ (UT / (squares + alpha)[:, None]))
+    intercept = mean - centre @ W
+    loss = float(np.sum(error**2) / counts.sum() / targets.shape[1])
+    return RidgeLoo(alpha, loss, targets - error / root, np.vstack([W, intercept]))
 
 
 def _without(
-    basis: NDArray[Any], shrink: NDArray[np.float64], n: int, error: NDArray[Any]
+    basis: NDArray[Any], shrink: NDArray[np.float64], part: NDArray[np.float64], error: NDArray[Any]
 ) -> NDArray[Any]:
-    """Return ``(I - H)⁻¹ error`` of groups, with ``H = 1/n + B S Bᵀ``.
+    """Return ``(I - H)⁻¹ error`` of groups, with ``H = p pᵀ + B S Bᵀ``.
 
     Parameters
     ----------
     basis : ndarray of shape (n_groups, size, rank)
+    part : ndarray of shape (n_groups, size)
     error : ndarray of shape (n_groups, size, n_targets)
     """
     size, rank = basis.shape[1:]
     if size <= rank:
-        H = 1 / n + (basis * shrink) @ basis.transpose(0, 2, 1)
+        H = part[:, :, None] * part[:, None] + (basis * shrink) @ basis.transpose(0, 2, 1)
         return np.asarray(np.linalg.solve(np.eye(size) * (1 + 1e-12) - H, error))
     # A large group in few columns: (I - C Cᵀ)⁻¹ = I + C (I - Cᵀ C)⁻¹ Cᵀ, group by group.
     found = np.empty(error.shape)
-    for g, (B, e) in enumerate(zip(basis, error, strict=True)):
-        C = np.column_stack([B * np.sqrt(shrink), np.full(size, 1 / np.sqrt(n))])
+    for g, (B, p, e) in enumerate(zip(basis, part, error, strict=True)):
+        C = np.column_stack([B * np.sqrt(shrink), p])
         inner = np.eye(rank + 1) * (1 + 1e-12) - C.T @ C
         found[g] = e + C @ np.linalg.solve(inner, C.T @ e)
     return found
@@ -149,6 +156,7 @@ def choose_normalisation(
     X: NDArray[Any],
     targets: NDArray[Any],
     groups: NDArray[Any] | None = None,
+    weights: NDArray[np.float64] | None = None,
     *,
     random_state: int | None = 0,
 ) -> str:
@@ -160,13 +168,11 @@ def choose_normalisation(
     rows = np.arange(len(targets))
     if len(rows) > (n_rows := max(500, 10 * targets.shape[1])):
         rows = np.random.default_rng(random_state).choice(rows, n_rows, replace=False)
-    within = None if groups is None else np.asarray(groups)[rows]
-    losses = {
-        kind: ridge_loo(
-            Normaliser(kind).fit_transform(X[rows]), targets[rows], ALPHAS[::2], within
-        ).loss
-        for kind in KINDS
-    }
+    within, counts = taken(groups, rows), taken(weights, rows)
+    losses = {}
+    for kind in KINDS:
+        Z = Normaliser(kind).fit(X[rows], sample_weight=counts).transform(X[rows])
+        losses[kind] = ridge_loo(Z, targets[rows], ALPHAS[::2], within, counts).loss
     return min(losses, key=losses.__getitem__)
 
 
@@ -195,20 +201,28 @@ class RidgeHead(ScoreHead):
         self.alphas = alphas
         self.random_state = random_state
 
-    def fit(self, X: Matrix, y: NDArray[Any], groups: NDArray[Any] | None = None) -> Self:
-        """Learn from X of shape (n, dim), labels y and, optionally, groups of shape (n,)."""
-        X, codes = self._begin_fit(X, y)
+    def fit(
+        self,
+        X: Matrix,
+        y: NDArray[Any],
+        groups: NDArray[Any] | None = None,
+        sample_weight: ArrayLike | None = None,
+    ) -> Self:
+        """Learn from X of shape (n, dim); labels y, groups and weights have shape (n,)."""
+        rows = self._begin_weighted_fit(X, y, groups, sample_weight)
+        X, codes = rows.X, rows.y
         targets = indicators(codes, len(self.classes_))
         self.normalisation_ = self.normalisation
         if self.normalisation == "auto":
             self.normalisation_ = choose_normalisation(
-                X, targets, groups, random_state=self.random_state
+                X, targets, rows.groups, rows.weights, random_state=self.random_state
             )
-        self.normaliser_ = Normaliser(self.normalisation_).fit(X)
-        found = ridge_loo(self.normaliser_.transform(X), targets, self.alphas, groups)
+        self.normaliser_ = Normaliser(self.normalisation_).fit(X, sample_weight=rows.weights)
+        Z = self.normaliser_.transform(X)
+        found = ridge_loo(Z, targets, self.alphas, rows.groups, rows.weights)
         self.alpha_ = found.alpha
         self.weights_ = found.weights
-        self.sharpness_ = fit_sharpness(found.scores, codes)
+        self.sharpness_ = fit_sharpness(found.scores, codes, weights=rows.weights)
         return self
 
     def _scores(self, X: Matrix) -> NDArray[np.float64]:

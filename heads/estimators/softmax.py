@@ -31,22 +31,30 @@ def log_loss(
 
 
 def fit_sharpness(
-    scores: NDArray[Any], codes: NDArray[np.intp], *, near: float | None = None
+    scores: NDArray[Any],
+    codes: NDArray[np.intp],
+    *,
+    near: float | None = None,
+    weights: NDArray[np.float64] | None = None,
 ) -> float:
     """Find the factor on held-out scores, (n, n_classes), that makes their softmax most likely.
 
-    With ``near``, a prior of one standard deviation on the log scale draws the factor there: of a
-    few rows, all of which may be right, the likeliest factor has no bound.
+    Rows count as much as their ``weights``, (n,). With ``near``, a prior of one standard
+    deviation on the log scale draws the factor there: of a few rows, all of which may be right,
+    the likeliest factor has no bound.
 
     The inverse of a temperature (Guo et al., 2017, arXiv:1706.04599), from 0.01 to 1000;
     from 10,000 rows spread over all of them, which tell one number well enough.
     """
     step = max(1, len(codes) // 10_000)
     scores, codes = scores[::step], codes[::step]
+    if weights is not None:
+        weights = weights[::step]
+    total = len(codes) if weights is None else float(weights.sum())
     found = minimize_scalar(
         lambda log_factor: (
-            log_loss(np.exp(log_factor) * scores, codes)
-            + (0.0 if near is None else (log_factor - np.log(near)) ** 2 / 2 / len(codes))
+            log_loss(np.exp(log_factor) * scores, codes, weights)
+            + (0.0 if near is None else (log_factor - np.log(near)) ** 2 / 2 / total)
         ),
         bounds=(np.log(0.01), np.log(1000)),
         method="bounded",
@@ -70,8 +78,9 @@ def fit_softmax(
 ) -> NDArray[np.float64]:
     """Multinomial logistic regression with an L2 penalty, by L-BFGS.
 
-    Minimises ``mean log loss + |W|² / (2 C n)``; the intercepts are free. That is the
-    problem of ``sklearn.linear_model.LogisticRegression`` for three classes or more; for two
+    Minimises ``mean log loss + |W|² / (2 C n)``, with n the sum of the weights; the intercepts
+    are free. That is the problem of ``sklearn.linear_model.LogisticRegression`` for three
+    classes or more; for two
     it is the one with ``2 C`` in its place, since both classes have weights here.
 
     Parameters
@@ -81,7 +90,7 @@ def fit_softmax(
     start : ndarray of shape (dim + 1, n_classes)
         Where to begin, say the result of a smaller C.
     weights : ndarray of shape (n,), optional
-        How much each row counts; their mean should be 1.
+        How much each row counts: 2 is the same as two equal rows.
     offset : ndarray of shape (n, n_classes), optional
         Scores to begin from: the penalty draws toward them, in place of toward zero.
     tol : float
@@ -126,6 +135,7 @@ def _loss(
     """Return the function of the weights that gives their loss and gradient."""
     n, dim = X.shape
     rows = np.arange(n)
+    total_weight = n if weights is None else float(weights.sum())
     w = None if weights is None else weights.astype(X.dtype)
     given = None if offset is None else offset.astype(X.dtype)
 
@@ -151,6 +161,6 @@ def _loss(
         gradient[:dim] = X.T @ p + W[:dim] / C
         gradient[dim] = p.sum(axis=0)
         penalty = np.vdot(W[:dim], W[:dim]) / (2 * C)
-        return float((loss + penalty) / n), gradient.ravel() / n
+        return float((loss + penalty) / total_weight), gradient.ravel() / total_weight
 
     return loss_and_gradient

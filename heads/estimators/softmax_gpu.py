@@ -30,7 +30,8 @@ def loss_on_gpu(
     ``X``, (n, dim), is dense and stays on the device. Each call sends weights and returns a
     gradient.
     """
-    n, dim = X.shape
+    dim = X.shape[1]
+    n = len(X) if weights is None else float(weights.sum())
 
     def there(value: NDArray[Any]) -> torch.Tensor:
         return torch.tensor(value, dtype=torch.float32, device=device)

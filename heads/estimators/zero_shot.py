@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from featurestore.terms.vectors import unit_rows
 from heads.estimators.base import ScoreHead
@@ -50,15 +50,17 @@ class ZeroShotHead(ScoreHead):
         self.class_names = class_names
         self.class_vectors = class_vectors
 
-    def fit(self, X: Matrix, y: NDArray[Any]) -> Self:
-        """Take X of shape (n, dim) and labels y of shape (n,) for the sharpness alone."""
+    def fit(self, X: Matrix, y: NDArray[Any], sample_weight: ArrayLike | None = None) -> Self:
+        """Take X of shape (n, dim), labels y and weights (n,) for the sharpness alone."""
         if self.class_vectors is None or self.class_names is None:
             raise ValueError("expected class_names and class_vectors: the words of each class")
-        X, codes = self._begin_fit(X, y)
+        rows = self._begin_weighted_fit(X, y, None, sample_weight)
         place = _place(self.classes_, self.class_names)
         self.classes_ = np.asarray(self.class_names)
         self.words_ = np.asarray(self.class_vectors)
-        self.sharpness_ = fit_sharpness(self._scores(X), place[codes], near=SHARPNESS)
+        self.sharpness_ = fit_sharpness(
+            self._scores(rows.X), place[rows.y], near=SHARPNESS, weights=rows.weights
+        )
         return self
 
     def _scores(self, X: Matrix) -> NDArray[np.float64]:
@@ -107,14 +109,19 @@ class ZeroShotProbe(LogisticHead):
         self.class_vectors = class_vectors
 
     def _prior(
-        self, X: Matrix, codes: NDArray[np.intp] | None = None
+        self,
+        X: Matrix,
+        codes: NDArray[np.intp] | None = None,
+        counts: NDArray[np.float64] | None = None,
     ) -> NDArray[np.float64] | None:
         if self.class_vectors is None:
             return None
         if codes is not None:
             names = self.classes_ if self.class_names is None else self.class_names
             self.words_ = self.class_vectors[_place(self.classes_, names)]
-            self.word_sharpness_ = fit_sharpness(_cosines(X, self.words_), codes, near=SHARPNESS)
+            self.word_sharpness_ = fit_sharpness(
+                _cosines(X, self.words_), codes, near=SHARPNESS, weights=counts
+            )
         return self.word_sharpness_ * _cosines(X, self.words_)
 
 

@@ -19,9 +19,9 @@ from scipy.optimize import minimize_scalar
 from featurestore.errors import NotEnoughData, ShapeMismatch
 from featurestore.terms.vectors import class_sums, unit_rows
 from heads.estimators.knn import TEMPERATURE, nearest_rows
-from heads.estimators.lda import shrunk_covariance
 from heads.estimators.ridge import ALPHAS, indicators
 from heads.estimators.ridge import ridge_loo as fit_ridge
+from heads.estimators.shrinkage import shrunk_covariance
 
 LEAST_VARIANCE = 1e-4  # of a class in one direction: google-research/stable_transfer, gbc.py
 GBC_DIRECTIONS = 64

@@ -17,13 +17,14 @@ from sklearn.neighbors import KNeighborsClassifier, NearestCentroid
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from heads.estimators.knn import KnnHead, nearest_rows
-from heads.estimators.lda import LdaHead, shrunk_covariance
+from heads.estimators.lda import LdaHead
 from heads.estimators.logistic import CS, LogisticHead
 from heads.estimators.normaliser import Normaliser
 from heads.estimators.per_label import PerLabel
 from heads.estimators.prototype import PrototypeHead
 from heads.estimators.regression import KnnRegressor, RidgeRegressor
 from heads.estimators.ridge import RidgeHead, indicators, ridge_loo
+from heads.estimators.shrinkage import shrunk_covariance
 from heads.estimators.tfidf import CountsTfidf, Lsa, count_ngrams, text_features
 from heads.estimators.zero_shot import ZeroShotProbe
 
@@ -249,7 +250,7 @@ def test_lda_is_scikit_learns_with_the_same_covariance(blobs, dim):
     """Also with fewer rows than columns, where the covariance is never made."""
     vectors, labels = blobs(noise=3, dim=dim)
     vectors = vectors.astype(np.float64)
-    head = LdaHead().fit(vectors, labels)
+    head = LdaHead(by_class=(0.0,)).fit(vectors, labels)
     Z = head.normaliser_.transform(vectors)
     codes = np.unique(labels, return_inverse=True)[1]
     means = np.stack([Z[codes == c].mean(axis=0) for c in range(3)])
@@ -261,6 +262,38 @@ def test_lda_is_scikit_learns_with_the_same_covariance(blobs, dim):
     np.testing.assert_allclose(
         np.diff(ours, axis=1), np.diff(theirs.decision_function(queries), axis=1), rtol=1e-3
     )
+
+
+@pytest.mark.parametrize("dim", [12, 300])
+def test_lda_shrunk_class_by_class_is_scikit_learns(blobs, dim):
+    """Columns of unlike scale, classes of unlike size and spread; the scale of ours is undone."""
+    vectors, labels = blobs(noise=3, dim=dim)
+    rng = np.random.default_rng(0)
+    labels = np.array(labels)
+    kept = (labels != "class 1") | (rng.random(len(labels)) < 0.4)
+    spread = np.where(labels == "class 2", 3, 1)[:, None] * rng.lognormal(size=dim)
+    X = (vectors * spread)[kept].astype(np.float64)
+    head = LdaHead(by_class=(1.0,)).fit(X, labels[kept])
+    theirs = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto").fit(X, labels[kept])
+    ours = head.normaliser_.transform(X) @ head.weights_[:-1] + head.weights_[-1]
+    np.testing.assert_allclose(
+        np.diff(ours, axis=1), np.diff(theirs.decision_function(X), axis=1), rtol=1e-2, atol=1e-2
+    )
+
+
+@pytest.mark.parametrize(("scales", "expected"), [(0.0, (0.0, 0.5)), (3.0, (0.5, 1.0))])
+def test_lda_chooses_how_it_shrinks(scales, expected):
+    """Columns of one scale want one sphere; of a thousandfold they want their own diagonal."""
+    rng = np.random.default_rng(0)
+    y = np.arange(200) % 4
+    X = rng.normal(size=(4, 60))[y] * 0.5 + rng.normal(size=(200, 60))
+    head = LdaHead().fit(X * rng.lognormal(0, scales, 60), y)
+    assert head.by_class_ in expected
+
+
+def test_lda_refuses_shares_outside_0_to_1():
+    with pytest.raises(ValueError, match=r"expected one number in \[0, 1\]"):
+        LdaHead(by_class=(2,)).fit(np.eye(4), [0, 1, 0, 1])
 
 
 class Fixed(BaseEstimator):

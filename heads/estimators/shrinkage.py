@@ -1,0 +1,176 @@
+"""Covariance within classes, shrunk by the rule of Ledoit and Wolf: for all, or class by class."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import cho_factor, cho_solve
+
+from heads.estimators.weights import taken
+
+CONSTANT = 1e-10  # of the mean variance: rounding leaves that much where nothing varies
+
+
+@dataclass(frozen=True, eq=False)
+class Shrunk:
+    """The covariance ``diag(diagonal) + Rᵀ diag(kept) R`` of residuals R, which is never made."""
+
+    diagonal: NDArray[np.float64]  # (dim,)
+    kept: NDArray[np.float64]  # (n,), weight of each row over their sum, less what is shrunk
+    shrinkage: float  # in [0, 1], the mean over rows
+
+    def blend(self, other: Shrunk, share: float) -> Shrunk:
+        """Return ``1 - share`` of this one and ``share`` of another of the same residuals."""
+        return Shrunk(
+            (1 - share) * self.diagonal + share * other.diagonal,
+            (1 - share) * self.kept + share * other.kept,
+            (1 - share) * self.shrinkage + share * other.shrinkage,
+        )
+
+    def solve(self, R: NDArray[Any], M: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return S⁻¹ M; R is (n, dim), M and the result are (dim, n_columns).
+
+        With fewer rows than columns, S = D + BᵀB is not made either:
+        ``S⁻¹ M = D⁻¹ M - D⁻¹ Bᵀ (I + B D⁻¹ Bᵀ)⁻¹ B D⁻¹ M``.
+        """
+        n, dim = R.shape
+        B = R * np.sqrt(self.kept).astype(R.dtype)[:, None]
+        trace = float(self.diagonal.sum() + np.einsum("ij,ij->", B, B, dtype=np.float64))
+        # A small ridge, for classes within which nothing varies.
+        D = self.diagonal + max(1e-9, 1e-6 * trace / dim)
+        if n < dim:
+            B = B.astype(np.float64)
+            DB = B / D
+            inner = DB @ B.T
+            inner.flat[:: n + 1] += 1
+            return np.asarray(M / D[:, None] - DB.T @ cho_solve(cho_factor(inner), DB @ M))
+        S = (B.T @ B).astype(np.float64)
+        S.flat[:: dim + 1] += D
+        return np.asarray(cho_solve(cho_factor(S), M))
+
+
+def shrunk_together(R: NDArray[Any], weights: NDArray[np.float64] | None = None) -> Shrunk:
+    """Shrink the covariance of all residuals towards a multiple of the identity.
+
+    R is (n, dim), weights are (n,).
+    """
+    share, _ = _shares(len(R), weights)
+    lengths = np.einsum("ij,ij->i", R, R, dtype=np.float64)
+    mean_variance = float(share @ lengths) / R.shape[1]
+    a = intensity(R, lengths, weights)
+    return Shrunk(np.full(R.shape[1], a * mean_variance), (1 - a) * share, a)
+
+
+def shrunk_by_class(
+    R: NDArray[Any],
+    codes: NDArray[np.intp],
+    weights: NDArray[np.float64] | None = None,
+) -> Shrunk:
+    """Shrink the covariance of each class towards its own diagonal; return their mean by share.
+
+    That is ``LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto")`` of scikit-learn but
+    for columns that are constant within a class: there the mean variance is the target, not 1
+    in whatever unit the column has.
+
+    Parameters
+    ----------
+    R : ndarray of shape (n, dim)
+        Residuals from the class means.
+    codes, weights : ndarray of shape (n,)
+    """
+    share, _ = _shares(len(R), weights)
+    mean_variance = float(share @ np.einsum("ij,ij->i", R, R, dtype=np.float64)) / R.shape[1]
+    diagonal, kept, shrinkage = np.zeros(R.shape[1]), share.copy(), 0.0
+    order = np.argsort(codes, kind="stable")
+    for rows in np.split(order, np.cumsum(np.bincount(codes))[:-1]):
+        if not len(rows):
+            continue
+        part, within = R[rows], taken(weights, rows)
+        p, _ = _shares(len(rows), within)
+        variance = np.asarray(p @ np.square(part, dtype=np.float64))
+        is_constant = variance <= CONSTANT * mean_variance
+        scale = np.where(is_constant, np.inf, np.sqrt(variance))
+        Z = part / scale.astype(part.dtype)
+        a = intensity(Z, np.einsum("ij,ij->i", Z, Z, dtype=np.float64), within)
+        of_all = float(share[rows].sum())
+        diagonal += of_all * a * np.where(is_constant, mean_variance, variance)
+        kept[rows] *= 1 - a
+        shrinkage += of_all * a
+    return Shrunk(diagonal, kept, shrinkage)
+
+
+def intensity(
+    R: NDArray[Any], lengths: NDArray[np.float64], weights: NDArray[np.float64] | None = None
+) -> float:
+    """Return Ledoit and Wolf's share of the target [1]_, in [0, 1].
+
+    The sum over all entries of ``(R²)ᵀ R²`` is the sum of the rows' fourth powers of length, and
+    ``‖RᵀR‖`` is ``‖R Rᵀ‖``: the smaller product is enough.
+
+    Parameters
+    ----------
+    R : ndarray of shape (n, dim)
+        Centred rows.
+    lengths : ndarray of shape (n,)
+        Their squared lengths.
+    weights : ndarray of shape (n,), optional
+
+    References
+    ----------
+    .. [1] Ledoit and Wolf, Journal of Multivariate Analysis 88, 2004, 365-411.
+    """
+    n, dim = R.shape
+    share, total = _shares(n, weights)
+    if weights is not None:
+        R = R * np.sqrt(weights).astype(R.dtype)[:, None]
+    product = R @ R.T if n < dim else R.T @ R
+    return _share_of_target(
+        float(share @ lengths**2),
+        float(np.vdot(product, product)) / total**2,
+        float(share @ lengths),
+        total,
+        dim,
+    )
+
+
+def _shares(n: int, weights: NDArray[np.float64] | None) -> tuple[NDArray[np.float64], float]:
+    """Return each row's share of the weight, (n,), and all of it."""
+    if weights is None:
+        return np.full(n, 1 / n), float(n)
+    return weights / weights.sum(), float(weights.sum())
+
+
+def _share_of_target(fourth: float, squares: float, trace: float, n: float, dim: int) -> float:
+    """Return the intensity, from the mean fourth power of length, ‖S‖² and the trace of S."""
+    noise = (fourth - squares) / (n * dim)
+    spread = squares / dim - (trace / dim) ** 2
+    return 0.0 if spread <= 0 or noise <= 0 else min(noise, spread) / spread
+
+
+def shrunk_covariance(R: NDArray[Any]) -> tuple[NDArray[np.float64], float]:
+    """Shrink the covariance of centred rows towards a multiple of the identity.
+
+    Equal to ``sklearn.covariance.ledoit_wolf(R, assume_centered=True)`` with one matrix
+    product instead of three.
+
+    Parameters
+    ----------
+    R : ndarray of shape (n, dim)
+
+    Returns
+    -------
+    covariance : ndarray of shape (dim, dim), float64
+    shrinkage : float
+        In [0, 1].
+    """
+    n, dim = R.shape
+    S = (R.T @ R).astype(np.float64) / n
+    trace = float(np.trace(S))
+    lengths = np.einsum("ij,ij->i", R, R, dtype=np.float64)
+    a = _share_of_target(float(lengths @ lengths) / n, float(np.vdot(S, S)), trace, n, dim)
+    S *= 1 - a
+    S.flat[:: dim + 1] += a * trace / dim
+    return S, a
