@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 ROW_GROUP_ROWS = 16_384
 _FETCH_BYTES = 8 << 20  # of an object store's files, those up to this are fetched whole
 _HASH_LENGTH = 64
+_DIM = b"featurestore.dim"  # in a file's metadata: the length of each list in ``vector``
 
 _log = logging.getLogger(__name__)
 
@@ -67,9 +68,9 @@ def write_shard(rows: pa.Table, folder: StorePath) -> tuple[str, int]:
     with temporary_beside(local_side(folder) / "shard.parquet") as temporary:
         with temporary.open("wb", buffering=0) as file:
             sink = _Hashed(file)
-            pq.write_table(
-                rows,
+            with pq.ParquetWriter(
                 pa.PythonFile(sink, mode="w"),
+                rows.schema,
                 compression={
                     name: "none" if name == "vector" else "zstd" for name in rows.column_names
                 },
@@ -78,8 +79,14 @@ def write_shard(rows: pa.Table, folder: StorePath) -> tuple[str, int]:
                 ],
                 write_statistics=["item_id"],
                 data_page_version="2.0",
-                row_group_size=ROW_GROUP_ROWS,
-            )
+                # Arrow's own schema says fixed-size lists; Delta's has none, and polars compares.
+                store_schema=False,
+            ) as writer:
+                if "vector" in rows.column_names and pa.types.is_fixed_size_list(
+                    kind := rows.schema.field("vector").type
+                ):
+                    writer.add_key_value_metadata({_DIM.decode(): str(kind.list_size)})
+                writer.write_table(rows, row_group_size=ROW_GROUP_ROWS)
         name = f"{sink.digest.hexdigest()}.parquet"
         publish(temporary, folder / name)
     return name, sink.n_bytes
@@ -119,7 +126,35 @@ def read_shard(path: StorePath, columns: list[str] | None = None, *, keep: bool 
     with _opened(path, keep=keep) as file:
         names = file.schema_arrow.names
         chosen = None if columns is None else [name for name in columns if name in names]
-        return file.read(chosen)
+        return _fixed(file.read(chosen), file)
+
+
+def _schema_of(file: pq.ParquetFile) -> pa.Schema:
+    """Return a shard's columns, vectors as fixed-size lists."""
+    schema = file.schema_arrow
+    dim = (file.metadata.metadata or {}).get(_DIM)
+    if dim is None:  # before November 2026 Arrow's own schema said so
+        return schema
+    at = schema.get_field_index("vector")
+    field = schema.field(at)
+    return schema.set(at, field.with_type(pa.list_(field.type.value_field, int(dim))))
+
+
+def _fixed(rows: pa.Table, file: pq.ParquetFile) -> pa.Table:
+    """Return rows of a shard with their vectors as fixed-size lists, without a copy."""
+    if "vector" not in rows.column_names:
+        return rows
+    at = rows.column_names.index("vector")
+    field = _schema_of(file).field("vector")
+    if rows.schema.field(at).type == field.type:
+        return rows
+    dim = field.type.list_size
+    chunks = []
+    for chunk in rows.column(at).chunks:
+        if chunk.null_count or (np.diff(chunk.offsets.to_numpy()) != dim).any():
+            raise pa.ArrowInvalid(f"expected {dim} numbers in each vector")
+        chunks.append(pa.FixedSizeListArray.from_arrays(chunk.flatten(), type=field.type))
+    return rows.set_column(at, field, pa.chunked_array(chunks, field.type))
 
 
 def _source(path: StorePath, *, keep: bool = True) -> Any:
@@ -208,7 +243,7 @@ def each_block(
                 if not isinstance(path, Path):
                     raise NotPlain  # a request a page would be slow
                 for at, page in plain_pages(
-                    path, file.schema_arrow, row_group, "vector", dim, out=out,
+                    path, _schema_of(file), row_group, "vector", dim, out=out,
                     is_wanted=lambda at, n: is_wanted(first + at, n),
                 ):  # fmt: skip
                     if out is None:
@@ -236,4 +271,4 @@ def each_group(path: StorePath) -> Iterator[pa.Table]:
     """Read a shard one row group after another."""
     with _opened(path) as file:
         for number in range(file.num_row_groups):
-            yield file.read_row_group(number)
+            yield _fixed(file.read_row_group(number), file)
