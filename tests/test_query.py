@@ -239,7 +239,7 @@ VALUES = [
      "{'a': infinity, 'b': [1, NULL]}"),
     ("map(['a'], [timestamp 'infinity'])", {"a": "infinity"}, "{a=infinity}"),
     ("row(1, 2)", [1, 2], "(1, 2)"),
-    ("json('{\"a\": 1}')", {"a": 1}, '{"a": 1}'),
+    ("json('{\"a\": 1}')", {"a": 1}, '{"a":1}'),
     ("union_value(k := 1)", {"k": 1}, "1"),
 ]  # fmt: skip
 
