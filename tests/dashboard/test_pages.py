@@ -507,7 +507,7 @@ def test_names_of_splits_are_text(store: Store, tmp_path: Path) -> None:
     app = opened("overview", dataset="evil")
     said = [one.value for one in app.markdown]
     assert not any(evil in one for one in said)
-    assert any(evil in one.replace("\\", "") for one in said)
+    assert any(evil in one.replace("\\", "").replace(":small[]", "") for one in said)
     table = store.dataset("evil").items().append_column("label", pa.array(["a", "b"]))
     figure = classes.class_figure(classes.class_counts(table), classes.class_colors(table))
     assert all("<b>" not in trace.name + trace.hovertemplate for trace in figure.data)
