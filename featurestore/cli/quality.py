@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +24,7 @@ from featurestore.cli.show_results import KINDS, show_issues
 
 if TYPE_CHECKING:
     from featurestore.curation.reviews import Review
+    from featurestore.store.dataset import DataSet
 
 
 @click.command(epilog="Example: featurestore quality photos -e baseline:pixels")
@@ -71,11 +73,15 @@ def quality(
 @click.option("--item", metavar="ITEM", help="Item that is decided on.")
 @click.option("--confirm", is_flag=True, help="Its label is right.")
 @click.option("--relabel", metavar="CLASS", help="It is of this class.")
-@click.option("--new-class", is_flag=True, help="With --relabel: a class that no item has yet.")
+@click.option(
+    "--new-class", is_flag=True, help="With --relabel, --import: classes that no item has yet."
+)
 @click.option("--exclude", is_flag=True, help="Nothing is to be learned from it.")
 @click.option("--duplicate-of", metavar="ITEM", help="It is a twin of another item.")
 @click.option("--undo", "undone", metavar="REVIEW", help="Take back a decision, by its id.")
-@click.option("--import", "source", metavar="FILE", help="CSV, Parquet or Label Studio's JSON.")
+@click.option(
+    "--import", "source", metavar="FILE", help="CSV, Parquet, or what Label Studio exports."
+)
 @click.option("--export", "target", metavar="FILE", help=".csv, .parquet, or .json (Label Studio).")
 @click.option("--who", help="Whose decision it is; your user name by default.")
 @click.option("--note", default="", help="Why.")
@@ -146,17 +152,48 @@ def review(
         undo(found.folder, undone, who=who)
         say(f"{undone} is undone")
     elif source is not None:
-        read = review_files.read(Path(source), column, found.label_columns)
-        kept = add_reviews(found.folder, read, who=who)
-        known = f"; {len(read) - len(kept):,} were there already" if len(kept) < len(read) else ""
-        say(f"{len(kept):,} decisions from {source}{known}")
+        _import(found, Path(source), column, who=who, new_class=new_class)
     elif target is not None:
         kept = list(standing(read_reviews(found.folder)).values())
         n = review_files.write(Path(target), kept, found)
         gone = f"; {len(kept) - n:,} items are gone" if n < len(kept) else ""
         say(f"{n:,} decisions in {target}{gone}")
+        if Path(target).suffix == ".json":
+            _say_how_to_show(found, [one.item_id for one in kept])
     else:
         _show(read_reviews(found.folder), as_json)
+
+
+def _import(dataset: DataSet, path: Path, column: str, *, who: str | None, new_class: bool) -> None:
+    from featurestore.curation.reviews import add_reviews, read_reviews, with_known_classes
+    from featurestore.errors import BadName
+    from featurestore.exchange.review_files import read_noted
+
+    history = read_reviews(dataset.folder)
+    read, notes = read_noted(path, column, dataset.label_columns, history)
+    if not new_class:
+        try:
+            read = with_known_classes(dataset.folder, read)
+        except BadName as error:
+            raise BadName(f"{path}: {error}; --new-class takes new ones") from None
+    kept = add_reviews(dataset.folder, read, who=who)
+    known = f"; {len(read) - len(kept):,} were there already" if len(kept) < len(read) else ""
+    say(f"{len(kept):,} decisions from {path}{known}")
+    for line in notes:
+        say(line)
+
+
+def _say_how_to_show(dataset: DataSet, ids: list[str]) -> None:
+    from featurestore.exchange.label_studio import served_folder
+
+    folder = served_folder(dataset, ids)
+    if folder:
+        say(
+            "to show the pictures, start Label Studio with "
+            "LABEL_STUDIO_LOCAL_FILES_SERVING_ENABLED=true "
+            f"LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT={shlex.quote(str(Path(folder).parent))}, "
+            f"and add {folder} to the project as a source storage of local files"
+        )
 
 
 def _show(reviews: list[Review], as_json: bool) -> None:

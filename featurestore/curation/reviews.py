@@ -9,6 +9,7 @@ from __future__ import annotations
 import getpass
 import json
 import logging
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -103,7 +104,8 @@ def add_reviews(
 def known_class(folder: DatasetFolder, column: str, value: str) -> str:
     """Return a class of a label column as the store spells it: ``true`` is ``True``, 2.0 is 2.
 
-    Numbers to predict are returned as they are. Several labels are divided by ``|``.
+    A class that a standing decision named is one. Numbers to predict are returned as they are.
+    Several labels are divided by ``|``.
 
     Raises
     ------
@@ -115,10 +117,15 @@ def known_class(folder: DatasetFolder, column: str, value: str) -> str:
         return value
     stored = folder.items.read([column]).column(column)
     known = {class_name(one) for one in stored.unique().to_pylist() if one not in (None, "")}
+    said = standing(read_reviews(folder)).values()
+    relabelled = [one for one in said if one.label == column and one.action is Action.RELABEL]
+    known |= {one.value for one in relabelled if one.value}  # new classes, once they were meant
     parts = [value]
     if record.get("task") == "multilabel":
         known = {label for names in known for label in names.split(SEPARATOR)}
         parts = [part for part in value.split(SEPARATOR) if part]
+    elif SEPARATOR in value and value not in known:
+        raise BadName(f"{column!r} holds one class an item, {value!r} are several")
     if pa.types.is_boolean(stored.type):
         parts = [part.capitalize() for part in parts]
     elif pa.types.is_integer(stored.type) or pa.types.is_floating(stored.type):
@@ -129,11 +136,40 @@ def known_class(folder: DatasetFolder, column: str, value: str) -> str:
     return SEPARATOR.join(parts)
 
 
+def with_known_classes(folder: DatasetFolder, reviews: Sequence[Review]) -> list[Review]:
+    """Return decisions whose relabels are classes that there are, as the store spells them.
+
+    Those that are in the history already stay as they are.
+
+    Raises
+    ------
+    BadName
+        If a relabel names another class, with the nearest one.
+    """
+    there = {one.id for one in read_reviews(folder)}
+    names: dict[tuple[str, str], str] = {}
+    found = []
+    for one in reviews:
+        if one.action is Action.RELABEL and one.value and (not one.id or one.id not in there):
+            key = one.label, one.value
+            if key not in names:
+                names[key] = known_class(folder, *key)
+            one = replace(one, value=names[key])
+        found.append(one)
+    return found
+
+
 def _number_name(text: str) -> str:
+    number = _finite(text)
+    return text if number is None else class_name(number)
+
+
+def _finite(text: str) -> float | None:
     try:
-        return class_name(float(text))
+        number = float(text)
     except ValueError:
-        return text
+        return None
+    return number if math.isfinite(number) else None
 
 
 def undo(folder: DatasetFolder, review_id: str, *, who: str | None = None) -> Review:
@@ -288,11 +324,9 @@ def _check(
             f"the review of {item_id!r} is about label {review.label!r}: "
             f"{nearest(review.label, columns)}"
         )
-    if action is Action.RELABEL and pa.types.is_floating(columns[review.label]):
-        try:
-            float(str(value))
-        except ValueError:
-            raise BadName(f"label {review.label!r} is a number, {value!r} is none") from None
+    is_number = action is Action.RELABEL and pa.types.is_floating(columns[review.label])
+    if is_number and _finite(str(value)) is None:
+        raise BadName(f"label {review.label!r} is a number, {value!r} is none")
 
 
 def _time(review: Review) -> str:

@@ -14,11 +14,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from featurestore.curation.reviews import Action, Review, table_of
-from featurestore.errors import BadSource, FeatureStoreError, nearest
+from featurestore.errors import BadSource, nearest
+from featurestore.exchange.label_studio import Read, known_labels, read_json, read_rows, tasks_of
 from featurestore.storage.files import write_file
 from featurestore.store.dataset import DataSet
-from featurestore.terms.labels import SEPARATOR
-from featurestore.terms.specs import Modality
+from featurestore.terms.labels import class_name
 
 _FIELDS = tuple(Review.__dataclass_fields__)
 
@@ -42,7 +42,7 @@ def write(path: Path, reviews: Sequence[Review], dataset: DataSet) -> int:
         pq.write_table(table_of(reviews), path)
     elif path.suffix == ".json":
         items = _items_of(reviews, dataset)
-        tasks = [_task(one, items[one.item_id], dataset) for one in reviews if one.item_id in items]
+        tasks = tasks_of(reviews, items, dataset)
         write_file(path, json.dumps(tasks, indent=1, ensure_ascii=False).encode())
         return len(tasks)
     else:
@@ -59,8 +59,19 @@ def _items_of(reviews: Sequence[Review], dataset: DataSet) -> dict[str, Mapping[
     return {row["item_id"]: row for row in chosen.to_pylist()}
 
 
-def read(path: Path, label: str, labels: Iterable[str] = ()) -> list[Review]:
-    """Read decisions: what `write` wrote, a CSV with item_id and action, Label Studio's JSON.
+def read(
+    path: Path, label: str, labels: Iterable[str] = (), history: Sequence[Review] = ()
+) -> list[Review]:
+    """Return the decisions of a file; parameters as of `read_noted`."""
+    return read_noted(path, label, labels, history)[0]
+
+
+def read_noted(
+    path: Path, label: str, labels: Iterable[str] = (), history: Sequence[Review] = ()
+) -> Read:
+    """Read decisions: what `write` wrote, a CSV with item_id and action, Label Studio's exports.
+
+    Returns them and notes on what was not counted.
 
     Parameters
     ----------
@@ -68,6 +79,8 @@ def read(path: Path, label: str, labels: Iterable[str] = ()) -> list[Review]:
         The column that decisions are about where the file does not say.
     labels : iterable of str
         All label columns; a Label Studio question of another name is about ``label``.
+    history : sequence of Review
+        What was decided already.
 
     Raises
     ------
@@ -77,12 +90,17 @@ def read(path: Path, label: str, labels: Iterable[str] = ()) -> list[Review]:
     try:
         if path.suffix == ".parquet":
             rows = pq.read_table(path).to_pylist()
-            return _reviews(path, rows, rows[0] if rows else _FIELDS, label, first=1)
+            return _reviews(path, rows, rows[0] if rows else _FIELDS, label, first=1), []
         text = path.read_text(encoding="utf-8-sig")
         if path.suffix == ".json":
-            return _read_tasks(path, text, label, {label, *labels})
-        reader = csv.DictReader(io.StringIO(text, newline=""))
-        return _reviews(path, list(reader), reader.fieldnames or (), label, first=2)
+            return read_json(path, text, label, known_labels(labels, label), history)
+        csv.field_size_limit(max(csv.field_size_limit(), len(text) + 1))  # texts may be long
+        divided = "\t" if path.suffix == ".tsv" else ","
+        reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=divided)
+        names = reader.fieldnames or ()
+        if "annotation_id" in names and "action" not in names:
+            return read_rows(path, list(reader), label, known_labels(labels, label), history)
+        return _reviews(path, list(reader), names, label, first=2), []
     except (OSError, UnicodeDecodeError, csv.Error, pa.ArrowInvalid) as error:
         raise BadSource(f"cannot read {path}: {error}") from None
 
@@ -104,7 +122,7 @@ def _reviews(
         action = str(row["action"] or "").strip()
         if action not in known:
             raise BadSource(f"{path} line {number}: no action {action!r}: {nearest(action, known)}")
-        said = {name: str(row.get(name) or "") for name in _FIELDS}
+        said = {name: _text(row.get(name)) for name in _FIELDS}
         found.append(
             Review(
                 said["item_id"],
@@ -121,66 +139,6 @@ def _reviews(
     return found
 
 
-# The format: https://labelstud.io/guide/tasks.html#Basic-Label-Studio-JSON-format
-def _task(one: Review, item: Mapping[str, Any], dataset: DataSet) -> dict[str, Any]:
-    """Return a Label Studio task: what it shows, and the decision as its annotation.
-
-    A confirmed label is the choice of that label; what is excluded or a duplicate has none. The
-    decision as it was made is in ``meta``.
-    """
-    is_text = dataset.modality == Modality.TEXT
-    shown = {"item_id": one.item_id}
-    if is_text:
-        shown["text"] = item.get("text") or ""
-    else:
-        try:
-            shown["image"] = dataset.uri(one.item_id)
-        except FeatureStoreError:  # vectors that came without files
-            shown["image"] = one.item_id
-    choice = item.get(one.label) if one.action is Action.CONFIRM else one.value
-    choices = [] if one.action in (Action.EXCLUDE, Action.DUPLICATE) else [str(choice)]
-    result = {
-        "from_name": one.label or "item",
-        "to_name": "text" if is_text else "image",
-        "type": "choices",
-        "value": {"choices": choices},
-    }
-    annotation = {
-        "result": [result],
-        "completed_by": {"email": one.who},
-        "created_at": one.when,
-        "was_cancelled": not choices,
-        "meta": {name: getattr(one, name) for name in _FIELDS},
-    }
-    return {"data": shown, "annotations": [annotation]}
-
-
-def _read_tasks(path: Path, text: str, label: str, labels: set[str]) -> list[Review]:
-    found = []
-    try:
-        for task in json.loads(text):
-            item = str(task["data"]["item_id"])
-            for one in task["annotations"]:
-                kept = one.get("meta") or {}
-                if "action" in kept:
-                    found += _reviews(path, [{**kept, "item_id": item}], _FIELDS, label, first=1)
-                    continue
-                who = one.get("completed_by") or {}
-                who = who.get("email", "") if isinstance(who, dict) else str(who)
-                result = one["result"][0] if one["result"] else {}
-                choices = result.get("value", {}).get("choices", [])
-                column = result.get("from_name")
-                found.append(
-                    Review(
-                        item,
-                        Action.RELABEL if choices else Action.EXCLUDE,
-                        column if column in labels else label,
-                        SEPARATOR.join(map(str, choices)) or None,
-                        who,
-                    )
-                )
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
-        raise BadSource(
-            f"{path} is no export of Label Studio with item_id in its data: {error!r}"
-        ) from None
-    return found
+def _text(value: Any) -> str:
+    """Return a value as text: False and 0 are values, None and NaN are none."""
+    return "" if value is None or value != value else class_name(value)
