@@ -267,6 +267,13 @@ def test_one_call_that_asks_for_too_much_memory_is_one_line(expression, texts_vi
     assert len(bytes(2**30)) == 2**30  # and the limit is gone
 
 
+@pytest.mark.parametrize("memory", ["inf", "nan", "1e300"])
+def test_more_memory_than_there_is_means_what_there_is(memory, texts_view, capsys):
+    store = str(texts_view.dataset.store.path)
+    assert run(["sql", "select 1 as one", "--memory", memory, "--store", store, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == [{"one": 1}]
+
+
 def test_a_call_that_is_not_cut_short_says_how_long_it_took(monkeypatch):
     def ends_late(*_):
         raise TimeoutError

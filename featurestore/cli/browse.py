@@ -129,7 +129,7 @@ def _index_facts(view: View) -> dict[str, Any] | None:
 )  # fmt: skip
 @click.option(
     "--memory", type=click.FloatRange(min=0, min_open=True), metavar="GB",
-    help="Stop it where it needs more; 80 % of this machine's by default.",
+    help="Stop it where it needs more; by default, and at most, 80 % of this machine's.",
 )  # fmt: skip
 @store_option
 @json_option
@@ -144,7 +144,9 @@ def sql(
     from featurestore.storage.memory import memory_bytes
     from featurestore.storage.query import AS_JSON, AS_TEXT
 
-    most = memory_bytes() * 4 // 5 if memory is None else int(memory * 1e9)
+    most = memory_bytes() * 4 // 5
+    if memory is not None and memory * 1e9 < most:
+        most = int(memory * 1e9)
     names, rows = open_given(store_path).sql_values(
         statement, AS_JSON if as_json else AS_TEXT, limit_s=timeout, limit_bytes=most
     )

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import csr_array, issparse
 
+from featurestore.terms.vectors import class_sums
 from heads.labels.matrix import Matrix
 
 SHARES = 1 + 1e-6  # weights with a sum up to here are shares of the rows, as AdaBoost passes them
@@ -120,8 +121,7 @@ def class_means(
 
     A class without rows has mean 0.
     """
-    sums = np.zeros((n_classes, Z.shape[1]))
-    np.add.at(sums, codes, Z if weights is None else weights[:, None] * Z)
+    sums, _ = class_sums(Z if weights is None else weights[:, None] * Z, codes, n_classes)
     totals = np.bincount(codes, weights=weights, minlength=n_classes).astype(np.float64)
     return sums / np.where(totals > 0, totals, 1)[:, None], totals
 
