@@ -115,7 +115,10 @@ def _reviews(
 ) -> list[Review]:
     lacking = {"item_id", "action"} - set(names)
     if lacking:
-        raise BadSource(f"{path} lacks the column {', '.join(sorted(lacking))}")
+        raise BadSource(
+            f"{path} lacks the column {', '.join(sorted(lacking))}: expected item_id, action and, "
+            "for action relabel, value; or what Label Studio exports"
+        )
     known = [str(one) for one in Action if one is not Action.UNDO]
     found = []
     for number, row in enumerate(rows, first):
