@@ -84,9 +84,17 @@ def vacuum(dataset: str, hours: float, dry_run: bool, store_path: str, as_json: 
     found = clean(folder, older_than_s=hours * HOUR_S, dry_run=dry_run)
     if as_json:
         print_json({"files": [str(one) for one in found.files], "bytes": found.n_bytes,
-                    "deleted": not dry_run})  # fmt: skip
+                    "leftovers": [str(one) for one in found.leftovers],
+                    "damaged": list(found.damaged), "deleted": not dry_run})  # fmt: skip
     done = "would be deleted" if dry_run else "deleted"
     say(f"{dataset}: {len(found.files):,} files, {found.n_bytes / 1e6:,.1f} MB {done}")
+    if found.leftovers:
+        say(f"{len(found.leftovers):,} temporary files of writers that were killed {done}")
+    if found.damaged:
+        say(
+            f"no shard was {done.removeprefix('would be ')} of a table whose log is damaged: "
+            f"{found.damaged[0]} (`featurestore verify {dataset}` says more)"
+        )
 
 
 @click.command(epilog="Example: featurestore compact photos")

@@ -31,7 +31,7 @@ def temporary_beside(path: Path) -> Iterator[Path]:
     try:
         yield temporary
     finally:
-        _remove(temporary)
+        remove(temporary)
 
 
 @contextmanager
@@ -75,12 +75,13 @@ def publish(made: Path, target: StorePath, *, last: str = "", over: bool = True)
         made.rename(target)
     finally:
         if target.exists():  # the new one, or that of another process
-            _remove(old)
+            remove(old)
         else:
             old.rename(target)
 
 
-def _remove(path: Path) -> None:
+def remove(path: Path) -> None:
+    """Delete a file or a folder; there may be none."""
     if path.is_dir():
         shutil.rmtree(path, ignore_errors=True)
     else:

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -25,6 +26,7 @@ from numpy.typing import NDArray
 from featurestore.errors import StoreBusy, StoreCorrupt, StoreUnreachable, UnknownSnapshot
 from featurestore.storage.columns import fit_to, new_columns, widened
 from featurestore.storage.item_columns import FAILURES, ITEMS
+from featurestore.storage.log_files import log_damage, missing_commit
 from featurestore.storage.remote import RemotePath, StorePath, delta_options
 from featurestore.storage.shards import read_shard, write_shard
 
@@ -306,8 +308,11 @@ class Table:
         Kept are the versions given, the latest, and all that were the latest at some time
         within the last ``older_than_s`` seconds; files younger than that stay too. A file that no
         version ever named stays for ``unnamed_s`` seconds, since a writer may be about to commit
-        it. A clock that runs ahead therefore only keeps more files.
+        it. A clock that runs ahead therefore only keeps more files. Of a damaged log, nobody can
+        say what it named: all shards stay.
         """
+        if log_damage(self.path):
+            return []
         now = time.time()
         oldest = now - older_than_s
         # Listed before the log is read: a file that is committed later is then named there.
@@ -350,6 +355,11 @@ class Table:
         return hashlib.sha256(names.encode()).hexdigest()
 
     def _open(self, version: int | None) -> DeltaTable:
+        if isinstance(self.path, Path) and (lost := missing_commit(self.path, version)) is not None:
+            raise StoreCorrupt(
+                f"{lost} is gone, or holds no action, so this table would show an older state: "
+                "restore that file from a backup"
+            )
         try:
             with _asked(self.path):
                 options = _options(self.path)

@@ -16,6 +16,7 @@ from featurestore.errors import StoreCorrupt, UnknownItem, nearest
 from featurestore.storage.columns import drop_equal
 from featurestore.storage.dataset_folder import DatasetFolder, all_views_locked, indexes_locked
 from featurestore.storage.files import matching, read_json, remove_folder
+from featurestore.storage.log_files import log_damage
 from featurestore.storage.query import fulfils
 from featurestore.storage.remote import RemotePath, StorePath
 from featurestore.storage.shards import read_shard
@@ -94,6 +95,9 @@ def erase(folder: DatasetFolder, ids: pa.Array) -> Erased:
     another machine may be about to commit them: run it again then.
     """
     with all_views_locked(folder):
+        for _, table in tables_of(folder, replaced=True):
+            for path, what in log_damage(table.path):
+                raise StoreCorrupt(f"nothing was erased: {path}: {what}")
         _delete(folder, ids)
         with indexes_locked(folder):  # who saves one afterwards sees that it was counted
             folder.count_erasure()

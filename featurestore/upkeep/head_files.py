@@ -23,12 +23,18 @@ from featurestore.terms.snapshots import Snapshot
 
 def head_ids(folder: DatasetFolder) -> list[str]:
     """Return the ids of all heads, sorted."""
-    return sorted(path.parent.name for path in (folder.path / "heads").glob("*/card.json"))
+    return sorted(path.parent.name for path in _of_heads(folder, "card.json"))
+
+
+def _of_heads(folder: DatasetFolder, name: str) -> list[StorePath]:
+    """Return a file of each head; a name with a dot is a head being written, or left by a kill."""
+    found = matching(folder.path / "heads", f"*/{name}")
+    return [path for path in found if not path.parent.name.startswith(".")]
 
 
 def damaged_heads(folder: DatasetFolder) -> Iterator[tuple[StorePath, str]]:
     """Yield each damaged file of a head, and what is wrong with it."""
-    for card_path in matching(folder.path / "heads", "*/card.json"):
+    for card_path in _of_heads(folder, "card.json"):
         file = card_path.with_name("head.skops")
         try:
             card = read_json(card_path)
@@ -52,7 +58,7 @@ def snapshots_of_heads(
     StoreCorrupt
         If a card does not say it: what is deleted must not hang on a guess.
     """
-    for path in (folder.path / "heads").glob("*/card.json"):
+    for path in _of_heads(folder, "card.json"):
         card = read_json(path)
         at = card.get("snapshot")
         if at is not None and not (
@@ -60,7 +66,7 @@ def snapshots_of_heads(
         ):
             raise StoreCorrupt(f"{path} names no snapshot: delete this head, or train it again")
         yield str(card.get("fingerprint")), at
-    for path in (folder.path / "heads").glob("*/encoder.json"):
+    for path in _of_heads(folder, "encoder.json"):
         try:
             snapshots = [
                 (str(block["fingerprint"]), asdict(Snapshot.parse(at)))

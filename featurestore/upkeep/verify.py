@@ -22,6 +22,7 @@ from featurestore.storage.cache import is_sound
 from featurestore.storage.columns import text_hash
 from featurestore.storage.dataset_folder import DatasetFolder
 from featurestore.storage.files import matching, sha256_of
+from featurestore.storage.log_files import log_damage
 from featurestore.storage.remote import StorePath
 from featurestore.storage.shards import each_group, vectors_of
 from featurestore.storage.tables import Shard, Table
@@ -99,10 +100,14 @@ def _check_table(
     table: Table, check: Callable[[pa.Table], Iterator[str]] | None = None
 ) -> Iterator[Finding]:
     """Check files one by one; ``check`` names what is wrong with the rows of an intact one."""
+    damaged = log_damage(table.path) if table.path.is_dir() else []
+    for path, what in damaged:
+        yield Finding(str(path), what, "error")
     try:
         shards = table.shards()
     except FeatureStoreError as error:
-        yield Finding(str(table.path), str(error), "error")
+        if not damaged:  # else it is said above, with the file's name
+            yield Finding(str(table.path), str(error), "error")
         return
     for shard in shards:
         damage = _damage(shard)

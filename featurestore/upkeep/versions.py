@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 
 from featurestore.storage.dataset_folder import DatasetFolder, all_views_locked
-from featurestore.storage.files import read_json
+from featurestore.storage.files import read_json, remove
+from featurestore.storage.log_files import log_damage
 from featurestore.storage.remote import StorePath
 from featurestore.storage.shards import local_copy
 from featurestore.storage.tables import YOUNG_S
@@ -46,6 +49,8 @@ class Vacuumed:
 
     files: tuple[StorePath, ...]
     n_bytes: int
+    leftovers: tuple[Path, ...] = ()  # of writers that were killed
+    damaged: tuple[str, ...] = ()  # files of logs; no shard of their tables was looked at
 
 
 def vacuum(
@@ -54,22 +59,45 @@ def vacuum(
     """Delete files that only old versions name.
 
     Kept are the present state, each snapshot that a head or a run card names, each version that
-    was the latest within ``older_than_s``, and each file younger than that.
+    was the latest within ``older_than_s``, and each file younger than that. Of a table whose log
+    is damaged, all shards are kept. Temporary files that no writer touched for a day go, too.
     """
     # A look takes no lock: a store that cannot be written to can be looked at.
     with nullcontext() if dry_run else all_views_locked(folder):
         keep = _named_versions(folder)
+        tables = [table for _, table in tables_of(folder, replaced=True)]
+        damaged = {str(path): table for table in tables for path, _ in log_damage(table.path)}
         found = [
             path
-            for _, table in tables_of(folder, replaced=True)
+            for table in tables
+            if table not in damaged.values()
             for path in table.unreferenced(keep.get(table.path, set()), older_than_s=older_than_s)
         ]
         size = sum(path.stat().st_size for path in found)
+        leftovers = [path for path in _leftovers(folder) if path not in found]
         if not dry_run:
             for path in found:
                 path.unlink(missing_ok=True)
                 local_copy(path).unlink(missing_ok=True)
-    return Vacuumed(tuple(found), size)
+            for path in leftovers:
+                remove(path)
+    return Vacuumed(tuple(found), size, tuple(leftovers), tuple(damaged))
+
+
+def _leftovers(folder: DatasetFolder) -> list[Path]:
+    """Return temporary files and folders of this machine that no writer touched for a day."""
+    oldest = time.time() - YOUNG_S
+    found = []
+    for path in sorted(folder.local.rglob(".*.tmp")):
+        if any(parent in found for parent in path.parents):
+            continue
+        try:
+            touched = max(one.stat().st_mtime for one in [path, *path.rglob("*")])
+        except FileNotFoundError:
+            continue  # its writer has just renamed it
+        if touched < oldest:
+            found.append(path)
+    return found
 
 
 def compact(folder: DatasetFolder) -> dict[str, int]:
