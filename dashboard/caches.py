@@ -193,8 +193,8 @@ def colorings(view: View, column: str, head: str | None) -> Coloring:
 
 @follows(_encoder, max_entries=64, spinner="Asking the encoder…", copies=True)
 def encode(view: View, content: str | bytes) -> NDArray[np.float32]:
-    """Encode words or a picture's bytes with the view's encoder, (1, dim)."""
-    return _loaded(view).encode([content])
+    """Encode a query, words or a picture's bytes, with the view's encoder, (1, dim)."""
+    return _loaded(view).encode([content], as_queries=True)
 
 
 @follows(_encoder, max_entries=2)

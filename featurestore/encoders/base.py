@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
@@ -71,6 +71,13 @@ class Encoder:
         """Encode texts; returns (n, dim) float32, not normalised."""
         raise ModalityMismatch(f"{self.resolved.spec} cannot read texts")
 
+    def encode_queries(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Encode texts that items are looked for with; returns (n, dim) float32.
+
+        By default as items are: only models with a prompt for queries tell them apart.
+        """
+        return self.encode_texts(texts)
+
     def tokenize(self, texts: Sequence[str]) -> Tokenized:
         """Turn texts into what the first step of `runner` takes; called ahead of the encoder.
 
@@ -98,6 +105,9 @@ class LoadOptions:
     device: str = "auto"  # a GPU where there is one; cpu, cuda, cuda:1, mps
     trust: Trust = False  # code that a store, a bundle or a model's folder names
     compile: bool = False  # torch.compile: slow to start, faster on long runs
+    # The fingerprints of views or heads made with a spec: where it has come to mean another
+    # prompt since, that of then is loaded.
+    made: Mapping[EncoderSpec, str] = field(default_factory=dict, hash=False)
 
     def runs_code_of(self, spec: EncoderSpec) -> bool:
         """Whether code that an encoder's name or its model brings may run."""

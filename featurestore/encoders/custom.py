@@ -7,7 +7,8 @@
             return numpy.stack([numpy.asarray(one).mean(axis=(0, 1)) for one in images])
 
 Instead of, or beside, `encode_images` it may have ``encode_texts(texts)``; both return (n, dim).
-Optional: ``prepare_image(image)``, run in decode workers, whose results `encode_images` then
+Optional: ``encode_queries(texts)``, for texts that items are looked for with;
+``prepare_image(image)``, run in decode workers, whose results `encode_images` then
 gets; ``device``, such as "cuda". A class that takes ``device=`` is given that of ``--device``,
 where one is named. Without ``version``, the module's source text stands for it.
 """
@@ -53,6 +54,11 @@ class Custom(Encoder):
     def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Return its vectors, (n, dim) float32."""
         return _checked(self.inner, "encode_texts", list(texts), self.resolved.dim)
+
+    def encode_queries(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Return its vectors of queries, those of texts if it tells no difference."""
+        method = "encode_queries" if _has_own(self.inner, "encode_queries") else "encode_texts"
+        return _checked(self.inner, method, list(texts), self.resolved.dim)
 
 
 def load(specs: Sequence[EncoderSpec], load_options: LoadOptions) -> list[Custom]:

@@ -47,7 +47,7 @@ def open_encoder(
         spec = EncoderSpec.parse(info["spec"])
     else:
         trust = either(trust, asked_for(str(spec)))
-    encoder = load_encoder(spec, trust=trust)
+    encoder = load_encoder(spec, trust=trust, made=info["fingerprint"])
     if encoder.resolved.fingerprint != info["fingerprint"]:
         raise EncoderMismatch(
             f"{spec} is another encoder now than the one that made these vectors: fingerprint "
@@ -72,8 +72,12 @@ def check_reads(spec: EncoderSpec, modalities: frozenset[Modality], modality: Mo
         )
 
 
-def encode(encoder: Encoder, contents: Sequence[str | bytes]) -> NDArray[np.float32]:
+def encode(
+    encoder: Encoder, contents: Sequence[str | bytes], *, as_queries: bool = False
+) -> NDArray[np.float32]:
     """Encode texts, or the bytes of images; returns (n, dim) float32.
+
+    Texts are encoded as items are, or, where the model has a prompt for them, as queries.
 
     Raises
     ------
@@ -91,7 +95,8 @@ def encode(encoder: Encoder, contents: Sequence[str | bytes]) -> NDArray[np.floa
     for begin in range(0, len(contents), BATCH_ITEMS):
         batch = contents[begin : begin + BATCH_ITEMS]
         if modality is Modality.TEXT:
-            batches.append(encoder.encode_texts([str(one) for one in batch]))
+            encode_texts = encoder.encode_queries if as_queries else encoder.encode_texts
+            batches.append(encode_texts([str(one) for one in batch]))
             continue
         images = [one for one in batch if isinstance(one, bytes)]
         pictures = [decode_image(one, at_least_px=encoder.decode_px) for one in images]

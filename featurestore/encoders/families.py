@@ -68,7 +68,7 @@ FAMILIES = {
     "st": Family(
         "featurestore.encoders.sentence_models",
         ("torch", "sentence-transformers", "transformers", "tokenizers"),
-        frozenset({"max_length", "prompt", "precision"}),
+        frozenset({"max_length", "prompt", "truncate_dim", "precision"}),
         "st:all-MiniLM-L6-v2",
         "any sentence-transformers text model by name, or st:local-dir:/path",
         has_revisions=True,

@@ -33,25 +33,48 @@ def check_device_name(device: str) -> str:
     return device
 
 
-def known_encoder(spec: EncoderSpec) -> ResolvedEncoder | None:
-    """Return what the user's cache knows of an encoder; None if it has to be loaded."""
+def known_encoder(spec: EncoderSpec, made: str | None = None) -> ResolvedEncoder | None:
+    """Return what the user's cache knows of an encoder; None if it has to be loaded.
+
+    ``made`` is the fingerprint of a view of this spec; see `LoadOptions.made`.
+    """
     family = family_of(spec)
-    known = user_cache.recall("encoders", str(spec)) if family.is_remembered else None
-    if known and known["files"] == _files(spec) and known["versions"] == versions_of(family):
-        return ResolvedEncoder(
-            spec,
-            known["dim"],
-            frozenset(map(Modality, known["modalities"])),
-            known["chosen"],
-            known["versions"],
-            known.get("n_parameters"),
-        )
-    return None
+    if not family.is_remembered:
+        return None
+    if "prompt" not in family.options:
+        return _known(spec, str(spec))
+    keys = [str(spec)] if made is None else [str(spec), _key_as_made(spec, made)]
+    all_known = [_known(spec, key) for key in keys]
+    return next((one for one in all_known if one and made in (None, one.fingerprint)), None)
 
 
-def load_encoder(spec: EncoderSpec, *, device: str = "auto", trust: Trust = False) -> Encoder:
+def _known(spec: EncoderSpec, key: str) -> ResolvedEncoder | None:
+    known, family = user_cache.recall("encoders", key), family_of(spec)
+    if not known or known["files"] != _files(spec) or known["versions"] != versions_of(family):
+        return None
+    if "prompt" in family.options and "prompts" not in known:
+        return None  # noted by 0.1, where a spec could mean another prompt
+    return ResolvedEncoder(
+        spec,
+        known["dim"],
+        frozenset(map(Modality, known["modalities"])),
+        known["chosen"],
+        known["versions"],
+        known.get("n_parameters"),
+        known.get("prompts", {}),
+    )
+
+
+def _key_as_made(spec: EncoderSpec, made: str) -> str:
+    return f"{spec} as {made}"
+
+
+def load_encoder(
+    spec: EncoderSpec, *, device: str = "auto", trust: Trust = False, made: str | None = None
+) -> Encoder:
     """Load one encoder; see `load_encoders`."""
-    return load_encoders([spec], LoadOptions(device, trust))[0]
+    of_then = {} if made is None else {spec: made}
+    return load_encoders([spec], LoadOptions(device, trust, made=of_then))[0]
 
 
 def load_encoders(
@@ -124,9 +147,11 @@ def _remember(spec: EncoderSpec, resolved: ResolvedEncoder) -> None:
         "modalities": sorted(resolved.modalities),
         "chosen": dict(resolved.chosen),
         "n_parameters": resolved.n_parameters,
+        "prompts": dict(resolved.prompts),
     }
-    if family.is_remembered and user_cache.recall("encoders", str(spec)) != entry:
-        user_cache.remember("encoders", str(spec), entry)
+    key = _key_as_made(spec, resolved.fingerprint) if "now" in resolved.prompts else str(spec)
+    if family.is_remembered and user_cache.recall("encoders", key) != entry:
+        user_cache.remember("encoders", key, entry)
 
 
 def _files(spec: EncoderSpec) -> list[list[Any]]:

@@ -11,11 +11,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 from transformers.utils import logging as transformers_logging
 
 from featurestore.encoders import families
 from featurestore.encoders.base import LoadOptions, Tokenized
+from featurestore.encoders.prompts import Prompts, prompts_of, prompts_of_0_1, said
 from featurestore.encoders.tokens import collator, n_tokens, of_like_length, unpadded
 from featurestore.encoders.torch_network import Depth, Network, TorchEncoder
 from featurestore.encoders.torch_setup import (
@@ -58,26 +60,86 @@ def load(specs: Sequence[EncoderSpec], load_options: LoadOptions) -> list[TorchE
         )
     pipeline.float()  # a checkpoint of 16 bits as well: #precision alone says what it runs in
     _set_max_length(pipeline, spec)
-    default = pipeline.prompts.get(pipeline.default_prompt_name or "") or None
-    prompt = spec.option("prompt", "") or default
-    chosen = {
+    _set_truncate_dim(pipeline, spec)
+    resolved, prompts, tasks = _resolve(pipeline, spec, load_options.made.get(spec))
+    settle(pipeline, device, compile=load_options.compile)
+    dtype = precision_of(spec)
+    queries = _whole(pipeline, prompts.queries, tasks[1], device, dtype)
+    split = SentenceEncoder(resolved, _split(pipeline, prompts.items, device, dtype), queries)
+    whole = SentenceEncoder(
+        resolved, _whole(pipeline, prompts.items, tasks[0], device, dtype), queries
+    )
+    return [split if _agree(split, whole) else whole]
+
+
+class SentenceEncoder(TorchEncoder):
+    """A pipeline that may put other prompts before queries than before items."""
+
+    def __init__(self, resolved: ResolvedEncoder, network: Network, queries: Network) -> None:
+        super().__init__(resolved, network)
+        self.queries = TorchEncoder(resolved, queries)
+
+    def encode_queries(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Return what the library's ``encode_query`` returns, (n, dim) float32."""
+        return self.queries.encode_texts(texts)
+
+
+def _resolve(
+    pipeline: SentenceTransformer, spec: EncoderSpec, made: str | None
+) -> tuple[ResolvedEncoder, Prompts, tuple[str | None, str | None]]:
+    """Return what decides the vectors, the prompts, and the tasks of items and of queries.
+
+    ``made`` is the fingerprint of a view of this spec: one made by 0.1 keeps the prompt of then.
+    """
+    at_all_times = {
         "family": "st",
         "weights": weights_hash(pipeline),
         "tokenizer": _tokenizer_hash(pipeline),
         "pipeline": [f"{type(module).__name__} {_config(module)}" for module in pipeline],
         "max_length": pipeline.max_seq_length,
-        "prompt": prompt,
         "precision": spec.option("precision", "fp32"),
     } | config_of(spec)
-    resolved = ResolvedEncoder(
-        spec, int(pipeline.get_embedding_dimension()), frozenset({Modality.TEXT}), chosen,
-        families.versions(spec), sum(one.numel() for one in pipeline.parameters()),
-    )  # fmt: skip
-    settle(pipeline, device, compile=load_options.compile)
-    dtype = precision_of(spec)
-    split = TorchEncoder(resolved, _split(pipeline, prompt, device, dtype))
-    whole = TorchEncoder(resolved, _whole(pipeline, prompt, device, dtype))
-    return [split if _agree(split, whole) else whole]
+    dim = int(pipeline.get_embedding_dimension())
+    versions = families.versions(spec)
+    n_parameters = sum(one.numel() for one in pipeline.parameters())
+    has_tasks = "task" in pipeline.get_model_kwargs()
+    cut = {} if pipeline.truncate_dim is None else {"truncate_dim": pipeline.truncate_dim}
+    tasks = {"task": "document"} if has_tasks else {}
+
+    def resolved(prompts: Prompts, chosen: dict[str, Any], told: dict[str, Any]) -> ResolvedEncoder:
+        told = {"items": prompts.items, "queries": prompts.queries} | told
+        chosen = at_all_times | {"prompt": prompts.items} | chosen
+        text_alone = frozenset({Modality.TEXT})
+        return ResolvedEncoder(spec, dim, text_alone, chosen, versions, n_parameters, told)
+
+    then = prompts_of_0_1(spec, pipeline.prompts, pipeline.default_prompt_name)
+    has_been = made is not None and resolved(then, {}, {}).fingerprint == made
+    names = [name for name, text in pipeline.prompts.items() if text]
+    try:
+        prompts = prompts_of(spec, pipeline.prompts)
+    except BadName as error:
+        if not has_been:
+            raise
+        return resolved(then, {}, {"now": str(error)}), then, (None, None)
+    now = resolved(prompts, cut | tasks, {"named": names})
+    if has_been and now.fingerprint != made:
+        means = f"it now means {said(prompts.items)}"
+        return resolved(then, {}, {"now": means}), then, (None, None)
+    return now, prompts, ("document", "query") if has_tasks else (None, None)
+
+
+def _set_truncate_dim(pipeline: SentenceTransformer, spec: EncoderSpec) -> None:
+    if (length := spec.option("truncate_dim", "")) == "":
+        return
+    most = _full_dim(pipeline)
+    if not length.isdecimal() or not 1 <= int(length) <= most:
+        raise BadName(f"truncate_dim={length} in {spec}: expected a whole number from 1 to {most}")
+    pipeline.truncate_dim = int(length)
+
+
+def _full_dim(pipeline: SentenceTransformer) -> int:
+    with pipeline.truncate_embeddings(None):
+        return int(pipeline.get_embedding_dimension())
 
 
 def _check_activations(spec: EncoderSpec, folder: Path) -> None:
@@ -136,16 +198,22 @@ def _split(
 
 
 def _whole(
-    pipeline: SentenceTransformer, prompt: str | None, device: str, dtype: torch.dtype
+    pipeline: SentenceTransformer,
+    prompt: str | None,
+    task: str | None,
+    device: str,
+    dtype: torch.dtype,
 ) -> Network:
-    """Leave all of it to the library: for pipelines that do not fit the split."""
+    """Leave all of it to the library: for queries, and pipelines that do not fit the split."""
+    tasks = {} if task is None else {"task": task}
 
     def forward(batch: dict[str, Any], _: Sequence[Depth]) -> list[torch.Tensor]:
         texts = batch["texts"]
         return [
             pipeline.encode(
-                texts, batch_size=len(texts), prompt=prompt, show_progress_bar=False,
-                convert_to_tensor=True,
+                # Not None, for which the library would take its default prompt.
+                texts, batch_size=len(texts), prompt=prompt or "", show_progress_bar=False,
+                convert_to_tensor=True, **tasks,
             )
         ]  # fmt: skip
 

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from featurestore.encoders.base import Encoder, LoadOptions
 from featurestore.encoders.families import BUILTIN, family_of
 from featurestore.encoders.loading import check_device_name, known_encoder, load_encoders
+from featurestore.encoders.prompts import prompt_note
 from featurestore.encoders.trust import asked_for, either
 from featurestore.errors import BadName, EncoderChanged, ModalityMismatch
 from featurestore.pipeline.listing_run import Intake, Selection
@@ -69,10 +70,20 @@ class Job:
     clock: Clock
     resolved: list[ResolvedEncoder] = field(default_factory=list)  # one for each view
     loaded: dict[EncoderSpec, Encoder] = field(default_factory=dict)
+    made_elsewhere: Mapping[EncoderSpec, str] = field(default_factory=dict)  # see `LoadOptions`
 
     @classmethod
-    def make(cls, store: StorePath, dataset: str, request: EmbedRequest) -> Job:
-        """List the sources, resolve the encoders and check that they fit; nothing is written."""
+    def make(
+        cls,
+        store: StorePath,
+        dataset: str,
+        request: EmbedRequest,
+        made: Mapping[EncoderSpec, str] | None = None,
+    ) -> Job:
+        """List the sources, resolve the encoders and check that they fit; nothing is written.
+
+        ``made`` holds the fingerprints of views elsewhere that the vectors are to be like.
+        """
         folder, clock = DatasetFolder(store / "datasets" / check_dataset_name(dataset)), Clock()
         own = own_encoders(request.encoders)
         specs = [*parse_specs(one for one in request.encoders if isinstance(one, str)), *own]
@@ -83,9 +94,10 @@ class Job:
         with clock.stage("list"):
             intake = _read_intake(folder, earlier, request)
         specs = specs or [EncoderSpec.parse(BUILTIN[intake.modality])]
-        job = cls(folder, request, earlier, intake, clock, loaded=own)
+        job = cls(folder, request, earlier, intake, clock, [], own, made or {})
         # For a new data set there is something to embed: then fail before it is made.
-        known = {} if earlier is None else {spec: known_encoder(spec) for spec in specs}
+        made = job.made
+        known = {} if earlier is None else {one: known_encoder(one, made.get(one)) for one in specs}
         known |= {spec: encoder.resolved for spec, encoder in own.items()}
         networks = {spec.network for spec in specs if known.get(spec) is None}
         to_load = [spec for spec in specs if spec.network in networks and spec not in own]
@@ -112,6 +124,7 @@ class Job:
             self.say_understood(say)
         if not self.request.encoders:
             say(what_is_built_in(self.intake.modality))
+        self.say_prompts(say)
         part = self.request.embed_options.part
         suffix = "" if part is None else f".{part[0]}-of-{part[1]}"
 
@@ -128,6 +141,13 @@ class Job:
         intake = self.intake
         for line in understood(intake.rows, intake.modality, intake.labels, intake.sources):
             say(line)
+
+    def say_prompts(self, say: Callable[[str], None]) -> None:
+        """Say what a new view puts before texts, and which old view keeps what it had."""
+        views = self.folder.encoders()
+        for one in self.resolved:
+            if note := prompt_note(one, is_new=one.slug not in views):
+                say(note)
 
     @property
     def run_input(self) -> RunInput:
@@ -157,11 +177,20 @@ class Job:
         """Whether vectors of other weights may take a view's place."""
         return self.request.embed_options.overwrite and self.is_whole
 
+    @property
+    def made(self) -> Mapping[EncoderSpec, str]:
+        """The fingerprints of the views there are: their specs mean what they meant then."""
+        if self.may_replace or not self.folder.exists:
+            return self.made_elsewhere
+        views = self.folder.encoders().values()
+        here = {EncoderSpec.parse(one["spec"]): one["fingerprint"] for one in views}
+        return {**self.made_elsewhere, **here}
+
     def load(self, specs: Sequence[EncoderSpec], *, keep: bool = False) -> list[Encoder]:
         """Load encoders, or hand out those that were loaded before (once: memory counts)."""
         options = self.request.embed_options
         trust = either(options.trust, asked_for(*self.request.encoders))
-        load_options = LoadOptions(options.device, trust, options.compile)
+        load_options = LoadOptions(options.device, trust, options.compile, self.made)
         absent = [spec for spec in specs if spec not in self.loaded]
         if absent:
             self.loaded |= dict(zip(absent, load_encoders(absent, load_options), strict=True))

@@ -178,6 +178,7 @@ class DatasetFolder:
             "modalities": sorted(resolved.modalities),
             "n_parameters": resolved.n_parameters,
             "chosen": dict(resolved.chosen),
+            **({"prompts": dict(resolved.prompts)} if resolved.prompts else {}),
             "versions": dict(resolved.versions),
             "device": device,
             "canary": canary,

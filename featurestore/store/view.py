@@ -412,7 +412,7 @@ class View:
         examples = [
             index.vectors[rows],
             *(self.encode([content_of(image)]) for image in images),
-            *(self.encode([text]) for text in texts),
+            *(self.encode([text], as_queries=True) for text in texts),
             given.astype(np.float32),
         ]
         allowed = np.ones(len(index.ids), bool) if scope.among is None else scope.among
@@ -422,7 +422,7 @@ class View:
 
     def search_text(self, text: str, **options: Unpack[SearchOptions]) -> Neighbors:
         """Find the items closest to a text, for encoders that read texts; see `search`."""
-        return self.search(self.encode([text]), **options)
+        return self.search(self.encode([text], as_queries=True), **options)
 
     def search_image(
         self, image: str | Path | bytes, **options: Unpack[SearchOptions]
@@ -430,8 +430,12 @@ class View:
         """Find the items closest to a picture, given as a file or its bytes; see `search`."""
         return self.search(self.encode([content_of(image)]), **options)
 
-    def encode(self, contents: Sequence[str | bytes]) -> NDArray[np.float32]:
+    def encode(
+        self, contents: Sequence[str | bytes], *, as_queries: bool = False
+    ) -> NDArray[np.float32]:
         """Encode new texts or image bytes with this view's encoder, checked to be the same.
+
+        Texts are encoded as items are, or with the model's query prompt if ``as_queries``.
 
         Returns
         -------
@@ -439,7 +443,7 @@ class View:
         """
         modality = Modality.TEXT if isinstance(contents[0], str) else Modality.IMAGE
         encode_now.check_reads(self.spec, self.modalities, modality)  # before anything is loaded
-        return encode_now.encode(self._encoder, contents)
+        return encode_now.encode(self._encoder, contents, as_queries=as_queries)
 
     @cached_property
     def _encoder(self) -> Any:

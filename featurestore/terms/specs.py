@@ -15,9 +15,14 @@ from typing import Any, Self
 from featurestore.errors import BadName
 
 # In this order in every spec, so that two spellings of one encoder are one view.
-SPEC_OPTIONS = ("layer", "pool", "size", "max_length", "prompt", "precision", "decode", "seed")
+SPEC_OPTIONS = (
+    "layer", "pool", "size", "max_length", "prompt", "truncate_dim", "precision", "decode", "seed",
+)  # fmt: skip
+_KEYS = "|".join(SPEC_OPTIONS)
 # A comma that another key follows: a prompt may hold commas of its own.
-_NEXT_OPTION = re.compile(rf",(?=(?:{'|'.join(SPEC_OPTIONS)})=)")
+_NEXT_OPTION = re.compile(rf",(?=(?:{_KEYS})=)")
+# A prompt in quotes ends at the first such quote that another key or nothing follows.
+_QUOTED = re.compile(rf"""(?:^|,)(prompt=(['"]).*?\2)(?=\s*$|,(?:{_KEYS})=)""", re.DOTALL)
 LOCAL_DIR = "local-dir:"
 _PATH_STARTS = ("/", "./", "../", "~")
 
@@ -65,9 +70,7 @@ class EncoderSpec:
             model = f"{named[0]}/{_absolute(named[2])}"
         elif "@" in model:
             model, _, revision = model.rpartition("@")
-        options = dict(
-            _parse_option(part, text) for part in _NEXT_OPTION.split(tail) if part.strip()
-        )
+        options = dict(_parse_option(part, text) for part in _option_parts(tail) if part.strip())
         ordered = tuple((key, options[key]) for key in SPEC_OPTIONS if key in options)
         return cls(family, model, revision, ordered)
 
@@ -138,6 +141,24 @@ def _absolute(path: str) -> str:
     return os.path.abspath(Path(path).expanduser())  # noqa: PTH100 - `..` goes as well
 
 
+def literal_prompt(value: str) -> str | None:
+    """Return the text of a prompt in quotes; None for one that is not in quotes.
+
+    >>> literal_prompt("'query: '"), literal_prompt("query")
+    ('query: ', None)
+    """
+    is_quoted = len(value) > 1 and value[0] == value[-1] and value[0] in "'\""
+    return value[1:-1] if is_quoted else None
+
+
+def _option_parts(tail: str) -> list[str]:
+    """Cut ``key=value,key=value`` at its commas, but not inside a prompt in quotes."""
+    if found := _QUOTED.search(tail):
+        before, after = tail[: found.start(1)].rstrip(","), tail[found.end(1) :].lstrip(",")
+        return [*_NEXT_OPTION.split(before), found[1], *_NEXT_OPTION.split(after)]
+    return _NEXT_OPTION.split(tail)
+
+
 def _parse_option(part: str, text: str) -> tuple[str, str]:
     key, equals, value = part.partition("=")
     if not equals or key not in SPEC_OPTIONS:
@@ -145,6 +166,8 @@ def _parse_option(part: str, text: str) -> tuple[str, str]:
             f"{part!r} in {text!r} is no encoder option: expected key=value "
             f"with a key among {', '.join(SPEC_OPTIONS)}"
         )
+    if key == "prompt" and (literal := literal_prompt(value)) is not None:  # two spellings, one
+        value = value if "'," in literal else f"'{literal}'" if literal else ""
     return key, value
 
 
@@ -158,6 +181,8 @@ class ResolvedEncoder:
     chosen: Mapping[str, Any]  # everything chosen that changes a vector; JSON-able
     versions: Mapping[str, str] = field(default_factory=dict)  # measured by canaries, not hashed
     n_parameters: int | None = None  # of the whole network, whatever the layer; not hashed
+    # What is put before texts, for models that have prompts; not hashed, those of items are chosen.
+    prompts: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def fingerprint(self) -> str:

@@ -186,7 +186,8 @@ def _check_sources(folder: DatasetFolder, n_sample: int, seed: int) -> Iterator[
 def _check_encoder(path: StorePath, info: Mapping[str, Any], trust: Trust) -> Iterator[Finding]:
     where = str(path / "encoder.json")
     try:
-        encoder = load_encoder(EncoderSpec.parse(info["spec"]), device="cpu", trust=trust)
+        spec, made = EncoderSpec.parse(info["spec"]), info["fingerprint"]
+        encoder = load_encoder(spec, device="cpu", trust=trust, made=made)
     except NotTrusted as error:
         yield Finding(where, f"its encoder was not checked: {error}", "warning")
         return

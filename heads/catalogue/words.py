@@ -82,7 +82,8 @@ def prompts_of(
 
 def class_vectors(view: View, prompts: Sequence[Sequence[str]]) -> NDArray[np.float32]:
     """Return the mean direction of each class's prompts, (n_classes, dim), of length 1."""
-    vectors = unit_rows(view.encode([text for texts in prompts for text in texts]))
+    texts = [text for of_class in prompts for text in of_class]
+    vectors = unit_rows(view.encode(texts, as_queries=True))
     ends = np.cumsum([len(texts) for texts in prompts])[:-1]
     return unit_rows(np.stack([part.mean(axis=0) for part in np.split(vectors, ends)]))
 

@@ -154,7 +154,8 @@ def predict_rows(
         specs = [place or EncoderSpec.parse(block["spec"]) for block, place in pairs]
         names = [str(spec) for spec in specs] or ["baseline:hashing"]
         how = EmbedOptions(trust=head.trust)
-        job = Job.make(store.path, "items", EmbedRequest([source], names, options, how))
+        made = {spec: str(one["fingerprint"]) for spec, one in zip(specs, blocks, strict=True)}
+        job = Job.make(store.path, "items", EmbedRequest([source], names, options, how), made)
         rows = input_rows(opened, options, job.intake.rows.drop_columns(["source"]))
         reports = job.run(progress, lambda _: None)
         dataset = store.dataset("items")

@@ -258,3 +258,14 @@ def test_a_family_that_gives_no_encoder_is_told_so_before_anything_is_written(mo
     monkeypatch.setitem(families.FAMILIES, "theirs", family)
     with pytest.raises(UnknownEncoder, match=r"derives from featurestore\.encoders\.Encoder"):
         load_encoders(parse_specs(["theirs:x"]))
+
+
+def test_an_encoder_may_tell_queries_from_items():
+    class Asked(Lengths):
+        def encode_queries(self, texts):
+            return [[-n, -1.0] for n, _ in self.encode_texts(texts)]
+
+    plain, asked = adopt(Lengths()), adopt(Asked())
+    vectors = plain.encode_texts(["a text"])
+    np.testing.assert_array_equal(plain.encode_queries(["a text"]), vectors)
+    np.testing.assert_array_equal(asked.encode_queries(["a text"]), -vectors)

@@ -131,7 +131,7 @@ def test_options_of_sentence_models_change_the_vectors_and_the_fingerprint(minil
     plain, short, asked = (
         load(minilm),
         load(f"{minilm}#max_length=8"),
-        load(f"{minilm}#prompt=query: "),
+        load(f"{minilm}#prompt='query: '"),
     )
     text = ["the same words again and again and again and again"]
     vectors = [one.encode_texts(text) for one in (plain, short, asked)]

@@ -201,7 +201,7 @@ def test_a_verdict_tries_the_words_and_goes_on_without_the_encoder(
     assert words.way == Way.WORDS
     assert words.over_encoder.first == ("builtin:tiny-text", "zero-shot+probe")
 
-    def gone(*_: object) -> None:
+    def gone(*_: object, **__: object) -> None:
         raise EncoderMismatch("another encoder now")
 
     monkeypatch.setattr(View, "encode", gone)
