@@ -56,19 +56,35 @@ def bert(tmp_path_factory):
     return folder
 
 
-@pytest.fixture
-def model(bert, tmp_path):
-    """Make a sentence-transformers folder with the prompts given, and return it."""
+@pytest.fixture(scope="session")
+def saved(bert, tmp_path_factory):
+    """Return sentence-transformers folders as the library saves them, by whether they normalize."""
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
 
+    folders = {}
+    for normalize in (False, True):
+        modules = [Transformer(str(bert)), Pooling(16, "mean"), *([Normalize()] * normalize)]
+        folders[normalize] = tmp_path_factory.mktemp("saved")
+        SentenceTransformer(modules=modules, device="cpu").save(str(folders[normalize]))
+    return folders
+
+
+@pytest.fixture
+def model(saved, tmp_path):
+    """Make a sentence-transformers folder with the prompts given, and return it."""
+
     def make(prompts=None, *, include_prompt=True, normalize=False, **options):
-        modules = [Transformer(str(bert)), Pooling(16, "mean", include_prompt=include_prompt)]
-        modules += [Normalize()] if normalize else []
-        made = SentenceTransformer(modules=modules, prompts=prompts, device="cpu", **options)
         folder = tmp_path / f"model-{len(list(tmp_path.glob('model-*')))}"
-        made.save(str(folder))
+        shutil.copytree(saved[normalize], folder)
+        write(folder / "config_sentence_transformers.json", prompts=prompts or {}, **options)
+        write(folder / "1_Pooling" / "config.json", include_prompt=include_prompt)
         return folder
+
+    def write(path, **values):
+        known = json.loads(path.read_text())
+        assert known.keys() >= values.keys() - {"truncate_dim"}
+        path.write_text(json.dumps(known | values))
 
     return make
 
@@ -289,12 +305,6 @@ def test_a_view_of_before_keeps_the_prompt_that_it_was_made_with(
     same(view.encode(["a cat"], as_queries=True), theirs.encode_query(["a cat"]))
     parsed = EncoderSpec.parse(spec)
     assert known_encoder(parsed, view.fingerprint).fingerprint == view.fingerprint
-    result = CliRunner().invoke(cli, ["verify", "--store", str(tmp_path / "s")])
-    assert result.exit_code == 0, result.output
-    block = {key: view.info[key] for key in ("spec", "fingerprint", "canary")}
-    assert encode_now.open_encoder(block).resolved.fingerprint == view.fingerprint
-    moved = shutil.copytree(folder, tmp_path / "elsewhere")
-    assert encode_now.open_encoder(block, EncoderSpec.parse(f"st:local-dir:{moved}{options}"))
     if "no prompt named" in now:
         with pytest.raises(BadName, match="no prompt named"):
             embed(store, table, spec, overwrite=True)
@@ -304,7 +314,7 @@ def test_a_view_of_before_keeps_the_prompt_that_it_was_made_with(
     same(view.load().vectors[-1:], expected(["who is the cat"]))
 
 
-def test_a_head_of_before_is_asked_with_the_prompt_that_taught_it(model, table, tmp_path):
+def test_heads_queries_and_verify_keep_the_prompt_of_before(model, table, tmp_path):
     folder, store = model(BOTH), open_store(tmp_path / "s", create=True)
     embed(store, table, f"st:local-dir:{folder}#prompt=")
     as_of_0_1(tmp_path / "s", None, folder)
@@ -314,6 +324,12 @@ def test_a_head_of_before_is_asked_with_the_prompt_that_taught_it(model, table, 
     new.write_text("text\na cat\n")
     result = CliRunner().invoke(cli, ["predict", str(tmp_path / "b"), str(new), "--text", "text"])
     assert result.exit_code == 0, result.output
+    result = CliRunner().invoke(cli, ["verify", "--store", str(tmp_path / "s")])
+    assert result.exit_code == 0, result.output
+    block = {key: view.info[key] for key in ("spec", "fingerprint", "canary")}
+    assert encode_now.open_encoder(block).resolved.fingerprint == view.fingerprint
+    moved = shutil.copytree(folder, tmp_path / "elsewhere")
+    assert encode_now.open_encoder(block, EncoderSpec.parse(f"st:local-dir:{moved}"))
 
 
 def test_the_cache_of_before_does_not_tell_what_a_spec_means_now(model):
