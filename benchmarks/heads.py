@@ -1,7 +1,8 @@
 """Heads: as fast as they should be, and as honest as they say.
 
-Run: python -m benchmarks.heads [speed] [honesty] [data] [words]   (all by default)
-speed takes some 6 minutes on 2 cores, honesty 30, data 15, words 5 (both need ../shared).
+Run: python -m benchmarks.heads [speed] [honesty] [data] [words] [unlike]   (all by default)
+speed takes some 6 minutes on 2 cores, honesty 30, data 15, words 5, unlike 10 (the last three
+need ../shared).
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from sklearn.model_selection import PredefinedSplit
 import heads
 from benchmarks.memory import views_of
 from benchmarks.report import Row, at_least, at_most, on_all_cores, run_sections
+from benchmarks.unlike import unlike
 from featurestore.terms.intervals import wilson
 from heads.catalogue.table import DEFAULT_HEADS, HEADS
 from heads.estimators.logistic import CS, LogisticHead
@@ -336,7 +338,7 @@ def words() -> list[Row]:
     return rows
 
 
-SECTIONS = {"speed": speed, "honesty": honesty, "data": data, "words": words}
+SECTIONS = {"speed": speed, "honesty": honesty, "data": data, "words": words, "unlike": unlike}
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
 """How a command ended, besides 0 (success), 1 (error) and 2 (usage)."""
 
 FAILED_ITEMS = 3  # finished, but some items failed
+UNLIKE_ITEMS = 4  # finished, but more items than allowed are unlike the training items
 INTERRUPTED, TERMINATED = 130, 143  # what was done is kept

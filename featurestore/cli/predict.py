@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from featurestore.cli.exit_codes import FAILED_ITEMS
+from featurestore.cli.exit_codes import FAILED_ITEMS, UNLIKE_ITEMS
 from featurestore.cli.options import json_option, trust_option
 from featurestore.cli.printing import json_text, progress_bar, say
 from featurestore.terms.labels import SEPARATOR
@@ -44,6 +44,14 @@ if TYPE_CHECKING:
     "probable one.",
 )
 @click.option(
+    "--fail-if-unlike",
+    "most_unlike",
+    metavar="SHARE",
+    callback=lambda _context, _option, value: _share(value),
+    help="Exit 4 if more of the items than that, say 20%, are unlike the training items; the "
+    "answers are written first.",
+)
+@click.option(
     "-o", "--output", metavar="FILE.csv|.parquet|.jsonl|.json", help="CSV to stdout by default."
 )
 @trust_option
@@ -57,6 +65,7 @@ def predict(
     encoder: str | None,
     min_confidence: float,
     allow_empty: bool,
+    most_unlike: float | None,
     output: str | None,
     trust: bool,
     as_json: bool,
@@ -64,13 +73,17 @@ def predict(
     """Predict for raw items with a bundle, or with the folder of a registered head.
 
     Rows come out in the order of SOURCE, with all its columns; a failed row has an empty
-    prediction, and its reason in the column failed (exit 3).
+    prediction, and its reason in the column failed (exit 3). unlike_training is the share of the
+    training items that lie less far out.
     """
+    from featurestore.errors import BadName
     from featurestore.sources.listing import SourceOptions
     from heads.saved.bundle import load_bundle
 
     ending = _ending(output, source, as_json=as_json)
     head = load_bundle(bundle, trust=trust)
+    if most_unlike is not None and (why := head.cannot_tell):
+        raise BadName(f"--fail-if-unlike cannot be kept: {why}")
     options = SourceOptions(text=text, image=image, id=id_column)
     how: AskOptions = {
         "encoder": encoder,
@@ -89,6 +102,13 @@ def predict(
         for line in found.summary():
             say(line)
         say(f"written to {output}")
+    unlike = found.answers.unlike
+    if most_unlike is not None and unlike is not None and unlike.share > most_unlike:
+        say(
+            f"{unlike.share:.1%} of the items are unlike the training items, more than "
+            f"--fail-if-unlike {most_unlike:.4g}"
+        )
+        return UNLIKE_ITEMS
     return FAILED_ITEMS if found.failures else 0
 
 
@@ -108,6 +128,20 @@ def _answered(
         return AnsweredRows(InputRows(pa.array(answers.ids), pa.table({})), answers)
     with progress_bar() as progress:
         return predict_rows(head, source, options=options, progress=progress, **how)
+
+
+def _share(value: str | None) -> float | None:
+    """Return a share that is written as 20% or 0.2."""
+    if value is None:
+        return None
+    number, percent, rest = value.partition("%")
+    try:
+        share = float(number) / (100 if percent else 1)
+    except ValueError:
+        share = -1.0
+    if not 0 <= share < 1 or rest:
+        raise click.BadParameter(f"{value!r}: expected a share from 0 to below 1, such as 20%")
+    return share
 
 
 def _ending(output: str | None, source: str, *, as_json: bool) -> str:

@@ -35,17 +35,24 @@ def _of_heads(folder: DatasetFolder, name: str) -> list[StorePath]:
 def damaged_heads(folder: DatasetFolder) -> Iterator[tuple[StorePath, str]]:
     """Yield each damaged file of a head, and what is wrong with it."""
     for card_path in _of_heads(folder, "card.json"):
-        file = card_path.with_name("head.skops")
         try:
             card = read_json(card_path)
-            digest = sha256_of(file)
         except StoreCorrupt as error:
             yield card_path, str(error)
-        except OSError as error:
-            yield file, f"cannot be read: {error.strerror}"
-        else:
-            if digest != card.get("head_sha256"):
-                yield file, "is not the head that card.json describes"
+            continue
+        files = {"head.skops": card.get("head_sha256")}
+        if (known := card.get("unlike_sha256")) is not None:  # heads of old do not have it
+            files["unlike.safetensors"] = known
+        for name, digest in files.items():
+            file = card_path.with_name(name)
+            try:
+                is_same = sha256_of(file) == digest
+            except (StoreCorrupt, OSError) as error:
+                why = getattr(error, "strerror", None) or error
+                yield file, f"cannot be read: {why}"
+                continue
+            if not is_same:
+                yield file, "is not what card.json describes"
 
 
 def snapshots_of_heads(

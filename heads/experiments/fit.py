@@ -52,6 +52,7 @@ from heads.saved.card import (
 from heads.saved.concat import blocks_of
 from heads.saved.ground import reviews_of
 from heads.saved.provenance import library_versions, machine
+from heads.saved.unlike import Familiar
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -134,7 +135,8 @@ def fit(
         versions=library_versions(),
     )
     blocks = () if lesson.reads_texts else tuple(blocks_of(view))
-    fitted = FittedHead(card.head_id, estimator, card, blocks, trust=view.trust)
+    familiar = _familiar(lesson, seed)
+    fitted = FittedHead(card.head_id, estimator, card, blocks, trust=view.trust, familiar=familiar)
     if not register:
         return fitted
     predicted = _predictions(evaluation, lesson.plan)
@@ -206,6 +208,17 @@ def _taught(lesson: _Lesson, seed: int, progress: Progress | None) -> tuple[Eval
     estimator = fit_head(builder(seed), X[rows], plan.taught.lesson[rows], plan.block[rows])
     tell()
     return evaluation, estimator
+
+
+def _familiar(lesson: _Lesson, seed: int) -> Familiar | None:
+    """Learn where the training items lie; None where the head reads texts."""
+    if lesson.reads_texts:
+        return None
+    plan, rows = lesson.plan, lesson.plan.train
+    if plan.reviewed is not None:
+        rows = rows[plan.reviewed.teaches[rows]]
+    codes = plan.taught.values[rows] if plan.task is Task.MULTICLASS else None
+    return Familiar.fit(np.asarray(lesson.X)[rows], codes, plan.block[rows], seed=seed)
 
 
 def _card_of_lesson(lesson: _Lesson) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from featurestore.terms.vectors import class_sums, unit_rows
+from heads.estimators.distance import mahalanobis
 
 FAR = 3.5  # robust standard deviations: Iglewicz and Hoaglin (1993) on modified z-scores
 N_NEIGHBORS = 10
@@ -21,7 +21,7 @@ def outlier_scores(
 
     The mean of two modified z-scores of log distances: of the mean distance to the nearest
     neighbors, and of the Mahalanobis distance of the vectors of length 1 to the nearest class
-    (or to the middle of all), under one shrunken covariance [1]_.
+    (or to the middle of all), under one shrunken covariance.
 
     Parameters
     ----------
@@ -30,38 +30,9 @@ def outlier_scores(
         To the nearest neighbors, best first.
     codes : ndarray of shape (n,), optional
         Class numbers; -1 where there is no label.
-
-    References
-    ----------
-    .. [1] Mueller and Hein, "Mahalanobis++", ICML 2025, arXiv:2505.18032.
     """
     near = 1 - cosines[:, :N_NEIGHBORS].astype(np.float64).mean(axis=1)
     return (_z(near) + _z(mahalanobis(vectors, codes))) / 2
-
-
-def mahalanobis(
-    vectors: NDArray[np.float32], codes: NDArray[np.intp] | None = None
-) -> NDArray[np.float64]:
-    """Return squared Mahalanobis distances to the nearest class mean, (n,).
-
-    ``vectors`` (n, dim) are brought to length 1; ``codes`` (n,) are class numbers, -1 for none.
-    """
-    from sklearn.covariance import ledoit_wolf
-
-    unit = unit_rows(vectors).astype(np.float64)
-    n = len(unit)
-    group = np.zeros(n, np.intp) if codes is None else codes
-    known = group >= 0
-    names, class_of = np.unique(group[known], return_inverse=True)
-    sums, counts = class_sums(unit[known], class_of, len(names))
-    means = sums / counts[:, None]
-    residual = unit[known] - means[class_of]
-    covariance, _ = ledoit_wolf(residual, assume_centered=True)
-    values, directions = np.linalg.eigh(covariance)
-    whiten = directions / np.sqrt(np.maximum(values, values.max() * 1e-6 + 1e-12))
-    spun, centres = unit @ whiten, means @ whiten
-    squares = (spun**2).sum(axis=1)[:, None] - 2 * spun @ centres.T + (centres**2).sum(axis=1)
-    return np.asarray(np.maximum(squares, 0).min(axis=1))
 
 
 def _z(distance: NDArray[np.float64]) -> NDArray[np.float64]:

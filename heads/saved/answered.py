@@ -96,7 +96,12 @@ class AnsweredRows:
         line = f"{n:,} rows: {len(kept):,} predicted, {n_failed:,} failed"
         if n_abstained := len(self.answers.predicted) - len(kept):
             line += f", {n_abstained:,} below the least confidence"
-        return [line, *_distribution(kept)]
+        said = [line, *_distribution(kept)]
+        if why := self.answers.cannot_tell:
+            said.append(why)
+        elif self.answers.unlike is not None:
+            said.append(self.answers.unlike.sentence())
+        return said
 
 
 def _distribution(predicted: Sequence[Any]) -> list[str]:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from heads.saved.unlike import Unlike
+
 if TYPE_CHECKING:
     import pyarrow as pa
 
@@ -23,10 +25,16 @@ class Answers:
     confidence: NDArray[np.float64] | None = None  # (n,), of the one class
     in_set: NDArray[np.bool_] | None = None  # (n, n_classes), of the conformal set
     interval: NDArray[np.float64] | None = None  # (n, 2), for numbers
+    unlike: Unlike | None = None  # how far out they lie
+    cannot_tell: str | None = None  # why nothing is known of that
     failures: tuple[str, ...] = ()  # items that could not be read, with the reason
 
     def to_arrow(self) -> pa.Table:
-        """Return a table: item_id, predicted, confidence, set or low and high, p of each class."""
+        """Return a table of one row an item.
+
+        Columns: item_id, predicted, set or low and high, confidence, unlike_training, p of each
+        class; those that there are.
+        """
         import pyarrow as pa
 
         columns: dict[str, Any] = {
@@ -40,6 +48,8 @@ class Answers:
             columns["low"], columns["high"] = self.interval.T
         if self.confidence is not None:
             columns["confidence"] = self.confidence
+        if self.unlike is not None:
+            columns["unlike_training"] = self.unlike.shares
         if self.probabilities is not None:
             for name, p in zip(self.classes, self.probabilities.T, strict=True):
                 columns[f"p:{name}"] = p

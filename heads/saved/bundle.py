@@ -32,6 +32,8 @@ from heads.labels.views import AnyDataset, folder_of, trust_of
 from heads.saved import sealed
 from heads.saved.card import HeadCard, digest_of
 from heads.saved.raw_items import is_raw
+from heads.saved.unlike import FILE as UNLIKE_FILE
+from heads.saved.unlike import Familiar, Unlike, why_not
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -55,6 +57,7 @@ class FittedHead:
     blocks: tuple[Mapping[str, Any], ...] = ()  # encoder.json of each encoder, and its scale
     path: StorePath | None = None  # None until registered
     trust: Trust = False  # which code that the bundle names may run, to encode raw items
+    familiar: Familiar | None = None  # where its training items lie; None: it cannot tell
 
     def predict(self, items: Items) -> NDArray[Any]:
         """Return the label of each item, shape (n,): str, a list of str, or a number.
@@ -86,6 +89,20 @@ class FittedHead:
     def predict_proba(self, items: Items) -> NDArray[np.float64]:
         """Return probabilities, shape (n, n_classes), columns in the order of ``classes``."""
         return np.asarray(self.estimator.predict_proba(self._inputs(items)))
+
+    def unlike_training(self, items: Items) -> Unlike | None:
+        """Say of each item how far out it lies, as ``shares`` of the training items.
+
+        None where the head cannot tell: ``cannot_tell`` says why.
+        """
+        if self.familiar is None:
+            return None
+        return self.familiar(np.asarray(self._inputs(items)))
+
+    @property
+    def cannot_tell(self) -> str | None:
+        """Why the head cannot tell which items are unlike its training items; None: it can."""
+        return why_not(self.familiar, self.card.reads)
 
     def predict_frame(self, frame: Any, **options: Unpack[FrameOptions]) -> Any:
         """Predict for the rows of a data frame: the frame with further columns is returned.
@@ -183,6 +200,7 @@ def save_head(head: FittedHead, predictions: pa.Table, folder: StorePath) -> Fit
 
 
 _BUNDLE = frozenset({"card.json", "encoder.json", "head.skops"})
+_MAY_HOLD = _BUNDLE | {UNLIKE_FILE}
 
 
 def _is_bundle(folder: StorePath) -> bool:
@@ -191,7 +209,8 @@ def _is_bundle(folder: StorePath) -> bool:
         return False
     names = {path.name for path in folder.iterdir()}
     # In an object store one that was cut off lacks files.
-    return names in (_BUNDLE, set()) or (isinstance(folder, RemotePath) and names <= _BUNDLE)
+    is_whole = _BUNDLE <= names <= _MAY_HOLD
+    return is_whole or not names or (isinstance(folder, RemotePath) and names <= _MAY_HOLD)
 
 
 def _write(head: FittedHead, folder: Path) -> HeadCard:
@@ -200,8 +219,11 @@ def _write(head: FittedHead, folder: Path) -> HeadCard:
     folder.mkdir()
     skops.io.dump(head.estimator, folder / "head.skops")
     _write_json(folder / "encoder.json", {"blocks": [dict(block) for block in head.blocks]})
+    if head.familiar is not None:
+        (folder / UNLIKE_FILE).write_bytes(head.familiar.to_bytes())
     card = replace(
         head.card,
+        unlike_sha256=sha256_of(folder / UNLIKE_FILE) if head.familiar else None,
         head_sha256=sha256_of(folder / "head.skops"),
         encoder_sha256=sha256_of(folder / "encoder.json"),
     )
@@ -264,8 +286,9 @@ def load_bundle(folder: str | StorePath, *, trust: Trust = False) -> FittedHead:
     card = sealed.card_in(path)
     sealed.check_sums(path, card)
     blocks = sealed.blocks_in(path, card)
+    familiar = sealed.familiar_in(path, card)
     estimator = sealed.estimator_in(path, card, trust)
-    return FittedHead(card.head_id, estimator, card, blocks, path, trust)
+    return FittedHead(card.head_id, estimator, card, blocks, path, trust, familiar)
 
 
 def list_heads(dataset: AnyDataset) -> list[HeadCard]:

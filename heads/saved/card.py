@@ -159,6 +159,7 @@ class HeadCard(Card):
     versions: Mapping[str, str]
     head_sha256: str | None = field(default=None, metadata=ABSENT)  # None until written
     encoder_sha256: str | None = field(default=None, metadata=ABSENT)
+    unlike_sha256: str | None = field(default=None, metadata=ABSENT)  # None: it cannot tell
     card_sha256: str | None = field(default=None, metadata=ABSENT)
 
     needed: ClassVar[frozenset[str]] = frozenset(  # all that cards of 0.1 have, and that is read

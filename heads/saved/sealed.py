@@ -30,6 +30,8 @@ from heads.measures.json_types import check_fields
 from heads.saved.archive import MOST_BYTES, check_archive
 from heads.saved.card import CARD_FORMAT, HeadCard, digest_of
 from heads.saved.concat import fingerprint_of
+from heads.saved.unlike import FILE as UNLIKE_FILE
+from heads.saved.unlike import Familiar
 
 # What skops does not know of itself: its own list holds scikit-learn's and numpy's types.
 OUR_TYPES = frozenset(
@@ -55,6 +57,7 @@ OUR_TYPES = frozenset(
     }
 )
 _MOST_JSON_BYTES = 64 << 20
+_MOST_UNLIKE_BYTES = 2 << 30
 _MOST_DIM = 1_000_000
 _HEAD_ID = re.compile(r"[\w+-][\w.+-]{0,199}")  # the name of its folder
 
@@ -121,14 +124,16 @@ def check_sums(folder: StorePath, card: HeadCard) -> None:
     ------
     BadBundle
     """
-    encoder = folder / "encoder.json"
-    if card.encoder_sha256 is None and encoder.is_file():  # heads of 0.1 have none
-        raise BadBundle(f"{folder / 'card.json'} lacks encoder_sha256, and {encoder} is there")
-    parts = (("head.skops", card.head_sha256, MOST_BYTES),
-             ("encoder.json", card.encoder_sha256, _MOST_JSON_BYTES))  # fmt: skip
-    for name, digest, most in parts:
+    parts = {
+        "head_sha256": ("head.skops", card.head_sha256, MOST_BYTES),
+        "encoder_sha256": ("encoder.json", card.encoder_sha256, _MOST_JSON_BYTES),
+        "unlike_sha256": (UNLIKE_FILE, card.unlike_sha256, _MOST_UNLIKE_BYTES),
+    }
+    for key, (name, digest, most) in parts.items():
         file = folder / name
-        if digest is None:
+        if digest is None:  # heads of older releases have no such file
+            if file.is_file():
+                raise BadBundle(f"{folder / 'card.json'} lacks {key}, and {file} is there")
             continue
         with _named(file):
             content = _content(file, most)
@@ -158,6 +163,21 @@ def blocks_in(folder: StorePath, card: HeadCard) -> tuple[Mapping[str, Any], ...
         if card.reads == "vectors":
             _check_fit(card, blocks)
     return tuple(blocks)
+
+
+def familiar_in(folder: StorePath, card: HeadCard) -> Familiar | None:
+    """Read unlike.safetensors of a head: where its training items lie; None where it has none.
+
+    Raises
+    ------
+    BadBundle
+        If it holds something else, or vectors of another dim than the card says.
+    """
+    if card.unlike_sha256 is None:
+        return None
+    file = folder / UNLIKE_FILE
+    with _named(file):
+        return Familiar.from_bytes(_content(file, _MOST_UNLIKE_BYTES), card.dim)
 
 
 def _check_block(block: Any, at: str) -> None:

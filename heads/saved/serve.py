@@ -27,6 +27,12 @@ if TYPE_CHECKING:
     from featurestore.sources.listing import Source
     from featurestore.store.view import View
     from heads.saved.bundle import FittedHead
+    from heads.saved.unlike import Unlike
+
+
+class _Lies(TypedDict):
+    unlike: Unlike | None
+    cannot_tell: str | None
 
 
 class AskOptions(TypedDict, total=False):
@@ -261,12 +267,13 @@ def answer(
     conformal = head.card.conformal
     if least_confidence > 0 and head.task is not Task.MULTICLASS:
         raise BadName(f"abstention is for one class an item; this head's task is {head.task}")
+    lies: _Lies = {"unlike": head.unlike_training(inputs), "cannot_tell": head.cannot_tell}
     if head.task is Task.REGRESSION:
         interval = None
         if conformal:
             centre = predicted.astype(np.float64)
             interval = np.column_stack([centre - conformal.most, centre + conformal.most])
-        return Answers(ids, predicted, (), interval=interval, failures=failures)
+        return Answers(ids, predicted, (), interval=interval, failures=failures, **lies)
     proba, confidence, in_set = None, None, None
     if hasattr(head.estimator, "predict_proba"):
         proba = head.predict_proba(inputs)
@@ -277,9 +284,8 @@ def answer(
             predicted[confidence < least_confidence] = None
     elif least_confidence > 0:
         raise BadName(f"{head.card.head} gives no probabilities: it cannot abstain")
-    return Answers(
-        ids, predicted, tuple(head.classes), proba, confidence, in_set, failures=failures
-    )
+    classes = tuple(head.classes)
+    return Answers(ids, predicted, classes, proba, confidence, in_set, failures=failures, **lies)
 
 
 def moved(block: Mapping[str, Any], encoder: str | None) -> EncoderSpec | None:

@@ -70,7 +70,7 @@ def test_rows_keep_their_order_and_columns(bundle, tmp_path, capsys, ending, wit
     assert [[row[name] for name in names] for row in found] == rows
     assert [row["predicted"] for row in found] == [one.split()[1] for one in said]
     own = [] if with_id else ["item_id"]
-    ours = [*own, "predicted", "confidence", "p:crack", "p:plate", "failed"]
+    ours = [*own, "predicted", "confidence", "unlike_training", "p:crack", "p:plate", "failed"]
     assert list(found[0]) == [*names, *ours]
     assert {row["failed"] for row in found} == {""}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import pickle
 import random
 import shutil
@@ -15,6 +16,7 @@ import joblib
 import numpy as np
 import pytest
 import skops.io
+from safetensors.numpy import load_file, save_file
 from sklearn.preprocessing import StandardScaler
 
 import heads
@@ -63,18 +65,26 @@ def bundle_of(made, tmp_path) -> Callable[[str], Path]:
     return lambda name: Path(shutil.copytree(made[0] / name, tmp_path / "bundle"))
 
 
+SUMS = {
+    "head.skops": "head_sha256",
+    "encoder.json": "encoder_sha256",
+    "unlike.safetensors": "unlike_sha256",
+}
+
+
 def answered(head):
     """Return all that a head says of new texts."""
     found = head.ask(NEW)
     parts = (found.predicted, found.probabilities, found.confidence, found.interval, found.in_set)
-    return [None if one is None else np.asarray(one).tolist() for one in parts]
+    shares = None if found.unlike is None else found.unlike.shares
+    return [None if one is None else np.asarray(one).tolist() for one in (*parts, shares)]
 
 
 def seal(bundle: Path) -> None:
     """Put the sums of a bundle right, as somebody does who knows how."""
     card = json.loads((bundle / "card.json").read_text())
-    for name, key in (("head.skops", "head_sha256"), ("encoder.json", "encoder_sha256")):
-        if key in card and (bundle / name).is_file():
+    for name, key in SUMS.items():
+        if card.get(key) is not None and (bundle / name).is_file():
             card[key] = sha256_of(bundle / name)
     if "card_sha256" in card:
         card["card_sha256"] = digest_of(card)
@@ -164,6 +174,18 @@ def linked(name: str) -> Callable[[Path], None]:
 
 def first_block(change: Callable[[dict], object]) -> Callable[[Path], None]:
     return edit("encoder.json", lambda data: change(data["blocks"][0]))
+
+
+def in_arrays(change: Callable[[dict[str, np.ndarray]], object]) -> Callable[[Path], None]:
+    """Return an edit of the arrays of unlike.safetensors."""
+
+    def edited(bundle: Path) -> None:
+        file = bundle / "unlike.safetensors"
+        arrays = load_file(file)
+        change(arrays)
+        save_file(arrays, file)
+
+    return edited
 
 
 def other_head(n_dims: int, classes: str = "fs") -> bytes:
@@ -289,6 +311,40 @@ KINDS = {  # what was edited → (the edit, the file that is named)
     ),
     "an array that is not there": (
         rezipped(lambda members: members.pop(an_array(members))), "head.skops",
+    ),
+    "unlike.safetensors is empty": (written("unlike.safetensors", ""), "unlike.safetensors"),
+    "unlike.safetensors is text": (
+        written("unlike.safetensors", "no tensors"), "unlike.safetensors",
+    ),
+    "unlike.safetensors is a link": (linked("unlike.safetensors"), "unlike.safetensors"),
+    "unlike.safetensors is gone": (
+        lambda one: (one / "unlike.safetensors").unlink(), "unlike.safetensors",
+    ),
+    "unlike.safetensors is cut off": (
+        lambda one: os.truncate(one / "unlike.safetensors", 300), "unlike.safetensors",
+    ),
+    "distances of another dim": (
+        in_arrays(lambda found: found.update(means=found["means"][:, :-1].copy())),
+        "unlike.safetensors",
+    ),
+    "distances without means": (
+        in_arrays(lambda found: found.pop("means")), "unlike.safetensors",
+    ),
+    "distances that are whole numbers": (
+        in_arrays(lambda found: found.update(reference=np.arange(9))), "unlike.safetensors",
+    ),
+    "distances that are no numbers": (
+        in_arrays(lambda found: found["reference"].__setitem__(-1, np.nan)), "unlike.safetensors",
+    ),
+    "distances that descend": (
+        in_arrays(lambda found: found.update(reference=found["reference"][::-1].copy())),
+        "unlike.safetensors",
+    ),
+    "a variance of 0": (
+        in_arrays(lambda found: found["variances"].__setitem__(0, 0)), "unlike.safetensors",
+    ),
+    "a file that no card knows": (
+        edit("card.json", lambda card: card.update(unlike_sha256=None)), "unlike.safetensors",
     ),
 }  # fmt: skip
 

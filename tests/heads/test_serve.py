@@ -66,6 +66,7 @@ def test_a_bundle_answers_as_the_head_did(world, bundle):
         "card.json",
         "encoder.json",
         "head.skops",
+        "unlike.safetensors",
     ]
     embeddings = dataset.view("baseline:pixels").load()
     np.testing.assert_array_equal(
@@ -98,7 +99,16 @@ def test_the_command_writes_each_format_and_ends_with_3_after_failures(
     assert run(["predict", place, str(folder / "new")]) == 0
     rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
     assert [row["predicted"] for row in rows] == ["dark"] * 4 + ["light"] * 4
-    ours = ["item_id", "predicted", "set", "confidence", "p:dark", "p:light", "failed"]
+    ours = [
+        "item_id",
+        "predicted",
+        "set",
+        "confidence",
+        "unlike_training",
+        "p:dark",
+        "p:light",
+        "failed",
+    ]
     assert list(rows[0]) == ["path", *ours]
     for name in ("a.parquet", "a.json", "a.csv"):
         assert run(["predict", place, str(folder / "new"), "-o", str(tmp_path / name)]) == 0
