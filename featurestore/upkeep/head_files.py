@@ -40,10 +40,10 @@ def damaged_heads(folder: DatasetFolder) -> Iterator[tuple[StorePath, str]]:
         except StoreCorrupt as error:
             yield card_path, str(error)
             continue
-        files = {"head.skops": card.get("head_sha256")}
+        files = [("head.skops", "the head", card.get("head_sha256"))]
         if (known := card.get("unlike_sha256")) is not None:  # heads of old do not have it
-            files["unlike.safetensors"] = known
-        for name, digest in files.items():
+            files.append(("unlike.safetensors", "the file", known))
+        for name, kind, digest in files:
             file = card_path.with_name(name)
             try:
                 is_same = sha256_of(file) == digest
@@ -52,7 +52,7 @@ def damaged_heads(folder: DatasetFolder) -> Iterator[tuple[StorePath, str]]:
                 yield file, f"cannot be read: {why}"
                 continue
             if not is_same:
-                yield file, "is not what card.json describes"
+                yield file, f"is not {kind} that card.json describes"
 
 
 def snapshots_of_heads(

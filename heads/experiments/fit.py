@@ -139,8 +139,7 @@ def fit(
     fitted = FittedHead(card.head_id, estimator, card, blocks, trust=view.trust, familiar=familiar)
     if not register:
         return fitted
-    predicted = _predictions(evaluation, lesson.plan)
-    return save_head(fitted, predicted, heads_folder(view.dataset))
+    return save_head(fitted, _predictions(evaluation, lesson.plan), heads_folder(view.dataset))
 
 
 @dataclass(frozen=True, eq=False)

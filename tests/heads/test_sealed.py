@@ -343,9 +343,6 @@ KINDS = {  # what was edited → (the edit, the file that is named)
     "a variance of 0": (
         in_arrays(lambda found: found["variances"].__setitem__(0, 0)), "unlike.safetensors",
     ),
-    "a file that no card knows": (
-        edit("card.json", lambda card: card.update(unlike_sha256=None)), "unlike.safetensors",
-    ),
 }  # fmt: skip
 
 

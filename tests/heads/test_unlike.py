@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pyarrow as pa
@@ -246,6 +247,9 @@ def test_old_bundles_load_and_say_that_they_cannot_tell(bundle, tmp_path, capsys
     assert again.familiar is None
     assert "unlike_sha256" not in again.card
     assert again.ask(ALIKE).unlike is None
+    loaded.save(tmp_path / "new")
+    shutil.copy(tmp_path / "new" / "unlike.safetensors", place)
+    assert heads.load_bundle(place).familiar is None  # no card names it
     source, out = table_of(tmp_path, ALIKE), tmp_path / "out.csv"
     assert run(["predict", place, source, "-o", str(out)]) == 0
     assert "does not know where its training items lie" in capsys.readouterr().err
