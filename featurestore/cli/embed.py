@@ -185,12 +185,13 @@ def _show_profile(report: EmbedReport) -> None:
 @store_option
 def labels(
     dataset: str, table: str, id_column: str, label: tuple[str, ...], store_path: str
-) -> None:
+) -> int:
     """Attach or change labels of items that are embedded, from a TABLE; nothing is embedded.
 
-    Later runs of embed leave these columns as they are.
+    Later runs of embed leave these columns as they are. A row that cannot be read, or has no
+    id, is named and left out (exit 3).
     """
-    from featurestore.curation.labels import label_notes, read_labels
+    from featurestore.curation.labels import label_failures, label_notes, read_labels
 
     values = read_labels(table, item_id=id_column, columns=label)
     n_changed = open_given(store_path).dataset(dataset).attach(values)
@@ -198,6 +199,10 @@ def labels(
         say(f"note: {note}")
     names = ", ".join(name for name in values.column_names if name != "item_id")
     say(f"{dataset}: {n_changed:,} of {len(values):,} items have new labels ({names})")
+    failures = label_failures(values, table)
+    for one in failures:
+        say(f"failed: {one}")
+    return FAILED_ITEMS if failures else 0
 
 
 @click.command(epilog="Example: featurestore split photos --test 0.2 --group patient")

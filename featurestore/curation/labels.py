@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 
 from featurestore.errors import BadSource, UnknownItem, nearest
 from featurestore.sources.as_written import about, mixed_notes, number_note
+from featurestore.sources.bad_rows import bad_rows, with_bad_rows
 from featurestore.sources.listing import RESERVED, SourceOptions, canonical_split, require_column
 from featurestore.sources.locations import Location
-from featurestore.sources.metadata import plain
+from featurestore.sources.metadata import own_ids, plain
 from featurestore.sources.table import READERS
 from featurestore.storage.columns import agreed, is_equal, new_columns, widened, without_nan
 from featurestore.storage.dataset_file import DatasetFile, task_of
@@ -26,6 +27,8 @@ SPLIT = "split"
 
 def read_labels(path: str | Path, *, item_id: str, columns: Sequence[str] = ()) -> pa.Table:
     """Read labels from a table: its id column as ``item_id``, and the named columns or all.
+
+    Rows that cannot be read, or have no id, are left out: `label_failures` names them.
 
     Raises
     ------
@@ -40,15 +43,25 @@ def read_labels(path: str | Path, *, item_id: str, columns: Sequence[str] = ()) 
     names = list(columns) or [name for name in table.column_names if name != item_id]
     for name in names:
         require_column(name, table.column_names, "--label", location)
-    ids = table.column(item_id).cast(pa.string())
-    if ids.null_count:
-        raise BadSource(f"{ids.null_count} rows of {location.name} have no id in {item_id!r}")
-    if len(pc.unique(ids)) < len(ids):
+    ids, nameless = own_ids(table.column(item_id), item_id)
+    noted = with_bad_rows(table, nameless | bad_rows(table))
+    bad = bad_rows(noted)
+    if len(table) and len(bad) == len(table):
+        raise BadSource(f"{location.name} has no row to take: {next(iter(bad.values()))}")
+    found = pa.table({"item_id": ids, **{name: plain(table.column(name)) for name in names}})
+    if bad:
+        found = found.take(pa.array(sorted({*range(len(table))} - bad.keys()), pa.int64()))
+    if len(pc.unique(found.column("item_id"))) < len(found):
         raise BadSource(
             f"{location.name} names an item twice in {item_id!r}: expected one row each"
         )
-    found = pa.table({"item_id": ids, **{name: plain(table.column(name)) for name in names}})
-    return found.replace_schema_metadata(table.schema.metadata)
+    return found.replace_schema_metadata(noted.schema.metadata)
+
+
+def label_failures(values: pa.Table, where: str | Path) -> list[str]:
+    """Name the rows that `read_labels` left out, with the reason."""
+    name = Location.of(where).name
+    return [f"{name}:{row}: {why}" for row, why in bad_rows(values).items()]
 
 
 def label_notes(values: pa.Table, where: str) -> list[str]:

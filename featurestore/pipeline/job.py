@@ -163,6 +163,7 @@ class Job:
             self.is_whole,
             self.load,
             self.clock,
+            self.intake.failed,
         )
 
     @property

@@ -76,6 +76,7 @@ class Intake:
     is_whole: bool  # every stored item is listed, or gone
     notes: tuple[str, ...]
     retyped: Mapping[str, str]  # label column whose type changes → its task
+    failed: Mapping[str, str]  # ids of rows that cannot be taken → why
 
     @classmethod
     def read(
@@ -147,8 +148,11 @@ class Intake:
         is_whole = not pc.any(pc.invert(pc.is_in(items.column("item_id"), value_set=known))).as_py()
         stand_ins = _stand_ins(items, records)
         rows = (selection or Selection()).apply(rows)
-        said = tuple(notes)
-        return cls(rows, modality, tuple(labels), records, gone, stand_ins, is_whole, said, retyped)
+        failed = {one: why for _, listing in looked for one, why in listing.failed.items()}
+        return cls(
+            rows, modality, tuple(labels), records, gone, stand_ins, is_whole, tuple(notes),
+            retyped, failed,
+        )  # fmt: skip
 
     def described(self, earlier: DatasetFile | None) -> DatasetFile:
         """Return dataset.json with this run's labels and sources added."""

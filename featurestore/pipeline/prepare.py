@@ -127,9 +127,10 @@ class Preparation:
         if picture.failed_stage is not None:
             self.clock.add("decode", picture.decode_s, int(picture.failed_stage == "decode"))
             outcomes = [
-                Outcome(todo.row, content_hash, None, picture.failed_stage, picture.error, view)
+                Outcome(todo.row, content_hash, None, picture.failed_stage,
+                        todo.reason or picture.error, view)
                 for view in todo.views
-            ]
+            ]  # fmt: skip
             return outcomes, ready
         assert content_hash is not None
         wanting, outcomes = self._known_or_wanting(todo, content_hash)
@@ -213,6 +214,7 @@ def _preparer(lane: Lane) -> Prepare:
 def _unreadable(todo: Todo) -> list[Outcome]:
     content_hash = None if todo.text is None else text_hash(todo.text)
     reason = "no text, or none in UTF-8" if todo.text is None else "the text is empty"
+    reason = todo.reason or reason
     return [Outcome(todo.row, content_hash, None, "read", reason, view) for view in todo.views]
 
 

@@ -57,7 +57,8 @@ def run(given: RunInput, progress: Callable[[Progress], None] | None = None) -> 
         return run(_as_loaded(given, encoders), progress)
     views, new_canaries = _open_views(given, encoders, infos)
     lanes = make_lanes(encoders, given.modality, given.options)
-    writer = Writer(given.folder, plan, views, given.options.max_failures, given.clock)
+    most = given.options.max_failures
+    writer = Writer(given.folder, plan, views, most, given.clock, given.failed)
     try:
         _stream(given, writer, lanes, progress)
     finally:  # an interrupt, an encoder that fails: what was encoded is kept

@@ -28,3 +28,4 @@ class RunInput:
     is_whole: bool  # all stored items are looked at: only then may a view be replaced
     load: Callable[[Sequence[EncoderSpec]], list[Encoder]]  # called only where there is work
     clock: Clock = field(default_factory=Clock)
+    failed: Mapping[str, str] = field(default_factory=dict)  # ids of rows without content → why

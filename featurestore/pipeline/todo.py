@@ -18,6 +18,7 @@ class Todo:
     uri: str | None  # of an image
     text: str | None
     views: tuple[int, ...] = (0,)  # those that need it
+    reason: str = ""  # for having neither
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -42,6 +42,8 @@ class Writer:
     max_failures : int, optional
         Of one view, before the run stops.
     clock : Clock
+    failed : mapping of str to str
+        Why items without content have none.
     """
 
     def __init__(
@@ -51,12 +53,14 @@ class Writer:
         views: Mapping[int, ViewWriter],
         max_failures: int | None,
         clock: Clock,
+        failed: Mapping[str, str],
     ) -> None:
         self.folder = folder
         self.plan = plan
         self.views = views
         self.max_failures = max_failures
         self.clock = clock
+        self.failed = failed
         self._ids = plan.rows.column("item_id").combine_chunks()
         self._is_new = plan.is_new.copy()  # not in the items table yet
         self._is_written = np.zeros(len(plan.rows), bool)  # with the state of this run
@@ -83,7 +87,8 @@ class Writer:
             else:
                 views = [tuple(np.flatnonzero(one).tolist()) for one in wants.T]
             for row, source, uri, text, of in zip(rows.tolist(), *columns, views, strict=True):
-                yield Todo(row, source, uri, text, of)
+                reason = self.failed.get(self.id_of(row), "") if self.failed else ""
+                yield Todo(row, source, uri, text, of, reason)
 
     def some_contents(self, view: ViewWriter, readers: Mapping[str, Reader]) -> list[bytes]:
         """Return the bytes of the first images that were encoded and are still there."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import difflib
 import posixpath
 from collections import Counter
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 from typing import Protocol
 
 import pyarrow as pa
@@ -87,6 +88,7 @@ class Listing:
     covers: tuple[str, ...] | None = None  # beginnings of uris it looked at; None: all of them
     unread: tuple[str, ...] = ()  # beginnings of uris that it could not look at
     pointed: frozenset[str] = frozenset()  # columns whose whole numbers are written 1.0
+    failed: Mapping[str, str] = field(default_factory=dict)  # ids of rows without content → why
 
 
 class Source(Protocol):

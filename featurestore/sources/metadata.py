@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from featurestore.errors import BadSource
 from featurestore.sources.as_written import about, mixed_notes, number_note
+from featurestore.sources.bad_rows import without
 from featurestore.sources.listing import (
     LISTING,
     RESERVED,
@@ -42,6 +44,7 @@ class SourceItems:
     modality: Modality
     content: pa.Array | pa.ChunkedArray  # texts, or the uris of images
     ids: pa.Array | pa.ChunkedArray  # used unless options name a column
+    names: pa.ChunkedArray | None = None  # of rows without an id in that column; ``ids`` if None
     sizes: Sequence[int] | None = None  # bytes of an image; of a text, its own length counts
     stamps: Sequence[int] | None = None  # with the size, tells whether an image has changed
     splits: Sequence[str | None] | None = None  # used unless options name a column
@@ -50,16 +53,20 @@ class SourceItems:
     notes: Sequence[str] = ()
     covers: tuple[str, ...] | None = None  # these two as in `Listing`
     unread: tuple[str, ...] = ()
+    bad: Mapping[int, str] = field(default_factory=dict)  # rows that cannot be taken → why
 
 
 def as_listing(source: Source, options: SourceOptions, items: SourceItems) -> Listing:
     """Make a listing; columns that no option names are kept as free metadata."""
-    table, ids, splits = items.table, items.ids, items.splits
+    table, ids, splits, bad = items.table, items.ids, items.splits, dict(items.bad)
     known = table.column_names
     check_names(known, source.name)
     if options.id is not None:
         require_column(options.id, known, "--id", source.location)
-        ids = as_strings(table.column(options.id))
+        ids, nameless = own_ids(table.column(options.id), options.id)
+        bad = nameless | bad
+        ids = pc.coalesce(ids, items.ids if items.names is None else items.names)
+    content = without(items.content, bad) if bad else items.content
     if options.split is not None:
         require_column(options.split, known, "--split", source.location)
         splits = [canonical_split(value) for value in table.column(options.split).to_pylist()]
@@ -69,13 +76,13 @@ def as_listing(source: Source, options: SourceOptions, items: SourceItems) -> Li
     n, is_text = len(table), items.modality is Modality.TEXT
     empty = pa.nulls(n, pa.string())
     if is_text and items.sizes is None:
-        sizes = pc.cast(pc.fill_null(pc.binary_length(items.content), 0), pa.int64())
+        sizes = pc.cast(pc.fill_null(pc.binary_length(content), 0), pa.int64())
     else:
         sizes = pa.array(items.sizes or [0] * n, pa.int64())
     columns = [
         ids,
-        empty if is_text else items.content,
-        items.content if is_text else empty,
+        empty if is_text else content,
+        content if is_text else empty,
         sizes,
         pa.array(items.stamps or [0] * n, pa.int64()),
         pa.array(splits, pa.string()) if splits is not None else empty,
@@ -100,7 +107,19 @@ def as_listing(source: Source, options: SourceOptions, items: SourceItems) -> Li
         rows = evaluate_group(rows, options.group)
     names = tuple(map(free_name, labels))
     pointed = frozenset(map(free_name, about(table).get("point", ())))
-    return Listing(rows, items.modality, names, tuple(notes), items.covers, items.unread, pointed)
+    failed = {rows["item_id"][row].as_py(): why for row, why in bad.items()}
+    return Listing(
+        rows, items.modality, names, tuple(notes), items.covers, items.unread, pointed, failed
+    )
+
+
+def own_ids(column: pa.ChunkedArray, name: str) -> tuple[pa.ChunkedArray, dict[int, str]]:
+    """Return the ids in a column, and the rows that have none: nothing, or blanks."""
+    ids = as_strings(column)
+    is_blank = pc.fill_null(pc.equal(pc.utf8_trim_whitespace(ids), ""), True)
+    ids = pc.if_else(is_blank, pa.scalar(None, pa.string()), ids)
+    rows = np.flatnonzero(np.asarray(is_blank)).tolist()
+    return ids, dict.fromkeys(rows, f"no id in the column {name!r}")
 
 
 def check_names(names: Sequence[str], where: str) -> None:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
-import csv as csv_text
-import io
 import json as json_text
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +13,10 @@ import pyarrow.compute as pc
 
 from featurestore.errors import BadSource
 from featurestore.sources.as_written import WrittenFloat, columns_of, typed
+from featurestore.sources.bad_rows import as_texts, bad_rows, with_bad_rows
 from featurestore.sources.class_names import hub_features, with_class_names
+from featurestore.sources.csv_rows import BLOCK_BYTES, form_of, n_blank_lines, read_csv
+from featurestore.sources.json_rows import json_rows
 from featurestore.sources.listing import SPLITS, Listing, SourceOptions, require_column
 from featurestore.sources.locations import Location, is_url
 from featurestore.sources.metadata import (
@@ -28,7 +28,6 @@ from featurestore.sources.uris import value_uri
 from featurestore.storage.columns import EXACT
 from featurestore.terms.specs import Modality
 
-_BLOCK_BYTES = 64 << 20  # a row must fit into a block
 _AT_ONCE = 64  # requests over a network
 
 
@@ -56,21 +55,19 @@ class TableFile:
         check_names(table.column_names, self.name)
         name = self._content_column(table, options)
         is_text = options.text is not None
-        rows = [f"{self.name}:{row}" for row in range(len(table))]
-        notes, sizes, stamps = [], None, None
+        names = pa.chunked_array([[f"{self.name}:{row}" for row in range(len(table))]], pa.string())
+        notes, sizes, stamps, ids = self._blank_lines(table, options), None, None, names
         kind = table.column(name).type if name in table.column_names else None
         if kind is None:  # images in a column, which is not read here
-            ids = pa.array(rows, pa.string())
-            content = pa.array([value_uri(self.name, name, row) for row in range(len(table))])
+            uris = [value_uri(self.name, name, row) for row in range(len(table))]
+            content = pa.chunked_array([uris], pa.string())
             size, stamp = self.location.stat()
             sizes, stamps = [size] * len(table), [stamp] * len(table)
         else:
             content = _strings(table, name) if is_text else _paths(table, name)
             table = table.set_column(table.column_names.index(name), name, content)
-            ids = pa.array(rows, pa.string())
             if not is_text:  # a row without a path is a failure, which has a name
-                ids = pc.coalesce(content, pa.chunked_array([ids]))
-            if not is_text:
+                ids = pc.coalesce(content, names)
                 sizes, stamps = _stats(Location(self.root), content.to_pylist())
         unread = [one for one in _unread_columns(table) if one != name]
         if unread:
@@ -87,11 +84,20 @@ class TableFile:
             sizes=sizes,
             stamps=stamps,
             ids=ids,
+            names=names,
             splits=[split] * len(table),
             used=frozenset({name}),
             notes=notes,
+            bad=bad_rows(table),
         )
         return as_listing(self, options, items)
+
+    def _blank_lines(self, table: pa.Table, options: SourceOptions) -> list[str]:
+        """Say how many lines of a single column are blank: they might be meant as rows."""
+        if len(table.column_names) > 1 or self.location.suffix not in (".csv", ".tsv"):
+            return []
+        n = n_blank_lines(self.location, form_of(self.location, options.columns))
+        return [f"{n:,} blank lines of {self.name} are no rows"] if n else []
 
     def _content_column(self, table: pa.Table, options: SourceOptions) -> str:
         known = [*table.column_names, *_unread_columns(table)]
@@ -109,14 +115,6 @@ class TableFile:
         )
 
 
-def _utf8(value: bytes | None) -> str | None:
-    """Return a text; None for bytes that are not UTF-8: that item then fails."""
-    try:
-        return None if value is None else value.decode()
-    except UnicodeDecodeError:
-        return None
-
-
 _BYTES = b"featurestore: texts are bytes"
 _UNREAD = b"featurestore: columns of bytes"
 
@@ -129,10 +127,7 @@ def _unread_columns(table: pa.Table) -> list[str]:
 def _strings(table: pa.Table, name: str) -> pa.ChunkedArray:
     column = table.column(name)
     if (table.schema.metadata or {}).get(_BYTES) and pa.types.is_binary(column.type):
-        try:
-            return column.cast(pa.string())
-        except pa.ArrowInvalid:
-            return pa.chunked_array([[_utf8(value) for value in column.to_pylist()]], pa.string())
+        return as_texts(column, name)[0]
     if pa.types.is_nested(column.type) or pa.types.is_binary(column.type):
         raise BadSource(f"column {name!r} holds {column.type}: expected texts, paths or images")
     return column.cast(pa.string())
@@ -156,100 +151,29 @@ def _as_bytes(options: SourceOptions) -> dict[str, pa.DataType]:
     return {options.text: pa.binary()} if options.text else {}
 
 
-def _read_csv(location: Location, options: SourceOptions, delimiter: str = ",") -> pa.Table:
-    try:
-        return _csv(location, options, delimiter)
-    except pa.ArrowInvalid:
-        return _csv(location, options, delimiter, exact=True)  # on one core it names the row
-
-
-def _dialect(location: Location, delimiter: str) -> tuple[str, str]:
-    """Return encoding and delimiter: spreadsheets may write UTF-16, or ``;`` between columns."""
-    with location.open() as file:
-        head = file.read(1 << 16)
-    encoding = "utf16" if head[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf8"
-    header = head.decode(encoding, "replace").splitlines()[:1]
-    if delimiter == "," and header and ";" in header[0] and "," not in header[0]:
-        return encoding, ";"
-    return encoding, delimiter
-
-
-def _header(location: Location, encoding: str, delimiter: str) -> list[str]:
-    """Return the names of the columns, from the first line that is not blank."""
-    with location.open() as file:
-        text = file.read(1 << 16).decode(encoding, "replace").removeprefix("\ufeff")
-    lines = csv_text.reader(
-        io.StringIO(text, newline=""),
-        delimiter=delimiter,
-        quoting=csv_text.QUOTE_NONE if delimiter == "\t" else csv_text.QUOTE_MINIMAL,
-    )
-    return next((line for line in lines if line), [])
-
-
-def _csv(
-    location: Location, options: SourceOptions, delimiter: str, *, exact: bool = False
-) -> pa.Table:
-    encoding, divider = _dialect(location, delimiter)
-    delimiter = delimiter if len(options.columns or ()) == 1 else divider
-    names = list(options.columns or _header(location, encoding, delimiter))
-    read = _csv_reader(location, options, delimiter, encoding, use_threads=not exact)
-    table = read(names)
-    if not all(pa.types.is_binary(field.type) for field in table.schema):
-        table = read(table.column_names)  # a header that we had read otherwise
+def _read_csv(location: Location, options: SourceOptions) -> pa.Table:
+    form = form_of(location, options.columns)
+    table, bad = read_csv(location, form)
     check_names(table.column_names, location.name)
     for at, name in enumerate(table.column_names):
         if name == options.text:
             continue  # stays bytes: one text that is not UTF-8 fails alone
-        try:
-            table = table.set_column(at, name, table.column(at).cast(pa.string()))
-        except pa.ArrowInvalid:
-            raise BadSource(
-                f"column {name!r} of {location} is not UTF-8: convert the file"
-            ) from None
-    return typed(table.replace_schema_metadata({_BYTES: b"1"}), _as_written(options))
-
-
-def _csv_reader(
-    location: Location, options: SourceOptions, delimiter: str, encoding: str, *, use_threads: bool
-) -> Callable[[list[str]], pa.Table]:
-    """Return a function that reads the file, given the names of its columns; all are bytes."""
-    from pyarrow import csv
-
-    # In TSV files quotes are mostly text (sms_spam has them unpaired); in CSV they are quotes.
-    quotes = False if delimiter == "\t" else '"'
-    return lambda names: csv.read_csv(
-        _input(location),
-        read_options=csv.ReadOptions(
-            column_names=list(options.columns) if options.columns else None,
-            block_size=_BLOCK_BYTES,
-            encoding=encoding,
-            use_threads=use_threads,
-        ),
-        parse_options=csv.ParseOptions(
-            delimiter=delimiter, quote_char=quotes, newlines_in_values=bool(quotes)
-        ),
-        convert_options=csv.ConvertOptions(
-            column_types=dict.fromkeys(names, pa.binary()),
-            null_values=[""],  # "NA" and "null" may be texts and labels
-            strings_can_be_null=True,
-            quoted_strings_can_be_null=False,
-        ),
-    )
-
-
-def _read_tsv(location: Location, options: SourceOptions) -> pa.Table:
-    return _read_csv(location, options, "\t")
+        column, odd = as_texts(table.column(name), name)
+        table, bad = table.set_column(at, name, column), odd | bad
+    table = typed(table.replace_schema_metadata({_BYTES: b"1"}), _as_written(options))
+    return with_bad_rows(table, bad)
 
 
 def _read_jsonl(location: Location, options: SourceOptions) -> pa.Table:
     _no_columns(location, options.columns)
     try:
         table = _fast_jsonl(location, options)
-    except pa.ArrowInvalid as error:  # a column of two kinds, NaN, or no JSON
+        table.validate(full=True)
+    except (pa.ArrowInvalid, UnicodeError) as error:  # a column of two kinds, NaN, a bad line
         try:
             return _exact_jsonl(location)
-        except ValueError:
-            raise error from None
+        except ValueError as exact:
+            raise (exact if str(exact) else error) from None
     return _exact_jsonl(location) if any(map(_may_be_cut, table.columns)) else table
 
 
@@ -258,7 +182,7 @@ def _fast_jsonl(location: Location, options: SourceOptions) -> pa.Table:
 
     def read(types: dict[str, pa.DataType]) -> pa.Table:
         schema = json.ParseOptions(explicit_schema=pa.schema(list(types.items())))
-        return json.read_json(_input(location), json.ReadOptions(block_size=_BLOCK_BYTES), schema)
+        return json.read_json(_input(location), json.ReadOptions(block_size=BLOCK_BYTES), schema)
 
     named = _as_written(options) | _as_bytes(options)
     try:
@@ -302,19 +226,16 @@ def _may_be_cut(column: pa.ChunkedArray | pa.Array) -> bool:
 
 
 def _exact_jsonl(location: Location) -> pa.Table:
-    """Read line by line: slower, but each value stays what it is.
+    """Read line by line: slower, but each value stays what it is, and a bad line fails alone.
 
     Raises
     ------
     ValueError
-        If a line is not JSON, or no object.
+        If no line is an object.
     """
-    with location.open() as file:
-        lines = [line for line in file.read().splitlines() if line.strip()]
-    facts = [json_text.loads(line, parse_float=WrittenFloat) for line in lines]
-    if not all(isinstance(one, dict) for one in facts):
-        raise ValueError("a line that is no object")
-    return columns_of(facts, list(dict.fromkeys(name for one in facts for name in one)))
+    facts, bad = json_rows(location, parse_float=WrittenFloat)
+    table = columns_of(facts, list(dict.fromkeys(name for one in facts for name in one)))
+    return with_bad_rows(table, bad)
 
 
 def _read_parquet(location: Location, options: SourceOptions) -> pa.Table:
@@ -329,7 +250,22 @@ def _read_parquet(location: Location, options: SourceOptions) -> pa.Table:
         if not table.column_names:
             table = pa.table({"row": range(file.metadata.num_rows)})
     table = with_class_names(table, hub_features(schema))
-    return table.replace_schema_metadata({_UNREAD: json_text.dumps(images)})
+    table = table.replace_schema_metadata({_UNREAD: json_text.dumps(images)})
+    return _with_texts(table)
+
+
+def _with_texts(table: pa.Table) -> pa.Table:
+    """Return a table whose texts are UTF-8: some programs write any bytes as texts."""
+    bad: dict[int, str] = {}
+    for at, field in enumerate(table.schema):
+        column = table.column(at)
+        if pa.types.is_string(field.type) or pa.types.is_large_string(field.type):
+            try:
+                column.validate(full=True)
+            except pa.ArrowInvalid:
+                column, odd = as_texts(column.cast(pa.large_binary()), field.name)
+                table, bad = table.set_column(at, field.name, column), odd | bad
+    return with_bad_rows(table, bad)
 
 
 def _holds_bytes(kind: pa.DataType) -> bool:
@@ -371,7 +307,7 @@ def _clear(read: Callable[[Location, SourceOptions], pa.Table]) -> Callable[...,
 
 READERS: dict[str, Callable[[Location, SourceOptions], pa.Table]] = {
     ".csv": _clear(_read_csv),
-    ".tsv": _clear(_read_tsv),
+    ".tsv": _clear(_read_csv),
     ".jsonl": _clear(_read_jsonl),
     ".ndjson": _clear(_read_jsonl),
     ".parquet": _clear(_read_parquet),

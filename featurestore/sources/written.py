@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import codecs
-import csv
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,13 +13,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from featurestore.errors import FeatureStoreError
+from featurestore.sources.csv_rows import form_of, header_of, read_csv
 from featurestore.sources.folder import ImageFolder
+from featurestore.sources.json_rows import json_rows
 from featurestore.sources.listing import RESERVED, Source, SourceOptions
 from featurestore.sources.locations import Location
-from featurestore.sources.table import READERS, TableFile, _dialect
+from featurestore.sources.table import READERS, TableFile
 
 JSON_TEXT = {b"featurestore": b"json"}  # marks a column whose values are JSON, one a row
-_BLOCK_BYTES = 64 << 20  # a row must fit into a block
 _FIRST_LINES = 100  # of JSON lines, looked at for names of columns
 
 
@@ -53,7 +53,7 @@ def input_rows(source: Source, options: SourceOptions, listed: pa.Table) -> Inpu
     """
     if isinstance(source, TableFile):
         try:
-            table = _WRITTEN.get(source.location.suffix, _read_typed)(source.location)
+            table = _WRITTEN.get(source.location.suffix, _read_typed)(source.location, options)
         except (FeatureStoreError, pa.ArrowException, ValueError, KeyError, OSError):
             return _listed_rows(source, listed)  # what the listing made of it is what there is
         found = _matched(table, source, options, listed)
@@ -73,9 +73,8 @@ def _matched(
     ids: list[str] = [f"{source.name}:{row}" for row in range(len(table))]
     if holder is not None:
         own = table.column(holder).cast(pa.string()).to_pylist()
-        is_path = holder != options.id  # of blanks alone, it is none
         ids = [
-            value if value and (value.strip() or not is_path) else by_row
+            value if value and value.strip() else by_row
             for value, by_row in zip(own, ids, strict=True)
         ]
     known = set(ids)
@@ -118,14 +117,7 @@ def table_columns(location: Location) -> list[str]:
 
 
 def _csv_columns(location: Location) -> list[str]:
-    encoding, delimiter = _dialect(location, "\t" if location.suffix == ".tsv" else ",")
-    with location.open() as file:
-        head = codecs.getreader("utf-16" if encoding == "utf16" else "utf-8-sig")(
-            file, "backslashreplace"
-        )
-        if location.suffix == ".tsv":  # in which quotes are text
-            return head.readline().rstrip("\r\n").split(delimiter)
-        return next(csv.reader(head, delimiter=delimiter), [])
+    return header_of(location, form_of(location))
 
 
 def _json_columns(location: Location) -> list[str]:
@@ -154,42 +146,26 @@ _COLUMNS = {
 # -- tables as they were written -----------------------------------------------------------
 
 
-def _read_csv(location: Location) -> pa.Table:
+def _read_csv(location: Location, options: SourceOptions) -> pa.Table:
     """Read every column of a CSV or TSV file as text."""
-    from pyarrow import csv as arrow_csv
-
-    delimiter = "\t" if location.suffix == ".tsv" else ","
-    quotes = '"' if delimiter == "," else False  # as the listing reads them
-    encoding, delimiter = _dialect(location, delimiter)
-    reading = arrow_csv.ReadOptions(block_size=_BLOCK_BYTES, encoding=encoding)
-    parsing = arrow_csv.ParseOptions(
-        delimiter=delimiter, quote_char=quotes, newlines_in_values=bool(quotes)
-    )
-    with location.open() as file, arrow_csv.open_csv(file, reading, parsing) as head:
-        names = head.schema.names
-    with location.open() as file:
-        types = dict.fromkeys(names, pa.binary())
-        converting = arrow_csv.ConvertOptions(column_types=types, strings_can_be_null=False)
-        table = arrow_csv.read_csv(file, reading, parsing, converting)
-    return pa.table([_decoded(column) for column in table.columns], names)
+    table, _ = read_csv(location, form_of(location, options.columns), has_gaps=False)
+    return pa.table([_decoded(column) for column in table.columns], table.column_names)
 
 
 def _decoded(column: pa.ChunkedArray) -> pa.ChunkedArray:
     try:
         return column.cast(pa.string())
     except pa.ArrowInvalid:  # bytes that are no UTF-8 are written as \xff
-        values = [one.decode("utf-8", "backslashreplace") for one in column.to_pylist()]
+        values = [
+            None if one is None else one.decode("utf-8", "backslashreplace")
+            for one in column.to_pylist()
+        ]
         return pa.chunked_array([pa.array(values, pa.string())])
 
 
-def _read_jsonl(location: Location) -> pa.Table:
+def _read_jsonl(location: Location, options: SourceOptions) -> pa.Table:
     """Read JSON lines; a column of one plain type has it, any other is JSON, value by value."""
-    with location.open() as file:
-        content = file.read().removeprefix(codecs.BOM_UTF8)
-    lines = content.decode("utf-8", "backslashreplace").split("\n")
-    rows = [json.loads(line) for line in lines if line.strip()]
-    if not all(isinstance(row, dict) for row in rows):
-        raise ValueError("expected one object a line")
+    rows, _ = json_rows(location, is_clean=False)
     names = list(dict.fromkeys(name for row in rows for name in row))
     columns = [_json_column([row.get(name) for row in rows]) for name in names]
     fields = [
@@ -220,7 +196,7 @@ def _clean(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
-def _read_typed(location: Location) -> pa.Table:
+def _read_typed(location: Location, options: SourceOptions) -> pa.Table:
     r"""Read a table whose columns have types; dictionaries become their values."""
     table = READERS[location.suffix](location, SourceOptions())
     for at, field in enumerate(table.schema):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -217,6 +218,8 @@ class Store:
         for note in job.intake.notes:
             say(note)
         job.say_understood(say)
+        for one, why in islice(job.intake.failed.items(), 1):
+            say(f"{len(job.intake.failed):,} rows cannot be taken (first: {one}: {why})")
         return estimate(job.run_input)
 
     def sql(self, statement: str, *, limit_s: float | None = None) -> pa.Table:

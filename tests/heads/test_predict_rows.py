@@ -75,6 +75,31 @@ def test_rows_keep_their_order_and_columns(bundle, tmp_path, capsys, ending, wit
     assert {row["failed"] for row in found} == {""}
 
 
+BAD_ROWS = {
+    "t.csv": ("id,body\na,a plate\nb\n,a crack\nc,a crack\n", [
+        ("a", "a plate", "plate", ""),
+        ("", "", "", "line 3: 1 cell, where the header has 2: b"),
+        ("", "a crack", "", "no id in the column 'id'"),
+        ("c", "a crack", "crack", ""),
+    ]),
+    "t.jsonl": ('{"id": "a", "body": "a plate"}\n{"id"\n{"id": "b", "body": "\\ud83d"}\n', [
+        ("a", "a plate", "plate", ""),
+        ("", "", "", "line 2: no JSON (Expecting ':' delimiter, character 6): {\"id\""),
+        ("b", "\\ud83d", "", "line 3: 'body' holds what is no text in UTF-8"),
+    ]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BAD_ROWS)
+def test_rows_that_cannot_be_read_come_out_with_their_reason(bundle, tmp_path, capsys, name):
+    content, expected = BAD_ROWS[name]
+    (tmp_path / name).write_text(content)
+    assert run(["predict", bundle, str(tmp_path / name), "--text", "body", "--id", "id"]) == 3
+    found = rows_of(capsys.readouterr().out)
+    columns = ("id", "body", "predicted", "failed")
+    assert [tuple(row[one] for one in columns) for row in found] == expected
+
+
 AS_WRITTEN = ["01", "1.10", "0x1A", "123456789012345678901", "1e5", "NaN", "", " x ", "true",
               "2024-01-05", "10:30", 'a "b", c',
               "two\nlines", "ä€", "NA", "-0.0", ".5"]  # fmt: skip

@@ -1,0 +1,56 @@
+"""Rows of a table that cannot be taken: each is a failure of its own, with its reason."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+_BAD = b"featurestore: rows that cannot be taken"  # in the metadata of a schema
+
+
+def bad_rows(table: pa.Table) -> dict[int, str]:
+    """Return why rows of a table that was read cannot be taken, by row."""
+    return dict(json.loads((table.schema.metadata or {}).get(_BAD, b"[]")))
+
+
+def with_bad_rows(table: pa.Table, bad: Mapping[int, str]) -> pa.Table:
+    """Note rows that cannot be taken, beside those that were noted before."""
+    if not bad:
+        return table
+    noted = sorted((bad_rows(table) | dict(bad)).items())
+    known = table.schema.metadata or {}
+    return table.replace_schema_metadata({**known, _BAD: json.dumps(noted)})
+
+
+def emptied(table: pa.Table, rows: Collection[int]) -> pa.Table:
+    """Return a table with nulls in some rows."""
+    for at, name in enumerate(table.column_names):
+        table = table.set_column(at, name, without(table.column(at), rows))
+    return table
+
+
+def without(column: pa.ChunkedArray, rows: Collection[int]) -> pa.ChunkedArray:
+    """Return a column with nulls in some rows."""
+    is_bad = np.zeros(len(column), bool)
+    is_bad[list(rows)] = True
+    return pc.if_else(pa.array(is_bad), pa.scalar(None, column.type), column)
+
+
+def as_texts(column: pa.ChunkedArray, name: str) -> tuple[pa.ChunkedArray, dict[int, str]]:
+    """Return a column of bytes as texts, and the rows whose bytes are not UTF-8, which are null."""
+    try:
+        return column.cast(pa.string()), {}
+    except pa.ArrowInvalid:
+        values = column.to_pylist()
+    bad: dict[int, str] = {}
+    for row, value in enumerate(values):
+        try:
+            values[row] = None if value is None else value.decode()
+        except UnicodeDecodeError:
+            values[row] = None
+            bad[row] = f"column {name!r} is not UTF-8 in this row: convert the file"
+    return pa.chunked_array([pa.array(values, pa.string())]), bad
