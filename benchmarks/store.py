@@ -35,6 +35,9 @@ from benchmarks.report import (
 )
 from featurestore.exchange.imports import Incoming, import_vectors
 from featurestore.pipeline.options import EmbedOptions
+from featurestore.storage import tables
+from featurestore.storage.shards import view_rows, view_schema
+from featurestore.storage.tables import Table
 from featurestore.store.store import Store, open_store
 from featurestore.store.view import View
 from featurestore.terms.vectors import unit_rows
@@ -56,6 +59,7 @@ def main(chosen: Sequence[str] = ()) -> int:
             "million": lambda: million(folder),
             "memory": lambda: memory(folder),
             "s3": lambda: elsewhere(folder),
+            "disk": lambda: disk(folder),
         }
         return run_sections("store", sections, chosen)
 
@@ -383,6 +387,28 @@ def elsewhere(folder: Path) -> list[Row]:
             seconds = time.perf_counter() - started
             rows.append(Row(f"{name}: a condition over the cache", seconds, "s"))
     return rows
+
+
+def disk(folder: Path) -> list[Row]:
+    """Measure what it costs that a commit is on the disk, and copied, before success is said."""
+    rows = view_rows(*(pa.array([f"{i}" for i in range(1000)]),) * 2, clustered(1000))
+    table = Table.create(folder / "disk", view_schema(DIM))
+    real, seal = os.fsync, tables.seal
+    seconds: dict[str, list[float]] = {"as it is": [], "not synced": [], "nor copied": []}
+    for _ in range(30):
+        for name, times in seconds.items():
+            os.fsync = real if name == "as it is" else lambda _: None
+            tables.seal = (lambda *_: None) if name == "nor copied" else seal
+            started = time.perf_counter()
+            table.append(rows)
+            times.append(time.perf_counter() - started)
+    os.fsync, tables.seal = real, seal
+    synced, unsynced, bare = (median(times) for times in seconds.values())
+    return [
+        Row(f"a commit of 1,000 × {DIM}, on the disk before success is said", synced * 1e3, "ms"),
+        Row("… over one that is copied, but not synced", synced / unsynced, "ratio"),
+        Row("… over one that is neither copied nor synced", synced / bare, "ratio"),
+    ]
 
 
 def million(folder: Path) -> list[Row]:

@@ -94,8 +94,9 @@ for command in (
     browse.list_encoders, learn.train, learn.compare,
     predict.predict, transfer.transfer, transfer.curve, runs.show, maps.project, maps.slices,
     quality.quality, quality.review, quality.suggest,
-    upkeep.verify, upkeep.history, upkeep.compact, upkeep.vacuum, upkeep.delete, upkeep.rename,
-    upkeep.relocate, upkeep.drop, exchange.export, exchange.import_, start.dashboard, start.demo,
+    upkeep.verify, upkeep.store, upkeep.history, upkeep.compact, upkeep.vacuum, upkeep.delete,
+    upkeep.rename, upkeep.relocate, upkeep.drop, exchange.export, exchange.import_,
+    start.dashboard, start.demo,
 ):  # fmt: skip
     cli.add_command(command)
 

@@ -1,4 +1,4 @@
-"""verify, history, vacuum, compact, delete, rename, drop, relocate: care of a store over years."""
+"""verify, repair, history, vacuum, compact, delete, rename, drop, relocate: care over years."""
 
 from __future__ import annotations
 
@@ -48,6 +48,47 @@ def verify(
         for one in findings:
             click.echo(f"  {one.severity}: {one.where}: {one.what}")
     return int(is_damaged)
+
+
+@click.group(epilog="Example: featurestore store repair photos --dry-run")
+def store() -> None:
+    """Care of the store itself: repair."""
+
+
+@store.command(epilog="Example: featurestore store repair photos --dry-run")
+@click.argument("datasets", nargs=-1)
+@click.option("--dry-run", is_flag=True, help="Say what would be done; change nothing.")
+@click.option(
+    "--unnamed", is_flag=True,
+    help="Take in rows of shards that no version names beside a log that is whole, too.",
+)  # fmt: skip
+@store_option
+@json_option
+def repair(
+    datasets: tuple[str, ...], dry_run: bool, unnamed: bool, store_path: str, as_json: bool
+) -> int:
+    """Mend what `verify` finds in the logs of DATASETS (all by default).
+
+    Commits come back from their copies. Where one has none, the rows of shards that no version
+    names are taken in, if they are valid and not there yet.
+    """
+    from featurestore.upkeep.repair import repair as mend
+
+    found = open_given(store_path)
+    done = {
+        name: mend(found.folder(name), dry_run=dry_run, unnamed=unnamed)
+        for name in datasets or found.folders()
+    }
+    is_whole = all(one.is_mended for rows in done.values() for one in rows)
+    if as_json:
+        rows = {name: [asdict(one) for one in repairs] for name, repairs in done.items()}
+        print_json({"ok": is_whole, "done": not dry_run, "repairs": rows})
+        return int(not is_whole)
+    for name, repairs in done.items():
+        click.echo(f"{name}: {'to do' if dry_run else 'done'}" if repairs else f"{name}: is whole")
+        for one in repairs:
+            click.echo(f"  {'' if one.is_mended else 'not mended: '}{one.where}: {one.what}")
+    return int(not is_whole)
 
 
 @click.command(epilog="Example: featurestore history photos")

@@ -21,7 +21,7 @@ import pyarrow as pa
 
 from featurestore.errors import BadName, UnknownItem, nearest
 from featurestore.storage.dataset_folder import DatasetFolder
-from featurestore.storage.files import append, rewrite
+from featurestore.storage.files import append, make_folder, rewrite
 from featurestore.storage.remote import StorePath
 from featurestore.terms.labels import SEPARATOR, class_name
 
@@ -341,7 +341,7 @@ def _time(review: Review) -> str:
 
 def _append(folder: DatasetFolder, reviews: Sequence[Review]) -> None:
     path = _file(folder)
-    path.parent.mkdir(exist_ok=True)
+    make_folder(path.parent)
     append(path, "".join(map(_line, reviews)).encode())
 
 

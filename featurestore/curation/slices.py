@@ -13,7 +13,14 @@ from typing import Any
 
 from featurestore.errors import BadName, StoreCorrupt, UnknownItem, UnknownSlice, nearest
 from featurestore.storage.dataset_folder import DatasetFolder, utc_now
-from featurestore.storage.files import json_bytes, matching, read_json, write_file, write_json
+from featurestore.storage.files import (
+    json_bytes,
+    make_folder,
+    matching,
+    read_json,
+    write_file,
+    write_json,
+)
 from featurestore.storage.remote import ABSENT, RemotePath
 from featurestore.storage.store_marker import is_dataset_name
 
@@ -69,7 +76,7 @@ def save_slice(
             )
         if path.exists() and not overwrite:
             raise BadName(f"there is a slice {name!r} in {folder.name!r}: give another name")
-        path.parent.mkdir(exist_ok=True)
+        make_folder(path.parent)
         content = json_bytes({"format": 1, **vars(made)}, indent=None)
         if isinstance(path, RemotePath):
             path.write_bytes(content, over=None if overwrite else ABSENT)

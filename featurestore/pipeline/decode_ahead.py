@@ -17,7 +17,6 @@ from concurrent.futures import BrokenExecutor, Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 from threading import Semaphore
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -29,6 +28,7 @@ from featurestore.encoders.images import METADATA_UNREAD, decode_image
 from featurestore.errors import FeatureStoreError, Undecodable
 from featurestore.pipeline.batching import batched
 from featurestore.sources.reading import reason_of
+from featurestore.storage.markers import begin_run
 
 if TYPE_CHECKING:
     from joblib.externals.loky import ProcessPoolExecutor
@@ -176,7 +176,7 @@ def in_processes(
     def here(requests: Sequence[Request]) -> list[Picture]:
         return [_prepared(one, readers, preparers, digests, decoders) for one in requests]
 
-    running = NamedTemporaryFile(prefix="featurestore-runs-")  # noqa: SIM115 - closed below
+    running = begin_run()
     # Not forked: this process has threads. Nor is the caller's script run again in them.
     processes = ProcessPoolExecutor(
         n_workers,

@@ -15,12 +15,14 @@ from featurestore.errors import BadName, StoreCorrupt
 from featurestore.storage.dataset_file import DatasetFile, parse_description
 from featurestore.storage.files import (
     json_bytes,
+    make_folder,
     matching,
     read_json,
     rewrite,
     write_file,
     write_json,
 )
+from featurestore.storage.log_files import LOGS
 from featurestore.storage.remote import StorePath
 from featurestore.storage.shards import view_schema
 from featurestore.storage.tables import FAILURES, ITEMS, Table
@@ -68,7 +70,7 @@ class DatasetFolder:
         other machines out, ``change`` may be called again with what another machine wrote.
         """
         path = self.path / "dataset.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
 
         def changed(raw: bytes | None) -> bytes:
             now = None if raw is None else parse_description(path, lambda: raw)
@@ -201,7 +203,7 @@ class DatasetFolder:
     def write_run(self, kind: str, value: Mapping[str, Any]) -> StorePath:
         """Write a run card; its name sorts by time."""
         folder = self.path / "runs"
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
         path = folder / f"{stamp}-{kind}.json"
         write_json(path, {"kind": kind, "when": utc_now(), **value}, indent=None)
@@ -241,7 +243,7 @@ class DatasetFolder:
         machine only.
         """
         folder = self.local / "locks"
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)  # the data set's own folder may come with it
         lock = FileLock(folder / f"{what}.lock")
         try:
             lock.acquire(timeout=0)
@@ -255,10 +257,16 @@ class DatasetFolder:
             lock.release()
 
 
+def view_folders(folder: DatasetFolder) -> list[str]:
+    """Return the names of the folders that hold a log, or what is left of one."""
+    views = folder.path / "views"
+    return sorted({one.parent.name for name in LOGS for one in views.glob(f"*/{name}")})
+
+
 @contextmanager
 def all_views_locked(folder: DatasetFolder) -> Iterator[None]:
     """Hold the locks that every writer of this data set takes, in the order in which they do."""
-    names = {path.parent.name for path in (folder.path / "views").glob("*/_delta_log")}
+    names = set(view_folders(folder))
     parts = {path.stem for path in (folder.local / "locks").glob("*.lock")}  # a process a GPU
     with ExitStack() as locks:
         for name in sorted(
@@ -273,8 +281,8 @@ def all_views_locked(folder: DatasetFolder) -> Iterator[None]:
 def indexes_locked(folder: DatasetFolder) -> Iterator[None]:
     """Hold the locks under which indexes are saved."""
     with ExitStack() as locks:
-        for path in matching(folder.path / "views", "*/_delta_log"):
-            locks.enter_context(folder.locked(f"index-{path.parent.name}"))
+        for name in view_folders(folder):
+            locks.enter_context(folder.locked(f"index-{name}"))
         yield
 
 

@@ -6,6 +6,7 @@ written only over what was read, and else read again.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -49,9 +50,9 @@ def written_beside(target: StorePath, *, last: str = "", over: bool = True) -> I
 def publish(made: Path, target: StorePath, *, last: str = "", over: bool = True) -> None:
     """Move a finished file or folder to ``target``, in place of what is there.
 
-    On this machine it is synced and renamed; with ``over=False`` a folder that is there raises
-    OSError. To an object store it is uploaded; the file ``last`` of a folder, which says that
-    the folder is there, is deleted first and written last.
+    On this machine it is synced, renamed, and its new name synced; with ``over=False`` a folder
+    that is there raises OSError. To an object store it is uploaded; the file ``last`` of a
+    folder, which says that the folder is there, is deleted first and written last.
     """
     is_folder = made.is_dir()
     if isinstance(target, RemotePath):
@@ -63,11 +64,11 @@ def publish(made: Path, target: StorePath, *, last: str = "", over: bool = True)
         for file in sorted(made.iterdir(), key=lambda file: file.name == last):
             (target / file.name).upload(file)
         return
-    for file in made.iterdir() if is_folder else [made]:
-        with file.open("rb") as stream:
-            os.fsync(stream.fileno())
+    for file in [*made.iterdir(), made] if is_folder else [made]:
+        sync(file)
     if not (over and is_folder and target.exists()):
         made.replace(target)
+        sync(target.parent)
         return
     old = target.with_name(f".{target.name[:60]}.{uuid4().hex}.tmp")
     target.rename(old)
@@ -78,6 +79,27 @@ def publish(made: Path, target: StorePath, *, last: str = "", over: bool = True)
             remove(old)
         else:
             old.rename(target)
+        sync(target.parent)
+
+
+def sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk and outlive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some file systems sync no folder
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def make_folder(path: StorePath) -> None:
+    """Make a folder, and those that it lies in, that outlive a power cut; it may be there."""
+    if isinstance(path, Path) and not path.is_dir():
+        make_folder(path.parent)
+        path.mkdir(exist_ok=True)
+        sync(path.parent)
 
 
 def remove(path: Path) -> None:
@@ -142,11 +164,14 @@ def append(path: StorePath, lines: bytes) -> None:
     if isinstance(path, RemotePath):
         rewrite(path, lambda now: (now or b"") + lines)
         return
+    is_new = not path.exists()
     with path.open("ab") as file:
         torn = file.tell() > 0 and not _ends_whole(path)
         file.write((b"\n" if torn else b"") + lines)
         file.flush()
         os.fsync(file.fileno())
+    if is_new:
+        sync(path.parent)
 
 
 def sha256_of(path: StorePath) -> str:
@@ -182,6 +207,7 @@ def move_folder(path: StorePath, target: StorePath, *, last: str) -> None:
     """
     if isinstance(path, Path):
         path.rename(str(target))
+        sync(path.parent)
         return
     assert isinstance(target, RemotePath), "one store"
     done: set[RemotePath] = set()

@@ -129,6 +129,12 @@ def read_shard(path: StorePath, columns: list[str] | None = None, *, keep: bool 
         return _fixed(file.read(chosen), file)
 
 
+def shard_schema(path: StorePath) -> pa.Schema:
+    """Return the columns of one Parquet file."""
+    with _opened(path) as file:
+        return _schema_of(file)
+
+
 def _schema_of(file: pq.ParquetFile) -> pa.Schema:
     """Return a shard's columns, vectors as fixed-size lists."""
     schema = file.schema_arrow

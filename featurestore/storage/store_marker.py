@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from featurestore.errors import BadName, NotAStore
-from featurestore.storage.files import read_json, write_json
+from featurestore.storage.files import make_folder, read_json, write_json
 from featurestore.storage.remote import StorePath
 
 FORMAT_VERSION = 1
@@ -46,7 +46,7 @@ def check_store(path: StorePath) -> bool:
 def make_store(path: StorePath) -> None:
     """Make an empty store where there is none."""
     if not check_store(path):
-        path.mkdir(parents=True, exist_ok=True)
+        make_folder(path)
         write_json(path / MARKER, {"format": FORMAT_VERSION})
 
 

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -25,8 +26,9 @@ from numpy.typing import NDArray
 
 from featurestore.errors import StoreBusy, StoreCorrupt, StoreUnreachable, UnknownSnapshot
 from featurestore.storage.columns import fit_to, new_columns, widened
+from featurestore.storage.files import make_folder
 from featurestore.storage.item_columns import FAILURES, ITEMS
-from featurestore.storage.log_files import log_damage, missing_commit
+from featurestore.storage.log_files import commit_file, missing_commit, seal
 from featurestore.storage.remote import RemotePath, StorePath, delta_options
 from featurestore.storage.shards import read_shard, write_shard
 
@@ -83,15 +85,32 @@ class Table:
         options = _options(path)
         with _asked(path):
             if not DeltaTable.is_deltatable(str(path), options):
-                path.mkdir(parents=True, exist_ok=True)
-                DeltaTable.create(
+                _check_log(path, None)  # of one whose log is gone, the copies are left
+                make_folder(path / "_delta_log")
+                made = DeltaTable.create(
                     str(path),
                     _delta_schema(schema),
                     mode="ignore",
                     configuration=_KEEP_EVERYTHING,
                     storage_options=options,
                 )
+                seal(path, int(made.version()))
         return cls(path)
+
+    @staticmethod
+    def first_commit(schema: pa.Schema) -> bytes:
+        """Return what the first commit of a table of these columns says."""
+        with TemporaryDirectory(prefix="featurestore-log-") as folder:
+            Table.create(Path(folder, "table"), schema)
+            return commit_file(Path(folder, "table"), 0).read_bytes()
+
+    def add_columns(self, schema: pa.Schema) -> None:
+        """Add the columns of a schema that the table lacks; nulls in the rows that are there."""
+        table = self._open(None)
+        if new := new_columns(pa.schema(table.schema().to_arrow()), schema):
+            with _asked(self.path):
+                table.alter.add_columns(list(_delta_schema(pa.schema(new)).fields))
+            self._sealed(table)
 
     def version(self) -> int:
         """Return the latest version."""
@@ -130,12 +149,12 @@ class Table:
 
     def append(self, rows: pa.Table) -> int:
         """Add rows as one shard; return the version. Never conflicts with another writer."""
+        _check_log(self.path, None)  # a shard beside a damaged log would look as if it was in it
         add = self._write(rows)
         table = self._open(None)
         with _asked(self.path):
             table.create_write_transaction([add], "append", table.schema())
-            table.update_incremental()
-        return int(table.version())
+        return self._sealed(table)
 
     def clear(self) -> int:
         """Drop all rows, in one commit; earlier versions keep them."""
@@ -207,6 +226,7 @@ class Table:
         if rows is not None and len(rows) and (new := new_columns(schema, rows.schema)):
             with _asked(self.path):
                 table.alter.add_columns(list(_delta_schema(pa.schema(new)).fields))
+            self._sealed(table)
             raise CommitFailedError("there are new columns: read again")  # others may have written
         parts, actions = [], []
         for shard in self._shards(table):
@@ -253,22 +273,31 @@ class Table:
                     app_transactions=[Transaction("featurestore-merge", table.version() + 1)]
                 ),
             )
+        return self._sealed(table)
+
+    def _sealed(self, table: DeltaTable) -> int:
+        """Make what was committed last; return the version."""
+        with _asked(self.path):
             table.update_incremental()
-        return int(table.version())
+        version = int(table.version())
+        seal(self.path, version)
+        return version
 
     def history(self, limit: int | None = None) -> list[Commit]:
         """Return the versions, newest first."""
         commits = []
-        for entry in self._log(limit):
-            shards = self.shards(entry["version"])
-            when = datetime.fromtimestamp(entry["timestamp"] / 1000, UTC)
+        for version, seconds in self.times(limit):
+            shards = self.shards(version)
             n_rows = sum(shard.n_rows or 0 for shard in shards)
-            commits.append(Commit(entry["version"], when, n_rows, len(shards)))
+            when = datetime.fromtimestamp(seconds, UTC)
+            commits.append(Commit(version, when, n_rows, len(shards)))
         return commits
 
-    def _log(self, limit: int | None = None) -> list[dict[str, Any]]:
+    def times(self, limit: int | None = None) -> list[tuple[int, float]]:
+        """Return the versions, newest first, and when they came, in seconds since 1970."""
         with _asked(self.path):
-            return list(self._open(None).history(limit))
+            entries = self._open(None).history(limit)
+        return [(int(one["version"]), one["timestamp"] / 1000) for one in entries]
 
     def compact(self, target_bytes: int = COMPACT_BYTES) -> int:
         """Join small shards into larger ones; return by how many files there are fewer.
@@ -296,70 +325,13 @@ class Table:
                     time.sleep(0.01 * min(attempt, 20))
         return n_fewer
 
-    def unreferenced(
-        self,
-        keep: Collection[int] = (),
-        *,
-        older_than_s: float = YOUNG_S,
-        unnamed_s: float = YOUNG_S,
-    ) -> list[StorePath]:
-        """Return the files that may be deleted: no version that is kept names them.
-
-        Kept are the versions given, the latest, and all that were the latest at some time
-        within the last ``older_than_s`` seconds; files younger than that stay too. A file that no
-        version ever named stays for ``unnamed_s`` seconds, since a writer may be about to commit
-        it. A clock that runs ahead therefore only keeps more files. Of a damaged log, nobody can
-        say what it named: all shards stay.
-        """
-        if log_damage(self.path):
-            return []
-        now = time.time()
-        oldest = now - older_than_s
-        # Listed before the log is read: a file that is committed later is then named there.
-        there: list[StorePath] = [*self.path.iterdir()]
-        once = self._ever_named()
-        latest = self.version()  # of a restored backup, below some of `keep`
-        kept = {
-            latest,
-            *(version for version in keep if version <= latest),
-        }
-        for entry in self._log():  # newest first
-            kept.add(entry["version"])
-            if entry["timestamp"] / 1000 < oldest:
-                break
-        named = {shard.path for version in kept for shard in self.shards(version)}
-        unnamed = []
-        for path in there:
-            if path.suffix not in (".parquet", ".tmp") or path in named:
-                continue
-            try:
-                changed = path.stat().st_mtime
-            except FileNotFoundError:
-                continue  # a writer has just renamed it
-            if changed < (oldest if path.name in once else now - unnamed_s):
-                unnamed.append(path)
-        return sorted(unnamed, key=str)
-
-    def _ever_named(self) -> set[str]:
-        """Return the names of all files that a version had: the log is never cleaned away."""
-        names = set()
-        for path in (self.path / "_delta_log").glob("*.json"):
-            for line in path.read_text("utf-8").splitlines():
-                if (added := json.loads(line).get("add")) is not None:
-                    names.add(added["path"])
-        return names
-
     def digest(self, version: int | None = None) -> str:
         """Return a hash of a version's files, which are named by their bytes."""
         names = "\n".join(shard.path.name for shard in self.shards(version))
         return hashlib.sha256(names.encode()).hexdigest()
 
     def _open(self, version: int | None) -> DeltaTable:
-        if isinstance(self.path, Path) and (lost := missing_commit(self.path, version)) is not None:
-            raise StoreCorrupt(
-                f"{lost} is gone, or holds no action, so this table would show an older state: "
-                "restore that file from a backup"
-            )
+        _check_log(self.path, version)
         try:
             with _asked(self.path):
                 options = _options(self.path)
@@ -374,7 +346,7 @@ class Table:
             if version is None or latest is None or 0 <= version <= latest:
                 raise StoreCorrupt(
                     f"the log of {self.path} cannot be read: {_said(error)}; "
-                    "restore its _delta_log from a backup"
+                    "`featurestore verify` names the file, `featurestore store repair` mends it"
                 ) from None
             raise UnknownSnapshot(
                 f"{self.path} has no version {version}: it has 0 to {latest}"
@@ -394,6 +366,14 @@ class Table:
         now_ms = int(time.time() * 1000)
         statistics = json.dumps({"numRecords": len(rows)})
         return AddAction(name, n_bytes, {}, now_ms, True, statistics)
+
+
+def _check_log(path: StorePath, version: int | None) -> None:
+    if (lost := missing_commit(path, version)) is not None:
+        raise StoreCorrupt(
+            f"{lost} is gone, or holds no action, so this table would show an older state: "
+            "`featurestore store repair` puts it back"
+        )
 
 
 @contextmanager

@@ -15,12 +15,13 @@ from featurestore.curation.slices import erase_from_slices
 from featurestore.errors import StoreCorrupt, UnknownItem, nearest
 from featurestore.storage.columns import drop_equal
 from featurestore.storage.dataset_folder import DatasetFolder, all_views_locked, indexes_locked
-from featurestore.storage.files import matching, read_json, remove_folder
+from featurestore.storage.files import matching, read_json, remove_folder, sync
 from featurestore.storage.log_files import log_damage
 from featurestore.storage.query import fulfils
 from featurestore.storage.remote import RemotePath, StorePath
 from featurestore.storage.shards import read_shard
 from featurestore.storage.tables import YOUNG_S
+from featurestore.storage.unnamed import unreferenced
 from featurestore.upkeep.head_files import erase_predictions, head_ids
 from featurestore.upkeep.tables import tables_of
 
@@ -96,8 +97,8 @@ def erase(folder: DatasetFolder, ids: pa.Array) -> Erased:
     """
     with all_views_locked(folder):
         for _, table in tables_of(folder, replaced=True):
-            for path, what in log_damage(table.path):
-                raise StoreCorrupt(f"nothing was erased: {path}: {what}")
+            for one in log_damage(table.path):
+                raise StoreCorrupt(f"nothing was erased: {one.path}: {one.what}")
         _delete(folder, ids)
         with indexes_locked(folder):  # who saves one afterwards sees that it was counted
             folder.count_erasure()
@@ -123,15 +124,19 @@ def erase(folder: DatasetFolder, ids: pa.Array) -> Erased:
             # Nobody on this machine writes now: what no version names was left behind. Where
             # others may write, what is young may be about to be named.
             unnamed_s = -math.inf if isinstance(table.path, Path) else YOUNG_S
-            for path in table.unreferenced(older_than_s=-math.inf, unnamed_s=unnamed_s):
+            for path in unreferenced(table, older_than_s=-math.inf, unnamed_s=unnamed_s):
                 if path.suffix == ".tmp" or _holds(path, ids):
                     path.unlink(missing_ok=True)
                     n_files += 1
             if isinstance(table.path, RemotePath):
-                unnamed = table.unreferenced(older_than_s=-math.inf, unnamed_s=-math.inf)
+                unnamed = unreferenced(table, older_than_s=-math.inf, unnamed_s=-math.inf)
                 n_young += sum(_holds(path, ids) for path in unnamed)
         if isinstance(folder.path, RemotePath):
             folder.clear_local()
+        else:  # what was erased does not come back with a power cut
+            for path in [folder.path, *folder.path.rglob("*")]:
+                if path.is_dir():
+                    sync(path)
     return Erased(n_files, len(thumbnails), cards, tuple(head_ids(folder)), n_young)
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from featurestore.storage.dataset_folder import DatasetFolder
-from featurestore.storage.files import matching
+from featurestore.storage.dataset_folder import DatasetFolder, view_folders
+from featurestore.storage.log_files import has_commits
 from featurestore.storage.tables import Table
 
 
@@ -17,5 +17,7 @@ def tables_of(folder: DatasetFolder, *, replaced: bool = False) -> Iterator[tupl
         for slug, info in folder.encoders().items():
             yield info["spec"], folder.view(slug)
         return
-    for path in matching(folder.path / "views", "*/_delta_log"):
-        yield path.parent.name, Table(path.parent)
+    for name in view_folders(folder):
+        path = folder.path / "views" / name
+        if has_commits(path):  # else a writer was killed before it had made the table
+            yield name, Table(path)

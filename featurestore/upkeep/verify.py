@@ -19,15 +19,15 @@ from featurestore.errors import FeatureStoreError, NotTrusted, StoreCorrupt
 from featurestore.search.index_files import check_index
 from featurestore.sources.reading import Reader, reason_of
 from featurestore.storage.cache import is_sound
-from featurestore.storage.columns import text_hash
-from featurestore.storage.dataset_folder import DatasetFolder
-from featurestore.storage.files import matching, sha256_of
-from featurestore.storage.log_files import log_damage
+from featurestore.storage.dataset_folder import DatasetFolder, view_folders
+from featurestore.storage.log_files import copy_file, lacking_copies, log_damage
 from featurestore.storage.remote import StorePath
-from featurestore.storage.shards import each_group, vectors_of
-from featurestore.storage.tables import Shard, Table
+from featurestore.storage.shards import each_group
+from featurestore.storage.tables import Table
+from featurestore.storage.unnamed import unnamed_shards
 from featurestore.terms.specs import EncoderSpec
 from featurestore.upkeep.head_files import damaged_heads
+from featurestore.upkeep.row_checks import check_ids, check_vectors, shard_damage
 
 N_SAMPLE = 100
 
@@ -70,14 +70,18 @@ def _findings(
     except StoreCorrupt as error:
         yield Finding(str(folder.path), str(error), "error")
         return
-    for log in matching(folder.path / "views", "*/_delta_log"):
-        if not (log.parent / "encoder.json").exists():
-            what = "has no encoder.json: restore it from a backup"
-            yield Finding(str(log.parent), what, "error")
-    yield from _check_table(folder.items, partial(_check_ids, seen=set()))
+    for name in view_folders(folder):
+        view = folder.path / "views" / name
+        # Without a shard, a writer was killed before it said what its vectors would be of.
+        if any(True for _ in view.glob("*.parquet")) and not (view / "encoder.json").exists():
+            yield Finding(str(view), "has no encoder.json: restore it from a backup", "error")
+    yield from _check_table(folder.items, partial(check_ids, seen=set()))
     yield from _check_table(folder.failures)
     for slug, info in infos.items():
-        yield from _check_table(folder.view(slug), partial(_check_vectors, dim=info["dim"]))
+        yield from _check_table(folder.view(slug), partial(check_vectors, dim=info["dim"]))
+    for slug in view_folders(folder):
+        if slug not in infos:  # one that was replaced: old versions of it may be read
+            yield from _check_log(folder.view(slug))
     for cached in sorted((folder.local / "cache").glob("*/[0-9]*-*")):
         if not is_sound(cached) and cached.exists():
             what = "is not what was written, and may be served: delete the folder"
@@ -96,13 +100,30 @@ def _findings(
             yield from _check_encoder(folder.path / "views" / slug, info, trust)
 
 
+def _check_log(table: Table) -> Iterator[Finding]:
+    """Check the commits of a table; where one is lost, shards that no version names count."""
+    damaged = log_damage(table.path)
+    for one in damaged:
+        yield Finding(str(one.path), one.what, "error")
+    for number, is_damaged in lacking_copies(table.path).items():
+        if is_damaged and not damaged:
+            what = "this copy of a commit is damaged: `featurestore store repair` makes it anew"
+            yield Finding(str(copy_file(table.path, number)), what, "warning")
+    is_lost = any(one.version is not None and not one.has_copy for one in damaged)
+    for path in unnamed_shards(table.path) if is_lost else []:
+        what = (
+            "no version names this shard, and the lost commit may have: vacuum spares it, "
+            "`featurestore store repair` takes in its rows where they are valid"
+        )
+        yield Finding(str(path), what, "error")
+
+
 def _check_table(
     table: Table, check: Callable[[pa.Table], Iterator[str]] | None = None
 ) -> Iterator[Finding]:
     """Check files one by one; ``check`` names what is wrong with the rows of an intact one."""
-    damaged = log_damage(table.path) if table.path.is_dir() else []
-    for path, what in damaged:
-        yield Finding(str(path), what, "error")
+    damaged = list(_check_log(table))
+    yield from damaged
     try:
         shards = table.shards()
     except FeatureStoreError as error:
@@ -110,7 +131,7 @@ def _check_table(
             yield Finding(str(table.path), str(error), "error")
         return
     for shard in shards:
-        damage = _damage(shard)
+        damage = shard_damage(shard)
         if damage is not None:
             yield Finding(str(shard.path), damage, "error")
             continue
@@ -122,44 +143,6 @@ def _check_table(
         if shard.n_rows is not None and n_rows != shard.n_rows:
             what = f"it has {n_rows} rows, the log says {shard.n_rows}"
             yield Finding(str(shard.path), what, "error")
-
-
-def _damage(shard: Shard) -> str | None:
-    """Return what is wrong with a file's bytes; None if nothing is."""
-    try:
-        size = shard.path.stat().st_size
-        if size != shard.size_bytes:
-            return f"it has {size} bytes, the log says {shard.size_bytes}"
-        digest = sha256_of(shard.path)
-    except OSError as error:
-        return f"cannot be read: {error.strerror}; restore it from a backup"
-    if digest != shard.path.stem:
-        return "its bytes are not those that were written (SHA-256); restore it from a backup"
-    return None
-
-
-def _check_ids(rows: pa.Table, seen: set[str]) -> Iterator[str]:
-    for item_id in rows.column("item_id").to_pylist():
-        if item_id in seen:
-            yield f"item {item_id!r} has two rows"
-        seen.add(item_id)
-    texts = rows.filter(pc.is_valid(rows.column("text"))).select(
-        ["item_id", "text", "content_hash"]
-    )
-    for row in texts.to_pylist():
-        if row["content_hash"] is not None and text_hash(row["text"]) != row["content_hash"]:
-            yield f"the text of item {row['item_id']!r} is not the one that was hashed"
-
-
-def _check_vectors(rows: pa.Table, dim: int) -> Iterator[str]:
-    kind = rows.schema.field("vector").type
-    if not pa.types.is_fixed_size_list(kind) or kind.list_size != dim:
-        yield f"its vectors are {kind}, expected float32[{dim}]"
-        return
-    vectors = vectors_of(rows.column("vector"), dim)
-    n_bad = int((~np.isfinite(vectors).all(axis=1)).sum())
-    if n_bad:
-        yield f"{n_bad} vectors hold NaN or infinity"
 
 
 def _check_sources(folder: DatasetFolder, n_sample: int, seed: int) -> Iterator[Finding]:

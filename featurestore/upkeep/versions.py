@@ -12,9 +12,11 @@ from pathlib import Path
 from featurestore.storage.dataset_folder import DatasetFolder, all_views_locked
 from featurestore.storage.files import read_json, remove
 from featurestore.storage.log_files import log_damage
+from featurestore.storage.markers import left_by_runs
 from featurestore.storage.remote import StorePath
 from featurestore.storage.shards import local_copy
 from featurestore.storage.tables import YOUNG_S
+from featurestore.storage.unnamed import unreferenced
 from featurestore.upkeep.head_files import snapshots_of_heads
 from featurestore.upkeep.tables import tables_of
 
@@ -66,12 +68,12 @@ def vacuum(
     with nullcontext() if dry_run else all_views_locked(folder):
         keep = _named_versions(folder)
         tables = [table for _, table in tables_of(folder, replaced=True)]
-        damaged = {str(path): table for table in tables for path, _ in log_damage(table.path)}
+        damaged = {str(one.path): table for table in tables for one in log_damage(table.path)}
         found = [
             path
             for table in tables
             if table not in damaged.values()
-            for path in table.unreferenced(keep.get(table.path, set()), older_than_s=older_than_s)
+            for path in unreferenced(table, keep.get(table.path, set()), older_than_s=older_than_s)
         ]
         size = sum(path.stat().st_size for path in found)
         leftovers = [path for path in _leftovers(folder) if path not in found]
@@ -88,7 +90,8 @@ def _leftovers(folder: DatasetFolder) -> list[Path]:
     """Return temporary files and folders of this machine that no writer touched for a day."""
     oldest = time.time() - YOUNG_S
     found = []
-    for path in sorted(folder.local.rglob(".*.tmp")):
+    staged = folder.local.rglob("_delta_log/*.json#*")  # delta-rs writes commits so
+    for path in sorted([*folder.local.rglob(".*.tmp"), *staged]):
         if any(parent in found for parent in path.parents):
             continue
         try:
@@ -97,7 +100,9 @@ def _leftovers(folder: DatasetFolder) -> list[Path]:
             continue  # its writer has just renamed it
         if touched < oldest:
             found.append(path)
-    return found
+    dropped = [] if folder.local != folder.path else folder.local.parent.glob(".dropped-*")
+    found += sorted(one for one in dropped if one.stat().st_ctime < oldest)
+    return found + left_by_runs(oldest)
 
 
 def compact(folder: DatasetFolder) -> dict[str, int]:

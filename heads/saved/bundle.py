@@ -23,7 +23,7 @@ from featurestore.errors import (
     UnknownHead,
     nearest,
 )
-from featurestore.storage.files import sha256_of, written_beside
+from featurestore.storage.files import make_folder, sha256_of, written_beside
 from featurestore.storage.remote import RemotePath, StorePath, as_path
 from featurestore.storage.shards import read_shard
 from featurestore.terms.embeddings import Embeddings
@@ -131,7 +131,7 @@ class FittedHead:
         target = as_path(folder)
         if target.exists() and not _is_bundle(target):
             raise FileExistsError(f"{target} is something else than a bundle")
-        target.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(target.parent)
         with written_beside(target, last="card.json") as temporary:
             _write(self, temporary)
         return target
@@ -192,7 +192,7 @@ def save_head(head: FittedHead, predictions: pa.Table, folder: StorePath) -> Fit
     import pyarrow.parquet as pq
 
     target = folder / head.head_id
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     with written_beside(target, last="card.json", over=False) as temporary:
         card = _write(head, temporary)
         pq.write_table(predictions, temporary / "predictions.parquet")
