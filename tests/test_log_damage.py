@@ -94,22 +94,24 @@ def errors(store):
     return [one for one in verify(folder_of(store)) if one.severity == "error"]
 
 
-OURS = "is gone, or holds no action"
-DELTA = "cannot be read"
-DAMAGE = {  # what happens to a commit -> what verify says of it, what whoever opens it says
-    "empty": (lambda path: path.write_bytes(b""), "this commit has no bytes", OURS),
-    "gone": (lambda path: path.unlink(), "this commit is gone", OURS),
-    "blank": (lambda path: path.write_bytes(b"\n\n"), "this commit holds no action", OURS),
-    "no actions": (
-        lambda path: path.write_text('{"commitInfo": {"timestamp": 1}}\n'),
+REFUSAL = "is gone, cut off, or holds no action"
+DAMAGE = {  # what happens to a commit -> what verify says of it
+    "empty": (lambda path: path.write_bytes(b""), "this commit has no bytes"),
+    "gone": (lambda path: path.unlink(), "this commit is gone"),
+    "blank": (lambda path: path.write_bytes(b"\n\n"), "this commit holds no action"),
+    "long and blank": (lambda path: path.write_bytes(b" " * 5000), "this commit holds no action"),
+    "a note": (
+        lambda path: path.write_text('{"commitInfo": {"x": "' + "y" * 5000 + '"}}\n'),
         "this commit holds no action",
-        OURS,
     ),
-    "zeros": (lambda path: path.write_bytes(b"\0" * 300), "this commit cannot be read", OURS),
+    "zeros": (lambda path: path.write_bytes(b"\0" * 300), "this commit cannot be read"),
+    "a line less": (
+        lambda path: path.write_bytes(path.read_bytes().splitlines(keepends=True)[0]),
+        "this commit ",
+    ),
     "torn": (
         lambda path: path.write_bytes(path.read_bytes()[:-9]),
         "this commit cannot be read",
-        DELTA,
     ),
 }
 
@@ -117,17 +119,16 @@ DAMAGE = {  # what happens to a commit -> what verify says of it, what whoever o
 @pytest.mark.parametrize(
     ("kind", "name", "version"),
     [
-        *((kind, "view", 2) for kind in DAMAGE),
         *((kind, "view", 3) for kind in DAMAGE),
-        ("empty", "view", 0), ("gone", "view", 0),
-        ("gone", "items", 1), ("gone", "items", -1),  # -1: the last one
+        ("empty", "view", 2), ("gone", "view", 2), ("gone", "view", 0), ("torn", "view", 0),
+        ("gone", "items", 1), ("empty", "items", -1),  # -1: the last one
     ],
 )  # fmt: skip
 def test_a_damaged_commit_is_named_and_comes_back(kind, name, version, store):
     before = content(store)
     if version == -1:
         version = table_of(store, name).version()
-    damage, what, refusal = DAMAGE[kind]
+    damage, what = DAMAGE[kind]
     path = log_of(store, version, name)
     files = tree(store.path)
     damage(path)
@@ -136,10 +137,10 @@ def test_a_damaged_commit_is_named_and_comes_back(kind, name, version, store):
     assert found.where == str(path)
     assert found.what.startswith(what)
     assert "`featurestore store repair` restores it from its copy" in found.what
-    with pytest.raises(StoreCorrupt, match=refusal):
+    with pytest.raises(StoreCorrupt, match=REFUSAL):
         content(store)
     if version:
-        with pytest.raises(StoreCorrupt, match=refusal):
+        with pytest.raises(StoreCorrupt, match=REFUSAL):
             take_in(store, 3)
     assert versions.vacuum(folder_of(store), older_than_s=0).damaged == (str(path),)
     with pytest.raises(StoreCorrupt, match="nothing was erased"):
@@ -177,7 +178,7 @@ def test_rows_of_a_commit_without_a_copy_are_taken_in(kind, version, store):
         [] if version == 0 else [True]
     )
     assert shards == []
-    with pytest.raises(StoreCorrupt, match=OURS):
+    with pytest.raises(StoreCorrupt, match=REFUSAL):
         content(store)
     gone = versions.vacuum(folder_of(store), older_than_s=0)
     assert [one for one in gone.files if "views" in str(one)] == []
@@ -261,7 +262,7 @@ def test_what_a_lost_commit_took_out_of_a_shard_is_there_once(store):
 def test_a_lost_log_is_not_begun_anew(store):
     for log in store.path.rglob("_delta_log"):
         shutil.rmtree(log)
-    with pytest.raises(StoreCorrupt, match=OURS):
+    with pytest.raises(StoreCorrupt, match=REFUSAL):
         take_in(store, 3)
     n = sum(1 for _ in store.path.rglob("_commits/*.json"))
     assert len(errors(store)) == n
@@ -305,6 +306,67 @@ def test_a_damaged_checkpoint_is_named_and_deleted(left, what, store):
         damaged.write_bytes(left)
     assert [(one.where, one.what[: len(what)]) for one in errors(store)] == [(str(damaged), what)]
     assert [one.is_mended for one in repair(folder_of(store))] == [True]
+    assert errors(store) == []
+    assert_equal(content(store), before)
+
+
+def test_a_commit_that_lost_a_line_is_cut_off(store):
+    """Its first lines are whole, and delta-rs takes them for all."""
+    path = log_of(store, 3)
+    add = next(line for line in path.read_bytes().splitlines(keepends=True) if b'"add"' in line)
+    copy = path.parents[1] / "_commits" / path.name
+    copy.write_bytes(path.read_bytes().rstrip() + b"\n" + add)  # as if it had named two shards
+    (found,) = errors(store)
+    assert found.what.startswith("this commit is cut off")
+    with pytest.raises(StoreCorrupt, match=REFUSAL):
+        content(store)
+    repair(folder_of(store))
+    assert path.read_bytes() == copy.read_bytes()
+
+
+@pytest.mark.parametrize("lost", [[0], [2], [1, 3], [2, 4]])
+def test_what_a_checkpoint_knows_of_a_lost_commit_is_kept(lost, store):
+    from deltalake import DeltaTable
+
+    table = table_of(store)
+    DeltaTable(str(table.path)).create_checkpoint()
+    take_in(store, 3)
+    before = content(store)
+    shutil.rmtree(table.path / "_commits")
+    for version in lost:
+        log_of(store, version).unlink()
+    if 4 in lost:  # nothing else tells of it
+        log_of(store, 4).write_bytes(b"")
+    repair(folder_of(store))
+    assert errors(store) == []
+    assert_equal(content(store), before)
+    log_files.drop_checkpoints(table.path)  # the commits say the same
+    assert_equal(content(store), before)
+
+
+@pytest.mark.parametrize("how", ["half", "other names", "no pointer"])
+def test_a_checkpoint_that_cannot_be_used_is_deleted(how, store):
+    from deltalake import DeltaTable
+
+    before = content(store)
+    log = log_of(store, 0).parent
+    DeltaTable(str(log.parent)).create_checkpoint()
+    (path,) = log.glob("*.checkpoint.parquet")
+    raw = path.read_bytes()
+    if how == "other names":
+        name = table_of(store).shards()[0].path.name.encode()
+        assert name in raw
+        path.write_bytes(raw.replace(name, b"0" * 64 + b".parquet"))
+    else:
+        path.write_bytes(raw[: len(raw) // 2] + b"PAR1")
+    if how == "no pointer":
+        log.joinpath("_last_checkpoint").unlink()
+    (found,) = errors(store)
+    assert "checkpoint" in found.what
+    assert "`featurestore store repair` deletes it" in found.what
+    assert [one.is_mended for one in repair(folder_of(store), dry_run=True)] == [True]
+    assert path.exists()
+    repair(folder_of(store))
     assert errors(store) == []
     assert_equal(content(store), before)
 
@@ -389,7 +451,7 @@ def test_the_command_line_says_it_in_words(store, capsys):
         capsys.readouterr().err
     )
     assert run(["info", *at]) == 1
-    assert f"error: {path} {OURS}, so this table would show an older state" in (
+    assert f"error: {path} {REFUSAL}, so this table would show an older state" in (
         capsys.readouterr().err
     )
     assert run(["store", "repair", "--dry-run", "--store", str(store.path)]) == 0

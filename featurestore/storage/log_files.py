@@ -22,7 +22,7 @@ _COMMIT = re.compile(r"(\d{20})\.json")
 _CHECKPOINT = re.compile(r"(\d{20})\.checkpoint\.")
 _POINTER = "_last_checkpoint"
 _ACTIONS = {"add", "remove", "metaData", "protocol", "txn"}  # all but a commit's own note
-_SHORT = 1024  # bytes: a note alone is shorter
+_NAMES = [f'"{name}"'.encode() for name in _ACTIONS]
 _AT_ONCE = 64  # copies that one commit catches up on
 
 
@@ -93,19 +93,15 @@ def restore_commit(table: StorePath, version: int, content: bytes | None = None)
 
 def drop_checkpoints(table: StorePath) -> None:
     """Delete a log's checkpoints: all that they say is in its commits."""
-    log = table / "_delta_log"
-    (log / _POINTER).unlink(missing_ok=True)  # first: it names one of the others
-    paths: list[StorePath] = [*log.iterdir()]
-    for path in paths:
-        if _CHECKPOINT.match(path.name):
-            path.unlink(missing_ok=True)
+    for path in sorted(checkpoints(table), key=lambda path: path.name != _POINTER):  # it is first
+        path.unlink(missing_ok=True)
 
 
 def missing_commit(table: StorePath, version: int | None = None) -> StorePath | None:
     """Return a commit without actions, or one that is gone, that would make a version look older.
 
-    Looked at are names, and on this machine the content of short commits, from the newest
-    checkpoint on; the latest version is meant by default.
+    Looked at are names, and on this machine contents, from the newest checkpoint on; the latest
+    version is meant by default.
     """
     sizes, checkpoints = _listed(table / "_delta_log")
     newest = max(sizes, default=-1)
@@ -113,12 +109,14 @@ def missing_commit(table: StorePath, version: int | None = None) -> StorePath | 
         newest = _last_copy(table, newest)
     last = newest if version is None else min(version, newest)
     first = max((one for one in checkpoints if one <= last), default=-1) + 1
-    # In an object store each look costs a request: only an empty commit is asked for by name.
-    enough = _SHORT if isinstance(table, Path) else 1
     for number in range(first, last + 1):
+        path = commit_file(table, number)
+        # In an object store each look is a request: only what has no bytes is asked for by name.
+        if not isinstance(path, Path) and sizes.get(number):
+            continue
         # Listed while others commit, a file may be overlooked: it is asked for by its name.
-        if sizes.get(number, 0) < enough and not _has_action(commit_file(table, number)):
-            return commit_file(table, number)
+        if not _has_action(path) or _is_cut_off(path, copy_file(table, number)):
+            return path
     return None
 
 
@@ -166,7 +164,15 @@ def _has_action(commit: StorePath) -> bool:
         content = commit.read_bytes()
     except FileNotFoundError:
         return False
-    return len(content) >= _SHORT or any(f'"{name}"'.encode() in content for name in _ACTIONS)
+    return any(name in content for name in _NAMES)
+
+
+def _is_cut_off(commit: StorePath, copy: StorePath) -> bool:
+    """Whether a commit ends before its copy does: at the end of a line, nothing else tells."""
+    if _size(copy) <= _size(commit):
+        return False
+    kept = copy.read_bytes()
+    return kept.startswith(commit.read_bytes()) and _wrong_in(kept) is None
 
 
 def log_damage(table: StorePath) -> list[Damage]:
@@ -176,28 +182,42 @@ def log_damage(table: StorePath) -> list[Damage]:
     found = []
     for number in range(max([*sizes, *copies], default=-1) + 1):
         path = commit_file(table, number)
-        wrong = _wrong_with(path)
-        has_copy = number in copies and _wrong_with(copy_file(table, number)) is None
+        copy = copy_file(table, number)
+        wrong, has_copy = _wrong_with(path), number in copies
+        # In an object store, where each look is a request, only copies of another size are read.
+        if (
+            wrong is None
+            and has_copy
+            and (isinstance(copy, Path) or copies[number] != sizes.get(number))
+        ):
+            kept, said = copy.read_bytes(), path.read_bytes()
+            if kept == said or _wrong_in(kept) is not None:
+                continue
+            wrong = "this commit is cut off" if kept.startswith(said) else None
+            if wrong is None:
+                what = (
+                    f"this commit is another one than its copy in {COPIES}, so one of the two was "
+                    "changed: delete the wrong one (`featurestore store repair` makes it anew)"
+                )
+                found.append(Damage(path, what, number, has_copy, is_other=True))
         if wrong is not None:
-            way = "`featurestore store repair` restores it from its copy"
-            if not has_copy:
-                way = "restore it from a backup, or `featurestore store repair` saves the shards"
-            what = (
-                f"{wrong}, so what version {number} added is not seen, and vacuum deletes no "
-                f"shard of this table: {way}"
-            )
-            found.append(Damage(path, what, number, has_copy))
-        elif has_copy and _differ(path, copy_file(table, number), sizes, copies, number):
-            what = (
-                f"this commit is another one than its copy in {COPIES}, so one of the two was "
-                "changed: delete the wrong one (`featurestore store repair` makes it anew)"
-            )
-            found.append(Damage(path, what, number, has_copy, is_other=True))
+            found.append(_lost(path, wrong, number, has_copy and _wrong_with(copy) is None))
     return found + _checkpoint_damage(table / "_delta_log")
 
 
-def named_shards(table: StorePath) -> tuple[list[str], set[str]]:
-    """Return the names of the latest version's shards, oldest first, and of all ever named.
+def _lost(path: StorePath, wrong: str, version: int, has_copy: bool) -> Damage:
+    way = "`featurestore store repair` restores it from its copy"
+    if not has_copy:
+        way = "restore it from a backup, or `featurestore store repair` saves the shards"
+    what = (
+        f"{wrong}, so what version {version} added is not seen, and vacuum deletes no shard of "
+        f"this table: {way}"
+    )
+    return Damage(path, what, version, has_copy)
+
+
+def named_shards(table: StorePath, version: int | None = None) -> tuple[list[str], set[str]]:
+    """Return the names of a version's shards, oldest first, and of all named up to it.
 
     Of a damaged commit counts what its copy says; without one, it is left out.
     """
@@ -205,6 +225,8 @@ def named_shards(table: StorePath) -> tuple[list[str], set[str]]:
     ever: set[str] = set()
     versions = {number for name in LOGS for number in _listed(table / name)[0]}
     for number in sorted(versions):
+        if version is not None and number > version:
+            break
         for action in _actions(table, number):
             for kind in ("remove", "add"):
                 if (named := action.get(kind)) is None:
@@ -238,13 +260,16 @@ def lacking_copies(table: StorePath) -> dict[int, bool]:
     }
 
 
-def _differ(
-    commit: StorePath, copy: StorePath, sizes: dict[int, int], copies: dict[int, int], version: int
-) -> bool:
-    """Whether a commit is not its copy; in an object store, sizes alone are compared."""
-    if not isinstance(commit, Path):
-        return sizes.get(version) != copies[version]
-    return commit.read_bytes() != copy.read_bytes()
+def checkpoints(table: StorePath) -> list[StorePath]:
+    """Return the checkpoints of a log, and the file that names the last one."""
+    log = table / "_delta_log"
+    paths: list[StorePath] = [*log.iterdir()] if log.is_dir() else []
+    return [one for one in paths if _CHECKPOINT.match(one.name) or one.name == _POINTER]
+
+
+def newest_checkpoint(table: StorePath) -> int:
+    """Return the version of a log's newest checkpoint; -1 where there is none."""
+    return max(_listed(table / "_delta_log")[1], default=-1)
 
 
 def _checkpoint_damage(log: StorePath) -> list[Damage]:

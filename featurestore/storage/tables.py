@@ -371,8 +371,8 @@ class Table:
 def _check_log(path: StorePath, version: int | None) -> None:
     if (lost := missing_commit(path, version)) is not None:
         raise StoreCorrupt(
-            f"{lost} is gone, or holds no action, so this table would show an older state: "
-            "`featurestore store repair` puts it back"
+            f"{lost} is gone, cut off, or holds no action, so this table would show an older "
+            "state: `featurestore store repair` puts it back"
         )
 
 

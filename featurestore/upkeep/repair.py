@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from featurestore.errors import FeatureStoreError
+from featurestore.errors import FeatureStoreError, StoreCorrupt
 from featurestore.storage.columns import drop_equal
 from featurestore.storage.dataset_folder import DatasetFolder, all_views_locked
 from featurestore.storage.files import read_json
@@ -23,12 +25,14 @@ from featurestore.storage.log_files import (
     lacking_copies,
     log_damage,
     named_shards,
+    newest_checkpoint,
     restore_commit,
 )
 from featurestore.storage.remote import StorePath
 from featurestore.storage.shards import read_shard, shard_schema, view_schema
 from featurestore.storage.tables import Shard, Table
 from featurestore.storage.unnamed import unnamed_shards
+from featurestore.upkeep.log_checks import checkpoint_damage
 from featurestore.upkeep.row_checks import check_ids, check_vectors, shard_damage
 from featurestore.upkeep.tables import tables_of
 
@@ -72,10 +76,17 @@ class _Tended:
 
     def repaired(self, unnamed: bool) -> Iterator[Repair]:
         damage = log_damage(self.table.path)
+        lost = [one.version for one in damage if one.version is not None and not one.has_copy]
+        known = self._known_to_checkpoint(lost)
         for one in damage:
-            yield self._mend(one)
-        if unnamed or any(not one.has_copy and one.version is not None for one in damage):
-            yield from self._adopt()
+            yield self._mend(one, known)
+        if not damage and (wrong := checkpoint_damage(self.table)) is not None:
+            yield self._mend(Damage(self.table.path / "_delta_log", wrong), known)
+        if unnamed or set(lost) - known.keys():
+            try:
+                yield from self._adopt()
+            except FeatureStoreError as error:  # its columns do not fit, or a shard is damaged
+                yield Repair(str(self.table.path), str(error), is_mended=False)
         spoilt = {one.version for one in damage} if self.dry_run else set()
         for number, is_damaged in lacking_copies(self.table.path).items():
             if is_damaged and number not in spoilt:
@@ -88,21 +99,48 @@ class _Tended:
             except FeatureStoreError as error:
                 yield Repair(str(self.table.path), str(error), is_mended=False)
 
-    def _mend(self, damage: Damage) -> Repair:
+    def _known_to_checkpoint(self, lost: list[int]) -> dict[int, bytes]:
+        """Return what lost commits before a checkpoint did, by version: the last one does it."""
+        until = newest_checkpoint(self.table.path)
+        if not (versions := [one for one in lost if one <= until]):
+            return {}
+        try:
+            there = {one.path.name: one for one in self.table.shards(until)}
+        except FeatureStoreError:  # the checkpoint is damaged, too
+            return {}
+        named = set(named_shards(self.table.path, until)[0])
+        removed: list[dict[str, Any]] = [
+            {"remove": {"path": name, "deletionTimestamp": 0, "dataChange": True}}
+            for name in sorted(named - there.keys())
+        ]
+        added = [there[name] for name in sorted(there.keys() - named)]
+        added_actions = [{"add": _add(one)} for one in added]
+        lines = [json.dumps(one) + "\n" for one in [*removed, *added_actions]]
+        return {**dict.fromkeys(versions, b""), max(versions): "".join(lines).encode()}
+
+    def _mend(self, damage: Damage, known: dict[int, bytes]) -> Repair:
         where, version, path = str(damage.path), damage.version, self.table.path
         if damage.is_other:
             return Repair(where, f"left as it is: {damage.what}", is_mended=False)
         if version is None:
             if not self.dry_run:
                 drop_checkpoints(path)
-            return Repair(where, "deleted, with the checkpoints: the commits say the same")
+            return Repair(where, "its checkpoints are deleted: the commits say the same")
         if damage.has_copy:
             if not self.dry_run:
                 restore_commit(path, version)
             return Repair(where, f"written anew from its copy: version {version} is back")
+        if version == 0:
+            try:
+                self._schema()
+            except FeatureStoreError as error:
+                return Repair(where, str(error), is_mended=False)
         if not self.dry_run:
             first = Table.first_commit(self._schema()) if version == 0 else None
-            restore_commit(path, version, first or _STAND_IN % version)
+            made = (first or _STAND_IN % version) + known.get(version, b"")
+            restore_commit(path, version, made)
+        if version in known:
+            return Repair(where, "has no copy: written anew from the checkpoint after it")
         what = (
             "has no copy: one that says nothing takes its place, so that the table opens; what "
             "this version deleted or changed is as it was before it"
@@ -113,15 +151,21 @@ class _Tended:
         """Return the columns that the table has, or begins with if its log does not say so."""
         if self.name in _KEYS:
             return {"items": ITEMS, "failures": FAILURES}[self.name]
-        return view_schema(read_json(self.table.path / "encoder.json")["dim"])
+        path = self.table.path / "encoder.json"
+        if not isinstance(dim := read_json(path).get("dim"), int):
+            raise StoreCorrupt(f"{path} names no length of its vectors: restore it from a backup")
+        return view_schema(dim)
 
     def _adopt(self) -> Iterator[Repair]:
         """Take in rows of shards that no version names, and columns that no version knows."""
         path, keys = self.table.path, _KEYS.get(self.name, _VIEW_KEYS)
         latest, _ = named_shards(path)
         there: list[pa.Table] = []
-        for named in [path / name for name in reversed(latest) if (path / name).is_file()]:
-            rows = read_shard(named, keys)
+        for named in [path / name for name in reversed(latest)]:
+            try:
+                rows = read_shard(named, keys)
+            except StoreCorrupt:
+                continue  # verify names it
             twice = len(rows) - int(_mask_new(rows, there, keys).sum())
             if not self.dry_run:
                 self.table.add_columns(shard_schema(named))
@@ -183,6 +227,14 @@ def _mask_new(rows: pa.Table, others: list[pa.Table], keys: list[str]) -> NDArra
         columns = {key: one[key].combine_chunks() for key in keys}
         is_new &= ~drop_equal(columns, keys)(rows)
     return is_new
+
+
+def _add(shard: Shard) -> dict[str, Any]:
+    rows = {} if shard.n_rows is None else {"stats": json.dumps({"numRecords": shard.n_rows})}
+    return {
+        "path": shard.path.name, "partitionValues": {}, "size": shard.size_bytes,
+        "modificationTime": 0, "dataChange": True, **rows,
+    }  # fmt: skip
 
 
 _STAND_IN = b"""{"commitInfo":{"timestamp":0,"operation":"REPAIR","operationParameters":{}}}

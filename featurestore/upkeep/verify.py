@@ -27,6 +27,7 @@ from featurestore.storage.tables import Table
 from featurestore.storage.unnamed import unnamed_shards
 from featurestore.terms.specs import EncoderSpec
 from featurestore.upkeep.head_files import damaged_heads
+from featurestore.upkeep.log_checks import checkpoint_damage
 from featurestore.upkeep.row_checks import check_ids, check_vectors, shard_damage
 
 N_SAMPLE = 100
@@ -124,6 +125,9 @@ def _check_table(
     """Check files one by one; ``check`` names what is wrong with the rows of an intact one."""
     damaged = list(_check_log(table))
     yield from damaged
+    if not damaged and (what := checkpoint_damage(table)) is not None:
+        yield Finding(str(table.path / "_delta_log"), what, "error")
+        return
     try:
         shards = table.shards()
     except FeatureStoreError as error:
