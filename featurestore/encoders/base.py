@@ -85,6 +85,13 @@ class Encoder:
         """
         return Tokenized(list(texts), [1 + len(text) // 4 for text in texts], [False] * len(texts))
 
+    def knows_none(self, tokens: Any) -> bool:
+        """Whether a text, as `tokenize` gave it, has no token that the encoder knows.
+
+        Such texts have one vector. By default not.
+        """
+        return False
+
     def runner(self, encoders: Sequence[Self], modality: Modality) -> Steps:
         """Return the steps that encode batches for ``encoders``, all on this one's network.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,3 +44,16 @@ class ResizeAndCrop:
             image = image.resize(resized, self.resample)
         left, top = (round((a - b) / 2) for a, b in zip(resized, self.crop[::-1], strict=True))
         return np.asarray(image.crop((left, top, left + self.crop[1], top + self.crop[0])))
+
+
+@dataclass(frozen=True)
+class Gray:
+    """What a network of one channel sees of a picture: its gray values."""
+
+    geometry: Callable[[Image.Image], Any]
+
+    def __call__(self, image: Image.Image) -> Any:
+        """Return (height, width, 1) uint8, or what the geometry makes of a gray picture."""
+        ready = self.geometry(image.convert("L"))
+        is_pixels = isinstance(ready, (Image.Image, np.ndarray))
+        return np.asarray(ready)[..., None] if is_pixels else ready

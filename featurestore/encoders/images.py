@@ -14,7 +14,10 @@ from PIL import Image, UnidentifiedImageError
 from featurestore.encoders.bare_files import orientation_of, without_metadata
 from featurestore.errors import Undecodable
 
-METADATA_UNREAD = "featurestore: metadata unread"  # in `Image.info`
+# In `Image.info`: what is to be said of a picture that was decoded.
+METADATA_UNREAD = "featurestore: metadata unread"
+RANGE_ASSUMED = "featurestore: range assumed"
+REMARKS = (METADATA_UNREAD, RANGE_ASSUMED)
 # What Pillow warns of is metadata, mostly: a file that cannot be embedded is a failure of ours.
 # Once for the process, behind the filters that a user has; to switch them meets other threads.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.", append=True)
@@ -97,7 +100,7 @@ def _decoded(
 ) -> Image.Image:
     image: Image.Image = _opened(content)
     _check_size(image)
-    every_tag = getattr(image, "tag_v2", {})
+    is_tiff, every_tag = hasattr(image, "tag_v2"), getattr(image, "tag_v2", {})
     tags = {number: every_tag[number] for number in _TAGS if number in every_tag}
     _check_bands(tags)
     if at_least_px is not None:
@@ -105,7 +108,7 @@ def _decoded(
     image.load()
     image = _turned(image, orientation)
     if image.mode in _WIDE:
-        return _scaled(image, tags)
+        return _scaled(image, tags, is_tiff=is_tiff)
     if image.mode == "F":
         raise Undecodable("32-bit float pixels have no declared range: convert to 8 or 16 bits")
     return image if image.mode == "RGB" else image.convert("RGB")
@@ -192,18 +195,29 @@ def _tag(tags: dict[int, Any], number: int, default: int) -> int:
     return int(value[0] if isinstance(value, tuple) else value)
 
 
-def _scaled(image: Image.Image, tags: dict[int, Any]) -> Image.Image:
+def _scaled(image: Image.Image, tags: dict[int, Any], *, is_tiff: bool) -> Image.Image:
+    """Scale pixels of 16 or 32 bits by their declared range: formats but TIFF declare it all."""
     low, top = _tag(tags, _MIN_VALUE, 0), _tag(tags, _MAX_VALUE, 65_535)
+    is_declared = top > low and (_MAX_VALUE in tags or not is_tiff)
     if top <= low:
         low, top = 0, 65_535
     pixels = np.asarray(image).astype(np.float64)
     if pixels.max(initial=low) > top or pixels.min(initial=top) < low:
-        span = f"{pixels.min():g} to {pixels.max():g}"
-        raise Undecodable(f"pixels from {span}: outside the {low} to {top} that it declares")
+        span = f"pixels from {pixels.min():g} to {pixels.max():g}"
+        if is_declared:
+            raise Undecodable(f"{span}: outside the {low} to {top} that it declares")
+        raise Undecodable(
+            f"{span}, and no declared range (without one, {low} to {top:,} is taken): write it "
+            f"with 8 bits (gdal_translate -ot Byte -scale {pixels.min():g} {pixels.max():g})"
+        )
     if _tag(tags, _PHOTOMETRIC, 1) == _WHITE_IS_ZERO:
         pixels = low + top - pixels
     gray = np.round((pixels - low) * (255.0 / (top - low))).astype(np.uint8)
-    return Image.fromarray(gray).convert("RGB")
+    scaled = Image.fromarray(gray).convert("RGB")
+    scaled.info |= {one: True for one in REMARKS if one in image.info}
+    if not is_declared:
+        scaled.info[RANGE_ASSUMED] = True
+    return scaled
 
 
 def thumbnail(content: bytes, size_px: int = 128) -> bytes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from featurestore.encoders.geometry import ResizeAndCrop
+from featurestore.encoders.geometry import Gray, ResizeAndCrop
 from featurestore.errors import BadName
 from featurestore.terms.specs import EncoderSpec
 
@@ -55,13 +55,20 @@ class Preprocessing:
         geometry = ResizeAndCrop.of(steps[:cut]) or transforms.Compose(steps[:cut])
         return cls(geometry, mean, std, description, resize_px)
 
+    def in_gray(self) -> Preprocessing:
+        """Return this for a network of one channel; means of three are averaged, as timm does."""
+        mean, std = (
+            (sum(values) / len(values),) if values else () for values in (self.mean, self.std)
+        )
+        return replace(self, geometry=Gray(self.geometry), mean=mean, std=std)
+
     def prepare(self, image: Image.Image) -> NDArray[Any]:
-        """Return (height, width, 3) uint8, or (3, height, width) float32 for an uncut transform."""
+        """Return (height, width, channels) uint8, or (channels, height, width) float32 if uncut."""
         ready = self.geometry(image)
         return ready.numpy() if isinstance(ready, torch.Tensor) else np.asarray(ready)
 
     def normalize(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Return (n, 3, height, width) float32 of what `prepare` gave, stacked on the device."""
+        """Return (n, channels, height, width) float32 of stacked outputs of `prepare`."""
         if pixels.dtype != torch.uint8:
             return pixels
         mean, std = (_on(values, str(pixels.device)) for values in (self.mean, self.std))

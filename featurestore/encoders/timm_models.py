@@ -17,6 +17,7 @@ from featurestore.encoders.torch_network import (
     Depth,
     Network,
     TorchEncoder,
+    check_channels,
     encoders_of,
     pool_tokens,
 )
@@ -93,8 +94,13 @@ def assemble(
     """Put a network and its own preprocessing together."""
     spec, device = specs[0], pick_device(load_options.device)
     size = _size_of(spec)
-    config = resolve_data_config({"img_size": size} if size else {}, model=module)
+    n_channels = module.pretrained_cfg.get("input_size", (3,))[0]
+    check_channels(n_channels, spec)
+    sides = {"img_size": size, "in_chans": n_channels} if size else {}
+    config = resolve_data_config(sides, model=module)
     preprocessing = Preprocessing.split(create_transform(**config, is_training=False))
+    if n_channels == 1:  # timm's own scripts convert pictures to gray for it
+        preprocessing = preprocessing.in_gray()
     chosen = {
         "family": spec.family,
         "weights": weights_hash(module),
@@ -120,10 +126,11 @@ def assemble(
             specs, network, depths, chosen, Modality.IMAGE, frozenset({Modality.IMAGE}),
             families.versions(spec),
         )  # fmt: skip
-    except (AssertionError, RuntimeError) as error:
-        if size is None or isinstance(error, torch.OutOfMemoryError):
+    except UnknownEncoder as error:
+        if size is None:
             raise
-        raise BadName(f"size={size} in {spec}: this network does not take it ({error})") from error
+        cause = error.__cause__ or error
+        raise BadName(f"size={size} in {spec}: this network does not take it ({cause})") from error
 
 
 def _n_layers(module: Any, spec: EncoderSpec, size: tuple[int, int, int]) -> int:

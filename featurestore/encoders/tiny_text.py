@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain
 
 import numpy as np
@@ -13,7 +14,7 @@ from scipy.sparse import csr_array
 from tokenizers import Tokenizer
 
 from featurestore.encoders import families
-from featurestore.encoders.base import Encoder, LoadOptions
+from featurestore.encoders.base import Encoder, LoadOptions, Steps, Tokenized
 from featurestore.encoders.weights import SHA256, read_weights
 from featurestore.errors import BadName
 from featurestore.terms.specs import EncoderSpec, Modality, ResolvedEncoder
@@ -31,11 +32,32 @@ class TinyText(Encoder):
     tokenizer: Tokenizer
     vectors: NDArray[np.float32]  # (n_tokens, dim), weighted by how common each token is
 
+    @cached_property
+    def unknown(self) -> int:
+        """The number of the token that stands for unknown ones."""
+        number = self.tokenizer.token_to_id(UNKNOWN)
+        assert number is not None, "the tokenizer has it"
+        return int(number)
+
     def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Return (n, dim) float32 of length 1. Texts of any length are read whole."""
+        return self._summed(self.tokenize(texts).tokens)
+
+    def tokenize(self, texts: Sequence[str]) -> Tokenized:
+        """Return the numbers of each text's tokens; `UNKNOWN` where there is none."""
         encodings = self.tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
-        unknown = [self.tokenizer.token_to_id(UNKNOWN)]
-        ids = [one.ids or unknown for one in encodings]
+        ids = [one.ids or [self.unknown] for one in encodings]
+        return super().tokenize(texts)._replace(tokens=ids)
+
+    def knows_none(self, tokens: list[int]) -> bool:
+        """Whether all of a text's tokens are `UNKNOWN`."""
+        return tokens.count(self.unknown) == len(tokens)
+
+    def runner(self, encoders: Sequence[TinyText], modality: Modality) -> Steps:
+        """Return the steps that sum the vectors of tokens."""
+        return Steps(lambda ids: ids, self._summed, lambda vectors: [vectors])
+
+    def _summed(self, ids: Sequence[list[int]]) -> NDArray[np.float32]:
         ends = np.cumsum([0, *map(len, ids)])
         flat = np.fromiter(chain.from_iterable(ids), np.int32, ends[-1])
         counts = csr_array(

@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from featurestore.encoders.base import Encoder, Steps, Tokenized
-from featurestore.encoders.geometry import ResizeAndCrop
+from featurestore.encoders.geometry import Gray, ResizeAndCrop
 from featurestore.encoders.preprocessing import Preprocessing
 from featurestore.encoders.side_by_side import beside_each_other
 from featurestore.encoders.tokens import Tokens
 from featurestore.encoders.torch_setup import config_of, inference
-from featurestore.errors import BadName
+from featurestore.errors import BadName, FeatureStoreError, UnknownEncoder
 from featurestore.terms.specs import EncoderSpec, Modality, ResolvedEncoder
 
 
@@ -80,6 +80,7 @@ class Network:
     collate: Callable[[Sequence[Any]], dict[str, Any]] | None = None
     forward_tokens: Callable[[dict[str, Any], Sequence[Depth]], list[torch.Tensor]] | None = None
     decode_px: int | None = None  # with #decode=fast: JPEGs may shrink to this while decoding
+    knows_none: Callable[[Any], bool] | None = None  # see `Encoder.knows_none`
 
     @property
     def pass_per_core(self) -> bool:
@@ -102,8 +103,10 @@ class TorchEncoder(Encoder):
         if (preprocessing := network.preprocessing) is not None:
             self.shrink_px = preprocessing.resize_px
             # Free of torch, which takes a process seconds to load.
-            is_light = isinstance(preprocessing.geometry, ResizeAndCrop)
-            self.preparer = preprocessing.geometry if is_light else preprocessing.prepare
+            geometry = preprocessing.geometry
+            inner = geometry.geometry if isinstance(geometry, Gray) else geometry
+            is_light = isinstance(inner, ResizeAndCrop)
+            self.preparer = geometry if is_light else preprocessing.prepare
 
     @property
     def network_id(self) -> int:
@@ -144,6 +147,10 @@ class TorchEncoder(Encoder):
         if self.network.tokenize is None:
             return super().tokenize(texts)
         return self.network.tokenize(list(texts))
+
+    def knows_none(self, tokens: Any) -> bool:
+        """Whether no token of a text is one that the tokenizer knows."""
+        return self.network.knows_none is not None and self.network.knows_none(tokens)
 
     def runner(self, encoders: Sequence[Self], modality: Modality) -> Steps:
         """Return the steps that give the vectors of several depths from one pass."""
@@ -262,6 +269,32 @@ def pool_tokens(
     return spatial.mean(dim=(2, 3)) if spatial.ndim == 4 else spatial.mean(dim=1)
 
 
+def check_channels(n: int, spec: EncoderSpec) -> None:
+    """Refuse a network of other channels than color or gray.
+
+    Raises
+    ------
+    UnknownEncoder
+        Since what the channels are to hold is not known here.
+    """
+    if n not in (1, 3):
+        raise UnknownEncoder(
+            f"{spec} takes pictures of {n} channels, and pictures are read as RGB here: expected a "
+            "network of 3 channels, or of 1 for gray; a python: encoder can give it what it takes"
+        )
+
+
+def _dims(network: Network, depths: Sequence[Depth], modality: Modality) -> list[int]:
+    stage, launch, fetch = _steps(network, depths, modality)
+    if modality is Modality.IMAGE:
+        assert network.preprocessing is not None
+        contents: list[Any] = [network.preprocessing.prepare(Image.new("RGB", (64, 64)))]
+    else:
+        assert network.tokenize is not None
+        contents = network.tokenize(["a"]).tokens
+    return [one.shape[1] for one in fetch(launch(stage(contents)))]
+
+
 def encoders_of(
     specs: Sequence[EncoderSpec],
     network: Network,
@@ -271,15 +304,23 @@ def encoders_of(
     modalities: frozenset[Modality],
     versions: dict[str, str],
 ) -> list[TorchEncoder]:
-    """Return one encoder for each depth; dims are those of a probe of ``modality``."""
-    stage, launch, fetch = _steps(network, depths, modality)
-    if modality is Modality.IMAGE:
-        assert network.preprocessing is not None
-        contents: list[Any] = [network.preprocessing.prepare(Image.new("RGB", (64, 64)))]
-    else:
-        assert network.tokenize is not None
-        contents = network.tokenize(["a"]).tokens
-    dims = [one.shape[1] for one in fetch(launch(stage(contents)))]
+    """Return one encoder for each depth; dims are those of a probe of ``modality``.
+
+    Raises
+    ------
+    UnknownEncoder
+        If the network does not take the probe.
+    """
+    try:
+        dims = _dims(network, depths, modality)
+    except (AssertionError, RuntimeError, ValueError) as error:
+        if isinstance(error, (torch.OutOfMemoryError, FeatureStoreError)):
+            raise
+        reason = " ".join(str(error).split())[:300]
+        raise UnknownEncoder(
+            f"{specs[0]} does not take what its own preprocessing makes of an RGB picture or a "
+            f"text: {reason}"
+        ) from error
     chosen = chosen | config_of(spec=specs[0])
     decode = {"decode": "fast"} if network.decode_px is not None else {}
     n_parameters = sum(one.numel() for one in network.module.parameters())

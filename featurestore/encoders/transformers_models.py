@@ -12,6 +12,7 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,7 @@ from featurestore.encoders.torch_network import (
     Depth,
     Network,
     TorchEncoder,
+    check_channels,
     encoders_of,
     pool_tokens,
 )
@@ -85,14 +87,18 @@ def load(specs: Sequence[EncoderSpec], load_options: LoadOptions) -> list[TorchE
     }
     preprocessing = None
     if model.processor is not None:
-        preprocessing = _preprocessing(model.processor, spec)
+        vision = getattr(module.config, "vision_config", module.config)
+        n_channels = getattr(vision, "num_channels", 3)
+        check_channels(n_channels, spec)
+        preprocessing = _preprocessing(model.processor, spec, "L" if n_channels == 1 else "RGB")
         chosen["preprocessing"] = preprocessing.description
     depths = _depths(specs, model, preprocessing, device)
-    tokenize = collate = None
+    tokenize = collate = knows_none = None
     if (tokenizer := model.tokenizer) is not None:
         limit = _max_length(spec, model.module, tokenizer)
         chosen |= {"tokenizer": _tokenizer_hash(tokenizer), "max_length": limit}
         tokenize = _tokenize(tokenizer, limit, fixed=model.is_two_tower)
+        knows_none = partial(_knows_none, tokenizer)
         collate = collator({"input_ids": tokenizer.pad_token_id or 0}, tokenizer.padding_side)
 
     def forward_images(pixels: torch.Tensor, asked: Sequence[Depth]) -> list[torch.Tensor]:
@@ -111,6 +117,7 @@ def load(specs: Sequence[EncoderSpec], load_options: LoadOptions) -> list[TorchE
         collate,
         forward_tokens,
         None if preprocessing is None else decode_px_of(spec, preprocessing),
+        knows_none,
     )
     reads = model.modalities
     first = Modality.IMAGE if Modality.IMAGE in reads else Modality.TEXT
@@ -295,11 +302,11 @@ def _forward_tokens(
     return vectors
 
 
-def _preprocessing(processor: BaseImageProcessor, spec: EncoderSpec) -> Preprocessing:
+def _preprocessing(processor: BaseImageProcessor, spec: EncoderSpec, mode: str) -> Preprocessing:
     """Cut the processor: its geometry in the workers, its numbers on the device.
 
     Where that does not give what the whole processor gives (one that resizes after scaling),
-    all of it runs in the workers.
+    all of it runs in the workers. ``mode`` is L for a network of one channel.
     """
     facts = {
         name: value
@@ -309,6 +316,7 @@ def _preprocessing(processor: BaseImageProcessor, spec: EncoderSpec) -> Preproce
     description = json.dumps(facts, sort_keys=True, default=str)
 
     def whole(image: Image.Image) -> NDArray[Any]:
+        image = image if image.mode == mode else image.convert(mode)
         pixels = processor(images=image, return_tensors="np")["pixel_values"][0]
         if pixels.ndim != 3:
             raise UnknownEncoder(
@@ -317,12 +325,20 @@ def _preprocessing(processor: BaseImageProcessor, spec: EncoderSpec) -> Preproce
         return np.asarray(pixels, np.float32)
 
     def geometry(image: Image.Image) -> NDArray[Any]:
+        image = image if image.mode == mode else image.convert(mode)
         batch = processor(images=image, do_rescale=False, do_normalize=False, return_tensors="np")
         return np.ascontiguousarray(np.transpose(batch["pixel_values"][0], (1, 2, 0)))
 
     pixels = np.random.default_rng(0).integers(0, 256, (300, 400, 3), np.uint8)
     probe = Image.fromarray(pixels).resize((280, 340))
-    expected = whole(probe)
+    try:
+        expected = whole(probe)
+    except (RuntimeError, ValueError) as error:
+        kind = "a gray picture" if mode == "L" else "an RGB picture"
+        reason = " ".join(str(error).split())[:300]
+        raise UnknownEncoder(
+            f"preprocessor_config.json of {spec} does not fit {kind}: {reason}"
+        ) from error
     if whole(probe.resize((400, 260))).shape != expected.shape:
         raise UnknownEncoder(
             f"{spec} gives inputs of the picture's own shape, which make no batch: its "
@@ -345,7 +361,7 @@ def _preprocessing(processor: BaseImageProcessor, spec: EncoderSpec) -> Preproce
         resize_px,
     )
     found = geometry(probe)
-    if found.dtype == np.uint8 and found.shape[2] == 3:
+    if found.dtype == np.uint8 and found.shape[2] == len(cut.mean):
         ours = cut.normalize(torch.from_numpy(found)[None])[0].numpy()
         if ours.shape == expected.shape and np.abs(ours - expected).max() < 0.02:
             return cut
@@ -395,6 +411,14 @@ def _tokenize(
         return Tokenized(tokens, lengths, is_cut)
 
     return tokenize
+
+
+def _knows_none(tokenizer: PreTrainedTokenizerBase, tokens: dict[str, NDArray[Any]]) -> bool:
+    """Whether a text has no token but such as stand for unknown ones."""
+    unknown, ids = tokenizer.unk_token_id, tokens["input_ids"]
+    if unknown is None or unknown not in ids:
+        return False
+    return set(ids.tolist()) <= {unknown, *tokenizer.all_special_ids}
 
 
 def _tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:

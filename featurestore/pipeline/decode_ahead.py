@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featurestore.encoders.base import Prepare
-from featurestore.encoders.images import METADATA_UNREAD, decode_image
+from featurestore.encoders.images import REMARKS, decode_image
 from featurestore.errors import FeatureStoreError, Undecodable
 from featurestore.pipeline.batching import batched
 from featurestore.sources.reading import reason_of
@@ -57,7 +57,7 @@ class Picture:
     errors: tuple[str, ...] = ()  # of single preparers; "" where there is none
     failed_stage: str | None = None  # read | decode: nobody has an input
     error: str = ""
-    metadata_unread: bool = False  # whole pixels beside damaged metadata
+    remarks: tuple[str, ...] = ()  # those of `decode_image`
     read_s: float = 0.0
     decode_s: float = 0.0
 
@@ -121,7 +121,9 @@ def prepare_picture(
         content_hash,
         tuple(inputs),
         tuple(errors),
-        metadata_unread=any(METADATA_UNREAD in image.info for image in decoded.values()),
+        remarks=tuple(
+            one for one in REMARKS if any(one in image.info for image in decoded.values())
+        ),
         read_s=read_s,
         decode_s=decode_s,
     )

@@ -226,8 +226,7 @@ class Lane:
                         item.content_hash,
                         vector,
                         view=view,
-                        is_cut=item.is_cut,
-                        metadata_unread=item.metadata_unread,
+                        remarks=item.remarks,
                     )
                 else:
                     yield _failure(item, view, "the encoder returned NaN or infinite values")

@@ -15,7 +15,7 @@ from featurestore.encoders.base import Prepare
 from featurestore.pipeline.decode_ahead import Picture, ahead, in_processes, prepare_picture
 from featurestore.pipeline.lane import Lane
 from featurestore.pipeline.profile import Clock
-from featurestore.pipeline.todo import Outcome, Ready, Todo
+from featurestore.pipeline.todo import CUT, UNKNOWN, Outcome, Ready, Todo
 from featurestore.sources.reading import Reader
 from featurestore.storage.columns import text_hash
 
@@ -141,8 +141,8 @@ class Preparation:
         ):
             views = tuple(view for view in lane.views if view in wanting)
             if pixels is not None and views:
-                unread = picture.metadata_unread
-                of_lane.append(Ready(todo, content_hash, pixels, views, metadata_unread=unread))
+                ready_one = Ready(todo, content_hash, pixels, views, remarks=picture.remarks)
+                of_lane.append(ready_one)
             elif views:
                 outcomes += [
                     Outcome(todo.row, content_hash, None, "encode", error, view) for view in views
@@ -197,7 +197,9 @@ class Preparation:
         ready = []
         for i in np.argsort(lengths, kind="stable").tolist():
             todo, content_hash, views = of_lane[i]
-            ready.append(Ready(todo, content_hash, tokens[i], views, lengths[i], is_cut[i]))
+            said = {CUT: is_cut[i], UNKNOWN: lane.encoder.knows_none(tokens[i])}
+            remarks = tuple(one for one, holds in said.items() if holds)
+            ready.append(Ready(todo, content_hash, tokens[i], views, lengths[i], remarks))
         return ready
 
 

@@ -5,12 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from featurestore.encoders.images import METADATA_UNREAD, RANGE_ASSUMED
 from featurestore.pipeline.lane import Lane
 from featurestore.pipeline.plan import EmbedPlan
 from featurestore.pipeline.run_input import RunInput
+from featurestore.pipeline.todo import CUT, UNKNOWN
 from featurestore.pipeline.view_writer import ViewWriter
 
 _WORTH_SAYING = 1.1
+_COUNTED = {
+    "n_cut": CUT,
+    "n_metadata_unread": METADATA_UNREAD,
+    "n_range_assumed": RANGE_ASSUMED,
+    "n_unknown": UNKNOWN,
+}
 
 
 @dataclass(frozen=True)
@@ -40,6 +48,8 @@ class EmbedReport:
     seconds: float
     n_cut: int = 0  # texts longer than the encoder reads
     n_metadata_unread: int = 0  # pictures embedded whose pixels are whole and metadata damaged
+    n_range_assumed: int = 0  # pictures of more than 8 bits embedded that declare no range
+    n_unknown: int = 0  # texts embedded of which the encoder knows no token
     batch_size: int | None = None
     batch_unit: str | None = None  # items, or tokens with padding
     device: str | None = None
@@ -71,7 +81,24 @@ class EmbedReport:
         failures = [f"  failed: {one}" for one in self.failures]
         if self.n_failed > len(failures):
             failures.append(f"  … all of them: featurestore info {self.dataset}")
-        return "\n".join([line, *failures, *self._hints()])
+        return "\n".join([line, *failures, *self._notes(), *self._hints()])
+
+    def _notes(self) -> list[str]:
+        """Say what the user may want to change of some items."""
+        notes = []
+        if self.n_range_assumed:
+            notes.append(
+                f"  {self.n_range_assumed:,} pictures of 16 or 32 bits declare no range: 0 to "
+                "65,535 was taken; `tiffset -s MaxSampleValue 4095 FILE` declares another, "
+                "`gdal_translate -ot Byte -scale 0 4095 FILE NEW` scales by it"
+            )
+        if self.n_unknown:
+            notes.append(
+                f"  {self.n_unknown:,} of {self.n_encoded:,} texts have no token that "
+                f"{self.encoder} knows: their vectors are all alike; an encoder of their language "
+                "tells them apart, such as -e st:paraphrase-multilingual-MiniLM-L12-v2"
+            )
+        return notes
 
     def _hints(self) -> list[str]:
         """Say what the user's choice would gain where it would change the pace."""
@@ -120,8 +147,7 @@ def _report_of(given: RunInput, result: RunResult, number: int) -> EmbedReport:
         n_failed=view.n_failed if view else 0,
         n_known_failures=n_known_failures,
         seconds=round(result.seconds, 3),
-        n_cut=view.n_cut if view else 0,
-        n_metadata_unread=view.n_metadata_unread if view else 0,
+        **{name: view.remarks[remark] if view else 0 for name, remark in _COUNTED.items()},
         batch_size=lane.batch_size.size if lane else None,
         batch_unit=unit,
         device=lane.encoder.device if lane else None,

@@ -233,7 +233,7 @@ def _sum(parts: Sequence[EmbedReport]) -> EmbedReport:
     first = parts[0]
     counts = (
         "n_encoded", "n_copied", "n_unchanged", "n_failed", "n_known_failures", "n_cut",
-        "n_metadata_unread",
+        "n_metadata_unread", "n_range_assumed", "n_unknown",
     )  # fmt: skip
     stages: dict[str, tuple[float, int]] = {}
     for one in parts:

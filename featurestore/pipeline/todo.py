@@ -8,6 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+CUT = "longer than the encoder reads"  # remarks on texts; those on pictures: `encoders.images`
+UNKNOWN = "without a token that the encoder knows"
+
 
 @dataclass(frozen=True, slots=True)
 class Todo:
@@ -31,8 +34,7 @@ class Outcome:
     failed_stage: str | None = None  # read | decode | encode
     error: str = ""
     view: int = 0
-    is_cut: bool = False  # a text longer than the encoder reads
-    metadata_unread: bool = False  # of a picture: damaged, and its pixels whole
+    remarks: tuple[str, ...] = ()  # what is counted of items embedded; see `report`
 
     @property
     def is_known(self) -> bool:
@@ -49,5 +51,4 @@ class Ready:
     content: Any  # an image prepared, or a text's tokens, as its encoder takes it
     views: tuple[int, ...]  # of its lane, those that want a vector
     work: int = 1  # in units of the batch size: images, or tokens
-    is_cut: bool = False
-    metadata_unread: bool = False
+    remarks: tuple[str, ...] = ()

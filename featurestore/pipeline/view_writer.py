@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -30,8 +31,7 @@ class ViewWriter:
     n_copied: int = 0
     n_same: int = 0  # touched, but of equal content
     n_failed: int = 0
-    n_cut: int = 0
-    n_metadata_unread: int = 0
+    remarks: Counter[str] = field(default_factory=Counter)  # how many items each is about
     first_failures: list[str] = field(default_factory=list)
     first_rows: list[int] = field(default_factory=list)  # the first that were encoded
     pending: list[Outcome] = field(default_factory=list)

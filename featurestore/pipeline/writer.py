@@ -123,8 +123,7 @@ class Writer:
             view.n_encoded += 1
             if len(view.first_rows) < N_SAMPLE:
                 view.first_rows.append(outcome.row)
-            view.n_cut += outcome.is_cut
-            view.n_metadata_unread += outcome.metadata_unread
+            view.remarks.update(outcome.remarks)
             self._pending_bytes += outcome.vector.nbytes
             if outcome.content_hash is not None:
                 view.known.add(outcome.content_hash)
