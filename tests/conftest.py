@@ -17,6 +17,23 @@ from featurestore.store.store import Store, open_store
 from featurestore.store.view import View
 
 SHARED = Path(__file__).parents[2] / "shared"
+LONG_FIRST = (
+    "transfer/test_assess.py", "dashboard/test_browser.py", "test_faults.py", "test_docs.py",
+    "dashboard/test_pages.py", "test_demo.py", "heads/test_runs.py", "test_examples.py",
+    "test_damaged_derived.py", "remote/test_machines.py", "heads/test_zero_shot.py",
+    "encoders/test_installed.py", "test_slices.py", "heads/test_serve.py",
+    "heads/test_estimators.py",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the files that take long first: two at a time, none of them is left for the end."""
+
+    def place(item: pytest.Item) -> int:
+        name = item.path.as_posix()
+        return next((n for n, one in enumerate(LONG_FIRST) if name.endswith(one)), len(LONG_FIRST))
+
+    items.sort(key=place)
 
 
 def require_shared(*parts: str) -> Path:

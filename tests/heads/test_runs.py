@@ -21,6 +21,7 @@ from featurestore.upkeep.versions import _named_versions
 def dataset(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     table = write_pictographs(folder / "names.jsonl")
+    table.write_text("".join(table.read_text().splitlines(keepends=True)[::3]))
     store = open_store(folder / "store", create=True)
     options = SourceOptions(text="text", label=("kind",), id="id")
     store.embed([table], dataset="names", source_options=options)

@@ -270,7 +270,7 @@ def test_what_cannot_be_judged_is_said(family, planted, specs, judged, said):
 def test_vectors_that_do_not_vary_are_judged_as_no_better_than_nothing(family, planted):
     raw, labels = planted
     views = family({"baseline:pixels": raw, "timm:x": np.ones((200, 3))}, labels)
-    found = heads.assess_transfer(views["timm:x"], rank=True, save=False)
+    found = heads.assess_transfer(views["timm:x"], heads=HEADS, rank=True, save=False)
     verdict = found.verdict("timm:x")
     assert verdict.kind is Kind.NEGATIVE
     assert verdict.encoder_value == pytest.approx(0.5)
