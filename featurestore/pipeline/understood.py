@@ -74,8 +74,8 @@ def class_counts(column: pa.ChunkedArray) -> tuple[Counter[str], int]:
         if value is None or value == "" or value != value:
             n_without += n
             continue
-        for name in str(value).split(SEPARATOR) if isinstance(value, str) else [class_name(value)]:
-            counts[name] += n
+        names = value.split(SEPARATOR) if isinstance(value, str) else [class_name(value)]
+        counts.update({name: n for name in names if name})
     return counts, n_without
 
 

@@ -408,7 +408,7 @@ def _facts(
         if ending == "txt":
             return {"txt": text}
         if ending == "cls":
-            return {"label": text.strip()}
+            return {"label": text.removesuffix("\n").removesuffix("\r")}  # else as written
         value = json.loads(text, parse_float=WrittenFloat)
     except ValueError as error:
         damaged.append((shard, f"{name}: {error}"))

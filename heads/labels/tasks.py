@@ -141,7 +141,7 @@ def _numbers(values: Sequence[Any] | NDArray[Any], name: str) -> NDArray[np.floa
 
 def _labels(value: object, name: str) -> set[str]:
     if isinstance(value, str):
-        return {part.strip() for part in value.split(SEPARATOR) if part.strip()}
+        return {part for part in value.split(SEPARATOR) if part}
     if isinstance(value, _LISTS):
         return {str(one) for one in value if one is not None}
     raise BadName(

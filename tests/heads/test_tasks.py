@@ -55,9 +55,11 @@ def test_dataset_json_records_the_task_that_heads_would_guess(values):
 def test_targets_of_each_task():
     classes = read_target(column(2.0, 10.0, 2.0), Task.MULTICLASS, "y")
     assert (classes.classes, classes.values.tolist()) == (("10", "2"), [1, 0, 1])
-    labels = read_target(column("cat| dog", [], ["dog"]), Task.MULTILABEL, "y")
+    labels = read_target(column("cat|dog|", [], ["dog"]), Task.MULTILABEL, "y")
     assert labels.classes == ("cat", "dog")
     assert labels.values.tolist() == [[True, True], [False, False], [False, True]]
+    blanks = read_target(column("cat| dog", "dog"), Task.MULTILABEL, "y")
+    assert blanks.classes == (" dog", "cat", "dog")
     numbers = read_target(column("1.5", 2, 3.0), Task.REGRESSION, "y")
     assert numbers.values.tolist() == [1.5, 2, 3]
 

@@ -155,6 +155,31 @@ def test_members_of_a_shard_are_what_was_written(tmp_path):
     }
 
 
+@pytest.mark.parametrize(
+    ("written", "label"),
+    [("dog\n", "dog"), ("dog\r\n", "dog"), (" dog ", " dog "), ("dog \n\n", "dog \n"), ("", "")],
+)
+def test_a_class_member_is_taken_without_its_last_line_break_alone(written, label, tmp_path):
+    with tarfile.open(tmp_path / "s.tar", "w") as tar:
+        for name, content in [("a.txt", "x"), ("a.cls", written), ("b.txt", "y"), ("b.cls", "z")]:
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content.encode()))
+    rows = open_source(tmp_path / "s.tar").listing(SourceOptions(text="txt")).rows
+    assert rows.column("label").to_pylist() == [label, "z"]
+
+
+def test_blanks_between_bars_stay_and_are_noted(empty_store, tmp_path):
+    rows = write_rows(tmp_path / "t.csv", ["red|round", "red | round", "red|", "round"])
+    said = []
+    empty_store.embed(
+        [rows], dataset="d", encoders=[HASHING], say=said.append,
+        source_options=SourceOptions(text="text", label=("label",)),
+    )  # fmt: skip
+    assert said[1].startswith("4 texts: 4 classes in label (sizes 1–2, several an item)")
+    assert said[2].startswith("classes of label differ by blanks or case alone: 'red' (2), 'red ' ")
+
+
 def test_whole_classes_reach_the_store_as_they_were_written(empty_store, tmp_path):
     path = write_rows(tmp_path / "t.csv", ["01", "001", "1", "1"])
     options = SourceOptions(text="text", label=("label",))
