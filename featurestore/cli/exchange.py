@@ -14,6 +14,17 @@ from featurestore.cli.printing import say
 @click.option("-e", "--encoder", metavar="SPEC", help="Encoder; the only view's by default.")
 @click.option("--where", metavar="SQL", help="Only items that fulfill a condition.")
 @click.option("--split", metavar="NAME", help="Only items of a split.")
+@click.option(
+    "--map",
+    "map_",
+    type=click.Choice(["pca", "umap"]),
+    help="Points of the .atlas.parquet; as `project` makes and keeps them.",
+)
+@click.option(
+    "--pictures",
+    type=click.Choice(["path", "bytes"]),
+    help="Add a column of pictures: where the files are, or what they hold.",
+)
 @slice_option
 @store_option
 def export(
@@ -22,14 +33,27 @@ def export(
     encoder: str | None,
     where: str | None,
     split: str | None,
+    map_: str | None,
+    pictures: str | None,
     slice_name: str | None,
     store_path: str,
 ) -> None:
-    """Write a view to PATH: .parquet, .arrow, .npy, .atlas.parquet, or a Hugging Face folder."""
+    """Write a view to PATH: .parquet, .arrow, .npy, .atlas.parquet, or a Hugging Face folder.
+
+    The folder holds one data set a split where items have splits and none is named. Labels, their
+    task and class names go along: `import` knows them again.
+    """
+    from featurestore.exchange.exports import check_path
     from featurestore.exchange.exports import export as write
 
-    view = view_of(store_path, dataset, encoder, slice_name)
-    n = write(view, path, split=split, where=where)
+    view = view_of(store_path, dataset, encoder, slice_name).now()
+    check_path(path, has_map=map_ is not None)
+    points = None
+    if map_ is not None:
+        from featurestore.maps.projection import project
+
+        points = project(view, map_)
+    n = write(view, path, split=split, where=where, points=points, pictures=pictures, say=say)
     say(f"{view.name}: {n:,} rows in {path}")
 
 
@@ -40,7 +64,13 @@ def export(
 @click.option("--id", "item_id", metavar="COLUMN", help="Column of unique ids.")
 @click.option("--vector", metavar="COLUMN", help="Column of vectors; the only one by default.")
 @click.option("--text", metavar="COLUMN", help="Column of texts.")
-@click.option("--label", "labels", multiple=True, metavar="COLUMN", help="Label; repeatable.")
+@click.option(
+    "--label",
+    "labels",
+    multiple=True,
+    metavar="COLUMN",
+    help="Label; repeatable; of a new data set, those that the file names by default.",
+)
 @click.option("--overwrite", is_flag=True, help="Replace vectors that the view has.")
 @store_option
 def import_(
@@ -57,8 +87,8 @@ def import_(
     """Take in vectors that another program made.
 
     PATH is a .parquet or .arrow file with a vector column, an .npy file (with .items.parquet
-    beside it, as `export` writes it), or a folder that save_to_disk of Hugging Face wrote, or
-    clip-retrieval.
+    beside it, as `export` writes it), or a folder that save_to_disk of Hugging Face wrote (with
+    all its splits), or clip-retrieval.
     """
     from featurestore.exchange.imports import import_vectors, read_vectors
     from featurestore.store.store import open_store

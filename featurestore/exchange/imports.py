@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,9 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from featurestore.curation.labels import attach
-from featurestore.errors import BadName, BadSource, ModalityMismatch
+from featurestore.errors import BadName, BadSource, FeatureStoreError, ModalityMismatch
+from featurestore.exchange.hf_folders import SavedTable, is_saved_folder, read_folder, read_stream
+from featurestore.exchange.known_columns import CLASSES, KnownColumns
 from featurestore.pipeline.writer import replace_items
 from featurestore.sources.class_names import hub_features, with_class_names
 from featurestore.sources.listing import RESERVED, as_strings, canonical_split, require_column
@@ -31,7 +32,7 @@ from featurestore.storage.columns import (
     widened,
     without_nan,
 )
-from featurestore.storage.dataset_file import DatasetFile, SourceRecord, task_of
+from featurestore.storage.dataset_file import DatasetFile, SourceRecord
 from featurestore.storage.dataset_folder import DatasetFolder, find_spec
 from featurestore.storage.shards import view_rows
 from featurestore.storage.store_marker import check_dataset_name, make_store
@@ -44,7 +45,6 @@ FAMILY = "import"
 # Columns that mean something in this store alone.
 STORE_ONLY = ("source", "uri", "size", "mtime_ns")
 _PATH_COLUMNS = ("item_id", "id", "key", "image_path", "path", "url")
-_SAVED, _FILES = "state.json", "_data_files"  # what Hugging Face's save_to_disk leaves
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,6 +54,7 @@ class Incoming:
     ids: pa.Array
     vectors: NDArray[np.float32]  # (n, dim)
     columns: pa.Table
+    known: KnownColumns = field(default_factory=KnownColumns)  # labels, as the file says
 
 
 def read_vectors(
@@ -61,7 +62,8 @@ def read_vectors(
 ) -> Incoming:
     """Read a table with a vector column, an ``.npy``, or clip-retrieval's folder.
 
-    The table may be a Parquet or Arrow file, or a folder that Hugging Face's `save_to_disk` wrote.
+    The table may be a Parquet or Arrow file, or a folder that Hugging Face's `save_to_disk` wrote,
+    with all its splits. Columns that `export` added are left out: a map, pictures.
 
     Raises
     ------
@@ -69,15 +71,18 @@ def read_vectors(
         If it is none of these, or its vectors are not finite and of one length.
     """
     path = Path(path)
-    is_saved = (path / _SAVED).exists()
+    is_saved = is_saved_folder(path)
+    table: pa.Table | None = None
+    known, row_names = KnownColumns(), None
     if path.is_dir() and not is_saved:
         table, vectors = _read_clip_retrieval(path)
     elif path.suffix == ".npy":
         vectors = _checked(_load_npy(path), path.name)
         beside = path.with_suffix(".items.parquet")
-        table = _read_table(beside) if beside.exists() else None
+        if beside.exists():
+            table, known, row_names = _read_table(beside)
     elif is_saved or path.suffix in (".parquet", ".arrow"):
-        table = _read_table(path)
+        table, known, row_names = _read_table(path)
         name = vector or _vector_column(table, path)
         require_column(name, table.column_names, "--vector", Location.of(path))
         vectors = matrix(table.column(name), path.name)
@@ -91,7 +96,8 @@ def read_vectors(
         table = pa.table({"row": pa.array(range(len(vectors)))}).select([])
     elif len(table) != len(vectors):
         raise BadSource(f"{path} has {len(vectors)} vectors, but {len(table)} rows beside them")
-    return Incoming(_ids(table, item_id, path, len(vectors)), vectors, table)
+    ids = _ids(table, item_id, path, len(vectors), row_names)
+    return Incoming(ids, vectors, table, known)
 
 
 def import_vectors(
@@ -108,8 +114,9 @@ def import_vectors(
 ) -> View:
     """Make a view ``import:<name>`` of vectors that another program made, or add to it.
 
-    Items that the data set has keep their rows, labels aside; others are added. There is no
-    encoder: such a view is searched by item, and heads learn from it.
+    Items that the data set has keep their rows, aside from ``labels``; others are added. There is
+    no encoder: such a view is searched by item, and heads learn from it. Without ``labels``, a new
+    data set has those that the file names.
 
     Raises
     ------
@@ -125,7 +132,7 @@ def import_vectors(
         require_column(column, table.column_names, "--label", Location.of(origin))
         if note := bar_note(column, table.column(column)):
             say(note)
-    labels = [free_name(column) for column in labels]
+    given = [free_name(column) for column in labels]
     if text is None and "text" in table.column_names and table["text"].null_count < len(table):
         text = "text"
     earlier = folder.read() if folder.exists else None
@@ -136,6 +143,9 @@ def import_vectors(
     known = folder.items.read(["item_id", "content_hash"]) if earlier else ITEMS.empty_table()
     positions = pc.index_in(incoming.ids, value_set=known.column("item_id"))  # null: a new item
     known_hashes = known.column("content_hash").take(positions).combine_chunks()
+    names = incoming.known.tasks if earlier is None and not given else ()
+    told = [free_name(one) for one in names if one in table.column_names]
+    labels = given or told
     rows = _item_rows(incoming, str(spec), text, known_hashes, labels)
     if earlier is not None:
         known = folder.items.read()
@@ -146,14 +156,19 @@ def import_vectors(
     if earlier is None:
         folder.check_new()
     with folder.locked(resolved.slug), folder.locked("dataset"):
-        tasks = {column: {"task": task_of(rows.column(column))} for column in labels}
-        record = SourceRecord(FAMILY, str(Path(origin).absolute()), (), {})
+        tasks = {one: {"task": incoming.known.task(one, rows.column(one))} for one in labels}
+        classes = {one: [*incoming.known.classes[one]] for one in incoming.known.classes}
+        told_of = {CLASSES: classes} if classes else {}
+        record = SourceRecord(FAMILY, str(Path(origin).absolute()), (), told_of)
         _add_items(folder, new, DatasetFile(modality, tasks, {str(spec): record}))
         hashes = rows.column("content_hash").combine_chunks()
         made = view_rows(incoming.ids, hashes, incoming.vectors)
         _write_view(folder, resolved, made, overwrite=overwrite)
-    if labels and len(new) < len(rows):
-        values = pa.table({"item_id": incoming.ids, **{one: rows.column(one) for one in labels}})
+    if told:
+        said = ", ".join(f"{one} ({tasks[one]['task']})" for one in told)
+        say(f"labels: {said}, as {Path(origin).name} says; --label names others")
+    if given and len(new) < len(rows):
+        values = pa.table({"item_id": incoming.ids, **{one: rows.column(one) for one in given}})
         attach(folder, values.filter(pc.is_valid(positions)))
     n_other = pc.sum(pc.not_equal(known_hashes, hashes)).as_py() or 0
     if n_other:
@@ -291,31 +306,34 @@ def _strings(table: pa.Table, name: str) -> pa.Array:
         raise BadSource(f"column {name!r} holds {kind}: expected texts or numbers") from None
 
 
-def _read_table(path: Path) -> pa.Table:
-    """Read a table; class numbers that Hugging Face wrote have their names."""
+def _read_table(path: Path) -> SavedTable:
+    """Read a table without what `export` added; class numbers of Hugging Face have their names."""
     try:
-        table = _read_plain(path)
+        if path.is_dir():
+            table, known, row_names = read_folder(path)
+        else:
+            read = _read_plain(path)
+            known, row_names = KnownColumns.of_schema(read.schema), None
+            table = with_class_names(read, hub_features(read.schema))
     except (OSError, ValueError, KeyError, TypeError) as error:  # ArrowInvalid is a ValueError
+        if isinstance(error, FeatureStoreError):
+            raise
         raise BadSource(f"cannot read {path}: {error}") from None
-    return with_class_names(table, hub_features(table.schema))
+    return SavedTable(
+        table.drop_columns([one for one in known.added if one in table.column_names]),
+        known,
+        row_names,
+    )
 
 
 def _read_plain(path: Path) -> pa.Table:
     if path.suffix == ".parquet":
         return pq.read_table(path)
-    if path.is_dir():
-        names = [one["filename"] for one in json.loads((path / _SAVED).read_text())[_FILES]]
-        return pa.concat_tables([_read_stream(path / Path(name).name) for name in names])
     try:
         with pa.memory_map(str(path)) as file:
             return pa.ipc.open_file(file).read_all()
     except pa.ArrowInvalid:
-        return _read_stream(path)  # so Hugging Face writes them
-
-
-def _read_stream(path: Path) -> pa.Table:
-    with pa.memory_map(str(path)) as file:
-        return pa.ipc.open_stream(file).read_all()
+        return read_stream(path)  # so Hugging Face writes them
 
 
 def _load_npy(path: Path) -> NDArray[Any]:
@@ -333,14 +351,13 @@ def _read_clip_retrieval(folder: Path) -> tuple[pa.Table | None, NDArray[np.floa
         if files:
             break
     else:
-        if (folder / "dataset_dict.json").exists():
-            raise BadSource(f"{folder} holds several splits: name the folder of one of them")
         raise BadSource(f"{folder} holds no img_emb/*.npy: expected a folder of clip-retrieval")
     vectors = np.concatenate([_checked(_load_npy(path), path.name) for path in files])
     tables = sorted((folder / "metadata").glob("*.parquet"), key=_number)
     if not tables:
         return None, vectors
-    return pa.concat_tables(map(_read_table, tables), promote_options="permissive"), vectors
+    parts = [_read_table(one).table for one in tables]
+    return pa.concat_tables(parts, promote_options="permissive"), vectors
 
 
 def _number(path: Path) -> tuple[int, str]:
@@ -386,7 +403,9 @@ def _checked(vectors: NDArray[Any], name: str) -> NDArray[np.float32]:
     return result
 
 
-def _ids(table: pa.Table, item_id: str | None, path: Path, n: int) -> pa.Array:
+def _ids(
+    table: pa.Table, item_id: str | None, path: Path, n: int, row_names: pa.Array | None
+) -> pa.Array:
     if item_id is not None:
         require_column(item_id, table.column_names, "--id", Location.of(path))
     names = [item_id] if item_id else [c for c in _PATH_COLUMNS if c in table.column_names]
@@ -396,4 +415,4 @@ def _ids(table: pa.Table, item_id: str | None, path: Path, n: int) -> pa.Array:
             return ids
         if item_id is not None:
             raise BadSource(f"column {name!r} of {path.name} does not name each row once")
-    return pa.array([f"{path.name}:{row}" for row in range(n)])
+    return row_names if row_names is not None else pa.array([f"{path.name}:{i}" for i in range(n)])

@@ -36,6 +36,15 @@ def class_columns(features: Mapping[str, Any]) -> list[str]:
     return [*(name for name, one in features.items() if is_class(one)), *lists]
 
 
+def class_names(features: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Return the names in the order of their numbers, of each of `class_columns`."""
+    found = {}
+    for name in class_columns(features):
+        feature = features[name]
+        found[name] = list(feature["names"] if is_class(feature) else _inner(feature)["names"])
+    return found
+
+
 def with_class_names(table: pa.Table, features: Mapping[str, Any]) -> pa.Table:
     """Replace class numbers by names, also in lists and structs; -1 and null are no label."""
     for at, name in enumerate(table.column_names):

@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 
 from featurestore.errors import BadSource, MissingExtra
-from featurestore.sources.class_names import class_columns, with_class_names
+from featurestore.sources.class_names import class_columns, class_names, with_class_names
 from featurestore.sources.listing import Listing, SourceOptions, canonical_split, require_column
 from featurestore.sources.locations import Location
 from featurestore.sources.metadata import SourceItems, as_listing
@@ -110,6 +110,15 @@ class HfDataset:
             notes=notes,
         )
         return as_listing(self, options, items)
+
+
+def source_classes(root: str) -> dict[str, list[str]]:
+    """Return the class names that a data set declares, by column; those of all splits."""
+    found: dict[str, dict[str, None]] = {}
+    for dataset in _loaded(root, _state(root)).values():
+        for column, names in class_names(dataset.features.to_dict()).items():
+            found.setdefault(column, {}).update(dict.fromkeys(names))
+    return {column: [*names] for column, names in found.items()}
 
 
 def read_value(root: str, split: str, column: str, row: int) -> bytes:
