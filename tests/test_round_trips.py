@@ -6,6 +6,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from featurestore.cli import run
@@ -120,8 +122,9 @@ def theirs(tmp_path):
     parts = {}
     for split, names in {"train": ["zebra", "dog", "unseen"], "validation": ["fox", "dog"]}.items():
         features = {"text": datasets.Value("string"), "label": datasets.ClassLabel(names=names)}
-        features |= {"v": datasets.List(datasets.Value("float32"))}
+        features |= {"v": datasets.List(datasets.Value("float32")), "look": datasets.Image()}
         rows = {"text": [f"{split} a", f"{split} b"], "label": [1, 0], "v": [[1.0, 2], [3, 4]]}
+        rows["look"] = [Image.new("RGB", (2, 2))] * 2
         parts[split] = datasets.Dataset.from_dict(rows, features=datasets.Features(features))
     datasets.DatasetDict(parts).save_to_disk(str(tmp_path / "theirs"))
     return tmp_path / "theirs"
@@ -139,6 +142,7 @@ def test_embed_and_import_take_a_folder_whole_alike(theirs, tmp_path):
         assert found.column("label").tolist() == ["dog", "zebra", "dog", "fox"]
         assert found.column("split").tolist() == ["train", "train", "val", "val"]
         assert one.dataset.description.labels == {"label": {"task": "multiclass"}}
+        assert "look" not in one.items().column_names  # pictures are no free columns
     # The same items: vectors join what was embedded, labels and order of names stay.
     joined = back(theirs, tmp_path / "s")
     assert (joined.n_rows, store.dataset("d").n_items) == (4, 4)
@@ -174,6 +178,23 @@ def test_labels_of_a_data_set_are_not_those_of_a_file_unless_asked(view, tmp_pat
     assert (described(view), said) == (before, [])
     back(tmp_path / "v.parquet", store, name="named", labels=["label"])
     assert {*view.load().column("label")} == {"new"}
+
+
+@settings(
+    max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(st.lists(st.none() | st.text(min_size=1), min_size=1, max_size=6), st.sampled_from(FORMATS))
+def test_any_texts_as_labels_come_back_the_same(tmp_path_factory, labels, name):
+    folder = tmp_path_factory.mktemp("x")
+    ids, vectors = pa.array(f"i{n}" for n in range(len(labels))), np.eye(len(labels), dtype="f4")
+    columns = pa.table({"k": pa.array(labels, pa.string()), "split": pa.array(labels, pa.string())})
+    store = open_store(folder / "s", create=True)
+    first = import_vectors(
+        store, Incoming(ids, vectors, columns), dataset="d", name="h", origin="o", labels=["k"]
+    )
+    assert first.load().column("k").tolist() == labels
+    export(first, folder / name)
+    assert described(back(folder / name, folder / "other")) == described(first)
 
 
 @pytest.mark.parametrize(
@@ -249,6 +270,22 @@ def test_pictures_that_cannot_be_had_are_said(pictures, view, tmp_path):
     with pytest.raises(BadSource, match="can be exported: the items came without files"):
         export(without, tmp_path / "n.parquet", pictures="bytes")
     assert not (tmp_path / "n.parquet").exists()
+
+
+def test_pictures_inside_a_table_have_bytes_and_no_path(pictures, tmp_path):
+    files = [tmp_path / one for one in pictures.load().ids]
+    table = pa.table({"id": ["a", "b", "c", "d"], "pic": [one.read_bytes() for one in files]})
+    pq.write_table(table, tmp_path / "inside.parquet")
+    store, options = pictures.dataset.store, SourceOptions(image="pic", id="id")
+    store.embed(
+        [tmp_path / "inside.parquet"], dataset="i", encoders=[PIXELS], source_options=options
+    )
+    view = store.view("i", PIXELS)
+    with pytest.raises(BadSource, match="is no file of its own; --pictures bytes takes its bytes"):
+        export(view, tmp_path / "v.atlas.parquet", pictures="path")
+    export(view, tmp_path / "v.atlas.parquet", pictures="bytes")
+    found = pq.read_table(tmp_path / "v.atlas.parquet").column("image").to_pylist()
+    assert [one["bytes"] for one in found] == table.column("pic").to_pylist()
 
 
 def test_the_map_that_is_chosen_goes_along(view, tmp_path, capsys):

@@ -137,10 +137,11 @@ def read_folder(path: Path) -> SavedTable:
         parts.append(table if is_ours else _with_split(table, name))
     table = joined(parts)
     known = _joined(knows)
+    all_names = pa.array(row_names)
     if all(are_ours) and "item_id" in table.column_names:  # in the order of the view
         order = pc.sort_indices(table.column("item_id"))
-        return SavedTable(table.take(order), known, None)
-    return SavedTable(table, known, pa.array(row_names))
+        return SavedTable(table.take(order), known, all_names.take(order))
+    return SavedTable(table, known, all_names)
 
 
 def _with_split(table: pa.Table, name: str) -> pa.Table:

@@ -32,7 +32,7 @@ class KnownColumns:
 
     tasks: Mapping[str, str | None] = field(default_factory=dict)  # of label columns; None: unsaid
     classes: Mapping[str, Sequence[str]] = field(default_factory=dict)  # names in their order
-    added: tuple[str, ...] = ()  # columns that the export made: they are not the items'
+    added: tuple[str, ...] = ()  # columns that the export made, and pictures: not to be imported
 
     @classmethod
     def of_dataset(cls, dataset: DataSet, names: Collection[str], added: Collection[str]) -> Self:
@@ -46,13 +46,16 @@ class KnownColumns:
     def of_schema(cls, schema: pa.Schema) -> Self:
         """Return what the metadata of a file says: ours, else that of Hugging Face.
 
-        Of several columns of classes, the first is the label, as `embed` takes it.
+        Of several columns of classes, the first is the label, and pictures are left out, as
+        `embed` does.
         """
         ours = (schema.metadata or {}).get(KEY)
         if ours is not None and (found := cls.parse(ours)) is not None:
             return found
-        classes = class_names(hub_features(schema))
-        return cls({name: None for name in [*classes][:1]}, classes)
+        features = hub_features(schema)
+        classes = class_names(features)
+        pictures = (n for n, one in features.items() if _is_picture(one))
+        return cls({name: None for name in [*classes][:1]}, classes, tuple(pictures))
 
     @classmethod
     def parse(cls, text: str | bytes) -> Self | None:
@@ -91,6 +94,10 @@ def in_order(values: Collection[str], declared: Sequence[str]) -> list[str]:
     ['dog', 'cat', 'fox']
     """
     return [*declared, *sorted({*values} - {*declared})]
+
+
+def _is_picture(feature: Any) -> bool:
+    return isinstance(feature, dict) and feature.get("_type") == "Image"
 
 
 def _declared(dataset: DataSet) -> dict[str, list[str]]:

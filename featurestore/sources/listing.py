@@ -195,13 +195,13 @@ def as_strings(column: pa.ChunkedArray) -> pa.ChunkedArray:
 def canonical_split(value: object) -> str | None:
     """Name a split as we do; unknown names stay as they are, lower-cased.
 
-    >>> canonical_split("Validation"), canonical_split("fold1"), canonical_split(None)
+    >>> canonical_split("Validation"), canonical_split("fold1"), canonical_split(" ")
     ('val', 'fold1', None)
     """
-    if value is None or value == "" or value != value:
+    if value is None or value != value:
         return None
     lowered = str(value).strip().lower()
-    return SPLITS.get(lowered, lowered)
+    return SPLITS.get(lowered, lowered) or None
 
 
 _EXPECTED = {
