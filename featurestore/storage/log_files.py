@@ -1,14 +1,17 @@
 """Whether a Delta log is whole: a commit that is empty or gone would show an older state.
 
-Beside the log lies a copy of each commit, in ``_commits``. It tells that the last commit is gone,
-which no other file does, and holds what a damaged one said.
+Beside the log lies a copy of each commit, in ``_commits``, with a line of its own at the end:
+version and SHA-256. It tells that the last commit is gone, which no other file does, and holds
+what a damaged one said.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,7 +37,7 @@ class Damage:
     what: str
     version: int | None = None  # of a commit; None for a checkpoint, which the commits replace
     has_copy: bool = False
-    is_other: bool = False  # than its copy, and both look whole
+    is_open: bool = False  # nobody can say which file is right
 
 
 def commit_file(table: StorePath, version: int) -> StorePath:
@@ -73,28 +76,48 @@ def copy_commit(table: StorePath, version: int) -> None:
         sync(path)
         checkpoint = path.with_name(f"{version:020}.checkpoint.parquet")
         for derived in [checkpoint, path.with_name(_POINTER)] if checkpoint.exists() else []:
-            sync(derived)
+            with suppress(FileNotFoundError):
+                sync(derived)
     content = path.read_bytes()
     if _wrong_in(content) is None:
         make_folder(table / COPIES)
-        write_file(copy_file(table, version), content)
+        write_file(copy_file(table, version), content + _sum_of(content, version))
 
 
-def restore_commit(table: StorePath, version: int, content: bytes | None = None) -> None:
-    """Put a commit in place of what is there: its copy, or ``content``; that is kept beside."""
-    made = copy_file(table, version).read_bytes() if content is None else content
+def _sum_of(content: bytes, version: int) -> bytes:
+    digest = hashlib.sha256(content).hexdigest()
+    return f'\n{{"version": "{version:020}", "sha256": "{digest}"}}\n'.encode()
+
+
+_SUM_BYTES = len(_sum_of(b"", 0))
+
+
+def read_copy(table: StorePath, version: int) -> bytes | None:
+    """Return a commit as its copy has it; None where there is none, or it is damaged."""
+    try:
+        raw = copy_file(table, version).read_bytes()
+    except FileNotFoundError:
+        return None
+    content = raw[:-_SUM_BYTES]
+    return content if content and raw[-_SUM_BYTES:] == _sum_of(content, version) else None
+
+
+def replace_commit(table: StorePath, version: int, content: bytes) -> None:
+    """Put a commit in place of what is there, which is kept beside the copies."""
     path = commit_file(table, version)
     make_folder(path.parent)
     if _size(path):
         make_folder(table / COPIES)
         write_file(copy_file(table, version).with_name(f"{path.name}.damaged"), path.read_bytes())
-    write_file(path, made)
+    write_file(path, content)
 
 
-def drop_checkpoints(table: StorePath) -> None:
-    """Delete a log's checkpoints: all that they say is in its commits."""
-    for path in sorted(checkpoints(table), key=lambda path: path.name != _POINTER):  # it is first
-        path.unlink(missing_ok=True)
+def drop_checkpoints(table: StorePath, only: StorePath) -> None:
+    """Delete a checkpoint, or all of a log: all that they say is in its commits."""
+    (table / "_delta_log" / _POINTER).unlink(missing_ok=True)  # first: it names one of the others
+    for path in checkpoints(table):
+        if only.name in ("_delta_log", path.name):
+            path.unlink(missing_ok=True)
 
 
 def missing_commit(table: StorePath, version: int | None = None) -> StorePath | None:
@@ -115,7 +138,7 @@ def missing_commit(table: StorePath, version: int | None = None) -> StorePath | 
         if not isinstance(path, Path) and sizes.get(number):
             continue
         # Listed while others commit, a file may be overlooked: it is asked for by its name.
-        if not _has_action(path) or _is_cut_off(path, copy_file(table, number)):
+        if not _has_action(path) or _has_lost_bytes(table, number):
             return path
     return None
 
@@ -167,12 +190,12 @@ def _has_action(commit: StorePath) -> bool:
     return any(name in content for name in _NAMES)
 
 
-def _is_cut_off(commit: StorePath, copy: StorePath) -> bool:
-    """Whether a commit ends before its copy does: at the end of a line, nothing else tells."""
-    if _size(copy) <= _size(commit):
+def _has_lost_bytes(table: StorePath, version: int) -> bool:
+    """Whether a commit has not the size that its copy says: cut off after a line, it is JSON."""
+    size = _size(copy_file(table, version)) - _SUM_BYTES
+    if size < 0 or size == _size(commit_file(table, version)):
         return False
-    kept = copy.read_bytes()
-    return kept.startswith(commit.read_bytes()) and _wrong_in(kept) is None
+    return read_copy(table, version) is not None
 
 
 def log_damage(table: StorePath) -> list[Damage]:
@@ -182,26 +205,15 @@ def log_damage(table: StorePath) -> list[Damage]:
     found = []
     for number in range(max([*sizes, *copies], default=-1) + 1):
         path = commit_file(table, number)
-        copy = copy_file(table, number)
-        wrong, has_copy = _wrong_with(path), number in copies
-        # In an object store, where each look is a request, only copies of another size are read.
-        if (
-            wrong is None
-            and has_copy
-            and (isinstance(copy, Path) or copies[number] != sizes.get(number))
-        ):
-            kept, said = copy.read_bytes(), path.read_bytes()
-            if kept == said or _wrong_in(kept) is not None:
-                continue
-            wrong = "this commit is cut off" if kept.startswith(said) else None
-            if wrong is None:
-                what = (
-                    f"this commit is another one than its copy in {COPIES}, so one of the two was "
-                    "changed: delete the wrong one (`featurestore store repair` makes it anew)"
-                )
-                found.append(Damage(path, what, number, has_copy, is_other=True))
+        wrong = _wrong_with(path)
+        # In an object store, where each look is a request, a copy of the right size is not read.
+        same_size = sizes.get(number) == copies.get(number, 0) - _SUM_BYTES
+        is_read = number in copies and (wrong or isinstance(path, Path) or not same_size)
+        kept = read_copy(table, number) if is_read else None
+        if wrong is None and kept is not None and kept != path.read_bytes():
+            wrong = "this commit is not as it was written"
         if wrong is not None:
-            found.append(_lost(path, wrong, number, has_copy and _wrong_with(copy) is None))
+            found.append(_lost(path, wrong, number, kept is not None))
     return found + _checkpoint_damage(table / "_delta_log")
 
 
@@ -210,7 +222,7 @@ def _lost(path: StorePath, wrong: str, version: int, has_copy: bool) -> Damage:
     if not has_copy:
         way = "restore it from a backup, or `featurestore store repair` saves the shards"
     what = (
-        f"{wrong}, so what version {version} added is not seen, and vacuum deletes no shard of "
+        f"{wrong}, so what version {version} did is not seen, and vacuum deletes no shard of "
         f"this table: {way}"
     )
     return Damage(path, what, version, has_copy)
@@ -239,15 +251,11 @@ def named_shards(table: StorePath, version: int | None = None) -> tuple[list[str
 
 
 def _actions(table: StorePath, version: int) -> list[dict[str, Any]]:
-    for path in (commit_file(table, version), copy_file(table, version)):
-        try:
-            content = path.read_bytes()
-        except FileNotFoundError:
-            continue
-        if _wrong_in(content) is None:
-            lines = [line for line in content.splitlines() if line.strip()]
-            return [one for one in map(json.loads, lines) if isinstance(one, dict)]
-    return []
+    content = read_copy(table, version)
+    if content is None and _wrong_with(path := commit_file(table, version)) is None:
+        content = path.read_bytes()
+    lines = [line for line in (content or b"").splitlines() if line.strip()]
+    return [one for one in map(json.loads, lines) if isinstance(one, dict)]
 
 
 def lacking_copies(table: StorePath) -> dict[int, bool]:
@@ -256,7 +264,7 @@ def lacking_copies(table: StorePath) -> dict[int, bool]:
     return {
         number: number in copies
         for number in sorted(sizes)
-        if number not in copies or _wrong_with(copy_file(table, number)) is not None
+        if number not in copies or read_copy(table, number) is None
     }
 
 
@@ -279,7 +287,7 @@ def _checkpoint_damage(log: StorePath) -> list[Damage]:
     way = "`featurestore store repair` deletes it, since the commits say all that it says"
     try:
         version = int(json.loads(pointer.read_bytes())["version"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return [Damage(pointer, f"is damaged: {way}")]
     named = [path for path in log.iterdir() if path.name.startswith(f"{version:020}.checkpoint.")]
     if not named:

@@ -26,7 +26,8 @@ from featurestore.storage.log_files import (
     log_damage,
     named_shards,
     newest_checkpoint,
-    restore_commit,
+    read_copy,
+    replace_commit,
 )
 from featurestore.storage.remote import StorePath
 from featurestore.storage.shards import read_shard, shard_schema, view_schema
@@ -75,13 +76,14 @@ class _Tended:
     dry_run: bool
 
     def repaired(self, unnamed: bool) -> Iterator[Repair]:
-        damage = log_damage(self.table.path)
+        damage, is_open = log_damage(self.table.path), False
         lost = [one.version for one in damage if one.version is not None and not one.has_copy]
         known = self._known_to_checkpoint(lost)
         for one in damage:
             yield self._mend(one, known)
-        if not damage and (wrong := checkpoint_damage(self.table)) is not None:
-            yield self._mend(Damage(self.table.path / "_delta_log", wrong), known)
+        if not damage and (found := checkpoint_damage(self.table)) is not None:
+            is_open = found.is_open
+            yield self._mend(found, known)
         if unnamed or set(lost) - known.keys():
             try:
                 yield from self._adopt()
@@ -91,7 +93,7 @@ class _Tended:
         for number, is_damaged in lacking_copies(self.table.path).items():
             if is_damaged and number not in spoilt:
                 yield Repair(str(copy_file(self.table.path, number)), "copied anew")
-            if not self.dry_run:
+            if not (self.dry_run or is_open):  # a wrong commit would count as the right one
                 copy_commit(self.table.path, number)
         if damage and not self.dry_run:
             try:
@@ -120,15 +122,15 @@ class _Tended:
 
     def _mend(self, damage: Damage, known: dict[int, bytes]) -> Repair:
         where, version, path = str(damage.path), damage.version, self.table.path
-        if damage.is_other:
+        if damage.is_open:
             return Repair(where, f"left as it is: {damage.what}", is_mended=False)
         if version is None:
             if not self.dry_run:
-                drop_checkpoints(path)
-            return Repair(where, "its checkpoints are deleted: the commits say the same")
+                drop_checkpoints(path, only=damage.path)
+            return Repair(where, "deleted, since the commits say all that it says")
         if damage.has_copy:
             if not self.dry_run:
-                restore_commit(path, version)
+                replace_commit(path, version, read_copy(path, version) or b"")
             return Repair(where, f"written anew from its copy: version {version} is back")
         if version == 0:
             try:
@@ -138,7 +140,7 @@ class _Tended:
         if not self.dry_run:
             first = Table.first_commit(self._schema()) if version == 0 else None
             made = (first or _STAND_IN % version) + known.get(version, b"")
-            restore_commit(path, version, made)
+            replace_commit(path, version, made)
         if version in known:
             return Repair(where, "has no copy: written anew from the checkpoint after it")
         what = (

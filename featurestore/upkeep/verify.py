@@ -125,8 +125,8 @@ def _check_table(
     """Check files one by one; ``check`` names what is wrong with the rows of an intact one."""
     damaged = list(_check_log(table))
     yield from damaged
-    if not damaged and (what := checkpoint_damage(table)) is not None:
-        yield Finding(str(table.path / "_delta_log"), what, "error")
+    if not damaged and (damage := checkpoint_damage(table)) is not None:
+        yield Finding(str(damage.path), damage.what, "error")
         return
     try:
         shards = table.shards()
@@ -135,9 +135,9 @@ def _check_table(
             yield Finding(str(table.path), str(error), "error")
         return
     for shard in shards:
-        damage = shard_damage(shard)
-        if damage is not None:
-            yield Finding(str(shard.path), damage, "error")
+        wrong = shard_damage(shard)
+        if wrong is not None:
+            yield Finding(str(shard.path), wrong, "error")
             continue
         n_rows = 0
         for rows in each_group(shard.path):  # a whole shard may be larger than memory
