@@ -208,7 +208,7 @@ def test_texts_of_every_kind_good_and_bad(name, n_cut, empty_store, tmp_path, re
     assert empty_store.view("d", spec).load().ids.tolist() == ["t.csv:0", "t.csv:4", "t.csv:5"]
     failures = empty_store.dataset("d").failures().to_pylist()
     assert {row["item_id"]: row["error"] for row in failures} == {
-        "t.csv:1": "no text, or none in UTF-8",
+        "t.csv:1": "column 'text' is not UTF-8 in this row: convert the file",
         "t.csv:2": "the text is empty",
         "t.csv:3": "the text is empty",
     }

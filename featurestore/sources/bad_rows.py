@@ -40,6 +40,12 @@ def without(column: pa.ChunkedArray, rows: Collection[int]) -> pa.ChunkedArray:
     return pc.if_else(pa.array(is_bad), pa.scalar(None, column.type), column)
 
 
+def without_blanks(texts: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Return texts with null for those in which nothing but blanks stands."""
+    is_blank = pc.equal(pc.utf8_trim_whitespace(texts), "")
+    return pc.if_else(is_blank, pa.scalar(None, pa.string()), texts)
+
+
 def as_texts(column: pa.ChunkedArray, name: str) -> tuple[pa.ChunkedArray, dict[int, str]]:
     """Return a column of bytes as texts, and the rows whose bytes are not UTF-8, which are null."""
     try:

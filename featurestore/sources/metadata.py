@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from featurestore.errors import BadSource
 from featurestore.sources.as_written import about, mixed_notes, number_note
-from featurestore.sources.bad_rows import without
+from featurestore.sources.bad_rows import without, without_blanks
 from featurestore.sources.listing import (
     LISTING,
     RESERVED,
@@ -115,10 +115,8 @@ def as_listing(source: Source, options: SourceOptions, items: SourceItems) -> Li
 
 def own_ids(column: pa.ChunkedArray, name: str) -> tuple[pa.ChunkedArray, dict[int, str]]:
     """Return the ids in a column, and the rows that have none: nothing, or blanks."""
-    ids = as_strings(column)
-    is_blank = pc.fill_null(pc.equal(pc.utf8_trim_whitespace(ids), ""), True)
-    ids = pc.if_else(is_blank, pa.scalar(None, pa.string()), ids)
-    rows = np.flatnonzero(np.asarray(is_blank)).tolist()
+    ids = without_blanks(as_strings(column))
+    rows = np.flatnonzero(np.asarray(ids.is_null())).tolist()
     return ids, dict.fromkeys(rows, f"no id in the column {name!r}")
 
 

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from featurestore.errors import BadSource
 from featurestore.sources.as_written import WrittenFloat, columns_of, typed
-from featurestore.sources.bad_rows import as_texts, bad_rows, with_bad_rows
+from featurestore.sources.bad_rows import as_texts, bad_rows, with_bad_rows, without_blanks
 from featurestore.sources.class_names import hub_features, with_class_names
 from featurestore.sources.csv_rows import BLOCK_BYTES, form_of, n_blank_lines, read_csv
 from featurestore.sources.json_rows import json_rows
@@ -56,6 +56,7 @@ class TableFile:
         name = self._content_column(table, options)
         is_text = options.text is not None
         names = pa.chunked_array([[f"{self.name}:{row}" for row in range(len(table))]], pa.string())
+        bad = bad_rows(table)
         notes, sizes, stamps, ids = self._blank_lines(table, options), None, None, names
         kind = table.column(name).type if name in table.column_names else None
         if kind is None:  # images in a column, which is not read here
@@ -64,7 +65,10 @@ class TableFile:
             size, stamp = self.location.stat()
             sizes, stamps = [size] * len(table), [stamp] * len(table)
         else:
-            content = _strings(table, name) if is_text else _paths(table, name)
+            content, odd = _strings(table, name)
+            bad = odd | bad
+            if not is_text:  # of blanks alone, a path is none
+                content = without_blanks(content)
             table = table.set_column(table.column_names.index(name), name, content)
             if not is_text:  # a row without a path is a failure, which has a name
                 ids = pc.coalesce(content, names)
@@ -88,7 +92,7 @@ class TableFile:
             splits=[split] * len(table),
             used=frozenset({name}),
             notes=notes,
-            bad=bad_rows(table),
+            bad=bad,
         )
         return as_listing(self, options, items)
 
@@ -124,20 +128,14 @@ def _unread_columns(table: pa.Table) -> list[str]:
     return names
 
 
-def _strings(table: pa.Table, name: str) -> pa.ChunkedArray:
+def _strings(table: pa.Table, name: str) -> tuple[pa.ChunkedArray, dict[int, str]]:
+    """Return a column as texts, and why rows have none."""
     column = table.column(name)
     if (table.schema.metadata or {}).get(_BYTES) and pa.types.is_binary(column.type):
-        return as_texts(column, name)[0]
+        return as_texts(column, name)
     if pa.types.is_nested(column.type) or pa.types.is_binary(column.type):
         raise BadSource(f"column {name!r} holds {column.type}: expected texts, paths or images")
-    return column.cast(pa.string())
-
-
-def _paths(table: pa.Table, name: str) -> pa.ChunkedArray:
-    """Return paths of images; null where nothing but blanks stands."""
-    paths = _strings(table, name)
-    is_blank = pc.equal(pc.utf8_trim_whitespace(paths), "")
-    return pc.if_else(is_blank, pa.scalar(None, pa.string()), paths)
+    return column.cast(pa.string()), {}
 
 
 def _as_written(options: SourceOptions) -> dict[str, pa.DataType]:
