@@ -172,7 +172,10 @@ def test_vectors_for_items_that_are_known(view, tmp_path):
     [
         (lambda p: p.with_suffix(".txt").write_text("x"), BadSource, "expected .parquet, .arrow"),
         (lambda p: np.save(p.with_suffix(".npy"), np.ones(3)), BadSource, r"expected \(n, dim\)"),
-        (lambda p: np.save(p.with_suffix(".npy"), np.full((2, 2), np.nan)), BadSource, "NaN"),
+        (
+            lambda p: np.save(p.with_suffix(".npy"), np.full((2, 2), np.nan)),
+            BadSource, "v.npy has no row to take: its vector holds NaN or infinity",
+        ),
         (lambda p: p.with_suffix(".npy").write_bytes(b"no"), BadSource, "cannot read"),
         (
             lambda p: np.save(p.with_suffix(".npy"), np.array([[{}]]), allow_pickle=True),
@@ -183,8 +186,11 @@ def test_vectors_for_items_that_are_known(view, tmp_path):
             BadSource, "2 lengths",
         ),
         (
-            lambda p: pq.write_table(pa.table({"v": [[1.0], None]}), p.with_suffix(".parquet")),
-            BadSource, "1 rows of v.parquet have no vector",
+            lambda p: pq.write_table(
+                pa.table({"v": pa.array([[], None], pa.list_(pa.float32()))}),
+                p.with_suffix(".parquet"),
+            ),
+            BadSource, "2 rows of v.parquet have no vector, and none has one",
         ),
         (
             lambda p: pq.write_table(pa.table({"a": [1]}), p.with_suffix(".parquet")),

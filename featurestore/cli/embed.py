@@ -8,7 +8,7 @@ import click
 
 from featurestore.cli.exit_codes import FAILED_ITEMS
 from featurestore.cli.options import json_option, open_given, store_option, trust_option
-from featurestore.cli.printing import print_json, print_table, progress_bar, say
+from featurestore.cli.printing import print_json, print_table, progress_bar, say, say_failed
 
 if TYPE_CHECKING:
     from featurestore.pipeline.estimate import Estimate
@@ -200,8 +200,7 @@ def labels(
     names = ", ".join(name for name in values.column_names if name != "item_id")
     say(f"{dataset}: {n_changed:,} of {len(values):,} items have new labels ({names})")
     failures = label_failures(values, table)
-    for one in failures:
-        say(f"failed: {one}")
+    say_failed(failures)
     return FAILED_ITEMS if failures else 0
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import click
 
+from featurestore.cli.exit_codes import FAILED_ITEMS
 from featurestore.cli.options import slice_option, store_option, view_of
-from featurestore.cli.printing import say
+from featurestore.cli.printing import say, say_failed
 
 
 @click.command(epilog="Example: featurestore export photos vectors.parquet --split test")
@@ -83,20 +84,23 @@ def import_(
     labels: tuple[str, ...],
     overwrite: bool,
     store_path: str,
-) -> None:
+) -> int:
     """Take in vectors that another program made.
 
     PATH is a .parquet or .arrow file with a vector column, an .npy file (with .items.parquet
     beside it, as `export` writes it), or a folder that save_to_disk of Hugging Face wrote (with
-    all its splits), or clip-retrieval.
+    all its splits), or clip-retrieval. A row without an id, a vector of finite numbers or a text
+    is named and left out (exit 3).
     """
     from featurestore.exchange.imports import import_vectors, read_vectors
     from featurestore.store.store import open_store
 
     store = open_store(store_path, create=True)
-    incoming = read_vectors(path, item_id=item_id, vector=vector)
+    incoming = read_vectors(path, item_id=item_id, vector=vector, text=text)
     view = import_vectors(
         store, incoming, dataset=dataset, name=name, origin=path, text=text, labels=labels,
         overwrite=overwrite, say=say,
     )  # fmt: skip
     say(f"{view.name}: {view.n_rows:,} vectors of dim {view.dim}")
+    say_failed([f"{row}: {why}" for row, why in incoming.failed.items()])
+    return FAILED_ITEMS if incoming.failed else 0

@@ -17,12 +17,21 @@ if TYPE_CHECKING:
     from featurestore.pipeline.report import Progress
 
 
+_SHOWN_FAILURES = 20
 _LEAST_COLUMN = 12  # characters of a column of a wide table, longer values are folded
 
 
 def say(message: str) -> None:
     """Tell the user, beside the data."""
     click.echo(message, err=True)
+
+
+def say_failed(failures: Sequence[str]) -> None:
+    """Name rows that failed, with their reasons: the first of them, and how many more."""
+    for one in failures[:_SHOWN_FAILURES]:
+        say(f"failed: {one}")
+    if len(failures) > _SHOWN_FAILURES:
+        say(f"… and {len(failures) - _SHOWN_FAILURES:,} more rows failed")
 
 
 def say_fits(n_done: int, n_fits: int, what: str) -> None:

@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 
 from featurestore.errors import BadSource, ShapeMismatch
 from featurestore.exchange.hf_folders import write_folder
-from featurestore.exchange.imports import STORE_ONLY, matrix
+from featurestore.exchange.imports import STORE_ONLY
 from featurestore.exchange.known_columns import KEY, KnownColumns
 from featurestore.exchange.pictures import pictures_of
+from featurestore.exchange.vector_rows import matrix
 from featurestore.search.exact import ExactIndex
 from featurestore.store.view import View
 from featurestore.terms.vectors import principal
@@ -120,7 +121,7 @@ def _write_arrow(table: pa.Table, path: Path) -> None:
 
 
 def _write_npy(table: pa.Table, path: Path) -> None:
-    np.save(path, matrix(table.column("vector"), path.name))
+    np.save(path, matrix(table.column("vector"), path.name)[0])
     pq.write_table(table.drop_columns(["vector"]), _items_beside(path))
 
 
@@ -148,7 +149,7 @@ def _chosen(
 def _atlas_columns(
     table: pa.Table, points: NDArray[np.float32] | None, name: str
 ) -> dict[str, pa.Array]:
-    vectors = matrix(table.column("vector"), name)
+    vectors, _ = matrix(table.column("vector"), name)
     flat = principal(vectors, 2) if points is None else points
     index = ExactIndex.build(np.arange(len(table)).astype(str), vectors)
     found = index.search(vectors, k=min(16, len(table)))

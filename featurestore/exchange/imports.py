@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,11 +19,19 @@ from featurestore.curation.labels import attach
 from featurestore.errors import BadName, BadSource, FeatureStoreError, ModalityMismatch
 from featurestore.exchange.hf_folders import SavedTable, is_saved_folder, read_folder, read_stream
 from featurestore.exchange.known_columns import CLASSES, KnownColumns
+from featurestore.exchange.vector_rows import (
+    kept_rows,
+    matrix,
+    numbers,
+    odd_vectors,
+    without_text,
+)
 from featurestore.pipeline.writer import replace_items
+from featurestore.sources.bad_rows import with_texts
 from featurestore.sources.class_names import hub_features, with_class_names
 from featurestore.sources.listing import RESERVED, as_strings, canonical_split, require_column
 from featurestore.sources.locations import Location
-from featurestore.sources.metadata import bar_note, free_name, plain
+from featurestore.sources.metadata import bar_note, free_name, own_ids, plain
 from featurestore.storage.columns import (
     agreed,
     drop_equal,
@@ -55,29 +63,37 @@ class Incoming:
     vectors: NDArray[np.float32]  # (n, dim)
     columns: pa.Table
     known: KnownColumns = field(default_factory=KnownColumns)  # labels, as the file says
+    failed: Mapping[str, str] = field(default_factory=dict)  # rows that were left out → why
 
 
 def read_vectors(
-    path: str | Path, *, item_id: str | None = None, vector: str | None = None
+    path: str | Path,
+    *,
+    item_id: str | None = None,
+    vector: str | None = None,
+    text: str | None = None,
 ) -> Incoming:
     """Read a table with a vector column, an ``.npy``, or clip-retrieval's folder.
 
     The table may be a Parquet or Arrow file, or a folder that Hugging Face's `save_to_disk` wrote,
-    with all its splits. Columns that `export` added are left out: a map, pictures.
+    with all its splits. Columns that `export` added are left out: a map, pictures. Rows without an
+    id, a vector of finite numbers, or a text (in ``text``, or in a column of that name) are left
+    out, and stand in ``failed``.
 
     Raises
     ------
     BadSource, MissingColumn
-        If it is none of these, or its vectors are not finite and of one length.
+        If it is none of these, its vectors have several lengths, or no row can be taken.
     """
     path = Path(path)
     is_saved = is_saved_folder(path)
     table: pa.Table | None = None
     known, row_names = KnownColumns(), None
+    bad: dict[int, str] = {}
     if path.is_dir() and not is_saved:
         table, vectors = _read_clip_retrieval(path)
     elif path.suffix == ".npy":
-        vectors = _checked(_load_npy(path), path.name)
+        vectors = numbers(_load_npy(path), path.name)
         beside = path.with_suffix(".items.parquet")
         if beside.exists():
             table, known, row_names = _read_table(beside)
@@ -85,7 +101,7 @@ def read_vectors(
         table, known, row_names = _read_table(path)
         name = vector or _vector_column(table, path)
         require_column(name, table.column_names, "--vector", Location.of(path))
-        vectors = matrix(table.column(name), path.name)
+        vectors, bad = matrix(table.column(name), path.name)
         table = table.drop_columns([name])
     else:
         raise BadSource(
@@ -96,8 +112,18 @@ def read_vectors(
         table = pa.table({"row": pa.array(range(len(vectors)))}).select([])
     elif len(table) != len(vectors):
         raise BadSource(f"{path} has {len(vectors)} vectors, but {len(table)} rows beside them")
-    ids = _ids(table, item_id, path, len(vectors), row_names)
-    return Incoming(ids, vectors, table, known)
+    try:
+        table, odd = with_texts(table)
+    except pa.ArrowInvalid as error:
+        raise BadSource(f"cannot read {path}: {error}") from None
+    ids, nameless = _ids(table, item_id, path, len(vectors), row_names)
+    bad = nameless | odd | odd_vectors(vectors) | without_text(table, text) | bad
+    if not bad:
+        return Incoming(ids, vectors, table, known)
+    kept = kept_rows(len(ids), bad, path.name)
+    names = row_names if row_names is not None else _names_by_row(path, len(ids))
+    failed = {names[row].as_py(): bad[row] for row in sorted(bad)}
+    return Incoming(ids.take(kept), vectors[kept], table.take(kept), known, failed)
 
 
 def import_vectors(
@@ -352,7 +378,7 @@ def _read_clip_retrieval(folder: Path) -> tuple[pa.Table | None, NDArray[np.floa
             break
     else:
         raise BadSource(f"{folder} holds no img_emb/*.npy: expected a folder of clip-retrieval")
-    vectors = np.concatenate([_checked(_load_npy(path), path.name) for path in files])
+    vectors = np.concatenate([numbers(_load_npy(path), path.name) for path in files])
     tables = sorted((folder / "metadata").glob("*.parquet"), key=_number)
     if not tables:
         return None, vectors
@@ -381,38 +407,26 @@ def _vector_column(table: pa.Table, path: Path) -> str:
     return str(found[0])
 
 
-def matrix(column: pa.ChunkedArray, name: str) -> NDArray[np.float32]:
-    """Return a column of lists of numbers as float32 (n, dim); ``name`` is the file's."""
-    if column.null_count:
-        raise BadSource(f"{column.null_count} rows of {name} have no vector")
-    lengths = pc.unique(pc.list_value_length(column))
-    if len(lengths) > 1:
-        raise BadSource(f"the vectors of {name} have {len(lengths)} lengths: expected one")
-    if len(column) == 0:
-        raise BadSource(f"{name} holds no vectors")
-    flat = np.concatenate([np.asarray(chunk.flatten()) for chunk in column.chunks])
-    return _checked(flat.reshape(len(column), -1), name)
-
-
-def _checked(vectors: NDArray[Any], name: str) -> NDArray[np.float32]:
-    if vectors.ndim != 2 or vectors.size == 0 or not np.issubdtype(vectors.dtype, np.number):
-        raise BadSource(f"{name} holds {vectors.dtype}{vectors.shape}: expected (n, dim) numbers")
-    result: NDArray[np.float32] = np.ascontiguousarray(vectors, np.float32)
-    if not np.isfinite(result).all():
-        raise BadSource(f"{name} holds NaN or infinity")
-    return result
-
-
 def _ids(
     table: pa.Table, item_id: str | None, path: Path, n: int, row_names: pa.Array | None
-) -> pa.Array:
+) -> tuple[pa.Array, dict[int, str]]:
+    """Return an id for each row, and the rows that have none in the column that was named."""
     if item_id is not None:
         require_column(item_id, table.column_names, "--id", Location.of(path))
-    names = [item_id] if item_id else [c for c in _PATH_COLUMNS if c in table.column_names]
-    for name in names:
+        try:
+            ids, nameless = own_ids(table.column(item_id), item_id)
+        except pa.ArrowException:
+            kind = table.schema.field(item_id).type
+            raise BadSource(f"column {item_id!r} holds {kind}: expected ids") from None
+        if len(pc.unique(ids.drop_null())) + len(nameless) < n:
+            raise BadSource(f"column {item_id!r} of {path.name} does not name each row once")
+        return ids.combine_chunks(), nameless
+    for name in (one for one in _PATH_COLUMNS if one in table.column_names):
         ids = as_strings(table.column(name)).combine_chunks()
         if ids.null_count == 0 and len(pc.unique(ids)) == n:
-            return ids
-        if item_id is not None:
-            raise BadSource(f"column {name!r} of {path.name} does not name each row once")
-    return row_names if row_names is not None else pa.array([f"{path.name}:{i}" for i in range(n)])
+            return ids, {}
+    return row_names if row_names is not None else _names_by_row(path, n), {}
+
+
+def _names_by_row(path: Path, n: int) -> pa.Array:
+    return pa.array([f"{path.name}:{row}" for row in range(n)], pa.string())

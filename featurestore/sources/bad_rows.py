@@ -60,3 +60,22 @@ def as_texts(column: pa.ChunkedArray, name: str) -> tuple[pa.ChunkedArray, dict[
             values[row] = None
             bad[row] = f"column {name!r} is not UTF-8 in this row: convert the file"
     return pa.chunked_array([pa.array(values, pa.string())]), bad
+
+
+def with_texts(table: pa.Table) -> tuple[pa.Table, dict[int, str]]:
+    """Return a table whose texts are UTF-8, and the rows that had others, now null.
+
+    Some programs write any bytes as texts. Other damage raises ArrowInvalid.
+    """
+    bad: dict[int, str] = {}
+    for at, field in enumerate(table.schema):
+        column = table.column(at)
+        if pa.types.is_string(field.type) or pa.types.is_large_string(field.type):
+            try:
+                column.validate(full=True)
+            except pa.ArrowInvalid as error:
+                if "UTF8" not in str(error):
+                    raise
+                column, odd = as_texts(column.cast(pa.large_binary()), field.name)
+                table, bad = table.set_column(at, field.name, column), odd | bad
+    return table, bad

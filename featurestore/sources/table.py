@@ -13,7 +13,13 @@ import pyarrow.compute as pc
 
 from featurestore.errors import BadSource
 from featurestore.sources.as_written import WrittenFloat, columns_of, typed
-from featurestore.sources.bad_rows import as_texts, bad_rows, with_bad_rows, without_blanks
+from featurestore.sources.bad_rows import (
+    as_texts,
+    bad_rows,
+    with_bad_rows,
+    with_texts,
+    without_blanks,
+)
 from featurestore.sources.class_names import hub_features, with_class_names
 from featurestore.sources.csv_rows import BLOCK_BYTES, form_of, n_blank_lines, read_csv
 from featurestore.sources.json_rows import json_rows
@@ -249,21 +255,7 @@ def _read_parquet(location: Location, options: SourceOptions) -> pa.Table:
             table = pa.table({"row": range(file.metadata.num_rows)})
     table = with_class_names(table, hub_features(schema))
     table = table.replace_schema_metadata({_UNREAD: json_text.dumps(images)})
-    return _with_texts(table)
-
-
-def _with_texts(table: pa.Table) -> pa.Table:
-    """Return a table whose texts are UTF-8: some programs write any bytes as texts."""
-    bad: dict[int, str] = {}
-    for at, field in enumerate(table.schema):
-        column = table.column(at)
-        if pa.types.is_string(field.type) or pa.types.is_large_string(field.type):
-            try:
-                column.validate(full=True)
-            except pa.ArrowInvalid:
-                column, odd = as_texts(column.cast(pa.large_binary()), field.name)
-                table, bad = table.set_column(at, field.name, column), odd | bad
-    return with_bad_rows(table, bad)
+    return with_bad_rows(*with_texts(table))
 
 
 def _holds_bytes(kind: pa.DataType) -> bool:
