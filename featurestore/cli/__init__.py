@@ -58,6 +58,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
         say(f"error: {error.strerror or error}{_at(error)}; what was committed before is kept")
         return 1
     except (KeyboardInterrupt, click.Abort) as stop:
+        if isinstance(stop.__cause__, EOFError):  # click takes it for the end of a terminal
+            say(f"error: a file ends too early ({stop.__cause__}): `featurestore verify` names it")
+            return 1
         if isinstance(stop, click.Abort) and stop.__cause__ is None:  # no, or nobody there to ask
             say("nothing was done: the question was not answered with yes (--yes answers it)")
             return INTERRUPTED

@@ -35,7 +35,7 @@ def show(
     dataset: str, run: str | None, store_path: str, again: bool, trust: bool, as_json: bool
 ) -> int:
     """List the runs of a data set, or print one again: its name, or latest."""
-    from featurestore.storage.files import matching, read_json
+    from featurestore.storage.files import matching, read_sealed
 
     if again and run is None:
         raise click.UsageError("--again needs a RUN: its name, or latest")
@@ -50,7 +50,7 @@ def show(
             print_table(["run", "kind", "about"], found)
         return 0
     path = _chosen(files, run, dataset)
-    card = read_json(path)
+    card = read_sealed(path)
     if again:
         return _run_again(kept, card, as_json)
     if as_json:
@@ -122,9 +122,9 @@ def _chosen(files: Sequence[StorePath], run: str, dataset: str) -> StorePath:
 
 
 def _line(path: StorePath) -> tuple[str, str, str]:
-    from featurestore.storage.files import read_json
+    from featurestore.storage.files import read_sealed
 
-    card = read_json(path)
+    card = read_sealed(path)
     kind = str(card.get("kind", ""))
     if kind == "transfer":
         about = ", ".join(f"{one['encoder']}: {one['kind']}" for one in card["verdicts"])

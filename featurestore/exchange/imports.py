@@ -17,7 +17,13 @@ from numpy.typing import NDArray
 
 from featurestore.curation.labels import attach
 from featurestore.errors import BadName, BadSource, FeatureStoreError, ModalityMismatch
-from featurestore.exchange.hf_folders import SavedTable, is_saved_folder, read_folder, read_stream
+from featurestore.exchange.hf_folders import (
+    SavedTable,
+    is_saved_folder,
+    read_folder,
+    read_stream,
+    validated,
+)
 from featurestore.exchange.known_columns import CLASSES, KnownColumns
 from featurestore.exchange.vector_rows import (
     kept_rows,
@@ -30,7 +36,7 @@ from featurestore.pipeline.writer import replace_items
 from featurestore.sources.bad_rows import with_texts
 from featurestore.sources.class_names import hub_features, with_class_names
 from featurestore.sources.listing import RESERVED, as_strings, canonical_split, require_column
-from featurestore.sources.locations import Location
+from featurestore.sources.locations import Location, check_regular
 from featurestore.sources.metadata import bar_note, free_name, own_ids, plain
 from featurestore.storage.columns import (
     agreed,
@@ -86,6 +92,7 @@ def read_vectors(
         If it is none of these, its vectors have several lengths, or no row can be taken.
     """
     path = Path(path)
+    check_regular(path)
     is_saved = is_saved_folder(path)
     table: pa.Table | None = None
     known, row_names = KnownColumns(), None
@@ -357,7 +364,7 @@ def _read_plain(path: Path) -> pa.Table:
         return pq.read_table(path)
     try:
         with pa.memory_map(str(path)) as file:
-            return pa.ipc.open_file(file).read_all()
+            return validated(pa.ipc.open_file(file).read_all())
     except pa.ArrowInvalid:
         return read_stream(path)  # so Hugging Face writes them
 
@@ -365,7 +372,7 @@ def _read_plain(path: Path) -> pa.Table:
 def _load_npy(path: Path) -> NDArray[Any]:
     try:
         loaded: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError) as error:
         raise BadSource(f"cannot read {path}: {error}") from None
     return loaded
 

@@ -146,7 +146,7 @@ def read_json(
     """Read an export as JSON or JSON_MIN; parameters and result as of `read_rows`."""
     try:
         tasks = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BadSource(f"{path} is no export of Label Studio: {error}") from None
     tasks = [tasks] if isinstance(tasks, dict) else tasks
     if not isinstance(tasks, list) or not all(isinstance(one, dict) for one in tasks):

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from featurestore.curation.reviews import Action, Review, table_of
 from featurestore.errors import BadSource, nearest
 from featurestore.exchange.label_studio import Read, known_labels, read_json, read_rows, tasks_of
+from featurestore.sources.locations import check_regular
 from featurestore.storage.files import write_file
 from featurestore.store.dataset import DataSet
 from featurestore.terms.labels import class_name
@@ -87,6 +88,7 @@ def read_noted(
     BadSource
         If the file cannot be read, lacks a column, or holds no known action.
     """
+    check_regular(path)
     try:
         if path.suffix == ".parquet":
             rows = pq.read_table(path).to_pylist()

@@ -71,10 +71,15 @@ def is_kept(view: View, kind: str) -> bool:
 def kept(path: Path) -> Arrays | None:
     """Return the arrays in a file; None where there is none, or a damaged one."""
     try:
-        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
-            return dict(file)
+        with path.open("rb") as stream:
+            with zipfile.ZipFile(stream) as whole:
+                if (damaged := whole.testzip()) is not None:
+                    raise ValueError(f"the sum of {damaged} is not what was written")
+            stream.seek(0)
+            with np.load(stream, allow_pickle=False) as file:
+                return dict(file)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, EOFError, KeyError, RuntimeError, zipfile.BadZipFile) as error:
         _log.warning("%s cannot be read (%s): made anew", path, error)
         return None

@@ -36,8 +36,9 @@ from featurestore.search.factory import (
     graph_bytes,
 )
 from featurestore.search.gpu import FaissIndex
-from featurestore.search.index_files import FORMAT, read_facts, read_files
-from featurestore.storage.files import sha256_of, written_beside
+from featurestore.search.index_files import FILES, FORMAT, read_facts, read_files
+from featurestore.storage.files import written_beside
+from featurestore.storage.sums import write_sums
 from featurestore.terms.intervals import wilson
 
 _SHARE_DEAD = 0.2  # from here on an index is built anew
@@ -315,7 +316,7 @@ class ApproximateIndex(VectorIndex):
             return updated.tuned(float(self.facts["wanted_recall"]), int(self.facts["seed"]))
         return updated
 
-    # On disk: index.faiss, keys.arrow, index.json, and sums.json: SHA-256 of the first two
+    # On disk: index.faiss, keys.arrow, index.json, and their sums
 
     def save(self, folder: Path) -> None:
         """Write it in place of what is there; the caller holds the lock of this index."""
@@ -326,10 +327,9 @@ class ApproximateIndex(VectorIndex):
             table = pa.table({"key": self.keys})
             with pa.ipc.new_file(str(temporary / "keys.arrow"), table.schema) as file:
                 file.write_table(table)
-            sums = {name: sha256_of(temporary / name) for name in ("index.faiss", "keys.arrow")}
-            (temporary / "sums.json").write_text(json.dumps(sums), encoding="utf-8")
             text = json.dumps(dict(self.facts), indent=1, sort_keys=True)
             (temporary / "index.json").write_text(text + "\n", encoding="utf-8")
+            write_sums(temporary, ("index.json", *FILES))
 
     @classmethod
     def open(

@@ -10,9 +10,10 @@ import pyarrow as pa
 
 from featurestore.errors import StoreCorrupt
 from featurestore.search.exact import load_faiss
-from featurestore.storage.files import sha256_of
+from featurestore.storage.sums import damage_of
 
 FORMAT = 1
+FILES = ("index.faiss", "keys.arrow")
 
 
 def read_facts(folder: Path) -> dict[str, Any] | None:
@@ -35,7 +36,20 @@ def read_facts(folder: Path) -> dict[str, Any] | None:
             f"{folder / 'index.json'} has format {version}, this release reads {FORMAT}: build the "
             "index anew with `featurestore index`"
         )
+    try:
+        damage = damage_of(folder, FILES)
+    except OSError as error:
+        damage = str(error)
+    if damage is not None:
+        raise StoreCorrupt(_of_no_use(folder, damage))
     return facts
+
+
+def _of_no_use(folder: Path, reason: str) -> str:
+    return (
+        f"the index in {folder} cannot be read: {reason}; delete the folder, or build it anew with "
+        "`featurestore index`"
+    )
 
 
 def check_index(folder: Path, dim: int) -> str | None:
@@ -44,11 +58,8 @@ def check_index(folder: Path, dim: int) -> str | None:
         facts = read_facts(folder)
         if facts is None:
             return None
-        sums = folder / "sums.json"  # indexes of 0.1 have none
-        written = json.loads(sums.read_text(encoding="utf-8")) if sums.exists() else {}
-        for name, digest in written.items():
-            if sha256_of(folder / name) != digest:
-                return f"{name} is not what was written (SHA-256): delete the folder"
+        if (damage := damage_of(folder, FILES, anew=True)) is not None:
+            return f"{damage}: delete the folder"
         if facts["dim"] != dim:
             return f"it is of dim {facts['dim']}, the view of {dim}: delete the folder"
         read_files(folder, dim)
@@ -70,8 +81,5 @@ def read_files(folder: Path, dim: int) -> tuple[Any, pa.Array]:
             )
     except (OSError, ValueError, KeyError, RuntimeError, pa.ArrowInvalid) as error:
         reason = " ".join(str(error).split())[:200]
-        raise StoreCorrupt(
-            f"the index in {folder} cannot be read: {reason}; delete the folder, or build it "
-            "anew with `featurestore index`"
-        ) from error
+        raise StoreCorrupt(_of_no_use(folder, reason)) from error
     return index, known

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import posixpath
 import re
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -16,6 +18,11 @@ from typing import Any
 from featurestore.errors import BadSource, MissingExtra
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+MOST_BYTES = 1 << 30  # of one picture, still encoded: no camera makes it, and it must fit in memory
+_OTHER_KINDS = (
+    (stat.S_ISFIFO, "a FIFO"), (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"), (stat.S_ISBLK, "a device"),
+)  # fmt: skip
 _WHEN = ("mtime", "LastModified", "last_modified", "updated", "created")
 
 
@@ -84,12 +91,22 @@ class Location:
         return bool(self._fs.isdir(self.text)) if self.is_url else Path(self.text).is_dir()
 
     def open(self) -> Any:
-        """Open for reading bytes."""
-        return self._fs.open(self.text, "rb") if self.is_url else Path(self.text).open("rb")
+        """Open for reading bytes.
+
+        Raises
+        ------
+        OSError
+            If there is none, or it is no regular file: a FIFO would block, a device never end.
+        """
+        if self.is_url:
+            return self._fs.open(self.text, "rb")
+        size_of_regular(self.text)
+        return Path(self.text).open("rb")
 
     def read(self) -> bytes:
-        """Return all bytes."""
+        """Return all bytes of a picture; raises OSError as `open`, and for one beyond all bounds."""
         if not self.is_url:
+            _check_size(size_of_regular(self.text))
             return Path(self.text).read_bytes()
         content: bytes = self._fs.cat_file(self.text)
         return content
@@ -100,8 +117,9 @@ class Location:
         Raises
         ------
         OSError
-            If the file ends before.
+            If the file ends before, or as in `read`.
         """
+        _check_size(size)
         if self.is_url:
             content: bytes = self._fs.cat_file(self.text, start=offset, end=offset + size)
         else:
@@ -134,6 +152,29 @@ class Location:
     @property
     def _fs(self) -> Any:
         return _file_system(self.text)
+
+
+def size_of_regular(path: str) -> int:
+    """Return the size of a file; raises OSError where it is none, but a FIFO, say."""
+    status = os.stat(path)  # noqa: PTH116 - hot
+    for is_one, what in _OTHER_KINDS:
+        if is_one(status.st_mode):
+            raise OSError(errno.EINVAL, f"not a file but {what}, which is never opened", path)
+    return status.st_size
+
+
+def check_regular(path: str | Path) -> None:
+    """Raise BadSource for a path that is a FIFO, a socket or a device; there may be nothing."""
+    if not is_url(str(path)) and Path(path).exists():
+        try:
+            size_of_regular(str(path))
+        except OSError as error:
+            raise BadSource(f"{path} is {error.strerror}: write it to a file") from None
+
+
+def _check_size(n_bytes: int) -> None:
+    if n_bytes > MOST_BYTES:
+        raise OSError(errno.EFBIG, f"{n_bytes:,} bytes; up to {MOST_BYTES:,} are read of one item")
 
 
 def is_url(text: str) -> bool:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from featurestore.errors import BadSource
 from featurestore.sources.listing import Source
-from featurestore.sources.locations import Location
+from featurestore.sources.locations import Location, check_regular
 
 
 def open_source(path: str | Path) -> Source:
@@ -28,6 +28,7 @@ def open_source(path: str | Path) -> Source:
     if text.startswith(HF_PREFIX) and not text.startswith(f"{HF_PREFIX}//"):
         return HfDataset(Location(text))
     location = Location.of(path)
+    check_regular(location.text)
     if location.suffix == ".tar":  # one shard, or shard-{000..099}.tar
         return TarShards(location)
     if location.suffix in READERS and (location.is_url or not location.is_dir()):

@@ -310,7 +310,7 @@ def _stats(root: Location, paths: list[str | None]) -> tuple[list[int], list[int
     def of(path: str | None) -> tuple[int, int]:
         try:
             return root.join(path or "\x00").stat()
-        except (OSError, ValueError):
+        except Exception:  # file systems raise what they like, and reading it will say what
             return 0, 0
 
     if not (root.is_url or any(path and is_url(path) for path in paths)):

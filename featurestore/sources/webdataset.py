@@ -29,6 +29,7 @@ from featurestore.terms.specs import Modality
 
 IMAGES = frozenset(ending[1:] for ending in IMAGE_ENDINGS)
 _SMALL = frozenset({"txt", "json", "cls"})
+_MOST_BYTES = 64 << 20  # of a small member
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 
 
@@ -312,9 +313,7 @@ def _members(
         else:
             offset, size = member.offset_data, member.size
             if (small := ending.rpartition(".")[2].lower()) in _SMALL:
-                content = tar.extractfile(member)
-                assert content is not None, "a regular file"
-                facts = _facts(small, content.read(), shard, member.name, damaged)
+                facts = _facts(tar, member, small, shard, damaged)
         places[member.name] = offset, size, facts
         yield _Member(
             member.name, f"{folder}/{stem}" if folder else stem, ending, offset, size, facts
@@ -400,18 +399,27 @@ def _add_facts(sample: _Sample, member: _Member, shard: Location) -> None:
 
 
 def _facts(
-    ending: str, content: bytes, shard: Location, name: str, damaged: list[tuple[Location, str]]
+    tar: tarfile.TarFile,
+    member: tarfile.TarInfo,
+    ending: str,
+    shard: Location,
+    damaged: list[tuple[Location, str]],
 ) -> dict[str, Any]:
     """Read a small member; a damaged one is noted, and only its item loses it."""
     try:
-        text = content.decode()
+        if member.size > _MOST_BYTES:
+            raise ValueError(f"{member.size:,} bytes; up to {_MOST_BYTES:,} are read of a .{ending}")
+        content = tar.extractfile(member)
+        assert content is not None, "a regular file"
+        text = content.read().decode()
         if ending == "txt":
             return {"txt": text}
         if ending == "cls":
             return {"label": text.removesuffix("\n").removesuffix("\r")}  # else as written
         value = json.loads(text, parse_float=WrittenFloat)
-    except ValueError as error:
-        damaged.append((shard, f"{name}: {error}"))
+    except (ValueError, RecursionError) as error:
+        reason = "nested too deep" if isinstance(error, RecursionError) else str(error)
+        damaged.append((shard, f"{member.name}: {reason}"))
         return {"txt": None} if ending == "txt" else {}
     if not isinstance(value, dict):
         return {"json": text}

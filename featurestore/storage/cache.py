@@ -1,14 +1,13 @@
 """A snapshot of a view as two memory-mapped files; derived, so it may be deleted.
 
 ``cache/<slug>/<snapshot>-<digest>/`` holds ``vectors.npy`` and ``items.arrow``, rows sorted by id,
-and ``sums.json``, their SHA-256. The digest is of the names of the shards that were read, which
+and `sums`. The digest is of the names of the shards that were read, which
 are hashes themselves: after a backup is restored, the same versions may name other shards. The
 folder is written beside its target and renamed, so it is never half written.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 from collections.abc import Callable
@@ -20,7 +19,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from featurestore.storage.files import sha256_of, written_beside
+from featurestore.storage.files import written_beside
+from featurestore.storage.sums import damage_of, write_sums
 
 WORTH_BYTES = 8 << 20  # smaller views are read from Parquet in no time
 N_KEPT = 2  # snapshots of one view
@@ -39,17 +39,24 @@ class Cached:
 
 
 def read_cache(folder: Path, erased_since: Callable[[], bool] = lambda: False) -> Cached | None:
-    """Return a snapshot's files, mapped into memory; None where there are none."""
+    """Return a snapshot's files, mapped into memory; None where there are none.
+
+    Files that are not what was written are deleted, with a word: they are made anew.
+    """
     try:
-        vectors = np.load(folder / "vectors.npy", mmap_mode="r", allow_pickle=False)
-        with pa.memory_map(str(folder / "items.arrow")) as file:
-            items = pa.ipc.open_file(file).read_all()
+        reason = damage_of(folder, FILES)
+        if reason is None:
+            vectors = np.load(folder / "vectors.npy", mmap_mode="r", allow_pickle=False)
+            with pa.memory_map(str(folder / "items.arrow")) as file:
+                items = pa.ipc.open_file(file).read_all()
+            return Cached(items, vectors, erased_since)
     except FileNotFoundError:
         return None
     except (OSError, ValueError, pa.ArrowInvalid) as error:
-        _log.warning("%s cannot be read (%s): read from Parquet instead", folder, error)
-        return None
-    return Cached(items, vectors, erased_since) if len(items) == len(vectors) else None
+        reason = str(error)
+    _log.warning("%s: %s; read from Parquet instead, and made anew", folder, reason)
+    shutil.rmtree(folder, ignore_errors=True)
+    return None
 
 
 def write_cache(folder: Path, cached: Cached) -> Thread | None:
@@ -64,15 +71,6 @@ def write_cache(folder: Path, cached: Cached) -> Thread | None:
     return thread
 
 
-def is_sound(folder: Path) -> bool:
-    """Whether the files are those that were written."""
-    try:
-        sums = json.loads((folder / "sums.json").read_text(encoding="utf-8"))
-        return all(sums[name] == sha256_of(folder / name) for name in FILES)
-    except (OSError, ValueError, KeyError):
-        return False
-
-
 def _write(folder: Path, cached: Cached) -> None:
     of_view = folder.parent
     try:
@@ -84,8 +82,7 @@ def _write(folder: Path, cached: Cached) -> None:
             np.save(temporary / "vectors.npy", cached.vectors)
             with pa.ipc.new_file(str(temporary / "items.arrow"), cached.items.schema) as writer:
                 writer.write_table(cached.items)
-            sums = {name: sha256_of(temporary / name) for name in FILES}
-            (temporary / "sums.json").write_text(json.dumps(sums), encoding="utf-8")
+            write_sums(temporary, FILES)
         if cached.erased_since():
             shutil.rmtree(folder)
         others = [(path.stat().st_mtime_ns, path) for path in of_view.iterdir() if path != folder]

@@ -18,9 +18,11 @@ from featurestore.storage.files import (
     make_folder,
     matching,
     read_json,
+    read_sealed,
     rewrite,
     write_file,
     write_json,
+    write_sealed,
 )
 from featurestore.storage.log_files import LOGS
 from featurestore.storage.remote import StorePath
@@ -206,12 +208,12 @@ class DatasetFolder:
         make_folder(folder)
         stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
         path = folder / f"{stamp}-{kind}.json"
-        write_json(path, {"kind": kind, "when": utc_now(), **value}, indent=None)
+        write_sealed(path, {"kind": kind, "when": utc_now(), **value})
         return path
 
     def runs(self, kind: str) -> list[dict[str, Any]]:
         """Return the run cards of a kind, newest first."""
-        return [read_json(path) for path in matching(self.path / "runs", f"*-{kind}.json")[::-1]]
+        return [read_sealed(path) for path in matching(self.path / "runs", f"*-{kind}.json")[::-1]]
 
     @property
     def n_erasures(self) -> int:

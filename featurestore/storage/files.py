@@ -13,7 +13,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from featurestore.errors import StoreBusy, StoreCorrupt
 from featurestore.storage.remote import ABSENT, RemotePath, StorePath, delete_all
 
 _ATTEMPTS = 20
+_SEAL = "sha256"
 
 
 @contextmanager
@@ -128,6 +129,33 @@ def json_bytes(value: object, *, indent: int | None = 1) -> bytes:
     """Return JSON as our files have it."""
     text = json.dumps(value, indent=indent, sort_keys=True, ensure_ascii=False)
     return f"{text}\n".encode()
+
+
+def write_sealed(path: StorePath, value: Mapping[str, Any]) -> None:
+    """Write a JSON object with the SHA-256 of what it says, which `read_sealed` looks at."""
+    write_json(path, {**value, _SEAL: _seal_of(value)}, indent=None)
+
+
+def read_sealed(path: StorePath) -> dict[str, Any]:
+    """Read a JSON object of `write_sealed`, or one of before that has no seal.
+
+    Raises
+    ------
+    StoreCorrupt
+        If it does not say what was written.
+    """
+    value = read_json(path)
+    seal = value.pop(_SEAL, None)
+    if seal is not None and seal != _seal_of(value):
+        raise StoreCorrupt(
+            f"{path} is not what was written (SHA-256): restore it from a backup, or delete it"
+        )
+    return value
+
+
+def _seal_of(value: Mapping[str, Any]) -> str:
+    as_read = json.loads(json.dumps(value))  # with keys that are text
+    return hashlib.sha256(json.dumps(as_read, sort_keys=True).encode()).hexdigest()
 
 
 def rewrite(path: StorePath, change: Callable[[bytes | None], bytes]) -> None:

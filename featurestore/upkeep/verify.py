@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,11 +19,12 @@ from featurestore.encoders.trust import Trust
 from featurestore.errors import FeatureStoreError, NotTrusted, StoreCorrupt
 from featurestore.search.index_files import check_index
 from featurestore.sources.reading import Reader, reason_of
-from featurestore.storage.cache import is_sound
+from featurestore.storage.cache import FILES
 from featurestore.storage.dataset_folder import DatasetFolder, view_folders
 from featurestore.storage.log_files import copy_file, lacking_copies, log_damage
 from featurestore.storage.remote import StorePath
 from featurestore.storage.shards import each_group
+from featurestore.storage.sums import damage_of
 from featurestore.storage.tables import Table
 from featurestore.storage.unnamed import unnamed_shards
 from featurestore.terms.specs import EncoderSpec
@@ -84,9 +86,8 @@ def _findings(
         if slug not in infos:  # one that was replaced: old versions of it may be read
             yield from _check_log(folder.view(slug))
     for cached in sorted((folder.local / "cache").glob("*/[0-9]*-*")):
-        if not is_sound(cached) and cached.exists():
-            what = "is not what was written, and may be served: delete the folder"
-            yield Finding(str(cached), what, "error")
+        if (damage := _damage_of_cache(cached)) is not None:
+            yield Finding(str(cached), f"{damage}: delete the folder", "error")
     for slug, info in infos.items():
         index = folder.local / "indexes" / slug
         if (damage := check_index(index, info["dim"])) is not None:
@@ -147,6 +148,13 @@ def _check_table(
         if shard.n_rows is not None and n_rows != shard.n_rows:
             what = f"it has {n_rows} rows, the log says {shard.n_rows}"
             yield Finding(str(shard.path), what, "error")
+
+
+def _damage_of_cache(folder: Path) -> str | None:
+    try:
+        return damage_of(folder, FILES, anew=True)
+    except OSError as error:
+        return str(error) if folder.exists() else None  # replaced meanwhile
 
 
 def _check_sources(folder: DatasetFolder, n_sample: int, seed: int) -> Iterator[Finding]:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from featurestore.errors import StoreCorrupt
 from featurestore.storage.dataset_folder import DatasetFolder
-from featurestore.storage.files import write_json
+from featurestore.storage.files import read_sealed, write_sealed
 from heads.catalogue.entry import HeadEntry
 from heads.experiments.inputs import Material
 from heads.labels.plan import Plan
@@ -20,6 +22,7 @@ from heads.measures.comparison import ComparedHead
 from heads.measures.evaluate import evaluate
 from heads.saved.provenance import library_versions
 
+_log = logging.getLogger(__name__)
 Progress = Callable[[int, int, str], None]  # fits done, fits in all, what is fitted
 
 CACHE_FORMAT = 7  # a change to how heads learn or are scored makes it one more
@@ -125,16 +128,17 @@ def run_cell(
     )
     if file is not None:
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_json(file, {"decides": decides, "cell": cell.to_json(repeats=True)}, indent=None)
+        write_sealed(file, {"decides": decides, "cell": cell.to_json(repeats=True)})
     return cell
 
 
 def _read(file: Path, decides: Mapping[str, Any], plan: Plan) -> ComparedHead | None:
     try:
-        kept = json.loads(file.read_text())
+        kept = read_sealed(file)
         if kept["decides"] != json.loads(json.dumps(decides)):
             return None
         truth = plan.target.values[plan.tested]
         return ComparedHead.from_json(kept["cell"], truth, plan.task, plan.estimand)
-    except (OSError, ValueError, KeyError, TypeError):  # damaged: it is derived, so make it anew
+    except (StoreCorrupt, KeyError, TypeError, ValueError) as error:
+        _log.info("%s is made anew: %s", file, error)
         return None

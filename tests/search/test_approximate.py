@@ -12,6 +12,7 @@ from featurestore.exchange.imports import Incoming, import_vectors
 from featurestore.search.approximate import ApproximateIndex
 from featurestore.search.exact import ExactIndex, Metric
 from featurestore.search.factory import choose_factory
+from featurestore.storage.sums import write_sums
 from featurestore.store.view_rows import ViewRows
 from featurestore.upkeep import erase
 from featurestore.upkeep.verify import verify
@@ -178,20 +179,23 @@ def test_a_damaged_index_is_named_and_searched_without(name, content, view, capl
 def test_an_index_of_another_format_or_dim_is_named_and_not_used(view, caplog):
     view.build_index()
     (path,) = view.dataset.path.glob("indexes/*/index.json")
-    facts = json.loads(path.read_text())
-    path.write_text(json.dumps(facts | {"format": 99}))
+    facts = path.read_text()
+    path.write_text(json.dumps(json.loads(facts) | {"format": 99}))
     assert isinstance(view.index(), ExactIndex)
     assert "has format 99, this release reads 1" in caplog.text
     (found,) = verify(view.dataset.folder, canary=False)
     assert "has format 99" in found.what
-    path.write_text(json.dumps(facts))
+    path.write_text(facts)
     import faiss
 
     other = faiss.IndexFlatIP(DIM + 1)
     faiss.write_index(other, str(path.with_name("index.faiss")))
     (found,) = verify(view.dataset.folder, canary=False)
     assert "index.faiss is not what was written" in found.what
-    path.with_name("sums.json").unlink()  # as of an earlier release
+    path.with_name("sums.json").unlink()
+    (found,) = verify(view.dataset.folder, canary=False)
+    assert "sums.json is missing or damaged" in found.what
+    write_sums(path.parent, ["index.faiss", "keys.arrow"])  # as of an earlier release
     (found,) = verify(view.dataset.folder, canary=False)
     assert f"of dim {DIM + 1}, expected" in found.what
     assert isinstance(view.index(), ExactIndex)
