@@ -24,10 +24,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from featurestore.storage import cache
 from tools import warm
 
-N, DIM, N_CLASSES = 3_000, 720, 3  # 8.6 MB: large enough to be cached
-SEARCH = ["search", "d", "--item", "i0007", "-k", "8", "--json"]
+N, DIM, N_CLASSES = 240, 24, 3
+SEARCH = ["search", "d", "--item", "i007", "-k", "8", "--json"]
 COMPARE = ["compare", "d", "--head", "prototype", "--json"]
 
 
@@ -55,14 +56,14 @@ def make_store(folder: Path) -> Path:
     classes = np.arange(N) % N_CLASSES
     vectors = rng.normal(size=(N, DIM)).astype(np.float32) + 3 * np.eye(DIM, dtype="f4")[classes]
     rows = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), DIM)
-    ids = [f"i{n:04d}" for n in range(N)]
+    ids = [f"i{n:03d}" for n in range(N)]
     kind = [f"class {one}" for one in classes]
     pq.write_table(pa.table({"id": ids, "kind": kind, "vector": rows}), folder / "in.parquet")
     store = folder / "store"
     for arguments in (
         ["import", str(folder / "in.parquet"), "--dataset", "d", "--name", "x",
          "--id", "id", "--label", "kind"],
-        ["index", "d", "--factory", "IVF32,SQ8", "--recall", "0.99"],
+        ["index", "d", "--factory", "IVF4,SQ8", "--recall", "0.99"],
         SEARCH,
         COMPARE,
         ["project", "d", "--method", "pca"],
@@ -131,7 +132,9 @@ def flips(store: Path, seeds: range) -> Iterator[tuple[str, Wrong | None]]:
         for command in target.commands:
             ended = warm.run([*command, "--store", str(store)])
             assert ended.code == 0, (command, ended)
-            answers[tuple(command)] = plain(ended.out)
+            answers[tuple(command)] = [plain(ended.out)]
+    exact = warm.run([*SEARCH, "--exact", "--store", str(store)])
+    answers[tuple(SEARCH)].append(plain(exact.out))  # without its index, a search is exact
     for seed in seeds:
         draw = random.Random(seed)
         target = known[seed % len(known)]
@@ -145,10 +148,10 @@ def flips(store: Path, seeds: range) -> Iterator[tuple[str, Wrong | None]]:
         shutil.copytree(kept, store)
 
 
-def _is_right(ended: warm.Ended, answer: Any, file: Path) -> bool:
+def _is_right(ended: warm.Ended, answers: list[Any], file: Path) -> bool:
     if ended.code == 0:
         try:
-            return bool(plain(ended.out) == answer)
+            return plain(ended.out) in answers
         except ValueError:
             return False
     lines = ended.err.strip().splitlines()
@@ -160,6 +163,7 @@ def main() -> int:
     """Run as many seeds as asked, and print a table."""
     n = int(sys.argv[1]) if len(sys.argv) > 1 else 300
     warm.preload()
+    cache.WORTH_BYTES = 0  # small views are cached, too; commands are forks of this process
     counts: Counter[str] = Counter()
     n_wrong = 0
     with tempfile.TemporaryDirectory() as folder:

@@ -6,6 +6,7 @@ child's alone, and its exit status is what the system says it is.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -102,10 +103,8 @@ def start(arguments: Sequence[str], environment: dict[str, str] | None = None) -
             traceback.print_exc()
         finally:
             _end(code)
-    try:
+    with contextlib.suppress(ProcessLookupError, PermissionError):  # it did so itself
         os.setpgid(pid, pid)
-    except (ProcessLookupError, PermissionError):
-        pass  # it did so itself
     os.close(out_fd)
     os.close(err_fd)
     return Running(pid, Path(out), Path(err), began)

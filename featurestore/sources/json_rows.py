@@ -5,11 +5,14 @@ from __future__ import annotations
 import codecs
 import json
 from collections.abc import Callable
+from itertools import accumulate
 from typing import Any
 
 from featurestore.sources.csv_rows import BLOCK_BYTES
 from featurestore.sources.locations import Location
 
+_DEEP = 500
+_STEPS = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
 _SHOWN = 60  # characters of a line that cannot be read
 
 
@@ -66,6 +69,19 @@ def json_rows(
     if n_unread == len(rows):
         raise ValueError(next(iter(bad.values()), "it is empty"))
     return rows, bad
+
+
+def is_deep(location: Location) -> bool:
+    """Whether a line may nest so deep that Arrow's reader, which recurses, ends the process."""
+    with location.open() as file:
+        return any(_depth(line) > _DEEP for line in file if len(line) > _DEEP)
+
+
+def _depth(line: bytes) -> int:
+    """Return how deep a line nests at most; brackets within its texts count, too."""
+    if line.count(b"[") + line.count(b"{") <= _DEEP:
+        return 0
+    return max(accumulate(_STEPS.get(one, 0) for one in line))
 
 
 def _object(text: str, parse_float: Callable[[str], Any] | None) -> dict[str, Any]:

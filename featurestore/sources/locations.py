@@ -18,7 +18,7 @@ from typing import Any
 from featurestore.errors import BadSource, MissingExtra
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
-MOST_BYTES = 1 << 30  # of one picture, still encoded: no camera makes it, and it must fit in memory
+MOST_BYTES = 1 << 30  # of one picture, still encoded: no camera makes more, and memory must hold it
 _OTHER_KINDS = (
     (stat.S_ISFIFO, "a FIFO"), (stat.S_ISSOCK, "a socket"),
     (stat.S_ISCHR, "a device"), (stat.S_ISBLK, "a device"),
@@ -104,7 +104,7 @@ class Location:
         return Path(self.text).open("rb")
 
     def read(self) -> bytes:
-        """Return all bytes of a picture; raises OSError as `open`, and for one beyond all bounds."""
+        """Return all bytes; raises OSError as `open`, and for more than `MOST_BYTES`."""
         if not self.is_url:
             _check_size(size_of_regular(self.text))
             return Path(self.text).read_bytes()

@@ -22,7 +22,7 @@ from featurestore.sources.bad_rows import (
 )
 from featurestore.sources.class_names import hub_features, with_class_names
 from featurestore.sources.csv_rows import BLOCK_BYTES, form_of, n_blank_lines, read_csv
-from featurestore.sources.json_rows import json_rows
+from featurestore.sources.json_rows import is_deep, json_rows
 from featurestore.sources.listing import SPLITS, Listing, SourceOptions, require_column
 from featurestore.sources.locations import Location, is_url
 from featurestore.sources.metadata import (
@@ -170,6 +170,8 @@ def _read_csv(location: Location, options: SourceOptions) -> pa.Table:
 
 def _read_jsonl(location: Location, options: SourceOptions) -> pa.Table:
     _no_columns(location, options.columns)
+    if is_deep(location):
+        return _exact_jsonl(location)
     try:
         table = _fast_jsonl(location, options)
         table.validate(full=True)

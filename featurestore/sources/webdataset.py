@@ -408,7 +408,9 @@ def _facts(
     """Read a small member; a damaged one is noted, and only its item loses it."""
     try:
         if member.size > _MOST_BYTES:
-            raise ValueError(f"{member.size:,} bytes; up to {_MOST_BYTES:,} are read of a .{ending}")
+            raise ValueError(
+                f"{member.size:,} bytes; up to {_MOST_BYTES:,} are read of a .{ending}"
+            )
         content = tar.extractfile(member)
         assert content is not None, "a regular file"
         text = content.read().decode()

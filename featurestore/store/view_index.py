@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from featurestore.errors import FeatureStoreError
+from featurestore.errors import FeatureStoreError, StoreCorrupt
 from featurestore.search.approximate import ApproximateIndex
 from featurestore.search.exact import ExactIndex
 from featurestore.search.factory import GRAPH, is_exact_enough
@@ -56,6 +56,9 @@ class ViewIndex:
             if facts is None or facts.get("metric") != metric:
                 return None
             return self._opened(facts, rows)
+        except StoreCorrupt as error:  # it says what to do
+            _log.warning("%s; searching exactly meanwhile", error)
+            return None
         except (FeatureStoreError, OSError, KeyError, TypeError, RuntimeError) as error:
             _log.warning(
                 "the index in %s cannot be used (%s): searching exactly; delete it, or build "

@@ -61,7 +61,8 @@ def test_a_path_of_a_table_that_cannot_be_read_fails_alone(path, reason, tiny_im
     fifo(tiny_images / "pipe.png")
     table = tiny_images / "t.csv"
     table.write_text(f"image,label\ndark/0.png,a\n{path},b\nlight/1.png,b\n")
-    code, out, err = fs("embed", table, "--image", "image", "--dataset", "d", "-e", "baseline:pixels")
+    arguments = ("--image", "image", "--dataset", "d", "-e", "baseline:pixels")
+    code, out, err = fs("embed", table, *arguments)
     assert code == 3, err
     assert "2 embedded, 1 failed" in out + err
     assert reason in out + err
@@ -134,4 +135,16 @@ def test_an_empty_npy_is_an_error_and_no_interruption(tmp_path, fs):
     (tmp_path / "x.npy").write_bytes(b"")
     code, _, err = fs("import", tmp_path / "x.npy", "--dataset", "e", "--name", "n")
     assert code == 1
-    assert "cannot read" in err and "x.npy" in err
+    assert "cannot read" in err
+    assert "x.npy" in err
+
+
+@pytest.mark.parametrize("deep", [DEEP, '{"a":' * 100_000 + "1" + "}" * 100_000])
+def test_a_deep_line_of_a_table_fails_alone(deep, tmp_path, fs):
+    lines = ['{"text": "a"}', f'{{"text": "b", "more": {deep}}}', '{"text": "c [[["}']
+    (tmp_path / "t.jsonl").write_text("\n".join(lines))
+    arguments = ("--text", "text", "--dataset", "d", "-e", "builtin:tiny-text")
+    code, out, err = fs("embed", tmp_path / "t.jsonl", *arguments)
+    assert code == 3, out + err
+    assert "2 embedded, 1 failed" in out + err
+    assert "line 2: nested too deep" in out + err
