@@ -13,6 +13,7 @@ from featurestore.cli import run
 from featurestore.demo.data import write_pictographs
 from featurestore.errors import BadName
 from featurestore.sources.listing import SourceOptions
+from featurestore.storage.files import read_sealed, write_sealed
 from featurestore.store.store import open_store
 from featurestore.upkeep.versions import _named_versions
 
@@ -115,20 +116,20 @@ def test_show_runs_a_card_again_and_says_what_differs(dataset, capsys):
     path = next(iter(sorted((dataset.path / "runs").glob("*curve.json"), reverse=True)))
     assert run(["show", "names", path.stem, "--again", "--json", "--store", store]) == 0
     assert json.loads(capsys.readouterr().out)["differ"] == []
-    card = json.loads(path.read_text())
+    card = read_sealed(path)
     card["budgets"][0]["scores"][0] += 0.5
     card["card"]["versions"]["numpy"] = "1.0"
-    path.write_text(json.dumps(card))
+    write_sealed(path, card)
     assert run(["show", "names", path.stem, "--again", "--store", store]) == 1
     out = capsys.readouterr().out
     assert "rows that differ: 1 (other libraries: numpy 1.0 → " in out
     path = next(iter(sorted((dataset.path / "runs").glob("*compare.json"), reverse=True)))
-    card = json.loads(path.read_text())
+    card = read_sealed(path)
     wrong = next(one for one in card["heads"] if one["head"] == "knn")
     before = wrong["scores"]["balanced_accuracy"]
     wrong["scores"]["balanced_accuracy"] = [0.01 * x for x in before]  # the last row now
     card["heads"] = [one for one in card["heads"] if one["head"] != "majority"]
-    path.write_text(json.dumps(card))
+    write_sealed(path, card)
     assert run(["show", "names", path.stem, "--again", "--store", store]) == 1
     told = capsys.readouterr().out.split("rows that differ: 2: ")[1]
     assert told.startswith(f"builtin:tiny-text knn: {0.01 * np.mean(before):.6g}, now ")
