@@ -53,6 +53,7 @@ def made(tmp_path_factory):
     """A folder with a store, bundles and new texts, all of which name code beside them."""
     folder = tmp_path_factory.mktemp("theirs")
     (folder / "theirs.py").write_text(THEIRS)
+    sys.modules.pop("theirs", None)  # of another test
     words = ["bad cab", "deaf egg", "had a bag", "gag fed"]
     lines = [f"t{n},{words[n % 4]} {n},{'xy'[n % 2]}" for n in range(40)]
     (folder / "texts.csv").write_text("\n".join(["id,words,kind", *lines]) + "\n")

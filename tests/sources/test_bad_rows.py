@@ -1,15 +1,22 @@
 """A row that cannot be read is one failure with its reason; all other rows are taken."""
 
+import csv
+import io
 import json
 import re
+import tempfile
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from featurestore.errors import BadSource
 from featurestore.sources import csv_rows, json_rows, table
 from featurestore.sources.listing import SourceOptions
+from featurestore.sources.locations import Location
 from featurestore.sources.opening import open_source
 
 OPEN = "a quotation mark opens a cell, and none closes it"
@@ -181,6 +188,36 @@ def test_blank_lines_of_a_single_column_are_said(tmp_path):
     assert list(found.values()) == ["one", "a\n\nb"]
     assert listing.notes[0] == "2 blank lines of t.csv are no rows"
     assert not any("blank" in one for one in taken(tmp_path / "t.csv", "text\none\ntwo\n")[1].notes)
+
+
+BAD = ["x", "x,y,z,0", '1,"open', '"open,2,3', "", "  "]
+ROWS = st.lists(st.one_of(
+    st.sampled_from(BAD),
+    st.tuples(*[st.text(st.characters(exclude_categories=["Cs"]), min_size=1)] * 3),
+), min_size=1, max_size=8)  # fmt: skip
+
+
+@settings(max_examples=60, deadline=None)
+@given(ROWS)
+def test_all_sound_rows_come_back_whatever_stands_between_them(rows):
+    """Any cells, written by Python's csv; a row that is bad takes no other with it."""
+    sound = [one for one in rows if isinstance(one, tuple)]
+    sink = io.StringIO(newline="")
+    out = csv.writer(sink)
+    out.writerow(["text", "b", "c"])
+    for one in rows:
+        out.writerow(one) if isinstance(one, tuple) else sink.write(f"{one}\n")
+    n_bad = sum(isinstance(one, str) and bool(one.strip()) for one in rows)
+    with tempfile.TemporaryDirectory() as folder:
+        location = Location.of(Path(folder, "t.csv"))
+        Path(location.text).write_text(sink.getvalue(), encoding="utf-8", newline="")
+        if not sound:
+            return
+        table, bad = csv_rows.read_csv(location, csv_rows.form_of(location))
+    found = zip(*(column.to_pylist() for column in table.columns), strict=True)
+    found = [tuple(one.decode() for one in row) for at, row in enumerate(found) if at not in bad]
+    assert found == sound
+    assert len(bad) == n_bad
 
 
 NAMELESS = [("a", "one", "x"), ("", "two", "y"), ("  ", "three", "x"), ("b", "four", "y")]
