@@ -1,7 +1,8 @@
-"""How far rows lie from the classes: Mahalanobis distances under one shrunken covariance."""
+"""How far rows lie from the classes, and from the nearest of their items."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -11,6 +12,8 @@ from numpy.typing import NDArray
 from featurestore.terms.vectors import class_sums, unit_rows
 
 _CHUNK_ROWS = 4096
+ROWS_OF_A_MEAN = 3  # of local means: that many or a little more
+_STEPS = 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,11 +86,7 @@ class ClassDistance:
 
     def squares(self, vectors: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
         """Return the squared distance of each row of (n, dim) to the nearest class, (n,)."""
-        parts = [
-            self._squares(vectors[at : at + _CHUNK_ROWS])
-            for at in range(0, len(vectors), _CHUNK_ROWS)
-        ]
-        return np.concatenate(parts) if parts else np.empty(0)
+        return _in_chunks(self._squares, vectors)
 
     def _squares(self, vectors: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
         unit = unit_rows(vectors).astype(np.float64)
@@ -111,6 +110,64 @@ def mahalanobis(
     known = np.ones(len(vectors), bool) if codes is None else codes >= 0
     fitted = ClassDistance.fit(vectors[known], None if codes is None else codes[known])
     return fitted.squares(vectors)
+
+
+def local_means(
+    vectors: NDArray[np.floating[Any]], codes: NDArray[np.intp], rng: np.random.Generator
+) -> NDArray[np.float64]:
+    """Return means (m, dim) of three to five vectors of length 1 of one class that lie together.
+
+    A class may be of several kinds, and bent: to lie near these says more than to lie near its
+    middle, as nearest neighbours do, of which they keep no single one. Each class is halved
+    across its longest direction, and again: all means are of as many rows (of fewer where the
+    class has fewer than three), since a mean of many lies nearer to every row.
+    """
+    unit = unit_rows(vectors).astype(np.float64)
+    found = []
+    for code in np.unique(codes):
+        own = unit[codes == code]
+        parts = [(own, max(1, len(own) // ROWS_OF_A_MEAN))]
+        while parts:
+            rows, n_means = parts.pop()
+            if n_means == 1:
+                found.append(rows.mean(axis=0))
+                continue
+            n_left = n_means // 2
+            order = np.argsort(_along_longest(rows, rng), kind="stable")
+            at = round(len(rows) * n_left / n_means)
+            parts += [(rows[order[:at]], n_left), (rows[order[at:]], n_means - n_left)]
+    return np.array(found)
+
+
+def _along_longest(rows: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.float64]:
+    """Return where rows lie along a direction of great variance, (n,), by power iteration."""
+    centred = rows - rows.mean(axis=0)
+    along = centred @ rng.normal(size=rows.shape[1])
+    for _ in range(_STEPS):
+        direction = along @ centred
+        along = centred @ (direction / max(float(np.linalg.norm(direction)), 1e-30))
+    return np.asarray(along)
+
+
+def squares_to(
+    means: NDArray[np.floating[Any]], vectors: NDArray[np.floating[Any]]
+) -> NDArray[np.float64]:
+    """Return the squared distance of each row of (n, dim), at length 1, to the nearest mean."""
+
+    def squares(some: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+        unit = unit_rows(some).astype(np.float64)
+        return np.asarray(_between(unit, np.asarray(means, np.float64)).min(axis=1))
+
+    return _in_chunks(squares, vectors)
+
+
+def _in_chunks(
+    squares: Callable[[NDArray[np.floating[Any]]], NDArray[np.float64]],
+    vectors: NDArray[np.floating[Any]],
+) -> NDArray[np.float64]:
+    starts = range(0, len(vectors), _CHUNK_ROWS)
+    parts = [squares(vectors[at : at + _CHUNK_ROWS]) for at in starts]
+    return np.concatenate(parts) if parts else np.empty(0)
 
 
 def _shrinkage(residual: NDArray[np.float64]) -> float:

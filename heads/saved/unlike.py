@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from heads.estimators.distance import ClassDistance
+from heads.estimators.distance import ClassDistance, local_means, squares_to
 
 SHARE = 0.95  # of the training items that lie less far out than one that is unlike them
 LEAST_ITEMS = 19  # 1 in 20 of new items lies farther out than all of 19
 FILE = "unlike.safetensors"
-_ARRAYS = frozenset({"means", "directions", "variances", "rest", "shrinkage", "reference"})
+_ARRAYS = frozenset(
+    {"means", "directions", "variances", "rest", "shrinkage", "local_means", "reference"}
+)
 # What the covariance and the training items' own distances are taken from, so that neither the
-# cost nor the file grows with the data: 0.2 to 5 s, and 4 bytes × dim × 1,024 at most.
+# cost nor the file grows with the data: 0.2 to 10 s, and 8 bytes × dim × 1,300 at most, besides
+# the classes' means.
 MOST_ROWS = 10_000
 MOST_ROWS_OF_LONG = 2000  # of vectors longer than that many directions
 MOST_DIRECTIONS = 1024
 ROWS_OF_A_CLASS = 20  # that lend their mean, at least, if there are so many
+MOST_LOCAL_ROWS = 4000  # that local means are taken from; of each class some more
+LOCAL_ROWS_OF_A_CLASS = 6
 FOLDS, MANY_FOLDS, ROWS_OF_MANY_FOLDS = 5, 10, 2000
 
 
@@ -79,10 +85,15 @@ class Unlike:
 
 @dataclass(frozen=True, eq=False)
 class Familiar:
-    """Where a head's training items lie: what a bundle keeps to know others from them."""
+    """Where a head's training items lie: what a bundle keeps to know others from them.
+
+    Two squared distances say how far out an item lies: to the nearest class, and to the nearest
+    of the local means. The greater of its two places among the training items counts.
+    """
 
     distance: ClassDistance
-    reference: NDArray[np.floating[Any]]  # (n,), ascending: squared distances of training items
+    local_means: NDArray[np.floating[Any]]  # (m, dim)
+    reference: NDArray[np.floating[Any]]  # (n, 2), of training items
 
     @classmethod
     def fit(
@@ -95,10 +106,10 @@ class Familiar:
     ) -> Self | None:
         """Learn from training vectors (n, dim); None where all lie in one block.
 
-        Each training item's own distance is one to classes that were learned without its block,
-        under a covariance without it, too: it would lie too near to what it helped to make. The
-        final distance learns from more rows, so that new items of the same kind lie a little
-        nearer than these: fewer than 5 % are called unlike, not more.
+        Each training item's own distances are those to classes and local means that were learned
+        without its block, under a covariance without it, too: it would lie too near to what it
+        helped to make. The final ones learn from more rows, so that new items of the same kind
+        lie a little nearer than these: fewer than 5 % are called unlike, not more.
 
         Parameters
         ----------
@@ -123,8 +134,11 @@ class Familiar:
         n_folds = FOLDS if len(rows) > ROWS_OF_MANY_FOLDS else MANY_FOLDS
         n_blocks = int(part.max()) + 1
         fold = (rng.permutation(n_blocks) % n_folds)[part]
+        is_local = np.zeros(len(lent), bool)
+        is_local[rng.permutation(len(lent))[:MOST_LOCAL_ROWS]] = True
+        is_local[_first_of_each(codes, LOCAL_ROWS_OF_A_CLASS, rng)] = True
         final, unit = _fitted(vectors, codes, rows, None)
-        reference = np.empty(len(rows))
+        reference = np.empty((len(rows), 2))
         for one in np.unique(fold[rows]).tolist():
             is_out = fold == one
             is_kept = ~is_out
@@ -136,14 +150,38 @@ class Familiar:
                 vectors[is_kept], codes[is_kept], place[rows[others]], final.shrinkage
             )
             out = np.flatnonzero(is_out[rows])
-            reference[out] = without.squares(vectors[rows[out]]) * (own_unit / unit)
-        return cls(final, np.sort(reference))
+            reference[out, 0] = without.squares(vectors[rows[out]]) * (own_unit / unit)
+            near = is_local & is_kept if (is_local & is_kept).any() else is_kept
+            means = local_means(vectors[near], codes[near], rng)
+            reference[out, 1] = squares_to(means, vectors[rows[out]])
+        means = local_means(vectors[is_local], codes[is_local], rng)
+        return cls(final, means, reference[np.lexsort(reference.T)])
 
     def __call__(self, vectors: NDArray[np.floating[Any]]) -> Unlike:
         """Say of each of n vectors, (n, dim), how far out it lies."""
-        n = len(self.reference)
-        found = np.searchsorted(self.reference, self.distance.squares(vectors), side="left")
-        return Unlike(found / n, n)
+        own = np.sort(self.reference, axis=0)
+        squares = self.distance.squares(vectors), squares_to(self.local_means, vectors)
+        place = [np.searchsorted(own[:, i], one) for i, one in enumerate(squares)]
+        greatest = np.maximum(*place)
+        leads = np.sign(place[0] - place[1])
+        n_nearer = np.zeros(len(vectors), np.intp)
+        for lead, nearer_than in self._places.items():
+            which = leads == lead
+            n_nearer[which] = np.searchsorted(nearer_than, greatest[which])
+        return Unlike(n_nearer / len(own), len(own))
+
+    @cached_property
+    def _places(self) -> dict[int, NDArray[np.intp]]:
+        """The greater place of each training item, ascending, by what leads for a new one.
+
+        Places are those among the training items and the new one together, as if it had been
+        there from the start: where it lies nearer by the other distance than a training item
+        that is nearer by the leading one, that item's place moves up by one. So a new item of
+        the same kind is as likely at any rank, with few items, too.
+        """
+        own = np.sort(self.reference, axis=0)
+        a, b = (np.searchsorted(own[:, i], self.reference[:, i]) for i in (0, 1))
+        return {lead: np.sort(np.maximum(a + (lead < 0), b + (lead > 0))) for lead in (-1, 0, 1)}
 
     def to_bytes(self) -> bytes:
         """Return the values as a safetensors file."""
@@ -156,6 +194,7 @@ class Familiar:
             "variances": kept.variances,
             "rest": np.array([kept.rest]),
             "shrinkage": np.array([kept.shrinkage]),
+            "local_means": self.local_means,
             "reference": self.reference,
         }
         small = {name: np.ascontiguousarray(one, np.float32) for name, one in arrays.items()}
@@ -187,25 +226,25 @@ class Familiar:
                 float(found["rest"][0]),
                 float(found["shrinkage"][0]),
             ),
+            found["local_means"],
             found["reference"].astype(np.float64),
         )
         read._check(dim)
         return read
 
     def _check(self, dim: int) -> None:
-        kept, reference = self.distance, self.reference
+        kept, local, reference = self.distance, self.local_means, self.reference
         rank = kept.variances.shape
-        shapes = kept.means.shape[1:], kept.directions.shape, reference.ndim
-        if shapes != ((dim,), (dim, *rank), 1) or not (len(kept.means) and len(reference)):
+        shapes = [one.shape[1:] for one in (kept.means, local, reference)]
+        is_full = all(map(len, (kept.means, local, reference)))
+        if [*shapes, kept.directions.shape] != [(dim,), (dim,), (2,), (dim, *rank)] or not is_full:
             raise ValueError(f"its shapes do not fit vectors of {dim} numbers")
         scalars = np.array([kept.rest, kept.shrinkage])
-        values = (kept.means, kept.directions, kept.variances, reference, scalars)
+        values = (kept.means, kept.directions, kept.variances, local, reference, scalars)
         is_fine = all(np.isfinite(one).all() for one in values)
         is_full = kept.directions.shape[1] == dim
         if not (is_fine and (kept.variances > 0).all() and (is_full or kept.rest > 0)):
             raise ValueError("variances must be above 0, and all values finite")
-        if (np.diff(reference) < 0).any():
-            raise ValueError("distances must ascend")
 
 
 def why_not(familiar: Familiar | None, reads: str) -> str | None:

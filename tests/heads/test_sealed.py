@@ -334,10 +334,15 @@ KINDS = {  # what was edited → (the edit, the file that is named)
         in_arrays(lambda found: found.update(reference=np.arange(9))), "unlike.safetensors",
     ),
     "distances that are no numbers": (
-        in_arrays(lambda found: found["reference"].__setitem__(-1, np.nan)), "unlike.safetensors",
+        in_arrays(lambda found: found["reference"].__setitem__((-1, 1), np.nan)),
+        "unlike.safetensors",
     ),
-    "distances that descend": (
-        in_arrays(lambda found: found.update(reference=found["reference"][::-1].copy())),
+    "distances of one kind": (
+        in_arrays(lambda found: found.update(reference=found["reference"][:, :1].copy())),
+        "unlike.safetensors",
+    ),
+    "no local means": (
+        in_arrays(lambda found: found.update(local_means=found["local_means"][:0].copy())),
         "unlike.safetensors",
     ),
     "a variance of 0": (
