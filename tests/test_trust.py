@@ -101,6 +101,7 @@ DOORS = {  # command → what it names
     "predict with a type": (("predict", "of-type", "new.csv"), TYPE),
     "train on words": (("train", "d", *ZERO_SHOT), ENCODER),
     "compare on words": (("compare", "d", *ZERO_SHOT), ENCODER),
+    "curve on words": (("curve", "d", *ZERO_SHOT), ENCODER),
     "run again": (("show", "known", "latest", "--again"), HEAD),
 }
 
@@ -131,6 +132,8 @@ def test_no_command_runs_code_unasked_and_each_does_with_trust(door, world, caps
         ("embed", "--dataset", "grows"),  # by the built-in encoder, not by those of the store
         ("show", "known", "latest"),
         ("export", "d", "out.parquet"),
+        ("quality", "d"),
+        ("transfer", "d", "--head", "prototype", "--no-blend"),
     ],
     ids=lambda words: words[0],
 )
