@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from featurestore.sources.bad_rows import emptied
 from featurestore.sources.locations import Location
@@ -199,21 +198,16 @@ def _as_utf8(content: bytes, form: Form) -> bytes:
 
 
 def _has_breaks(table: pa.Table) -> bool:
-    """Whether a value holds a line break: then a quote that nobody closed may have swallowed rows.
-
-    Most columns have no byte so low, which is quickly seen.
-    """
-
-    def has_low(column: pa.ChunkedArray) -> bool:
-        buffers = [chunk.buffers()[2] for chunk in column.chunks]
-        values = (np.frombuffer(one, np.uint8) for one in buffers if one is not None and one.size)
-        return any(int(one.min()) <= ord("\r") for one in values)
-
-    return any(
-        pc.any(pc.match_substring(column, one)).as_py()
-        for column in filter(has_low, table.columns)
-        for one in "\r\n"
-    )
+    """Whether a value may hold a line break: then an open quote may have swallowed rows."""
+    for column in table.columns:
+        for buffer in (chunk.buffers()[2] for chunk in column.chunks):
+            if buffer is None or not buffer.size:
+                continue
+            values = np.frombuffer(buffer, np.uint8)
+            # Most columns have no byte so low, which is seen at once.
+            if values.min() <= ord("\r") and any((values == ord(one)).any() for one in "\n\r"):
+                return True
+    return False
 
 
 class _Row(NamedTuple):
