@@ -431,3 +431,10 @@ def test_a_relabel_is_a_class_that_there_is(
     if not kept:
         assert "--new-class makes one" in capsys.readouterr().err
         assert run([*words, "--new-class"]) == 0
+
+
+def test_where_nothing_was_decided_there_is_nothing_to_export(view: View, tmp_path: Path) -> None:
+    out = tmp_path / "decided.csv"
+    store = str(view.dataset.store.path)
+    assert run(["review", view.dataset.name, "--export", str(out), "--store", store]) == 1
+    assert not out.exists()

@@ -155,6 +155,11 @@ def review(
         _import(found, Path(source), column, who=who, new_class=new_class)
     elif target is not None:
         kept = list(standing(read_reviews(found.folder)).values())
+        if not kept:
+            raise BadName(
+                f"nothing of {found.name} was decided yet, so there is nothing to export: "
+                "--item ITEM with --confirm, --relabel or --exclude decides"
+            )
         n = review_files.write(Path(target), kept, found)
         gone = f"; {len(kept) - n:,} items are gone" if n < len(kept) else ""
         say(f"{n:,} decisions in {target}{gone}")

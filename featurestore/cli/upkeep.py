@@ -44,7 +44,8 @@ def verify(
         print_json({"ok": not is_damaged, "findings": rows})
         return int(is_damaged)
     for name, findings in found.items():
-        click.echo(f"{name}: {'all is well' if not findings else f'{len(findings)} findings'}")
+        n = f"{len(findings):,} finding{'s' if len(findings) > 1 else ''}"
+        click.echo(f"{name}: {n if findings else 'all is well'}")
         for one in findings:
             click.echo(f"  {one.severity}: {one.where}: {one.what}")
     return int(is_damaged)
