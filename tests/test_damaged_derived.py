@@ -66,6 +66,12 @@ CHANGES = {
         lambda f: (f / "sums.json").write_text('{"small.txt": "0"}'),
         "sums.json is missing or damaged",
     ),
+    "a sum of what lies elsewhere": (
+        lambda f: (f / "sums.json").write_text(
+            '{"large.npy": "0", "small.txt": "0", "/dev/zero": "0"}'
+        ),
+        "sums.json is missing or damaged",
+    ),
     "not seen": (lambda f: (f / "seen.json").unlink(), None),
     "seen damaged": (lambda f: (f / "seen.json").write_text("{"), None),
 }  # fmt: skip

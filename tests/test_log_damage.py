@@ -199,7 +199,7 @@ def test_unnamed_rows_beside_a_whole_log_are_taken_in_if_asked_for(store, capsys
     assert len(store.view("d", "import:x").load()) == 4
     words = ["store", "repair", "d", "--store", str(store.path)]
     assert run(words) == 0
-    assert capsys.readouterr().out == "d: is whole\n"
+    assert capsys.readouterr().out == "d: its logs are whole\n"
     assert run([*words, "--unnamed"]) == 0
     assert "2 rows that no version names are taken in" in capsys.readouterr().out
     assert errors(store) == []
@@ -374,6 +374,17 @@ def test_a_checkpoint_that_cannot_be_used_is_deleted(how, store):
     repair(folder_of(store))
     assert errors(store) == []
     assert_equal(content(store), before)
+
+
+def test_a_damaged_copy_hides_no_damaged_checkpoint(store):
+    from deltalake import DeltaTable
+
+    log = log_of(store, 0).parent
+    DeltaTable(str(log.parent)).create_checkpoint()
+    (path,) = log.glob("*.checkpoint.parquet")
+    path.write_bytes(path.read_bytes()[:99] + b"PAR1")
+    log_files.copy_file(log.parent, 2).write_bytes(b"")
+    assert [one.severity for one in verify(folder_of(store))] == ["warning", "error"]
 
 
 def test_a_writer_killed_before_the_copy_is_no_damage(store, monkeypatch):

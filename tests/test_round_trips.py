@@ -12,9 +12,11 @@ from PIL import Image
 
 from featurestore.cli import run
 from featurestore.errors import BadName, BadSource, ShapeMismatch
+from featurestore.exchange import exports
 from featurestore.exchange.exports import export
 from featurestore.exchange.imports import Incoming, import_vectors, read_vectors
 from featurestore.exchange.known_columns import KEY
+from featurestore.exchange.pictures import KIND
 from featurestore.maps.projection import project
 from featurestore.sources.listing import SourceOptions
 from featurestore.store.store import open_store
@@ -122,9 +124,10 @@ def theirs(tmp_path):
     parts = {}
     for split, names in {"train": ["zebra", "dog", "unseen"], "validation": ["fox", "dog"]}.items():
         features = {"text": datasets.Value("string"), "label": datasets.ClassLabel(names=names)}
-        features |= {"v": datasets.List(datasets.Value("float32")), "look": datasets.Image()}
+        features |= {"v": datasets.List(datasets.Value("float32"))}
         rows = {"text": [f"{split} a", f"{split} b"], "label": [1, 0], "v": [[1.0, 2], [3, 4]]}
-        rows["look"] = [Image.new("RGB", (2, 2))] * 2
+        if split == "validation":
+            features["look"], rows["look"] = datasets.Image(), [Image.new("RGB", (2, 2))] * 2
         parts[split] = datasets.Dataset.from_dict(rows, features=datasets.Features(features))
     datasets.DatasetDict(parts).save_to_disk(str(tmp_path / "theirs"))
     return tmp_path / "theirs"
@@ -250,6 +253,12 @@ def test_pictures_go_along_as_asked_and_are_not_imported(how, name, pictures, tm
     assert "image_2" not in incoming.columns.column_names
     again = back(tmp_path / name, tmp_path / "other")
     assert described(again) == described(pictures)
+
+
+def test_pictures_are_written_in_small_groups(tmp_path):
+    rows = pa.table({"image": pa.array([{"bytes": b"x", "path": "x"}] * 150, KIND)})
+    exports._write_parquet(rows, tmp_path / "v.parquet")
+    assert pq.ParquetFile(tmp_path / "v.parquet").num_row_groups == 2
 
 
 def test_pictures_that_cannot_be_had_are_said(pictures, view, tmp_path):

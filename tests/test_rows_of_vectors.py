@@ -86,3 +86,21 @@ def test_import_names_what_it_left_out(fs, tmp_path):
     pq.write_table(rows(id=[["a"], ["b"]]), path)
     with pytest.raises(BadSource, match=r"column 'id' holds list<.*>: expected ids"):
         read_vectors(path, item_id="id")
+
+
+def test_ids_that_nobody_named(tmp_path):
+    path = tmp_path / "v.parquet"
+    pq.write_table(rows(item_id=["a", None, "c"]), path)  # ours
+    incoming = read_vectors(path)
+    assert incoming.ids.to_pylist() == ["a", "c"]
+    assert incoming.failed == {"v.parquet:1": "no id in the column 'item_id'"}
+    by_row = ["v.parquet:0", "v.parquet:1"]
+    for ids in (["a", None], [["a"], ["b"]], [b"\xff", b"b"]):
+        pq.write_table(rows(id=ids), path)
+        assert read_vectors(path).ids.to_pylist() == by_row
+
+
+def test_a_column_that_holds_no_vectors(tmp_path):
+    pq.write_table(rows(text=["a", "b"]), tmp_path / "v.parquet")
+    with pytest.raises(BadSource, match="holds string as vectors: expected lists of numbers"):
+        read_vectors(tmp_path / "v.parquet", vector="text")

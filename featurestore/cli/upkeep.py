@@ -86,7 +86,11 @@ def repair(
         print_json({"ok": is_whole, "done": not dry_run, "repairs": rows})
         return int(not is_whole)
     for name, repairs in done.items():
-        click.echo(f"{name}: {'to do' if dry_run else 'done'}" if repairs else f"{name}: is whole")
+        click.echo(
+            f"{name}: {'to do' if dry_run else 'done'}"
+            if repairs
+            else f"{name}: its logs are whole"
+        )
         for one in repairs:
             click.echo(f"  {'' if one.is_mended else 'not mended: '}{one.where}: {one.what}")
     return int(not is_whole)

@@ -15,7 +15,7 @@ from featurestore.errors import BadSource, ShapeMismatch
 from featurestore.exchange.hf_folders import write_folder
 from featurestore.exchange.imports import STORE_ONLY
 from featurestore.exchange.known_columns import KEY, KnownColumns
-from featurestore.exchange.pictures import pictures_of
+from featurestore.exchange.pictures import KIND, pictures_of
 from featurestore.exchange.vector_rows import matrix
 from featurestore.search.exact import ExactIndex
 from featurestore.store.view import View
@@ -112,7 +112,9 @@ def check_path(path: str | Path, *, has_map: bool = False) -> str:
 
 
 def _write_parquet(table: pa.Table, path: Path) -> None:
-    pq.write_table(table, path, row_group_size=16_384)
+    # Arrow reads no group of pictures of over 2 GB; Hugging Face writes groups of 100, too.
+    has_pictures = KIND in table.schema.types
+    pq.write_table(table, path, row_group_size=100 if has_pictures else 16_384)
 
 
 def _write_arrow(table: pa.Table, path: Path) -> None:
@@ -122,7 +124,7 @@ def _write_arrow(table: pa.Table, path: Path) -> None:
 
 def _write_npy(table: pa.Table, path: Path) -> None:
     np.save(path, matrix(table.column("vector"), path.name)[0])
-    pq.write_table(table.drop_columns(["vector"]), _items_beside(path))
+    _write_parquet(table.drop_columns(["vector"]), _items_beside(path))
 
 
 def _items_beside(path: Path) -> Path:

@@ -159,7 +159,8 @@ def _joined(knows: Sequence[KnownColumns]) -> KnownColumns:
         tasks = {**one.tasks, **tasks}
         for name, names in one.classes.items():
             classes[name] = [*dict.fromkeys([*classes.get(name, ()), *names])]
-    return KnownColumns(tasks, classes, knows[0].added)
+    added = dict.fromkeys(name for one in knows for name in one.added)
+    return KnownColumns(tasks, classes, tuple(added))
 
 
 def _read_one(folder: Path) -> tuple[pa.Table, KnownColumns, bool]:

@@ -34,7 +34,7 @@ from featurestore.exchange.vector_rows import (
 )
 from featurestore.pipeline.writer import replace_items
 from featurestore.sources.bad_rows import with_texts
-from featurestore.sources.class_names import hub_features, with_class_names
+from featurestore.sources.class_names import hub_features, is_list, with_class_names
 from featurestore.sources.listing import RESERVED, as_strings, canonical_split, require_column
 from featurestore.sources.locations import Location, check_regular
 from featurestore.sources.metadata import bar_note, free_name, own_ids, plain
@@ -402,10 +402,8 @@ def _vector_column(table: pa.Table, path: Path) -> str:
     found = [
         field.name
         for field in table.schema
-        if (pa.types.is_list(field.type) or pa.types.is_fixed_size_list(field.type)
-            or pa.types.is_large_list(field.type))
-        and pa.types.is_floating(field.type.value_type)
-    ]  # fmt: skip
+        if is_list(field.type) and pa.types.is_floating(field.type.value_type)
+    ]
     if len(found) != 1:
         raise BadSource(
             f"{path.name} has {len(found)} columns of vectors ({', '.join(found) or 'none'}): "
@@ -417,7 +415,10 @@ def _vector_column(table: pa.Table, path: Path) -> str:
 def _ids(
     table: pa.Table, item_id: str | None, path: Path, n: int, row_names: pa.Array | None
 ) -> tuple[pa.Array, dict[int, str]]:
-    """Return an id for each row, and the rows that have none in the column that was named."""
+    """Return an id for each row, and the rows that have none.
+
+    Those are of the column that was named, or of ``item_id``, in which `export` writes ids.
+    """
     if item_id is not None:
         require_column(item_id, table.column_names, "--id", Location.of(path))
         try:
@@ -429,9 +430,14 @@ def _ids(
             raise BadSource(f"column {item_id!r} of {path.name} does not name each row once")
         return ids.combine_chunks(), nameless
     for name in (one for one in _PATH_COLUMNS if one in table.column_names):
-        ids = as_strings(table.column(name)).combine_chunks()
-        if ids.null_count == 0 and len(pc.unique(ids)) == n:
-            return ids, {}
+        try:
+            ids = as_strings(table.column(name)).combine_chunks()
+        except pa.ArrowException:
+            continue  # lists, say
+        rows = np.flatnonzero(np.asarray(ids.is_null())).tolist()
+        is_named = not rows or (name == "item_id" and len(rows) < n)
+        if is_named and len(pc.unique(ids.drop_null())) + len(rows) == n:
+            return ids, dict.fromkeys(rows, f"no id in the column {name!r}")
     return row_names if row_names is not None else _names_by_row(path, n), {}
 
 

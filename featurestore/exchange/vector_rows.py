@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from featurestore.errors import BadSource
+from featurestore.sources.class_names import is_list
 
 
 def matrix(column: pa.ChunkedArray, name: str) -> tuple[NDArray[np.float32], dict[int, str]]:
@@ -25,6 +26,8 @@ def matrix(column: pa.ChunkedArray, name: str) -> tuple[NDArray[np.float32], dic
     """
     if len(column) == 0:
         raise BadSource(f"{name} holds no vectors")
+    if not is_list(column.type):
+        raise BadSource(f"{name} holds {column.type} as vectors: expected lists of numbers")
     lengths = np.asarray(pc.fill_null(pc.list_value_length(column), 0))
     is_there = lengths > 0
     found = np.unique(lengths[is_there])

@@ -72,7 +72,7 @@ def _named(values: pa.Array, feature: Any) -> pa.Array:
     if is_class(feature):
         return _names_of(values, feature["names"])
     inner, kind = _inner(feature), values.type
-    if inner is not None and _is_list(kind):
+    if inner is not None and is_list(kind):
         lengths = np.asarray(pc.fill_null(pc.list_value_length(values), 0))
         offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]), pa.int64())
         names = _named(values.flatten(), inner)
@@ -98,7 +98,8 @@ def _names_of(numbers: pa.Array, names: list[str]) -> pa.Array:
     return pa.array(names, pa.string()).take(chosen)
 
 
-def _is_list(kind: pa.DataType) -> bool:
+def is_list(kind: pa.DataType) -> bool:
+    """Whether values are lists, of one length or of several."""
     return bool(
         pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
     )

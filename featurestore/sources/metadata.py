@@ -59,13 +59,17 @@ class SourceItems:
 def as_listing(source: Source, options: SourceOptions, items: SourceItems) -> Listing:
     """Make a listing; columns that no option names are kept as free metadata."""
     table, ids, splits, bad = items.table, items.ids, items.splits, dict(items.bad)
+    names_by_row = ids if items.names is None else items.names
     known = table.column_names
     check_names(known, source.name)
     if options.id is not None:
         require_column(options.id, known, "--id", source.location)
         ids, nameless = own_ids(table.column(options.id), options.id)
         bad = nameless | bad
-        ids = pc.coalesce(ids, items.ids if items.names is None else items.names)
+        ids = pc.coalesce(ids, names_by_row)
+    unread = items.unread
+    if ids is not names_by_row and any(ids[row] == names_by_row[row] for row in items.bad):
+        unread = ("",)  # nobody can say which item such a row is
     content = without(items.content, bad) if bad else items.content
     if options.split is not None:
         require_column(options.split, known, "--split", source.location)
@@ -108,9 +112,7 @@ def as_listing(source: Source, options: SourceOptions, items: SourceItems) -> Li
     names = tuple(map(free_name, labels))
     pointed = frozenset(map(free_name, about(table).get("point", ())))
     failed = {rows["item_id"][row].as_py(): why for row, why in bad.items()}
-    return Listing(
-        rows, items.modality, names, tuple(notes), items.covers, items.unread, pointed, failed
-    )
+    return Listing(rows, items.modality, names, tuple(notes), items.covers, unread, pointed, failed)
 
 
 def own_ids(column: pa.ChunkedArray, name: str) -> tuple[pa.ChunkedArray, dict[int, str]]:

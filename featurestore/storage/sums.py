@@ -41,10 +41,11 @@ def damage_of(folder: Path, names: Sequence[str], *, anew: bool = False) -> str 
         (folder / name).stat()
     try:
         sums = json.loads((folder / SUMS).read_bytes())
-        missing = set(names) - sums.keys()
+        # A store may come from anybody: nothing outside of the folder is read.
+        is_sound = set(names) <= sums.keys() <= {path.name for path in folder.iterdir()}
     except (OSError, ValueError, AttributeError, RecursionError):
-        missing = set(names)
-    if missing:
+        is_sound = False
+    if not is_sound:
         return f"{SUMS} is missing or damaged"
     seen = {} if anew else _seen(folder)
     has_news = False

@@ -124,8 +124,9 @@ def _check_table(
     table: Table, check: Callable[[pa.Table], Iterator[str]] | None = None
 ) -> Iterator[Finding]:
     """Check files one by one; ``check`` names what is wrong with the rows of an intact one."""
-    damaged = list(_check_log(table))
-    yield from damaged
+    findings = list(_check_log(table))
+    yield from findings
+    damaged = [one for one in findings if one.severity == "error"]
     if not damaged and (damage := checkpoint_damage(table)) is not None:
         yield Finding(str(damage.path), damage.what, "error")
         return

@@ -240,6 +240,9 @@ def write(path, rows, names=("id", "text", "label")):
     return path
 
 
+ENCODER = {"text": "hashing", "image": "pixels"}
+
+
 @pytest.mark.parametrize("ending", [".csv", ".tsv", ".jsonl", ".parquet"])
 def test_rows_without_an_id_fail_alone(fs, tmp_path, ending):
     written = write(tmp_path / f"t{ending}", NAMELESS)
@@ -265,6 +268,26 @@ def test_rows_of_pictures_without_an_id_fail_alone(fs, tmp_path, write_image):
     )
     assert (code, "2 embedded, 1 failed" in err) == (3, True)
     assert "failed: t.csv:1: no id in the column 'id'" in err
+
+
+@pytest.mark.parametrize("kind", ["text", "image"])
+def test_an_item_whose_row_cannot_be_read_is_not_gone(kind, fs, tmp_path, write_image):
+    for number in (1, 2, 3):
+        write_image(tmp_path / f"{number}.png", number)
+    path = tmp_path / "t.csv"
+    lines = ["id,text,image", "a,one,1.png", "b,two,2.png", "c,three,3.png"]
+    path.write_text("\n".join(lines))
+    words = ["embed", path, "--dataset", "d", f"--{kind}", kind, "-e", f"baseline:{ENCODER[kind]}"]
+    words += ["--id", "id"] if kind == "text" else []
+    b = "b" if kind == "text" else "2.png"
+    assert fs(*words)[0] == 0
+    path.write_text("\n".join([*lines[:2], "b,two,2.png,more", lines[3]]))
+    code, _, err = fs(*words, "--prune")
+    assert (code, "gone" in err) == (3, False)
+    assert b in fs("sql", "select item_id from d")[1]
+    path.write_text("\n".join([*lines[:2], lines[3]]))
+    _, _, err = fs(*words, "--prune")
+    assert "2 items are gone from their source: dropped" in err  # it, and the row that failed
 
 
 def test_labels_leave_bad_rows_out_and_name_them(fs, tmp_path):
