@@ -24,7 +24,7 @@ from featurestore.sources.class_names import hub_features, with_class_names
 from featurestore.sources.csv_rows import BLOCK_BYTES, form_of, n_blank_lines, read_csv
 from featurestore.sources.json_rows import is_deep, json_rows
 from featurestore.sources.listing import SPLITS, Listing, SourceOptions, require_column
-from featurestore.sources.locations import Location, is_url
+from featurestore.sources.locations import Location, check_regular, is_url
 from featurestore.sources.metadata import (
     SourceItems,
     as_listing,
@@ -280,6 +280,7 @@ def _no_columns(location: Location, columns: tuple[str, ...] | None) -> None:
 
 def _clear(read: Callable[[Location, SourceOptions], pa.Table]) -> Callable[..., pa.Table]:
     def reader(location: Location, options: SourceOptions) -> pa.Table:
+        check_regular(location.text)
         try:
             table = read(location, options)
             table.column_names  # noqa: B018 - decodes the header

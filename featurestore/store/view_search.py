@@ -12,6 +12,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from featurestore.errors import BadSource, nearest
+from featurestore.sources.locations import Location
 from featurestore.store.view_index import Index
 from featurestore.store.view_rows import look_up
 from featurestore.terms.embeddings import Neighbors
@@ -60,6 +61,6 @@ def content_of(image: str | Path | bytes) -> bytes:
         return image
     path = Path(image)
     try:
-        return path.read_bytes()
+        return Location(str(path)).read()
     except OSError as error:
         raise BadSource(f"cannot read {path}: {error.strerror}") from None

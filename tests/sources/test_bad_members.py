@@ -85,6 +85,8 @@ def test_a_fifo_is_not_opened_by_other_commands(tmp_path, tiny_images, fs):
         ["import", tmp_path / "x.arrow", "--dataset", "e", "--name", "n"],
         ["import", tmp_path / "x.npy", "--dataset", "e", "--name", "n"],
         ["labels", "d", tmp_path / "x.csv", "--id", "a", "--label", "b"],
+        ["labels", "d", tmp_path / "x.parquet", "--id", "a", "--label", "b"],
+        ["search", "d", "--image", tmp_path / "x.npy"],
         ["review", "d", "--import", tmp_path / "x.json"],
         ["review", "d", "--import", tmp_path / "x.csv"],
     ):
