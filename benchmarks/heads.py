@@ -1,8 +1,9 @@
 """Heads: as fast as they should be, and as honest as they say.
 
-Run: python -m benchmarks.heads [speed] [honesty] [data] [words] [unlike]   (all by default)
-speed takes some 6 minutes on 2 cores, honesty 30, data 15, words 5, unlike 10 (the last three
-need ../shared).
+Run: python -m benchmarks.heads [speed] [honesty] [data] [words] [unlike] [twins]
+(all by default)
+speed takes some 6 minutes on 2 cores, honesty 30, data 15, words 5, unlike 10, twins 20 (the
+last four need ../shared).
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from sklearn.model_selection import PredefinedSplit
 import heads
 from benchmarks.memory import views_of
 from benchmarks.report import Row, at_least, at_most, on_all_cores, run_sections
+from benchmarks.twins import twins
 from benchmarks.unlike import unlike
 from featurestore.terms.intervals import wilson
 from heads.catalogue.table import DEFAULT_HEADS, HEADS
@@ -338,7 +340,14 @@ def words() -> list[Row]:
     return rows
 
 
-SECTIONS = {"speed": speed, "honesty": honesty, "data": data, "words": words, "unlike": unlike}
+SECTIONS = {
+    "speed": speed,
+    "honesty": honesty,
+    "data": data,
+    "words": words,
+    "unlike": unlike,
+    "twins": twins,
+}
 
 
 if __name__ == "__main__":
