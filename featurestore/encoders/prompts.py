@@ -46,7 +46,7 @@ def prompts_of(spec: EncoderSpec, named: Mapping[str, str | None]) -> Prompts:
             names = f"expected one of {', '.join(with_text)}" if with_text else "it has none"
             raise BadName(
                 f"the model of {spec} has no prompt named {written!r}: {names}; a text of your own "
-                f"stands in quotes: #prompt={quoted(written)}"
+                f'stands in quotes, within those of the shell: "#prompt={quoted(written)}"'
             )
         text = named[written] or ""
     return Prompts(text or None, query or text or None)
