@@ -4,6 +4,7 @@ import os
 import shutil
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 from threading import Thread
 
@@ -15,6 +16,7 @@ from featurestore.cli import run
 from featurestore.errors import FeatureStoreError, StoreCorrupt
 from featurestore.exchange.imports import Incoming, import_vectors
 from featurestore.storage import log_files
+from featurestore.storage.dataset_folder import DatasetFolder
 from featurestore.storage.log_files import log_damage
 from featurestore.storage.markers import begin_run
 from featurestore.storage.shards import view_rows, write_shard
@@ -28,12 +30,12 @@ OLD = time.time() - 3 * 86_400
 WHOLE = np.repeat(np.arange(1, 4, dtype=np.float32), 2)[:, None] * np.ones(4, np.float32)
 
 
-def take_in(store, number):
+def take_in(store, number, dataset="d"):
     ids = pa.array([f"{number}a", f"{number}b"])
     columns = pa.table({"n": ids, **({"late": ids} if number == 2 else {})})
     vectors = np.full((2, 4), number + 1, np.float32)
     rows = Incoming(ids, vectors, columns)
-    return import_vectors(store, rows, dataset="d", name="x", origin="o")
+    return import_vectors(store, rows, dataset=dataset, name="x", origin="o")
 
 
 @pytest.fixture(scope="module")
@@ -455,6 +457,47 @@ def test_a_view_that_a_kill_cut_off_blocks_nothing(store):
     assert errors(store) == []
     versions.vacuum(folder_of(store))
     erase.erase(folder_of(store), pa.array(["0a"]))
+
+
+def test_a_data_set_that_a_kill_cut_off_is_no_damage(store, monkeypatch):
+    """Its tables are there, dataset.json is not; the same command takes all in afterwards."""
+    kill(monkeypatch, store, DatasetFolder, "update", "before")
+    folder = store.folder("e")
+    assert (folder.path / "items" / "_delta_log").is_dir()
+    (found,) = verify(folder)
+    assert (found.severity, found.where) == ("warning", str(folder.path))
+    assert "`featurestore drop e`" in found.what
+    take_in(store, 0, dataset="e")
+    assert verify(folder) == []
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+@pytest.mark.parametrize(
+    ("owner", "name"), [(Table, "merge"), (DatasetFolder, "write_encoder"), (Table, "append")]
+)
+def test_an_import_that_a_kill_cut_off_is_no_damage(owner, name, moment, store, monkeypatch):
+    kill(monkeypatch, store, owner, name, moment)
+    assert verify(store.folder("e")) == []
+    if store.dataset("e").views() and len(store.view("e", "import:x").load()):
+        return  # all was done
+    take_in(store, 0, dataset="e")
+    assert verify(store.folder("e")) == []
+    assert store.view("e", "import:x").load().ids.tolist() == ["0a", "0b"]
+
+
+def kill(monkeypatch, store, owner, name, moment):
+    """Import into a new data set, and end before or after a call."""
+    real = getattr(owner, name)
+
+    def killed(*arguments, **options):
+        if moment == "after":
+            real(*arguments, **options)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, killed)
+        with suppress(KeyboardInterrupt):
+            take_in(store, 0, dataset="e")
 
 
 def test_the_command_line_says_it_in_words(store, capsys):

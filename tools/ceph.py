@@ -60,8 +60,11 @@ rgw_data = {folder}/rgw
 
 
 @contextmanager
-def running() -> Iterator[dict[str, str]]:
+def running(*, with_bucket: bool = True) -> Iterator[dict[str, str]]:
     """Serve from a process of its own; yield the environment that opens an empty bucket.
+
+    Without ``with_bucket``, `make_bucket` is left to the caller, such as one that forks later:
+    the client has threads.
 
     Raises
     ------
@@ -82,14 +85,16 @@ def running() -> Iterator[dict[str, str]]:
         raise RuntimeError(why)
     environment = json.loads(said)
     try:
-        _make_bucket(environment)
+        if with_bucket:
+            make_bucket(environment)
         yield environment
     finally:
         server.terminate()
         server.communicate(timeout=30)
 
 
-def _make_bucket(environment: dict[str, str]) -> None:
+def make_bucket(environment: dict[str, str]) -> None:
+    """Make the empty bucket."""
     from obstore import sign
     from obstore.store import S3Store
 

@@ -12,7 +12,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,8 +77,11 @@ def preload() -> None:
     assert all((deltalake, duckdb, faiss, pyarrow, sklearn, torch, dashboard, featurestore, heads))
 
 
-def start(arguments: Sequence[str], environment: dict[str, str] | None = None) -> Running:
-    """Begin a command line of ours in a process group of its own."""
+Work = Sequence[str] | Callable[[], object]  # a command line of ours, or a function
+
+
+def start(work: Work, environment: dict[str, str] | None = None) -> Running:
+    """Begin a command line of ours, or a function, in a process group of its own."""
     folder = Path(tempfile.gettempdir())
     (out_fd, out), (err_fd, err) = (tempfile.mkstemp(dir=folder, prefix="warm-") for _ in range(2))
     began = time.monotonic()
@@ -92,9 +95,13 @@ def start(arguments: Sequence[str], environment: dict[str, str] | None = None) -
             sys.stdout = os.fdopen(1, "w", closefd=False)
             sys.stderr = os.fdopen(2, "w", closefd=False)
             os.environ.update(environment or {})
-            from featurestore.cli import main
+            if callable(work):
+                work()
+                code = 0
+            else:
+                from featurestore.cli import main
 
-            main(list(arguments))
+                main(list(work))
         except SystemExit as done:
             code = done.code if isinstance(done.code, int) else int(done.code is not None)
         except BaseException:
@@ -122,6 +129,6 @@ def _end(code: int) -> None:
     os._exit(code)
 
 
-def run(arguments: Sequence[str], environment: dict[str, str] | None = None) -> Ended:
-    """Run a command line of ours in a process of its own, and wait for it."""
-    return start(arguments, environment).wait()
+def run(work: Work, environment: dict[str, str] | None = None) -> Ended:
+    """Run a command line of ours, or a function, in a process of its own, and wait for it."""
+    return start(work, environment).wait()

@@ -246,9 +246,9 @@ def _write_view(
     """Add vectors to the view; they replace those of the same items."""
     view = folder.create_view(resolved.slug, resolved.dim)
     drop = drop_equal({"item_id": rows.column("item_id")}, ["item_id"])
+    folder.write_encoder(resolved, {}, "elsewhere")  # first: vectors of no encoder are damage
     with folder.replacing(resolved.slug) if overwrite else nullcontext():
         view.merge(rows, drop=drop, keys=["item_id"])
-    folder.write_encoder(resolved, {}, "elsewhere")
 
 
 def _spec(name: str) -> EncoderSpec:

@@ -67,6 +67,13 @@ def verify(
 def _findings(
     folder: DatasetFolder, canary: bool, n_sample: int, seed: int, trust: Trust
 ) -> Iterator[Finding]:
+    if not folder.exists and not _has_shards(folder):
+        what = (
+            "a run was killed before it took anything in: run it again, or delete what it left: "
+            f"`featurestore drop {folder.name}`"
+        )
+        yield Finding(str(folder.path), what, "warning")
+        return
     try:
         folder.read()
         infos = folder.encoders()
@@ -100,6 +107,13 @@ def _findings(
             if not info["canary"]:
                 continue  # imported: nobody here can make these vectors
             yield from _check_encoder(folder.path / "views" / slug, info, trust)
+
+
+def _has_shards(folder: DatasetFolder) -> bool:
+    return any(
+        any(True for _ in folder.path.glob(f"{table}/*.parquet"))
+        for table in ("items", "failures", "views/*")
+    )
 
 
 def _check_log(table: Table) -> Iterator[Finding]:
