@@ -57,6 +57,14 @@ class Reader:
         return self._read(uri)
 
     def _read(self, uri: str) -> bytes:
+        try:
+            return self._bytes(uri)
+        except KeyError as error:  # a split or a column
+            raise ValueError(f"there is no {error} any more") from None
+        except IndexError as error:  # a row
+            raise ValueError(str(error)) from None
+
+    def _bytes(self, uri: str) -> bytes:
         if self.kind == "datasets":
             from featurestore.sources.hf_datasets import read_value
 

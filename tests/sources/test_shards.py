@@ -279,6 +279,22 @@ def test_a_saved_data_set_of_texts_in_another_order(datasets, tmp_path):
         listing(tmp_path / "saved", text="bod")
 
 
+def test_what_a_saved_data_set_has_no_more_is_said(datasets, tmp_path):
+    pictures = {"image": [Image.new("RGB", (2, 2))] * 2}
+    features = datasets.Features({"image": datasets.Image()})
+    one = datasets.Dataset.from_dict(pictures, features=features)
+    datasets.DatasetDict({"train": one}).save_to_disk(tmp_path / "saved")
+    read = Reader("datasets", str(tmp_path / "saved"))
+    assert read("train#image[1]")
+    for uri, reason in {
+        "test#image[0]": "there is no 'test' any more",
+        "train#look[0]": "there is no 'look' any more",
+        "train#image[2]": "out of",
+    }.items():
+        with pytest.raises(ValueError, match=reason):
+            read(uri)
+
+
 def test_a_hub_data_set_that_cannot_be_had_says_what_to_do(datasets, monkeypatch):
     def refuse(*arguments, **options):
         raise ConnectionError("offline")
