@@ -24,7 +24,8 @@ LOGS = ("_delta_log", COPIES)
 _COMMIT = re.compile(r"(\d{20})\.json")
 _CHECKPOINT = re.compile(r"(\d{20})\.checkpoint\.")
 _POINTER = "_last_checkpoint"
-_ACTIONS = {"add", "remove", "metaData", "protocol", "txn"}  # all but a commit's own note
+# All but a commit's own note; the last two are of other programs.
+_ACTIONS = {"add", "remove", "metaData", "protocol", "txn", "cdc", "domainMetadata"}
 _NAMES = [f'"{name}"'.encode() for name in _ACTIONS]
 _AT_ONCE = 64  # copies that one commit catches up on
 
