@@ -80,8 +80,15 @@ def preload() -> None:
 Work = Sequence[str] | Callable[[], object]  # a command line of ours, or a function
 
 
-def start(work: Work, environment: dict[str, str] | None = None) -> Running:
-    """Begin a command line of ours, or a function, in a process group of its own."""
+def start(
+    work: Work,
+    environment: dict[str, str] | None = None,
+    before: Callable[[], None] = lambda: None,
+) -> Running:
+    """Begin a command line of ours, or a function, in a process group of its own.
+
+    ``before()`` is called in it first.
+    """
     folder = Path(tempfile.gettempdir())
     (out_fd, out), (err_fd, err) = (tempfile.mkstemp(dir=folder, prefix="warm-") for _ in range(2))
     began = time.monotonic()
@@ -95,6 +102,7 @@ def start(work: Work, environment: dict[str, str] | None = None) -> Running:
             sys.stdout = os.fdopen(1, "w", closefd=False)
             sys.stderr = os.fdopen(2, "w", closefd=False)
             os.environ.update(environment or {})
+            before()
             if callable(work):
                 work()
                 code = 0

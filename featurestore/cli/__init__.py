@@ -1,14 +1,15 @@
 """The command line: arguments, output, exit codes. Data to stdout, messages to stderr.
 
-Exit codes: 0 success, 1 error, 2 usage, 3 finished with failed items, 130 interrupted,
-143 terminated (both with what was done kept).
+Exit codes: 0 success, 1 error, 2 usage, 3 finished with failed items, 4 more items than allowed
+are unlike the training items; 128 and the signal's number where one ended it, with what was done
+kept: 130 by Ctrl-C, 143 by SIGTERM, 129 by SIGHUP.
 Everything heavy is imported inside the commands, so that ``--help`` starts at once.
 """
 
 from __future__ import annotations
 
+import errno
 import os
-import signal
 import sys
 from collections.abc import Sequence
 
@@ -29,54 +30,101 @@ from featurestore.cli import (
     transfer,
     upkeep,
 )
-from featurestore.cli.exit_codes import INTERRUPTED, TERMINATED
+from featurestore.cli.exit_codes import INTERRUPTED
 from featurestore.cli.printing import say
 from featurestore.errors import FeatureStoreError
+from featurestore.storage import stopping
+from featurestore.storage.exhausted import causes, is_full_disk, is_out_of_memory
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit."""
     # Python starts other processes with the working folder as the first place of modules.
     os.environ.setdefault("PYTHONSAFEPATH", "1")
-    signal.signal(signal.SIGTERM, _terminate)  # of a scheduler or a container that stops
-    sys.exit(run(arguments))
+    stopping.stop_on_signals()
+    sys.exit(_written(run(arguments)))
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     try:
         code = cli.main(args=arguments, standalone_mode=False)
-    except click.exceptions.Exit as done:
-        return done.exit_code
-    except click.ClickException as error:
-        error.show()
-        return error.exit_code
-    except FeatureStoreError as error:
-        say(f"error: {error}")
-        return 1
-    except OSError as error:  # a full disk, a read-only folder: what was committed is kept
-        say(f"error: {error.strerror or error}{_at(error)}; what was committed before is kept")
-        return 1
-    except (KeyboardInterrupt, click.Abort) as stop:
-        if isinstance(stop.__cause__, EOFError):  # click takes it for the end of a terminal
-            say(f"error: a file ends too early ({stop.__cause__}): `featurestore verify` names it")
-            return 1
-        if isinstance(stop, click.Abort) and stop.__cause__ is None:  # no, or nobody there to ask
-            say("nothing was done: the question was not answered with yes (--yes answers it)")
-            return INTERRUPTED
-        say("interrupted; what was done is kept, and the next run goes on from there")
-        is_terminated = isinstance(stop.__cause__ or stop, _Terminated)
-        return TERMINATED if is_terminated else INTERRUPTED
+    except BaseException as error:
+        ended = _ended_by(error)
+        if ended is None:  # a fault of ours: its traceback helps to mend it
+            raise
+        return ended
     return code if isinstance(code, int) else 0
 
 
-class _Terminated(KeyboardInterrupt):
-    """SIGTERM: it ends a run as Ctrl-C does, with another exit code."""
+def _ended_by(error: BaseException) -> int | None:
+    """Say in one line why a command ends; return the exit code, None for what nobody foresaw."""
+    cause = error.__cause__
+    if (stopped := stopping.exit_code()) is not None:  # whatever a signal has led to
+        return _stopped(stopped)
+    if isinstance(error, click.exceptions.Exit):
+        return error.exit_code
+    if isinstance(error, click.ClickException):
+        error.show()
+        return error.exit_code
+    if isinstance(error, (KeyboardInterrupt, click.Abort)):
+        if isinstance(cause, EOFError):  # click takes it for the end of a terminal
+            say(f"error: a file ends too early ({cause}): `featurestore verify` names it")
+            return 1
+        if isinstance(error, click.Abort) and cause is None:  # no, or nobody there to ask
+            say("nothing was done: the question was not answered with yes (--yes answers it)")
+            return INTERRUPTED
+        return _stopped(INTERRUPTED)
+    line = _line_of(error)
+    if line is not None:
+        say(f"error: {line}")
+        return 1
+    return None
 
 
-def _terminate(*_: object) -> None:
-    signal.signal(signal.SIGTERM, lambda *_: None)  # once is enough; SIGKILL does not ask
-    raise _Terminated
+def _stopped(code: int) -> int:
+    say(stopping.STOPPED)
+    stopping.say_nothing_more()
+    return code
+
+
+def _line_of(error: BaseException) -> str | None:
+    """Return what people are told of an error; None for a fault of ours."""
+    if isinstance(error, FeatureStoreError):
+        return str(error)
+    for one in causes(error):
+        if is_full_disk(one):
+            number = getattr(one, "errno", None) or errno.ENOSPC
+            return (
+                f"{os.strerror(number)}{_at(one)}; what was committed before is kept: make room "
+                "there and run this again"
+            )
+        if is_out_of_memory(one):
+            reason = " ".join(str(one).split())[:200]
+            return (
+                f"out of memory{f' ({reason})' if reason else ''}; what was committed before is "
+                "kept: take fewer items (--limit, --where, --slice), smaller batches "
+                "(--batch-size, --num-workers), or a machine with more memory"
+            )
+    if isinstance(error, OSError):  # a read-only folder, say
+        said = " ".join(str(error.strerror or error).split())
+        return f"{said}{_at(error)}; what was committed before is kept"
+    return None
+
+
+def _at(error: BaseException) -> str:
+    return f": {error.filename}" if isinstance(error, OSError) and error.filename else ""
+
+
+def _written(code: int) -> int:
+    """Write what is left of the output, which may go to a full disk; return the exit code."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        say(f"error: the output is cut short: {error.strerror}")
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Python writes it again at its end
+        return code or 1
+    return code
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -102,7 +150,3 @@ for command in (
     start.dashboard, start.demo,
 ):  # fmt: skip
     cli.add_command(command)
-
-
-def _at(error: OSError) -> str:
-    return f": {error.filename}" if error.filename else ""

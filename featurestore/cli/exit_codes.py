@@ -2,4 +2,4 @@
 
 FAILED_ITEMS = 3  # finished, but some items failed
 UNLIKE_ITEMS = 4  # finished, but more items than allowed are unlike the training items
-INTERRUPTED, TERMINATED = 130, 143  # what was done is kept
+INTERRUPTED = 130  # what was done is kept; 128 and its number for other signals

@@ -31,7 +31,8 @@ def project(dataset: str, encoder: str | None, method: str, seed: int, store_pat
     def count(n_done: int, n: int) -> None:
         click.echo(f"\r\033[K{n_done:,}/{n:,} neighbors", err=True, nl=n_done == n)
 
-    xy = project(view, method, seed=seed, progress=count if sys.stderr.isatty() else None)
+    shown = count if sys.stderr.isatty() else None
+    xy = project(view, method, seed=seed, progress=shown, must_keep=True)
     say(f"{method} map of {len(xy):,} items of {view.name} is kept")
 
 

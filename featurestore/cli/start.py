@@ -9,6 +9,7 @@ import click
 from featurestore.cli.options import open_given, store_option, trust_option
 from featurestore.cli.printing import progress_bar
 from featurestore.cli.show_results import show_assessment, show_comparison
+from featurestore.storage import stopping
 
 
 @click.command(epilog="Example: featurestore dashboard --port 8501")
@@ -22,6 +23,7 @@ def dashboard(host: str, port: int, no_browser: bool, trust: bool, store_path: s
     from dashboard.launch import launch
 
     path = open_given(store_path).path
+    stopping.leave_to_others()  # Streamlit stops by itself, and the jobs beside it
     return launch(path, host=host, port=port, open_browser=not no_browser, trust=trust)
 
 

@@ -68,7 +68,7 @@ def decode_image(content: bytes, *, at_least_px: int | None = None) -> Image.Ima
         raise Undecodable("the file is empty")
     try:
         return _decoded(content, at_least_px)
-    except Undecodable:
+    except (Undecodable, MemoryError):
         raise
     except Exception as error:  # decoders raise what they like on damaged bytes
         image = _without_metadata(content, at_least_px)

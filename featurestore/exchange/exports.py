@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from featurestore.exchange.known_columns import KEY, KnownColumns
 from featurestore.exchange.pictures import KIND, pictures_of
 from featurestore.exchange.vector_rows import matrix
 from featurestore.search.exact import ExactIndex
+from featurestore.storage.files import written_beside
 from featurestore.store.view import View
 from featurestore.terms.vectors import principal
 
@@ -84,9 +86,16 @@ def export(
     path.parent.mkdir(parents=True, exist_ok=True)
     table = _with_facts(table, view, added)
     if ending == "" and split is None and table.column("split").null_count < len(table):
-        write_folder(table, path, by_split=True, say=say)
+        with written_beside(path) as temporary:
+            write_folder(table, temporary, by_split=True, say=say)
     else:
-        _WRITERS[ending](table, path)
+        with ExitStack() as files:  # all of it or nothing
+            if ending == ".npy":
+                _write_parquet(
+                    table.drop_columns(["vector"]),
+                    files.enter_context(written_beside(_items_beside(path))),
+                )
+            _WRITERS[ending](table, files.enter_context(written_beside(path)))
     return len(table)
 
 
@@ -123,8 +132,8 @@ def _write_arrow(table: pa.Table, path: Path) -> None:
 
 
 def _write_npy(table: pa.Table, path: Path) -> None:
-    np.save(path, matrix(table.column("vector"), path.name)[0])
-    _write_parquet(table.drop_columns(["vector"]), _items_beside(path))
+    with path.open("wb") as file:
+        np.save(file, matrix(table.column("vector"), path.name)[0])
 
 
 def _items_beside(path: Path) -> Path:

@@ -17,7 +17,7 @@ from featurestore.curation.reviews import Action, Review, table_of
 from featurestore.errors import BadSource, nearest
 from featurestore.exchange.label_studio import Read, known_labels, read_json, read_rows, tasks_of
 from featurestore.sources.locations import check_regular
-from featurestore.storage.files import write_file
+from featurestore.storage.files import write_file, written_beside
 from featurestore.store.dataset import DataSet
 from featurestore.terms.labels import class_name
 
@@ -35,12 +35,16 @@ def write(path: Path, reviews: Sequence[Review], dataset: DataSet) -> int:
         If the name ends otherwise.
     """
     if path.suffix == ".csv":
-        with path.open("w", newline="", encoding="utf-8") as file:
+        with (
+            written_beside(path) as temporary,
+            temporary.open("w", newline="", encoding="utf-8") as file,
+        ):
             writer = csv.DictWriter(file, _FIELDS)
             writer.writeheader()
             writer.writerows({name: getattr(one, name) for name in _FIELDS} for one in reviews)
     elif path.suffix == ".parquet":
-        pq.write_table(table_of(reviews), path)
+        with written_beside(path) as temporary:
+            pq.write_table(table_of(reviews), temporary)
     elif path.suffix == ".json":
         items = _items_of(reviews, dataset)
         tasks = tasks_of(reviews, items, dataset)

@@ -35,11 +35,13 @@ def derive(
     make: Callable[[], Arrays],
     *,
     is_final: Callable[[], bool] = lambda: True,
+    must_keep: bool = False,
 ) -> Arrays:
     """Return what was kept, else make it, and keep it if it is final.
 
     The view must be pinned (`View.now`), so that the arrays fit the name of their file. Where
-    the store cannot be written, they are made again the next time.
+    the store cannot be written, they are made again the next time, or with ``must_keep`` OSError
+    is raised.
     """
     path = path_of(view, kind)
     found = kept(path)
@@ -59,6 +61,8 @@ def derive(
         for old in all_kept[:-N_KEPT]:
             old.unlink(missing_ok=True)
     except OSError as error:
+        if must_keep:
+            raise
         _log.info("%s is not kept: %s", path, error)
     return made
 

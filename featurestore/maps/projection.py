@@ -24,6 +24,7 @@ def project(
     *,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
+    must_keep: bool = False,
 ) -> NDArray[np.float32]:
     """Return a map of the view's items, made once a snapshot.
 
@@ -37,6 +38,8 @@ def project(
         Of UMAP.
     progress : callable, optional
         Called with the rows of the kNN graph that are done, and all of them.
+    must_keep : bool
+        Raise OSError where the store takes no map, instead of making it again the next time.
 
     Returns
     -------
@@ -68,7 +71,7 @@ def project(
             return {"xy": fit_to_square(principal(vectors, 2))}
         return {"xy": fit_to_square(_umap(view, vectors, seed, progress))}
 
-    xy: NDArray[np.float32] = derive(view, _kind(method, seed), make)["xy"]
+    xy: NDArray[np.float32] = derive(view, _kind(method, seed), make, must_keep=must_keep)["xy"]
     return xy
 
 

@@ -28,6 +28,7 @@ from featurestore.encoders.images import REMARKS, decode_image
 from featurestore.errors import FeatureStoreError, Undecodable
 from featurestore.pipeline.batching import batched
 from featurestore.sources.reading import reason_of
+from featurestore.storage import stopping
 from featurestore.storage.markers import begin_run
 
 if TYPE_CHECKING:
@@ -114,6 +115,9 @@ def prepare_picture(
                 )
             except FeatureStoreError:
                 raise
+            except MemoryError:  # of this moment, not of the picture
+                reason = "out of memory while it was decoded: --retry-failed tries it again"
+                return Picture(failed_stage="read", error=reason, read_s=read_s)
             except Exception as error:  # this encoder's transform raises what it likes
                 errors[i] = f"{type(error).__name__}: {error}"
         decode_s = time.perf_counter() - started
@@ -216,8 +220,9 @@ def in_processes(
         ) from error
     finally:
         running.close()  # queued chunks then return without work
-        beside.shutdown(cancel_futures=True)
-        processes.shutdown()
+        is_asked = stopping.exit_code() is not None
+        beside.shutdown(wait=not is_asked, cancel_futures=True)
+        processes.shutdown(kill_workers=is_asked)  # one may hang in a read
 
 
 def _widen(processes: ProcessPoolExecutor) -> None:
@@ -240,12 +245,11 @@ def _uninterrupted() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield  # only the main thread may set handlers
         return
-    signals = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(one, signal.SIG_IGN) for one in signals]
+    before = [signal.signal(one, signal.SIG_IGN) for one in stopping.SIGNALS]
     try:
         yield
     finally:
-        for one, handler in zip(signals, before, strict=True):
+        for one, handler in zip(stopping.SIGNALS, before, strict=True):
             signal.signal(one, handler)
 
 
@@ -292,7 +296,7 @@ def _start(
 
     # loky would end a process that grows by 300 MB; readers may keep as much.
     process_executor._USE_PSUTIL = False
-    for one in (signal.SIGINT, signal.SIGTERM):
+    for one in stopping.SIGNALS:
         signal.signal(one, signal.SIG_IGN)  # the parent handles it, and ends us
     _given, _running = (readers, preparers, digests), running
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()

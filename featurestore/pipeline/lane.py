@@ -19,6 +19,8 @@ from featurestore.pipeline.options import EmbedOptions
 from featurestore.pipeline.profile import Clock
 from featurestore.pipeline.todo import Outcome, Ready
 from featurestore.storage import user_cache
+from featurestore.storage.exhausted import is_out_of_memory
+from featurestore.storage.stopping import finishing
 from featurestore.terms.specs import Modality
 
 _MANY = 16  # items in a row on which an encoder raises: is it they, or the encoder?
@@ -118,13 +120,13 @@ class Lane:
             first = self.under_way[0]
             vectors: Sequence[NDArray[np.float32]] | None
             try:
-                with clock.stage("encode", len(first.batch)):
+                with finishing(), clock.stage("encode", len(first.batch)):
                     self._launch_staged(-1 if n_left else None)
                     vectors = self.fetch(first.launched)
             except FeatureStoreError:
                 raise
             except Exception as error:  # an encoder raises what it likes
-                vectors, is_memory = None, _is_out_of_memory(error)
+                vectors, is_memory = None, is_out_of_memory(error)
             if vectors is None:
                 # Whatever else is under way may have failed with it: all of it again, in order.
                 again = [one.batch for one in self.under_way]
@@ -149,12 +151,12 @@ class Lane:
             return
         failure = ""
         try:
-            with clock.stage("encode", len(batch)) as timing:
+            with finishing(), clock.stage("encode", len(batch)) as timing:
                 vectors = self.fetch(self.launch(self.stage([item.content for item in batch])))
         except FeatureStoreError:
             raise
         except Exception as error:  # an encoder raises what it likes
-            is_memory = _is_out_of_memory(error)
+            is_memory = is_out_of_memory(error)
             failure = "out of memory on one item: " if is_memory else f"{type(error).__name__}: "
             failure += str(error)
         # Behind the except block, which holds on to what the failed pass had allocated.
@@ -232,12 +234,6 @@ class Lane:
                     yield _failure(item, view, "the encoder returned NaN or infinite values")
         for item in batch:
             self.hashes.pop(item.content_hash, None)
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    # torch raises OutOfMemoryError (a RuntimeError) on GPUs, a plain RuntimeError on CPUs.
-    text = str(error).lower()
-    return isinstance(error, MemoryError) or "out of memory" in text or "can't allocate" in text
 
 
 def _failure(item: Ready, view: int, error: str) -> Outcome:

@@ -75,11 +75,14 @@ class Preparation:
         def n_ahead() -> int:
             return self._window() + n_threads
 
-        with ThreadPoolExecutor(n_threads, thread_name_prefix="decode") as pool:
+        pool = ThreadPoolExecutor(n_threads, thread_name_prefix="decode")
+        try:
             stream = ahead(lambda todo: pool.submit(prepare, todo), todos, n_ahead)
             with closing(stream):
                 for _, prepared in stream:
                     yield prepared
+        finally:  # nobody waits for a read that hangs
+            pool.shutdown(wait=False, cancel_futures=True)
 
     def pictures_in_processes(self, todos: Iterable[Todo]) -> Generator[Prepared, None, None]:
         """Prepare images in other processes, ahead of the encoders."""

@@ -20,11 +20,12 @@ from queue import Empty
 from featurestore.errors import BadName, FeatureStoreError
 from featurestore.pipeline.job import EmbedRequest, embed
 from featurestore.pipeline.report import EmbedReport, Progress
+from featurestore.storage import stopping
+from featurestore.storage.exhausted import is_out_of_memory
 from featurestore.storage.remote import StorePath, as_path
 
 ALL = "all"
 _REPORT_S = 0.2
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _LAST_COMMIT_S = 120.0  # what an interrupted process may take to commit what it has
 _Message = Progress | str | list[EmbedReport] | BaseException
 
@@ -64,12 +65,13 @@ def embed_on(
     """
     if request.embed_options.overwrite:
         raise BadName("--overwrite runs on one device: a view is replaced when it is whole")
-    fleet = _Fleet.start(devices, str(store), dataset, request)
-    try:
-        while not fleet.is_over:
-            fleet.take_message(progress, say)
-    finally:
-        fleet.end()
+    with stopping.finishing():  # a signal is passed on, and each process keeps what it has
+        fleet = _Fleet.start(devices, str(store), dataset, request)
+        try:
+            while not fleet.is_over:
+                fleet.take_message(progress, say)
+        finally:
+            fleet.end()
     if fleet.failure is not None:
         raise fleet.failure
     reports = [fleet.reports[number] for number in sorted(fleet.reports)]
@@ -103,10 +105,10 @@ class _Fleet:
             part = replace(request, embed_options=options)
             arguments = (messages, number, store, dataset, part)
             processes.append(context.Process(target=_embed_part, args=arguments))
-        before = [signal.signal(one, signal.SIG_IGN) for one in _SIGNALS]  # inherited
+        before = [signal.signal(one, signal.SIG_IGN) for one in stopping.SIGNALS]  # inherited
         for process in processes:
             process.start()
-        for one, handler in zip(_SIGNALS, before, strict=True):
+        for one, handler in zip(stopping.SIGNALS, before, strict=True):
             signal.signal(one, handler)
         return cls(devices, processes, messages)
 
@@ -184,8 +186,8 @@ def _embed_part(
     request: EmbedRequest,
 ) -> None:
     """Embed one part in a process of its own; tell progress, and at last reports or an error."""
-    for one in _SIGNALS:  # a scheduler asks all processes at once
-        signal.signal(one, _once)
+    for one in (signal.SIGINT, signal.SIGTERM):  # a scheduler asks all processes at once
+        signal.signal(one, _once)  # SIGHUP stays ignored: the parent knows whether it counts
     last: dict[str, float] = {}
 
     def progress(now: Progress) -> None:
@@ -200,8 +202,12 @@ def _embed_part(
     result: _Message
     try:
         result = embed(as_path(store), dataset, request, progress=progress, say=say)
-    except (FeatureStoreError, OSError, KeyboardInterrupt) as error:
+    except (FeatureStoreError, OSError, MemoryError, KeyboardInterrupt) as error:
         result = error
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        result = MemoryError(str(error))
     _ignore()  # nothing is left to stop
     messages.put((number, result))
 
@@ -213,7 +219,10 @@ def _once(*_: object) -> None:
 
 
 def _ignore() -> None:
-    for one in _SIGNALS:  # by doing nothing: Python reports one that is ignored when it is here
+    for one in (
+        signal.SIGINT,
+        signal.SIGTERM,
+    ):  # by doing nothing: Python reports one that is ignored when it is here
         signal.signal(one, lambda *_: None)
 
 

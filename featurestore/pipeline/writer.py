@@ -21,6 +21,7 @@ from featurestore.sources.reading import Reader
 from featurestore.storage.columns import drop_equal, row_keys
 from featurestore.storage.dataset_folder import DatasetFolder, utc_now
 from featurestore.storage.shards import view_rows
+from featurestore.storage.stopping import finishing
 from featurestore.storage.tables import FAILURES
 
 COMMIT_ROWS = 16_384
@@ -168,6 +169,10 @@ class Writer:
         if self._is_closed:
             return
         self._is_closed = True
+        with finishing():
+            self._close()
+
+    def _close(self) -> None:
         try:
             self.flush()
             self._wait()

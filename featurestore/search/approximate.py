@@ -323,7 +323,9 @@ class ApproximateIndex(VectorIndex):
         folder.parent.mkdir(exist_ok=True)
         with written_beside(folder) as temporary:
             temporary.mkdir()
-            load_faiss().write_index(self._index, str(temporary / "index.faiss"))
+            faiss = load_faiss()
+            with (temporary / "index.faiss").open("wb") as faiss_file:  # FAISS's own prints, too
+                faiss.write_index(self._index, faiss.PyCallbackIOWriter(faiss_file.write))
             table = pa.table({"key": self.keys})
             with pa.ipc.new_file(str(temporary / "keys.arrow"), table.schema) as file:
                 file.write_table(table)

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Thread
+from threading import enumerate as enumerate_threads
 
 import numpy as np
 import pyarrow as pa
@@ -26,6 +27,7 @@ WORTH_BYTES = 8 << 20  # smaller views are read from Parquet in no time
 N_KEPT = 2  # snapshots of one view
 FILES = ("vectors.npy", "items.arrow")
 
+_THREAD = "featurestore-cache"
 _log = logging.getLogger(__name__)
 
 
@@ -66,9 +68,16 @@ def write_cache(folder: Path, cached: Cached) -> Thread | None:
     """
     if cached.vectors.nbytes < WORTH_BYTES or folder.exists():
         return None
-    thread = Thread(target=_write, args=(folder, cached), name="featurestore-cache")
+    thread = Thread(target=_write, args=(folder, cached), name=_THREAD)
     thread.start()
     return thread
+
+
+def wait_until_written() -> None:
+    """Wait for caches that are being written, before their store is deleted."""
+    for thread in enumerate_threads():
+        if thread.name == _THREAD:
+            thread.join()
 
 
 def _write(folder: Path, cached: Cached) -> None:
@@ -88,5 +97,5 @@ def _write(folder: Path, cached: Cached) -> None:
         others = [(path.stat().st_mtime_ns, path) for path in of_view.iterdir() if path != folder]
         for _, path in sorted(others, reverse=True)[N_KEPT - 1 :]:
             shutil.rmtree(path, ignore_errors=True)
-    except OSError as error:  # a read-only store, a full disk
+    except (OSError, MemoryError) as error:  # a read-only store, a full disk
         _log.info("no cache in %s: %s", of_view, error)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,7 +11,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from featurestore.errors import BadName, StoreCorrupt
+from featurestore.errors import BadName, StoreBusy, StoreCorrupt
+from featurestore.storage import stopping
 from featurestore.storage.dataset_file import DatasetFile, parse_description
 from featurestore.storage.files import (
     json_bytes,
@@ -252,11 +253,20 @@ class DatasetFolder:
         except Timeout:
             if on_wait is not None:
                 on_wait()
-            lock.acquire()
+            _wait_for(lock)
         try:
             yield
         finally:
             lock.release()
+
+
+def _wait_for(lock: FileLock) -> None:
+    while True:
+        with suppress(Timeout):
+            lock.acquire(timeout=1.0)
+            return
+        if stopping.exit_code() is not None:  # in a thread, which signals do not reach
+            raise StoreBusy("another process writes to the store, and this one was asked to stop")
 
 
 def view_folders(folder: DatasetFolder) -> list[str]:

@@ -20,6 +20,7 @@ from typing import Any
 from uuid import uuid4
 
 from featurestore.errors import StoreBusy, StoreCorrupt
+from featurestore.storage.exhausted import naming
 from featurestore.storage.remote import ABSENT, RemotePath, StorePath, delete_all
 
 _ATTEMPTS = 20
@@ -31,7 +32,8 @@ def temporary_beside(path: Path) -> Iterator[Path]:
     """Give an unused path beside ``path``; what is there at the end, file or folder, is deleted."""
     temporary = path.with_name(f".{path.name[:60]}.{uuid4().hex}.tmp")
     try:
-        yield temporary
+        with naming(path):
+            yield temporary
     finally:
         remove(temporary)
 
@@ -87,7 +89,8 @@ def sync(path: Path) -> None:
     """Wait until a file, or the names in a folder, are on the disk and outlive a power cut."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        with naming(path):
+            os.fsync(descriptor)
     except OSError as error:
         if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some file systems sync no folder
             raise
@@ -193,7 +196,7 @@ def append(path: StorePath, lines: bytes) -> None:
         rewrite(path, lambda now: (now or b"") + lines)
         return
     is_new = not path.exists()
-    with path.open("ab") as file:
+    with naming(path), path.open("ab") as file:
         torn = file.tell() > 0 and not _ends_whole(path)
         file.write((b"\n" if torn else b"") + lines)
         file.flush()

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from featurestore.errors import StoreCorrupt
+from featurestore.storage.exhausted import naming
 from featurestore.storage.files import publish, temporary_beside, write_file
 from featurestore.storage.plain_pages import NotPlain, plain_pages
 from featurestore.storage.remote import RemotePath, StorePath
@@ -66,7 +67,7 @@ def vectors_of(column: pa.ChunkedArray, dim: int) -> NDArray[np.float32]:
 def write_shard(rows: pa.Table, folder: StorePath) -> tuple[str, int]:
     """Write rows as a file; return its name and its size in bytes."""
     with temporary_beside(local_side(folder) / "shard.parquet") as temporary:
-        with temporary.open("wb", buffering=0) as file:
+        with naming(folder), temporary.open("wb", buffering=0) as file:
             sink = _Hashed(file)
             with pq.ParquetWriter(
                 pa.PythonFile(sink, mode="w"),

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from featurestore.errors import StoreBusy, StoreCorrupt, StoreUnreachable, UnknownSnapshot
 from featurestore.storage.columns import fit_to, new_columns, widened
+from featurestore.storage.exhausted import naming
 from featurestore.storage.files import make_folder
 from featurestore.storage.item_columns import FAILURES, ITEMS
 from featurestore.storage.log_files import commit_file, missing_commit, seal
@@ -378,9 +379,10 @@ def _check_log(path: StorePath, version: int | None) -> None:
 
 @contextmanager
 def _asked(path: StorePath) -> Iterator[None]:
-    """Turn delta-rs network errors into StoreUnreachable."""
+    """Turn delta-rs network errors into StoreUnreachable; name the table on a full disk."""
     try:
-        yield
+        with naming(path):
+            yield
     except OSError as error:
         if isinstance(path, RemotePath):
             raise StoreUnreachable(f"{path}: {_said(error)}") from None

@@ -21,7 +21,7 @@ from featurestore.search.index_files import check_index
 from featurestore.sources.reading import Reader, reason_of
 from featurestore.storage.cache import FILES
 from featurestore.storage.dataset_folder import DatasetFolder, view_folders
-from featurestore.storage.log_files import copy_file, lacking_copies, log_damage
+from featurestore.storage.log_files import copy_file, lacking_copies, log_damage, named_shards
 from featurestore.storage.remote import StorePath
 from featurestore.storage.shards import each_group
 from featurestore.storage.sums import damage_of
@@ -67,7 +67,7 @@ def verify(
 def _findings(
     folder: DatasetFolder, canary: bool, n_sample: int, seed: int, trust: Trust
 ) -> Iterator[Finding]:
-    if not folder.exists and not _has_shards(folder):
+    if _is_begun(folder):
         what = (
             "a run was killed before it took anything in: run it again, or delete what it left: "
             f"`featurestore drop {folder.name}`"
@@ -109,10 +109,11 @@ def _findings(
             yield from _check_encoder(folder.path / "views" / slug, info, trust)
 
 
-def _has_shards(folder: DatasetFolder) -> bool:
-    return any(
-        any(True for _ in folder.path.glob(f"{table}/*.parquet"))
-        for table in ("items", "failures", "views/*")
+def _is_begun(folder: DatasetFolder) -> bool:
+    """Whether a run was stopped before it committed a row of a new data set: nothing is lost."""
+    tables = [folder.items, folder.failures, *map(folder.view, view_folders(folder))]
+    return not folder.exists and not any(
+        named_shards(one.path)[1] or any(True for _ in one.path.glob("*.parquet")) for one in tables
     )
 
 

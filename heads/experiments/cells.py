@@ -14,6 +14,7 @@ from typing import Any
 from featurestore.errors import StoreCorrupt
 from featurestore.storage.dataset_folder import DatasetFolder
 from featurestore.storage.files import read_sealed, write_sealed
+from featurestore.storage.remote import StorePath
 from heads.catalogue.entry import HeadEntry
 from heads.experiments.inputs import Material
 from heads.labels.plan import Plan
@@ -127,9 +128,22 @@ def run_cell(
         material.encoder, head, done.report, done.seconds + more_seconds, done.chosen
     )
     if file is not None:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_sealed(file, {"decides": decides, "cell": cell.to_json(repeats=True)})
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_sealed(file, {"decides": decides, "cell": cell.to_json(repeats=True)})
+        except OSError as error:  # a full disk, a read-only store: it is run again the next time
+            _log.info("%s is not kept: %s", file, error)
     return cell
+
+
+def keep_run(dataset: AnyDataset, kind: str, card: Mapping[str, Any]) -> StorePath | None:
+    """Write a run card; where the store takes none, say so, as the answer is still right."""
+    try:
+        return run_folder(dataset).write_run(kind, card)
+    except OSError as error:
+        said = error.strerror or error
+        _log.warning("this run is not kept, so `featurestore show` does not know it: %s", said)
+        return None
 
 
 def _read(file: Path, decides: Mapping[str, Any], plan: Plan) -> ComparedHead | None:

@@ -12,7 +12,7 @@ from featurestore.errors import BadName, ModalityMismatch, NotEnoughData, neares
 from heads.catalogue.entry import HeadEntry
 from heads.catalogue.table import default_heads, head_entries
 from heads.catalogue.words import reads_words
-from heads.experiments.cells import Progress, Runner, cell_cache, run_folder
+from heads.experiments.cells import Progress, Runner, cell_cache, keep_run, run_folder
 from heads.experiments.inputs import Cell, baselines, of_views
 from heads.experiments.leaks import Leak, find_leak
 from heads.labels.options import PlanKeywords, PlanOptions, options_from
@@ -108,7 +108,7 @@ def compare(
     )
     comparison = _comparison(ground.plan, dataset.name, metric, compared, notes, card)
     if save:
-        run_folder(dataset).write_run("compare", comparison.to_json())
+        keep_run(dataset, "compare", comparison.to_json())
     return comparison
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from featurestore.errors import BadName, NotEnoughData
 from heads.catalogue.table import head_entries
-from heads.experiments.cells import Progress, Runner, cell_cache, run_folder
+from heads.experiments.cells import Progress, Runner, cell_cache, keep_run, run_folder
 from heads.experiments.compare import cells_of, check_metric
 from heads.experiments.inputs import Cell, baselines
 from heads.experiments.learning_curve import Budget, Curve, CurveCard
@@ -101,7 +101,7 @@ def curve(
         ),
     )
     if save:
-        run_folder(views[0].dataset).write_run("curve", curve.to_json())
+        keep_run(views[0].dataset, "curve", curve.to_json())
     return curve
 
 

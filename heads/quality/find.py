@@ -16,7 +16,7 @@ from featurestore.maps.graph import Graph, neighbor_graph
 from featurestore.terms.embeddings import Embeddings
 from featurestore.terms.labels import is_missing
 from heads.catalogue.table import head_entries
-from heads.experiments.cells import Progress, run_folder
+from heads.experiments.cells import Progress, keep_run, run_folder
 from heads.labels.options import PlanOptions
 from heads.labels.plan import Plan, make_plan, task_of
 from heads.labels.tasks import Task, texts_of
@@ -112,8 +112,8 @@ def find_issues(
         ),
     )
     if save:
-        path = run_folder(view.dataset).write_run("quality", report.to_json())
-        if erased_since():
+        path = keep_run(view.dataset, "quality", report.to_json())
+        if path is not None and erased_since():
             path.unlink(missing_ok=True)
             raise StoreBusy(f"items of {view.dataset.name!r} were erased meanwhile: look again")
     return report

@@ -146,6 +146,7 @@ def predict_rows(
     from featurestore.pipeline.options import EmbedOptions
     from featurestore.sources.opening import open_source
     from featurestore.sources.written import input_rows
+    from featurestore.storage.cache import wait_until_written
     from featurestore.store.store import open_store
 
     opened = open_source(source)
@@ -174,6 +175,7 @@ def predict_rows(
         else:
             ids, inputs = _inputs(views, blocks, rows.ids.to_pylist())
             found = answer(head, ids, inputs, least_confidence, failures, allow_empty=allow_empty)
+        wait_until_written()
         return AnsweredRows(rows, found, failed, (*notes, *_worth_saying(job.intake.notes)))
 
 

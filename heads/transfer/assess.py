@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 import numpy as np
 
 from featurestore.errors import NotEnoughData
-from heads.experiments.cells import Progress, Runner, cell_cache, run_folder
+from heads.experiments.cells import Progress, Runner, cell_cache, keep_run, run_folder
 from heads.experiments.compare import check_metric
 from heads.labels.options import options_from
 from heads.labels.plan import Plan
@@ -102,7 +102,7 @@ def assess_transfer(
     runner = Runner(asked.seed, cell_cache(cast.dataset) if save else None, progress, (metric,))
     assessment = _assessed(Trials(cast, ground, entries, metric, margin, runner), asked)
     if save:
-        run_folder(cast.dataset).write_run("transfer", assessment.to_json())
+        keep_run(cast.dataset, "transfer", assessment.to_json())
     return assessment
 
 
