@@ -273,3 +273,33 @@ def test_a_hangup_keeps_what_was_embedded(tmp_path, write_image):
     found = open_store(tmp_path / "store").view("d", "python:slow:Slow").load()
     assert 0 < len(found) < 60
     np.testing.assert_array_equal(found.vectors, np.ones((len(found), 2)))
+
+
+LIMITED = """
+import os, resource, signal, sys, time
+resource.setrlimit(resource.RLIMIT_AS, (8 << 30, 8 << 30))
+from featurestore import cli
+def work(**options):
+    print("begun", flush=True)
+    {work}
+cli.cli.main = work
+cli.main([])
+"""
+ENDS = {
+    "os.abort()": (1, "out of memory: under this limit (ulimit -v) a library ended"),
+    "os.kill(os.getpid(), signal.SIGKILL)": (1, "with SIGKILL; what was committed"),
+    "return 3": (3, ""),
+    "os.kill(os.getppid(), signal.SIGTERM); time.sleep(60)": (143, ""),
+}
+
+
+@pytest.mark.parametrize("work", ENDS)
+def test_under_ulimit_v_an_end_that_python_does_not_see_is_told(work):
+    code, words = ENDS[work]
+    done = subprocess.run(
+        [sys.executable, "-c", LIMITED.replace("{work}", work)],
+        capture_output=True, text=True, check=False, cwd=ROOT,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (code, "begun\n"), done.stderr
+    assert words in done.stderr
+    assert done.stderr.count("out of memory") == bool(words)

@@ -21,6 +21,7 @@ from featurestore.cli import (
     embed,
     exchange,
     learn,
+    limited,
     maps,
     predict,
     quality,
@@ -41,6 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit."""
     # Python starts other processes with the working folder as the first place of modules.
     os.environ.setdefault("PYTHONSAFEPATH", "1")
+    if limited.is_limited():
+        limited.go_on_in_a_child()
     stopping.stop_on_signals()
     sys.exit(_written(run(arguments)))
 
