@@ -12,6 +12,7 @@ import pyarrow as pa
 import pytest
 
 from featurestore import EmbedOptions, cli
+from featurestore.storage import stopping
 from featurestore.storage.exhausted import is_full_disk, is_out_of_memory, naming
 
 ROOT = Path(__file__).parents[1]
@@ -125,6 +126,18 @@ def test_no_memory_for_a_picture_is_tried_again(empty_store, tiny_images, monkey
         [tiny_images], dataset="d", encoders=["baseline:pixels#size=4"], embed_options=again
     )
     assert (report.n_failed, report.n_encoded) == (0, 6)
+
+
+@pytest.fixture(autouse=True)
+def signals_as_from_a_terminal():
+    """A suite under nohup, or that a shell runs with &, hands on signals that are ignored."""
+    before = {number: signal.getsignal(number) for number in stopping.SIGNALS}
+    for number, handler in before.items():
+        if handler is signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 # Each waits for something that never comes; a signal ends it.

@@ -17,6 +17,7 @@ from featurestore.pipeline.lane import Lane
 from featurestore.pipeline.profile import Clock
 from featurestore.pipeline.todo import CUT, UNKNOWN, Outcome, Ready, Todo
 from featurestore.sources.reading import Reader
+from featurestore.storage import stopping
 from featurestore.storage.columns import text_hash
 
 TEXT_WINDOW = 2048  # texts that are sorted by length together
@@ -81,8 +82,8 @@ class Preparation:
             with closing(stream):
                 for _, prepared in stream:
                     yield prepared
-        finally:  # nobody waits for a read that hangs
-            pool.shutdown(wait=False, cancel_futures=True)
+        finally:  # where a signal came, nobody waits for a read that hangs
+            pool.shutdown(wait=stopping.exit_code() is None, cancel_futures=True)
 
     def pictures_in_processes(self, todos: Iterable[Todo]) -> Generator[Prepared, None, None]:
         """Prepare images in other processes, ahead of the encoders."""
