@@ -27,7 +27,7 @@ def tool(*words):
     )  # fmt: skip
 
 
-def test_commands_end_with_one_line_on_a_full_disk_and_by_signals():
+def test_commands_end_with_one_line_on_a_full_disk():
     """Then a store is whole, and the command works when there is room again."""
     done = tool("suite")
     if done.returncode == 75:
@@ -220,7 +220,8 @@ def test_a_hangup_that_is_ignored_stays_ignored():
 
 
 def test_a_commit_is_let_end():
-    work = "with stopping.finishing():\n        try:\n            time.sleep(60)\n"
+    work = "with stopping.finishing():\n        try:\n"
+    work += "            print('begun', flush=True)\n            time.sleep(60)\n"
     work += (
         "        finally:\n            time.sleep(3)\n            print('committed', flush=True)"
     )
@@ -228,7 +229,7 @@ def test_a_commit_is_let_end():
         [sys.executable, "-c", BEGIN.format(wait=work)], cwd=ROOT, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
-    assert child.stdout.readline() == "waiting\n"
+    assert [child.stdout.readline() for _ in range(2)] == ["waiting\n", "begun\n"]
     child.send_signal(signal.SIGHUP)
     out, _ = child.communicate(timeout=60)
     assert (child.returncode, out) == (129, "committed\n")

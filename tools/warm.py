@@ -129,12 +129,15 @@ def _end(code: int) -> None:
     """End the child as Python would: its threads are waited for, its output is written."""
     import threading
 
-    for thread in threading.enumerate():
-        if thread is not threading.current_thread() and not thread.daemon:
-            thread.join()
-    for stream in (sys.stdout, sys.stderr):
-        stream.flush()
-    os._exit(code)
+    try:
+        for thread in threading.enumerate():
+            if thread is not threading.current_thread() and not thread.daemon:
+                with contextlib.suppress(RuntimeError):  # a signal came before it was started
+                    thread.join()
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+    finally:  # nothing of the parent's may run in the child
+        os._exit(code)
 
 
 def run(work: Work, environment: dict[str, str] | None = None) -> Ended:
