@@ -26,7 +26,7 @@ from heads.saved.provenance import library_versions
 _log = logging.getLogger(__name__)
 Progress = Callable[[int, int, str], None]  # fits done, fits in all, what is fitted
 
-CACHE_FORMAT = 7  # a change to how heads learn or are scored makes it one more
+CACHE_FORMAT = 8  # a change to how heads learn or are scored makes it one more
 
 
 def run_folder(dataset: AnyDataset) -> DatasetFolder:

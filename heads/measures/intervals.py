@@ -209,7 +209,8 @@ def bootstrap_interval(
 ) -> tuple[float, float]:
     """Return value ± t quantile × the bootstrap's standard error.
 
-    For shares on the logit scale, which keeps it within [0, 1] and lets it lean. From a
+    For shares on the logit scale, which keeps it within [0, 1] and lets it lean; the standard
+    error goes there by the derivative, since draws without a single error have no logit. From a
     standard error any level can be had, also the strict ones of many claims at once, whose
     percentiles 500 draws would not show. With t of n_units - 1 degrees few blocks count as few.
 
@@ -223,18 +224,16 @@ def bootstrap_interval(
     ----------
     .. [1] Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13.
     """
+    from scipy.special import expit
+
     if n_units < 2:
         return (0.0, 1.0) if is_share else (-math.inf, math.inf)
     draws = _defined(draws)
     quantile = _t_quantile(level, n_units)
-    if is_share and 0 < value < 1:
-        clipped = np.clip(draws, 1e-6, 1 - 1e-6)
-        spread = float(np.std(np.log(clipped / (1 - clipped)), ddof=1))
-        if spread > 1e-12:
-            centre, half = math.log(value / (1 - value)), quantile * spread
-            low, high = (1 / (1 + math.exp(-x)) for x in (centre - half, centre + half))
-            return low, high
     half = quantile * float(np.std(draws, ddof=1))
+    if is_share and 0 < value < 1 and half > 1e-12:
+        centre, half = math.log(value / (1 - value)), half / (value * (1 - value))
+        return float(expit(centre - half)), float(expit(centre + half))
     if half <= 1e-12 and is_share:
         return wilson(min(1.0, max(0.0, value)), n_units, level=level)
     return value - half, value + half

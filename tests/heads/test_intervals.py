@@ -11,6 +11,8 @@ from statsmodels.stats.proportion import proportion_confint
 
 from featurestore.terms.intervals import wilson
 from heads.measures.intervals import (
+    bootstrap_interval,
+    bootstrap_weights,
     corrected_t,
     mean_recall,
     mean_recall_difference,
@@ -131,3 +133,39 @@ def test_a_difference_that_is_there_is_found():
         low, _ = mean_recall_difference(u >= 0.01, u >= 0.03, strata)
         n_found += low > 0
     assert n_found / 200 > 0.9
+
+
+def of_blocks(correct, block):
+    """Interval of the share that is correct when whole blocks are drawn."""
+    weights = np.concatenate(list(bootstrap_weights(block)))
+    draws = weights @ correct / weights.sum(axis=1)
+    n_units = len(np.unique(block))
+    return bootstrap_interval(float(correct.mean()), draws, n_units=n_units, is_share=True)
+
+
+def test_one_error_in_a_grouped_test_split_leaves_an_interval_that_says_something():
+    """It was 0.002 to 1.000; each error more makes the interval lie lower."""
+    block, correct, before = np.arange(60) % 18, np.ones(60), 1.0
+    for row in (0, 7, 20, 33):
+        correct[row] = 0
+        low, high = of_blocks(correct, block)
+        assert 0.7 < low < correct.mean() < high < 1
+        assert low < before
+        before = low
+
+
+@pytest.mark.parametrize(("n_blocks", "size", "p"), [(18, 4, 0.98), (18, 4, 0.9), (40, 5, 0.97)])
+def test_shares_of_grouped_rows_are_covered_in_about_95_percent(n_blocks, size, p):
+    """Blocks that differ (a beta of intraclass correlation .1); two standard errors of 300."""
+    rng, n_covered = np.random.default_rng(5), 0
+    block = np.repeat(np.arange(n_blocks), size)
+    for _ in range(300):
+        of_block = rng.beta(9 * p, 9 * (1 - p), n_blocks)
+        low, high = of_blocks((rng.random(len(block)) < of_block[block]).astype(float), block)
+        n_covered += low <= p <= high
+    assert n_covered / 300 > 0.95 - 0.026
+
+
+def test_a_share_at_the_very_edge_has_an_interval_within_its_range():
+    low, high = bootstrap_interval(1 - 1e-9, np.array([0.2, 1.0]), n_units=2, is_share=True)
+    assert 0 <= low < high <= 1
