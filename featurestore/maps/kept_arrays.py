@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featurestore.storage.files import written_beside
+from featurestore.storage.sums import damage_of_zip
 from featurestore.store.view import View
 
 N_KEPT = 4  # of one kind and view: snapshots, and slices of them
@@ -75,15 +76,12 @@ def is_kept(view: View, kind: str) -> bool:
 def kept(path: Path) -> Arrays | None:
     """Return the arrays in a file; None where there is none, or a damaged one."""
     try:
-        with path.open("rb") as stream:
-            with zipfile.ZipFile(stream) as whole:
-                if (damaged := whole.testzip()) is not None:
-                    raise ValueError(f"the sum of {damaged} is not what was written")
-            stream.seek(0)
-            with np.load(stream, allow_pickle=False) as file:
-                return dict(file)
+        if (damage := damage_of_zip(path)) is not None:
+            raise ValueError(damage)
+        with np.load(path, allow_pickle=False) as file:
+            return dict(file)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, EOFError, KeyError, RuntimeError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, EOFError, KeyError) as error:
         _log.warning("%s cannot be read (%s): made anew", path, error)
         return None

@@ -10,6 +10,8 @@ reads all.
 from __future__ import annotations
 
 import json
+import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -62,6 +64,18 @@ def damage_of(folder: Path, names: Sequence[str], *, anew: bool = False) -> str 
         except OSError:  # a read-only store: the next process reads them again
             return None
     return None
+
+
+def damage_of_zip(path: Path) -> str | None:
+    """Return what is wrong with a zip file, such as an ``.npz``, by the sums that it holds."""
+    try:
+        with path.open("rb") as stream, zipfile.ZipFile(stream) as whole:
+            name = whole.testzip()
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+        return str(error) or type(error).__name__
+    return None if name is None else f"{name} in it is not what was written (CRC-32)"
 
 
 def _stamp(path: Path) -> list[int]:

@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,17 +16,15 @@ from featurestore.encoders.canary import check_canary
 from featurestore.encoders.loading import load_encoder
 from featurestore.encoders.trust import Trust
 from featurestore.errors import FeatureStoreError, NotTrusted, StoreCorrupt
-from featurestore.search.index_files import check_index
 from featurestore.sources.reading import Reader, reason_of
-from featurestore.storage.cache import FILES
 from featurestore.storage.dataset_folder import DatasetFolder, view_folders
 from featurestore.storage.log_files import copy_file, lacking_copies, log_damage, named_shards
 from featurestore.storage.remote import StorePath
 from featurestore.storage.shards import each_group
-from featurestore.storage.sums import damage_of
 from featurestore.storage.tables import Table
 from featurestore.storage.unnamed import unnamed_shards
 from featurestore.terms.specs import EncoderSpec
+from featurestore.upkeep.derived_checks import damaged_files
 from featurestore.upkeep.head_files import damaged_heads
 from featurestore.upkeep.log_checks import checkpoint_damage
 from featurestore.upkeep.row_checks import check_ids, check_vectors, shard_damage
@@ -56,10 +53,10 @@ def verify(
 
     Shards: present, of their size, of the SHA-256 that is their name, readable, of as many rows
     as the log says. Items: ids unique, texts those that were hashed. Views: dim, finite vectors.
-    Caches and indexes: of the bytes that were written. Heads: estimators as their cards have
-    them. Sources: ``n_sample`` items drawn by ``seed`` still have the content that was embedded.
-    Encoders, with ``canary``: those that can be loaded still give their probe vectors; one that
-    is code of its own is loaded where ``trust`` allows it.
+    Caches, indexes, maps, kept results and run cards: as they were written. Heads: estimators as
+    their cards have them. Sources: ``n_sample`` items drawn by ``seed`` still have the content
+    that was embedded. Encoders, with ``canary``: those that can be loaded still give their probe
+    vectors; one that is code of its own is loaded where ``trust`` allows it.
     """
     return list(_findings(folder, canary, n_sample, seed, trust))
 
@@ -92,13 +89,8 @@ def _findings(
     for slug in view_folders(folder):
         if slug not in infos:  # one that was replaced: old versions of it may be read
             yield from _check_log(folder.view(slug))
-    for cached in sorted((folder.local / "cache").glob("*/[0-9]*-*")):
-        if (damage := _damage_of_cache(cached)) is not None:
-            yield Finding(str(cached), f"{damage}: delete the folder", "error")
-    for slug, info in infos.items():
-        index = folder.local / "indexes" / slug
-        if (damage := check_index(index, info["dim"])) is not None:
-            yield Finding(str(index), damage, "error")
+    for file, damage in damaged_files(folder, infos):
+        yield Finding(str(file), damage, "error")
     for file, damage in damaged_heads(folder):
         yield Finding(str(file), damage, "error")
     yield from _check_sources(folder, n_sample, seed)
@@ -164,13 +156,6 @@ def _check_table(
         if shard.n_rows is not None and n_rows != shard.n_rows:
             what = f"it has {n_rows} rows, the log says {shard.n_rows}"
             yield Finding(str(shard.path), what, "error")
-
-
-def _damage_of_cache(folder: Path) -> str | None:
-    try:
-        return damage_of(folder, FILES, anew=True)
-    except OSError as error:
-        return str(error) if folder.exists() else None  # replaced meanwhile
 
 
 def _check_sources(folder: DatasetFolder, n_sample: int, seed: int) -> Iterator[Finding]:
