@@ -12,7 +12,7 @@ import click
 
 from featurestore.cli.exit_codes import FAILED_ITEMS, UNLIKE_ITEMS
 from featurestore.cli.options import json_option, trust_option
-from featurestore.cli.printing import json_text, progress_bar, say
+from featurestore.cli.printing import json_text, progress_bar, say, say_failed
 from featurestore.terms.labels import SEPARATOR
 
 if TYPE_CHECKING:
@@ -96,8 +96,7 @@ def predict(
     write_answers(found.to_arrow(), output, ending)
     for name, given in found.renamed.items():
         say(f"the input has a column {name!r}: what the head says is in {given!r}")
-    for one in found.failures:
-        say(f"failed: {one}")
+    say_failed(found.failures)
     if output is not None:
         for line in found.summary():
             say(line)
@@ -106,7 +105,7 @@ def predict(
     if most_unlike is not None and unlike is not None and unlike.share > most_unlike:
         say(
             f"{unlike.share:.1%} of the items are unlike the training items, more than "
-            f"--fail-if-unlike {most_unlike:.4g}"
+            f"--fail-if-unlike {100 * most_unlike:.4g}%"
         )
         return UNLIKE_ITEMS
     return FAILED_ITEMS if found.failures else 0

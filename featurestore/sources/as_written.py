@@ -123,6 +123,16 @@ def number_note(name: str, column: pa.ChunkedArray, table: pa.Table) -> str | No
     odd = odd or next((one for one in known if one.endswith(".0")), None)  # beside a whole number
     if odd is None:
         return None
+    spelt: dict[float, list[str]] = {}
+    for one, value in values.items():
+        spelt.setdefault(value, []).append(one)
+    alike = next((sorted(names) for names in spelt.values() if len(names) > 1), None)
+    if alike is not None:
+        shown = " and ".join(map(repr, alike))
+        return (
+            f"label {name!r} is kept as text: {shown} are {len(alike)} classes, though one number; "
+            "if they mean one class, spell them alike in the table and run this again"
+        )
     return (
         f"label {name!r} is kept as text, since {odd!r} would not stay as written if it were "
         f"the number {values[odd]:g}: --task regression of train and compare reads it as numbers"

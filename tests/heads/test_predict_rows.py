@@ -181,6 +181,18 @@ def test_all_rows_may_fail(bundle, tmp_path):
     assert all(row["failed"] and not row["predicted"] for row in found)
 
 
+def test_of_many_failed_rows_the_first_are_named(bundle, tmp_path, capsys):
+    """All of them stand in the output, with their reasons."""
+    rows = [[f"d{n}", "" if n else "a plate"] for n in range(61)]
+    source = written(tmp_path / "new.csv", ["id", "text"], rows)
+    out = tmp_path / "out.csv"
+    assert run(["predict", bundle, str(source), "--id", "id", "-o", str(out)]) == 3
+    said = capsys.readouterr().err.splitlines()
+    assert sum(line.startswith("failed: ") for line in said) == 20
+    assert "… and 40 more rows failed" in said
+    assert sum(bool(row["failed"]) for row in rows_of(out.read_text())) == 60
+
+
 def test_bytes_that_are_no_text_fail_in_their_row(bundle, tmp_path):
     table = tmp_path / "new.csv"
     table.write_bytes(b"text,n\na plate,1\na \xff crack,2\na crack,3\n")

@@ -105,6 +105,15 @@ def test_numbers_with_fixed_decimals_are_texts_with_a_note(tmp_path):
     assert "--task regression" in note
 
 
+def test_classes_that_are_one_number_are_named(tmp_path):
+    found = listing(write_rows(tmp_path / "t.csv", ["01", "1", "001", "2"]))
+    (note,) = [note for note in found.notes if "label" in note]
+    assert note == (
+        "label 'label' is kept as text: '001' and '01' and '1' are 3 classes, though one number; "
+        "if they mean one class, spell them alike in the table and run this again"
+    )
+
+
 def test_labels_that_come_later_have_the_same_notes(tmp_path):
     (tmp_path / "l.csv").write_text("id,grade,place\na,12.50,1\nb,3.25,2\n")
     (note,) = label_notes(read_labels(tmp_path / "l.csv", item_id="id"), "l.csv")
