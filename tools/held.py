@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from hashlib import sha256
@@ -43,8 +44,9 @@ def state_of(url: str, out: Path) -> None:
         except StoreCorrupt as error:
             held[f"{name} unreadable"] = type(error).__name__
     for path in sorted(out.rglob("*")):
-        if path.is_file() and not path.name.startswith("."):
-            held[f"export {path.relative_to(out)}"] = _content(path)
+        name = path.relative_to(out)
+        if path.is_file() and not any(part.startswith(".") for part in name.parts):
+            held[f"export {name}"] = _content(path)
     print(json.dumps({"held": held, "errors": errors, "files": _files(store.path)}))
 
 
@@ -91,9 +93,14 @@ def _content(path: StorePath) -> str:
 
 
 def _files(path: StorePath) -> dict[str, int]:
-    walked = path.walk() if isinstance(path, RemotePath) else path.rglob("*")
-    found = [one for one in walked if isinstance(one, RemotePath) or one.is_file()]
-    return {str(one): one.stat().st_size for one in found if not DERIVED & {*str(one).split("/")}}
+    if isinstance(path, RemotePath):
+        found = [one for one in path.walk() if not DERIVED & {*str(one).split("/")}]
+        return {str(one): one.stat().st_size for one in found}
+    sizes = {}
+    for where, folders, names in os.walk(path):
+        folders[:] = set(folders) - DERIVED  # a thread of ours may be writing a cache
+        sizes |= {f"{where}/{name}": Path(where, name).stat().st_size for name in names}
+    return sizes
 
 
 def held_in_files(folder: Path, name: str) -> None:

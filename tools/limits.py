@@ -1,9 +1,10 @@
 """Commands on a full disk, and commands that a signal stops: one line, and nothing is lost.
 
 ``python -m tools.limits disk`` (root: it mounts a small tmpfs) runs each command with little room
-and with more, until it succeeds; ``signals SEED N`` sends a signal at random moments. Each run is a
-process of its own. What ended wrongly is printed, and ends this with 1: a traceback, another exit
-code, a damaged store, leftovers, or a command that does not work when there is room again.
+and with more, until it succeeds; ``disk NAME…`` runs those of `COMMANDS`. ``signals SEED N`` sends
+a signal at random moments. Each run is a process of its own. What ended wrongly is printed, and
+ends this with 1: a traceback, another exit code, a damaged store, leftovers, or a command that does
+not work when there is room again.
 ``suite`` is what the suite runs.
 """
 
@@ -18,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,6 +83,15 @@ COMMANDS = {
     "quality": Command("quality d --kind duplicate", is_quick=False, must_fail=False),
     "repair": Command("store repair d", is_quick=False, must_fail=False),
     "verify": Command("verify --no-canary", is_quick=False, must_fail=False),
+    "transfer": Command(
+        "transfer t -e import:x --against import:y --head prototype --no-blend",
+        is_quick=False, must_fail=False,
+    ),
+    "suggest": Command("suggest u -n 3", is_quick=False, must_fail=False),
+    "relocate": Command("relocate p {in}/moved", is_quick=False),
+    "sql": Command(
+        "sql 'select a.item_id from d a, d b order by 1 limit 3'", is_quick=False, must_fail=False
+    ),
 }  # fmt: skip
 
 
@@ -95,6 +105,10 @@ def make_store(folder: Path) -> Path:
     table = pa.table({"id": ids, "kind": [f"class {one}" for one in classes], "vector": rows})
     pq.write_table(table.slice(0, 100), folder / "a.parquet")
     pq.write_table(table.slice(100), folder / "b.parquet")
+    some = pa.array(
+        [one if n % 4 == 0 else None for n, one in enumerate(table["kind"].to_pylist())]
+    )
+    pq.write_table(table.set_column(1, "kind", some), folder / "some.parquet")
     lines = ["id,other", *(f"{one},{n % 2}" for n, one in enumerate(ids))]
     (folder / "labels.csv").write_text("\n".join(lines) + "\n")
     for n in range(12):
@@ -102,10 +116,14 @@ def make_store(folder: Path) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         pixels = np.random.default_rng(n).integers(0, 255, (24, 24, 3), np.uint8)
         Image.fromarray(pixels).save(path)
+    shutil.copytree(folder / "pictures", folder / "moved")
     store = folder / "store"
     for line in (
         "import {in}/a.parquet --dataset d --name x --id id --label kind",
         "import {in}/b.parquet --dataset d --name x --id id --label kind",
+        "import {in}/some.parquet --dataset u --name x --id id --label kind",
+        "import {in}/a.parquet --dataset t --name x --id id --label kind",
+        "import {in}/a.parquet --dataset t --name y --id id --label kind",
         "embed {in}/pictures --dataset p -e baseline:pixels#size=8",
         "train p --head prototype --save {in}/bundle",
         "review d --item i002 --confirm --who me",
@@ -177,13 +195,13 @@ def wrong_with(ended: warm.Ended, command: Command, n_free: int) -> list[str]:
     return [] if is_told else [f"it says: {errors[0]}"]
 
 
-def full_disks(*, is_quick: bool) -> int:
-    """Run all commands on full disks; return how many ended wrongly."""
+def full_disks(*, is_quick: bool, only: Sequence[str] = ()) -> int:
+    """Run all commands, or those of these names, on full disks; return how many ended wrongly."""
     n_runs = n_wrong = 0
     with tempfile.TemporaryDirectory() as folder, small_disk(Path(folder)) as given:
         base = make_store(given)
         for place, (name, command) in enumerate(COMMANDS.items()):
-            if is_quick and not command.is_quick:
+            if (is_quick and not command.is_quick) or (only and name not in only):
                 continue
             for n_free in [FREE[0 if place % 2 else 1 + place // 2 % 3]] if is_quick else FREE:
                 code, wrong = on_full_disk(command, n_free, base)
@@ -235,7 +253,7 @@ def main() -> int:
     warm.preload()
     cache.WORTH_BYTES = 0  # small views are cached, too; commands are forks of this process
     if what == "disk":
-        return int(full_disks(is_quick="quick" in rest) > 0)
+        return int(full_disks(is_quick=False, only=rest) > 0)
     if what == "signals":
         return int(signals(int(rest[0]), int(rest[1])) > 0)
     return int(full_disks(is_quick=True) > 0)

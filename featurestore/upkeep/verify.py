@@ -19,7 +19,7 @@ from featurestore.errors import FeatureStoreError, NotTrusted, StoreCorrupt
 from featurestore.sources.reading import Reader, reason_of
 from featurestore.storage.dataset_folder import DatasetFolder, view_folders
 from featurestore.storage.log_files import copy_file, lacking_copies, log_damage, named_shards
-from featurestore.storage.remote import StorePath
+from featurestore.storage.remote import RemotePath, StorePath
 from featurestore.storage.shards import each_group
 from featurestore.storage.tables import Table
 from featurestore.storage.unnamed import unnamed_shards
@@ -75,7 +75,13 @@ def _findings(
         folder.read()
         infos = folder.encoders()
     except StoreCorrupt as error:
-        yield Finding(str(folder.path), str(error), "error")
+        what = str(error)
+        if isinstance(folder.path, RemotePath) and not folder.exists:
+            what = (
+                "has no dataset.json: a `rename` or `drop` was stopped in the midst, which the same "
+                "command completes, or else restore it from a backup"
+            )
+        yield Finding(str(folder.path), what, "error")
         return
     for name in view_folders(folder):
         view = folder.path / "views" / name

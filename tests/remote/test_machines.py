@@ -225,6 +225,8 @@ def test_what_a_drop_left_makes_no_new_data_set(s3, tiny_images, monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             store.drop("d")
     assert store.datasets() == []
+    (found,) = verify(store.folder("d"))
+    assert "a `rename` or `drop` was stopped in the midst" in found.what
     with pytest.raises(BadName, match="`featurestore drop d` deletes it"):
         embed(store, tiny_images)
     assert run(["drop", "d", "--yes", "--store", str(s3)]) == 0
