@@ -199,6 +199,12 @@ def test_unnamed_rows_beside_a_whole_log_are_taken_in_if_asked_for(store, capsys
         shutil.rmtree(copies)
     log_of(store, 3).unlink()
     assert len(store.view("d", "import:x").load()) == 4
+    (found,) = [one for one in verify(store.folder("d"), canary=False) if "no version" in one.what]
+    assert found.severity == "warning"
+    assert "no version names 1 of its shards" in found.what
+    for shard in store.path.rglob("*.parquet"):
+        os.utime(shard)  # a writer may be at work
+    assert not any("no version" in one.what for one in verify(store.folder("d"), canary=False))
     words = ["store", "repair", "d", "--store", str(store.path)]
     assert run(words) == 0
     assert capsys.readouterr().out == "d: its logs are whole\n"

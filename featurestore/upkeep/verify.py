@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -30,6 +31,7 @@ from featurestore.upkeep.log_checks import checkpoint_damage
 from featurestore.upkeep.row_checks import check_ids, check_vectors, shard_damage
 
 N_SAMPLE = 100
+STOPPED_S = 3600.0  # a shard that no version names for so long is not that of a run under way
 
 
 @dataclass(frozen=True)
@@ -125,12 +127,24 @@ def _check_log(table: Table) -> Iterator[Finding]:
             what = "this copy of a commit is damaged: `featurestore store repair` makes it anew"
             yield Finding(str(copy_file(table.path, number)), what, "warning")
     is_lost = any(one.version is not None and not one.has_copy for one in damaged)
-    for path in unnamed_shards(table.path) if is_lost else []:
+    unnamed = unnamed_shards(table.path)
+    for path in unnamed if is_lost else []:
         what = (
             "no version names this shard, and the lost commit may have: vacuum spares it, "
             "`featurestore store repair` takes in its rows where they are valid"
         )
         yield Finding(str(path), what, "error")
+    if not damaged and (old := [one for one in unnamed if _age_s(one) > STOPPED_S]):
+        what = (
+            f"no version names {len(old)} of its shards: a run that was stopped left them, or the "
+            "last commits are lost with their copies. `featurestore store repair --unnamed` takes "
+            "in their rows where they are valid; vacuum deletes them"
+        )
+        yield Finding(str(table.path), what, "warning")
+
+
+def _age_s(path: StorePath) -> float:
+    return time.time() - path.stat().st_mtime
 
 
 def _check_table(
