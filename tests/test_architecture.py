@@ -73,8 +73,11 @@ RULES = {
     **{f"heads.{room}": _rooms for room, _rooms in HEADS.items()},
     **{f"dashboard.{room}": _rooms for room, _rooms in DASHBOARD.items()},
 }
-CLI_SHARED = ("exit_codes", "options", "printing", "show_results")
-FREE = {"featurestore", "heads", "dashboard", "featurestore.errors", "featurestore.torch_data"}
+CLI_SHARED = ("exit_codes", "layout", "options", "printing", "show_results")
+FREE = {
+    "featurestore", "heads", "dashboard", "featurestore.errors", "featurestore.torch_data",
+    "featurestore.__main__",
+}  # fmt: skip
 
 EDGES = graph(ROOT, types_too=True)
 MODULES = sorted(EDGES)

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from featurestore.cli import cli, run
+from featurestore.cli import run
 from featurestore.cli.exit_codes import FAILED_ITEMS, INTERRUPTED
 
 PIXELS = "baseline:pixels#size=2"
@@ -62,7 +62,7 @@ def test_ls_and_info_count(embedded):
 
 
 def test_search_by_item_and_by_image(embedded, tiny_images):
-    _, out, _ = embedded("search", "tiny", "--item", "light/0.png", "-k", 2, "--json")
+    _, out, _ = embedded("search", "tiny", "--item", "light/0.png", "-n", 2, "--json")
     found = json.loads(out)
     assert found["view"] == f"tiny@{PIXELS}"
     assert [row["item_id"] for row in found["neighbors"]] == ["light/1.png", "light/2.png"]
@@ -169,14 +169,6 @@ def imported(code, *heavy):
     return done.stderr.strip().splitlines()[-1]
 
 
-def test_help_shows_the_three_first_commands_in_a_line_each(fs):
-    code, out, _ = fs("--help")
-    lines = [line.strip() for line in out.splitlines()]
-    assert code == 0
-    assert "featurestore compare photos" in lines
-    assert "\\b" not in out
-
-
 def test_help_and_the_packages_import_nothing_heavy():
     assert imported("import featurestore, heads; dir(featurestore)", *HEAVY) == "[]"
     assert imported("from featurestore.cli import run; run(['--help'])", *HEAVY) == "[]"
@@ -188,13 +180,6 @@ def test_a_run_with_nothing_to_do_never_imports_torch(fs, tmp_path, write_image,
     assert fs(*arguments)[0] == 0
     code = f"from featurestore.cli import run; assert run({arguments!r}) == 0"
     assert imported(code, "torch", "timm") == "[]"
-
-
-@pytest.mark.parametrize("name", sorted(cli.commands))
-def test_every_command_has_help_with_an_example(fs, name):
-    code, out, _ = fs(name, "--help")
-    assert code == 0
-    assert f"Example: featurestore {name}" in " ".join(out.split())
 
 
 def test_info_of_a_data_set_whose_first_run_was_stopped_before_a_commit(empty_store, capsys):

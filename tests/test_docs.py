@@ -6,6 +6,7 @@ import re
 import shlex
 from pathlib import Path
 
+import click
 import pytest
 
 from featurestore.cli import cli, run
@@ -92,8 +93,10 @@ def commands():
 
 @pytest.mark.parametrize("words", list(commands()), ids=" ".join)
 def test_every_command_shown_has_the_arguments_that_exist(words):
-    command = cli.commands[words[1]]
-    with command.make_context(words[1], words[2:], resilient_parsing=False) as context:
+    command, words = cli, words[1:]
+    while isinstance(command, click.Group):
+        command, words = command.commands[words[0]], words[1:]
+    with command.make_context(command.name, words, resilient_parsing=False) as context:
         assert context.command is command
 
 

@@ -472,7 +472,7 @@ def test_a_data_set_that_a_kill_cut_off_is_no_damage(store, monkeypatch):
     assert (folder.path / "items" / "_delta_log").is_dir()
     (found,) = verify(folder)
     assert (found.severity, found.where) == ("warning", str(folder.path))
-    assert "`featurestore drop e`" in found.what
+    assert "`featurestore store drop e`" in found.what
     take_in(store, 0, dataset="e")
     assert verify(folder) == []
 

@@ -32,6 +32,7 @@ from featurestore.cli import (
     upkeep,
 )
 from featurestore.cli.exit_codes import INTERRUPTED
+from featurestore.cli.layout import Group, hidden
 from featurestore.cli.printing import say
 from featurestore.errors import FeatureStoreError
 from featurestore.storage import stopping
@@ -72,7 +73,7 @@ def _ended_by(error: BaseException) -> int | None:
         return error.exit_code
     if isinstance(error, (KeyboardInterrupt, click.Abort)):
         if isinstance(cause, EOFError):  # click takes it for the end of a terminal
-            say(f"error: a file ends too early ({cause}): `featurestore verify` names it")
+            say(f"error: a file ends too early ({cause}): `featurestore store verify` names it")
             return 1
         if isinstance(error, click.Abort) and cause is None:  # no, or nobody there to ask
             say("nothing was done: the question was not answered with yes (--yes answers it)")
@@ -130,26 +131,56 @@ def _written(code: int) -> int:
     return code
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    cls=Group,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    sections={
+        "Embed": "embed encoders",
+        "Look": "ls info search dashboard",
+        "Learn": "train predict",
+        "Decide": "advise compare curve transfer report",
+        "Curate": "labels split suggest quality review",
+        "Keep": "export store",
+    },
+    epilog="Examples: featurestore embed photos/ --dataset photos\n"
+    "featurestore compare photos\nfeaturestore dashboard",
+)
 @click.version_option(__version__)
 def cli() -> None:
     """Embed data sets once with frozen encoders; train and compare light heads in seconds.
 
-    \b
-    featurestore embed photos/ --dataset photos -e timm:mobilenetv3_small_100.lamb_in1k
-    featurestore compare photos
-    featurestore dashboard
-    """  # noqa: D301 - \b is click's mark: the lines below it stay as they are
+    New here? `featurestore demo` runs the main job on data that the packages bring.
+    """
+
+
+@cli.group(
+    cls=Group,
+    sections={
+        "Check": "verify repair history",
+        "Room on disk": "compact vacuum",
+        "Data sets and items": "rename relocate drop delete slices",
+        "What was made": "index project show",
+        "Read and write": "sql import",
+    },
+    epilog="Example: featurestore store verify photos",
+)
+def store() -> None:
+    """Care of the store: check, repair, clean up, rename, delete, SQL."""
 
 
 for command in (
     embed.embed, embed.labels, embed.split,
-    browse.list_datasets, browse.info, search.search, search.index, browse.sql,
-    browse.list_encoders, learn.train, learn.compare,
-    predict.predict, transfer.transfer, transfer.curve, runs.show, maps.project, maps.slices,
-    quality.quality, quality.review, quality.suggest,
-    upkeep.verify, upkeep.store, upkeep.history, upkeep.compact, upkeep.vacuum, upkeep.delete,
-    upkeep.rename, upkeep.relocate, upkeep.drop, exchange.export, exchange.import_,
-    start.dashboard, start.demo,
+    browse.list_datasets, browse.info, search.search, browse.list_encoders,
+    learn.train, learn.compare, predict.predict, transfer.transfer, transfer.curve,
+    quality.quality, quality.review, quality.suggest, exchange.export, start.dashboard,
+    hidden(start.demo),
 ):  # fmt: skip
     cli.add_command(command)
+for command in (
+    upkeep.verify, upkeep.repair, upkeep.history, upkeep.compact, upkeep.vacuum, upkeep.rename,
+    upkeep.relocate, upkeep.drop, upkeep.delete, search.index, maps.project, maps.slices,
+    runs.show, browse.sql, exchange.import_,
+):  # fmt: skip
+    store.add_command(command)
+    if command is not upkeep.repair:
+        cli.add_command(hidden(command))  # `featurestore verify`, as up to 0.1

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from featurestore.cli.layout import command
 from featurestore.cli.options import json_option, open_given, store_option
 from featurestore.cli.printing import print_json, print_table, say
 
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from featurestore.store.view import View
 
 
-@click.command(name="ls", epilog="Example: featurestore ls")
+@command(name="ls", epilog="Example: featurestore ls")
 @store_option
 @json_option
 def list_datasets(store_path: str, as_json: bool) -> None:
@@ -39,7 +40,7 @@ def list_datasets(store_path: str, as_json: bool) -> None:
     print_table(["data set", "holds", "items", "views"], table)
 
 
-@click.command(epilog="Example: featurestore info photos")
+@command(epilog="Example: featurestore info photos")
 @click.argument("dataset")
 @store_option
 @json_option
@@ -121,7 +122,7 @@ def _index_facts(view: View) -> dict[str, Any] | None:
         return None
 
 
-@click.command(epilog='Example: featurestore sql "select label, count(*) from photos group by 1"')
+@command(epilog='Example: featurestore store sql "select label, count(*) from photos group by 1"')
 @click.argument("statement")
 @click.option(
     "--timeout", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS",
@@ -157,10 +158,10 @@ def sql(
         print_table(names, rows)
 
 
-@click.command(name="encoders", epilog="Example: featurestore encoders")
+@command(name="encoders", epilog="Example: featurestore encoders")
 @json_option
 def list_encoders(as_json: bool) -> None:
-    """List the families of encoders, and models: cached here, used here, and well-known ones.
+    """List encoders: built in, cached here, used here, well known.
 
     Any model that the libraries know can be named; a name with local-dir:/path needs no network.
     """

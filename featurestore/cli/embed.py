@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import click
 
 from featurestore.cli.exit_codes import FAILED_ITEMS
-from featurestore.cli.options import json_option, open_given, store_option, trust_option
+from featurestore.cli.layout import command
+from featurestore.cli.options import LIMIT, json_option, open_given, store_option, trust_option
 from featurestore.cli.printing import print_json, print_table, progress_bar, say, say_failed
 
 if TYPE_CHECKING:
@@ -15,10 +16,20 @@ if TYPE_CHECKING:
     from featurestore.pipeline.report import EmbedReport
 
 
-@click.command(
+@command(
     epilog="Example: featurestore embed reviews.csv --dataset reviews --text body --label stars "
-    "-e st:all-MiniLM-L6-v2"
-)
+    "-e st:all-MiniLM-L6-v2",
+    groups={
+        "What to embed, and with what": ("dataset", "encoders"),
+        "Columns of a table": ("text", "image", "label", "split", "group", "id_column", "columns"),
+        "A part of the items": ("where", "limit", "sample", "seed"),
+        "Items that are known already": ("overwrite", "retry_failed", "rehash", "prune"),
+        "Speed": (
+            "device", "batch_size", "num_workers", "decode_in", "compiled", "dry_run", "profile",
+        ),
+        "What is allowed": ("max_failures", "follow_links", "trust"),
+    },
+)  # fmt: skip
 @click.argument("sources", nargs=-1)
 @click.option("--dataset", required=True, metavar="NAME", help="Data set to make or to add to.")
 @click.option(
@@ -45,9 +56,14 @@ if TYPE_CHECKING:
 @click.option("--id", "id_column", metavar="COLUMN", help="Column of unique ids.")
 @click.option("--columns", metavar="A,B", help="Column names of a table without a header.")
 @click.option("--where", metavar="SQL", help="Only items that fulfill a condition, in this run.")
-@click.option("--limit", type=click.IntRange(min=1), help="Only the first so many, in this run.")
 @click.option(
-    "--sample", type=click.IntRange(min=1), help="Only so many, drawn at random, in this run."
+    *LIMIT, type=click.IntRange(min=1), metavar="N", help="Only the first N items, in this run."
+)
+@click.option(
+    "--sample",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Only N items, drawn at random, in this run.",
 )
 @click.option("--seed", default=0, show_default=True, help="Of --sample.")
 @click.option(
@@ -112,10 +128,11 @@ def embed(
     store_path: str,
     as_json: bool,
 ) -> int:
-    """Embed SOURCES into a data set, with one or several encoders in one pass.
+    """Embed pictures or texts with one or several encoders.
 
-    A source is a folder of images, a CSV, TSV, JSONL or Parquet table, tar shards (WebDataset),
-    a saved Hugging Face data set or hf:NAME, or the URL of any of the first three.
+    Each item is read once for all encoders. A source is a folder of images, a CSV, TSV, JSONL or
+    Parquet table, tar shards (WebDataset), a saved Hugging Face data set or hf:NAME, or the URL of
+    any of the first three.
     Class folders become labels; a file or folder named train, val or test gives the split.
     Only new or changed items are embedded; without SOURCES, those known from earlier runs.
     """
@@ -175,7 +192,7 @@ def _show_profile(report: EmbedReport) -> None:
     say(f"limit: {report.limit or 'nothing to encode'} ({report.seconds:.2f} s in all)")
 
 
-@click.command(epilog="Example: featurestore labels photos grades.csv --id file --label grade")
+@command(epilog="Example: featurestore labels photos grades.csv --id file --label grade")
 @click.argument("dataset")
 @click.argument("table")
 @click.option("--id", "id_column", required=True, metavar="COLUMN", help="Column of item ids.")
@@ -186,7 +203,7 @@ def _show_profile(report: EmbedReport) -> None:
 def labels(
     dataset: str, table: str, id_column: str, label: tuple[str, ...], store_path: str
 ) -> int:
-    """Attach or change labels of items that are embedded, from a TABLE; nothing is embedded.
+    """Attach or change labels from a TABLE; nothing is embedded again.
 
     Later runs of embed leave these columns as they are. A row that cannot be read, or has no
     id, is named and left out (exit 3).
@@ -204,7 +221,7 @@ def labels(
     return FAILED_ITEMS if failures else 0
 
 
-@click.command(epilog="Example: featurestore split photos --test 0.2 --group patient")
+@command(epilog="Example: featurestore split photos --test 0.2 --group patient")
 @click.argument("dataset")
 @click.option("--test", default=0.2, show_default=True, help="Share of the items to test on.")
 @click.option("--val", default=0.0, show_default=True, help="Share to validate on.")
@@ -213,7 +230,7 @@ def labels(
     help="Items that share a value stay together; those of one --group of embed always do.",
 )  # fmt: skip
 @click.option("--label", metavar="COLUMN", help="Label to stratify by; the main one by default.")
-@click.option("--seed", default=0, show_default=True)
+@click.option("--seed", default=0, show_default=True, help="Of what is drawn.")
 @click.option("--overwrite", is_flag=True, help="Deal items anew that have a split already.")
 @store_option
 @json_option
@@ -228,9 +245,10 @@ def split(
     store_path: str,
     as_json: bool,
 ) -> None:
-    """Split a data set into train, val and test; groups and equal content stay together.
+    """Split a data set into train, val and test.
 
-    Items that have a split keep it, so that a data set may grow; --overwrite deals all anew.
+    Items of one group, and items of equal content, stay together. Items that have a split keep
+    it, so that a data set may grow; --overwrite deals all anew.
     """
     from collections import Counter
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import click
 
 from featurestore.cli.exit_codes import FAILED_ITEMS
+from featurestore.cli.layout import command
 from featurestore.cli.options import slice_option, store_option, view_of
 from featurestore.cli.printing import say, say_failed
 
 
-@click.command(epilog="Example: featurestore export photos vectors.parquet --split test")
+@command(epilog="Example: featurestore export photos vectors.parquet --split test")
 @click.argument("dataset")
 @click.argument("path")
 @click.option("-e", "--encoder", metavar="SPEC", help="Encoder; the only view's by default.")
@@ -39,10 +40,11 @@ def export(
     slice_name: str | None,
     store_path: str,
 ) -> None:
-    """Write a view to PATH: .parquet, .arrow, .npy, .atlas.parquet, or a Hugging Face folder.
+    """Write vectors to a file that other programs read.
 
-    The folder holds one data set a split where items have splits and none is named. Labels, their
-    task and class names go along: `import` knows them again.
+    PATH ends in .parquet, .arrow, .npy or .atlas.parquet, or is a folder to make, for Hugging
+    Face's datasets. The folder holds one data set for each split where items have splits and none
+    is named. Labels, their task and class names go along: `import` knows them again.
     """
     from featurestore.exchange.exports import check_path
     from featurestore.exchange.exports import export as write
@@ -58,7 +60,7 @@ def export(
     say(f"{view.name}: {n:,} rows in {path}")
 
 
-@click.command(name="import", epilog="Example: featurestore import out/ --dataset laion --name b32")
+@command(name="import", epilog="Example: featurestore store import out/ --dataset laion --name b32")
 @click.argument("path")
 @click.option("--dataset", required=True, metavar="NAME", help="Data set to make or to add to.")
 @click.option("--name", required=True, help="What made the vectors; the view is import:NAME.")

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from featurestore.cli.layout import command
 from featurestore.cli.options import (
     dataset_of,
     encoders_option,
@@ -29,7 +30,7 @@ from featurestore.cli.printing import print_json, say, say_fits
 from featurestore.cli.show_results import predict_line, show_comparison, show_head, show_twins
 
 
-@click.command(epilog="Example: featurestore train photos -e baseline:pixels --head ridge")
+@command(epilog="Example: featurestore train photos -e baseline:pixels --head ridge")
 @click.argument("dataset")
 @click.option("-e", "--encoder", metavar="SPEC", help="Encoder; the only view's by default.")
 @click.option(
@@ -74,7 +75,7 @@ def train(
     store_path: str,
     as_json: bool,
 ) -> None:
-    """Train one head on a view, evaluate it, and keep it in the store."""
+    """Train one head on a view, evaluate it, keep it in the store."""
     import heads
 
     view = view_of(store_path, dataset, encoder, slice_name, trust=trust)
@@ -98,9 +99,7 @@ def train(
         say(f"predict new items with: {predict_line(fitted, where)}")
 
 
-@click.command(
-    epilog="Example: featurestore compare photos -e baseline:pixels -e timm:resnet18.a1_in1k"
-)
+@command(epilog="Example: featurestore compare photos -e baseline:pixels -e timm:resnet18.a1_in1k")
 @click.argument("dataset")
 @encoders_option
 @click.option(
@@ -143,7 +142,7 @@ def compare(
     store_path: str,
     as_json: bool,
 ) -> None:
-    """Compare encoders × heads on the same folds, beside the baselines without pretraining."""
+    """Compare encoders × heads on the same folds, beside baselines."""
     import heads
 
     views = views_of(dataset_of(store_path, dataset, slice_name, trust=trust), encoders)

@@ -6,11 +6,12 @@ import sys
 
 import click
 
+from featurestore.cli.layout import command, option
 from featurestore.cli.options import json_option, open_given, store_option, view_of
 from featurestore.cli.printing import print_json, print_table, say
 
 
-@click.command(epilog="Example: featurestore project photos -e baseline:pixels --method pca")
+@command(epilog="Example: featurestore store project photos -e baseline:pixels --method pca")
 @click.argument("dataset")
 @click.option("-e", "--encoder", metavar="SPEC", help="Encoder; the only view's by default.")
 @click.option(
@@ -23,7 +24,7 @@ from featurestore.cli.printing import print_json, print_table, say
 @click.option("--seed", default=0, show_default=True, help="Of UMAP.")
 @store_option
 def project(dataset: str, encoder: str | None, method: str, seed: int, store_path: str) -> None:
-    """Make the map that the dashboard's Explore page shows, and keep it."""
+    """Make and keep the map that the dashboard's Explore page shows."""
     from featurestore.maps.projection import project
 
     view = view_of(store_path, dataset, encoder)
@@ -36,13 +37,13 @@ def project(dataset: str, encoder: str | None, method: str, seed: int, store_pat
     say(f"{method} map of {len(xy):,} items of {view.name} is kept")
 
 
-@click.command(epilog="Example: featurestore slices photos")
+@command(epilog="Example: featurestore store slices photos")
 @click.argument("dataset")
 @click.option("--save", "name", metavar="NAME", help="Keep the items of --where under this name.")
 @click.option(
     "--where", metavar="SQL", help="Condition over the items, such as \"split = 'test'\"."
 )
-@click.option("--id", "ids", multiple=True, metavar="ITEM", help="Item; repeatable.")
+@option("--item", "ids", old=["--id"], multiple=True, metavar="ID", help="Item; repeatable.")
 @click.option("--overwrite", is_flag=True, help="Where a slice of that name is there already.")
 @click.option("--drop", metavar="NAME", help="Forget a slice; its items stay.")
 @store_option
@@ -57,7 +58,7 @@ def slices(
     store_path: str,
     as_json: bool,
 ) -> None:
-    """List, save or drop named slices: sets of items that commands take with --slice."""
+    """List, save or drop named sets of items, for --slice."""
     from featurestore.curation.slices import drop_slice, save_slice
     from featurestore.curation.slices import slices as read_slices
     from featurestore.upkeep.erase import select_ids
@@ -67,7 +68,7 @@ def slices(
         drop_slice(folder, drop)
     if name is not None:
         if where is None and not ids:
-            raise click.UsageError("say which items: --where SQL, or --id ITEM")
+            raise click.UsageError("say which items: --where SQL, or --item ID")
         chosen = select_ids(folder, ids, where).to_pylist()
         made = save_slice(folder, name, chosen, origin={"where": where}, overwrite=overwrite)
         say(f"slice {name}: {len(made.item_ids):,} items")

@@ -23,6 +23,7 @@ store_option = click.option(
     metavar="PATH",
     help="Folder of the store, or s3://bucket/folder (or FEATURESTORE_STORE).",
 )
+LIMIT = ("-n", "--limit", "limit")  # how many, in every command
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for machines.")
 label_option = click.option(
     "--label", metavar="COLUMN", help="Label column; the main one by default."
@@ -55,7 +56,9 @@ reviews_option = click.option(
 slice_option = click.option(
     "--slice", "slice_name", metavar="NAME", help="Only the items of a named slice."
 )
-seed_option = click.option("--seed", default=0, show_default=True)
+seed_option = click.option(
+    "--seed", default=0, show_default=True, help="Of all that is drawn at random."
+)
 trust_option = click.option(
     "--trust",
     is_flag=True,

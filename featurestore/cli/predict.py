@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from featurestore.cli.exit_codes import FAILED_ITEMS, UNLIKE_ITEMS
+from featurestore.cli.layout import command
 from featurestore.cli.options import json_option, trust_option
 from featurestore.cli.printing import json_text, progress_bar, say, say_failed
 from featurestore.terms.labels import SEPARATOR
@@ -24,13 +25,13 @@ if TYPE_CHECKING:
     from heads.saved.serve import AskOptions
 
 
-@click.command(epilog="Example: featurestore predict bundle/ new-photos/ -o predictions.csv")
+@command(epilog="Example: featurestore predict bundle/ new-photos/ -o predictions.csv")
 @click.argument("bundle")
 @click.argument("source")
 @click.option("--text", metavar="COLUMN", help="Of a table: the column of texts.")
 @click.option("--image", metavar="COLUMN", help="Of a table: the column of image paths.")
 @click.option("--id", "id_column", metavar="COLUMN", help="Of a table: the column of ids.")
-@click.option("--encoder", metavar="PATH|SPEC", help="Where the head's encoder is now.")
+@click.option("-e", "--encoder", metavar="PATH|SPEC", help="Where the head's encoder is now.")
 @click.option(
     "--min-confidence",
     default=0.0,
@@ -70,11 +71,12 @@ def predict(
     trust: bool,
     as_json: bool,
 ) -> int:
-    """Predict for raw items with a bundle, or with the folder of a registered head.
+    """Predict for new files with a trained head.
 
-    Rows come out in the order of SOURCE, with all its columns; a failed row has an empty
-    prediction, and its reason in the column failed (exit 3). unlike_training is the share of the
-    training items that lie less far out.
+    BUNDLE is a folder that `train --save` wrote, or that of a head in the store. Rows come out in
+    the order of SOURCE, with all its columns; a failed row has an empty prediction, and its
+    reason in the column failed (exit 3). unlike_training is the share of the training items that
+    lie less far out.
     """
     from featurestore.errors import BadName
     from featurestore.sources.listing import SourceOptions

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from featurestore.cli.layout import command, option
 from featurestore.cli.options import (
+    LIMIT,
     json_option,
     label_option,
     open_given,
@@ -27,13 +29,13 @@ if TYPE_CHECKING:
     from featurestore.store.dataset import DataSet
 
 
-@click.command(epilog="Example: featurestore quality photos -e baseline:pixels")
+@command(epilog="Example: featurestore quality photos -e baseline:pixels")
 @click.argument("dataset")
 @click.option("-e", "--encoder", metavar="SPEC", help="Encoder; the only view's by default.")
 @label_option
 @click.option("--head", default="logistic", show_default=True, help="Who judges the labels.")
 @click.option("--kind", "kinds", multiple=True, type=click.Choice(KINDS), help="Show these alone.")
-@click.option("--limit", default=10, show_default=True, help="Rows of each kind to show.")
+@click.option(*LIMIT, default=10, show_default=True, metavar="N", help="Rows of each kind to show.")
 @slice_option
 @seed_option
 @trust_option
@@ -52,7 +54,7 @@ def quality(
     store_path: str,
     as_json: bool,
 ) -> None:
-    """Look for wrong labels, near-duplicates, leaks between splits, and outliers."""
+    """Look for wrong labels, near-duplicates, leaks and outliers."""
     import heads
 
     view = view_of(store_path, dataset, encoder, slice_name, trust=trust)
@@ -68,7 +70,7 @@ def quality(
         say("review them on the dashboard's Quality page, or with `featurestore review`")
 
 
-@click.command(epilog="Example: featurestore review photos --export reviews.csv")
+@command(epilog="Example: featurestore review photos --export reviews.csv")
 @click.argument("dataset")
 @click.option("--item", metavar="ITEM", help="Item that is decided on.")
 @click.option("--confirm", is_flag=True, help="Its label is right.")
@@ -105,7 +107,7 @@ def review(
     store_path: str,
     as_json: bool,
 ) -> None:
-    """Decide on items (confirm, relabel, exclude, duplicate), and see what was decided."""
+    """Decide on items, and see what was decided."""
     from featurestore.curation.reviews import (
         NO_LABEL,
         Action,
@@ -219,10 +221,13 @@ def _show(reviews: list[Review], as_json: bool) -> None:
         click.echo(line)
 
 
-@click.command(epilog="Example: featurestore suggest photos -e baseline:pixels -n 20")
+@command(epilog="Example: featurestore suggest photos -e baseline:pixels -n 20")
 @click.argument("dataset")
 @click.option("-e", "--encoder", metavar="SPEC", help="Encoder; the only view's by default.")
-@click.option("-n", "--number", "n", default=20, show_default=True, type=click.IntRange(1))
+@option(
+    *LIMIT, old=["--number"], default=20, show_default=True, type=click.IntRange(1), metavar="N",
+    help="How many items.",
+)  # fmt: skip
 @click.option(
     "--strategy",
     default="auto",
@@ -237,7 +242,7 @@ def _show(reviews: list[Review], as_json: bool) -> None:
 def suggest(
     dataset: str,
     encoder: str | None,
-    n: int,
+    limit: int,
     strategy: str,
     label: str | None,
     slice_name: str | None,
@@ -245,11 +250,11 @@ def suggest(
     store_path: str,
     as_json: bool,
 ) -> None:
-    """Say which unlabelled items to label next, the most useful first."""
+    """Say which unlabelled items to label next."""
     import heads
 
     view = view_of(store_path, dataset, encoder, slice_name)
-    found = heads.suggest(view, n, strategy, label=label, seed=seed)
+    found = heads.suggest(view, limit, strategy, label=label, seed=seed)
     if as_json:
         print_json([vars(one) for one in found])
         return

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from featurestore.cli.layout import command
 from featurestore.cli.options import json_option, open_given, store_option, trust_option
 from featurestore.cli.printing import print_json, print_table, say_fits
 from featurestore.cli.show_results import (
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from featurestore.store.dataset import DataSet
 
 
-@click.command(epilog="Example: featurestore show photos latest")
+@command(epilog="Example: featurestore store show photos latest")
 @click.argument("dataset")
 @click.argument("run", required=False)
 @store_option
@@ -34,7 +35,10 @@ if TYPE_CHECKING:
 def show(
     dataset: str, run: str | None, store_path: str, again: bool, trust: bool, as_json: bool
 ) -> int:
-    """List the runs of a data set, or print one again: its name, or latest."""
+    """List earlier runs of a data set, or print one again.
+
+    RUN is its name, or latest.
+    """
     from featurestore.storage.files import matching, read_sealed
 
     if again and run is None:

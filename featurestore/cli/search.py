@@ -6,13 +6,12 @@ from typing import Any
 
 import click
 
-from featurestore.cli.options import json_option, store_option, trust_option, view_of
+from featurestore.cli.layout import command, option
+from featurestore.cli.options import LIMIT, json_option, store_option, trust_option, view_of
 from featurestore.cli.printing import print_json, print_table, say
 
 
-@click.command(
-    epilog="Example: featurestore search photos -e open_clip:ViT-B-32/openai --text 'a cat'"
-)
+@command(epilog="Example: featurestore search photos -e open_clip:ViT-B-32/openai --text 'a cat'")
 @click.argument("dataset")
 @click.option("-e", "--encoder", metavar="SPEC", help="Encoder; the only view's by default.")
 @click.option("--item", "items", multiple=True, metavar="ID", help="Like an item; repeatable.")
@@ -23,7 +22,10 @@ from featurestore.cli.printing import print_json, print_table, say
     help="Like vectors of the same encoder, (dim,) or (n, dim).",
 )  # fmt: skip
 @click.option("--unlike", multiple=True, metavar="ID", help="But not like this item.")
-@click.option("-k", default=10, show_default=True, type=click.IntRange(min=1), help="How many.")
+@option(
+    *LIMIT, old=["-k"], default=10, show_default=True, type=click.IntRange(min=1), metavar="N",
+    help="How many neighbors.",
+)  # fmt: skip
 @click.option("--where", metavar="SQL", help="Only items that fulfill a condition.")
 @click.option("--split", metavar="NAME", help="Only items of a split.")
 @click.option("--metric", default="cosine", show_default=True, help="cosine, ip or l2.")
@@ -43,7 +45,7 @@ def search(
     texts: tuple[str, ...],
     vector_file: str | None,
     unlike: tuple[str, ...],
-    k: int,
+    limit: int,
     where: str | None,
     split: str | None,
     metric: str,
@@ -53,15 +55,16 @@ def search(
     store_path: str,
     as_json: bool,
 ) -> None:
-    """Find the nearest neighbors of items, pictures or texts, or of several together.
+    """Find the nearest neighbors of items, pictures or texts.
 
-    Exact, unless `featurestore index` made an index; scores are exact in any case.
+    Several are searched together. The search is exact, unless `featurestore store index` made an
+    index; scores are exact in any case.
     """
     if not (items or images or texts or vector_file):
         raise click.UsageError("give --item, --image, --text or --vector")
     view = view_of(store_path, dataset, encoder, trust=trust)
     found = view.like(
-        items=items, images=images, texts=texts, unlike=unlike, k=k, where=where, split=split,
+        items=items, images=images, texts=texts, unlike=unlike, k=limit, where=where, split=split,
         vectors=None if vector_file is None else _vectors(vector_file),
         metric=metric, exact=exact, dedupe=dedupe,
     )  # fmt: skip
@@ -107,7 +110,7 @@ def _vectors(path: str) -> Any:
     return found
 
 
-@click.command(epilog="Example: featurestore index photos --recall 0.98 --memory 500M")
+@command(epilog="Example: featurestore store index photos --recall 0.98 --memory 500M")
 @click.argument("dataset")
 @click.option("-e", "--encoder", metavar="SPEC", help="Encoder; the only view's by default.")
 @click.option(
@@ -117,7 +120,9 @@ def _vectors(path: str) -> Any:
 @click.option("--memory", metavar="SIZE", help="What it may take, such as 500M or 2G.")
 @click.option("--metric", default="cosine", show_default=True, help="cosine, ip or l2.")
 @click.option("--factory", metavar="STRING", help="A FAISS index factory string of your own.")
-@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0))
+@click.option(
+    "--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Of what is drawn."
+)
 @store_option
 @json_option
 def index(
@@ -131,7 +136,7 @@ def index(
     store_path: str,
     as_json: bool,
 ) -> None:
-    """Choose an index of a view, and tune it to a recall that is measured.
+    """Build a search index for a view, tuned to a measured recall.
 
     Exact search stays up to some 30,000 items, where it is fast enough (and with --recall 1);
     from there on inverted lists, or a graph (HNSW) where these would be slow. Searches use the

@@ -6,15 +6,16 @@ from pathlib import Path
 
 import click
 
+from featurestore.cli.layout import command
 from featurestore.cli.options import open_given, store_option, trust_option
 from featurestore.cli.printing import progress_bar
 from featurestore.cli.show_results import show_assessment, show_comparison
 from featurestore.storage import stopping
 
 
-@click.command(epilog="Example: featurestore dashboard --port 8501")
-@click.option("--host", default="localhost", show_default=True)
-@click.option("--port", default=8501, show_default=True)
+@command(epilog="Example: featurestore dashboard --port 8501")
+@click.option("--host", default="localhost", show_default=True, help="Who may connect.")
+@click.option("--port", default=8501, show_default=True, help="Of the page.")
 @click.option("--no-browser", is_flag=True, help="Do not open a browser.")
 @trust_option
 @store_option
@@ -27,12 +28,17 @@ def dashboard(host: str, port: int, no_browser: bool, trust: bool, store_path: s
     return launch(path, host=host, port=port, open_browser=not no_browser, trust=trust)
 
 
-@click.command(epilog="Example: featurestore demo --store /tmp/demo-store")
+@command(epilog="Example: featurestore demo --store /tmp/demo-store")
 @click.option(
-    "--store", "store_path", default="featurestore-demo", show_default=True, metavar="PATH"
+    "--store",
+    "store_path",
+    default="featurestore-demo",
+    show_default=True,
+    metavar="PATH",
+    help="Folder of the store to make.",
 )
 def demo(store_path: str) -> None:
-    """Run the main job on data that the installed packages bring: no network, no account."""
+    """Run the main job on data that the packages bring: no network needed."""
     import heads
     from featurestore.demo.run import run_demo
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from featurestore.cli.layout import command, option
 from featurestore.cli.options import (
     dataset_of,
     encoders_option,
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from featurestore.store.view import View
 
 
-@click.command(epilog="Example: featurestore transfer photos -e timm:resnet18.a1_in1k --rank")
+@command(epilog="Example: featurestore transfer photos -e timm:resnet18.a1_in1k --rank")
 @click.argument("dataset")
 @encoders_option
 @click.option(
@@ -52,8 +53,12 @@ if TYPE_CHECKING:
 @click.option(
     "--shift-to", metavar="DATASET[:SLICE]", help="How far another data set, or a slice, lies."
 )
-@click.option(
-    "--budgets", metavar="K,K,…", help="The verdict with so few labels a class, too: 4,16,64."
+@option(
+    "--per-class",
+    "budgets",
+    old=["--budgets"],
+    metavar="K,K,…",
+    help="The verdict with so few labels a class, too: 4,16,64.",
 )
 @click.option("--by", metavar="COLUMN", help="Look at the values of a column, not at classes.")
 @label_option
@@ -106,7 +111,7 @@ def transfer(
     store_path: str,
     as_json: bool,
 ) -> None:
-    """Say whether an encoder helps, against the best baseline without pretraining."""
+    """Say whether an encoder beats the baselines without pretraining."""
     import heads
     from heads.transfer.views import embed_views
 
@@ -128,7 +133,7 @@ def transfer(
         group=not ignore_groups,
         by=by,
         shift_to=_views_of(store, shift_to) if shift_to else (),
-        budgets=_numbers("--budgets", budgets) if budgets else (),
+        budgets=_numbers("--per-class", budgets) if budgets else (),
         blend=not no_blend,
         rank=rank,
         seed=seed,
@@ -140,10 +145,10 @@ def transfer(
         show_assessment(assessment)
 
 
-@click.command(epilog="Example: featurestore curve photos --target 95")
+@command(epilog="Example: featurestore curve photos --target 95")
 @click.argument("dataset")
 @encoders_option
-@click.option("--head", default="logistic", show_default=True)
+@click.option("--head", default="logistic", show_default=True, help="As for `train`.")
 @label_option
 @task_option
 @metric_option
@@ -154,7 +159,10 @@ def transfer(
     metavar="K,K,…",
     help="Labels per class.",
 )
-@click.option("--draws", default=10, show_default=True, type=click.IntRange(2))
+@click.option(
+    "--draws", default=10, show_default=True, type=click.IntRange(2),
+    help="How often labels are drawn.",
+)  # fmt: skip
 @click.option(
     "--target",
     "targets",
@@ -183,7 +191,7 @@ def curve(
     store_path: str,
     as_json: bool,
 ) -> None:
-    """Train on few labels, again and again: how good with k, and how many are enough."""
+    """Show how good a head is with few labels, and how many suffice."""
     import heads
 
     budgets = _numbers("--per-class", per_class)

@@ -7,13 +7,14 @@ from dataclasses import asdict
 
 import click
 
-from featurestore.cli.options import json_option, open_given, store_option, trust_option
+from featurestore.cli.layout import command
+from featurestore.cli.options import LIMIT, json_option, open_given, store_option, trust_option
 from featurestore.cli.printing import print_json, print_table, say
 
 HOUR_S = 3600
 
 
-@click.command(epilog="Example: featurestore verify photos")
+@command(epilog="Example: featurestore store verify photos")
 @click.argument("datasets", nargs=-1)
 @click.option("--no-canary", is_flag=True, help="Do not load encoders.")
 @click.option(
@@ -30,7 +31,10 @@ def verify(
     store_path: str,
     as_json: bool,
 ) -> int:
-    """Check DATASETS (all by default) file by file; exit code 1 where the store is damaged."""
+    """Check every file of DATASETS (all by default).
+
+    The exit code is 1 where the store is damaged.
+    """
     from featurestore.upkeep.verify import verify as check
 
     store = open_given(store_path)
@@ -51,12 +55,7 @@ def verify(
     return int(is_damaged)
 
 
-@click.group(epilog="Example: featurestore store repair photos --dry-run")
-def store() -> None:
-    """Care of the store itself: repair."""
-
-
-@store.command(epilog="Example: featurestore store repair photos --dry-run")
+@command(epilog="Example: featurestore store repair photos --dry-run")
 @click.argument("datasets", nargs=-1)
 @click.option("--dry-run", is_flag=True, help="Say what would be done; change nothing.")
 @click.option(
@@ -68,10 +67,10 @@ def store() -> None:
 def repair(
     datasets: tuple[str, ...], dry_run: bool, unnamed: bool, store_path: str, as_json: bool
 ) -> int:
-    """Mend what `verify` finds in the logs of DATASETS (all by default).
+    """Mend what `verify` finds in the logs of DATASETS.
 
-    Commits come back from their copies. Where one has none, the rows of shards that no version
-    names are taken in, if they are valid and not there yet.
+    All data sets by default. Commits come back from their copies. Where one has none, the rows of
+    shards that no version names are taken in, if they are valid and not there yet.
     """
     from featurestore.upkeep.repair import repair as mend
 
@@ -96,13 +95,19 @@ def repair(
     return int(not is_whole)
 
 
-@click.command(epilog="Example: featurestore history photos")
+@command(epilog="Example: featurestore store history photos")
 @click.argument("dataset")
-@click.option("--limit", default=20, show_default=True, type=click.IntRange(min=1))
+@click.option(
+    *LIMIT, default=20, show_default=True, type=click.IntRange(min=1), metavar="N",
+    help="How many commits.",
+)  # fmt: skip
 @store_option
 @json_option
 def history(dataset: str, limit: int, store_path: str, as_json: bool) -> None:
-    """Show the latest commits; a snapshot is ITEMS.VIEW, two of these versions."""
+    """Show the latest commits.
+
+    A snapshot is ITEMS.VIEW: the version of the items and that of the view.
+    """
     from featurestore.upkeep.versions import history as events_of
 
     events = events_of(open_given(store_path).dataset(dataset).folder, limit)
@@ -113,7 +118,7 @@ def history(dataset: str, limit: int, store_path: str, as_json: bool) -> None:
     print_table(["when (UTC)", "table", "version", "rows", "files"], rows)
 
 
-@click.command(epilog="Example: featurestore vacuum photos --dry-run")
+@command(epilog="Example: featurestore store vacuum photos --dry-run")
 @click.argument("dataset")
 @click.option(
     "--older-than", "hours", default=24.0, show_default=True, type=click.FloatRange(min=0),
@@ -123,7 +128,10 @@ def history(dataset: str, limit: int, store_path: str, as_json: bool) -> None:
 @store_option
 @json_option
 def vacuum(dataset: str, hours: float, dry_run: bool, store_path: str, as_json: bool) -> None:
-    """Delete files that only old versions name; those that heads and comparisons name stay."""
+    """Delete files that only old versions need.
+
+    Files of versions that heads and comparisons name stay.
+    """
     from featurestore.upkeep.versions import vacuum as clean
 
     folder = open_given(store_path).dataset(dataset).folder
@@ -139,22 +147,25 @@ def vacuum(dataset: str, hours: float, dry_run: bool, store_path: str, as_json: 
     if found.damaged:
         say(
             f"no shard was {done.removeprefix('would be ')} of a table whose log is damaged: "
-            f"{found.damaged[0]} (`featurestore verify {dataset}` says more)"
+            f"{found.damaged[0]} (`featurestore store verify {dataset}` says more)"
         )
 
 
-@click.command(epilog="Example: featurestore compact photos")
+@command(epilog="Example: featurestore store compact photos")
 @click.argument("dataset")
 @store_option
 def compact(dataset: str, store_path: str) -> None:
-    """Join small shards into larger ones; `vacuum` later deletes the small ones."""
+    """Join small files into larger ones.
+
+    `vacuum` deletes the small ones later.
+    """
     from featurestore.upkeep.versions import compact as join
 
     for name, n_fewer in join(open_given(store_path).dataset(dataset).folder).items():
         say(f"{name}: {n_fewer} files fewer")
 
 
-@click.command(epilog="Example: featurestore delete photos cat/1.jpg --erase")
+@command(epilog="Example: featurestore store delete photos cat/1.jpg --erase")
 @click.argument("dataset")
 @click.argument("ids", nargs=-1)
 @click.option("--where", metavar="SQL", help="All items that fulfill a condition.")
@@ -167,7 +178,7 @@ def compact(dataset: str, store_path: str) -> None:
 def delete(
     dataset: str, ids: tuple[str, ...], where: str | None, erase: bool, yes: bool, store_path: str
 ) -> None:
-    """Delete items by IDS or by a condition; their files stay where they are.
+    """Delete items by IDS or by a condition; their files stay.
 
     A later embed of a source that still has them takes them in again.
     """
@@ -204,7 +215,7 @@ def delete(
         )
 
 
-@click.command(epilog="Example: featurestore rename photos holiday_photos")
+@command(epilog="Example: featurestore store rename photos holiday_photos")
 @click.argument("dataset")
 @click.argument("new")
 @store_option
@@ -214,13 +225,16 @@ def rename(dataset: str, new: str, store_path: str) -> None:
     say(f"{dataset} is {new} now")
 
 
-@click.command(epilog="Example: featurestore relocate photos /mnt/new/photos")
+@command(epilog="Example: featurestore store relocate photos /mnt/new/photos")
 @click.argument("dataset")
 @click.argument("root")
 @click.option("--source", metavar="NAME", help="Which one moved; the only one by default.")
 @store_option
 def relocate(dataset: str, root: str, source: str | None, store_path: str) -> None:
-    """Say that the files of DATASET lie under ROOT now; some are read to make sure."""
+    """Say that the files of DATASET lie under ROOT now.
+
+    Some are read to make sure.
+    """
     from featurestore.upkeep.relocate import relocate as move
 
     found = move(open_given(store_path).dataset(dataset).folder, root, source=source)
@@ -232,12 +246,15 @@ def relocate(dataset: str, root: str, source: str | None, store_path: str) -> No
         )
 
 
-@click.command(epilog="Example: featurestore drop photos")
+@command(epilog="Example: featurestore store drop photos")
 @click.argument("dataset")
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 @store_option
 def drop(dataset: str, yes: bool, store_path: str) -> None:
-    """Delete a data set with its views, heads and cards; its sources stay as they are."""
+    """Delete a data set with its views, heads and runs.
+
+    Its source files stay as they are.
+    """
     from featurestore.errors import StoreCorrupt, UnknownDataset
 
     store = open_given(store_path)

@@ -93,7 +93,7 @@ FAMILIES = {
         (),
         frozenset(),
         "import:clip-from-elsewhere",
-        "vectors that another program made: featurestore import",
+        "vectors that another program made: featurestore store import",
         is_remembered=False,
     ),
     "python": Family(

@@ -34,7 +34,7 @@ def read_facts(folder: Path) -> dict[str, Any] | None:
         version = facts.get("format") if isinstance(facts, dict) else None
         raise StoreCorrupt(
             f"{folder / 'index.json'} has format {version}, this release reads {FORMAT}: build the "
-            "index anew with `featurestore index`"
+            "index anew with `featurestore store index`"
         )
     try:
         damage = damage_of(folder, FILES)
@@ -48,7 +48,7 @@ def read_facts(folder: Path) -> dict[str, Any] | None:
 def _of_no_use(folder: Path, reason: str) -> str:
     return (
         f"the index in {folder} cannot be read: {reason}; delete the folder, or build it anew with "
-        "`featurestore index`"
+        "`featurestore store index`"
     )
 
 

@@ -94,7 +94,7 @@ class DatasetFolder:
             if any(True for _ in table.path.glob("*.parquet")):
                 raise BadName(
                     f"{self.path} holds what is left of a data set: "
-                    f"`featurestore drop {self.name}` deletes it"
+                    f"`featurestore store drop {self.name}` deletes it"
                 )
 
     @contextmanager

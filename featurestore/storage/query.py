@@ -135,8 +135,8 @@ def _run(
         late = f" (it took {took:.0f} s: one call of a function is not cut short)"
         raise BadQuery(
             f"stopped after {limit_s:g} s{late if is_late else ''}: "
-            f"{' '.join(statement.split())}; `featurestore sql` has no limit unless --timeout "
-            "sets one"
+            f"{' '.join(statement.split())}; `featurestore store sql` has no limit unless "
+            "--timeout sets one"
         ) from None
     except (MemoryError, duckdb.OutOfMemoryException):
         raise BadQuery(

@@ -347,7 +347,8 @@ class Table:
             if version is None or latest is None or 0 <= version <= latest:
                 raise StoreCorrupt(
                     f"the log of {self.path} cannot be read: {_said(error)}; "
-                    "`featurestore verify` names the file, `featurestore store repair` mends it"
+                    "`featurestore store verify` names the file, `featurestore store repair` "
+                    "mends it"
                 ) from None
             raise UnknownSnapshot(
                 f"{self.path} has no version {version}: it has 0 to {latest}"

@@ -62,7 +62,7 @@ class ViewIndex:
         except (FeatureStoreError, OSError, KeyError, TypeError, RuntimeError) as error:
             _log.warning(
                 "the index in %s cannot be used (%s): searching exactly; delete it, or build "
-                "it anew with `featurestore index`", self.path, error,
+                "it anew with `featurestore store index`", self.path, error,
             )  # fmt: skip
             return None
 

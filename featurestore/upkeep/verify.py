@@ -69,7 +69,7 @@ def _findings(
     if _is_begun(folder):
         what = (
             "a run was killed before it took anything in: run it again, or delete what it left: "
-            f"`featurestore drop {folder.name}`"
+            f"`featurestore store drop {folder.name}`"
         )
         yield Finding(str(folder.path), what, "warning")
         return

@@ -142,7 +142,9 @@ def keep_run(dataset: AnyDataset, kind: str, card: Mapping[str, Any]) -> StorePa
         return run_folder(dataset).write_run(kind, card)
     except OSError as error:
         said = error.strerror or error
-        _log.warning("this run is not kept, so `featurestore show` does not know it: %s", said)
+        _log.warning(
+            "this run is not kept, so `featurestore store show` does not know it: %s", said
+        )
         return None
 
 

@@ -79,7 +79,7 @@ def _plain(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class ReadView:
-    """A stored view that a run read; `featurestore vacuum` keeps the version that it names."""
+    """A stored view that a run read; `store vacuum` keeps the version that it names."""
 
     encoder: str  # spec
     fingerprint: str

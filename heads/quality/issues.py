@@ -86,7 +86,7 @@ class Issues:
             "counts": dict(self.counts),
             "notes": list(self.notes),
             "card": self.card.to_json(),
-            "item_ids": sorted(named),  # `featurestore delete --erase` looks here
+            "item_ids": sorted(named),  # `featurestore store delete --erase` looks here
         }
 
     @classmethod

@@ -227,7 +227,7 @@ def test_what_a_drop_left_makes_no_new_data_set(s3, tiny_images, monkeypatch):
     assert store.datasets() == []
     (found,) = verify(store.folder("d"))
     assert "a `rename` or `drop` was stopped in the midst" in found.what
-    with pytest.raises(BadName, match="`featurestore drop d` deletes it"):
+    with pytest.raises(BadName, match="`featurestore store drop d` deletes it"):
         embed(store, tiny_images)
     assert run(["drop", "d", "--yes", "--store", str(s3)]) == 0
     assert embed(store, tiny_images).n_encoded == 6
