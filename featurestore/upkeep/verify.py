@@ -80,8 +80,8 @@ def _findings(
         what = str(error)
         if isinstance(folder.path, RemotePath) and not folder.exists:
             what = (
-                "has no dataset.json: a `rename` or `drop` was stopped in the midst, which the same "
-                "command completes, or else restore it from a backup"
+                "has no dataset.json: a `rename` or `drop` was stopped in the midst, which the "
+                "same command completes, or else restore it from a backup"
             )
         yield Finding(str(folder.path), what, "error")
         return
