@@ -55,7 +55,7 @@ hooks: $(VENV)/dev.stamp  ## lint before each commit
 # Pins anew, without URLs: run.txt is what the package needs, dev.txt what comes on top.
 lock:  ## pin requirements/*.txt anew
 	$(BIN)/pip install --quiet uv
-	$(BIN)/uv pip compile pyproject.toml --extra cpu --extra dashboard $(LOCK) -o requirements/run.txt
+	$(BIN)/uv pip compile pyproject.toml --extra cpu --extra dashboard --extra encoders $(LOCK) -o requirements/run.txt
 	$(BIN)/uv pip compile requirements/dev.in -c requirements/run.txt $(LOCK) -o requirements/dev.all
 	{ echo "-r run.txt"; awk -F '==' 'NR == FNR {run[$$1]; next} !($$1 in run)' requirements/run.txt requirements/dev.all; } > requirements/dev.txt
 	rm requirements/dev.all

@@ -170,7 +170,8 @@ def list_encoders(as_json: bool) -> None:
 
     rows = [
         {"family": name, "example": family.example, "about": family.about,
-         "options": sorted(family.options), "missing": missing_packages(name)}
+         "options": sorted(family.options), "missing": missing_packages(name),
+         "install": family.to_install}
         for name, family in families().items()
     ]  # fmt: skip
     encoders = known_encoders()
@@ -179,7 +180,7 @@ def list_encoders(as_json: bool) -> None:
         return
     table = [
         [r["family"], r["example"], r["about"], " ".join(r["options"]),
-         f"pip install {' '.join(r['missing'])}" if r["missing"] else "installed"]
+         r["install"] if r["missing"] else "installed"]
         for r in rows
     ]  # fmt: skip
     print_table(["family", "example", "what it is", "#options", ""], table)

@@ -28,6 +28,14 @@ class Family:
     about: str
     has_revisions: bool = False  # weights on a hub, where @revision means something
     is_remembered: bool = True  # whether name, files and versions decide what it is
+    extra: str = ""  # of ours, that brings the packages
+
+    @property
+    def to_install(self) -> str:
+        """The line that installs what the family needs."""
+        if self.extra:
+            return f"pip install 'featurestore[{self.extra}]'"
+        return f"pip install {' '.join(self.packages)}"
 
 
 _DEPTH = frozenset({"layer", "pool"})
@@ -56,6 +64,7 @@ FAMILIES = {
         "timm:vit_small_patch14_dinov2.lvd142m",
         "any timm model by name, or timm:local-dir:/path; #size=224 for another input size",
         has_revisions=True,
+        extra="timm",
     ),
     "open_clip": Family(
         "featurestore.encoders.open_clip_models",
@@ -64,6 +73,7 @@ FAMILIES = {
         "open_clip:ViT-B-32/laion2b_s34b_b79k",
         "any open_clip model with its weights (a tag, or the path of a checkpoint), "
         "open_clip:hf-hub:org/name or open_clip:local-dir:/path; images and texts",
+        extra="open_clip",
     ),
     "st": Family(
         "featurestore.encoders.sentence_models",
@@ -72,6 +82,7 @@ FAMILIES = {
         "st:all-MiniLM-L6-v2",
         "any sentence-transformers text model by name, or st:local-dir:/path",
         has_revisions=True,
+        extra="sentence-transformers",
     ),
     "hf": Family(
         "featurestore.encoders.transformers_models",
@@ -80,6 +91,7 @@ FAMILIES = {
         "hf:facebook/dinov2-small",
         "any Hugging Face image or text model by name, or hf:local-dir:/path",
         has_revisions=True,
+        extra="hf",
     ),
     "random": Family(
         "featurestore.encoders.random_weights",
@@ -87,6 +99,7 @@ FAMILIES = {
         frozenset({"seed", "size"}) | _IMAGES | _DEPTH,
         "random:timm:mobilenetv2_100#seed=0",
         "the same architecture with random weights: random:timm:… or random:open_clip:…",
+        extra="open_clip",
     ),
     "import": Family(
         "featurestore.encoders.imported",

@@ -126,8 +126,7 @@ def _load(specs: Sequence[EncoderSpec], load_options: LoadOptions) -> Sequence[E
                 "moved: see docs/encoders.md for what a family imports now"
             ) from error
         raise MissingExtra(
-            f"{spec} needs the package {error.name!r}, which is not installed: "
-            f"pip install {' '.join(family.packages)}"
+            f"{spec} needs the package {error.name!r}, which is not installed: {family.to_install}"
         ) from error
     for encoder in encoders:
         if not isinstance(encoder, Encoder):

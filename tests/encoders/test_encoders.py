@@ -240,7 +240,9 @@ def test_a_package_that_is_missing_is_named(monkeypatch):
         raise ModuleNotFoundError("No module named 'timm'", name="timm")
 
     monkeypatch.setattr("featurestore.encoders.loading.importlib.import_module", absent)
-    with pytest.raises(MissingExtra, match="'timm', which is not installed: pip install"):
+    with pytest.raises(
+        MissingExtra, match=r"'timm', which is not installed: pip install 'featurestore\[timm\]'"
+    ):
         load("timm:resnet18")
 
 
