@@ -345,6 +345,17 @@ def test_an_npy_export_leaves_the_items_of_another_one(view, tmp_path):
     assert not (tmp_path / "v.npy").exists()
 
 
+def test_an_npy_export_that_was_killed_between_its_two_files_can_run_again(view, tmp_path):
+    export(view, tmp_path / "v.npy")
+    whole = (tmp_path / "v.npy").read_bytes()
+    (tmp_path / "v.npy").unlink()  # it is written last
+    export(view, tmp_path / "v.npy")
+    assert (tmp_path / "v.npy").read_bytes() == whole
+    (tmp_path / "v.npy").unlink()
+    with pytest.raises(BadSource, match=r"something at .*v\.items\.parquet"):
+        export(view, tmp_path / "v.npy", where="label = 'a'")  # not what it left
+
+
 def test_an_atlas_export_can_be_imported_and_exported_again(view, tmp_path):
     first, second = tmp_path / "a.atlas.parquet", tmp_path / "b.atlas.parquet"
     export(view, first)

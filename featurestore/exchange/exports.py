@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection
-from contextlib import ExitStack
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -89,13 +89,10 @@ def export(
         with written_beside(path) as temporary:
             write_folder(table, temporary, by_split=True, say=say)
     else:
-        with ExitStack() as files:  # all of it or nothing
+        with written_beside(path) as temporary:
+            _WRITERS[ending](table, temporary)
             if ending == ".npy":
-                _write_parquet(
-                    table.drop_columns(["vector"]),
-                    files.enter_context(written_beside(_items_beside(path))),
-                )
-            _WRITERS[ending](table, files.enter_context(written_beside(path)))
+                _write_items(table.drop_columns(["vector"]), _items_beside(path))
     return len(table)
 
 
@@ -114,10 +111,23 @@ def check_path(path: str | Path, *, has_map: bool = False) -> str:
         raise BadSource(f"cannot write {path.name}: expected {known}")
     if has_map and ending != ATLAS:
         raise BadSource(f"{path.name} has no place for a map: expected a name that ends in {ATLAS}")
-    for target in (path, *([_items_beside(path)] if ending == ".npy" else [])):
-        if target.exists():
-            raise BadSource(f"there is something at {target}: name another file")
+    _check_free(path)
     return ending
+
+
+def _check_free(path: Path) -> None:
+    if path.exists():
+        raise BadSource(f"there is something at {path}: name another file")
+
+
+def _write_items(rows: pa.Table, path: Path) -> None:
+    """Write the items of an ``.npy`` file, which comes last; a killed run may have left them."""
+    with suppress(OSError, pa.ArrowInvalid):
+        if pq.read_table(path).equals(rows, check_metadata=True):
+            return
+    _check_free(path)
+    with written_beside(path) as temporary:
+        _write_parquet(rows, temporary)
 
 
 def _write_parquet(table: pa.Table, path: Path) -> None:
