@@ -93,7 +93,7 @@ def test_sql_over_the_items(embedded):
             1,
             "reads texts, but",
         ),
-        (["embed", "{images}", "--dataset", "tiny", "-e", "pixels"], 1, "is no encoder spec"),
+        (["embed", "{images}", "--dataset", "tiny", "-e", "pixles"], 1, "no encoder is called"),
         (["embed", "{empty}", "--dataset", "new", "-e", PIXELS], 1, "holds no items"),
         (["embed", "--dataset", "new", "-e", PIXELS], 1, "does not exist yet: name a SOURCE"),
         (["search", "tiny"], 2, "give --item, --image, --text or --vector"),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from featurestore.cli.layout import command
-from featurestore.cli.options import json_option, open_given, store_option
+from featurestore.cli.options import at_view, json_option, open_given, store_option
 from featurestore.cli.printing import print_json, print_table, say
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ def list_datasets(store_path: str, as_json: bool) -> None:
     """List data sets and their views."""
     store = open_given(store_path)
     rows: list[dict[str, Any]] = []
+    table = []
     for name in store.datasets():
         dataset = store.dataset(name)
         views = [str(view.spec) for view in dataset.views()]
@@ -33,10 +34,12 @@ def list_datasets(store_path: str, as_json: bool) -> None:
                 "views": views,
             }
         )
+        table.append(
+            [name, dataset.modality, f"{dataset.n_items:,}", "\n".join(dataset.listed_views())]
+        )
     if as_json:
         print_json(rows)
         return
-    table = [[r["dataset"], r["modality"], f"{r['items']:,}", "\n".join(r["views"])] for r in rows]
     print_table(["data set", "holds", "items", "views"], table)
 
 
@@ -50,7 +53,7 @@ def info(dataset: str, store_path: str, as_json: bool) -> None:
 
     from featurestore.pipeline.understood import describe_groups, group_sizes
 
-    found = open_given(store_path).dataset(dataset)
+    found = open_given(store_path).dataset(at_view(dataset, ())[0])
     items = found.items()
     failures, runs = found.failures().to_pylist(), found.runs("embed")
     # A run that was stopped before its first commit has named labels that no item has yet.
@@ -85,10 +88,10 @@ def info(dataset: str, store_path: str, as_json: bool) -> None:
     if value["groups"]:
         click.echo(f"  group: {describe_groups(value['groups'])}")
     rows = [
-        [v["encoder"], v["dim"], f"{v['rows']:,}", f"{v['bytes'] / 1e6:,.1f}", v["snapshot"],
+        [title, v["dim"], f"{v['rows']:,}", f"{v['bytes'] / 1e6:,.1f}", v["snapshot"],
          f"{v['items_per_s']:,.0f}" if v["items_per_s"] else "",
          f"{v['index']['factory']}, recall {v['index']['recall']:.3f}" if v["index"] else "exact"]
-        for v in value["views"]
+        for title, v in zip(found.listed_views(), value["views"], strict=True)
     ]  # fmt: skip
     print_table(["view", "dim", "rows", "MB", "snapshot", "items/s", "search"], rows)
     for one in failures:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     epilog="Example: featurestore embed reviews.csv --dataset reviews --text body --label stars "
     "-e st:all-MiniLM-L6-v2",
     groups={
-        "What to embed, and with what": ("dataset", "encoders"),
+        "What to embed, and with what": ("dataset", "encoders", "name"),
         "Columns of a table": ("text", "image", "label", "split", "group", "id_column", "columns"),
         "A part of the items": ("where", "limit", "sample", "seed"),
         "Items that are known already": ("overwrite", "retry_failed", "rehash", "prune"),
@@ -36,8 +36,9 @@ if TYPE_CHECKING:
     "-e", "--encoder", "encoders", multiple=True, metavar="SPEC",
     help="Encoder, such as timm:resnet18 (see `featurestore encoders`); repeatable. "
     "Without it: the built-in one of what SOURCES hold. "
-    "#layer=3+6+-1 takes several layers from one pass.",
+    "#layer=3+6+-1 takes several layers from one pass. A short name such as tiny-image will do.",
 )  # fmt: skip
+@click.option("--name", metavar="NAME", help="A name of your own for the view of this encoder.")
 @click.option("--text", metavar="COLUMN", help="Column of texts to embed.")
 @click.option(
     "--image", metavar="COLUMN",
@@ -100,6 +101,7 @@ def embed(
     sources: tuple[str, ...],
     dataset: str,
     encoders: tuple[str, ...],
+    name: str | None,
     text: str | None,
     image: str | None,
     label: tuple[str, ...],
@@ -148,6 +150,8 @@ def embed(
         tuple(columns.split(",")) if columns else None, follow_links or None,
     )  # fmt: skip
     devices = devices_of(device)
+    if name is not None and len(encoders) > 1:
+        raise click.UsageError("--name is for the view of one encoder")
     embed_options = EmbedOptions(
         devices[0], batch_size, num_workers, overwrite, retry_failed, max_failures, prune,
         trust, compiled, decode_in, rehash,
@@ -164,6 +168,8 @@ def embed(
             reports = embed_on(devices, store.path, dataset, request, progress=progress, say=say)
         else:
             reports = store.embed(dataset=dataset, progress=progress, say=say, **vars(request))
+    if name is not None:
+        store.dataset(dataset).name_view(reports[0].encoder, name)
     if as_json:
         print_json([{**vars(one), "items_per_s": one.items_per_s} for one in reports])
     for report in reports:

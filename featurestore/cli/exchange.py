@@ -6,14 +6,14 @@ import click
 
 from featurestore.cli.exit_codes import FAILED_ITEMS
 from featurestore.cli.layout import command
-from featurestore.cli.options import slice_option, store_option, view_of
+from featurestore.cli.options import encoder_option, slice_option, store_option, view_of
 from featurestore.cli.printing import say, say_failed
 
 
 @command(epilog="Example: featurestore export photos vectors.parquet --split test")
 @click.argument("dataset")
 @click.argument("path")
-@click.option("-e", "--encoder", metavar="SPEC", help="Encoder; the only view's by default.")
+@encoder_option
 @click.option("--where", metavar="SQL", help="Only items that fulfill a condition.")
 @click.option("--split", metavar="NAME", help="Only items of a split.")
 @click.option(

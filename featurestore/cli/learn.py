@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -10,7 +11,9 @@ import click
 
 from featurestore.cli.layout import command
 from featurestore.cli.options import (
+    at_view,
     dataset_of,
+    encoder_option,
     encoders_option,
     evaluation_option,
     groups_option,
@@ -32,7 +35,7 @@ from featurestore.cli.show_results import predict_line, show_comparison, show_he
 
 @command(epilog="Example: featurestore train photos -e baseline:pixels --head ridge")
 @click.argument("dataset")
-@click.option("-e", "--encoder", metavar="SPEC", help="Encoder; the only view's by default.")
+@encoder_option
 @click.option(
     "--head",
     default="logistic",
@@ -78,7 +81,7 @@ def train(
     """Train one head on a view, evaluate it, keep it in the store."""
     import heads
 
-    view = view_of(store_path, dataset, encoder, slice_name, trust=trust)
+    view = view_of(store_path, dataset, encoder, slice_name, label=label, trust=trust)
     fitted = heads.fit(
         view,
         head,
@@ -127,7 +130,7 @@ def train(
 @json_option
 def compare(
     dataset: str,
-    encoders: tuple[str, ...],
+    encoders: Sequence[str],
     head_names: tuple[str, ...],
     label: str | None,
     task: str | None,
@@ -145,6 +148,7 @@ def compare(
     """Compare encoders × heads on the same folds, beside baselines."""
     import heads
 
+    dataset, encoders = at_view(dataset, encoders)
     views = views_of(dataset_of(store_path, dataset, slice_name, trust=trust), encoders)
     chosen: dict[str, Any] = {"heads": head_names} if head_names else {}
     run = partial(

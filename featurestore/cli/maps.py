@@ -7,13 +7,13 @@ import sys
 import click
 
 from featurestore.cli.layout import command, option
-from featurestore.cli.options import json_option, open_given, store_option, view_of
+from featurestore.cli.options import encoder_option, json_option, open_given, store_option, view_of
 from featurestore.cli.printing import print_json, print_table, say
 
 
 @command(epilog="Example: featurestore store project photos -e baseline:pixels --method pca")
 @click.argument("dataset")
-@click.option("-e", "--encoder", metavar="SPEC", help="Encoder; the only view's by default.")
+@encoder_option
 @click.option(
     "--method",
     type=click.Choice(["pca", "umap"]),

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from featurestore.cli.printing import say
+
 if TYPE_CHECKING:
     from featurestore.store.dataset import DataSet
     from featurestore.store.store import Store
@@ -36,9 +38,14 @@ task_option = click.option(
 metric_option = click.option(
     "--metric", help="balanced_accuracy, macro_f1 or r2 by default, by task."
 )
+encoder_option = click.option(
+    "-e", "--encoder", metavar="NAME",
+    help="Which view: its encoder, a part of that name, or @2. By default the best one of the "
+    "last comparison.",
+)  # fmt: skip
 encoders_option = click.option(
-    "-e", "--encoder", "encoders", multiple=True, metavar="SPEC",
-    help="Encoder; repeatable; all views by default.",
+    "-e", "--encoder", "encoders", multiple=True, metavar="NAME",
+    help="View: its encoder, a part of that name, or @2; repeatable; all by default.",
 )  # fmt: skip
 evaluation_option = click.option(
     "--evaluation",
@@ -82,6 +89,12 @@ def dataset_of(
     return found if slice_name is None else found.within(slice_name)
 
 
+def at_view(dataset: str, encoders: Sequence[str]) -> tuple[str, Sequence[str]]:
+    """Return data set and encoders of ``DATASET``, or of ``DATASET@VIEW``, which names one."""
+    name, at, encoder = dataset.partition("@")
+    return name, (encoder, *encoders) if at else encoders
+
+
 def views_of(dataset: DataSet, encoders: Sequence[str]) -> list[View]:
     """Return the views that were typed, whose code is asked for by that, or else all."""
     from featurestore.encoders.trust import asked_for
@@ -95,15 +108,25 @@ def view_of(
     encoder: str | None,
     slice_name: str | None = None,
     *,
+    label: str | None = None,
     trust: bool = False,
 ) -> View:
-    """Return the view of ``DATASET -e SPEC``, of ``DATASET@SPEC``, or the only one there is."""
-    name, at, spec = dataset.partition("@")
+    """Return the view of ``DATASET -e NAME`` or ``DATASET@NAME``; else the one to take."""
+    from featurestore.store.default_view import default_view
+
+    name, encoders = at_view(dataset, [] if encoder is None else [encoder])
     found = dataset_of(store_path, name, slice_name, trust=trust)
-    if encoder is None and at:
-        encoder = spec
-    views = views_of(found, [] if encoder is None else [encoder])
-    if len(views) != 1:
-        known = ", ".join(str(view.spec) for view in views) or "none"
-        raise click.UsageError(f"say which encoder with -e SPEC; {name} has views by: {known}")
-    return views[0]
+    if encoders:
+        return views_of(found, encoders)[-1]
+    view, why = default_view(found, label)
+    if view is None:
+        listed = ", ".join(found.listed_views())
+        raise click.UsageError(
+            f"say which view with -e: {name} has {listed}; or run `featurestore compare {name}`: "
+            "from then on its best encoder is taken"
+            if listed
+            else f"{name} has no vectors yet: `featurestore embed --dataset {name}` makes some"
+        )
+    if why:
+        say(f"{why}; -e names another")
+    return view

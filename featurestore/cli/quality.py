@@ -12,6 +12,7 @@ import click
 from featurestore.cli.layout import command, option
 from featurestore.cli.options import (
     LIMIT,
+    encoder_option,
     json_option,
     label_option,
     open_given,
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
 @command(epilog="Example: featurestore quality photos -e baseline:pixels")
 @click.argument("dataset")
-@click.option("-e", "--encoder", metavar="SPEC", help="Encoder; the only view's by default.")
+@encoder_option
 @label_option
 @click.option("--head", default="logistic", show_default=True, help="Who judges the labels.")
 @click.option("--kind", "kinds", multiple=True, type=click.Choice(KINDS), help="Show these alone.")
@@ -57,7 +58,7 @@ def quality(
     """Look for wrong labels, near-duplicates, leaks and outliers."""
     import heads
 
-    view = view_of(store_path, dataset, encoder, slice_name, trust=trust)
+    view = view_of(store_path, dataset, encoder, slice_name, label=label, trust=trust)
     found = heads.find_issues(
         view, label=label, head=head, seed=seed,
         progress=say_fits if sys.stderr.isatty() else None,
@@ -223,7 +224,7 @@ def _show(reviews: list[Review], as_json: bool) -> None:
 
 @command(epilog="Example: featurestore suggest photos -e baseline:pixels -n 20")
 @click.argument("dataset")
-@click.option("-e", "--encoder", metavar="SPEC", help="Encoder; the only view's by default.")
+@encoder_option
 @option(
     *LIMIT, old=["--number"], default=20, show_default=True, type=click.IntRange(1), metavar="N",
     help="How many items.",
@@ -253,7 +254,7 @@ def suggest(
     """Say which unlabelled items to label next."""
     import heads
 
-    view = view_of(store_path, dataset, encoder, slice_name)
+    view = view_of(store_path, dataset, encoder, slice_name, label=label)
     found = heads.suggest(view, limit, strategy, label=label, seed=seed)
     if as_json:
         print_json([vars(one) for one in found])

@@ -7,13 +7,20 @@ from typing import Any
 import click
 
 from featurestore.cli.layout import command, option
-from featurestore.cli.options import LIMIT, json_option, store_option, trust_option, view_of
+from featurestore.cli.options import (
+    LIMIT,
+    encoder_option,
+    json_option,
+    store_option,
+    trust_option,
+    view_of,
+)
 from featurestore.cli.printing import print_json, print_table, say
 
 
 @command(epilog="Example: featurestore search photos -e open_clip:ViT-B-32/openai --text 'a cat'")
 @click.argument("dataset")
-@click.option("-e", "--encoder", metavar="SPEC", help="Encoder; the only view's by default.")
+@encoder_option
 @click.option("--item", "items", multiple=True, metavar="ID", help="Like an item; repeatable.")
 @click.option("--image", "images", multiple=True, metavar="FILE", help="Like a picture.")
 @click.option("--text", "texts", multiple=True, metavar="TEXT", help="Like a text.")
@@ -112,7 +119,7 @@ def _vectors(path: str) -> Any:
 
 @command(epilog="Example: featurestore store index photos --recall 0.98 --memory 500M")
 @click.argument("dataset")
-@click.option("-e", "--encoder", metavar="SPEC", help="Encoder; the only view's by default.")
+@encoder_option
 @click.option(
     "--recall", default=0.95, show_default=True, type=click.FloatRange(0, 1, min_open=True),
     help="Wanted share of the true ten nearest among the ten found.",

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import click
 
 from featurestore.cli.layout import command, option
 from featurestore.cli.options import (
+    at_view,
     dataset_of,
     encoders_option,
     evaluation_option,
@@ -89,7 +91,7 @@ if TYPE_CHECKING:
 @json_option
 def transfer(
     dataset: str,
-    encoders: tuple[str, ...],
+    encoders: Sequence[str],
     layers: str | None,
     n_random: int,
     against: str | None,
@@ -116,6 +118,7 @@ def transfer(
     from heads.transfer.views import embed_views
 
     store = open_given(store_path, trust=trust)
+    dataset, encoders = at_view(dataset, encoders)
     found = dataset_of(store_path, dataset, slice_name, trust=trust)
     views = embed_views(
         found, encoders, layers=layers.split(",") if layers else (), n_random=n_random,
@@ -177,7 +180,7 @@ def transfer(
 @json_option
 def curve(
     dataset: str,
-    encoders: tuple[str, ...],
+    encoders: Sequence[str],
     head: str,
     label: str | None,
     task: str | None,
@@ -195,6 +198,7 @@ def curve(
     import heads
 
     budgets = _numbers("--per-class", per_class)
+    dataset, encoders = at_view(dataset, encoders)
     views = views_of(dataset_of(store_path, dataset, slice_name, trust=trust), encoders)
     drawn = heads.curve(
         views,

@@ -90,6 +90,13 @@ def _cached() -> Iterator[KnownEncoder]:
                 break
 
 
+def family_of_folder(folder: Path) -> str | None:
+    """Return the family that reads the model in a folder; None where its files do not say."""
+    files = {one.name: one for one in folder.iterdir()}
+    spec, _, _ = _what(folder.name, files)
+    return None if spec is None else spec.partition(":")[0]
+
+
 def _what(name: str, files: dict[str, Path]) -> tuple[str | None, str, int | None]:
     """Tell family, modalities and dim of a cached model from its configuration files."""
     if "open_clip_config.json" in files:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from featurestore.encoders.base import Encoder, LoadOptions
 from featurestore.encoders.families import BUILTIN, family_of
 from featurestore.encoders.loading import check_device_name, known_encoder, load_encoders
+from featurestore.encoders.named import encoder_named
 from featurestore.encoders.prompts import prompt_note
 from featurestore.encoders.trust import asked_for, either
 from featurestore.errors import BadName, EncoderChanged, ModalityMismatch
@@ -86,7 +87,8 @@ class Job:
         """
         folder, clock = DatasetFolder(store / "datasets" / check_dataset_name(dataset)), Clock()
         own = own_encoders(request.encoders)
-        specs = [*parse_specs(one for one in request.encoders if isinstance(one, str)), *own]
+        given = (one for one in request.encoders if isinstance(one, str))
+        specs = [*parse_specs(encoder_named(one, _used_in(store)) for one in given), *own]
         for spec in specs:
             family_of(spec)
         check_device_name(request.embed_options.device)
@@ -236,6 +238,13 @@ class Job:
             drop = drop_equal({"item_id": dropped}, ["item_id"])
             folder.items.merge(None, drop=drop, keys=["item_id"])
             folder.failures.merge(None, drop=drop, keys=["item_id"])
+
+
+def _used_in(store: StorePath) -> Iterator[str]:
+    """Return the encoders that made the views of a store."""
+    for path in store.glob("datasets/*/dataset.json"):
+        for info in DatasetFolder(path.parent).encoders().values():
+            yield info["spec"]
 
 
 def _read_how(sources: Mapping[str, SourceRecord]) -> str:

@@ -82,7 +82,7 @@ def _respell(given: RunInput, infos: Mapping[str, Mapping[str, Any]]) -> None:
     for resolved in given.resolved:
         info = infos.get(resolved.slug)
         if info and info["spec"] != str(resolved.spec):
-            given.folder.respell(resolved)
+            given.folder.note(resolved.slug, spec=str(resolved.spec))
 
 
 def _as_loaded(given: RunInput, encoders: Mapping[int, Encoder]) -> RunInput:

@@ -191,17 +191,19 @@ class DatasetFolder:
         }
         if is_hidden:
             value["replaced_by"] = "nothing: it is being made"
-        earlier = {} if is_hidden else self.encoders()
+        earlier = self.encoders()
+        for one in earlier.values():  # a view keeps its name, whatever its weights
+            if one["spec"] == value["spec"] and "name" in one:
+                value["name"] = one["name"]
         write_json(self.path / "views" / resolved.slug / "encoder.json", value)
-        for slug, one in earlier.items():
+        for slug, one in ({} if is_hidden else earlier).items():
             if one["spec"] == value["spec"] and slug != resolved.slug:
-                replaced = {**one, "replaced_by": resolved.slug}
-                write_json(self.path / "views" / slug / "encoder.json", replaced)
+                self.note(slug, replaced_by=resolved.slug)
 
-    def respell(self, resolved: ResolvedEncoder) -> None:
-        """Note that a view's encoder is now found under another spec, at another place."""
-        path = self.path / "views" / resolved.slug / "encoder.json"
-        write_json(path, {**read_json(path), "spec": str(resolved.spec)})
+    def note(self, slug: str, **facts: str) -> None:
+        """Change what encoder.json says of a view: its name, or the place of its encoder."""
+        path = self.path / "views" / slug / "encoder.json"
+        write_json(path, {**read_json(path), **facts})
 
     def write_run(self, kind: str, value: Mapping[str, Any]) -> StorePath:
         """Write a run card; its name sorts by time."""

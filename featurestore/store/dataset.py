@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
+import shlex
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,15 +20,17 @@ from featurestore.curation.reviews import Review, add_reviews, read_reviews, und
 from featurestore.curation.slices import Slice, drop_slice, read_slice, save_slice, slices
 from featurestore.encoders.images import thumbnail
 from featurestore.encoders.trust import Trust, either
-from featurestore.errors import UnknownItem, UnknownView, nearest
+from featurestore.errors import BadName, UnknownItem, UnknownView, nearest
 from featurestore.sources.locations import Location
 from featurestore.sources.reading import Reader, reason_of
 from featurestore.storage.dataset_file import DatasetFile
 from featurestore.storage.dataset_folder import DatasetFolder
 from featurestore.storage.files import write_file
 from featurestore.storage.remote import RemotePath, StorePath
+from featurestore.store.default_view import default_view
 from featurestore.store.view import View
-from featurestore.terms.specs import EncoderSpec, Modality
+from featurestore.terms.names import meant_by
+from featurestore.terms.specs import Modality, encoder_label
 
 if TYPE_CHECKING:
     from featurestore.store.store import Store
@@ -102,19 +106,73 @@ class DataSet:
         found = [View(self, slug, info, slice_=self.slice_, trust=trust) for slug, info in encoders]
         return sorted(found, key=lambda view: str(view.spec))
 
-    def view(self, spec: str, *, trust: Trust = False) -> View:
-        """Return the vectors by one encoder, whose code may run where ``trust`` allows it."""
-        wanted = str(EncoderSpec.parse(spec))
-        encoders = self.folder.encoders()
-        for slug, info in encoders.items():
+    def view(self, spec: str | None = None, *, trust: Trust = False) -> View:
+        """Return the vectors by one encoder, whose code may run where ``trust`` allows it.
+
+        Parameters
+        ----------
+        spec : str, optional
+            The encoder's spec, or any name that means one view alone; see `terms.names.meant_by`.
+            Without it: the view that `default_view` chooses.
+
+        Raises
+        ------
+        UnknownView
+            If there is no such view, or, without ``spec``, nothing tells several apart.
+        BadName
+            If the name may mean several.
+        """
+        if spec is None:
+            return self._default_view()
+        wanted = self.spec_named(spec)
+        for slug, info in self.folder.encoders().items():
             if info["spec"] == wanted:
                 trust = either(self.store.trust, trust)
                 return View(self, slug, info, slice_=self.slice_, trust=trust)
-        known = [info["spec"] for info in encoders.values()]
+        known = [encoder_label(str(view.spec)) for view in self.views()]
         raise UnknownView(
-            f"data set {self.name!r} was not embedded by {wanted}: {nearest(wanted, known)}; "
-            f"embed it with `featurestore embed --dataset {self.name} -e {wanted}`"
+            f"data set {self.name!r} was not embedded by {spec}: {nearest(spec, known)}; "
+            f"embed it with `featurestore embed --dataset {self.name} -e {shlex.quote(spec)}`"
         )
+
+    def _default_view(self) -> View:
+        view, _ = default_view(self)
+        if view is None:
+            raise UnknownView(
+                f"say which view of {self.name!r}: {', '.join(self.listed_views()) or 'none yet'}"
+            )
+        return view
+
+    def spec_named(self, text: str) -> str:
+        """Return the spec of the view that a name means; the text where it means none."""
+        text = text.removeprefix(f"{self.name}@")
+        specs = [str(view.spec) for view in self.views()]
+        infos = self.folder.encoders().values()
+        names = {info["name"]: info["spec"] for info in infos if info.get("name")}
+        return meant_by(text, specs, names) or text
+
+    def listed_views(self) -> list[str]:
+        """Return the views with number and name, as ``ls`` prints: ``@1 tiny (builtin:…)``."""
+        views = enumerate(self.views(), start=1)
+        named = ((n, str(view.spec), view.info.get("name")) for n, view in views)
+        return [f"@{n} {name} ({spec})" if name else f"@{n} {spec}" for n, spec, name in named]
+
+    def name_view(self, view: str, name: str) -> None:
+        """Give a view a name of its own, which then means it in all commands.
+
+        Raises
+        ------
+        BadName
+            If it cannot be a name, or another view has it.
+        """
+        spec = str(self.view(view).spec)
+        if not re.fullmatch(r"[a-z][a-z0-9._-]*", name):
+            raise BadName(f"{name!r} cannot be the name of a view: a-z, 0-9, ., _ and - can")
+        for slug, info in self.folder.encoders().items():
+            if info["spec"] == spec:
+                self.folder.note(slug, name=name)
+            elif info.get("name") == name:
+                raise BadName(f"{name!r} is {info['spec']} already: give another name")
 
     def slices(self) -> list[Slice]:
         """Return the named slices, sorted by name."""

@@ -132,9 +132,13 @@ class Store:
         folder.forget_erased()
         return DataSet(self, folder)
 
-    def view(self, dataset: str, spec: str, *, trust: Trust = False) -> View:
-        """Return the vectors of a data set by an encoder: ``view("cells", "timm:resnet18")``."""
-        return self.dataset(dataset).view(spec, trust=trust)
+    def view(self, dataset: str, spec: str | None = None, *, trust: Trust = False) -> View:
+        """Return the vectors of a data set by an encoder: ``view("cells", "resnet18")``.
+
+        Any name that means one view alone will do, ``"cells@resnet18"`` too; see `DataSet.view`.
+        """
+        name, at, after = dataset.partition("@")
+        return self.dataset(name).view(after if at and spec is None else spec, trust=trust)
 
     @renamed(**_RENAMED)
     def embed(

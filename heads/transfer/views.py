@@ -55,7 +55,7 @@ def embed_views(
         As of `Store.embed`.
     """
     views = dataset.views()
-    named = [EncoderSpec.parse(encoder) for encoder in encoders] or [
+    named = [EncoderSpec.parse(dataset.spec_named(one)) for one in encoders] or [
         view.spec for view in views if view.spec.family not in ("baseline", "random")
     ]
     of_layers = [spec.with_option("layer", layer) for spec in named for layer in layers]

@@ -1,0 +1,41 @@
+"""Which of several views a command takes where none is named."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from featurestore.terms.specs import encoder_label
+
+if TYPE_CHECKING:
+    from featurestore.store.dataset import DataSet
+    from featurestore.store.view import View
+
+_UNTRAINED = ("baseline", "random")
+
+
+def default_view(dataset: DataSet, label: str | None = None) -> tuple[View | None, str]:
+    """Return the view to take, and a sentence that says so where there are others.
+
+    The only one; else the only one by a pretrained encoder; else the best of these in the last
+    comparison by that label (the main one by default). None where nothing tells them apart.
+    """
+    views = dataset.views()
+    if len(views) == 1:
+        return views[0], ""
+    trained = {str(v.spec): v for v in views if v.spec.family not in _UNTRAINED}
+    if len(trained) == 1:
+        ((spec, view),) = trained.items()
+        others = ", ".join(encoder_label(str(one.spec)) for one in views if one is not view)
+        return view, f"using {encoder_label(spec)}; the others are baselines ({others})"
+    label = label or next(iter(dataset.label_columns), None)
+    for card in dataset.runs("compare"):
+        if card.get("label") != label:
+            continue
+        for row in card.get("rows", ()):  # best first
+            if row["encoder"] in trained:
+                when, metric = str(card["when"])[:10], str(card["metric"]).replace("_", " ")
+                return trained[row["encoder"]], (
+                    f"using {encoder_label(row['encoder'])}, the best encoder in the comparison "
+                    f"of {when} ({metric} {row['value']:.3f})"
+                )
+    return None, ""
