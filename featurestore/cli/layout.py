@@ -11,6 +11,8 @@ from typing import Any
 
 import click
 
+from featurestore.cli import settings
+
 
 class Option(click.Option):
     """An option that also answers to the spellings of earlier releases, which help leaves out."""
@@ -35,6 +37,22 @@ class Command(click.Command):
     ) -> None:
         super().__init__(*args, **kwargs)
         self.groups = groups or {}
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Read the arguments; featurestore.toml fills what is not typed."""
+        if not ctx.resilient_parsing:
+            args = settings.with_defaults(ctx, args)
+        return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command."""
+        settings.say_what_was_taken(ctx)
+        return super().invoke(ctx)
+
+    def get_help(self, ctx: click.Context) -> str:
+        """Return the help, whatever featurestore.toml says."""
+        ctx.default_map = None
+        return super().get_help(ctx)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the options group by group; those of no group come last."""

@@ -23,6 +23,7 @@ store_option = click.option(
     default=DEFAULT_STORE,
     show_default=True,
     metavar="PATH",
+    is_eager=True,  # what featurestore.toml says is about one store
     help="Folder of the store, or s3://bucket/folder (or FEATURESTORE_STORE).",
 )
 LIMIT = ("-n", "--limit", "limit")  # how many, in every command

@@ -1,0 +1,200 @@
+"""featurestore.toml: what is typed again and again, as defaults of options and of DATASET.
+
+The file lies in the working folder, or else beside the store. Options and the environment win.
+It holds names alone: what it says is data, and code that it names is not asked for by that.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import click
+from click.core import ParameterSource
+
+from featurestore.cli.options import DEFAULT_STORE
+from featurestore.cli.printing import say
+from featurestore.encoders.trust import PYTHON, not_trusted
+from featurestore.errors import BadName, nearest
+from featurestore.terms.specs import LOCAL_DIR
+
+NAME = "featurestore.toml"
+KEYS = ("store", "dataset", "encoder", "label", "text", "image", "group", "id")
+_DATASET = f"{NAME}: dataset"  # in the context: put in front of the other arguments
+_MOST_BYTES = 65_536  # it holds eight short values
+_PARAMETERS = {"store": "store_path", "id": "id_column"}  # others are called as the key
+_EMBED_ALONE = ("text", "image", "group")
+# A name that nobody typed must not decide what is deleted or renamed.
+_NAMED_EACH_TIME = ("delete", "drop", "rename", "relocate", "vacuum", "compact")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a featurestore.toml says."""
+
+    path: Path
+    values: Mapping[str, Any]
+
+    @property
+    def store(self) -> str | None:
+        """The store, relative to the file's folder; None where the file names none."""
+        given = self.values.get("store")
+        is_url = given is not None and "://" in given
+        return given if given is None or is_url else os.path.relpath(self._path(given))
+
+    @property
+    def encoder(self) -> str | None:
+        """The encoder; a folder in it is relative to the file's."""
+        given: str | None = self.values.get("encoder")
+        family, marker, place = (given or "").partition(LOCAL_DIR)
+        there = self._path(place.partition("#")[0])
+        return f"{family}{marker}{self._path(place)}" if marker and there.is_dir() else given
+
+    def is_of(self, store: str) -> bool:
+        """Whether the file is about a store: the one that it names, if any."""
+        return self.store is None or _same(self.store, store)
+
+    def _path(self, text: str) -> Path:
+        return self.path.parent / Path(text).expanduser()
+
+
+class _Defaults(dict[str, Callable[[], Any]]):
+    """Parameter → how to ask the file for its value; one that it does not give is not there."""
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.keys() and self[str(name)]() is not None
+
+
+def read_settings(path: Path) -> Settings:
+    """Read a featurestore.toml.
+
+    Raises
+    ------
+    BadName
+        If it is no such file; the message says what is wrong with it.
+    """
+    content = path.read_bytes()
+    if len(content) > _MOST_BYTES:
+        raise BadName(f'{path} has {len(content):,} bytes: expected a few lines of key = "value"')
+    try:
+        values = tomllib.loads(content.decode())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise BadName(f"{path} cannot be read: {error}") from None
+    for key, value in values.items():
+        if key not in KEYS:
+            hint = "type --trust instead" if key == "trust" else nearest(key, KEYS, n=len(KEYS))
+            raise BadName(f"{path} has an unknown key {key!r}: {hint}")
+        texts = value if key == "label" and isinstance(value, list) else [value]
+        if not texts or not all(isinstance(one, str) and one for one in texts):
+            raise BadName(f"{path}: {key} = {value!r}: expected a text in quotes")
+    return Settings(path, values)
+
+
+def with_defaults(ctx: click.Context, arguments: list[str]) -> list[str]:
+    """Let the file fill what is not typed; return the arguments, with DATASET where it was left.
+
+    It is read when the first value is asked for.
+    """
+    command = ctx.command
+    names = {one.name for one in command.params}
+    if "store_path" not in names or command.name == "demo":
+        return arguments
+    defaults = _Defaults()
+    for key in KEYS:
+        parameter = _PARAMETERS.get(key, key)
+        if key == "encoder" and command.name == "embed":
+            parameter = "encoders"
+        if parameter in names and _takes(command.name, key):
+            defaults[parameter] = partial(_value, ctx, key)
+    ctx.default_map = defaults
+    positional = [one for one in command.params if isinstance(one, click.Argument)]
+    is_first = len(positional) > 1 and positional[0].name == "dataset"
+    if is_first and "dataset" in defaults.keys() and positional[-1].required:  # noqa: SIM118
+        typed = command.make_parser(ctx).parse_args(list(arguments))[0]
+        if not isinstance(typed.get(str(positional[-1].name)), str):
+            dataset = _dataset(ctx, typed.get("store_path"))
+            if dataset is not None:
+                ctx.meta[_DATASET] = True
+                return [dataset, *arguments]
+    return arguments
+
+
+def say_what_was_taken(ctx: click.Context) -> None:
+    """Say in one line which values came from the file."""
+    said = []
+    for key in KEYS:
+        for name in {key, _PARAMETERS.get(key, key), f"{key}s"}:
+            is_taken = ctx.get_parameter_source(name) is ParameterSource.DEFAULT_MAP
+            if is_taken or (name == "dataset" and _DATASET in ctx.meta):
+                value = ctx.params[name]
+                said.append(f"{key} {value if isinstance(value, str) else ', '.join(value)}")
+    if said:
+        say(f"from {os.path.relpath(ctx.meta[NAME].path)}: {'; '.join(said)}")
+
+
+def _takes(command: str | None, key: str) -> bool:
+    if key in _EMBED_ALONE:
+        return command == "embed"
+    if key == "id":
+        return command in ("embed", "labels")
+    if key == "label":
+        return command not in ("labels", "import")
+    return key != "dataset" or command not in _NAMED_EACH_TIME
+
+
+def _settings(ctx: click.Context, store: str | None) -> Settings | None:
+    """Return what the file in the working folder says, or else that beside a local store."""
+    places = [Path.cwd()]
+    if store is not None and "://" not in store:
+        places.append(Path(store).expanduser().absolute().parent)
+    for path in (place / NAME for place in places):
+        if path.is_file():
+            if NAME not in ctx.meta or ctx.meta[NAME].path != path:
+                ctx.meta[NAME] = read_settings(path)
+            found: Settings = ctx.meta[NAME]
+            return found
+    return None
+
+
+def _dataset(ctx: click.Context, typed: object) -> str | None:
+    """Return the data set where DATASET was left out before another argument."""
+    store = typed if isinstance(typed, str) else os.environ.get("FEATURESTORE_STORE")
+    named = _settings(ctx, None)
+    store = store or (named and named.store) or DEFAULT_STORE
+    found = _settings(ctx, store)
+    return None if found is None or not found.is_of(store) else found.values.get("dataset")
+
+
+def _value(ctx: click.Context, key: str) -> Any:
+    """Return what the file says, where it is about this store and data set."""
+    found = _settings(ctx, None if key == "store" else ctx.params["store_path"])
+    if found is None or key == "store":
+        return found and found.store
+    if not found.is_of(ctx.params["store_path"]):
+        return None
+    if key == "dataset":
+        return found.values.get(key)
+    name, at, _ = str(ctx.params.get("dataset")).partition("@")
+    if found.values.get("dataset", name) != name or (key == "encoder" and at):
+        return None
+    value = found.encoder if key == "encoder" else found.values.get(key)
+    runs_code = any(one.name == "trust" for one in ctx.command.params)
+    if str(value).startswith(PYTHON) and runs_code and not ctx.params.get("trust"):
+        raise not_trusted(str(found.path), f"the encoder {value}")
+    if value is None:
+        return None
+    values = [value] if isinstance(value, str) else value
+    return values if ctx.command.name == "embed" and key in ("encoder", "label") else values[0]
+
+
+def _same(one: str, other: str) -> bool:
+    """Whether two texts name one store."""
+    if "://" in one or "://" in other:
+        return one.rstrip("/") == other.rstrip("/")
+    first, second = (Path(each).expanduser().resolve() for each in (one, other))
+    return first == second
