@@ -174,7 +174,7 @@ def test_names_of_ours_in_backquotes_are_there():
     places = [ROOT / "README.md", *ROOT.glob("docs/*.md")]
     for folder in ("featurestore", "heads", "dashboard", "benchmarks", "tools"):
         places += (ROOT / folder).rglob("*.py")
-    files = (".json", ".md", ".py", ".parquet")
+    files = (".json", ".md", ".py", ".parquet", ".toml")
     names = {
         name: path.relative_to(ROOT)
         for path in places
