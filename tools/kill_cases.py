@@ -31,7 +31,11 @@ class Case:
 
 
 _IMPORT = "import {in}/%s.parquet --dataset %s --name x --id id --label kind"
-_EMBED = "embed {in}/pictures --dataset %s -e baseline:pixels#size=2 -e builtin:tiny-image"
+# One by one: the last bits of a vector depend on the batch that it was in.
+_EMBED = (
+    "embed {in}/pictures --dataset %s -e baseline:pixels#size=2 -e builtin:tiny-image "
+    "--batch-size 1"
+)
 CASES = (
     Case("embed, a new data set", "embed {in}/pictures --dataset n -e baseline:pixels", "n"),
     Case("embed, two encoders", _EMBED % "p", "p"),
