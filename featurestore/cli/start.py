@@ -9,7 +9,6 @@ import click
 from featurestore.cli.layout import command
 from featurestore.cli.options import open_given, store_option, trust_option
 from featurestore.cli.printing import progress_bar
-from featurestore.cli.show_results import show_assessment, show_comparison
 from featurestore.storage import stopping
 
 
@@ -44,5 +43,5 @@ def demo(store_path: str) -> None:
 
     run_demo(
         Path(store_path), compare=heads.compare, assess=heads.assess_transfer, say=click.echo,
-        show=show_comparison, show_verdict=show_assessment, progress_bar=progress_bar,
+        progress_bar=progress_bar,
     )  # fmt: skip

