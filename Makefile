@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STORE ?= featurestore-demo
 WORKERS ?= 2
 
-.PHONY: help demo test lint bench dashboard format hooks lock clean
+.PHONY: help demo test lint docs bench dashboard format hooks lock clean
 
 help:  ## what the targets do
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
@@ -23,6 +23,10 @@ lint: $(VENV)/dev.stamp  ## ruff, mypy --strict, codespell
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/codespell
+
+docs: $(VENV)/dev.stamp  ## the documentation site, in build/site
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs build/site
+	@echo "open build/site/index.html"
 
 format: $(VENV)/dev.stamp  ## let ruff mend what it can
 	$(BIN)/ruff check --fix .
