@@ -135,7 +135,15 @@ def test_a_text_that_is_none_is_a_failed_item_with_exit_code_3(content, fs, tmp_
 
 
 def test_every_option_is_tried_here_or_said_where_else():
-    elsewhere = {"--image", "--follow-links", "--trust", "--compile", "--store"}
+    elsewhere = {
+        "--image",
+        "--follow-links",
+        "--trust",
+        "--compile",
+        "--store",
+        "--name",
+        "--group-from",
+    }
     text = Path(__file__).read_text(encoding="utf-8")
     names = {name for option in embed.params for name in option.opts if name.startswith("--")}
     assert {name for name in names - elsewhere if f'"{name}"' not in text} == set()

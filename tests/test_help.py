@@ -111,7 +111,7 @@ def test_options_of_embed_stand_in_groups():
     shown = help_of(("featurestore", "embed"), cli.commands["embed"], 80)
     for heading, option in (
         ("What to embed, and with what", "--encoder"),
-        ("Columns of a table", "--label"),
+        ("Columns of a table, and groups", "--group-from"),
         ("A part of the items", "--limit"),
         ("Speed", "--device"),
         ("Other options", "--store"),

@@ -76,7 +76,7 @@ def test_import_names_what_it_left_out(fs, tmp_path):
     words = ["import", path, "--dataset", "d", "--name", "x"]
     code, _, err = fs(*words, "--id", "id")
     assert code == 3
-    assert "d@import:x: 1 vectors of dim 2" in err
+    assert "d@import:x: 1 vector of dim 2" in err
     assert "failed: v.parquet:1: no id in the column 'id'" in err
     assert err.endswith("… and 5 more rows failed\n")
     assert "d: 1 " in fs("info", "d")[1]

@@ -42,7 +42,7 @@ def test_pictures_their_classes_groups_and_splits(fs, pictures, dry_run):
 
 def test_no_labels_at_all(fs, tmp_path, write_image):
     write_image(tmp_path / "set" / "1.png")
-    assert "1 pictures: no labels, groups or splits" in fs(
+    assert "1 picture: no labels, groups or splits" in fs(
         "embed", tmp_path / "set", "--dataset", "d", *PIXELS, "--dry-run"
     )[2]  # fmt: skip
 

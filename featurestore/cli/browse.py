@@ -9,7 +9,7 @@ import click
 
 from featurestore.cli.layout import command
 from featurestore.cli.options import at_view, json_option, open_given, store_option
-from featurestore.cli.printing import print_json, print_table, say
+from featurestore.cli.printing import counted, print_json, print_table, say
 
 if TYPE_CHECKING:
     from featurestore.store.view import View
@@ -18,29 +18,37 @@ if TYPE_CHECKING:
 @command(name="ls", epilog="Example: featurestore ls")
 @store_option
 @json_option
-def list_datasets(store_path: str, as_json: bool) -> None:
-    """List data sets and their views."""
+def list_datasets(store_path: str, as_json: bool) -> int:
+    """List data sets and their views.
+
+    A damaged one is named; the others are listed all the same (exit 1).
+    """
+    from featurestore.errors import StoreCorrupt
+
     store = open_given(store_path)
     rows: list[dict[str, Any]] = []
     table = []
+    damaged = {}
     for name in store.datasets():
-        dataset = store.dataset(name)
-        views = [str(view.spec) for view in dataset.views()]
-        rows.append(
-            {
-                "dataset": name,
-                "modality": str(dataset.modality),
-                "items": dataset.n_items,
-                "views": views,
-            }
-        )
-        table.append(
-            [name, dataset.modality, f"{dataset.n_items:,}", "\n".join(dataset.listed_views())]
-        )
+        try:
+            dataset = store.dataset(name)
+            views = [str(view.spec) for view in dataset.views()]
+            rows.append({"dataset": name, "modality": str(dataset.modality),
+                         "items": dataset.n_items, "views": views})  # fmt: skip
+            listed = "\n".join(dataset.listed_views())
+        except StoreCorrupt as error:
+            damaged[name] = str(error)
+            rows.append({"dataset": name, "damaged": str(error)})
+            table.append([name, "damaged", "", ""])
+        else:
+            table.append([name, dataset.modality, f"{dataset.n_items:,}", listed])
+    for name, why in damaged.items():
+        say(f"{name} is damaged: {why} (`featurestore store verify {name}` says more)")
     if as_json:
         print_json(rows)
-        return
+        return int(bool(damaged))
     print_table(["data set", "holds", "items", "views"], table)
+    return int(bool(damaged))
 
 
 @command(epilog="Example: featurestore info photos")
@@ -76,15 +84,15 @@ def info(dataset: str, store_path: str, as_json: bool) -> None:
         }
         print_json(value)
         return
-    click.echo(f"{dataset}: {len(items):,} {found.modality}s")
+    click.echo(f"{dataset}: {counted(len(items), str(found.modality))}")
     for name, root in value["sources"].items():
         click.echo(f"  source {name}: {root}")
     for column, counts in value["counts"].items():
-        shown = (
-            ", ".join(f"{key}: {n:,}" for key, n in counts.most_common(12)) if counts else "none"
-        )
-        more = f" and {len(counts) - 12} more" if len(counts) > 12 else ""
-        click.echo(f"  {column}: {shown}{more}")
+        n_without = counts.pop(None, 0)
+        shown = [f"{key}: {n:,}" for key, n in counts.most_common(12)]
+        shown += [f"{len(counts) - 12} more"] if len(counts) > 12 else []
+        shown += [f"{n_without:,} without"] if counts and n_without else []
+        click.echo(f"  {column}: {', '.join(shown) or 'none'}")
     if value["groups"]:
         click.echo(f"  group: {describe_groups(value['groups'])}")
     rows = [

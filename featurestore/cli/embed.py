@@ -8,7 +8,14 @@ import click
 
 from featurestore.cli.exit_codes import FAILED_ITEMS
 from featurestore.cli.layout import command
-from featurestore.cli.options import LIMIT, json_option, open_given, store_option, trust_option
+from featurestore.cli.options import (
+    LIMIT,
+    json_option,
+    open_given,
+    say_likely_groups,
+    store_option,
+    trust_option,
+)
 from featurestore.cli.printing import print_json, print_table, progress_bar, say, say_failed
 
 if TYPE_CHECKING:
@@ -21,7 +28,9 @@ if TYPE_CHECKING:
     "-e st:all-MiniLM-L6-v2",
     groups={
         "What to embed, and with what": ("dataset", "encoders", "name"),
-        "Columns of a table": ("text", "image", "label", "split", "group", "id_column", "columns"),
+        "Columns of a table, and groups": (
+            "text", "image", "label", "split", "group", "group_from", "id_column", "columns",
+        ),
         "A part of the items": ("where", "limit", "sample", "seed"),
         "Items that are known already": ("overwrite", "retry_failed", "rehash", "prune"),
         "Speed": (
@@ -53,6 +62,10 @@ if TYPE_CHECKING:
 @click.option(
     "--group", metavar="EXPR",
     help="Column or SQL expression; items of one group never part in evaluation.",
+)  # fmt: skip
+@click.option(
+    "--group-from", metavar="REGEX",
+    help="The group from an item's name: what the brackets hold, as '(exp[0-9]+)_'.",
 )  # fmt: skip
 @click.option("--id", "id_column", metavar="COLUMN", help="Column of unique ids.")
 @click.option("--columns", metavar="A,B", help="Column names of a table without a header.")
@@ -107,6 +120,7 @@ def embed(
     label: tuple[str, ...],
     split: str | None,
     group: str | None,
+    group_from: str | None,
     id_column: str | None,
     columns: str | None,
     where: str | None,
@@ -143,8 +157,13 @@ def embed(
     from featurestore.pipeline.options import EmbedOptions
     from featurestore.pipeline.several_devices import devices_of, embed_on
     from featurestore.sources.listing import SourceOptions
+    from featurestore.sources.name_groups import as_expression
     from featurestore.store.store import open_store
 
+    if group_from is not None:
+        if group is not None:
+            raise click.UsageError("give --group or --group-from")
+        group = as_expression(group_from)
     source_options = SourceOptions(
         image, text, label or None, split, group, id_column,
         tuple(columns.split(",")) if columns else None, follow_links or None,
@@ -201,7 +220,10 @@ def _show_profile(report: EmbedReport) -> None:
 @command(epilog="Example: featurestore labels photos grades.csv --id file --label grade")
 @click.argument("dataset")
 @click.argument("table")
-@click.option("--id", "id_column", required=True, metavar="COLUMN", help="Column of item ids.")
+@click.option(
+    "--id", "id_column", default="item_id", show_default=True, metavar="COLUMN",
+    help="Column of item ids.",
+)  # fmt: skip
 @click.option(
     "--label", multiple=True, metavar="COLUMN", help="Label column; repeatable; all by default."
 )
@@ -260,8 +282,11 @@ def split(
 
     from heads.labels.splits import split_dataset
 
+    items = open_given(store_path).dataset(dataset)
+    if group is None:
+        say_likely_groups(items, label)
     found = split_dataset(
-        open_given(store_path).dataset(dataset), test=test, val=val, group=group, label=label,
+        items, test=test, val=val, group=group, label=label,
         seed=seed, overwrite=overwrite,
     )  # fmt: skip
     counts = Counter(found.tolist())

@@ -6,8 +6,14 @@ import click
 
 from featurestore.cli.exit_codes import FAILED_ITEMS
 from featurestore.cli.layout import command
-from featurestore.cli.options import encoder_option, slice_option, store_option, view_of
-from featurestore.cli.printing import say, say_failed
+from featurestore.cli.options import (
+    encoder_option,
+    overwrite_option,
+    slice_option,
+    store_option,
+    view_of,
+)
+from featurestore.cli.printing import counted, say, say_failed
 
 
 @command(epilog="Example: featurestore export photos vectors.parquet --split test")
@@ -27,6 +33,7 @@ from featurestore.cli.printing import say, say_failed
     type=click.Choice(["path", "bytes"]),
     help="Add a column of pictures: where the files are, or what they hold.",
 )
+@overwrite_option
 @slice_option
 @store_option
 def export(
@@ -37,6 +44,7 @@ def export(
     split: str | None,
     map_: str | None,
     pictures: str | None,
+    overwrite: bool,
     slice_name: str | None,
     store_path: str,
 ) -> None:
@@ -50,14 +58,17 @@ def export(
     from featurestore.exchange.exports import export as write
 
     view = view_of(store_path, dataset, encoder, slice_name).now()
-    check_path(path, has_map=map_ is not None)
+    check_path(path, has_map=map_ is not None, overwrite=overwrite)
     points = None
     if map_ is not None:
         from featurestore.maps.projection import project
 
         points = project(view, map_)
-    n = write(view, path, split=split, where=where, points=points, pictures=pictures, say=say)
-    say(f"{view.name}: {n:,} rows in {path}")
+    n = write(
+        view, path, split=split, where=where, points=points, pictures=pictures,
+        overwrite=overwrite, say=say,
+    )  # fmt: skip
+    say(f"{view.name}: {counted(n, 'row')} in {path}")
 
 
 @command(name="import", epilog="Example: featurestore store import out/ --dataset laion --name b32")
@@ -103,6 +114,6 @@ def import_(
         store, incoming, dataset=dataset, name=name, origin=path, text=text, labels=labels,
         overwrite=overwrite, say=say,
     )  # fmt: skip
-    say(f"{view.name}: {view.n_rows:,} vectors of dim {view.dim}")
+    say(f"{view.name}: {counted(view.n_rows, 'vector')} of dim {view.dim}")
     say_failed([f"{row}: {why}" for row, why in incoming.failed.items()])
     return FAILED_ITEMS if incoming.failed else 0

@@ -12,6 +12,8 @@ from typing import Any
 import click
 
 from featurestore.cli import settings
+from featurestore.cli.printing import with_store
+from featurestore.errors import FeatureStoreError
 
 
 class Option(click.Option):
@@ -47,7 +49,11 @@ class Command(click.Command):
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""
         settings.say_what_was_taken(ctx)
-        return super().invoke(ctx)
+        try:
+            return super().invoke(ctx)
+        except FeatureStoreError as error:
+            error.args = (with_store(str(error)), *error.args[1:])
+            raise
 
     def get_help(self, ctx: click.Context) -> str:
         """Return the help, whatever featurestore.toml says."""

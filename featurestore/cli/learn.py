@@ -12,6 +12,7 @@ import click
 from featurestore.cli.layout import command
 from featurestore.cli.options import (
     at_view,
+    check_free,
     dataset_of,
     encoder_option,
     encoders_option,
@@ -20,7 +21,9 @@ from featurestore.cli.options import (
     json_option,
     label_option,
     metric_option,
+    overwrite_option,
     reviews_option,
+    say_likely_groups,
     seed_option,
     slice_option,
     store_option,
@@ -57,6 +60,7 @@ from featurestore.cli.show_results import predict_line, show_comparison, show_he
     metavar="FOLDER",
     help="Also write a bundle that predict takes, apart from the store.",
 )
+@overwrite_option
 @reviews_option
 @slice_option
 @seed_option
@@ -71,6 +75,7 @@ def train(
     task: str | None,
     coverage: float | None,
     bundle: str | None,
+    overwrite: bool,
     apply_reviews: bool,
     slice_name: str | None,
     seed: int,
@@ -81,7 +86,9 @@ def train(
     """Train one head on a view, evaluate it, keep it in the store."""
     import heads
 
+    check_free(bundle, overwrite=overwrite)
     view = view_of(store_path, dataset, encoder, slice_name, label=label, trust=trust)
+    say_likely_groups(view.dataset, label)
     fitted = heads.fit(
         view,
         head,
@@ -149,7 +156,10 @@ def compare(
     import heads
 
     dataset, encoders = at_view(dataset, encoders)
-    views = views_of(dataset_of(store_path, dataset, slice_name, trust=trust), encoders)
+    found = dataset_of(store_path, dataset, slice_name, trust=trust)
+    views = views_of(found, encoders)
+    if not ignore_groups:
+        say_likely_groups(found, label, evaluation)
     chosen: dict[str, Any] = {"heads": head_names} if head_names else {}
     run = partial(
         heads.compare, views, label=label, task=task, metric=metric, evaluation=evaluation,

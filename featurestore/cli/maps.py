@@ -8,7 +8,7 @@ import click
 
 from featurestore.cli.layout import command, option
 from featurestore.cli.options import encoder_option, json_option, open_given, store_option, view_of
-from featurestore.cli.printing import print_json, print_table, say
+from featurestore.cli.printing import counted, print_json, print_table, say
 
 
 @command(epilog="Example: featurestore store project photos -e baseline:pixels --method pca")
@@ -34,7 +34,7 @@ def project(dataset: str, encoder: str | None, method: str, seed: int, store_pat
 
     shown = count if sys.stderr.isatty() else None
     xy = project(view, method, seed=seed, progress=shown, must_keep=True)
-    say(f"{method} map of {len(xy):,} items of {view.name} is kept")
+    say(f"{method} map of {counted(len(xy), 'item')} of {view.name} is kept")
 
 
 @command(epilog="Example: featurestore store slices photos")
@@ -71,7 +71,7 @@ def slices(
             raise click.UsageError("say which items: --where SQL, or --item ID")
         chosen = select_ids(folder, ids, where).to_pylist()
         made = save_slice(folder, name, chosen, origin={"where": where}, overwrite=overwrite)
-        say(f"slice {name}: {len(made.item_ids):,} items")
+        say(f"slice {name}: {counted(len(made.item_ids), 'item')}")
     found = read_slices(folder)
     if as_json:
         print_json([vars(one) for one in found])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -75,6 +76,20 @@ trust_option = click.option(
 )
 
 
+overwrite_option = click.option(
+    "--overwrite", is_flag=True, help="Replace what is there under that name."
+)
+
+
+def check_free(path: str | None, *, overwrite: bool) -> None:
+    """Refuse to replace a file or folder that nobody offered."""
+    from featurestore.errors import BadName
+    from featurestore.storage.remote import as_path
+
+    if path is not None and not overwrite and as_path(path).exists():
+        raise BadName(f"{path} is there already: give another name, or --overwrite to replace it")
+
+
 def open_given(store_path: str, *, trust: bool = False) -> Store:
     """Open the store that ``--store`` names."""
     from featurestore.store.store import open_store
@@ -88,6 +103,19 @@ def dataset_of(
     """Return a data set, or a slice of it."""
     found = open_given(store_path, trust=trust).dataset(dataset)
     return found if slice_name is None else found.within(slice_name)
+
+
+def say_likely_groups(dataset: DataSet, label: str | None, evaluation: str = "auto") -> None:
+    """Before rows are dealt at random: say where their names look like groups."""
+    from featurestore.pipeline.understood import named_groups
+
+    rows = dataset.items()
+    is_given = evaluation != "folds" and rows.column("split").null_count < len(rows)
+    label = label or next(iter(dataset.label_columns), None)
+    if is_given or label is None or (found := named_groups(rows, label)) is None:
+        return
+    encoders = (f"-e {shlex.quote(str(view.spec))}" for view in dataset.views()[:1])
+    say(found.sentence(" ".join(["featurestore embed --dataset", dataset.name, *encoders])))
 
 
 def at_view(dataset: str, encoders: Sequence[str]) -> tuple[str, Sequence[str]]:

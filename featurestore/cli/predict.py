@@ -12,9 +12,15 @@ import click
 
 from featurestore.cli.exit_codes import FAILED_ITEMS, UNLIKE_ITEMS
 from featurestore.cli.layout import command
-from featurestore.cli.options import json_option, trust_option
+from featurestore.cli.options import (
+    check_free,
+    json_option,
+    open_given,
+    overwrite_option,
+    store_option,
+    trust_option,
+)
 from featurestore.cli.printing import json_text, progress_bar, say, say_failed
-from featurestore.terms.labels import SEPARATOR
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -55,7 +61,9 @@ if TYPE_CHECKING:
 @click.option(
     "-o", "--output", metavar="FILE.csv|.parquet|.jsonl|.json", help="CSV to stdout by default."
 )
+@overwrite_option
 @trust_option
+@store_option
 @json_option
 def predict(
     bundle: str,
@@ -68,12 +76,15 @@ def predict(
     allow_empty: bool,
     most_unlike: float | None,
     output: str | None,
+    overwrite: bool,
     trust: bool,
+    store_path: str,
     as_json: bool,
 ) -> int:
     """Predict for new files with a trained head.
 
-    BUNDLE is a folder that `train --save` wrote, or that of a head in the store. Rows come out in
+    BUNDLE is a folder that `train --save` wrote, or a head in the store by the name that `train`
+    printed, such as photos/HEAD-ID. Rows come out in
     the order of SOURCE, with all its columns; a failed row has an empty prediction, and its
     reason in the column failed (exit 3). unlike_training is the share of the training items that
     lie less far out.
@@ -83,9 +94,10 @@ def predict(
     from heads.saved.bundle import load_bundle
 
     ending = _ending(output, source, as_json=as_json)
-    head = load_bundle(bundle, trust=trust)
+    head = load_bundle(_place_of(bundle, store_path), trust=trust)
     if most_unlike is not None and (why := head.cannot_tell):
         raise BadName(f"--fail-if-unlike cannot be kept: {why}")
+    check_free(output, overwrite=overwrite)
     options = SourceOptions(text=text, image=image, id=id_column)
     how: AskOptions = {
         "encoder": encoder,
@@ -111,6 +123,25 @@ def predict(
         )
         return UNLIKE_ITEMS
     return FAILED_ITEMS if found.failures else 0
+
+
+def _place_of(bundle: str, store_path: str) -> str:
+    """Return the folder of a bundle, or that of a head in the store that has this name."""
+    from featurestore.errors import BadName
+    from featurestore.storage.remote import as_path
+    from featurestore.storage.store_marker import check_store
+
+    if as_path(bundle).exists() or not check_store(as_path(store_path)):
+        return bundle
+    dataset, _, head = bundle.rpartition("/")
+    found = [
+        str(card.parent)
+        for card in open_given(store_path).path.glob("datasets/*/heads/*/card.json")
+        if card.parent.name.startswith(head) and dataset in ("", card.parent.parent.parent.name)
+    ]
+    if len(found) > 1:
+        raise BadName(f"{bundle!r} may mean {', '.join(found)}: write more of the one you mean")
+    return found[0] if found else bundle
 
 
 def _answered(
@@ -196,6 +227,8 @@ def _cell(value: Any, *, is_json: bool) -> Any:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, list) and all(isinstance(one, str) for one in value):
+        from featurestore.terms.labels import SEPARATOR  # numpy, which --help does without
+
         return SEPARATOR.join(value)
     return json_text(value, indent=None) if isinstance(value, (list, dict)) else value
 

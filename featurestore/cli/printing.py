@@ -4,26 +4,52 @@ from __future__ import annotations
 
 import json
 import math
+import re
+import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import click
+from click.core import ParameterSource
 
 if TYPE_CHECKING:
     from featurestore.pipeline.report import Progress
+    from featurestore.store.dataset import DataSet
 
 
+Contents: TypeAlias = Callable[[Sequence[str]], Mapping[str, str]]  # ids → texts or files
 _SHOWN_FAILURES = 20
+_TYPED = ParameterSource.COMMANDLINE
 _LEAST_COLUMN = 12  # characters of a column of a wide table, longer values are folded
 
 
 def say(message: str) -> None:
     """Tell the user, beside the data."""
-    click.echo(message, err=True)
+    click.echo(with_store(message), err=True)
+
+
+def with_store(message: str) -> str:
+    """Return a message whose `commands to type` name the store that was typed."""
+    context = click.get_current_context(silent=True)
+    if context is None or context.get_parameter_source("store_path") is not _TYPED:
+        return message
+    store = f" --store {shlex.quote(context.params['store_path'])}"
+
+    def named(match: re.Match[str]) -> str:
+        words = match[1].split()
+        is_name = len(words) < (4 if words[1] == "store" else 3)  # of a command, without arguments
+        return (
+            match[0]
+            if is_name or words[1] == "predict" or store in match[1]
+            else f"`{match[1]}{store}`"
+        )
+
+    return re.sub(r"`(featurestore [^`]+)`", named, message)
 
 
 def say_failed(failures: Sequence[str]) -> None:
@@ -32,6 +58,11 @@ def say_failed(failures: Sequence[str]) -> None:
         say(f"failed: {one}")
     if len(failures) > _SHOWN_FAILURES:
         say(f"… and {len(failures) - _SHOWN_FAILURES:,} more rows failed")
+    if failures:
+        from featurestore.sources.bad_rows import line_note
+
+        if note := line_note(failures):
+            say(note)
 
 
 def say_fits(n_done: int, n_fits: int, what: str) -> None:
@@ -59,6 +90,42 @@ def _plain(value: object) -> Any:
             return None
         return int(value) if value == value.to_integral_value() else float(value)
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def contents_of(dataset: DataSet) -> Contents:
+    """Return a function from ids to what people know items by: their texts, or their files."""
+
+    def contents(ids: Sequence[str]) -> dict[str, str]:
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        from featurestore.sources.locations import Location
+
+        items = dataset.items(["item_id", "text", "uri", "source"])
+        rows = items.filter(pc.is_in(items["item_id"], pa.array(ids, pa.string()))).to_pylist()
+        here, sources = f"{Path.cwd()}/", dataset.description.sources
+        known = {}
+        for row in rows:
+            place = row["uri"] and Location(sources[row["source"]].root).join(row["uri"]).text
+            known[row["item_id"]] = row["text"] or (place or "").removeprefix(here)
+        return known
+
+    return contents
+
+
+def counted(n: int, noun: str) -> str:
+    """Return a number with its noun.
+
+    >>> counted(1, "item"), counted(2000, "item")
+    ('1 item', '2,000 items')
+    """
+    return f"{n:,} {noun}{'' if n == 1 else 's'}"
+
+
+def short(text: str, n: int = 60) -> str:
+    """Return a text on one line, cut where it is long."""
+    line = " ".join(text.split())
+    return line if len(line) <= n else f"{line[: n - 1]}…"
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[Any]], *, err: bool = False) -> None:

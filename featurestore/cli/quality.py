@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import shlex
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,22 +14,34 @@ import click
 from featurestore.cli.layout import command, option
 from featurestore.cli.options import (
     LIMIT,
+    check_free,
     encoder_option,
     json_option,
     label_option,
     open_given,
+    overwrite_option,
+    say_likely_groups,
     seed_option,
     slice_option,
     store_option,
     trust_option,
     view_of,
 )
-from featurestore.cli.printing import print_json, print_table, say, say_fits
+from featurestore.cli.printing import (
+    contents_of,
+    counted,
+    print_json,
+    print_table,
+    say,
+    say_fits,
+    short,
+)
 from featurestore.cli.show_results import KINDS, show_issues
 
 if TYPE_CHECKING:
     from featurestore.curation.reviews import Review
     from featurestore.store.dataset import DataSet
+    from heads.experiments.suggest import Suggestion
 
 
 @command(epilog="Example: featurestore quality photos -e baseline:pixels")
@@ -59,6 +73,7 @@ def quality(
     import heads
 
     view = view_of(store_path, dataset, encoder, slice_name, label=label, trust=trust)
+    say_likely_groups(view.dataset, label)
     found = heads.find_issues(
         view, label=label, head=head, seed=seed,
         progress=say_fits if sys.stderr.isatty() else None,
@@ -66,9 +81,9 @@ def quality(
     if as_json:
         print_json(found.to_json())
         return
-    show_issues(found, kinds or KINDS, limit)
+    show_issues(found, kinds or KINDS, limit, contents_of(view.dataset))
     if found.issues:
-        say("review them on the dashboard's Quality page, or with `featurestore review`")
+        say(f"review them on the dashboard's Quality page, or with `featurestore review {dataset}`")
 
 
 @command(epilog="Example: featurestore review photos --export reviews.csv")
@@ -86,6 +101,7 @@ def quality(
     "--import", "source", metavar="FILE", help="CSV, Parquet, or what Label Studio exports."
 )
 @click.option("--export", "target", metavar="FILE", help=".csv, .parquet, or .json (Label Studio).")
+@overwrite_option
 @click.option("--who", help="Whose decision it is; your user name by default.")
 @click.option("--note", default="", help="Why.")
 @label_option
@@ -102,6 +118,7 @@ def review(
     undone: str | None,
     source: str | None,
     target: str | None,
+    overwrite: bool,
     who: str | None,
     note: str,
     label: str | None,
@@ -163,9 +180,10 @@ def review(
                 f"nothing of {found.name} was decided yet, so there is nothing to export: "
                 "--item ITEM with --confirm, --relabel or --exclude decides"
             )
+        check_free(target, overwrite=overwrite)
         n = review_files.write(Path(target), kept, found)
         gone = f"; {len(kept) - n:,} items are gone" if n < len(kept) else ""
-        say(f"{n:,} decisions in {target}{gone}")
+        say(f"{counted(n, 'decision')} in {target}{gone}")
         if Path(target).suffix == ".json":
             _say_how_to_show(found, [one.item_id for one in kept])
     else:
@@ -186,7 +204,7 @@ def _import(dataset: DataSet, path: Path, column: str, *, who: str | None, new_c
             raise BadName(f"{path}: {error}; --new-class takes new ones") from None
     kept = add_reviews(dataset.folder, read, who=who)
     known = f"; {len(read) - len(kept):,} were there already" if len(kept) < len(read) else ""
-    say(f"{len(kept):,} decisions from {path}{known}")
+    say(f"{counted(len(kept), 'decision')} from {path}{known}")
     for line in notes:
         say(line)
 
@@ -235,6 +253,10 @@ def _show(reviews: list[Review], as_json: bool) -> None:
     show_default=True,
     help="uncertainty, typiclust, coreset, random; auto: typiclust until each class has labels.",
 )
+@click.option(
+    "-o", "--output", metavar="FILE.csv", help="Also write a table whose label column you fill."
+)
+@overwrite_option
 @label_option
 @slice_option
 @seed_option
@@ -245,19 +267,49 @@ def suggest(
     encoder: str | None,
     limit: int,
     strategy: str,
+    output: str | None,
+    overwrite: bool,
     label: str | None,
     slice_name: str | None,
     seed: int,
     store_path: str,
     as_json: bool,
 ) -> None:
-    """Say which unlabelled items to label next."""
+    """Say which unlabelled items to label next.
+
+    With -o, fill the label column of the table that is written, and give it to `labels`.
+    """
     import heads
 
+    if output is not None and not output.lower().endswith(".csv"):
+        raise click.UsageError(f"-o {output}: expected a name that ends in .csv")
+    check_free(output, overwrite=overwrite)
     view = view_of(store_path, dataset, encoder, slice_name, label=label)
     found = heads.suggest(view, limit, strategy, label=label, seed=seed)
+    kind = "text" if view.dataset.modality == "text" else "path"
+    contents = contents_of(view.dataset)([one.item_id for one in found])
     if as_json:
-        print_json([vars(one) for one in found])
-        return
-    rows = [[one.item_id, f"{one.score:.3f}", one.reason] for one in found]
-    print_table(["label next", "score", "why"], rows)
+        print_json([{**vars(one), kind: contents[one.item_id]} for one in found])
+    else:
+        rows = [
+            [one.item_id, short(contents[one.item_id]), f"{one.score:.3f}", one.reason]
+            for one in found
+        ]
+        print_table(["label next", kind, "score", "why"], rows)
+    if output is not None:
+        column = label or next(iter(view.dataset.label_columns), "label")
+        _write_todo(Path(output), column, kind, contents, found)
+        words = ["featurestore", "labels", view.dataset.name, output, "--label", column]
+        say(f"fill the column {column} of {output}, then run `{shlex.join(words)}`")
+
+
+def _write_todo(
+    path: Path, label: str, kind: str, contents: Mapping[str, str], found: Sequence[Suggestion]
+) -> None:
+    """Write a table with an empty column of labels."""
+    from featurestore.storage.files import written_beside
+
+    with written_beside(path) as temporary, temporary.open("w", newline="") as file:
+        rows = csv.writer(file, lineterminator="\n")
+        rows.writerow(["item_id", label, kind, "why"])
+        rows.writerows([one.item_id, "", contents[one.item_id], one.reason] for one in found)

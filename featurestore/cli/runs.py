@@ -10,7 +10,7 @@ import click
 
 from featurestore.cli.layout import command
 from featurestore.cli.options import json_option, open_given, store_option, trust_option
-from featurestore.cli.printing import print_json, print_table, say_fits
+from featurestore.cli.printing import Contents, contents_of, print_json, print_table, say_fits
 from featurestore.cli.show_results import (
     show_assessment,
     show_comparison,
@@ -60,7 +60,7 @@ def show(
     if as_json:
         print_json(card)
     else:
-        _print(card)
+        _print(card, contents_of(kept))
     return 0
 
 
@@ -142,7 +142,7 @@ def _line(path: StorePath) -> tuple[str, str, str]:
     return path.stem, kind, about
 
 
-def _print(card: dict[str, Any]) -> None:
+def _print(card: dict[str, Any], contents: Contents = lambda _: {}) -> None:
     from heads.experiments.learning_curve import Curve
     from heads.measures.comparison import Comparison
     from heads.quality.issues import Issues
@@ -156,6 +156,6 @@ def _print(card: dict[str, Any]) -> None:
     elif kind == "transfer":
         show_assessment(Assessment.from_json(card))
     elif kind == "quality":
-        show_issues(Issues.from_json(card))
+        show_issues(Issues.from_json(card), contents=contents)
     else:
         print_json(card)

@@ -116,7 +116,7 @@ def with_defaults(ctx: click.Context, arguments: list[str]) -> list[str]:
     is_first = len(positional) > 1 and positional[0].name == "dataset"
     if is_first and "dataset" in defaults.keys() and positional[-1].required:  # noqa: SIM118
         typed = command.make_parser(ctx).parse_args(list(arguments))[0]
-        if not isinstance(typed.get(str(positional[-1].name)), str):
+        if not isinstance(typed.get(str(positional[-1].name)), str) and not typed.get("help"):
             dataset = _dataset(ctx, typed.get("store_path"))
             if dataset is not None:
                 ctx.meta[_DATASET] = True
@@ -144,6 +144,8 @@ def _takes(command: str | None, key: str) -> bool:
         return command in ("embed", "labels")
     if key == "label":
         return command not in ("labels", "import")
+    if key == "encoder":
+        return command != "predict"  # a head knows its own
     return key != "dataset" or command not in _NAMED_EACH_TIME
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from featurestore.cli.printing import print_table
+from featurestore.cli.printing import Contents, print_table, short
 from featurestore.terms.specs import EncoderSpec, Modality, encoder_label
 
 if TYPE_CHECKING:
@@ -255,13 +255,25 @@ def _show_gains(drawn: Curve) -> None:
             )
 
 
-def show_issues(found: Issues, kinds: Sequence[str] = KINDS, limit: int = 10) -> None:
-    """Print a quality report: the worst of each kind, and what there is to say."""
+def show_issues(
+    found: Issues,
+    kinds: Sequence[str] = KINDS,
+    limit: int = 10,
+    contents: Contents = lambda _: {},
+) -> None:
+    """Print a quality report: the worst of each kind, and what there is to say.
+
+    ``contents`` gives texts or files of items by their ids.
+    """
     click.echo(f"{found.dataset}@{found.encoder}: " + ", ".join(found.summary()))
     for kind in kinds:
         worst = found.of(kind)[:limit]
         if worst:
-            rows = [[one.item_id, f"{one.score:.2f}", one.reason] for one in worst]
-            print_table([kind, "score", "why"], rows)
+            known = contents([one.item_id for one in worst])
+            rows = [
+                [one.item_id, short(known.get(one.item_id, "")), f"{one.score:.2f}", one.reason]
+                for one in worst
+            ]
+            print_table([kind, "text or file", "score", "why"], rows)
     for note in found.notes:
         click.echo(note)

@@ -19,6 +19,7 @@ from featurestore.cli.options import (
     label_option,
     metric_option,
     open_given,
+    say_likely_groups,
     seed_option,
     slice_option,
     store_option,
@@ -124,6 +125,8 @@ def transfer(
         found, encoders, layers=layers.split(",") if layers else (), n_random=n_random,
         pixels=against is None, progress_bar=progress_bar, say=say,
     )  # fmt: skip
+    if not ignore_groups:
+        say_likely_groups(found, label, evaluation)
     assessment = heads.assess_transfer(
         views,
         reference=views_of(found, [against])[0] if against else None,
@@ -199,7 +202,9 @@ def curve(
 
     budgets = _numbers("--per-class", per_class)
     dataset, encoders = at_view(dataset, encoders)
-    views = views_of(dataset_of(store_path, dataset, slice_name, trust=trust), encoders)
+    found = dataset_of(store_path, dataset, slice_name, trust=trust)
+    views = views_of(found, encoders)
+    say_likely_groups(found, label, "folds")
     drawn = heads.curve(
         views,
         head,

@@ -9,7 +9,7 @@ import click
 
 from featurestore.cli.layout import command
 from featurestore.cli.options import LIMIT, json_option, open_given, store_option, trust_option
-from featurestore.cli.printing import print_json, print_table, say
+from featurestore.cli.printing import counted, print_json, print_table, say
 
 HOUR_S = 3600
 
@@ -48,8 +48,7 @@ def verify(
         print_json({"ok": not is_damaged, "findings": rows})
         return int(is_damaged)
     for name, findings in found.items():
-        n = f"{len(findings):,} finding{'s' if len(findings) > 1 else ''}"
-        click.echo(f"{name}: {n if findings else 'all is well'}")
+        click.echo(f"{name}: {counted(len(findings), 'finding') if findings else 'all is well'}")
         for one in findings:
             click.echo(f"  {one.severity}: {one.where}: {one.what}")
     return int(is_damaged)
@@ -141,7 +140,7 @@ def vacuum(dataset: str, hours: float, dry_run: bool, store_path: str, as_json: 
                     "leftovers": [str(one) for one in found.leftovers],
                     "damaged": list(found.damaged), "deleted": not dry_run})  # fmt: skip
     done = "would be deleted" if dry_run else "deleted"
-    say(f"{dataset}: {len(found.files):,} files, {found.n_bytes / 1e6:,.1f} MB {done}")
+    say(f"{dataset}: {counted(len(found.files), 'file')}, {found.n_bytes / 1e6:,.1f} MB {done}")
     if found.leftovers:
         say(f"{len(found.leftovers):,} temporary files of writers that were killed {done}")
     if found.damaged:
@@ -162,7 +161,7 @@ def compact(dataset: str, store_path: str) -> None:
     from featurestore.upkeep.versions import compact as join
 
     for name, n_fewer in join(open_given(store_path).dataset(dataset).folder).items():
-        say(f"{name}: {n_fewer} files fewer")
+        say(f"{name}: {n_fewer:,} fewer file{'' if n_fewer == 1 else 's'}")
 
 
 @command(epilog="Example: featurestore store delete photos cat/1.jpg --erase")
@@ -191,17 +190,19 @@ def delete(
     if len(chosen) == 0:
         say("no item fulfills the condition")
         return
+    items = counted(len(chosen), "item")
     if not yes:
         how = "for ever" if erase else "earlier versions keep them"
-        click.confirm(f"delete {len(chosen):,} items of {dataset} ({how})?", abort=True, err=True)
+        click.confirm(f"delete {items} of {dataset} ({how})?", abort=True, err=True)
     if not erase:
         erasure.delete(folder, chosen)
-        say(f"{dataset}: {len(chosen):,} items deleted; --erase deletes them from old versions too")
+        say(f"{dataset}: {items} deleted; --erase deletes them from old versions too")
         return
     gone = erasure.erase(folder, chosen)
     say(
-        f"{dataset}: {len(chosen):,} items erased, with {gone.n_files} files of old versions, "
-        f"{gone.n_thumbnails} thumbnails, {len(gone.run_cards)} run cards"
+        f"{dataset}: {items} erased, with "
+        f"{counted(gone.n_files, 'file')} of old versions, "
+        f"{counted(gone.n_thumbnails, 'thumbnail')}, {counted(len(gone.run_cards), 'run card')}"
     )
     if gone.n_young:
         say(
@@ -242,7 +243,7 @@ def relocate(dataset: str, root: str, source: str | None, store_path: str) -> No
     if found.n_same < found.n_checked:
         say(
             f"{found.n_checked - found.n_same} of {found.n_checked} items drawn are not there, or "
-            f"others: featurestore embed --dataset {dataset} brings it up to date"
+            f"others: `featurestore embed --dataset {dataset}` brings it up to date"
         )
 
 
@@ -263,7 +264,8 @@ def drop(dataset: str, yes: bool, store_path: str) -> None:
         what = f"what is left of {dataset}"
         with suppress(UnknownDataset, StoreCorrupt):
             found = store.dataset(dataset)
-            what = f"{dataset} ({found.n_items:,} items, {len(found.views())} views)"
+            n_items, n_views = (found.n_items, "item"), (len(found.views()), "view")
+            what = f"{dataset} ({counted(*n_items)}, {counted(*n_views)})"
         click.confirm(f"delete {what} for ever?", abort=True, err=True)
     store.drop(dataset)
     say(f"{dataset} is gone")

@@ -35,6 +35,7 @@ def export(
     where: str | None = None,
     points: NDArray[np.float32] | None = None,
     pictures: str | None = None,
+    overwrite: bool = False,
     say: Callable[[str], None] = lambda _: None,
 ) -> int:
     """Write a view for other programs; return the number of rows.
@@ -57,6 +58,8 @@ def export(
     pictures : {"path", "bytes"}, optional
         Add a column of pictures: the paths of their files, or the bytes (which pass through
         memory).
+    overwrite : bool
+        Replace a file that is there; a folder never is.
     say : callable
         Told what a user should know.
 
@@ -68,7 +71,7 @@ def export(
         If ``points`` are not those of the view.
     """
     path, view = Path(path), view.now()
-    ending = check_path(path, has_map=points is not None)
+    ending = check_path(path, has_map=points is not None, overwrite=overwrite)
     table = view.to_arrow(split=split, where=where)
     if len(table) == 0:
         raise BadSource("no item fulfils the condition: nothing is written")
@@ -92,11 +95,12 @@ def export(
         with written_beside(path) as temporary:
             _WRITERS[ending](table, temporary)
             if ending == ".npy":
-                _write_items(table.drop_columns(["vector"]), _items_beside(path))
+                items = table.drop_columns(["vector"])
+                _write_items(items, _items_beside(path), overwrite=overwrite)
     return len(table)
 
 
-def check_path(path: str | Path, *, has_map: bool = False) -> str:
+def check_path(path: str | Path, *, has_map: bool = False, overwrite: bool = False) -> str:
     """Return the ending of a file that `export` can write, in the spelling of its table.
 
     Raises
@@ -111,21 +115,22 @@ def check_path(path: str | Path, *, has_map: bool = False) -> str:
         raise BadSource(f"cannot write {path.name}: expected {known}")
     if has_map and ending != ATLAS:
         raise BadSource(f"{path.name} has no place for a map: expected a name that ends in {ATLAS}")
-    _check_free(path)
+    _check_free(path, overwrite=overwrite)
     return ending
 
 
-def _check_free(path: Path) -> None:
-    if path.exists():
-        raise BadSource(f"there is something at {path}: name another file")
+def _check_free(path: Path, *, overwrite: bool) -> None:
+    if path.is_dir() or (path.exists() and not overwrite):
+        how = "" if path.is_dir() else ", or overwrite it (--overwrite)"
+        raise BadSource(f"there is something at {path}: name another file{how}")
 
 
-def _write_items(rows: pa.Table, path: Path) -> None:
+def _write_items(rows: pa.Table, path: Path, *, overwrite: bool) -> None:
     """Write the items of an ``.npy`` file, which comes last; a killed run may have left them."""
     with suppress(OSError, pa.ArrowInvalid):
         if pq.read_table(path).equals(rows, check_metadata=True):
             return
-    _check_free(path)
+    _check_free(path, overwrite=overwrite)
     with written_beside(path) as temporary:
         _write_parquet(rows, temporary)
 

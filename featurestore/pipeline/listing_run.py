@@ -35,11 +35,13 @@ class Selection:
     limit: int | None = None  # the first so many
     sample: int | None = None  # so many at random, the same for the same seed
     seed: int = 0
+    known: bool = False  # only items that the data set has: no new ones of its sources
 
     @property
     def is_all(self) -> bool:
         """Whether nothing is left out."""
-        return self.where is None and self.limit is None and self.sample is None
+        limits = (self.where, self.limit, self.sample)
+        return not self.known and all(one is None for one in limits)
 
     def apply(self, rows: pa.Table) -> pa.Table:
         """Return the chosen rows, in their order.
@@ -147,7 +149,13 @@ class Intake:
         known = pa.concat_arrays([rows.column("item_id").combine_chunks(), gone])
         is_whole = not pc.any(pc.invert(pc.is_in(items.column("item_id"), value_set=known))).as_py()
         stand_ins = _stand_ins(items, records)
-        rows = (selection or Selection()).apply(rows)
+        selection = selection or Selection()
+        if selection.known:
+            there = pc.is_in(rows.column("item_id"), value_set=items.column("item_id"))
+            if n_new := len(rows) - pc.sum(there).as_py():
+                notes.append(f"only the items that {folder.name} has: {n_new:,} new ones are left")
+            rows = rows.filter(there)
+        rows = selection.apply(rows)
         failed = {one: why for _, listing in looked for one, why in listing.failed.items()}
         return cls(
             rows, modality, tuple(labels), records, gone, stand_ins, is_whole, tuple(notes),

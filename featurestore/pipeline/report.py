@@ -11,6 +11,7 @@ from featurestore.pipeline.plan import EmbedPlan
 from featurestore.pipeline.run_input import RunInput
 from featurestore.pipeline.todo import CUT, UNKNOWN
 from featurestore.pipeline.view_writer import ViewWriter
+from featurestore.sources.bad_rows import line_note
 
 _WORTH_SAYING = 1.1
 _COUNTED = {
@@ -79,7 +80,9 @@ class EmbedReport:
         speed = f", {self.items_per_s:,.0f} items/s" if self.n_encoded else ""
         line = f"{self.dataset}@{self.encoder}: {', '.join(parts)} ({self.seconds:.1f} s{speed})"
         failures = [f"  failed: {one}" for one in self.failures]
-        if self.n_failed > len(failures):
+        if note := line_note(self.failures):
+            failures.append(f"  {note}")
+        if self.n_failed > len(self.failures):
             failures.append(f"  … all of them: featurestore info {self.dataset}")
         return "\n".join([line, *failures, *self._notes(), *self._hints()])
 

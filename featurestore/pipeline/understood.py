@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from featurestore.sources.name_groups import MOST_NAMES, NameGroups, name_groups, said_of_group
 from featurestore.storage.dataset_file import SourceRecord, task_of
 from featurestore.terms.labels import SEPARATOR, class_name
 from featurestore.terms.specs import Modality
@@ -48,7 +49,8 @@ def understood(
         parts.append(f"{len(labels) - _SHOWN_LABELS} more label columns")
     groups = group_sizes(rows.column("group"))
     if groups is not None:
-        said = dict.fromkeys(str(one.options["group"]) for one in used if one.options.get("group"))
+        given = (str(one.options["group"]) for one in used if one.options.get("group"))
+        said = dict.fromkeys(map(said_of_group, given))
         parts.append(f"{describe_groups(groups)}{' by ' + ', '.join(said) if said else ''}")
     splits = Counter(rows.column("split").to_pylist())
     n_unsplit = splits.pop(None, 0)
@@ -61,8 +63,22 @@ def understood(
         texts = rows.column("text").drop_null()
         n_copies = len(texts) - len(pc.unique(texts))
         parts += [f"{n_copies:,} exact copies"] if n_copies else []
-    kind = "pictures" if modality is Modality.IMAGE else "texts"
+    elif labels and groups is None and (names := named_groups(rows, labels[0])) is not None:
+        notes.append(names.sentence())
+    kind = ("picture" if modality is Modality.IMAGE else "text") + "s" * (len(rows) != 1)
     return [f"{len(rows):,} {kind}: {'; '.join(parts) or 'no labels, groups or splits'}", *notes]
+
+
+def named_groups(rows: pa.Table, label: str) -> NameGroups | None:
+    """Return the groups that the names of pictures look like; None where there are groups.
+
+    ``rows`` are items, or a listing; their labels are looked at, lest classes pass for groups.
+    """
+    if label not in rows.column_names or rows.column("group").null_count < len(rows):
+        return None
+    rows = rows.slice(0, MOST_NAMES)
+    names = pc.coalesce(rows.column("uri"), rows.column("item_id")).to_pylist()
+    return name_groups(names, rows.column(label).to_pylist())
 
 
 def class_counts(column: pa.ChunkedArray) -> tuple[Counter[str], int]:
@@ -92,7 +108,8 @@ def describe_groups(groups: Mapping[str, int]) -> str:
     """Say it: 60 groups (2–29 items)."""
     without = f", {groups['without']:,} items in none" if groups["without"] else ""
     span = _span(groups["min"], groups["max"])
-    return f"{groups['n']:,} groups ({span} items{without})"
+    is_one = groups["n"] == 1
+    return f"{groups['n']:,} group{'' if is_one else 's'} ({span} items{without})"
 
 
 def _split_by_name(splits: Counter[str], n_unsplit: int, used: Sequence[SourceRecord]) -> list[str]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+import re
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -15,6 +16,22 @@ _BAD = b"featurestore: rows that cannot be taken"  # in the metadata of a schema
 def bad_rows(table: pa.Table) -> dict[int, str]:
     """Return why rows of a table that was read cannot be taken, by row."""
     return dict(json.loads((table.schema.metadata or {}).get(_BAD, b"[]")))
+
+
+def line_note(failures: Sequence[str]) -> str | None:
+    """Say where a row stands that is named by its number; None where none is.
+
+    >>> line_note(["t.csv:1: no id in the column 'id'"])
+    't.csv:1 is line 3 of the file if no cell has several lines: rows count from 0 after the header'
+    """
+    for one in failures:
+        if named := re.match(r"(\S+\.(?:csv|tsv)(?:\.\w+)?):(\d+): ", one):
+            line = int(named[2]) + 2
+            return (
+                f"{named[1]}:{named[2]} is line {line:,} of the file if no cell has several lines: "
+                "rows count from 0 after the header"
+            )
+    return None
 
 
 def with_bad_rows(table: pa.Table, bad: Mapping[int, str]) -> pa.Table:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from featurestore.encoders.trust import asked_for
 from featurestore.errors import FeatureStoreError
+from featurestore.pipeline.listing_run import Selection
 from featurestore.pipeline.options import EmbedOptions
 from featurestore.terms.specs import EncoderSpec, Modality, encoder_label, parse_specs
 
@@ -77,7 +78,9 @@ def embed_views(
                 dataset=dataset.name,
                 encoders=missing,
                 embed_options=EmbedOptions(trust=dataset.store.trust),
+                selection=Selection(known=True),
                 progress=progress,
+                say=say,
             )
         for report in reports:
             say(report.describe())
