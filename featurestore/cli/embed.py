@@ -148,24 +148,18 @@ def embed(
 
     Each item is read once for all encoders. A source is a folder of images, a CSV, TSV, JSONL or
     Parquet table, tar shards (WebDataset), a saved Hugging Face data set or hf:NAME, or the URL of
-    any of the first three.
-    Class folders become labels; a file or folder named train, val or test gives the split.
-    Only new or changed items are embedded; without SOURCES, those known from earlier runs.
+    any of the first three. Class folders become labels; a file or folder named train, val or test
+    gives the split. Only new or changed items are embedded; without SOURCES, those of earlier runs.
     """
     from featurestore.pipeline.job import EmbedRequest
     from featurestore.pipeline.listing_run import Selection
     from featurestore.pipeline.options import EmbedOptions
     from featurestore.pipeline.several_devices import devices_of, embed_on
     from featurestore.sources.listing import SourceOptions
-    from featurestore.sources.name_groups import as_expression
     from featurestore.store.store import open_store
 
-    if group_from is not None:
-        if group is not None:
-            raise click.UsageError("give --group or --group-from")
-        group = as_expression(group_from)
     source_options = SourceOptions(
-        image, text, label or None, split, group, id_column,
+        image, text, label or None, split, _group_of(group, group_from), id_column,
         tuple(columns.split(",")) if columns else None, follow_links or None,
     )  # fmt: skip
     devices = devices_of(device)
@@ -196,6 +190,17 @@ def embed(
     if profile:
         _show_profile(reports[0])
     return FAILED_ITEMS if any(one.n_failed for one in reports) else 0
+
+
+def _group_of(group: str | None, group_from: str | None) -> str | None:
+    """Return the expression of groups, whichever option gives it."""
+    from featurestore.sources.name_groups import as_expression
+
+    if group_from is None:
+        return group
+    if group is not None:
+        raise click.UsageError("give --group or --group-from")
+    return as_expression(group_from)
 
 
 def _show_estimates(estimates: list[Estimate], as_json: bool, rehash: bool) -> None:

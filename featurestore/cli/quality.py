@@ -133,11 +133,9 @@ def review(
         add_reviews,
         known_class,
         read_reviews,
-        standing,
         undo,
     )
     from featurestore.errors import BadName
-    from featurestore.exchange import review_files
 
     found = open_given(store_path).dataset(dataset)
     column = label or next(iter(found.label_columns), NO_LABEL)
@@ -174,20 +172,28 @@ def review(
     elif source is not None:
         _import(found, Path(source), column, who=who, new_class=new_class)
     elif target is not None:
-        kept = list(standing(read_reviews(found.folder)).values())
-        if not kept:
-            raise BadName(
-                f"nothing of {found.name} was decided yet, so there is nothing to export: "
-                "--item ITEM with --confirm, --relabel or --exclude decides"
-            )
         check_free(target, overwrite=overwrite)
-        n = review_files.write(Path(target), kept, found)
-        gone = f"; {len(kept) - n:,} items are gone" if n < len(kept) else ""
-        say(f"{counted(n, 'decision')} in {target}{gone}")
-        if Path(target).suffix == ".json":
-            _say_how_to_show(found, [one.item_id for one in kept])
+        _export(found, Path(target))
     else:
         _show(read_reviews(found.folder), as_json)
+
+
+def _export(dataset: DataSet, path: Path) -> None:
+    from featurestore.curation.reviews import read_reviews, standing
+    from featurestore.errors import BadName
+    from featurestore.exchange import review_files
+
+    kept = list(standing(read_reviews(dataset.folder)).values())
+    if not kept:
+        raise BadName(
+            f"nothing of {dataset.name} was decided yet, so there is nothing to export: "
+            "--item ITEM with --confirm, --relabel or --exclude decides"
+        )
+    n = review_files.write(path, kept, dataset)
+    gone = f"; {len(kept) - n:,} items are gone" if n < len(kept) else ""
+    say(f"{counted(n, 'decision')} in {path}{gone}")
+    if path.suffix == ".json":
+        _say_how_to_show(dataset, [one.item_id for one in kept])
 
 
 def _import(dataset: DataSet, path: Path, column: str, *, who: str | None, new_class: bool) -> None:
