@@ -54,6 +54,7 @@ def test_plain_numbers_and_classes_are_no_groups(pattern):
 def test_rows_of_a_table_are_no_groups():
     assert name_groups([f"v2_{n % 3}.csv:{n}" for n in range(20)]) is None
     assert name_groups([]) is None
+    assert name_groups(numbered("200{}_{:06}.jpg")) is None  # years
 
 
 @pytest.mark.parametrize(

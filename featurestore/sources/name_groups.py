@@ -62,6 +62,8 @@ def name_groups(names: Sequence[str], labels: Sequence[object] | None = None) ->
         n = sum(groups.values())
         if n < _LEAST_MATCHED * len(names) or len(groups) < 2 or n < _LEAST_MEAN * len(groups):
             continue
+        if all(re.fullmatch(r"(?:19|20)\d\d", one) for one in groups):
+            continue  # 2007_000027.jpg: years
         if labels is not None and _are_labels(found, labels):
             continue
         examples = tuple(name for name, _ in groups.most_common(2))

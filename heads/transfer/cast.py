@@ -94,7 +94,7 @@ def _no_baseline(views: Sequence[View]) -> NotEnoughData:
         )
     return NotEnoughData(
         f"{name} has no view of {PIXELS} to judge encoders against: "
-        f"featurestore embed --dataset {name} -e {PIXELS}"
+        f"`featurestore embed --dataset {name} -e {PIXELS}`"
     )
 
 
