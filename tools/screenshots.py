@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from urllib.parse import quote
 
 from playwright.sync_api import Page, sync_playwright
 
@@ -19,24 +20,27 @@ IMAGES = ROOT / "docs" / "images"
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking",
          "--disable-component-update", "--disable-sync"]  # fmt: skip
 ENCODER = "builtin:tiny-image"
+DATASET, ITEM = "emoji", "animal/tiger face.png"
 COMMANDS = (
     ("demo",),
-    ("train", "digits", "-e", ENCODER, "--head", "logistic"),
-    ("quality", "digits", "-e", ENCODER),
-    ("curve", "digits", "-e", ENCODER, "-e", "baseline:pixels", "--per-class", "1,2,4,8,16,32"),
-    ("project", "digits", "-e", ENCODER, "--method", "umap"),
-)
+    ("train", DATASET, "-e", ENCODER, "--head", "ridge"),
+    ("quality", DATASET, "-e", ENCODER),
+    ("curve", DATASET, "-e", ENCODER, "-e", "baseline:pixels", "--head", "ridge",
+     "--per-class", "1,2,4,8,16"),
+    ("store", "project", DATASET, "-e", ENCODER, "--method", "umap"),
+)  # fmt: skip
 # name, address; an outline, an item or a choice is part of it
 PAGES = {
-    "overview": "?dataset=digits",
-    "explore": f"explore?dataset=digits&encoder={ENCODER}&map=umap&item=3/0003.png",
-    "search": f"search?dataset=digits&encoder={ENCODER}&beside=baseline:pixels&item=3/0003.png",
-    "leaderboard": "heads?dataset=digits",
-    "head": "one_head?dataset=digits",
-    "compare": "compare?dataset=digits",
-    "quality": "quality?dataset=digits&kind=label",
-    "transfer": "transfer?dataset=digits",
-    "curves": "curves?dataset=digits",
+    "overview": f"?dataset={DATASET}",
+    "explore": f"explore?dataset={DATASET}&encoder={ENCODER}&map=umap&item={quote(ITEM)}",
+    "search": f"search?dataset={DATASET}&encoder={ENCODER}&beside=baseline:pixels"
+    f"&item={quote(ITEM)}",
+    "leaderboard": f"heads?dataset={DATASET}",
+    "head": f"one_head?dataset={DATASET}",
+    "compare": f"compare?dataset={DATASET}",
+    "quality": f"quality?dataset={DATASET}&kind=label",
+    "transfer": f"transfer?dataset={DATASET}",
+    "curves": f"curves?dataset={DATASET}",
 }
 
 
