@@ -1,4 +1,4 @@
-"""docs/commands.md runs as a script, in its order; so do the commands of the README."""
+"""docs/commands.md runs as a script, in its order (tests/test_docs.py: those of the README)."""
 
 import re
 import shlex

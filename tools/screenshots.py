@@ -96,6 +96,7 @@ def _photograph(address: str) -> None:
 def _settled(page: Page) -> None:
     """Wait until the page has run and its pictures are there."""
     page.get_by_test_id("stApp").wait_for()
+    page.get_by_role("heading").first.wait_for(timeout=120_000)
     page.wait_for_timeout(1500)
     page.wait_for_function(
         "!document.querySelector('[data-testid=stStatusWidget], [data-testid=stSpinner]')"
