@@ -109,10 +109,12 @@ def say_likely_groups(dataset: DataSet, label: str | None, evaluation: str = "au
     """Before rows are dealt at random: say where their names look like groups."""
     from featurestore.pipeline.understood import named_groups
 
-    rows = dataset.items()
-    is_given = evaluation != "folds" and rows.column("split").null_count < len(rows)
     label = label or next(iter(dataset.label_columns), None)
-    if is_given or label is None or (found := named_groups(rows, label)) is None:
+    if label is None or label not in dataset.folder.items.schema().names:
+        return
+    rows = dataset.items([label, "item_id", "uri", "split", "group"])
+    is_given = evaluation != "folds" and rows.column("split").null_count < len(rows)
+    if is_given or (found := named_groups(rows, label)) is None:
         return
     encoders = (f"-e {shlex.quote(str(view.spec))}" for view in dataset.views()[:1])
     say(found.sentence(" ".join(["featurestore embed --dataset", dataset.name, *encoders])))

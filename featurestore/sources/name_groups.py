@@ -13,7 +13,7 @@ from featurestore.errors import BadName
 
 _LEAST_MATCHED = 0.9  # of the names
 _LEAST_MEAN = 2.0  # items in a group, on average
-MOST_NAMES = 50_000  # looked at; frames of one video stand beside each other
+MOST_NAMES = 20_000  # looked at; frames of one video stand beside each other
 _ROW = re.compile(r"\.(?:csv|tsv|jsonl?|parquet|arrow)(?:\.\w+)?:\d+$")  # no name: file:row
 PATTERNS = (  # as `re` and DuckDB read them; brackets hold the group
     r"(-?\d{1,3}\.\d\d)\d+_(-?\d{1,3}\.\d\d)\d+[^/]*$",  # longitude_latitude: cells of 0.01 degrees
