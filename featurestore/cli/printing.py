@@ -113,6 +113,26 @@ def contents_of(dataset: DataSet) -> Contents:
     return contents
 
 
+def print_items(
+    header: Sequence[str], rows: Sequence[Sequence[Any]], known: Mapping[str, str]
+) -> None:
+    """Print a table of items, ids first, beside them the texts or files that people know.
+
+    Where the ids are the files' names, one line says where these lie.
+    """
+    places = [known.get(row[0], "") for row in rows]
+    roots = {
+        place.removesuffix(row[0]) if place.endswith(row[0]) else None
+        for row, place in zip(rows, places, strict=True)
+    }
+    if any(places) and len(roots) + (None in roots) > 1:
+        header = [header[0], "text or file", *header[1:]]
+        rows = [[row[0], short(one), *row[1:]] for row, one in zip(rows, places, strict=True)]
+    print_table(header, rows)
+    if len(roots) == 1 and (root := roots.pop()):
+        click.echo(f"The files lie in {root}")
+
+
 def counted(n: int, noun: str) -> str:
     """Return a number with its noun.
 

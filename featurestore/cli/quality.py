@@ -30,11 +30,11 @@ from featurestore.cli.options import (
 from featurestore.cli.printing import (
     contents_of,
     counted,
+    print_items,
     print_json,
     print_table,
     say,
     say_fits,
-    short,
 )
 from featurestore.cli.show_results import KINDS, show_issues
 
@@ -297,11 +297,8 @@ def suggest(
     if as_json:
         print_json([{**vars(one), kind: contents[one.item_id]} for one in found])
     else:
-        rows = [
-            [one.item_id, short(contents[one.item_id]), f"{one.score:.3f}", one.reason]
-            for one in found
-        ]
-        print_table(["label next", kind, "score", "why"], rows)
+        rows = [[one.item_id, f"{one.score:.3f}", one.reason] for one in found]
+        print_items(["label next", "score", "why"], rows, contents)
     if output is not None:
         column = label or next(iter(view.dataset.label_columns), "label")
         _write_todo(Path(output), column, kind, contents, found)

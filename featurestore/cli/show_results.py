@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from featurestore.cli.printing import Contents, print_table, short
+from featurestore.cli.printing import Contents, print_items, print_table
 from featurestore.terms.specs import EncoderSpec, Modality, encoder_label
 
 if TYPE_CHECKING:
@@ -269,11 +269,7 @@ def show_issues(
     for kind in kinds:
         worst = found.of(kind)[:limit]
         if worst:
-            known = contents([one.item_id for one in worst])
-            rows = [
-                [one.item_id, short(known.get(one.item_id, "")), f"{one.score:.2f}", one.reason]
-                for one in worst
-            ]
-            print_table([kind, "text or file", "score", "why"], rows)
+            rows = [[one.item_id, f"{one.score:.2f}", one.reason] for one in worst]
+            print_items([kind, "score", "why"], rows, contents([one.item_id for one in worst]))
     for note in found.notes:
         click.echo(note)
