@@ -124,12 +124,13 @@ class DataSet:
         """
         if spec is None:
             return self._default_view()
-        wanted = self.spec_named(spec)
-        for slug, info in self.folder.encoders().items():
+        encoders = self.folder.encoders()
+        wanted = self._meant(spec, encoders)
+        for slug, info in encoders.items():
             if info["spec"] == wanted:
                 trust = either(self.store.trust, trust)
                 return View(self, slug, info, slice_=self.slice_, trust=trust)
-        known = [encoder_label(str(view.spec)) for view in self.views()]
+        known = [encoder_label(info["spec"]) for info in encoders.values()]
         raise UnknownView(
             f"data set {self.name!r} was not embedded by {spec}: {nearest(spec, known)}; "
             f"embed it with `featurestore embed --dataset {self.name} -e {shlex.quote(spec)}`"
@@ -145,10 +146,12 @@ class DataSet:
 
     def spec_named(self, text: str) -> str:
         """Return the spec of the view that a name means; the text where it means none."""
+        return self._meant(text, self.folder.encoders())
+
+    def _meant(self, text: str, encoders: Mapping[str, Mapping[str, Any]]) -> str:
         text = text.removeprefix(f"{self.name}@")
-        specs = [str(view.spec) for view in self.views()]
-        infos = self.folder.encoders().values()
-        names = {info["name"]: info["spec"] for info in infos if info.get("name")}
+        specs = sorted(info["spec"] for info in encoders.values())  # as `views` has them
+        names = {info["name"]: info["spec"] for info in encoders.values() if info.get("name")}
         return meant_by(text, specs, names) or text
 
     def listed_views(self) -> list[str]:
