@@ -22,7 +22,7 @@ LONG_FIRST = (
     "dashboard/test_pages.py", "test_demo.py", "heads/test_runs.py", "test_examples.py",
     "test_damaged_derived.py", "remote/test_machines.py", "heads/test_zero_shot.py",
     "encoders/test_installed.py", "test_slices.py", "heads/test_serve.py",
-    "heads/test_estimators.py",
+    "heads/test_estimators.py", "test_tutorials.py", "test_notebooks.py",
 )  # fmt: skip
 
 

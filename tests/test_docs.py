@@ -21,27 +21,23 @@ def blocks(language, text=README):
     return re.findall(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
 
 
-SHARED = Path(__file__).parents[2] / "shared" / "data"
 WHERE_IT_HELPS = {"steel": "builtin:tiny-image", "digits": "baseline:pixels"}
 
 
-def test_the_first_example_runs(tmp_path, monkeypatch, capsys):
+def test_the_first_example_runs(tmp_path, monkeypatch, capsys, shared):
     """All commands in order; with FEATURESTORE_WHOLE_EXAMPLE=1 on all pictures, to the figure."""
-    if not (SHARED / "neu_steel").is_dir():
-        if os.environ.get("FEATURESTORE_REQUIRE_SHARED") == "1":
-            pytest.fail("../shared/data/neu_steel is not there")
-        pytest.skip("the photographs of the README are in ../shared, which is not there")
+    photos = shared("data", "neu_steel")
     is_whole = os.environ.get("FEATURESTORE_WHOLE_EXAMPLE") == "1"
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("FEATURESTORE_STORE", raising=False)
     write_digits(tmp_path / "digits", every=1 if is_whole else 6)
-    for kind in sorted((SHARED / "neu_steel").iterdir()):
+    for kind in sorted(photos.iterdir()):
         (tmp_path / "steel" / kind.name).mkdir(parents=True)
         for path in sorted(kind.iterdir())[:: 1 if is_whole else 6]:
             shutil.copy(path, tmp_path / "steel" / kind.name)
     (tmp_path / "new").mkdir()
     for kind in ("crazing", "scratches"):
-        path = next((SHARED / "neu_steel" / kind).iterdir())
+        path = next((photos / kind).iterdir())
         shutil.copy(path, tmp_path / "new")
     for block in blocks("console"):
         said = re.split(r"^\$ ", block, flags=re.M)[1:]

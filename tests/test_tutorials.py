@@ -1,6 +1,5 @@
 """docs/tutorials/ run as written, and print what is printed there."""
 
-import os
 import re
 import shlex
 from pathlib import Path
@@ -8,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from featurestore.cli import run
-from tests.tutorial_data import DATA, SHARED
+from tests.tutorial_data import DATA
 
 PAGES = Path(__file__).parents[1] / "docs" / "tutorials"
 # Other processors sum in another order, so that single predictions may flip.
@@ -20,11 +19,8 @@ def test_each_page_is_run():
 
 
 @pytest.mark.parametrize("name", sorted(DATA))
-def test_the_tutorial_runs_and_prints_what_it_says(name, tmp_path, monkeypatch, capsys):
-    if not SHARED.is_dir():
-        if os.environ.get("FEATURESTORE_REQUIRE_SHARED") == "1":
-            pytest.fail("../shared/data is not there")
-        pytest.skip("the data of the tutorials are in ../shared, which is not there")
+def test_the_tutorial_runs_and_prints_what_it_says(name, tmp_path, monkeypatch, capsys, shared):
+    shared("data")
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("FEATURESTORE_STORE", raising=False)
     DATA[name](tmp_path)
