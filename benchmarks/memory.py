@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ class MemoryDataset:
     path: Path = Path(tempfile.gettempdir()) / "featurestore-simulated"
     modality: Modality = Modality.IMAGE
     known: list[Any] = field(default_factory=list)
+    description: Any = field(default_factory=lambda: SimpleNamespace(labels={}))  # no task said
 
     def views(self) -> list[Any]:
         return list(self.known)
@@ -42,6 +44,13 @@ class MemoryView:
     @property
     def fingerprint(self) -> str:
         return self.embeddings.encoder
+
+    @property
+    def info(self) -> dict[str, Any]:
+        return {
+            "spec": str(self.spec), "fingerprint": self.fingerprint, "canary": None,
+            "dim": self.embeddings.dim, "modalities": ["image"],
+        }  # fmt: skip
 
     @property
     def state(self) -> str:

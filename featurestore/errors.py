@@ -28,6 +28,7 @@ FeatureStoreError
 ├── EncoderMismatch (ValueError)        vectors of two encoders would meet
 ├── ShapeMismatch (ValueError)          ids, vectors and dim do not fit
 ├── NotEnoughData (ValueError)          too few labelled items for what was asked
+├── TimeIsUp                            the minutes given are over, and nothing is whole
 ├── TooManyFailures                     more items failed than the caller allows
 └── MissingExtra (ImportError)          an optional package is not installed
 """
@@ -148,6 +149,10 @@ class ShapeMismatch(FeatureStoreError, ValueError):
 
 class NotEnoughData(FeatureStoreError, ValueError):
     """Too few labelled items for what was asked."""
+
+
+class TimeIsUp(FeatureStoreError):
+    """The minutes that were given are over before there was a result; what was done is kept."""
 
 
 class TooManyFailures(FeatureStoreError):

@@ -73,7 +73,9 @@ RULES = {
     **{f"heads.{room}": _rooms for room, _rooms in HEADS.items()},
     **{f"dashboard.{room}": _rooms for room, _rooms in DASHBOARD.items()},
 }
-CLI_SHARED = ("exit_codes", "layout", "options", "printing", "settings", "show_results")
+CLI_SHARED = (
+    "exit_codes", "layout", "options", "printing", "settings", "show_results", "watching",
+)  # fmt: skip
 FREE = {
     "featurestore", "heads", "dashboard", "featurestore.errors", "featurestore.torch_data",
     "featurestore.__main__",

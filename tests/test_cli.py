@@ -32,7 +32,7 @@ def test_a_person_at_a_terminal_sees_how_far_it_is(fs, tiny_images, monkeypatch)
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     code, out, err = fs("embed", tiny_images, "--dataset", "tiny", "-e", PIXELS)
     assert (code, out) == (0, "")
-    assert "6/6" in err
+    assert "6 of 6 items" in err
     assert "limit: " in err
 
 

@@ -16,7 +16,8 @@ from featurestore.cli.options import (
     store_option,
     trust_option,
 )
-from featurestore.cli.printing import print_json, print_table, progress_bar, say, say_failed
+from featurestore.cli.printing import print_json, print_table, say, say_failed
+from featurestore.cli.watching import Watch, watched
 
 if TYPE_CHECKING:
     from featurestore.pipeline.estimate import Estimate
@@ -110,6 +111,7 @@ if TYPE_CHECKING:
 @click.option("--profile", is_flag=True, help="Print the seconds of each stage.")
 @store_option
 @json_option
+@watched(stops=False)
 def embed(
     sources: tuple[str, ...],
     dataset: str,
@@ -143,6 +145,7 @@ def embed(
     profile: bool,
     store_path: str,
     as_json: bool,
+    watch: Watch,
 ) -> int:
     """Embed pictures or texts with one or several encoders.
 
@@ -176,11 +179,10 @@ def embed(
         estimates = store.estimate(dataset=dataset, say=say, **vars(request))
         _show_estimates(estimates, as_json, rehash)
         return 0
-    with progress_bar() as progress:
-        if len(devices) > 1:
-            reports = embed_on(devices, store.path, dataset, request, progress=progress, say=say)
-        else:
-            reports = store.embed(dataset=dataset, progress=progress, say=say, **vars(request))
+    if len(devices) > 1:
+        reports = embed_on(devices, store.path, dataset, request, **watch.hears)
+    else:
+        reports = store.embed(dataset=dataset, **watch.hears, **vars(request))
     if name is not None:
         store.dataset(dataset).name_view(reports[0].encoder, name)
     if as_json:

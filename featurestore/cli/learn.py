@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -32,8 +31,15 @@ from featurestore.cli.options import (
     view_of,
     views_of,
 )
-from featurestore.cli.printing import print_json, say, say_fits
-from featurestore.cli.show_results import predict_line, show_comparison, show_head, show_twins
+from featurestore.cli.printing import print_json, say
+from featurestore.cli.show_results import (
+    leaderboard,
+    predict_line,
+    show_comparison,
+    show_head,
+    show_twins,
+)
+from featurestore.cli.watching import Watch, watched
 
 
 @command(epilog="Example: featurestore train photos -e baseline:pixels --head ridge")
@@ -67,6 +73,7 @@ from featurestore.cli.show_results import predict_line, show_comparison, show_he
 @trust_option
 @store_option
 @json_option
+@watched()
 def train(
     dataset: str,
     encoder: str | None,
@@ -82,6 +89,7 @@ def train(
     trust: bool,
     store_path: str,
     as_json: bool,
+    watch: Watch,
 ) -> None:
     """Train one head on a view, evaluate it, keep it in the store."""
     import heads
@@ -97,7 +105,10 @@ def train(
         coverage=coverage,
         seed=seed,
         apply_reviews=apply_reviews,
+        progress=watch.fits,
+        minutes=watch.minutes,
     )
+    watch.finish()
     if bundle is not None:
         say(f"bundle written to {fitted.save(bundle)}")
     if as_json:
@@ -135,6 +146,7 @@ def train(
 @trust_option
 @store_option
 @json_option
+@watched()
 def compare(
     dataset: str,
     encoders: Sequence[str],
@@ -151,6 +163,7 @@ def compare(
     trust: bool,
     store_path: str,
     as_json: bool,
+    watch: Watch,
 ) -> None:
     """Compare encoders × heads on the same folds, beside baselines."""
     import heads
@@ -164,12 +177,15 @@ def compare(
     run = partial(
         heads.compare, views, label=label, task=task, metric=metric, evaluation=evaluation,
         seed=seed, group=not ignore_groups, apply_reviews=apply_reviews,
-        progress=say_fits if sys.stderr.isatty() else None, **chosen,
+        progress=watch.fits, minutes=watch.minutes,
+        preview=(lambda now: watch.show(leaderboard(now))) if watch.has_bar else None, **chosen,
     )  # fmt: skip
     comparison = run(twins_together=twins_together)
+    as_split = run() if twins_together and not as_json else None
+    watch.finish()
     if as_json:
         print_json(comparison.rows())
         return
     show_comparison(comparison)
-    if twins_together:
-        show_twins(comparison, run())
+    if as_split is not None:
+        show_twins(comparison, as_split)

@@ -20,7 +20,8 @@ from featurestore.cli.options import (
     store_option,
     trust_option,
 )
-from featurestore.cli.printing import json_text, progress_bar, say, say_failed
+from featurestore.cli.printing import json_text, say, say_failed
+from featurestore.cli.watching import progress_bar
 
 if TYPE_CHECKING:
     import pyarrow as pa

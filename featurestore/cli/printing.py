@@ -1,4 +1,4 @@
-"""What several commands print: messages, tables, JSON, a progress bar."""
+"""What several commands print: messages, tables, JSON."""
 
 from __future__ import annotations
 
@@ -7,9 +7,7 @@ import math
 import re
 import shlex
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -18,7 +16,6 @@ import click
 from click.core import ParameterSource
 
 if TYPE_CHECKING:
-    from featurestore.pipeline.report import Progress
     from featurestore.store.dataset import DataSet
 
 
@@ -63,11 +60,6 @@ def say_failed(failures: Sequence[str]) -> None:
 
         if note := line_note(failures):
             say(note)
-
-
-def say_fits(n_done: int, n_fits: int, what: str) -> None:
-    """Count fits on one line."""
-    click.echo(f"\r\033[K{n_done}/{n_fits} fits: {what}", err=True, nl=n_done == n_fits)
 
 
 def print_json(value: object) -> None:
@@ -170,46 +162,3 @@ def _least_width(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> int:
     columns = zip(header, *rows, strict=True)
     longest = (max(len(str(value)) for value in column) for column in columns)
     return sum(min(width, _LEAST_COLUMN) + 3 for width in longest) + 2  # blanks between them
-
-
-@contextmanager
-def progress_bar() -> Iterator[Callable[[Progress], None] | None]:
-    """Draw a bar with rate, remaining time and limiting stage on stderr, if a person looks."""
-    if not sys.stderr.isatty():
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bar
-
-    bar = Bar(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[limit]}"),
-        console=Console(stderr=True),
-    )
-    tasks: dict[str, Any] = {}
-
-    drawn: dict[str, float] = {}
-
-    def show(now: Progress) -> None:
-        recently = time.monotonic() - drawn.get(now.encoder, 0.0) < 0.1
-        if recently and now.n_done < now.n_total:
-            return  # drawing costs more than some encoders do
-        drawn[now.encoder] = time.monotonic()
-        if now.encoder not in tasks:
-            tasks[now.encoder] = bar.add_task(now.encoder, total=now.n_total, rate="", limit="")
-        speed = bar.tasks[tasks[now.encoder]].speed
-        failed = f", {now.n_failed} failed" if now.n_failed else ""
-        bar.update(
-            tasks[now.encoder],
-            completed=now.n_done,
-            rate=f"{speed:,.0f} items/s" if speed else "",
-            limit=f"limit: {now.limit}{failed}",
-        )
-
-    with bar:
-        yield show

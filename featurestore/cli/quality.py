@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import shlex
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,9 +33,9 @@ from featurestore.cli.printing import (
     print_json,
     print_table,
     say,
-    say_fits,
 )
 from featurestore.cli.show_results import KINDS, show_issues
+from featurestore.cli.watching import Watch, watched
 
 if TYPE_CHECKING:
     from featurestore.curation.reviews import Review
@@ -56,6 +55,7 @@ if TYPE_CHECKING:
 @trust_option
 @store_option
 @json_option
+@watched(stops=False)
 def quality(
     dataset: str,
     encoder: str | None,
@@ -68,6 +68,7 @@ def quality(
     trust: bool,
     store_path: str,
     as_json: bool,
+    watch: Watch,
 ) -> None:
     """Look for wrong labels, near-duplicates, leaks and outliers."""
     import heads
@@ -76,8 +77,9 @@ def quality(
     say_likely_groups(view.dataset, label)
     found = heads.find_issues(
         view, label=label, head=head, seed=seed,
-        progress=say_fits if sys.stderr.isatty() else None,
+        progress=watch.steps,
     )  # fmt: skip
+    watch.finish()
     if as_json:
         print_json(found.to_json())
         return

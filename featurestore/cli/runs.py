@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -10,13 +9,14 @@ import click
 
 from featurestore.cli.layout import command
 from featurestore.cli.options import json_option, open_given, store_option, trust_option
-from featurestore.cli.printing import Contents, contents_of, print_json, print_table, say_fits
+from featurestore.cli.printing import Contents, contents_of, print_json, print_table
 from featurestore.cli.show_results import (
     show_assessment,
     show_comparison,
     show_curve,
     show_issues,
 )
+from featurestore.cli.watching import Watch
 
 if TYPE_CHECKING:
     from featurestore.storage.remote import StorePath
@@ -75,7 +75,8 @@ def _run_again(dataset: DataSet, card: dict[str, Any], as_json: bool) -> int:
     if kind not in ("compare", "curve"):
         raise BadName(f"a run of kind {kind}: comparisons and curves can be run again")
     stored: Any = (Comparison if kind == "compare" else Curve).from_json(card)
-    found = run_again(dataset, stored, progress=say_fits if sys.stderr.isatty() else None)
+    with Watch() as watch:
+        found = run_again(dataset, stored, progress=watch.fits)
     before, now = _by_cell(stored.rows()), _by_cell(found.rows())
     differ = [
         f"{' '.join(cell)}: {_value(before, cell)}, now {_value(now, cell)}"

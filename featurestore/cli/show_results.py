@@ -13,10 +13,13 @@ from featurestore.cli.printing import Contents, print_items, print_table
 from featurestore.terms.specs import EncoderSpec, Modality, encoder_label
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from heads import Assessment, Comparison, Curve, Issues
     from heads.saved.bundle import FittedHead
     from heads.transfer.rank import Ranked
 
+FIT_S = "fit (s): the median of one fit alone on one core, with the choice of its settings."
 KINDS = ("label", "leak", "duplicate", "outlier")
 
 
@@ -70,8 +73,8 @@ def predict_line(fitted: FittedHead, folder: str) -> str:
     return " ".join(words)
 
 
-def show_comparison(comparison: Comparison) -> None:
-    """Print a comparison as a table, best first, with what its intervals mean."""
+def _leaderboard(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
+    """Return header and rows of a comparison, best first."""
     rows = comparison.rows()
     table = [
         [encoder_label(r["encoder"]), r["head"], _score(r["value"]),
@@ -88,8 +91,33 @@ def show_comparison(comparison: Comparison) -> None:
         header.append("without twins")
         for line, row in zip(table, rows, strict=True):
             line.append(_score(row["without_twins"]) if "without_twins" in row else "")
-    print_table(header, table)
-    click.echo(f"Intervals: {comparison.estimand}.")
+    return header, table
+
+
+def leaderboard(comparison: Comparison) -> Table:
+    """Return a comparison that is not at its end as a table; rows that lie far behind are grey.
+
+    Grey are those whose difference from the first lies below zero, as wide as for all pairs at
+    once. They go on to the last fold like the others: this is for the eye alone.
+    """
+    from rich import box
+    from rich.table import Table
+
+    header, lines = _leaderboard(comparison)
+    table = Table(*header, box=box.SIMPLE_HEAD, pad_edge=False)
+    best, *others = [(row["encoder"], row["head"]) for row in comparison.rows()]
+    table.add_row(*lines[0])
+    for row, line in zip(others, lines[1:], strict=True):
+        low = comparison.difference(best, row, n_claims=comparison.n_claims).gain[1]
+        table.add_row(*line, style="dim" if low > 0 else None)
+    table.caption = f"so far: {comparison.estimand}"
+    return table
+
+
+def show_comparison(comparison: Comparison) -> None:
+    """Print a comparison as a table, best first, with what its intervals mean."""
+    print_table(*_leaderboard(comparison))
+    click.echo(f"Intervals: {comparison.estimand}. {FIT_S}")
     for claim in comparison.claims():
         click.echo(f"{claim.sentence()}.")
     if comparison.n_pairs > 1:

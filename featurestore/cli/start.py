@@ -8,7 +8,7 @@ import click
 
 from featurestore.cli.layout import command
 from featurestore.cli.options import open_given, store_option, trust_option
-from featurestore.cli.printing import progress_bar
+from featurestore.cli.watching import progress_bar
 from featurestore.storage import stopping
 
 

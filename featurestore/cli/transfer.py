@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -27,8 +26,9 @@ from featurestore.cli.options import (
     trust_option,
     views_of,
 )
-from featurestore.cli.printing import print_json, progress_bar, say, say_fits
+from featurestore.cli.printing import print_json
 from featurestore.cli.show_results import show_assessment, show_curve
+from featurestore.cli.watching import Watch, watched
 
 if TYPE_CHECKING:
     from featurestore.store.store import Store
@@ -90,6 +90,7 @@ if TYPE_CHECKING:
 @trust_option
 @store_option
 @json_option
+@watched()
 def transfer(
     dataset: str,
     encoders: Sequence[str],
@@ -113,6 +114,7 @@ def transfer(
     trust: bool,
     store_path: str,
     as_json: bool,
+    watch: Watch,
 ) -> None:
     """Say whether an encoder beats the baselines without pretraining."""
     import heads
@@ -123,7 +125,7 @@ def transfer(
     found = dataset_of(store_path, dataset, slice_name, trust=trust)
     views = embed_views(
         found, encoders, layers=layers.split(",") if layers else (), n_random=n_random,
-        pixels=against is None, progress_bar=progress_bar, say=say,
+        pixels=against is None, progress_bar=watch.bar, say=watch.say,
     )  # fmt: skip
     if not ignore_groups:
         say_likely_groups(found, label, evaluation)
@@ -143,8 +145,10 @@ def transfer(
         blend=not no_blend,
         rank=rank,
         seed=seed,
-        progress=say_fits if sys.stderr.isatty() else None,
+        progress=watch.fits,
+        minutes=watch.minutes,
     )
+    watch.finish()
     if as_json:
         print_json(assessment.to_json())
     else:
@@ -181,6 +185,7 @@ def transfer(
 @trust_option
 @store_option
 @json_option
+@watched()
 def curve(
     dataset: str,
     encoders: Sequence[str],
@@ -196,6 +201,7 @@ def curve(
     trust: bool,
     store_path: str,
     as_json: bool,
+    watch: Watch,
 ) -> None:
     """Show how good a head is with few labels, and how many suffice."""
     import heads
@@ -214,8 +220,10 @@ def curve(
         per_class=budgets,
         n_draws=draws,
         seed=seed,
-        progress=say_fits if sys.stderr.isatty() else None,
+        progress=watch.fits,
+        minutes=watch.minutes,
     )
+    watch.finish()
     if as_json:
         print_json(drawn.rows())
         return

@@ -13,6 +13,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from heads.estimators.softmax import softmax
 from heads.estimators.weights import Rows, checked_weights, weighted_rows
 from heads.labels.matrix import Matrix
+from heads.labels.shared import once
 
 
 class ScoreHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
@@ -60,7 +61,9 @@ class ScoreHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     ) -> Rows:
         """Begin, and return rows whose y are class numbers; see `weighted_rows`."""
         X, codes, weights = self._begin_fit(X, y, sample_weight)
-        return weighted_rows(X, codes, groups, weights)
+        if weights is not None:
+            return weighted_rows(X, codes, groups, weights)
+        return once("rows", (X, y, groups), lambda: weighted_rows(X, codes, groups))
 
     def _scores(self, X: Matrix) -> NDArray[np.float64]:
         raise NotImplementedError
@@ -83,12 +86,20 @@ class ScoreHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def predict_proba(self, X: Matrix) -> NDArray[np.float64]:
         """Return probabilities, shape (n, n_classes), columns in the order of ``classes_``."""
-        return softmax(self._checked_scores(X) * self.sharpness_)
+        return self._probabilities(self._checked_scores(X))
 
     def predict(self, X: Matrix) -> NDArray[Any]:
         """Return the class of each row, shape (n,)."""
         scores = self._checked_scores(X)
         return np.asarray(self.classes_[scores.argmax(axis=1)])
+
+    def predict_both(self, X: Matrix) -> tuple[NDArray[Any], NDArray[np.float64]]:
+        """Return what `predict` and `predict_proba` do, from the same scores."""
+        scores = self._checked_scores(X)
+        return np.asarray(self.classes_[scores.argmax(axis=1)]), self._probabilities(scores)
+
+    def _probabilities(self, scores: NDArray[np.float64]) -> NDArray[np.float64]:
+        return softmax(scores * self.sharpness_)
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

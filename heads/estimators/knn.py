@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from heads.estimators.base import ScoreHead
-from heads.estimators.normaliser import Normaliser
+from heads.estimators.normaliser import normalised
 from heads.labels.matrix import Matrix
 
 TEMPERATURE = 0.07  # of DINO's k-NN evaluation: facebookresearch/dinov2, eval/knn.py
@@ -65,8 +65,7 @@ class KnnHead(KnnChoices, ScoreHead):
         """Keep X of shape (n, dim); a row's own group (n,) has no vote while k and T are chosen."""
         X, codes, _ = self._begin_fit(X, y)
         self._check_choices()
-        self.normaliser_ = Normaliser("l2").fit(X)
-        self.vectors_ = self.normaliser_.transform(X)
+        self.normaliser_, self.vectors_ = normalised("l2", X)
         self.codes_ = codes
         block = np.arange(len(codes)) if groups is None else np.asarray(groups)
         rng = np.random.default_rng(self.random_state)
@@ -102,9 +101,8 @@ class KnnHead(KnnChoices, ScoreHead):
         found = nearest_rows(self.normaliser_.transform(X), self.vectors_, self.k_)
         return self._votes(*found, self.temperature_)
 
-    def predict_proba(self, X: Matrix) -> NDArray[np.float64]:
-        """Return shares of the votes, shape (n, n_classes)."""
-        return self._checked_scores(X)
+    def _probabilities(self, scores: NDArray[np.float64]) -> NDArray[np.float64]:
+        return scores  # shares of the votes
 
 
 def nearest_rows(

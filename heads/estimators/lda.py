@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from featurestore.errors import NotEnoughData
 from heads.estimators.base import ScoreHead
-from heads.estimators.normaliser import Normaliser
+from heads.estimators.normaliser import normalised
 from heads.estimators.shrinkage import Shrunk, shrunk_by_class, shrunk_together
 from heads.estimators.softmax import fit_sharpness, log_loss
 from heads.estimators.weights import class_means, taken
@@ -63,8 +63,7 @@ class LdaHead(ScoreHead):
         if not len(self.by_class) or not all(0 <= share <= 1 for share in self.by_class):
             raise ValueError(f"by_class={self.by_class}: expected one number in [0, 1] or more")
         rows = self._begin_weighted_fit(X, y, groups, sample_weight)
-        self.normaliser_ = Normaliser("centre").fit(rows.X, sample_weight=rows.weights)
-        Z = self.normaliser_.transform(rows.X)
+        self.normaliser_, Z = normalised("centre", rows.X, rows.weights)
         n_classes = len(self.classes_)
         self._choose(Z, rows.y, rows.groups, rows.weights)
         whole = _Gaussians.of(Z, rows.y, n_classes, rows.weights)

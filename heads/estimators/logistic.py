@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from typing import Any, Self
 
 import numpy as np
@@ -15,8 +17,8 @@ from sklearn.utils import compute_class_weight
 
 from featurestore.errors import NotEnoughData
 from heads.estimators.base import ScoreHead
-from heads.estimators.normaliser import Normaliser
-from heads.estimators.ridge import choose_normalisation, indicators
+from heads.estimators.normaliser import normalised
+from heads.estimators.ridge import Basis, basis_of, normalisation_of
 from heads.estimators.softmax import fit_sharpness, fit_softmax, log_loss
 from heads.estimators.weights import taken
 from heads.labels.folds import make_folds
@@ -29,6 +31,8 @@ CS = tuple(float(c) for c in 10 ** np.arange(-1, 5.01, 0.5))
 GPU_PRODUCTS = 1_000_000_000  # rows × dim × classes from which on torch's import is worth its time
 DEFAULT_C = 10.0  # where nothing can be held out
 LEAST_GAIN = 1e-3  # of the held-out loss: less is where float32 stopped
+FLAT = 1.5e-5  # root mean square of the gradient from which on C is large enough
+SEARCH, LAST = 0.3, 0.1  # along principal axes a gradient is that much larger than it looks
 DENSE_ROWS = 3000  # up to here sparse rows are replaced by dense ones of the same geometry
 
 
@@ -90,62 +94,47 @@ class LogisticHead(ScoreHead):
         """Learn from X of shape (n, dim); labels y, groups and weights have shape (n,)."""
         rows = self._begin_weighted_fit(X, y, groups, sample_weight)
         X, codes, groups, counts = rows.X, rows.y, rows.groups, rows.weights
+        n_classes = len(self.classes_)
         self.normalisation_ = "none" if issparse(X) else self.normalisation
         if self.normalisation_ == "auto":
-            self.normalisation_ = choose_normalisation(
-                X,
-                indicators(codes, len(self.classes_)),
-                groups,
-                counts,
-                random_state=self.random_state,
-            )
-        self.normaliser_ = None
+            self.normalisation_ = normalisation_of(rows, n_classes, self.random_state)
+        self.normaliser_, Z = None, X
         if self.normalisation_ != "none":
-            self.normaliser_ = Normaliser(self.normalisation_).fit(X, sample_weight=counts)
-        Z = self._normalised(X)
+            self.normaliser_, Z = normalised(self.normalisation_, X, counts)
         prior = self._prior(X, codes, counts)
-        n_classes = len(self.classes_)
-        if issparse(Z) and len(codes) <= DENSE_ROWS:
-            L = same_geometry(Z)
-            self.C_, start = self._choose_C(L, codes, groups, counts)
-            weights = self._weights(codes, n_classes, counts)
-            W = fit_softmax(
-                L,
-                codes,
-                n_classes,
-                C=self.C_,
-                start=start,
-                weights=weights,
-                tol=_tolerance(len(codes), n_classes),
-            )
-            # W = Lᵀ A and the weights of Z are Zᵀ A, by the representer theorem.
-            A = solve_triangular(L.astype(np.float64), W[:-1], trans="T", lower=True)
-            self.weights_ = np.vstack([Z.T @ A, W[-1]])
-            return self
-        self.C_, start = self._choose_C(Z, codes, groups, counts, prior)
-        tol = _tolerance(len(codes), n_classes)
-        weights = self._weights(codes, n_classes, counts)
         device = "cpu" if issparse(Z) else self._device(Z.size * n_classes)
+        tol = _tolerance(len(codes), n_classes)
+        is_short = len(codes) <= DENSE_ROWS if issparse(Z) else _is_few(len(codes), n_classes)
+        L = same_geometry(Z) if issparse(Z) and is_short else Z
+        axes = Axes.of(L, counts) if is_short else None
+        self.C_, start = self._choose_C(Z, codes, groups, counts, prior, axes)
         fit = partial(
             fit_softmax,
-            Z,
-            codes,
-            n_classes,
+            codes=codes,
+            n_classes=n_classes,
             C=self.C_,
-            start=start,
-            weights=weights,
+            weights=self._weights(codes, n_classes, counts),
             offset=prior,
-            tol=tol,
         )
-        found = None
-        try:
-            found = fit(device=device)
-        except RuntimeError as error:  # torch's own, for a GPU without room as well
-            if device == "cpu" or self.device != "auto":
-                raise
-            _log.warning("the GPU did not do (%s): fitting on the CPU", str(error)[:200])
+        if device != "cpu":
+            begin = start if axes is None or start is None else axes.weights(L, start)
+            try:
+                self.weights_ = fit(Z, start=begin, tol=tol, device=device)
+                return self
+            except RuntimeError as error:  # torch's own, for a GPU without room as well
+                if self.device != "auto":
+                    raise
+                _log.warning("the GPU did not do (%s): fitting on the CPU", str(error)[:200])
         # Behind the except block, which holds on to what the failed fit had on the GPU.
-        self.weights_ = fit() if found is None else found
+        if axes is None:
+            self.weights_ = fit(Z, start=start, tol=tol)
+            return self
+        W = axes.weights(L, fit(axes.rows, start=start, squares=axes.squares, tol=LAST * tol))
+        if issparse(Z):
+            # W = Lᵀ A and the weights of Z are Zᵀ A, by the representer theorem.
+            A = solve_triangular(L.astype(np.float64), W[:-1], trans="T", lower=True)
+            W = np.vstack([Z.T @ A, W[-1]])
+        self.weights_ = W
         return self
 
     def _device(self, n_products: int) -> str:
@@ -188,18 +177,16 @@ class LogisticHead(ScoreHead):
         groups: NDArray[Any] | None,
         counts: NDArray[np.float64] | None,
         prior: NDArray[np.float64] | None = None,
+        axes: Axes | None = None,
     ) -> tuple[float, NDArray[np.float64] | None]:
-        """Return the best C and weights to start from."""
+        """Return the best C and weights to start from, along ``axes`` where there are some."""
         self.sharpness_ = 1.0
         if len(self.Cs) == 1:
             return self.Cs[0], None
         n_classes = len(self.classes_)
         rng = np.random.default_rng(self.random_state)
         n = min(len(codes), _n_searched(n_classes))
-        # Too loose, a warm start passes as it is, and every further C as no better. Sparse rows
-        # have their unit length in many columns, so that each entry of the gradient is small.
-        is_loose = not _is_few(len(codes), n_classes)
-        tol = (0.1 if issparse(Z) else 10 if is_loose else 1) * _tolerance(len(codes), n_classes)
+        tol = SEARCH * min(1.0, 10 / n_classes) * 1e-4
         rows = np.sort(rng.choice(len(codes), n, replace=False))
         block = rows if groups is None else np.asarray(groups)[rows]
         try:
@@ -212,19 +199,29 @@ class LogisticHead(ScoreHead):
             )
         except NotEnoughData:  # a class that lies in one group cannot be held out
             return DEFAULT_C, None
-        is_reduced = issparse(Z)
-        Z, codes = (same_geometry(Z[rows]) if is_reduced else Z[rows]), codes[rows]
+        some = None  # the rows that are looked at, where they need axes of their own
+        if axes is None:
+            some = same_geometry(Z[rows]) if issparse(Z) else Z[rows]
+            axes = Axes.of(some, taken(counts, rows))
+            F, squares = axes.rows, axes.squares
+        else:
+            F, squares = axes.rows[rows], axes.squares * (n / len(codes))
+        codes = codes[rows]
         counts = taken(counts, rows)
         prior = np.zeros((n, 1)) if prior is None else prior[rows]
         parts = list(folds.parts())[: max(1, round(1000 / n))]
-        inner = [(Z[train], Z[test], *part) for part in parts for train, test in [part]]
+        inner = [(F[train], F[test], *part) for part in parts for train, test in [part]]
         weights: list[NDArray[np.float64] | None] = [None] * len(inner)
         best: tuple[float, float, NDArray[np.float64] | None] = (np.inf, DEFAULT_C, None)
         n_worse = 0
         all_held = np.concatenate([test for _, test in parts])
         held_codes, held_counts = codes[all_held], taken(counts, all_held)
         held_weights = self._weights(held_codes, n_classes, held_counts)
-        for C in self.Cs:
+        flat = FLAT * min(1.0, 10 / n_classes) * n * (Z.shape[1] * n_classes) ** 0.5
+        for before, C in pairwise((0.0, *self.Cs)):
+            W = weights[0]
+            if W is not None and np.linalg.norm(W[:-1]) * (1 / before - 1 / C) < flat:
+                break  # rows lie apart: a smaller penalty would let weights grow, and no more
             held = []
             for i, (fit_on, held_out, train, test) in enumerate(inner):
                 W = weights[i] = fit_softmax(
@@ -236,6 +233,7 @@ class LogisticHead(ScoreHead):
                     offset=prior[train],
                     weights=self._weights(codes[train], n_classes, taken(counts, train)),
                     tol=tol,
+                    squares=squares * (len(train) / n),
                 )
                 held.append(held_out @ W[:-1] + W[-1] + prior[test])
             scores = np.concatenate(held)
@@ -249,7 +247,9 @@ class LogisticHead(ScoreHead):
             if n_worse == 0:
                 best = loss, C, weights[0]
                 self.sharpness_ = sharpness
-        return best[1], None if is_reduced else best[2]
+        if some is None or best[2] is None:
+            return best[1], best[2]
+        return best[1], None if issparse(Z) else axes.weights(some, best[2])
 
     def _normalised(self, X: Matrix) -> Any:
         return X if self.normaliser_ is None else self.normaliser_.transform(X)
@@ -258,6 +258,37 @@ class LogisticHead(ScoreHead):
         scores = np.asarray(self._normalised(X) @ self.weights_[:-1] + self.weights_[-1])
         prior = self._prior(X)
         return scores if prior is None else scores + prior
+
+
+@dataclass(frozen=True, eq=False)
+class Axes:
+    """Rows along their principal axes: of the same geometry, with as many columns at most.
+
+    There each column bends the loss as its square says, which L-BFGS cannot see in columns
+    that go together.
+    """
+
+    rows: NDArray[Any]  # (n, rank), in the dtype of Z
+    squares: NDArray[np.float64]  # (rank,), of the columns
+    basis: Basis
+
+    @classmethod
+    def of(cls, Z: NDArray[Any], counts: NDArray[np.float64] | None) -> Self:
+        """Find the axes of Z, (n, dim), rows weighing as much as ``counts``, (n,)."""
+        basis = basis_of(Z, counts)
+        rows = basis.left * np.sqrt(basis.squares)
+        if counts is not None:
+            rows /= np.sqrt(counts)[:, None]
+        return cls(rows.astype(Z.dtype), basis.squares, basis)
+
+    def weights(self, Z: NDArray[Any], A: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Turn weights of ``rows`` into those of Z, (dim + 1, n_classes), intercepts last."""
+        basis = self.basis
+        by_row = basis.left @ (A[:-1] / np.sqrt(self.squares)[:, None])
+        if basis.counts is not None:
+            by_row *= np.sqrt(basis.counts)[:, None]
+        W = Z.T @ by_row - np.outer(basis.centre, by_row.sum(axis=0))
+        return np.vstack([W, A[-1] - basis.centre @ W])
 
 
 def _n_searched(n_classes: int) -> int:

@@ -12,6 +12,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from featurestore.terms.vectors import scale_to_unit
 from heads.estimators.weights import checked_weights
 from heads.labels.matrix import Matrix
+from heads.labels.shared import once
 
 KINDS = ("centre", "l2", "standardise")
 
@@ -41,14 +42,7 @@ class Normaliser(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             raise ValueError(f"no normalisation {self.kind!r}; known: {', '.join(KINDS)}")
         X = validate_data(self, X, dtype=[np.float64, np.float32])
         weights = checked_weights(sample_weight, len(X))
-        if weights is None:
-            self.shift_ = X.mean(axis=0, dtype=np.float64)
-            variance = X.var(axis=0, dtype=np.float64)
-        else:
-            self.shift_ = weights @ X / weights.sum()
-            variance = weights @ (X - self.shift_) ** 2 / weights.sum()
-        # Rounding leaves a little variance in a constant column: it carries nothing.
-        variance[variance <= (1e-6 * self.shift_) ** 2] = 0
+        self.shift_, variance = once("moments", (X, weights), lambda: _moments(X, weights))
         if self.kind == "standardise":
             self.scale_ = np.sqrt(variance * max((variance > 0).sum(), 1))
         else:
@@ -64,3 +58,30 @@ class Normaliser(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         if self.kind == "l2":
             Z = scale_to_unit(Z)  # a matrix of ours: no second one is made
         return np.asarray(Z)
+
+
+def normalised(
+    kind: str, X: NDArray[Any], weights: NDArray[np.float64] | None = None
+) -> tuple[Normaliser, NDArray[np.floating[Any]]]:
+    """Return a fitted normaliser and its rows, which must not be changed."""
+
+    def make() -> tuple[Normaliser, NDArray[np.floating[Any]]]:
+        fitted = Normaliser(kind).fit(X, sample_weight=weights)
+        return fitted, fitted.transform(X)
+
+    return once(("normalised", kind), (X, weights), make)
+
+
+def _moments(
+    X: NDArray[Any], weights: NDArray[np.float64] | None
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return mean and variance of each column, (dim,) both."""
+    if weights is None:
+        mean = X.mean(axis=0, dtype=np.float64)
+        variance = X.var(axis=0, dtype=np.float64, mean=mean[None])
+    else:
+        mean = weights @ X / weights.sum()
+        variance = weights @ (X - mean) ** 2 / weights.sum()
+    # Rounding leaves a little variance in a constant column: it carries nothing.
+    variance[variance <= (1e-6 * mean) ** 2] = 0
+    return mean, variance

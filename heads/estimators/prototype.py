@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from heads.estimators.base import ScoreHead
-from heads.estimators.normaliser import Normaliser
+from heads.estimators.normaliser import normalised
 from heads.estimators.softmax import fit_sharpness
 from heads.estimators.weights import class_means, taken
 from heads.labels.matrix import Matrix
@@ -30,8 +30,8 @@ class PrototypeHead(ScoreHead):
         """Learn the class means from X of shape (n, dim), labels y and weights of shape (n,)."""
         rows = self._begin_weighted_fit(X, y, None, sample_weight)
         codes, weights = rows.y, rows.weights
-        self.normaliser_ = Normaliser("l2").fit(rows.X, sample_weight=weights)
-        Z = self.normaliser_.transform(rows.X).astype(np.float64)
+        self.normaliser_, vectors = normalised("l2", rows.X, weights)
+        Z = vectors.astype(np.float64)
         self.means_, _ = class_means(Z, codes, len(self.classes_), weights)
         held_out = np.bincount(codes)[codes] > 1  # the only row of a class has no mean without it
         self.sharpness_ = 1.0
@@ -67,5 +67,5 @@ class PrototypeHead(ScoreHead):
 
 def _half_distances(Z: NDArray[np.float64], means: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return -|z - m|² / 2, shape (n, n_classes)."""
-    squares = (Z**2).sum(axis=1)[:, None] + (means**2).sum(axis=1)
+    squares = np.einsum("ij,ij->i", Z, Z)[:, None] + (means**2).sum(axis=1)
     return np.asarray(Z @ means.T - squares / 2)

@@ -15,7 +15,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from heads.estimators.knn import CHOICE_ROWS, KnnChoices, nearest_rows, vote_weights
 from heads.estimators.logistic import DENSE_ROWS, same_geometry
-from heads.estimators.normaliser import KINDS, Normaliser
+from heads.estimators.normaliser import KINDS, Normaliser, normalised
 from heads.estimators.ridge import ALPHAS, choose_normalisation, ridge_loo
 from heads.estimators.weights import Rows, checked_weights, taken, weighted_rows
 from heads.labels.matrix import Matrix
@@ -69,8 +69,7 @@ class RidgeRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
             raise ValueError(
                 f"no normalisation {self.normalisation!r}; known: {', '.join(KINDS)}, auto"
             )
-        self.normaliser_ = Normaliser(self.normalisation_).fit(X, sample_weight=rows.weights)
-        Z = self.normaliser_.transform(X)
+        self.normaliser_, Z = normalised(self.normalisation_, X, rows.weights)
         found = ridge_loo(Z, targets, self.alphas, rows.groups, rows.weights)
         self.alpha_ = found.alpha
         self.weights_ = found.weights
@@ -128,8 +127,7 @@ class KnnRegressor(KnnChoices, RegressorMixin, BaseEstimator):  # type: ignore[m
         """Keep X (n, dim) and y (n,); a row's own group (n,) is no neighbour in the choice."""
         X, y = validate_data(self, X, y, dtype=[np.float64, np.float32], y_numeric=True)
         self._check_choices()
-        self.normaliser_ = Normaliser("l2").fit(X)
-        self.vectors_ = self.normaliser_.transform(X)
+        self.normaliser_, self.vectors_ = normalised("l2", X)
         self.targets_ = np.asarray(y, dtype=np.float64)
         block = np.arange(len(y)) if groups is None else np.asarray(groups)
         rows = np.random.default_rng(self.random_state).permutation(len(y))[:CHOICE_ROWS]

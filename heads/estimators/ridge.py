@@ -8,15 +8,49 @@ from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.linalg import eigh
 
 from heads.estimators.base import ScoreHead
-from heads.estimators.normaliser import KINDS, Normaliser
+from heads.estimators.normaliser import KINDS, normalised
 from heads.estimators.softmax import fit_sharpness
-from heads.estimators.weights import taken
+from heads.estimators.weights import Rows, taken
 from heads.labels.matrix import Matrix
+from heads.labels.shared import once
 
 # Half decades; vectors have mean squared length 1, so their Gram matrix has trace n.
 ALPHAS = tuple(float(a) for a in 10 ** np.arange(-3, 3.01, 0.5))
+_AT_ONCE = 4_000_000  # errors of rows that are looked at together
+
+
+@dataclass(frozen=True, eq=False)
+class Basis:
+    """Centred rows, times their root weights, along their axes: ``left * sqrt(squares)``.
+
+    Linear heads with an L2 penalty see nothing else of the rows.
+    """
+
+    centre: NDArray[np.float64]  # (dim,)
+    left: NDArray[np.float64]  # (n, rank), orthonormal columns
+    squares: NDArray[np.float64]  # (rank,)
+    counts: NDArray[np.float64] | None  # (n,), weight of each row; None where each counts once
+
+
+def basis_of(
+    Z: NDArray[Any],
+    counts: NDArray[np.float64] | None = None,
+    dtype: type[np.floating[Any]] = np.float64,
+) -> Basis:
+    """Return the basis of rows Z, (n, dim), and within `sharing` the same for all heads."""
+
+    def make() -> Basis:
+        part = np.full(len(Z), 1 / len(Z)) if counts is None else counts / counts.sum()
+        centre = part @ Z
+        rows = (Z - centre).astype(dtype)
+        if counts is not None:
+            rows *= np.sqrt(counts)[:, None]
+        return Basis(centre, *_left_basis(rows), counts)
+
+    return once("basis", (Z, counts), make)
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +69,7 @@ def ridge_loo(
     alphas: Sequence[float] = ALPHAS,
     groups: NDArray[Any] | None = None,
     weights: NDArray[np.float64] | None = None,
+    dtype: type[np.floating[Any]] = np.float64,
 ) -> RidgeLoo:
     """Fit ridge regression for every alpha from one decomposition; keep the best.
 
@@ -51,46 +86,52 @@ def ridge_loo(
         Rows of one group are left out together.
     weights : ndarray of shape (n,), optional
         How much the squared error of each row counts. A row is left out with all its weight.
+    dtype : type
+        Of the decomposition; float32 is enough to tell one normalisation from another.
 
     References
     ----------
     .. [1] Hastie, Tibshirani, Friedman, The Elements of Statistical Learning, 7.10.
     """
-    Z = np.asarray(Z, dtype=np.float64)
+    basis = basis_of(Z, weights, dtype)
+    U, squares = basis.left, basis.squares
     counts = np.ones(len(Z)) if weights is None else weights
     part = np.sqrt(counts / counts.sum())  # (n,): H of the intercept alone is part partᵀ
-    centre, mean = part**2 @ Z, part**2 @ targets
-    Z, T = Z - centre, targets - mean
-    root = 1.0 if weights is None else np.sqrt(weights)[:, None]
-    if weights is not None:  # weighted least squares is plain for rows times the root
-        Z, T = Z * root, T * root
-    U, squares = _left_basis(Z)
+    mean = part**2 @ targets
+    root = np.sqrt(counts)[:, None]
+    T = (targets - mean) * root  # weighted least squares is plain for rows times the root
     UT = U.T @ T
     shrink = squares[:, None] / (squares[:, None] + np.asarray(alphas))  # (rank, n_alphas)
     leverage = part[:, None] ** 2 + U**2 @ shrink  # (n, n_alphas)
     together = [(rows, U[rows], part[rows]) for rows in _shared_rows(groups)]
 
     def left_out(
-        a: int, U: NDArray[Any], T: NDArray[Any], UT: NDArray[Any]
+        some: NDArray[np.intp], U: NDArray[Any], T: NDArray[Any], UT: NDArray[Any]
     ) -> NDArray[np.floating[Any]]:
-        error = T - U @ (shrink[:, a, None].astype(UT.dtype) * UT)
-        without = error / np.maximum(1 - leverage[:, a], 1e-12).astype(error.dtype)[:, None]
-        for rows, basis, share in together:
-            without[rows] = _without(basis, shrink[:, a], share, error[rows])
+        """Return errors, (n, n_some, n_targets), with some of the alphas, all in one product."""
+        fitted = shrink[:, some, None].astype(UT.dtype) * UT[:, None]  # (rank, n_some, n_targets)
+        error = T[:, None] - np.tensordot(U, fitted, 1)
+        without = error / np.maximum(1 - leverage[:, some], 1e-12).astype(error.dtype)[..., None]
+        for rows, B, share in together:
+            for at, a in enumerate(some):
+                without[rows, at] = _without(B, shrink[:, a], share, error[rows, at])
         return np.asarray(without)
 
     chosen = 0
     if len(alphas) > 1:  # float32 tells good penalties from bad ones in half the time
         single = [matrix.astype(np.float32) for matrix in (U, T, UT)]
-        losses = []
-        for a in range(len(alphas)):
-            without = left_out(a, *single).ravel()
-            losses.append(np.einsum("i,i->", without, without, dtype=np.float64))
-        chosen = int(np.argmin(losses))
-    error = left_out(chosen, U, T, UT)
+        at_once = max(1, _AT_ONCE // T.size)
+        losses = [
+            np.einsum("iaj,iaj->a", error, error, dtype=np.float64)
+            for begin in range(0, len(alphas), at_once)
+            for error in [left_out(np.arange(begin, min(begin + at_once, len(alphas))), *single)]
+        ]
+        chosen = int(np.argmin(np.concatenate(losses)))
+    error = left_out(np.array([chosen]), U, T, UT)[:, 0]
     alpha = float(alphas[chosen])
-    W = Z.T @ (U @ (UT / (squares + alpha)[:, None]))
-    intercept = mean - centre @ W
+    A = root * (U @ (UT / (squares + alpha)[:, None]))
+    W = Z.T @ A - np.outer(basis.centre, A.sum(axis=0))
+    intercept = mean - basis.centre @ W
     loss = float(np.sum(error**2) / counts.sum() / targets.shape[1])
     return RidgeLoo(alpha, loss, targets - error / root, np.vstack([W, intercept]))
 
@@ -119,15 +160,16 @@ def _without(
     return found
 
 
-def _left_basis(Z: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _left_basis(Z: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
     """Return left singular vectors (n, rank) and squared singular values (rank,).
 
     From the smaller of the two Gram matrices: several times faster than an SVD, and exact
     enough as long as penalties stay far above the rounding of the largest square.
     """
     n, dim = Z.shape
-    squares, basis = np.linalg.eigh(Z @ Z.T if n <= dim else Z.T @ Z)
-    kept = squares > max(squares[-1], 0) * 1e-12
+    gram = Z @ Z.T if n <= dim else Z.T @ Z
+    squares, basis = eigh(gram, overwrite_a=True, check_finite=False, driver="evd")
+    kept = squares > max(squares[-1], 0) * (1e-12 if Z.dtype == np.float64 else 1e-6)
     squares, basis = squares[kept], basis[:, kept]
     return (basis if n <= dim else Z @ (basis / np.sqrt(squares))), squares
 
@@ -168,12 +210,24 @@ def choose_normalisation(
     rows = np.arange(len(targets))
     if len(rows) > (n_rows := max(500, 10 * targets.shape[1])):
         rows = np.random.default_rng(random_state).choice(rows, n_rows, replace=False)
-    within, counts = taken(groups, rows), taken(weights, rows)
+    X, within, counts = X[rows], taken(groups, rows), taken(weights, rows)
     losses = {}
     for kind in KINDS:
-        Z = Normaliser(kind).fit(X[rows], sample_weight=counts).transform(X[rows])
-        losses[kind] = ridge_loo(Z, targets[rows], ALPHAS[::2], within, counts).loss
+        _, Z = normalised(kind, X, counts)
+        losses[kind] = ridge_loo(Z, targets[rows], ALPHAS[::2], within, counts, np.float32).loss
     return min(losses, key=losses.__getitem__)
+
+
+def normalisation_of(rows: Rows, n_classes: int, random_state: int | None) -> str:
+    """Choose the normalisation for classes, once for all heads that learn from these rows."""
+    X, codes, groups, counts = rows.X, rows.y, rows.groups, rows.weights
+    return once(
+        ("normalisation", n_classes, random_state),
+        (X, codes, groups, counts),
+        lambda: choose_normalisation(
+            X, indicators(codes, n_classes), groups, counts, random_state=random_state
+        ),
+    )
 
 
 class RidgeHead(ScoreHead):
@@ -214,11 +268,8 @@ class RidgeHead(ScoreHead):
         targets = indicators(codes, len(self.classes_))
         self.normalisation_ = self.normalisation
         if self.normalisation == "auto":
-            self.normalisation_ = choose_normalisation(
-                X, targets, rows.groups, rows.weights, random_state=self.random_state
-            )
-        self.normaliser_ = Normaliser(self.normalisation_).fit(X, sample_weight=rows.weights)
-        Z = self.normaliser_.transform(X)
+            self.normalisation_ = normalisation_of(rows, len(self.classes_), self.random_state)
+        self.normaliser_, Z = normalised(self.normalisation_, X, rows.weights)
         found = ridge_loo(Z, targets, self.alphas, rows.groups, rows.weights)
         self.alpha_ = found.alpha
         self.weights_ = found.weights

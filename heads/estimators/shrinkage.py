@@ -11,6 +11,8 @@ from scipy.linalg import cho_factor, cho_solve
 
 from heads.estimators.weights import taken
 
+_REFINEMENTS = 2
+_CHUNK_ROWS = 64  # that are float64 at a time: more do not stay in the cache
 CONSTANT = 1e-10  # of the mean variance: rounding leaves that much where nothing varies
 
 
@@ -42,14 +44,38 @@ class Shrunk:
         # A small ridge, for classes within which nothing varies.
         D = self.diagonal + max(1e-9, 1e-6 * trace / dim)
         if n < dim:
-            B = B.astype(np.float64)
-            DB = B / D
-            inner = DB @ B.T
-            inner.flat[:: n + 1] += 1
-            return np.asarray(M / D[:, None] - DB.T @ cho_solve(cho_factor(inner), DB @ M))
+            return _solve_wide(B, D, M)
         S = (B.T @ B).astype(np.float64)
         S.flat[:: dim + 1] += D
         return np.asarray(cho_solve(cho_factor(S), M))
+
+
+def _solve_wide(
+    B: NDArray[Any], D: NDArray[np.float64], M: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Return (diag(D) + BᵀB)⁻¹ M from the inner products of the rows of B, (n, dim).
+
+    That is done in the dtype of B, and a step of refinement makes up for float32.
+    """
+    root = np.sqrt(D).astype(B.dtype)[:, None]
+    scaled = B / root[:, 0]
+    inner = scaled @ scaled.T
+    inner.flat[:: len(inner) + 1] += 1
+    factor = cho_factor(inner, overwrite_a=True, check_finite=False)
+
+    def solve(M: NDArray[np.float64]) -> NDArray[np.float64]:
+        spun = M.astype(B.dtype) / root
+        spun -= scaled.T @ cho_solve(factor, scaled @ spun, check_finite=False)
+        return np.asarray(spun / root, dtype=np.float64)
+
+    found = solve(M)
+    for _ in range(_REFINEMENTS if B.dtype == np.float32 else 0):
+        missing = M - D[:, None] * found
+        for begin in range(0, len(B), _CHUNK_ROWS):
+            part = B[begin : begin + _CHUNK_ROWS].astype(np.float64)
+            missing -= part.T @ (part @ found)
+        found += solve(missing)
+    return found
 
 
 def shrunk_together(R: NDArray[Any], weights: NDArray[np.float64] | None = None) -> Shrunk:

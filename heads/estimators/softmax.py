@@ -11,6 +11,8 @@ from scipy.optimize import minimize, minimize_scalar
 
 from heads.labels.matrix import Matrix
 
+MOST_STEPS = 500
+
 
 def softmax(scores: NDArray[Any]) -> NDArray[np.float64]:
     """Return probabilities, rows sum to 1; scores and result of shape (n, n_classes)."""
@@ -73,8 +75,8 @@ def fit_softmax(
     weights: NDArray[np.float64] | None = None,
     offset: NDArray[np.float64] | None = None,
     tol: float = 1e-4,
-    max_iter: int = 500,
     device: str = "cpu",
+    squares: NDArray[np.float64] | None = None,
 ) -> NDArray[np.float64]:
     """Multinomial logistic regression with an L2 penalty, by L-BFGS.
 
@@ -97,6 +99,9 @@ def fit_softmax(
         Largest entry of the gradient at which to stop.
     device : str
         Where loss and gradient are computed; dense rows may go to a GPU, as float32.
+    squares : ndarray of shape (dim,), optional
+        Sums of squares of the columns, where these are principal axes of the rows or nearly so.
+        Each column is then scaled by the curvature along it, and ten steps do what took a hundred.
 
     Returns
     -------
@@ -104,17 +109,24 @@ def fit_softmax(
         Weights; the last row holds the intercepts.
     """
     dim = X.shape[1]
-    begin = np.zeros((dim + 1) * n_classes) if start is None else start.ravel()
+    scale = np.ones((dim + 1, 1))  # what is found are the weights over it
+    if squares is not None:
+        total = float(X.shape[0] if weights is None else weights.sum())
+        bend = _curvature(X, n_classes, start, weights, offset)
+        scale[:dim, 0] = (bend * squares + 1 / C) ** -0.5
+        scale[dim] = (bend * total) ** -0.5
+        X = X * scale[:dim, 0].astype(X.dtype)
+    begin = np.zeros((dim + 1) * n_classes) if start is None else (start / scale).ravel()
 
     def least(loss: Callable[[NDArray[np.float64]], Any]) -> NDArray[np.float64]:
         """Minimise a loss of the weights; both of shape (dim + 1, n_classes), flat for the loss."""
         # Below this relative gain a float32 loss only changes by its rounding.
-        options = {"maxiter": max_iter, "gtol": tol, "ftol": 1e-8, "maxls": 50}
+        options = {"maxiter": MOST_STEPS, "gtol": tol, "ftol": 1e-8, "maxls": 50}
         found = minimize(loss, begin, jac=True, method="L-BFGS-B", options=options)
-        return np.asarray(found.x.reshape(dim + 1, n_classes))
+        return np.asarray(found.x.reshape(dim + 1, n_classes) * scale)
 
     if device == "cpu":
-        return least(_loss(X, codes, n_classes, C, weights, offset))
+        return least(_loss(X, codes, n_classes, C, weights, offset, scale))
     from heads.estimators.softmax_gpu import alone, give_back, loss_on_gpu
 
     with alone():
@@ -131,9 +143,15 @@ def _loss(
     C: float,
     weights: NDArray[np.float64] | None,
     offset: NDArray[np.float64] | None,
+    scale: NDArray[np.float64] | float = 1.0,
 ) -> Callable[[NDArray[np.float64]], tuple[float, NDArray[np.float64]]]:
-    """Return the function of the weights that gives their loss and gradient."""
+    """Return the function of the weights that gives their loss and gradient.
+
+    Weights come divided by ``scale``, (dim + 1, 1), by which the columns of X were multiplied.
+    """
     n, dim = X.shape
+    scale = np.broadcast_to(scale, (dim + 1, 1))
+    per_weight, intercept = scale[:dim] ** 2 / C, float(scale[dim, 0])
     rows = np.arange(n)
     total_weight = n if weights is None else float(weights.sum())
     w = None if weights is None else weights.astype(X.dtype)
@@ -141,7 +159,8 @@ def _loss(
 
     def loss_and_gradient(flat: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
         W = flat.reshape(dim + 1, n_classes)
-        p = X @ W[:dim].astype(X.dtype) + W[dim].astype(X.dtype)  # (n, n_classes)
+        p = X @ W[:dim].astype(X.dtype)  # (n, n_classes)
+        p += (intercept * W[dim]).astype(X.dtype)
         if given is not None:
             p += given
         p -= p.max(axis=1, keepdims=True)
@@ -158,9 +177,26 @@ def _loss(
         if w is not None:
             p *= w[:, None]
         gradient = np.empty_like(W)
-        gradient[:dim] = X.T @ p + W[:dim] / C
-        gradient[dim] = p.sum(axis=0)
-        penalty = np.vdot(W[:dim], W[:dim]) / (2 * C)
+        drawn = per_weight * W[:dim]
+        gradient[:dim] = X.T @ p + drawn
+        gradient[dim] = intercept * p.sum(axis=0)
+        penalty = np.vdot(W[:dim], drawn) / 2
         return float((loss + penalty) / total_weight), gradient.ravel() / total_weight
 
     return loss_and_gradient
+
+
+def _curvature(
+    X: Matrix,
+    n_classes: int,
+    W: NDArray[np.float64] | None,
+    weights: NDArray[np.float64] | None,
+    offset: NDArray[np.float64] | None,
+) -> float:
+    """Return the mean of p (1 - p) over rows and classes, above 0: how the loss of scores bends."""
+    if W is None and offset is None:
+        return (n_classes - 1) / n_classes**2
+    scores = np.zeros((X.shape[0], n_classes)) if W is None else X @ W[:-1].astype(X.dtype) + W[-1]
+    p = softmax(scores if offset is None else scores + offset)
+    bend = np.average((p * (1 - p)).mean(axis=1), weights=weights)
+    return max(float(bend), 1e-6)

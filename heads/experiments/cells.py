@@ -1,32 +1,42 @@
-"""One head on one input, evaluated; results are kept, so that none is computed twice."""
+"""Heads on inputs, evaluated; results are kept, so that none is computed twice."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import logging
+import math
+import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from featurestore.errors import StoreCorrupt
+import numpy as np
+from numpy.typing import NDArray
+
+from featurestore.errors import StoreCorrupt, TimeIsUp
 from featurestore.storage.dataset_folder import DatasetFolder
 from featurestore.storage.files import read_sealed, write_sealed
 from featurestore.storage.remote import StorePath
-from heads.catalogue.entry import HeadEntry
-from heads.experiments.inputs import Material
+from heads.catalogue.entry import Build, HeadEntry
+from heads.experiments.inputs import Cell, Material
 from heads.labels.plan import Plan
 from heads.labels.views import AnyDataset, folder_of
 from heads.measures.comparison import ComparedHead
-from heads.measures.evaluate import evaluate
+from heads.measures.evaluate import Evaluation, Exam
+from heads.measures.fits import Tally
 from heads.saved.provenance import library_versions
 
+T = TypeVar("T")
 _log = logging.getLogger(__name__)
 Progress = Callable[[int, int, str], None]  # fits done, fits in all, what is fitted
 
-CACHE_FORMAT = 8  # a change to how heads learn or are scored makes it one more
+HELD_BYTES = 2**30  # of vectors that are compared side by side
+KEPT = "kept: "  # begins what is said of a fit that was done before
+PART = ".part.json"  # ends the name of a file of a cell that is not whole
+CACHE_FORMAT = 9  # a change to how heads learn or are scored makes it one more
 
 
 def run_folder(dataset: AnyDataset) -> DatasetFolder:
@@ -39,101 +49,186 @@ def cell_cache(dataset: AnyDataset) -> Path:
     return run_folder(dataset).local / "cache" / "heads"
 
 
+@dataclass(frozen=True, eq=False)
+class _Begun:
+    """A cell that is to be run, from where an earlier run was stopped."""
+
+    cell: Cell
+    tally: Tally
+    decides: Mapping[str, Any]  # all that decides its numbers
+    file: Path | None  # that keeps them
+
+
+@dataclass(frozen=True, eq=False)
+class _Bench:
+    """Cells on one material, with what they read."""
+
+    cells: Mapping[int, _Begun]  # by their number in the table
+    X: Any  # (n, dim)
+    more_seconds: float  # that a fit would add
+
+    @property
+    def begun(self) -> list[_Begun]:
+        return list(self.cells.values())
+
+    @property
+    def n_bytes(self) -> int:
+        return int(getattr(self.X, "data", self.X).nbytes)
+
+    def builds(self) -> list[Build]:
+        """Return what builds each head from a seed."""
+        return [one.cell[0].build(one.cell[2]) for one in self.begun]
+
+
 @dataclass(eq=False)
 class Runner:
-    """Runs one cell after the other, and counts the fits."""
+    """Runs cells, counts the fits, and stops when the time is up."""
 
     seed: int
     cache_in: Path | None  # folder of earlier results; None: nothing is kept
     progress: Progress | None = None
-    intervals_of: tuple[str, ...] = ()  # metrics, see `run_cell`
+    intervals_of: tuple[str, ...] = ()  # metrics without a closed form that need an interval
+    minutes: float | None = None  # to run at most
     n_fits: int = 0  # in all
     n_done: int = 0
+    on_repeat: Callable[[list[ComparedHead]], None] | None = None  # hears each repeat of folds
+    left_out: list[str] = field(default_factory=list)  # cells for which there was no time
 
-    def cell(self, material: Material, head: str, entry: HeadEntry, plan: Plan) -> ComparedHead:
-        """Evaluate one head on one material, or read what was found before."""
-        return run_cell(
-            material,
-            head,
-            entry,
-            plan,
-            seed=self.seed,
-            intervals_of=self.intervals_of,
-            on_fit=partial(self.count, f"{head} on {material.encoder}"),
-            cache_in=self.cache_in,
-        )
+    def __post_init__(self) -> None:
+        self._until = math.inf if self.minutes is None else time.monotonic() + 60 * self.minutes
+
+    def begin(self, n_fits: int, what: str) -> None:
+        """Say what is to be done, before the first fit."""
+        self.n_fits = n_fits
+        self.count(what, 0)
 
     def count(self, what: str, n: int = 1) -> None:
-        """Note that so many fits are done, and say so."""
+        """Note that so many fits are done, and say so.
+
+        Raises
+        ------
+        TimeIsUp
+            If there is more to do, and no time.
+        """
         self.n_done += n
         if self.progress is not None:
             self.progress(self.n_done, self.n_fits, what)
+        if n and self.n_done < self.n_fits and time.monotonic() > self._until:
+            raise TimeIsUp(
+                f"{self.minutes:g} minutes were not enough: {self.n_done} of {self.n_fits} fits "
+                "are done"
+                + ("" if self.cache_in is None else " and kept: the same command goes on there")
+            )
 
+    def cell(self, material: Material, head: str, entry: HeadEntry, plan: Plan) -> ComparedHead:
+        """Evaluate one head on one material, or read what was found before."""
+        (found,) = self.cells([(material, head, entry)], plan)
+        if found.report.n_parts < len(plan.parts):
+            raise TimeIsUp(f"{head} on {material.encoder} went through some of the folds alone")
+        return found
 
-def run_cell(
-    material: Material,
-    head: str,
-    entry: HeadEntry,
-    plan: Plan,
-    *,
-    seed: int = 0,
-    intervals_of: Sequence[str] = (),
-    on_fit: Callable[[], None] | None = None,
-    cache_in: Path | None = None,
-) -> ComparedHead:
-    """Evaluate one head on one material, or read the result of an equal run.
+    def cells(self, cells: Sequence[Cell], plan: Plan) -> list[ComparedHead]:
+        """Evaluate heads on materials, or read what was found before; in the order given.
 
-    Parameters
-    ----------
-    intervals_of : sequence of str
-        Metrics without a closed form that are to have an interval on a test split.
-    cache_in : path, optional
-        Folder of earlier results; a file's name is a hash of all that decides the numbers.
-    """
-    decides = {
-        "format": CACHE_FORMAT,
-        "encoder": material.encoder,
-        "identity": dict(material.identity),
-        "head": head,
-        "search_space": entry.search_space,
-        "plan": plan.digest,
-        "seed": seed,
-        "intervals_of": sorted(intervals_of),
-        "versions": library_versions(),
-    }
-    key = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
-    # Not for estimators of users: what decides their results is not known in full.
-    file = None if cache_in is None or not entry.is_known else cache_in / f"{key[:32]}.json"
-    if file is not None and file.exists():
-        kept = _read(file, decides, plan)
-        if kept is not None:
-            for _ in plan.parts if on_fit else ():
-                on_fit()  # type: ignore[misc]
-            return kept
-    X, more_seconds = material.read()
-    build = material.build(entry)
-    done = evaluate(
-        lambda: build(seed),
-        X,
-        plan.target,
-        plan.parts,
-        estimand=plan.estimand,
-        groups=plan.block,
-        on_fit=on_fit,
-        intervals_of=intervals_of,
-        seed=seed,
-        reviewed=plan.reviewed,
-    )
-    cell = ComparedHead(
-        material.encoder, head, done.report, done.seconds + more_seconds, done.chosen
-    )
-    if file is not None:
+        Where the time is up, all have as many repeats of the folds as were done for every one,
+        and those without any are ``left_out``.
+
+        Raises
+        ------
+        TimeIsUp
+            If nothing is whole but baselines.
+        """
+        found: dict[int, ComparedHead] = {}
+        todo: dict[tuple[int, int], dict[int, _Begun]] = {}
+        for number, cell in enumerate(cells):
+            decides, file = self._place(cell, plan)
+            kept = None if file is None else _read(file, decides, plan)
+            if kept is not None:
+                found[number] = kept
+                self.count(f"{KEPT}{_name(cell)}", len(plan.parts))
+                continue
+            tally = _read_begun(file, decides, plan)
+            if tally.scores:
+                self.count(f"{KEPT}{_name(cell)}", len(tally.scores))
+            key = id(cell[0]), len(tally.scores)
+            todo.setdefault(key, {})[number] = _Begun(cell, tally, decides, file)
+        together: list[_Bench] = []
+        stopped: TimeIsUp | None = None
+        for n_begun, of_one in enumerate(todo.values(), start=1):
+            together.append(_Bench(of_one, *next(iter(of_one.values())).cell[0].read()))
+            if n_begun < len(todo) and sum(one.n_bytes for one in together) <= HELD_BYTES:
+                continue
+            try:
+                found |= self._run(together, plan)
+            except TimeIsUp as error:
+                stopped = error
+                break
+            together = []
+        self.left_out += [_name(cell) for n, cell in enumerate(cells) if n not in found]
+        if stopped and all(cells[number][2].is_baseline for number in found):
+            raise stopped
+        return _cut([found[number] for number in sorted(found)])
+
+    def _run(self, benches: Sequence[_Bench], plan: Plan) -> dict[int, ComparedHead]:
+        """Evaluate heads side by side; those on one material share what is the same for all."""
+        exam = Exam(
+            plan.target,
+            plan.parts,
+            plan.estimand,
+            plan.block,
+            self.intervals_of,
+            self.seed,
+            plan.reviewed,
+            0 if plan.folds is None or plan.draws else plan.folds.n_folds,
+        )
+        inputs = [(one.X, [partial(b, self.seed) for b in one.builds()]) for one in benches]
+        hear = self.on_repeat
         try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            write_sealed(file, {"decides": decides, "cell": cell.to_json(repeats=True)})
-        except OSError as error:  # a full disk, a read-only store: it is run again the next time
-            _log.info("%s is not kept: %s", file, error)
-    return cell
+            done = exam.take(
+                inputs,
+                lambda n, head: self.count(_name(benches[n].begun[head].cell)),
+                tallies=[[one.tally for one in bench.begun] for bench in benches],
+                on_repeat=None
+                if hear is None
+                else lambda now: hear(list(_rows(benches, now).values())),
+            )
+            found = _rows(benches, done)
+        except BaseException:
+            self._keep_begun(benches)
+            raise
+        whole = {n: one for n, one in found.items() if one.report.n_parts == len(plan.parts)}
+        for bench in benches:
+            for number, begun in bench.cells.items():
+                if number in whole:
+                    _keep(begun, "cell", whole[number].to_json(repeats=True))
+        if len(whole) < sum(len(bench.cells) for bench in benches):
+            self._keep_begun([bench for bench in benches if not whole.keys() & bench.cells.keys()])
+        return found
+
+    def _keep_begun(self, benches: Sequence[_Bench]) -> None:
+        """Keep what has gone through some parts, for the next run."""
+        for begun in (one for bench in benches for one in bench.begun if one.tally.scores):
+            _keep(begun, "tally", begun.tally.to_json())
+
+    def _place(self, cell: Cell, plan: Plan) -> tuple[dict[str, Any], Path | None]:
+        """Return all that decides the numbers of a cell, and a file whose name is its hash."""
+        material, head, entry = cell
+        decides = {
+            "format": CACHE_FORMAT,
+            "encoder": material.encoder,
+            "identity": dict(material.identity),
+            "head": head,
+            "search_space": entry.search_space,
+            "plan": plan.digest,
+            "seed": self.seed,
+            "intervals_of": sorted(self.intervals_of),
+            "versions": library_versions(),
+        }
+        # Not for estimators of users: what decides their results is not known in full.
+        if self.cache_in is None or not entry.is_known:
+            return decides, None
+        key = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
+        return decides, self.cache_in / f"{key[:32]}.json"
 
 
 def keep_run(dataset: AnyDataset, kind: str, card: Mapping[str, Any]) -> StorePath | None:
@@ -148,13 +243,98 @@ def keep_run(dataset: AnyDataset, kind: str, card: Mapping[str, Any]) -> StorePa
         return None
 
 
-def _read(file: Path, decides: Mapping[str, Any], plan: Plan) -> ComparedHead | None:
+def _name(cell: Cell) -> str:
+    return f"{cell[1]} on {cell[0].encoder}"
+
+
+def _rows(
+    benches: Sequence[_Bench], done: Sequence[Sequence[Evaluation | None]]
+) -> dict[int, ComparedHead]:
+    """Return what is known of each cell, by its number in the table."""
+    return {
+        number: ComparedHead(
+            begun.cell[0].encoder,
+            begun.cell[1],
+            one.report,
+            one.seconds + bench.more_seconds,
+            one.chosen,
+        )
+        for bench, evaluations in zip(benches, done, strict=True)
+        for (number, begun), one in zip(bench.cells.items(), evaluations, strict=True)
+        if one is not None
+    }
+
+
+def _cut(rows: list[ComparedHead]) -> list[ComparedHead]:
+    """Cut rows to the repeats of the folds that all have: only equal ones can be paired."""
+    shortest = min((row.report for row in rows), key=lambda report: report.n_parts)
+    n_parts, repeats = shortest.n_parts, shortest.repeats
+    if repeats is None or all(row.report.n_parts == n_parts for row in rows):
+        return rows
+
+    def cut(values: Mapping[str, NDArray[np.float64]]) -> dict[str, NDArray[np.float64]]:
+        return {metric: scores[:n_parts] for metric, scores in values.items()}
+
+    return [
+        replace(
+            row,
+            report=replace(
+                row.report,
+                scores=cut(row.report.scores),
+                as_reviewed=cut(row.report.as_reviewed),
+                estimand=shortest.estimand,
+                repeats=None if row.report.repeats is None else row.report.repeats[: len(repeats)],
+            ),
+        )
+        for row in rows
+    ]
+
+
+def _keep(begun: _Begun, what: str, value: Mapping[str, Any]) -> None:
+    """Write a cell, or how far it has come."""
+    if begun.file is None:
+        return
+    part = begun.file.with_suffix(PART)
     try:
-        kept = read_sealed(file)
-        if kept["decides"] != json.loads(json.dumps(decides)):
-            return None
+        begun.file.parent.mkdir(parents=True, exist_ok=True)
+        whole = what == "cell"
+        write_sealed(begun.file if whole else part, {"decides": begun.decides, what: value})
+        if whole:
+            part.unlink(missing_ok=True)
+    except OSError as error:  # a full disk, a read-only store: it is run again the next time
+        _log.info("%s is not kept: %s", begun.file, error)
+
+
+def _read(file: Path, decides: Mapping[str, Any], plan: Plan) -> ComparedHead | None:
+    """Read a cell that an equal run has made."""
+
+    def read(kept: Mapping[str, Any]) -> ComparedHead:
         truth = plan.target.values[plan.tested]
         return ComparedHead.from_json(kept["cell"], truth, plan.task, plan.estimand)
+
+    return _readable(file, decides, read)
+
+
+def _read_begun(file: Path | None, decides: Mapping[str, Any], plan: Plan) -> Tally:
+    """Read how far an equal run has come with a cell."""
+    if file is not None:
+        found = _readable(
+            file.with_suffix(PART),
+            decides,
+            lambda kept: Tally.from_json(kept["tally"], plan.target),
+        )
+        if found is not None:
+            return found
+    return Tally(plan.target)
+
+
+def _readable(file: Path, decides: Mapping[str, Any], read: Callable[[Any], T]) -> T | None:
+    """Return what a file keeps; None where there is none, or of something else."""
+    if not file.exists():
+        return None
+    try:
+        kept = read_sealed(file)
+        return read(kept) if kept["decides"] == json.loads(json.dumps(decides)) else None
     except (StoreCorrupt, KeyError, TypeError, ValueError) as error:
         _log.info("%s is made anew: %s", file, error)
         return None

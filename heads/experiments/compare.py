@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -19,9 +20,8 @@ from heads.labels.options import PlanKeywords, PlanOptions, options_from
 from heads.labels.plan import Plan
 from heads.labels.tasks import Task
 from heads.labels.views import AnyDataset
-from heads.measures.card import TwinsInTest
 from heads.measures.comparison import ComparedHead, Comparison, ComparisonCard, cell_name, metric_of
-from heads.measures.evaluate import undefined
+from heads.measures.evaluate import Report, undefined
 from heads.measures.metrics import METRICS
 from heads.saved.ground import Ground, ground_of
 from heads.saved.provenance import library_versions, machine
@@ -36,6 +36,8 @@ def compare(
     *,
     metric: str | None = None,
     progress: Progress | None = None,
+    minutes: float | None = None,
+    preview: Callable[[Comparison], None] | None = None,
     save: bool = True,
     **plan: Unpack[PlanKeywords],
 ) -> Comparison:
@@ -54,10 +56,13 @@ def compare(
         Names from `heads.catalogue.table.HEADS`, ``python:module:object``, or unfitted scikit-learn
         estimators; by default all that do the task.
     metric : str, optional
-        One of `heads.measures.metrics.METRICS` of the task; default balanced accuracy, macro F1 for
-        several labels, R² for numbers.
+        Of `heads.measures.metrics.METRICS`; default balanced accuracy, macro F1 or R², by task.
     progress : callable, optional
-        Called with fits done, fits in all, and what is being fitted.
+        Called with fits done, fits in all, and what was fitted; first with what is to be done.
+    minutes : float, optional
+        Stop after so long, with whole repeats of the folds; an equal call goes on from there.
+    preview : callable, optional
+        Called with the comparison as it stands after each repeat of the folds but the last.
     save : bool
         Keep it in the data set's ``runs/``, and each row in its ``cache/heads/``.
     label : str, optional
@@ -79,85 +84,114 @@ def compare(
 
     Raises
     ------
-    UnknownHead, MissingColumn, NotEnoughData, BadName
-    BadSource
-        If the views are of different data sets.
+    UnknownHead, MissingColumn, NotEnoughData, BadName, BadSource
+    TimeIsUp
+        If the minutes were too few for any row; what was done is kept.
     """
-    created = datetime.now(UTC)
-    options = options_from(
-        PlanOptions, plan, "heads.compare", "heads", "metric", "progress", "save"
-    )
+    known = ("heads", "metric", "progress", "minutes", "preview", "save")
+    options = options_from(PlanOptions, plan, "heads.compare", *known)
     ground = ground_of(list(views) if isinstance(views, Sequence) else [views], options)
-    dataset = ground.views[0].dataset
-    metric = check_metric(metric, ground.plan.task)
-    entries = chosen_heads(heads, ground.plan.task)
+    dataset, rules = ground.views[0].dataset, ground.plan
+    metric = check_metric(metric, rules.task)
+    entries = chosen_heads(heads, rules.task)
     cells, mute_notes = cells_of(ground, entries)
     cells += baselines(ground)
+    made = _Comparing(ground, options, metric, list(entries), cells, datetime.now(UTC))
     cache = cell_cache(dataset) if save else None
-    compared = _run(cells, ground.plan, Runner(options.seed, cache, progress, (metric,)))
-    leak, leak_notes = (
-        (None, []) if options.twins_together else find_leak(ground.views, ground.plan)
-    )
-    notes = [*ground.notes(), _best_note(compared, metric), *mute_notes, *leak_notes]
-    card = ComparisonCard(
-        created=created.isoformat(),
-        heads=list(entries),
-        search_spaces={name: entry.search_space for _, name, entry in cells},
-        twins=_twins(leak, compared, metric),
-        **_card_of_ground(ground, options),
-    )
-    comparison = _comparison(ground.plan, dataset.name, metric, compared, notes, card)
+    runner = Runner(options.seed, cache, progress, (metric,), minutes)
+    if preview is not None:
+        runner.on_repeat = lambda rows: preview(made.of(rows))
+    runner.begin(len(rules.parts) * len(cells), made.work)
+    rows = runner.cells(cells, rules)
+    leak, leak_notes = (None, []) if options.twins_together else find_leak(ground.views, rules)
+    notes = [*ground.notes(), _best_note(rows, metric), *mute_notes, *leak_notes]
+    notes += stopped_notes(runner, [row.report for row in rows], rules)
+    comparison = made.of(rows, notes, leak)
     if save:
         keep_run(dataset, "compare", comparison.to_json())
     return comparison
 
 
-def _run(cells: Sequence[Cell], plan: Plan, runner: Runner) -> list[ComparedHead]:
-    runner.n_fits = len(plan.parts) * len(cells)
-    compared = []
-    for material, name, entry in cells:
-        runner.count(f"{name} on {material.encoder}", 0)  # said before the first fit, too
-        compared.append(runner.cell(material, name, entry, plan))
-    return compared
+@dataclass(frozen=True, eq=False)
+class _Comparing:
+    """What makes a comparison of its rows, at the end and on the way there."""
+
+    ground: Ground
+    options: PlanOptions
+    metric: str
+    heads: list[str]  # asked for
+    cells: Sequence[Cell]
+    created: datetime
+
+    @property
+    def work(self) -> str:
+        """Say what is to be done."""
+        n_encoders, n_fits = len(self.ground.views), len(self.ground.plan.parts)
+        counts = ((n_encoders, "encoder"), (len(self.heads), "head"), (n_fits, "fit"))
+        return " × ".join(counted(n, what) for n, what in counts)
+
+    def of(
+        self, rows: Sequence[ComparedHead], notes: Sequence[str] = (), leak: Leak | None = None
+    ) -> Comparison:
+        """Return the comparison of these rows."""
+        plan, metric, twins = self.ground.plan, self.metric, None
+        if leak is not None:
+            twins = leak.card([leak.without(row.report, metric) for row in rows])
+        card = ComparisonCard(
+            created=self.created.isoformat(),
+            heads=self.heads,
+            search_spaces={name: entry.search_space for _, name, entry in self.cells},
+            twins=twins,
+            **_card_of_ground(self.ground, self.options, rows),
+        )
+        return Comparison(
+            self.ground.views[0].dataset.name,
+            plan.label,
+            metric,
+            rows[0].report.estimand,
+            plan.task,
+            plan.classes,
+            tuple(str(item) for item in plan.ids[plan.tested]),
+            tuple(rows),
+            tuple(notes),
+            card,
+        )
 
 
-def _comparison(
-    plan: Plan,
-    dataset: str,
-    metric: str,
-    heads: Sequence[ComparedHead],
-    notes: Sequence[str],
-    card: ComparisonCard,
-) -> Comparison:
-    item_ids = tuple(str(item) for item in plan.ids[plan.tested])
-    return Comparison(
-        dataset,
-        plan.label,
-        metric,
-        plan.estimand,
-        plan.task,
-        plan.classes,
-        item_ids,
-        tuple(heads),
-        tuple(notes),
-        card,
-    )
+def stopped_notes(runner: Runner, reports: Sequence[Report], plan: Plan) -> list[str]:
+    """Say what was left out for want of time."""
+    n_parts = min(report.n_parts for report in reports)
+    if n_parts == len(plan.parts) and not runner.left_out:
+        return []
+    said = [f"Stopped after {runner.minutes:g} minutes"]
+    if n_parts < len(plan.parts):
+        said.append(f"{n_parts} of {len(plan.parts)} folds were done")
+    if runner.left_out:
+        said.append(f"left out: {', '.join(runner.left_out)}")
+    if runner.cache_in is not None:
+        said.append("what was done is kept, and the same command goes on from there")
+    return [f"{said[0]}: {'; '.join(said[1:])}."]
 
 
-def _twins(leak: Leak | None, compared: Sequence[ComparedHead], metric: str) -> TwinsInTest | None:
-    if leak is None:
-        return None
-    return leak.card([leak.without(cell.report, metric) for cell in compared])
+def counted(n: int, what: str) -> str:
+    """Write a number of things.
+
+    >>> counted(1, "head"), counted(2, "head")
+    ('1 head', '2 heads')
+    """
+    return f"{n:,} {what}{'' if n == 1 else 's'}"
 
 
-def _card_of_ground(ground: Ground, options: PlanOptions) -> dict[str, Any]:
-    plan = ground.plan
+def _card_of_ground(
+    ground: Ground, options: PlanOptions, rows: Sequence[ComparedHead]
+) -> dict[str, Any]:
+    plan, repeats = ground.plan, rows[0].report.repeats
     never_part = ["content_hash", *(["group"] if options.group else [])]
     return {
         "seed": options.seed,
         "evaluation": "folds" if plan.folds else "test",
         "n_folds": plan.folds.n_folds if plan.folds else 0,
-        "n_repeats": plan.folds.n_repeats if plan.folds else 0,
+        "n_repeats": 0 if plan.folds is None or repeats is None else len(repeats),
         "never_part": [*never_part, *(["twins"] if options.twins_together else [])],
         "views": ground.read_views(),
         "n_train": len(plan.train) if plan.folds is None else None,

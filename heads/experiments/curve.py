@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
 
-from featurestore.errors import BadName, NotEnoughData
+from featurestore.errors import BadName, NotEnoughData, TimeIsUp
 from heads.catalogue.table import head_entries
 from heads.experiments.cells import Progress, Runner, cell_cache, keep_run, run_folder
-from heads.experiments.compare import cells_of, check_metric
+from heads.experiments.compare import cells_of, check_metric, counted
 from heads.experiments.inputs import Cell, baselines
 from heads.experiments.learning_curve import Budget, Curve, CurveCard
-from heads.labels.options import PlanOptions
+from heads.labels.options import LabelKeywords, PlanOptions, options_from
 from heads.labels.plan import Plan
 from heads.labels.tasks import Task
 from heads.labels.views import AnyDataset
@@ -35,14 +35,13 @@ def curve(
     views: View | Sequence[View],
     head: str | Any = "logistic",
     *,
-    label: str | None = None,
-    task: str | None = None,
     metric: str | None = None,
     per_class: Sequence[int] = PER_CLASS,
     n_draws: int = N_DRAWS,
-    seed: int = 0,
     progress: Progress | None = None,
+    minutes: float | None = None,
     save: bool = True,
+    **of_label: Unpack[LabelKeywords],
 ) -> Curve:
     """Draw few labels again and again, train on them, and test on rows that are none of them.
 
@@ -58,6 +57,8 @@ def curve(
         Labels per class; for numbers and several labels, five times as many rows in all.
     n_draws : int
         At least 2; 10 or more for bands that mean something.
+    minutes : float, optional
+        Stop after so long, with the budgets that were done for every encoder, smallest first.
     metric, label, task, seed, progress, save
         As of `heads.compare`.
 
@@ -65,13 +66,14 @@ def curve(
     ------
     NotEnoughData
         If not even the smallest budget can be drawn.
+    TimeIsUp
+        If the minutes were too few for the smallest budget; what was done is kept.
     """
-    if n_draws < 2 or min(per_class, default=0) < 1:
-        raise BadName(
-            f"{n_draws} draws of {list(per_class)} labels a class: expected 2 and 1 or more"
-        )
+    _check_draws(n_draws, per_class)
     views = list(views) if isinstance(views, Sequence) else [views]
-    ground = ground_of(views, PlanOptions(label, task, seed=seed))
+    own = ("head", "metric", "per_class", "n_draws", "progress", "minutes", "save")
+    options = options_from(PlanOptions, of_label, "heads.curve", *own)
+    seed, ground = options.seed, ground_of(views, options)
     metric = check_metric(metric, ground.plan.task)
     ((name, entry),) = head_entries([head], ground.plan.task).items()
     if entry.reads == "texts":
@@ -79,15 +81,20 @@ def curve(
     cells, mute_notes = cells_of(ground, {name: entry})
     cells += [cell for cell in baselines(ground) if cell[1] != "majority"]
     drawn = _drawn(ground.plan, per_class, n_draws, seed)
-    runner = Runner(seed, cell_cache(views[0].dataset) if save else None, progress)
-    runner.n_fits = len(drawn) * len(cells) * n_draws
+    cache = cell_cache(views[0].dataset) if save else None
+    runner = Runner(seed, cache, progress, minutes=minutes)
+    runner.begin(
+        len(drawn) * len(cells) * n_draws,
+        f"{counted(len(cells), 'encoder')} × {counted(len(drawn), 'budget')} × {n_draws} draws",
+    )
+    budgets, stopped = _budgets(cells, drawn, ground.plan, metric, runner)
     curve = Curve(
         views[0].dataset.name,
         ground.plan.label,
         metric,
         ground.plan.task,
-        tuple(_budgets(cells, drawn, ground.plan, metric, runner)),
-        (*_notes(ground, drawn, per_class, n_draws), *mute_notes),
+        budgets,
+        (*_notes(ground, drawn, per_class, n_draws), *mute_notes, *stopped),
         CurveCard(
             created=datetime.now(UTC).isoformat(),
             seed=seed,
@@ -103,6 +110,13 @@ def curve(
     if save:
         keep_run(views[0].dataset, "curve", curve.to_json())
     return curve
+
+
+def _check_draws(n_draws: int, per_class: Sequence[int]) -> None:
+    if n_draws < 2 or min(per_class, default=0) < 1:
+        raise BadName(
+            f"{n_draws} draws of {list(per_class)} labels a class: expected 2 and 1 or more"
+        )
 
 
 def curves(dataset: AnyDataset) -> list[Curve]:
@@ -126,12 +140,33 @@ def _drawn(plan: Plan, per_class: Sequence[int], n_draws: int, seed: int) -> dic
 
 def _budgets(
     cells: Sequence[Cell], drawn: Mapping[int, Draws], plan: Plan, metric: str, runner: Runner
-) -> Iterator[Budget]:
-    for material, head, entry in cells:
-        for k, draws in drawn.items():
-            cell = runner.cell(material, head, entry, replace(plan, draws=tuple(draws)))
-            n_labels = round(float(np.mean([len(train) for train, _ in draws])))
-            yield Budget(material.encoder, head, k, n_labels, cell.report.scores[metric])
+) -> tuple[tuple[Budget, ...], list[str]]:
+    """Return the budgets of each encoder, and a note where there was no time for all."""
+    found: dict[str, list[Budget]] = {material.encoder: [] for material, _, _ in cells}
+    notes: list[str] = []
+    for k, draws in drawn.items():  # budget by budget: what is stopped has the small ones of all
+        n_labels = round(float(np.mean([len(train) for train, _ in draws])))
+        try:
+            rows = runner.cells(cells, replace(plan, draws=tuple(draws)))
+        except TimeIsUp:
+            rows = []
+        if len(rows) < len(cells):
+            if not notes and not any(found.values()):
+                raise TimeIsUp(
+                    f"{runner.minutes:g} minutes were too few for the smallest budget; what was "
+                    "done is kept: the same command goes on from there"
+                )
+            left = ", ".join(str(one) for one in drawn if one >= k)
+            notes.append(
+                f"Stopped after {runner.minutes:g} minutes: left out are {left} labels a class; "
+                "what was done is kept, and the same command goes on from there."
+            )
+            break
+        for (_, head, _), row in zip(cells, rows, strict=True):
+            found[row.encoder].append(
+                Budget(row.encoder, head, k, n_labels, row.report.scores[metric])
+            )
+    return tuple(budget for of_encoder in found.values() for budget in of_encoder), notes
 
 
 def draw_labels(plan: Plan, per_class: int, n_draws: int, seed: int) -> Draws | None:

@@ -7,7 +7,6 @@ import time
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
-from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,7 +19,8 @@ from featurestore.terms.specs import Modality
 from heads.catalogue.entry import HeadEntry
 from heads.catalogue.table import head_entries
 from heads.catalogue.words import with_words
-from heads.experiments.cells import Progress
+from heads.experiments.cells import Progress, Runner
+from heads.experiments.compare import counted, stopped_notes
 from heads.experiments.leaks import MOST_OF_A_FIT, find_leak
 from heads.labels.folds import make_folds
 from heads.labels.matrix import Matrix
@@ -29,14 +29,8 @@ from heads.labels.plan import Plan, make_plan, task_of
 from heads.labels.tasks import Task, texts_of
 from heads.labels.views import slice_facts
 from heads.measures.conformal import misfit, sets, threshold
-from heads.measures.evaluate import (
-    Evaluation,
-    chosen_by,
-    evaluate,
-    fit_head,
-    predictions,
-    undefined,
-)
+from heads.measures.evaluate import Evaluation, Exam, Report, undefined
+from heads.measures.fits import chosen_by, fit_head, predictions
 from heads.measures.metrics import METRICS
 from heads.saved.bundle import FittedHead, heads_folder, said_of, save_head
 from heads.saved.card import (
@@ -71,12 +65,12 @@ def fit(
     apply_reviews: bool = False,
     register: bool = True,
     progress: Progress | None = None,
+    minutes: float | None = None,
 ) -> FittedHead:
     """Fit a head on a view, evaluate it, and keep it beside the data set.
 
-    Settings are chosen on training rows alone. The head learns from the training split
-    and is tested on the test split; where there is none, it learns from every labelled item
-    and is tested by 5 × 5 folds of them.
+    Settings are chosen on training rows alone. The head learns from the training split and is
+    tested on the test split; without one, it learns from all items and is tested by 5 × 5 folds.
 
     Parameters
     ----------
@@ -100,7 +94,9 @@ def fit(
     register : bool
         Write ``heads/<head-id>/`` into the data set's folder.
     progress : callable, optional
-        Called with fits done, fits in all, and what is being fitted.
+        As of `heads.compare`.
+    minutes : float, optional
+        Stop judging after so long, with whole repeats of the folds; the last fit is still made.
 
     Returns
     -------
@@ -109,37 +105,47 @@ def fit(
 
     Raises
     ------
-    UnknownHead, MissingColumn, NotEnoughData
+    UnknownHead, MissingColumn, NotEnoughData, TimeIsUp
     """
     begin, created = time.perf_counter(), datetime.now(UTC)
     options = PlanOptions(label, task, seed=seed, apply_reviews=apply_reviews)
     lesson = _lesson_of(view, head, options, coverage)
-    evaluation, estimator = _taught(lesson, seed, progress)
+    runner = Runner(seed, None, progress, minutes=minutes)
+    evaluation, estimator = _taught(lesson, runner)
+    stopped = stopped_notes(runner, [evaluation.report], lesson.plan)
     conformal = None if coverage is None else _conformal(estimator, lesson, coverage)
     leak, leak_notes = find_leak([view], lesson.plan, most=MOST_OF_A_FIT)
-    stem = re.sub(r"[^A-Za-z0-9._+-]+", "-", lesson.head)[:60]
     card = HeadCard(
         format=CARD_FORMAT,
-        head_id=f"{stem}-{created:%Y%m%dT%H%M%S%f}-{view.fingerprint[:8]}",
+        head_id=_head_id(lesson, created),
         created=created.isoformat(),
         chosen=chosen_by(estimator),
         conformal=conformal,
         seed=seed,
         **_card_of_lesson(lesson),
-        **_card_of_plan(lesson.plan),
+        **_card_of_plan(lesson.plan, evaluation.report),
         **_card_of_evaluation(evaluation, lesson.plan),
-        notes=[*lesson.plan.notes, *leak_notes, *_undefined_notes(evaluation)],
+        notes=[*lesson.plan.notes, *leak_notes, *_undefined_notes(evaluation), *stopped],
         twins=None if leak is None else leak.card(leak.metrics_without(evaluation.report)),
         seconds=Seconds(evaluation.seconds, time.perf_counter() - begin),
         machine=machine(),
         versions=library_versions(),
     )
-    blocks = () if lesson.reads_texts else tuple(blocks_of(view))
-    familiar = _familiar(lesson, seed)
-    fitted = FittedHead(card.head_id, estimator, card, blocks, trust=view.trust, familiar=familiar)
-    if not register:
-        return fitted
-    return save_head(fitted, _predictions(evaluation, lesson.plan), heads_folder(view.dataset))
+    fitted = _fitted(lesson, estimator, card)
+    said = _predictions(evaluation, lesson.plan)
+    return save_head(fitted, said, heads_folder(view.dataset)) if register else fitted
+
+
+def _head_id(lesson: _Lesson, created: datetime) -> str:
+    stem = re.sub(r"[^A-Za-z0-9._+-]+", "-", lesson.head)[:60]
+    return f"{stem}-{created:%Y%m%dT%H%M%S%f}-{lesson.view.fingerprint[:8]}"
+
+
+def _fitted(lesson: _Lesson, estimator: Any, card: HeadCard) -> FittedHead:
+    blocks = () if lesson.reads_texts else tuple(blocks_of(lesson.view))
+    familiar = _familiar(lesson, card.seed)
+    trust = lesson.view.trust
+    return FittedHead(card.head_id, estimator, card, blocks, trust=trust, familiar=familiar)
 
 
 @dataclass(frozen=True, eq=False)
@@ -176,36 +182,39 @@ def _lesson_of(
     return _Lesson(view, items, name, entry, plan, X, calibration)
 
 
-def _taught(lesson: _Lesson, seed: int, progress: Progress | None) -> tuple[Evaluation, Any]:
+def _taught(lesson: _Lesson, runner: Runner) -> tuple[Evaluation, Any]:
     """Evaluate the head, and return it fitted on all training rows."""
-    plan, X = lesson.plan, lesson.X
+    plan, X, seed = lesson.plan, lesson.X, runner.seed
     builder = lesson.entry.builder(plan.task)
     assert builder is not None, "checked by head_entries"
     if lesson.entry.reads == "words":
         builder = with_words(builder, lesson.view, plan.classes)
-    n_done, n_fits = count(1), len(plan.parts) + (plan.folds is not None)
+    runner.begin(
+        len(plan.parts) + (plan.folds is not None),
+        f"{lesson.head} on {lesson.view.spec}, {counted(len(plan.parts), 'fit')} to judge it",
+    )
 
-    def tell() -> None:
-        if progress is not None:
-            progress(next(n_done), n_fits, f"{lesson.head} on {lesson.view.spec}")
+    def tell(*_: int) -> None:
+        runner.count(f"{lesson.head} on {lesson.view.spec}")
 
-    evaluation = evaluate(
-        partial(builder, seed),
-        X,
+    exam = Exam(
         plan.target,
         plan.parts,
-        estimand=plan.estimand,
-        groups=plan.block,
-        on_fit=tell,
-        intervals_of=tuple(METRICS[plan.task]),
-        seed=seed,
-        reviewed=plan.reviewed,
+        plan.estimand,
+        plan.block,
+        tuple(METRICS[plan.task]),
+        seed,
+        plan.reviewed,
+        0 if plan.folds is None else plan.folds.n_folds,
     )
+    ((evaluation,),) = exam.take([(X, [partial(builder, seed)])], tell)
+    assert evaluation is not None, "TimeIsUp is raised where there is none"
     if plan.folds is None:
         return evaluation, evaluation.last
     rows = plan.train
     estimator = fit_head(builder(seed), X[rows], plan.taught.lesson[rows], plan.block[rows])
-    tell()
+    if runner.n_done == len(plan.parts):  # else the time was up
+        tell()
     return evaluation, estimator
 
 
@@ -310,8 +319,9 @@ def _conformal(estimator: Any, lesson: _Lesson, coverage: float) -> Conformal:
     return replace(calibrated, on_test=CoverageOnTest(float(is_held.mean()), low, high, mean_size))
 
 
-def _card_of_plan(plan: Plan) -> dict[str, Any]:
-    n_folds, n_repeats = (plan.folds.n_folds, plan.folds.n_repeats) if plan.folds else (0, 0)
+def _card_of_plan(plan: Plan, report: Report) -> dict[str, Any]:
+    n_folds = plan.folds.n_folds if plan.folds else 0
+    n_repeats = 0 if report.repeats is None else len(report.repeats)  # that there was time for
     return {
         "label": plan.label,
         "task": plan.task,

@@ -42,14 +42,19 @@ class PlanOptions:
 DEFAULT = PlanOptions()
 
 
-class RowKeywords(TypedDict, total=False):
-    """Keywords of every door on which rows teach and test; see `PlanOptions`."""
+class LabelKeywords(TypedDict, total=False):
+    """Keywords of every door on what is learned; see `PlanOptions`."""
 
     label: str | None
     task: str | None
+    seed: int
+
+
+class RowKeywords(LabelKeywords, total=False):
+    """Keywords on which rows teach and test as well; see `PlanOptions`."""
+
     evaluation: str
     group: bool
-    seed: int
 
 
 class PlanKeywords(RowKeywords, total=False):

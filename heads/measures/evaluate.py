@@ -8,21 +8,20 @@ false differences in 7 to 10 % of cases at a nominal 5 %.
 from __future__ import annotations
 
 import math
-import os
-import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from featurestore.errors import NotEnoughData
+from featurestore.errors import NotEnoughData, TimeIsUp
 from featurestore.terms.intervals import wilson
+from heads.labels.estimands import over_folds
 from heads.labels.matrix import Matrix
 from heads.labels.reviewed import Reviewed, differs
 from heads.labels.tasks import Target, Task
+from heads.measures.fits import Bench, Fit, Part, Tally, fits_of
 from heads.measures.intervals import (
     LEVEL,
     bootstrap_difference,
@@ -32,13 +31,9 @@ from heads.measures.intervals import (
     mean_recall,
     mean_recall_difference,
 )
-from heads.measures.metrics import METRICS, Metric, Predictions, score
-
-if TYPE_CHECKING:
-    from sklearn.base import BaseEstimator
+from heads.measures.metrics import METRICS, Metric, Predictions
 
 CLOSED_FORM = ("balanced_accuracy", "accuracy")  # score intervals; of one class a row
-Part = tuple[NDArray[np.intp], NDArray[np.intp]]  # training and test rows
 
 
 @dataclass(frozen=True)
@@ -85,6 +80,11 @@ class Report:
     def n_units(self) -> int:
         """Number of independent units that were tested: blocks of rows, or rows."""
         return len(self.truth) if self.n_blocks is None else self.n_blocks
+
+    @property
+    def n_parts(self) -> int:
+        """Number of folds, or of draws, that were done; 1 on a test split."""
+        return len(next(iter(self.scores.values())))
 
     def estimate(self, metric: str, *, level: float = LEVEL) -> Estimate:
         """Return a metric with its interval; ``low`` and ``high`` are None where it has none.
@@ -222,94 +222,139 @@ def evaluate(
     reviewed : Reviewed, optional
         What reviewers decided: rows teach it, and it is scored against beside the target.
     """
-    parts = list(parts)
-    lesson = (target if reviewed is None else reviewed.taught).lesson
-
-    def run(part: Part) -> _Fit:
-        train, test = part
-        within = None if groups is None else groups[train]
-        begin = time.perf_counter()
-        head = fit_head(build(), X[train], lesson[train], within)
-        seconds = time.perf_counter() - begin
-        return _Fit(test, head, predictions(head, X[test], target.take(test)), seconds)
-
-    tally = _Tally(target)
-    for fit in _each(run, parts):
-        tally.add(fit, reviewed)
-        if on_fit is not None:
-            on_fit()
-    draws: dict[str, NDArray[np.float64]] = {}
-    n_blocks, test_ratio, repeats = None, 0.0, None
-    if len(parts) == 1:
-        block = fit.test if groups is None else groups[fit.test]
-        draws, n_blocks = _draw_blocks(fit.predictions, target.task, block, intervals_of, seed)
-    else:
-        test_ratio = float(np.mean([len(test) / len(train) for train, test in parts]))
-        repeats = np.stack([predicted[tally.is_tested] for predicted in tally.repeats])
-    report = Report(
-        target.values[tally.is_tested],
-        tally.repeats[0][tally.is_tested],
-        _by_metric(tally.scores),
-        estimand,
-        test_ratio,
-        target.task,
-        draws,
-        repeats,
-        n_blocks,
-        _by_metric(tally.as_reviewed),
-        0 if reviewed is None else _n_seen_otherwise(target, reviewed, tally.is_tested),
-    )
-    seconds, proba = float(np.median(tally.seconds)), tally.probabilities
-    proba = None if proba is None else proba[tally.is_tested]
-    return Evaluation(report, seconds, proba, tuple(tally.chosen), fit.head)
+    exam = Exam(target, list(parts), estimand, groups, intervals_of, seed, reviewed)
+    ((found,),) = exam.take([(X, [build])], lambda n, head: on_fit() if on_fit else None)
+    assert found is not None, "TimeIsUp is raised where there is none"
+    return found
 
 
 @dataclass(frozen=True, eq=False)
-class _Fit:
-    """What one fit gave."""
+class Exam:
+    """How heads are taught and tested; see `evaluate`."""
 
-    test: NDArray[np.intp]  # rows
-    head: Any
-    predictions: Predictions
-    seconds: float
-
-
-class _Tally:
-    """What is kept of all fits: heads and most probabilities would not fit into memory."""
-
-    def __init__(self, target: Target) -> None:
-        self.target = target
-        self.n_tests = np.zeros(len(target), dtype=np.intp)  # of each row
-        self.repeats: list[NDArray[Any]] = []  # each of the shape of the target's values
-        shape = (len(target), len(target.classes))
-        self.probabilities = np.zeros(shape) if target.classes else None  # of the first repeat
-        self.scores: list[dict[str, float]] = []
-        self.as_reviewed: list[dict[str, float]] = []
-        self.seconds: list[float] = []
-        self.chosen: list[dict[str, Any]] = []
+    target: Target
+    parts: Sequence[Part]
+    estimand: str
+    groups: NDArray[np.intp] | None = None
+    intervals_of: Collection[str] = ()
+    seed: int = 0
+    reviewed: Reviewed | None = None
+    n_folds: int = 0  # of each repeat; 0: the parts are no folds
 
     @property
-    def is_tested(self) -> NDArray[np.bool_]:
-        """Which rows were tested, shape (n,)."""
-        return self.n_tests > 0
+    def n_whole(self) -> int:
+        """How many parts test each row once: the folds of a repeat; else all parts."""
+        return self.n_folds or len(self.parts)
 
-    def add(self, fit: _Fit, reviewed: Reviewed | None) -> None:
-        """Score a fit, and put its predictions where their rows stand."""
-        found, test = fit.predictions, fit.test
-        self.scores.append(score(self.target.task, found))
-        if reviewed is not None:
-            self.as_reviewed.append(_scored_anew(found, reviewed, test))
-        self.seconds.append(fit.seconds)
-        self.chosen.append(chosen_by(fit.head))
-        repeat = int(self.n_tests[test[0]])  # every row is tested once in each
-        if repeat == len(self.repeats):
-            self.repeats.append(np.zeros_like(self.target.values))
-        self.repeats[repeat][test] = found.predicted
-        if found.proba is None:
-            self.probabilities = None
-        elif self.probabilities is not None and repeat == 0:
-            self.probabilities[test] = found.proba
-        self.n_tests[test] += 1
+    def take(
+        self,
+        inputs: Sequence[tuple[Matrix, Sequence[Callable[[], Any]]]],
+        on_fit: Callable[[int, int], None],
+        *,
+        tallies: Sequence[Sequence[Tally]] | None = None,
+        on_repeat: Callable[[list[list[Evaluation | None]]], None] | None = None,
+    ) -> list[list[Evaluation | None]]:
+        """Examine heads on each input; heads on one input share what is the same for all.
+
+        Where ``on_fit`` raises `TimeIsUp`, what is whole by then is returned: for folds the
+        repeats that all rows were tested in; None for heads without any.
+
+        Parameters
+        ----------
+        inputs : sequence of (X, builds)
+            X is (n, dim); each of ``builds`` returns an unfitted head.
+        on_fit : callable
+            Called after each fit with the numbers of input and head.
+        tallies : sequence of sequence of Tally, optional
+            Of each head, as far as it has come; they are filled.
+        on_repeat : callable, optional
+            Hears what is known after each repeat of the folds but the last.
+
+        Raises
+        ------
+        TimeIsUp
+            If no head has gone through all rows.
+        """
+        if tallies is None:
+            tallies = [[Tally(self.target) for _ in builds] for _, builds in inputs]
+        lesson = (self.target if self.reviewed is None else self.reviewed.taught).lesson
+        benches = [Bench(X, builds, lesson, self.target, self.groups) for X, builds in inputs]
+        last: dict[int, list[Fit]] = {}
+        n_done = [len(of_input[0].scores) for of_input in tallies]
+        n_whole = n_said = self.n_whole
+        try:
+            for number, fits in fits_of(benches, self.parts, on_fit, n_done):
+                last[number] = fits
+                for tally, fit in zip(tallies[number], fits, strict=True):
+                    tally.add(fit, self.reviewed)
+                n_all = min(len(of_input[0].scores) for of_input in tallies)
+                if on_repeat is not None and n_said <= n_all < len(self.parts):
+                    n_said = n_all // n_whole * n_whole
+                    on_repeat(self._marks(tallies, last, n_said))
+                    n_said += n_whole
+        except TimeIsUp:
+            n_known = [len(of_input[0].scores) // n_whole * n_whole for of_input in tallies]
+            if not any(n_known):
+                raise
+            return self._marks(tallies, last, min(n for n in n_known if n))
+        return self._marks(tallies, last, len(self.parts))
+
+    def _marks(
+        self, tallies: Sequence[Sequence[Tally]], last: Mapping[int, Sequence[Fit]], n_parts: int
+    ) -> list[list[Evaluation | None]]:
+        found: list[list[Evaluation | None]] = []
+        for number, of_input in enumerate(tallies):
+            is_known = len(of_input[0].scores) >= n_parts
+            fits = last.get(number, [None] * len(of_input))
+            found.append(
+                [
+                    self._mark(tally, fit, n_parts) if is_known else None
+                    for tally, fit in zip(of_input, fits, strict=True)
+                ]
+            )
+        return found
+
+    def _mark(self, tally: Tally, last: Fit | None, n_parts: int) -> Evaluation:
+        """Return what is said of a head that has gone through so many of the parts."""
+        is_tested = tally.is_tested
+        draws: dict[str, NDArray[np.float64]] = {}
+        n_blocks, test_ratio, repeats, estimand = None, 0.0, None, self.estimand
+        parts, n_repeats = self.parts[:n_parts], len(tally.repeats)
+        if n_parts < len(self.parts):
+            n_repeats = n_parts // self.n_whole
+            estimand = over_folds(n_repeats, self.n_whole)
+        if len(self.parts) == 1:
+            assert last is not None, "one part is never begun"
+            block = last.test if self.groups is None else self.groups[last.test]
+            draws, n_blocks = _draw_blocks(
+                last.predictions, self.target.task, block, self.intervals_of, self.seed
+            )
+        else:
+            test_ratio = float(np.mean([len(test) / len(train) for train, test in parts]))
+            repeats = np.stack([predicted[is_tested] for predicted in tally.repeats[:n_repeats]])
+        report = Report(
+            self.target.values[is_tested],
+            tally.repeats[0][is_tested],
+            _by_metric(tally.scores[:n_parts]),
+            estimand,
+            test_ratio,
+            self.target.task,
+            draws,
+            repeats,
+            n_blocks,
+            _by_metric(tally.as_reviewed[:n_parts]),
+            self._n_seen_otherwise(is_tested),
+        )
+        proba = None if tally.probabilities is None else tally.probabilities[is_tested]
+        seconds = float(np.median(tally.seconds[:n_parts]))
+        head = None if last is None else last.head
+        return Evaluation(report, seconds, proba, tuple(tally.chosen[:n_parts]), head)
+
+    def _n_seen_otherwise(self, is_tested: NDArray[np.bool_]) -> int:
+        if self.reviewed is None:
+            return 0
+        changed = differs(self.target, self.reviewed.taught) | ~self.reviewed.teaches
+        return int((is_tested & changed).sum())
 
 
 def _by_metric(scores: Sequence[Mapping[str, float]]) -> dict[str, NDArray[np.float64]]:
@@ -344,22 +389,6 @@ def _draw_blocks(
     return _draws(found, wanted, block, seed), n_blocks if is_grouped else None
 
 
-def predictions(head: BaseEstimator, X: Matrix, target: Target) -> Predictions:
-    """Predict rows X, (n, dim), as class numbers, indicators or numbers, like their target."""
-    said = head.predict(X)
-    if target.task is Task.REGRESSION:
-        return Predictions(target.values, np.asarray(said, dtype=np.float64).reshape(len(target)))
-    proba = head.predict_proba(X) if hasattr(head, "predict_proba") else None
-    if target.task is Task.MULTILABEL:
-        return Predictions(target.values, np.asarray(said).astype(bool), proba)
-    names = np.array(target.classes)
-    if proba is not None:
-        found = np.zeros((len(target), len(names)))
-        found[:, np.searchsorted(names, head.classes_)] = proba
-        proba = found
-    return Predictions(target.values, np.searchsorted(names, said), proba)
-
-
 def _draws(
     found: Predictions,
     metrics: Mapping[str, Metric],
@@ -374,57 +403,3 @@ def _draws(
         for name, metric in metrics.items():
             draws[name].append(metric.compute(found, weights))
     return {name: np.concatenate(values) for name, values in draws.items()}
-
-
-def _scored_anew(
-    found: Predictions, reviewed: Reviewed, test: NDArray[np.intp]
-) -> dict[str, float]:
-    """Score against what reviewers say, without the rows that they left out."""
-    kept = reviewed.teaches[test]
-    if not kept.any():
-        return {}
-    proba = None if found.proba is None else found.proba[kept]
-    truth = reviewed.taught.values[test][kept]
-    return score(reviewed.taught.task, Predictions(truth, found.predicted[kept], proba))
-
-
-def _n_seen_otherwise(target: Target, reviewed: Reviewed, tested: NDArray[np.bool_]) -> int:
-    changed = differs(target, reviewed.taught) | ~reviewed.teaches
-    return int((tested & changed).sum())
-
-
-def _each(run: Callable[[Part], _Fit], parts: Sequence[Part]) -> Iterator[_Fit]:
-    """Run all parts in order; several at once, each on one core, where there are several.
-
-    BLAS threads gain little on folds of this size, and where other processes keep the cores
-    busy they wait for each other: ten times slower was seen.
-    """
-    from threadpoolctl import threadpool_limits
-
-    if len(parts) == 1:
-        yield run(parts[0])
-        return
-    n_threads = min(len(parts), os.cpu_count() or 1, 8)
-    with threadpool_limits(limits=1, user_api="blas"), ThreadPoolExecutor(n_threads) as pool:
-        yield from pool.map(run, parts)
-
-
-def fit_head(head: BaseEstimator, X: Matrix, y: NDArray[Any], groups: NDArray[Any] | None) -> Any:
-    """Fit a head or pipeline to X (n, dim), with groups (n,) where its last step takes them."""
-    from sklearn.pipeline import Pipeline
-    from sklearn.utils.validation import has_fit_parameter
-
-    last = head.steps[-1][1] if isinstance(head, Pipeline) else head
-    if groups is None or not has_fit_parameter(last, "groups"):
-        return head.fit(X, y)
-    prefix = f"{head.steps[-1][0]}__" if isinstance(head, Pipeline) else ""
-    return head.fit(X, y, **{f"{prefix}groups": groups})
-
-
-def chosen_by(head: BaseEstimator) -> dict[str, Any]:
-    """Return the settings that a fitted head chose for itself."""
-    last = head[-1] if hasattr(head, "steps") else head
-    names = ("chosen_", "normalisation_", "C_", "alpha_", "k_", "temperature_")
-    found = {name.rstrip("_"): getattr(last, name) for name in names if hasattr(last, name)}
-    plain = {name: v.item() if isinstance(v, np.generic) else v for name, v in found.items()}
-    return {name: v for name, v in plain.items() if isinstance(v, (str, int, float, bool))}

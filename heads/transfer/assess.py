@@ -12,7 +12,7 @@ import numpy as np
 
 from featurestore.errors import NotEnoughData
 from heads.experiments.cells import Progress, Runner, cell_cache, keep_run, run_folder
-from heads.experiments.compare import check_metric
+from heads.experiments.compare import check_metric, counted
 from heads.labels.options import options_from
 from heads.labels.plan import Plan
 from heads.labels.tasks import Task
@@ -42,6 +42,7 @@ def assess_transfer(
     heads: Sequence[str | Any] | None = None,
     metric: str | None = None,
     progress: Progress | None = None,
+    minutes: float | None = None,
     save: bool = True,
     **options: Unpack[TransferKeywords],
 ) -> Assessment:
@@ -63,6 +64,8 @@ def assess_transfer(
         In place of the baselines: what the encoders are judged against.
     heads : sequence of str or estimator, optional
         Heads to choose among, on both sides; default all of the task.
+    minutes : float, optional
+        Give up after so long; an equal call goes on from there.
     metric, progress, save, label, task, evaluation, group, seed
         As of `heads.compare`.
     margin : float, default 0.01
@@ -85,9 +88,11 @@ def assess_transfer(
     ------
     NotEnoughData
         If there is no baseline: vectors without their items, or no view of raw pixels.
+    TimeIsUp
+        If the minutes were too few; what was done is kept.
     """
     asked = options_from(
-        TransferOptions, options, "heads.assess_transfer", "progress", "save", "heads"
+        TransferOptions, options, "heads.assess_transfer", "progress", "minutes", "save", "heads"
     )
     cast = cast_of(views if isinstance(views, Sequence) else [views], reference)
     ground = ground_of(cast.loaded, asked.plan)
@@ -99,7 +104,8 @@ def assess_transfer(
     check_budgets(asked.budgets, plan.task, metric)
     entries = choosable(heads, plan.task)
     margin = margin_of(plan.task, metric, plan.target.values, asked.margin)
-    runner = Runner(asked.seed, cell_cache(cast.dataset) if save else None, progress, (metric,))
+    cache = cell_cache(cast.dataset) if save else None
+    runner = Runner(asked.seed, cache, progress, (metric,), minutes)
     assessment = _assessed(Trials(cast, ground, entries, metric, margin, runner), asked)
     if save:
         keep_run(cast.dataset, "transfer", assessment.to_json())
@@ -128,7 +134,12 @@ def _assessed(trials: Trials, asked: TransferOptions) -> Assessment:
     """Run all cells, and say what follows from them."""
     cast, plan, metric = trials.cast, trials.plan, trials.metric
     few, few_notes = plans_of(plan, asked.budgets, asked.seed)
-    trials.runner.n_fits = trials.n_fits(few, asked.blend)
+    n_fits = trials.n_fits(few, asked.blend)
+    n_encoders = counted(len(cast.judged), "encoder")
+    best = f", each the best of {len(trials.heads)} heads" if len(trials.heads) > 1 else ""
+    trials.runner.begin(
+        n_fits, f"{n_encoders} and what they are judged against, {n_fits} fits{best}"
+    )
     sides = trials.sides(plan)
     n_claims = len(cast.judged)
     verdicts = [trials.verdict(cell, sides, n_claims) for cell in sides.encoders.values()]

@@ -58,13 +58,13 @@ def test_what_was_found_is_not_computed_twice_and_other_choices_are(dataset, mon
     from heads.experiments import cells
 
     fits = []
-    plain = cells.evaluate
+    plain = cells.Exam.take
 
-    def counted(*args, **options):
-        fits.append(options["estimand"])
-        return plain(*args, **options)
+    def counted(exam, inputs, *args, **options):
+        fits.extend(build for _, builds in inputs for build in builds)
+        return plain(exam, inputs, *args, **options)
 
-    monkeypatch.setattr(cells, "evaluate", counted)
+    monkeypatch.setattr(cells.Exam, "take", counted)
     first = heads.compare(dataset.views(), ["prototype"], seed=11)
     n = len(fits)
     assert n == 4  # prototype, knn, majority, TF-IDF
@@ -105,6 +105,18 @@ def test_show_lists_runs_and_prints_each_kind_again(dataset, capsys):
     assert json.loads(capsys.readouterr().out)["kind"] == "transfer"
     assert run(["show", "names", "yesterday", "--store", store]) == 1
     assert "no run 'yesterday'" in capsys.readouterr().err
+
+
+def test_commands_that_compute_are_quiet_keep_a_log_and_stop(dataset, capsys, tmp_path):
+    compare = ["compare", "names", "--head", "prototype", "--seed", "31", "--quiet"]
+    compare += ["--store", str(dataset.store.path), "--log", str(tmp_path / "work.log")]
+    assert run([*compare, "--minutes", "1e-9"]) == 1
+    assert "minutes were not enough" in capsys.readouterr().err
+    assert run(compare) == 0
+    told = capsys.readouterr()
+    assert "fit (s): the median of one fit alone" in told.out
+    assert told.err == ""
+    assert (tmp_path / "work.log").read_text().count("begin: compare") == 2
 
 
 def test_show_runs_a_card_again_and_says_what_differs(dataset, capsys):

@@ -255,7 +255,7 @@ def test_texts_are_judged_against_tfidf_with_all_heads(make_view):
 @pytest.mark.parametrize(
     ("specs", "judged", "said"),
     [
-        (("timm:x",), "timm:x", "no view of baseline:pixels to judge encoders against: featurest"),
+        (("timm:x",), "timm:x", "no view of baseline:pixels to judge encoders against: .featurest"),
         (("import:clip",), "import:clip", "imported vectors without their items"),
         (("baseline:pixels",), "baseline:pixels", "no pretrained encoder"),
     ],

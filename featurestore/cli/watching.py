@@ -1,0 +1,244 @@
+"""What is said while a command computes: an estimate, a bar or lines, a log; and when it stops."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from featurestore.cli.printing import say
+
+if TYPE_CHECKING:
+    from featurestore.pipeline.report import Progress
+
+EVERY_S = 15.0  # a line, where nobody sees a bar
+REDRAW_S = 0.1
+WORTH_SAYING_S = 5.0  # of work: less needs no estimate
+_KEPT = "kept: "  # begins what was done by an earlier run
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Watch:
+    """Shows how far the work has come, on stderr: a bar for people, else a line every 15 s.
+
+    Parameters
+    ----------
+    minutes : float, optional
+        After which the work is to stop; for the command to hand on.
+    quiet : bool
+        Show nothing on the screen.
+    log : path, optional
+        File to which each line is added, with the time.
+    """
+
+    def __init__(
+        self, minutes: float | None = None, quiet: bool = False, log: str | Path | None = None
+    ) -> None:
+        self.minutes = minutes
+        self.is_shown = not quiet
+        self.has_bar = not quiet and sys.stderr.isatty()
+        self._log = None if log is None else Path(log)
+        self._counts: dict[str, _Count] = {}
+        self._live: Any = None
+        self._under: Any = None  # what stands below the bars
+        self._drawn = 0.0
+        self._lock = threading.Lock()
+        self._is_over = threading.Event()
+
+    def __enter__(self) -> Watch:
+        if not self.has_bar:
+            threading.Thread(target=self._tell_again_and_again, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.finish()
+
+    def finish(self) -> None:
+        """Take the bars away, before results are printed."""
+        self._is_over.set()
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+        self.has_bar = False
+
+    def fits(self, n_done: int, n_fits: int, what: str) -> None:
+        """Hear of fits, as ``progress`` of `heads.compare` does."""
+        count = self._counts.setdefault("fits", _Count("fits"))
+        if n_done == 0:
+            count.plan = what
+        elif not what.startswith(_KEPT):
+            count.n_timed += max(0, n_done - count.n_done)
+        count.n_done, count.n, count.what = n_done, n_fits, what.removeprefix(_KEPT)
+        left = count.seconds_left()
+        if not count.is_estimated and left is not None and count.n_timed * 25 >= n_fits:
+            count.is_estimated = True
+            total = left + time.monotonic() - count.began
+            if total >= WORTH_SAYING_S:
+                self.say(f"about {_duration(total)}: {count.plan}")
+        self._draw()
+
+    def steps(self, n_done: int, n: int, what: str) -> None:
+        """Hear of other work, as ``progress`` of `heads.find_issues` does."""
+        count = self._counts.setdefault(what, _Count(what))
+        count.n_timed, count.n_done, count.n = n_done, n_done, n
+        self._draw(is_last=n_done == n)
+
+    def items(self, now: Progress) -> None:
+        """Hear of items, as ``progress`` of `Store.embed` does."""
+        count = self._counts.setdefault(now.encoder, _Count("items"))
+        failed = f", {now.n_failed} failed" if now.n_failed else ""
+        count.n_timed += max(0, now.n_done - count.n_done)
+        count.n_done, count.n = now.n_done, now.n_total
+        count.what = f"{now.encoder}, limit: {now.limit}{failed}"
+        self._draw(is_last=now.n_done == now.n_total)
+
+    @property
+    def hears(self) -> dict[str, Any]:
+        """What `Store.embed` calls."""
+        return {"progress": self.items, "say": self.say}
+
+    @contextmanager
+    def bar(self) -> Iterator[Callable[[Progress], None]]:
+        """Give what hears of items."""
+        yield self.items
+
+    def say(self, line: str) -> None:
+        """Write a line for people, and to the log."""
+        if self.is_shown:
+            if self._live is not None:
+                self._live.console.print(line, markup=False, highlight=False)
+            else:
+                say(line)
+        self.note(line)
+
+    def note(self, line: str) -> None:
+        """Write a line to the log alone."""
+        if self._log is None:
+            return
+        with self._lock, self._log.open("a", encoding="utf-8") as file:
+            file.write(f"{datetime.now().astimezone():%Y-%m-%d %H:%M:%S} {line}\n")
+
+    def show(self, table: Any) -> None:
+        """Show a table of rich below the bars until the next one, or the end."""
+        if self.has_bar:
+            self._under = table
+            self._draw(is_last=True)
+
+    def _tell_again_and_again(self) -> None:
+        while not self._is_over.wait(EVERY_S):
+            for count in list(self._counts.values()):
+                if 0 < count.n_done < count.n:
+                    self.say(count.line())
+
+    def _draw(self, *, is_last: bool = False) -> None:
+        if not self.has_bar or (time.monotonic() - self._drawn < REDRAW_S and not is_last):
+            return  # drawing costs more than some encoders do
+        self._drawn = time.monotonic()
+        from rich.console import Console, Group
+        from rich.live import Live
+        from rich.progress_bar import ProgressBar
+        from rich.table import Table
+
+        grid = Table.grid(padding=(0, 1))
+        for count in list(self._counts.values()):
+            grid.add_row(
+                ProgressBar(total=max(1, count.n), completed=count.n_done, width=30), count.line()
+            )
+        shown = grid if self._under is None else Group(self._under, grid)
+        if self._live is None:
+            console = Console(stderr=True)
+            self._live = Live(shown, console=console, transient=True, redirect_stdout=False)
+            self._live.start()
+        self._live.update(shown, refresh=is_last)
+
+
+class _Count:
+    """How many of something are done."""
+
+    def __init__(self, unit: str) -> None:
+        self.unit = unit
+        self.plan = ""  # what is to be done
+        self.n_done = self.n = self.n_timed = 0
+        self.what = ""
+        self.is_estimated = False
+        self.began = time.monotonic()
+
+    def seconds_left(self) -> float | None:
+        """Return about how long the rest takes; None before anything was timed."""
+        if self.n_timed == 0:
+            return None
+        return (time.monotonic() - self.began) / self.n_timed * (self.n - self.n_done)
+
+    def line(self) -> str:
+        """Say how far it is."""
+        left = self.seconds_left()
+        rest = "" if left is None or self.n_done >= self.n else f", about {_duration(left)} left"
+        rate = self.n_timed / max(1e-9, time.monotonic() - self.began)
+        speed = f" ({rate:,.0f} a second)" if self.unit == "items" else ""
+        what = f": {self.what}" if self.what else ""
+        return f"{self.n_done:,} of {self.n:,} {self.unit}{speed}{rest}{what}"
+
+
+def _duration(seconds: float) -> str:
+    """Write a time that is not known better than by a tenth.
+
+    >>> _duration(4.2), _duration(43), _duration(400), _duration(9000)
+    ('4 s', '45 s', '7 min', '2.5 h')
+    """
+    if seconds < 10:
+        return f"{max(1, round(seconds))} s"
+    if seconds < 100:
+        return f"{5 * round(seconds / 5)} s"
+    return f"{round(seconds / 60)} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def watched(*, stops: bool = True) -> Callable[[F], F]:
+    """Give a command the options of work, and ``watch``, a `Watch` made of them."""
+
+    def give(command: F) -> F:
+        @wraps(command)
+        def run(
+            *args: Any, quiet: bool, log: str | None, minutes: float | None = None, **kwargs: Any
+        ) -> Any:
+            with Watch(minutes, quiet, log) as watch:
+                watch.note(f"begin: {click.get_current_context().info_name}")
+                done = command(*args, watch=watch, **kwargs)
+                watch.note("end")
+                return done
+
+        options = [
+            click.option("--quiet", is_flag=True, help="Say nothing of progress."),
+            click.option(
+                "--log", metavar="FILE", help="Also write progress to a file, with the time."
+            ),
+        ]
+        if stops:
+            options.append(
+                click.option(
+                    "--minutes",
+                    type=click.FloatRange(min=0, min_open=True),
+                    metavar="M",
+                    help="Stop after so long; what was done is kept.",
+                )
+            )
+        for option in options:
+            run = option(run)
+        return run  # type: ignore[return-value]
+
+    return give
+
+
+@contextmanager
+def progress_bar() -> Iterator[Callable[[Progress], None]]:
+    """Show items that are embedded."""
+    with Watch() as watch:
+        yield watch.items

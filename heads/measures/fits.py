@@ -1,0 +1,240 @@
+"""Fits of heads on the parts of a plan: several heads at a time, so that they share work."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from heads.labels.matrix import Matrix
+from heads.labels.reviewed import Reviewed
+from heads.labels.shared import sharing
+from heads.labels.tasks import Target, Task
+from heads.measures.metrics import Predictions, score
+
+if TYPE_CHECKING:
+    from sklearn.base import BaseEstimator
+
+Part = tuple[NDArray[np.intp], NDArray[np.intp]]  # training and test rows
+_LISTS = ("scores", "as_reviewed", "seconds", "chosen")  # of a tally, one entry for each fit
+_LISTEN_S = 0.2  # between looks for what threads have done
+
+
+@dataclass(frozen=True, eq=False)
+class Fit:
+    """What one fit gave."""
+
+    test: NDArray[np.intp]  # rows
+    head: Any
+    predictions: Predictions
+    seconds: float
+
+
+class Tally:
+    """What is kept of all fits: heads and most probabilities would not fit into memory."""
+
+    def __init__(self, target: Target) -> None:
+        self.target = target
+        self.n_tests = np.zeros(len(target), dtype=np.intp)  # of each row
+        self.repeats: list[NDArray[Any]] = []  # each of the shape of the target's values
+        shape = (len(target), len(target.classes))
+        self.probabilities = np.zeros(shape) if target.classes else None  # of the first repeat
+        self.scores: list[dict[str, float]] = []
+        self.as_reviewed: list[dict[str, float]] = []
+        self.seconds: list[float] = []
+        self.chosen: list[dict[str, Any]] = []
+
+    @property
+    def is_tested(self) -> NDArray[np.bool_]:
+        """Which rows were tested, shape (n,)."""
+        return self.n_tests > 0
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what `from_json` goes on from; probabilities are not in it."""
+        return {
+            "n_tests": self.n_tests.tolist(),
+            "repeats": [predicted.tolist() for predicted in self.repeats],
+            **{name: getattr(self, name) for name in _LISTS},
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any], target: Target) -> Self:
+        """Read what `to_json` gave."""
+        found = cls(target)
+        found.n_tests = np.array(data["n_tests"], dtype=np.intp)
+        shape, dtype = target.values.shape, target.values.dtype
+        found.repeats = [np.array(one, dtype=dtype).reshape(shape) for one in data["repeats"]]
+        found.probabilities = None
+        for name in _LISTS:
+            setattr(found, name, list(data[name]))
+        return found
+
+    def add(self, fit: Fit, reviewed: Reviewed | None) -> None:
+        """Score a fit, and put its predictions where their rows stand."""
+        found, test = fit.predictions, fit.test
+        self.scores.append(score(self.target.task, found))
+        if reviewed is not None:
+            self.as_reviewed.append(_scored_anew(found, reviewed, test))
+        self.seconds.append(fit.seconds)
+        self.chosen.append(chosen_by(fit.head))
+        repeat = int(self.n_tests[test[0]])  # every row is tested once in each
+        if repeat == len(self.repeats):
+            self.repeats.append(np.zeros_like(self.target.values))
+        self.repeats[repeat][test] = found.predicted
+        if found.proba is None:
+            self.probabilities = None
+        elif self.probabilities is not None and repeat == 0:
+            self.probabilities[test] = found.proba
+        self.n_tests[test] += 1
+
+
+@dataclass(frozen=True, eq=False)
+class Bench:
+    """Heads on one input: each part of the rows is cut out once, and fits on it share work."""
+
+    X: Matrix  # (n, dim)
+    builds: Sequence[Callable[[], Any]]  # each returns an unfitted head
+    lesson: NDArray[Any]  # (n,) or (n, n_labels), what heads learn
+    target: Target  # what they are tested on
+    groups: NDArray[np.intp] | None  # (n,), for inner folds
+
+    def fit(self, part: Part, on_fit: Callable[[int], None]) -> list[Fit]:
+        """Fit and try every head on one part; ``on_fit`` hears which is done."""
+        train, test = part
+        X, y, target = self.X[train], self.lesson[train], self.target.take(test)
+        within = None if self.groups is None else self.groups[train]
+        tested = self.X[test]
+        fits = []
+        with sharing() as kept:
+            for number, build in enumerate(self.builds):
+                begin, saved = time.perf_counter(), kept.saved_s
+                head = fit_head(build(), X, y, within)
+                # As if it had been alone: what another head had made is counted, too.
+                seconds = time.perf_counter() - begin + kept.saved_s - saved
+                fits.append(Fit(test, head, predictions(head, tested, target), seconds))
+                on_fit(number)
+        return fits
+
+
+def fits_of(
+    benches: Sequence[Bench],
+    parts: Sequence[Part],
+    on_fit: Callable[[int, int], None],
+    n_done: Sequence[int],
+) -> Iterator[tuple[int, list[Fit]]]:
+    """Fit all heads of all benches, part after part; yield the bench's number and its fits.
+
+    Several parts run at once, each on one core, where there are several. BLAS threads gain little
+    on folds of this size, and where other processes keep the cores busy they wait for each other:
+    ten times slower was seen.
+
+    Parameters
+    ----------
+    on_fit : callable
+        Hears of each fit, in the thread of the caller: the numbers of bench and head. What it
+        raises ends the fits.
+    n_done : sequence of int
+        How many of the parts each bench has behind it.
+    """
+    from threadpoolctl import threadpool_limits
+
+    if len(parts) == 1:
+        for number, bench in enumerate(benches):
+            yield number, bench.fit(parts[0], lambda head, number=number: on_fit(number, head))  # type: ignore[misc]
+        return
+    tasks = [
+        (number, part)
+        for at, part in enumerate(parts)
+        for number in range(len(benches))
+        if at >= n_done[number]
+    ]
+    heard: SimpleQueue[tuple[int, int]] = SimpleQueue()
+    is_over = False
+
+    def run(number: int, part: Part) -> list[Fit]:
+        def note(head: int) -> None:
+            if is_over:
+                raise InterruptedError("nobody waits for this fit any more")
+            heard.put((number, head))
+
+        return benches[number].fit(part, note)
+
+    n_threads = max(1, min(len(tasks), os.cpu_count() or 1, 8))
+    with threadpool_limits(limits=1, user_api="blas"), ThreadPoolExecutor(n_threads) as pool:
+        try:
+            futures = [pool.submit(run, *task) for task in tasks]
+            for (number, _), future in zip(tasks, futures, strict=True):
+                _listen(future, heard, on_fit)
+                yield number, future.result()
+        finally:
+            is_over = True
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _listen(
+    future: Future[Any], heard: SimpleQueue[tuple[int, int]], on_fit: Callable[[int, int], None]
+) -> None:
+    """Pass on what is heard of fits, until a task is done."""
+    while not (future.done() and heard.empty()):
+        with suppress(Empty):
+            on_fit(*heard.get(timeout=_LISTEN_S))
+
+
+def fit_head(head: BaseEstimator, X: Matrix, y: NDArray[Any], groups: NDArray[Any] | None) -> Any:
+    """Fit a head or pipeline to X (n, dim), with groups (n,) where its last step takes them."""
+    from sklearn.pipeline import Pipeline
+    from sklearn.utils.validation import has_fit_parameter
+
+    last = head.steps[-1][1] if isinstance(head, Pipeline) else head
+    if groups is None or not has_fit_parameter(last, "groups"):
+        return head.fit(X, y)
+    prefix = f"{head.steps[-1][0]}__" if isinstance(head, Pipeline) else ""
+    return head.fit(X, y, **{f"{prefix}groups": groups})
+
+
+def chosen_by(head: BaseEstimator) -> dict[str, Any]:
+    """Return the settings that a fitted head chose for itself."""
+    last = head[-1] if hasattr(head, "steps") else head
+    names = ("chosen_", "normalisation_", "C_", "alpha_", "k_", "temperature_")
+    found = {name.rstrip("_"): getattr(last, name) for name in names if hasattr(last, name)}
+    plain = {name: v.item() if isinstance(v, np.generic) else v for name, v in found.items()}
+    return {name: v for name, v in plain.items() if isinstance(v, (str, int, float, bool))}
+
+
+def predictions(head: BaseEstimator, X: Matrix, target: Target) -> Predictions:
+    """Predict rows X, (n, dim), as class numbers, indicators or numbers, like their target."""
+    if target.task is not Task.REGRESSION and hasattr(head, "predict_both"):
+        said, proba = head.predict_both(X)
+    else:
+        said = head.predict(X)
+        proba = head.predict_proba(X) if hasattr(head, "predict_proba") else None
+    if target.task is Task.REGRESSION:
+        return Predictions(target.values, np.asarray(said, dtype=np.float64).reshape(len(target)))
+    if target.task is Task.MULTILABEL:
+        return Predictions(target.values, np.asarray(said).astype(bool), proba)
+    names = np.array(target.classes)
+    if proba is not None:
+        found = np.zeros((len(target), len(names)))
+        found[:, np.searchsorted(names, head.classes_)] = proba
+        proba = found
+    return Predictions(target.values, np.searchsorted(names, said), proba)
+
+
+def _scored_anew(
+    found: Predictions, reviewed: Reviewed, test: NDArray[np.intp]
+) -> dict[str, float]:
+    """Score against what reviewers say, without the rows that they left out."""
+    kept = reviewed.teaches[test]
+    if not kept.any():
+        return {}
+    proba = None if found.proba is None else found.proba[kept]
+    truth = reviewed.taught.values[test][kept]
+    return score(reviewed.taught.task, Predictions(truth, found.predicted[kept], proba))
