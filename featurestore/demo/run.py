@@ -69,7 +69,9 @@ def run_demo(
 def _emoji(demo: Demo, data: Path) -> None:
     demo.say("\n1. PICTURES OF THINGS: emoji of six kinds (drawn by Twemoji, CC BY 4.0)")
     demo.say("   An encoder turns each picture into numbers, once. Heads, small classifiers, learn")
-    demo.say("   the kinds from these numbers. Raw pixels are the same without an encoder.")
+    demo.say("   the kinds from these numbers: in knn the most similar items vote, ridge draws")
+    demo.say("   straight borders, prototype takes the nearest mean, majority always names the")
+    demo.say("   largest kind. Raw pixels (baseline:pixels) are the pictures without an encoder.")
     folder = write_emoji(data / "emoji")
     _embed(demo, folder, "emoji", (IMAGE, PIXELS))
     demo.say("   nearest pictures by the encoder, and by raw pixels:")
@@ -89,6 +91,7 @@ def _digits(demo: Demo, data: Path) -> None:
     demo.say("\n2. PICTURES UNLIKE ANY PHOTOGRAPH: handwritten digits of 8 × 8 pixels")
     _embed(demo, write_digits(data / "digits", every=3), "digits", (IMAGE, PIXELS))
     _judge(demo, "digits", (IMAGE, PIXELS), ("knn", "prototype"))
+    demo.say("   (The head ridge comes closer on these vectors; it does not pass knn on pixels.)")
 
 
 def _names(demo: Demo, data: Path) -> None:
@@ -120,7 +123,7 @@ def _embed(
 def _judge(demo: Demo, dataset: str, encoders: Sequence[str], heads: tuple[str, ...]) -> None:
     """Compare heads on the encoders, then say whether the first encoder helps."""
     views = [demo.store.view(dataset, encoder) for encoder in encoders]
-    demo.say("   right answers on items that the head did not learn from (mean over the kinds):")
+    demo.say("   right answers on items that the head did not learn from, mean over the kinds:")
     for row in demo.compare(views, heads=heads).rows():
         demo.say(f"     {row['encoder']:<20} {row['head']:<10} {100 * row['value']:>4.0f} %")
     (verdict,) = demo.assess(views[:1], heads=heads, blend=False).verdicts
@@ -138,4 +141,4 @@ def _answer(verdict: Any) -> str:
     else:
         answer, taken = f"It makes no clear difference: {points:+.1f} points", verdict.reference
     interval = f"(95 % interval {low:.1f} to {high:.1f})"
-    return f"{answer} than {verdict.reference} {interval}. Take {taken}."
+    return f"{answer} than {verdict.reference}\n   {interval}. Take {taken}."
