@@ -84,7 +84,7 @@ def _emoji(demo: Demo, data: Path) -> None:
         demo.say(f"     {Path(item).name}: {first}\n        by raw pixels: {second}")
     path = draw_neighbors(data / "neighbors.png", page, (f"nearest by {IMAGE}", "by raw pixels"))
     demo.say(f"   the same as pictures: {path}")
-    _judge(demo, "emoji", (IMAGE, PIXELS), ("ridge", "knn"))
+    _judge(demo, "emoji", (IMAGE, PIXELS), ("knn", "ridge"))
 
 
 def _digits(demo: Demo, data: Path) -> None:
@@ -101,7 +101,7 @@ def _names(demo: Demo, data: Path) -> None:
     _embed(demo, table, "names", (TEXT,), options)
     found = demo.store.view("names", TEXT).search_text(QUESTION, k=5)
     demo.say(f"   nearest to {QUESTION!r}: {', '.join(found.column('text')[0])}")
-    _judge(demo, "names", (TEXT,), ("ridge", "knn"))
+    _judge(demo, "names", (TEXT,), ("knn", "ridge"))
 
 
 def _embed(
@@ -121,12 +121,12 @@ def _embed(
 
 
 def _judge(demo: Demo, dataset: str, encoders: Sequence[str], heads: tuple[str, ...]) -> None:
-    """Compare heads on the encoders, then say whether the first encoder helps."""
+    """Compare heads on the encoders; by the first head, say whether the first encoder helps."""
     views = [demo.store.view(dataset, encoder) for encoder in encoders]
     demo.say("   right answers on items that the head did not learn from, mean over the kinds:")
     for row in demo.compare(views, heads=heads).rows():
         demo.say(f"     {row['encoder']:<20} {row['head']:<10} {100 * row['value']:>4.0f} %")
-    (verdict,) = demo.assess(views[:1], heads=heads, blend=False).verdicts
+    (verdict,) = demo.assess(views[:1], heads=heads[:1], blend=False).verdicts
     demo.say(f"   {_answer(verdict)}")
 
 
