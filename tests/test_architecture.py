@@ -43,15 +43,16 @@ FEATURESTORE = {
     ),
 }
 HEADS = {
+    "charts": "",
     "labels": "",
-    "measures": "labels",
+    "measures": "labels charts",
     "estimators": "labels",
     "twins": "labels",
     "catalogue": "estimators measures labels",
     "saved": "catalogue estimators twins measures labels",
-    "experiments": "saved catalogue estimators twins measures labels",
+    "experiments": "saved catalogue estimators twins measures labels charts",
     "quality": "experiments saved catalogue estimators twins measures labels",
-    "transfer": "experiments saved catalogue estimators twins measures labels",
+    "transfer": "experiments saved catalogue estimators twins measures labels charts",
     "chosen": "catalogue",  # the home that saved heads name
 }
 DASHBOARD = {
@@ -114,6 +115,7 @@ OWNERS = {
             "widgets.py",
         )
     ),
+    "matplotlib": ("heads/charts/axes.py", "heads/charts/plotted.py"),
     "pickle": (),
 }
 

@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = "timm open_clip transformers sentence_transformers torchvision streamlit plotly obstore \
-datasets umap cleanlab faiss"
+datasets umap cleanlab faiss matplotlib"
 # As if they were not installed, in each process of the environment.
 HIDE = f"""
 from importlib.machinery import PathFinder

@@ -16,11 +16,10 @@ from dashboard.colors import NEUTRAL, PALETTE
 from dashboard.page_data.wording import Row
 from featurestore.store.dataset import DataSet
 from featurestore.store.view import View
-from featurestore.terms.intervals import wilson
 from heads.labels.tasks import Task
+from heads.measures.confusion import Calibration, Confusion
 from heads.measures.metrics import METRICS
 
-N_BINS = 10  # of confidence
 FEW_CLASSES = 40  # that a confusion table shows at once
 
 
@@ -77,23 +76,22 @@ def class_rows(predictions: pa.Table) -> list[Row]:
     The interval is Wilson's of the recall, over the rows of this one pass: it looks at single
     classes, so it is exploration.
     """
-    classes, counts = _counts(predictions)
-    rows = []
-    for i, name in enumerate(classes):
-        n, n_said, n_right = int(counts[i].sum()), int(counts[:, i].sum()), int(counts[i, i])
-        low, high = wilson(n_right / n, n) if n else (None, None)
-        rows.append(
-            {
-                "class": name,
-                "items": n,
-                "recall": 100 * n_right / n if n else None,
-                "from": None if low is None else 100 * low,
-                "to": None if high is None else 100 * high,
-                "precision": 100 * n_right / n_said if n_said else None,
-                "F1": 200 * n_right / (n + n_said),
-            }
-        )
-    return sorted(rows, key=lambda row: (row["recall"] is None, row["recall"], row["class"]))
+    return [
+        {
+            "class": row["class"],
+            "items": row["items"],
+            "recall": _percent(row["recall"]),
+            "from": _percent(row["low"]),
+            "to": _percent(row["high"]),
+            "precision": _percent(row["precision"]),
+            "F1": _percent(row["f1"]),
+        }
+        for row in _confusion(predictions).rows()
+    ]
+
+
+def _percent(share: float | None) -> float | None:
+    return None if share is None else 100 * share
 
 
 def confusion(predictions: pa.Table) -> tuple[list[str], NDArray[np.intp]]:
@@ -101,20 +99,13 @@ def confusion(predictions: pa.Table) -> tuple[list[str], NDArray[np.intp]]:
 
     Counts are (n_shown, n_shown): of many classes, those with the most confusions.
     """
-    classes, counts = _counts(predictions)
-    wrong = counts.sum(axis=0) + counts.sum(axis=1) - 2 * counts.diagonal()
-    shown = np.sort(np.argsort(-wrong, kind="stable")[:FEW_CLASSES])
-    return [classes[i] for i in shown], counts[np.ix_(shown, shown)]
+    shown = _confusion(predictions).most_confused(FEW_CLASSES)
+    return list(shown.classes), shown.counts
 
 
-def _counts(predictions: pa.Table) -> tuple[list[str], NDArray[np.intp]]:
-    """Return the classes, sorted, and counts of true (rows) against predicted (columns)."""
+def _confusion(predictions: pa.Table) -> Confusion:
     both = [predictions.column(name).cast(pa.string()) for name in ("label", "predicted")]
-    classes = sorted({*pc.unique(both[0]).to_pylist(), *pc.unique(both[1]).to_pylist()})
-    truth, said = (np.asarray(pc.index_in(one, value_set=pa.array(classes))) for one in both)
-    counts = np.zeros((len(classes), len(classes)), np.intp)
-    np.add.at(counts, (truth, said), 1)
-    return classes, counts
+    return Confusion.of(*(one.to_pylist() for one in both))
 
 
 def confusion_style(classes: Sequence[str], counts: NDArray[np.intp]) -> Any:
@@ -153,25 +144,8 @@ def confused_ids(predictions: pa.Table, label: str, predicted: str) -> list[str]
 
 def reliability(predictions: pa.Table) -> list[Row]:
     """Return, for each bin of confidence that holds items, its mean and the share right."""
-    confidence = np.asarray(predictions.column("confidence"), np.float64)
-    is_right = np.asarray(pc.equal(predictions.column("label"), predictions.column("predicted")))
-    bins = np.clip((confidence * N_BINS).astype(int), 0, N_BINS - 1)
-    rows = []
-    for b in range(N_BINS):
-        n = int((bins == b).sum())
-        if n:
-            share = float(is_right[bins == b].mean())
-            low, high = wilson(share, n)
-            rows.append(
-                {
-                    "confidence": float(confidence[bins == b].mean()),
-                    "right": share,
-                    "low": low,
-                    "high": high,
-                    "items": n,
-                }
-            )
-    return rows
+    is_right = pc.equal(predictions.column("label"), predictions.column("predicted"))
+    return Calibration.of(predictions.column("confidence"), is_right).rows()
 
 
 def reliability_figure(rows: Sequence[Row]) -> go.Figure:

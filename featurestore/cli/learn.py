@@ -21,6 +21,8 @@ from featurestore.cli.options import (
     label_option,
     metric_option,
     overwrite_option,
+    plot_option,
+    plotter,
     reviews_option,
     say_likely_groups,
     seed_option,
@@ -141,6 +143,8 @@ def train(
     help="Let near-duplicates never part, and show what they were worth.",
 )
 @reviews_option
+@plot_option
+@overwrite_option
 @slice_option
 @seed_option
 @trust_option
@@ -158,6 +162,8 @@ def compare(
     ignore_groups: bool,
     twins_together: bool,
     apply_reviews: bool,
+    plot_file: str | None,
+    overwrite: bool,
     slice_name: str | None,
     seed: int,
     trust: bool,
@@ -168,6 +174,7 @@ def compare(
     """Compare encoders × heads on the same folds, beside baselines."""
     import heads
 
+    draw = plotter(plot_file, overwrite=overwrite)
     dataset, encoders = at_view(dataset, encoders)
     found = dataset_of(store_path, dataset, slice_name, trust=trust)
     views = views_of(found, encoders)
@@ -183,6 +190,7 @@ def compare(
     comparison = run(twins_together=twins_together)
     as_split = run() if twins_together and not as_json else None
     watch.finish()
+    draw(comparison)
     if as_json:
         print_json(comparison.rows())
         return

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import click
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from featurestore.store.dataset import DataSet
     from featurestore.store.store import Store
     from featurestore.store.view import View
+    from heads.charts.plotted import Plotted
 
 
 DEFAULT_STORE = "featurestore-data"
@@ -78,6 +79,14 @@ trust_option = click.option(
 
 overwrite_option = click.option(
     "--overwrite", is_flag=True, help="Replace what is there under that name."
+)
+
+
+plot_option = click.option(
+    "--plot",
+    "plot_file",
+    metavar="FILE.png|svg",
+    help="Also draw the result (needs matplotlib); --overwrite replaces a file that is there.",
 )
 
 
@@ -161,3 +170,14 @@ def view_of(
     if why:
         say(f"{why}; -e names another")
     return view
+
+
+def plotter(plot_file: str | None, *, overwrite: bool) -> Callable[[Plotted], None]:
+    """Return what draws a result to a file; that it can is checked before anything is run."""
+    if plot_file is None:
+        return lambda result: None
+    from heads.charts.axes import check_plot_file, save_plot
+
+    target = check_plot_file(plot_file)
+    check_free(plot_file, overwrite=overwrite)
+    return lambda result: say(f"drawn: {save_plot(result.chart(), target)}")

@@ -18,6 +18,9 @@ from featurestore.cli.options import (
     label_option,
     metric_option,
     open_given,
+    overwrite_option,
+    plot_option,
+    plotter,
     say_likely_groups,
     seed_option,
     slice_option,
@@ -85,6 +88,8 @@ if TYPE_CHECKING:
 @evaluation_option
 @groups_option
 @click.option("--no-blend", is_flag=True, help="Do not try raw pixels or class names beside it.")
+@plot_option
+@overwrite_option
 @slice_option
 @seed_option
 @trust_option
@@ -109,6 +114,8 @@ def transfer(
     evaluation: str,
     ignore_groups: bool,
     no_blend: bool,
+    plot_file: str | None,
+    overwrite: bool,
     slice_name: str | None,
     seed: int,
     trust: bool,
@@ -120,6 +127,7 @@ def transfer(
     import heads
     from heads.transfer.views import embed_views
 
+    draw = plotter(plot_file, overwrite=overwrite)
     store = open_given(store_path, trust=trust)
     dataset, encoders = at_view(dataset, encoders)
     found = dataset_of(store_path, dataset, slice_name, trust=trust)
@@ -149,6 +157,7 @@ def transfer(
         minutes=watch.minutes,
     )
     watch.finish()
+    draw(assessment)
     if as_json:
         print_json(assessment.to_json())
     else:
@@ -180,6 +189,8 @@ def transfer(
     type=click.FloatRange(0, 100),
     help="Say how many labels reach this percentage; repeatable.",
 )
+@plot_option
+@overwrite_option
 @slice_option
 @seed_option
 @trust_option
@@ -196,6 +207,8 @@ def curve(
     per_class: str,
     draws: int,
     targets: tuple[float, ...],
+    plot_file: str | None,
+    overwrite: bool,
     slice_name: str | None,
     seed: int,
     trust: bool,
@@ -206,7 +219,7 @@ def curve(
     """Show how good a head is with few labels, and how many suffice."""
     import heads
 
-    budgets = _numbers("--per-class", per_class)
+    draw, budgets = plotter(plot_file, overwrite=overwrite), _numbers("--per-class", per_class)
     dataset, encoders = at_view(dataset, encoders)
     found = dataset_of(store_path, dataset, slice_name, trust=trust)
     views = views_of(found, encoders)
@@ -224,6 +237,7 @@ def curve(
         minutes=watch.minutes,
     )
     watch.finish()
+    draw(drawn)
     if as_json:
         print_json(drawn.rows())
         return

@@ -28,8 +28,10 @@ from featurestore.storage.dataset_folder import DatasetFolder
 from featurestore.storage.files import write_file
 from featurestore.storage.remote import RemotePath, StorePath
 from featurestore.store.default_view import default_view
+from featurestore.store.strip import strip
 from featurestore.store.view import View
 from featurestore.terms.names import meant_by
+from featurestore.terms.shown import Shown
 from featurestore.terms.specs import Modality, encoder_label
 
 if TYPE_CHECKING:
@@ -38,8 +40,8 @@ if TYPE_CHECKING:
 _ASK_EACH_S = 2.0  # asking an object store costs requests
 
 
-@dataclass(frozen=True)
-class DataSet:
+@dataclass(frozen=True, repr=False)
+class DataSet(Shown):
     """A named collection of items with labels, splits, groups and free columns."""
 
     store: Store
@@ -60,6 +62,19 @@ class DataSet:
     def name(self) -> str:
         """Its name."""
         return self.folder.name
+
+    def about(self) -> str:
+        """Name it and its store; of a slice, the slice."""
+        part = "" if self.slice_ is None else f", slice {self.slice_.name}"
+        return f"{self.name}{part} in {self.store.path}"
+
+    def to_arrow(self) -> pa.Table:
+        """Return the items, one row each, as `items` does."""
+        return self.items()
+
+    def strip(self) -> str:
+        """Return the first items as HTML."""
+        return strip(self, self.items(["item_id"]).column("item_id").slice(0, 8).to_pylist())
 
     @property
     def path(self) -> StorePath:

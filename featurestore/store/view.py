@@ -21,20 +21,22 @@ from featurestore.search.factory import check_recall
 from featurestore.storage.cache import Cached
 from featurestore.storage.tables import Table
 from featurestore.store.renamed import renamed
+from featurestore.store.strip import strip
 from featurestore.store.view_facts import ViewFacts, facts_of
 from featurestore.store.view_index import Index, ViewIndex
+from featurestore.store.view_info import ViewInfo
 from featurestore.store.view_rows import ViewRows, matching, objects, with_nulls
 from featurestore.store.view_search import Scope, SearchAmong, SearchOptions, checked, content_of
 from featurestore.terms.embeddings import Embeddings, LazyColumns, Neighbors
 from featurestore.terms.snapshots import Snapshot
-from featurestore.terms.specs import EncoderSpec, Modality
+from featurestore.terms.specs import Modality
 
 if TYPE_CHECKING:
     from featurestore.store.dataset import DataSet
 
 
-@dataclass(frozen=True, eq=False)
-class View:
+@dataclass(frozen=True, eq=False, repr=False)
+class View(ViewInfo):
     """The vectors of one data set by one encoder."""
 
     dataset: DataSet
@@ -43,31 +45,6 @@ class View:
     pinned: Snapshot | None = None  # the state that is read; None: the present one
     slice_: Slice | None = None  # the items that are read; None: all
     trust: Trust = False  # which code that the store names may run, to encode new contents
-
-    @property
-    def name(self) -> str:
-        """``dataset@encoder``."""
-        return f"{self.dataset.name}@{self.spec}"
-
-    @property
-    def spec(self) -> EncoderSpec:
-        """The encoder."""
-        return EncoderSpec.parse(self.info["spec"])
-
-    @property
-    def fingerprint(self) -> str:
-        """The encoder's fingerprint."""
-        return str(self.info["fingerprint"])
-
-    @property
-    def dim(self) -> int:
-        """Length of a vector."""
-        return int(self.info["dim"])
-
-    @property
-    def modalities(self) -> frozenset[Modality]:
-        """What the encoder embeds: two-tower encoders can be asked in words."""
-        return frozenset(map(Modality, self.info["modalities"]))
 
     @property
     def table(self) -> Table:
@@ -371,7 +348,8 @@ class View:
         rows = self._rows(self.snapshot).read()
         is_all = where is None and split is None
         among = None if is_all else matching(rows.items, where, split)
-        return Scope(self._index_of(rows, kept, check_metric(metric), exact), among, rows.items)
+        index = self._index_of(rows, kept, check_metric(metric), exact)
+        return Scope(index, among, rows.items, partial(strip, self.dataset))
 
     def like(
         self,

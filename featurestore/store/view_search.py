@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -49,10 +50,11 @@ class Scope:
     index: Index
     among: NDArray[np.bool_] | None  # (n,), the rows that count; None: all
     items: pa.Table  # row by row as in the index
+    draw: Callable[[Sequence[str]], str]  # items as HTML
 
     def with_columns(self, found: Neighbors) -> Neighbors:
         """Let a result look up the items' columns."""
-        return replace(found, look_up=partial(look_up, self.items))
+        return replace(found, look_up=partial(look_up, self.items), draw=self.draw)
 
 
 def content_of(image: str | Path | bytes) -> bytes:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from featurestore.errors import MissingColumn, ShapeMismatch
+from featurestore.terms.shown import Shown
 from featurestore.terms.snapshots import Snapshot
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 class LazyColumns(Mapping[str, NDArray[Any]]):
@@ -54,8 +58,8 @@ class _Late:
         instance.__dict__[self.name] = value
 
 
-@dataclass(frozen=True, eq=False)
-class Embeddings:
+@dataclass(frozen=True, eq=False, repr=False)
+class Embeddings(Shown):
     """Vectors of one encoder with what is known of their items; row i belongs to ids[i].
 
     Rows are sorted by id, so that equal snapshots give equal arrays.
@@ -82,6 +86,32 @@ class Embeddings:
 
     def __len__(self) -> int:
         return len(self.vectors)
+
+    def about(self) -> str:
+        """Count vectors and their numbers."""
+        return f"of {len(self):,} items, {self.dim:,} numbers each, encoder {self.encoder[:8]}"
+
+    def to_arrow(self) -> pa.Table:
+        """Return ids, columns and vectors as an Arrow table."""
+        import pyarrow as pa
+
+        vectors = pa.array(np.ascontiguousarray(self.vectors, np.float32).reshape(-1))
+        known = {name: pa.array(values.tolist()) for name, values in self.columns.items()}
+        rest = {name: values for name, values in known.items() if name not in ("item_id", "vector")}
+        return pa.table(
+            {
+                "item_id": pa.array(self.ids.tolist(), pa.string()),
+                **rest,
+                "vector": pa.FixedSizeListArray.from_arrays(vectors, self.dim),
+            }
+        )
+
+    def first_rows(self, n: int) -> list[dict[str, Any]]:
+        """Return the first items, without their vectors."""
+        found: list[dict[str, Any]] = (
+            self.take(np.arange(min(n, len(self)))).to_arrow().drop_columns("vector").to_pylist()
+        )
+        return found
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "ids": self.ids}  # pickled with the ids made
@@ -140,14 +170,41 @@ class Embeddings:
 Embeddings.ids = _Late("ids")  # type: ignore[assignment]
 
 
-@dataclass(frozen=True, eq=False)
-class Neighbors:
+@dataclass(frozen=True, eq=False, repr=False)
+class Neighbors(Shown):
     """The closest items of each query, best first."""
 
     ids: NDArray[np.str_]  # (n_queries, k), object dtype holding str
     scores: NDArray[np.float32]  # (n_queries, k), cosines in [-1, 1]
     rows: NDArray[np.intp]  # (n_queries, k), positions in the embeddings that were searched
     look_up: Callable[[str, NDArray[np.intp]], NDArray[Any]] | None = None  # column, rows (n,)
+    draw: Callable[[Sequence[str]], str] | None = None  # items as HTML
+
+    def about(self) -> str:
+        """Count queries and neighbors."""
+        n, k = self.ids.shape
+        span = (
+            f", scores {self.scores.max():.3f} to {self.scores.min():.3f}" if self.ids.size else ""
+        )
+        return f"of {n:,} {'query' if n == 1 else 'queries'}: {k:,} each{span}"
+
+    def to_arrow(self) -> pa.Table:
+        """Return a row for each neighbor: query (its number), rank, item_id, score."""
+        import pyarrow as pa
+
+        n, k = self.ids.shape
+        return pa.table(
+            {
+                "query": np.repeat(np.arange(n), k),
+                "rank": np.tile(np.arange(1, k + 1), n),
+                "item_id": pa.array(self.ids.reshape(-1).tolist(), pa.string()),
+                "score": self.scores.reshape(-1),
+            }
+        )
+
+    def strip(self) -> str:
+        """Return the first neighbors as HTML."""
+        return "" if self.draw is None else self.draw(self.ids.reshape(-1).tolist())
 
     def column(self, name: str) -> NDArray[Any]:
         """Return what is known of the neighbors, (n_queries, k), object dtype; read when asked.

@@ -11,6 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featurestore.errors import StoreCorrupt
+from featurestore.terms.shown import Tabular
+from heads.charts.charts import Lines
+from heads.charts.plotted import Plotted
+from heads.charts.results import curve_chart
 from heads.labels.tasks import Task
 from heads.measures.card import ABSENT, RunCard
 from heads.measures.intervals import LEVEL
@@ -30,6 +34,12 @@ class Budget:
     per_class: int  # for numbers and several labels: rows in all
     n_labels: int  # in all, the mean over draws
     scores: NDArray[np.float64]  # (n_draws,)
+
+    def __repr__(self) -> str:
+        """Return it in a line."""
+        return (
+            f"<Budget of {self.n_labels:,} labels: {self.head} on {self.encoder} {self.mean:.3f}>"
+        )
 
     @property
     def mean(self) -> float:
@@ -89,8 +99,8 @@ class CurveCard(RunCard):
     per_class: list[int] | None = field(default=None, metadata=ABSENT)  # asked for; not in 0.1
 
 
-@dataclass(frozen=True, eq=False)
-class Curve:
+@dataclass(frozen=True, eq=False, repr=False)
+class Curve(Tabular, Plotted):
     """Scores over label budgets, all encoders on the same draws."""
 
     dataset: str
@@ -109,6 +119,14 @@ class Curve:
     def of(self, encoder: str) -> list[Budget]:
         """Return one encoder's budgets, smallest first."""
         return [one for one in self.budgets if one.encoder == encoder]
+
+    def about(self) -> str:
+        """Name the data set, and say which budgets of labels were drawn."""
+        n = [one.n_labels for one in self.budgets]
+        return (
+            f"of {self.dataset}, label {self.label!r}: {self.card.head} on "
+            f"{len(self.encoders)} encoders, {min(n):,} to {max(n):,} labels"
+        )
 
     def rows(self) -> list[dict[str, Any]]:
         """Return the table: encoder, n_labels, value, and the band of one new draw.
@@ -132,6 +150,10 @@ class Curve:
                 }
             )
         return rows
+
+    def chart(self) -> Lines:
+        """Return what is drawn: the mean over label budgets, with the band of one new draw."""
+        return curve_chart(self.rows(), METRICS[self.task][self.metric].is_share)
 
     def gains(self, encoder: str, reference: str) -> list[BudgetGain]:
         """Compare two encoders budget by budget, paired over the draws; exploration.

@@ -5,19 +5,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from featurestore.curation.reviews import Action, applicable
 from featurestore.errors import BadName, NotEnoughData, nearest
+from featurestore.store.strip import strip
 from featurestore.terms.labels import class_name, is_missing
+from featurestore.terms.shown import Tabular
 from featurestore.terms.vectors import unit_rows
 
 if TYPE_CHECKING:
+    from featurestore.store.dataset import DataSet
     from featurestore.store.view import View
 
 AUTO = "auto"
@@ -36,6 +39,29 @@ class Suggestion:
     reason: str
 
 
+class Suggestions(list[Suggestion], Tabular):
+    """Items to label, the most useful first: a list that notebooks show with the items."""
+
+    def __init__(self, found: Iterable[Suggestion], dataset: DataSet) -> None:
+        super().__init__(found)
+        self.dataset = dataset
+
+    def about(self) -> str:
+        """Count the items."""
+        reasons = ", ".join(dict.fromkeys(one.reason for one in self))
+        return f"of {len(self):,} items of {self.dataset.name}: {reasons}"
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return the table: item_id, score, reason."""
+        return [asdict(one) for one in self]
+
+    def strip(self) -> str:
+        """Return the first items as HTML."""
+        return strip(self.dataset, [one.item_id for one in self])
+
+    __repr__ = Tabular.__repr__  # not that of a list
+
+
 Unit = NDArray[np.float32]  # (n, dim), rows of length 1
 Chosen = tuple[NDArray[np.intp], NDArray[np.float64]]  # rows, the most useful first; scores
 
@@ -47,7 +73,7 @@ def suggest(
     *,
     label: str | None = None,
     seed: int = 0,
-) -> list[Suggestion]:
+) -> Suggestions:
     """Return unlabelled items to label next, the most useful first.
 
     Parameters
@@ -93,10 +119,11 @@ def suggest(
     if strategy == AUTO:
         strategy = automatic(codes)
     rows, scores = choose(embeddings.vectors, codes, is_open, n, strategy, seed=seed)
-    return [
+    found = (
         Suggestion(str(embeddings.ids[row]), float(score), _REASONS[strategy])
         for row, score in zip(rows, scores, strict=True)
-    ]
+    )
+    return Suggestions(found, view.dataset)
 
 
 def automatic(codes: NDArray[np.intp]) -> str:

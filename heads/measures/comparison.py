@@ -18,6 +18,7 @@ from heads.measures.card import ABSENT, RunCard, TwinsInTest, known_fields
 from heads.measures.evaluate import CLOSED_FORM, Report
 from heads.measures.intervals import LEVEL, level_of_each
 from heads.measures.metrics import METRICS, Metric
+from heads.measures.shown import ShownComparison
 
 RUN_FORMAT = 2
 Cell = tuple[str, str]  # encoder, head
@@ -92,6 +93,10 @@ class ComparedHead:
     seconds: float  # median of one fit, choices included
     chosen: tuple[Mapping[str, Any], ...] = ()  # what each fit chose
 
+    def __repr__(self) -> str:
+        """Return it in a line."""
+        return f"<ComparedHead {cell_name((self.encoder, self.head))}: {self.report!r}>"
+
     def to_json(self, *, repeats: bool = False) -> dict[str, Any]:
         """Return all but the truth, which the rows of a comparison share.
 
@@ -158,8 +163,8 @@ class ComparisonCard(RunCard):
     }
 
 
-@dataclass(frozen=True, eq=False)
-class Comparison:
+@dataclass(frozen=True, eq=False, repr=False)
+class Comparison(ShownComparison):
     """Heads on encoders, all taught and tested on the same rows."""
 
     dataset: str

@@ -76,6 +76,12 @@ class Report:
     as_reviewed: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)  # as ``scores``
     n_reviewed: int = 0  # test rows that reviewers see otherwise
 
+    def __repr__(self) -> str:
+        """Return it in a line."""
+        first = list(self.scores.items())[:2]
+        scores = (f"{name} {values.mean():.3f}" for name, values in first)
+        return f"<Report on {len(self.truth):,} items: {', '.join(scores)}>"
+
     @property
     def n_units(self) -> int:
         """Number of independent units that were tested: blocks of rows, or rows."""

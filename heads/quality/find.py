@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from featurestore.errors import BadName, MissingColumn, ModalityMismatch, NotEnoughData, StoreBusy
 from featurestore.maps.graph import Graph, neighbor_graph
+from featurestore.storage.remote import RemotePath
 from featurestore.terms.embeddings import Embeddings
 from featurestore.terms.labels import is_missing
 from heads.catalogue.table import head_entries
@@ -88,8 +90,7 @@ def find_issues(
     issues += _outliers(embeddings, graph, None if plan is None else _codes(plan, len(embeddings)))
     name = label or embeddings.label_column
     counts, count_notes = _class_counts(embeddings, name)
-    n_leaks = sum(issue.kind is Kind.LEAK for issue in issues)
-    notes = [*plan_notes, *twins.notes(), *_leak_notes(n_leaks, len(embeddings)), *count_notes]
+    notes = [*plan_notes, *twins.notes(), *_leak_notes(issues, len(embeddings)), *count_notes]
     kept, n_found = _worst(issues)
     report = Issues(
         view.dataset.name,
@@ -110,6 +111,7 @@ def find_issues(
             machine=machine(),
             versions=library_versions(),
         ),
+        view.dataset,
     )
     if save:
         path = keep_run(view.dataset, "quality", report.to_json())
@@ -119,7 +121,8 @@ def find_issues(
     return report
 
 
-def _leak_notes(n_leaks: int, n_items: int) -> list[str]:
+def _leak_notes(issues: Sequence[Issue], n_items: int) -> list[str]:
+    n_leaks = sum(issue.kind is Kind.LEAK for issue in issues)
     if not n_leaks:
         return []
     return [
@@ -136,7 +139,10 @@ def _failure_notes(view: View) -> list[str]:
 
 def quality_reports(dataset: AnyDataset) -> list[Issues]:
     """Return the stored quality reports of a data set (or of its folder), newest first."""
-    return [Issues.from_json(card) for card in run_folder(dataset).runs("quality")]
+    found = [Issues.from_json(card) for card in run_folder(dataset).runs("quality")]
+    if isinstance(dataset, (str, Path, RemotePath)):
+        return found
+    return [replace(one, looked_at=dataset) for one in found]
 
 
 def label_plan(

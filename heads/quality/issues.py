@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from enum import StrEnum
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from featurestore.errors import StoreCorrupt
+from featurestore.terms.shown import Tabular
 from heads.measures.card import RunCard
+
+if TYPE_CHECKING:
+    from featurestore.store.dataset import DataSet
 
 FORMAT = 1
 
@@ -45,8 +49,8 @@ class QualityCard(RunCard):
     thresholds: Mapping[str, float]
 
 
-@dataclass(frozen=True, eq=False)
-class Issues:
+@dataclass(frozen=True, eq=False, repr=False)
+class Issues(Tabular):
     """Everything that was found, the worst of each kind first."""
 
     dataset: str
@@ -57,6 +61,25 @@ class Issues:
     counts: Mapping[str, int]  # items of each class
     notes: tuple[str, ...]
     card: QualityCard
+    looked_at: DataSet | None = None  # whose items a notebook shows
+
+    def about(self) -> str:
+        """Name the view, and count what was found."""
+        counts = ", ".join(f"{self.found.get(kind, 0):,} {kind}" for kind in Kind)
+        return f"in {self.dataset}@{self.encoder}: {counts}"
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return the table, the worst of each kind first."""
+        rows = [asdict(one) for one in self.issues]
+        return [{**row, "kind": str(row["kind"]), "others": list(row["others"])} for row in rows]
+
+    def strip(self) -> str:
+        """Return the first items as HTML."""
+        if self.looked_at is None:
+            return ""
+        from featurestore.store.strip import strip
+
+        return strip(self.looked_at, [one.item_id for one in self.issues])
 
     def of(self, kind: Kind | str) -> list[Issue]:
         """Return the issues of one kind, the worst first."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from featurestore.sources.written import InputRows
+from featurestore.terms.shown import Shown
 from heads.saved.answers import Answers
 
 if TYPE_CHECKING:
@@ -20,14 +21,19 @@ _MOST_CLASSES = 12  # in a summary
 _NO_VECTOR = "it was not taken as an item"  # neither a vector nor a failure tells of it
 
 
-@dataclass(frozen=True, eq=False)
-class AnsweredRows:
+@dataclass(frozen=True, eq=False, repr=False)
+class AnsweredRows(Shown):
     """Answers, failures, and the rows that they are about."""
 
     rows: InputRows
     answers: Answers
     failed: Mapping[str, str] = field(default_factory=dict)  # item id → reason
     notes: Sequence[str] = ()  # for the user's eyes
+
+    def about(self) -> str:
+        """Count rows and failures."""
+        failed = f", {len(self.failed):,} failed" if self.failed else ""
+        return f"for {len(self.rows.ids):,} rows{failed}"
 
     def to_arrow(self) -> pa.Table:
         """Return the input's columns, then item_id, what the head said, and ``failed``.

@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from featurestore.terms.shown import Shown
 from heads.saved.unlike import Unlike
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 
-@dataclass(frozen=True, eq=False)
-class Answers:
+@dataclass(frozen=True, eq=False, repr=False)
+class Answers(Shown):
     """What a head says of n items; ``None`` where it has nothing of the kind."""
 
     ids: NDArray[Any]  # (n,), str
@@ -28,6 +29,11 @@ class Answers:
     unlike: Unlike | None = None  # how far out they lie
     cannot_tell: str | None = None  # why nothing is known of that
     failures: tuple[str, ...] = ()  # items that could not be read, with the reason
+
+    def about(self) -> str:
+        """Count items and failures."""
+        failed = f", {len(self.failures):,} failed" if self.failures else ""
+        return f"for {len(self.ids):,} items{failed}"
 
     def to_arrow(self) -> pa.Table:
         """Return a table of one row an item.

@@ -18,6 +18,7 @@ from featurestore.encoders.trust import Trust, either
 from featurestore.errors import (
     BadSource,
     EncoderMismatch,
+    NotEnoughData,
     ShapeMismatch,
     StoreCorrupt,
     UnknownHead,
@@ -29,6 +30,7 @@ from featurestore.storage.shards import read_shard
 from featurestore.terms.embeddings import Embeddings
 from heads.labels.tasks import Target, Task, texts_of
 from heads.labels.views import AnyDataset, folder_of, trust_of
+from heads.measures.confusion import Calibration, Confusion
 from heads.saved import sealed
 from heads.saved.card import HeadCard, digest_of
 from heads.saved.raw_items import is_raw
@@ -58,6 +60,12 @@ class FittedHead:
     path: StorePath | None = None  # None until registered
     trust: Trust = False  # which code that the bundle names may run, to encode raw items
     familiar: Familiar | None = None  # where its training items lie; None: it cannot tell
+
+    def __repr__(self) -> str:
+        """Return it in a line."""
+        name, metric = next(iter(self.card.metrics.items()), ("", None))
+        score = "" if metric is None or metric.value is None else f", {name} {metric.value:.3f}"
+        return f"<FittedHead {self.head_id}: {self.card.head} on {self.card.encoder}{score}>"
 
     def predict(self, items: Items) -> NDArray[Any]:
         """Return the label of each item, shape (n,): str, a list of str, or a number.
@@ -119,6 +127,44 @@ class FittedHead:
         from heads.saved.serve import predict_items
 
         return predict_items(self, items, **options)
+
+    def confusion(self) -> Confusion:
+        """Return what the head takes for what, on the rows that it was tested on.
+
+        Raises
+        ------
+        NotEnoughData
+            If it is not kept in a store, or predicts something else than one class.
+        """
+        table = self._tested()
+        return Confusion.of(*(table.column(name).to_pylist() for name in ("label", "predicted")))
+
+    def calibration(self) -> Calibration:
+        """Return how often the head is right at each confidence, on the rows it was tested on.
+
+        Raises
+        ------
+        NotEnoughData
+            As of `confusion`, or if it gives no confidence.
+        """
+        table = self._tested()
+        if "confidence" not in table.column_names:
+            raise NotEnoughData(f"{self.card.head} gives no confidence: `logistic` does")
+        label, said = (table.column(name).to_numpy() for name in ("label", "predicted"))
+        return Calibration.of(table.column("confidence").to_numpy(), label == said)
+
+    def _tested(self) -> pa.Table:
+        if self.task is not Task.MULTICLASS:
+            raise NotEnoughData(
+                f"head {self.head_id} is {self.task}: this is for one class an item"
+            )
+        file = None if self.path is None else self.path / "predictions.parquet"
+        if file is None or not file.is_file():
+            raise NotEnoughData(
+                f"head {self.head_id} has no predictions here: a bundle holds none; "
+                "heads.load_head reads it from the store"
+            )
+        return read_shard(file)
 
     def save(self, folder: str | StorePath) -> StorePath:
         """Write a bundle: head, card and encoder, but no items.

@@ -36,6 +36,10 @@ class Unlike:
     shares: NDArray[np.float64]  # (n,), of the training items that lie less far out
     n_training: int  # distances that they are compared with
 
+    def __repr__(self) -> str:
+        """Return it in a line."""
+        return f"<Unlike: {int(self.is_unlike.sum()):,} of {len(self.shares):,} items>"
+
     @property
     def least(self) -> float:
         """The share from which an item is unlike the training items; above 1: none can be.

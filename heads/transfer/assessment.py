@@ -7,10 +7,15 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from featurestore.errors import StoreCorrupt
+from featurestore.terms.shown import Tabular
 from featurestore.terms.specs import encoder_label
+from heads.charts.charts import Spans
+from heads.charts.plotted import Plotted
+from heads.charts.results import verdict_chart
 from heads.labels.tasks import Task
 from heads.measures.card import RunCard
 from heads.measures.comparison import Difference, number, unit_of
+from heads.measures.metrics import METRICS
 from heads.transfer.advice import Alternative, Evidence, Way
 from heads.transfer.budgets import BudgetVerdict
 from heads.transfer.rank import Ranked
@@ -29,8 +34,8 @@ class AssessmentCard(RunCard):
     search_spaces: Mapping[str, str]  # by head, in words
 
 
-@dataclass(frozen=True, eq=False)
-class Assessment:
+@dataclass(frozen=True, eq=False, repr=False)
+class Assessment(Tabular, Plotted):
     """Verdicts on the encoders of a data set, with their evidence; all by encoder."""
 
     dataset: str
@@ -65,6 +70,25 @@ class Assessment:
             self.slices[encoder],
             self.budgets.get(encoder, ()),
         )
+
+    def about(self) -> str:
+        """Name the data set and the verdicts."""
+        kinds = ", ".join(f"{encoder_label(one.encoder)} {one.kind}" for one in self.verdicts)
+        return f"of {self.dataset}, label {self.label!r}: {kinds}"
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return the table of verdicts; differences are higher where the encoder is better."""
+        names = (
+            "encoder", "kind", "metric", "encoder_value", "reference", "reference_value", "value",
+            "low", "high", "margin", "n_rows",
+        )  # fmt: skip
+        rows = [{name: getattr(one, name) for name in names} for one in self.verdicts]
+        return [{**row, "kind": str(row["kind"])} for row in rows]
+
+    def chart(self) -> Spans:
+        """Return what is drawn: the interval of each verdict, 0 and the margin."""
+        is_share = METRICS[self.task][self.metric].is_share
+        return verdict_chart(self.rows(), is_share, unit_of(self.metric))
 
     def sentences(self) -> list[str]:
         """Say what stands beside the verdicts: random weights, layers, blends, few labels."""

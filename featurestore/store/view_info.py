@@ -1,0 +1,64 @@
+"""What encoder.json says of a view, and how the view looks in Python."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from featurestore.store.strip import N_SHOWN, strip
+from featurestore.terms.shown import Shown
+from featurestore.terms.specs import EncoderSpec, Modality
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from featurestore.store.dataset import DataSet
+
+
+class ViewInfo(Shown):
+    """The part of a view that is known without its vectors."""
+
+    dataset: DataSet
+    info: dict[str, Any]  # encoder.json
+
+    @property
+    def name(self) -> str:
+        """``dataset@encoder``."""
+        return f"{self.dataset.name}@{self.spec}"
+
+    @property
+    def spec(self) -> EncoderSpec:
+        """The encoder."""
+        return EncoderSpec.parse(self.info["spec"])
+
+    @property
+    def fingerprint(self) -> str:
+        """The encoder's fingerprint."""
+        return str(self.info["fingerprint"])
+
+    @property
+    def dim(self) -> int:
+        """Length of a vector."""
+        return int(self.info["dim"])
+
+    @property
+    def modalities(self) -> frozenset[Modality]:
+        """What the encoder embeds: two-tower encoders can be asked in words."""
+        return frozenset(map(Modality, self.info["modalities"]))
+
+    def items(self) -> pa.Table:
+        """Return the items that have a vector."""
+        raise NotImplementedError
+
+    def about(self) -> str:
+        """Name it, with the length of its vectors."""
+        return f"{self.name}, {self.dim:,} numbers a vector"
+
+    def first_rows(self, n: int) -> list[dict[str, Any]]:
+        """Return the first items, without their vectors."""
+        found: list[dict[str, Any]] = self.items().slice(0, n).to_pylist()
+        return found
+
+    def strip(self) -> str:
+        """Return the first items as HTML."""
+        ids = self.items().column("item_id").slice(0, N_SHOWN).to_pylist()
+        return strip(self.dataset, ids)
