@@ -88,9 +88,11 @@ def main(before: Path) -> int:
         ]
         for head, row in new["rows"].items():
             was = old["rows"][head]
-            moved = max(abs(row[key] - was[key]) for key in ("value", "low", "high"))
             said = f"{100 * was['value']:.2f} → {100 * row['value']:.2f}"
-            rows.append(at_most(f"{name}, {head}: {said}", 100 * moved, "points moved", 0.1))
+            moved = 100 * abs(row["value"] - was["value"])
+            rows.append(at_most(f"{name}, {head}: {said}", moved, "points moved", 0.1))
+            ends = max(abs(row[key] - was[key]) for key in ("low", "high"))
+            rows.append(Row("… its interval", 100 * ends, "points moved"))
         finish("held", rows)
     return finish("held", rows)
 

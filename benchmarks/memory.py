@@ -40,6 +40,7 @@ class MemoryView:
     spec: EncoderSpec
     embeddings: Embeddings
     trust: bool = False
+    slice_: None = None
 
     @property
     def fingerprint(self) -> str:

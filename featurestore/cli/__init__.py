@@ -43,6 +43,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit."""
     # Python starts other processes with the working folder as the first place of modules.
     os.environ.setdefault("PYTHONSAFEPATH", "1")
+    # Hugging Face's bars stand in the way of ours; a download has its own where a person looks.
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+    if not sys.stderr.isatty():
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     if limited.is_limited():
         limited.go_on_in_a_child()
     stopping.stop_on_signals()

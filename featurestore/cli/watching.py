@@ -134,7 +134,11 @@ class Watch:
             self._draw(is_last=True)
 
     def _tell_again_and_again(self) -> None:
+        n_waits = 0
         while not self._is_over.wait(EVERY_S):
+            n_waits += 1
+            if not self._counts:
+                self.say(f"reading and loading, since {_duration(n_waits * EVERY_S)}")
             for count in list(self._counts.values()):
                 if 0 < count.n_done < count.n:
                     self.say(count.line())

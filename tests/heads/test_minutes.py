@@ -1,5 +1,6 @@
 """Work that is stopped after some minutes, goes on from there, and says how far it is."""
 
+import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -107,6 +108,9 @@ def test_progress_is_told_in_lines_or_in_a_log(monkeypatch, capsys, tmp_path):
     assert "about " in said
     assert "1 encoder × 2 heads × 25 fits" in said
     assert said in "\n".join(line.split(" ", 2)[2] for line in log.read_text().splitlines()) + "\n"
+    with Watch():
+        time.sleep(0.1)
+    assert "reading and loading, since 1 s" in capsys.readouterr().err
     with Watch(quiet=True) as watch:
         watch.fits(0, 50, "1 encoder")
         watch.fits(50, 50, "ridge")
