@@ -18,6 +18,7 @@ from featurestore.store.dataset import DataSet
 from featurestore.store.view import View
 from featurestore.terms.specs import encoder_label
 from heads import Assessment, Comparison, Curve, Issues
+from heads.advice.next_step import NEXT
 
 PAGE_ITEMS = 24
 Run = TypeVar("Run", Comparison, Assessment, Curve, Issues)
@@ -69,6 +70,15 @@ def choose_run(
         label, list(runs), key=key, show=lambda created: show(runs[created]), clears=clears
     )
     return runs[chosen]
+
+
+def say_next(lines: Sequence[str]) -> None:
+    """Say what to take, and show the command to type (`heads.advice.next_step`)."""
+    for line in lines:
+        if line.startswith(NEXT):
+            st.code(line.removeprefix(NEXT), language="sh")
+        else:
+            st.markdown(wording.plain(line))
 
 
 def draw_item(dataset: DataSet, item_id: str, *, key: str) -> wording.Row:

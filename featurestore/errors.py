@@ -44,7 +44,7 @@ class FeatureStoreError(Exception):
 
 
 class NotAStore(FeatureStoreError, ValueError):
-    """The folder is no store, or a store of a newer format than this release reads."""
+    """The folder is not a store, or a store of a newer format than this release reads."""
 
 
 class StoreCorrupt(FeatureStoreError):
@@ -56,7 +56,7 @@ class BadBundle(StoreCorrupt, ValueError):
 
 
 class NotTrusted(FeatureStoreError):
-    """A store, a bundle or a model's folder names code, and nobody asked for it to run."""
+    """A store, a bundle or a model's folder names code that is not allowed to run."""
 
 
 class BadName(FeatureStoreError, ValueError):
@@ -120,7 +120,7 @@ class DuplicateIds(BadSource):
 
 
 class Undecodable(FeatureStoreError, ValueError):
-    """Bytes that are no picture we can read; the message says why."""
+    """Bytes that cannot be read as a picture; the message says why."""
 
 
 class ModalityMismatch(FeatureStoreError, ValueError):

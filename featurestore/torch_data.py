@@ -57,7 +57,7 @@ class EmbeddingDataset(torch.utils.data.Dataset[Any]):
         self.classes = sorted(set(names)) if classes is None else list(classes)
         number = {name: code for code, name in enumerate(self.classes)}
         if strange := sorted(set(names) - set(number)):
-            raise MissingColumn(f"labels {strange} are none of the classes {self.classes}")
+            raise MissingColumn(f"labels {strange} are not among the classes {self.classes}")
         self.ids = embeddings.ids[self.rows]
         self.codes = torch.tensor([number[name] for name in names], dtype=torch.int64)
         self.vectors = as_tensor(embeddings)

@@ -13,6 +13,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from heads.advice.advice import Advice
+    from heads.advice.advise import advise
     from heads.estimators.zero_shot import ZeroShotHead, ZeroShotProbe
     from heads.experiments.compare import compare, runs
     from heads.experiments.curve import curve, curves
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from heads.transfer.assessment import Assessment
 
 __all__ = [
+    "Advice",
     "Assessment",
     "Comparison",
     "Curve",
@@ -40,6 +43,7 @@ __all__ = [
     "Suggestion",
     "ZeroShotHead",
     "ZeroShotProbe",
+    "advise",
     "assess_transfer",
     "assessments",
     "compare",
@@ -60,6 +64,8 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Advice": "heads.advice.advice",
+    "advise": "heads.advice.advise",
     "Assessment": "heads.transfer.assessment",
     "assess_transfer": "heads.transfer.assess",
     "assessments": "heads.transfer.assess",

@@ -53,6 +53,7 @@ HEADS = {
     "experiments": "saved catalogue estimators twins measures labels charts",
     "quality": "experiments saved catalogue estimators twins measures labels",
     "transfer": "experiments saved catalogue estimators twins measures labels charts",
+    "advice": "transfer experiments saved catalogue estimators twins measures labels charts",
     "chosen": "catalogue",  # the home that saved heads name
 }
 DASHBOARD = {

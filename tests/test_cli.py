@@ -100,8 +100,8 @@ def test_sql_over_the_items(embedded):
         (["search", "tiny", "--text", "x"], 1, "cannot read texts"),
         (["search", "tiny", "--item", "nope"], 1, "no vector of 'nope'"),
         (["search", "tiny", "--image", "/nowhere.png"], 1, "cannot read /nowhere.png"),
-        (["ls", "--store", "{images}"], 1, "is no store"),
-        (["ls", "--store", "{empty}/s"], 1, "there is no store at"),
+        (["ls", "--store", "{images}"], 1, "is not a store"),
+        (["ls", "--store", "{empty}/s"], 1, "there is not a store at"),
         (["fly"], 2, "No such command"),
     ],
 )

@@ -122,8 +122,8 @@ def test_labels_that_do_not_fit_change_nothing(empty_store, tiny_images, tmp_pat
     dataset = empty_store.dataset("d")
     version = dataset.folder.items.version()
     for text, options, error, message in [
-        ("id,x\ndark/0.pn,1\n", {}, UnknownItem, "1 of 1 ids are no items.*did you mean 'dark/0"),
-        ("id,size\ndark/0.png,1\n", {}, BadSource, "columns size are the store's own"),
+        ("id,x\ndark/0.pn,1\n", {}, UnknownItem, "1 of 1 ids are not in 'd'.*did you mean 'dark/0"),
+        ("id,size\ndark/0.png,1\n", {}, BadSource, "columns size are used by the store itself"),
         ("id,x\na,1\na,2\n", {}, BadSource, "names an item twice"),
         ("id,x\na,1\n", {"columns": ["y"]}, MissingColumn, r"no column 'y' \(--label\)"),
         ("key,x\na,1\n", {}, MissingColumn, r"no column 'id' \(--id\)"),

@@ -217,7 +217,7 @@ def test_names_that_there_are_not(view, tmp_path):
     with pytest.raises(BadSource, match=r"cannot write v\.csv: expected \.atlas\.parquet"):
         export(view, tmp_path / "v.csv")
     incoming = read_vectors(tmp_path / "v.parquet")
-    with pytest.raises(BadName, match="is no data set name"):
+    with pytest.raises(BadName, match="is not a data set name"):
         import_vectors(view.dataset.store, incoming, dataset="../d", name="x", origin="v")
 
 

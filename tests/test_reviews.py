@@ -81,7 +81,7 @@ def test_an_undo_lets_the_decision_before_stand_again(view: View) -> None:
         (Review("t01", Action.DUPLICATE, "topic", "gone"), UnknownItem, "no other item"),
         (Review("t01", Action.CONFIRM, ""), BadName, "is about label ''"),
         (Review("t01", Action.CONFIRM, "tpic"), BadName, "did you mean 'topic'"),
-        (Review("t01", Action.CONFIRM, "topic", when="today"), BadName, "is no time"),
+        (Review("t01", Action.CONFIRM, "topic", when="today"), BadName, "is not a time"),
     ],
 )
 def test_bad_decisions_are_refused_and_nothing_is_kept(
@@ -195,8 +195,8 @@ def test_label_studio_gets_what_it_shows_and_the_label_as_a_choice(
     [
         ("a.csv", "item,action\nx,confirm\n", "lacks the column item_id"),
         ("a.csv", "item_id,action\nx,comfirm\n", "line 2: no action 'comfirm': did you mean"),
-        ("a.json", "[{}]", "no export of Label Studio"),
-        ("a.json", "{", "no export of Label Studio"),
+        ("a.json", "[{}]", "not an export of Label Studio"),
+        ("a.json", "{", "not an export of Label Studio"),
     ],
 )
 def test_files_that_hold_no_decisions_are_refused(

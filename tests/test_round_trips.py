@@ -290,7 +290,9 @@ def test_pictures_inside_a_table_have_bytes_and_no_path(pictures, tmp_path):
         [tmp_path / "inside.parquet"], dataset="i", encoders=[PIXELS], source_options=options
     )
     view = store.view("i", PIXELS)
-    with pytest.raises(BadSource, match="is no file of its own; --pictures bytes takes its bytes"):
+    with pytest.raises(
+        BadSource, match="is not a file of its own; --pictures bytes takes its bytes"
+    ):
         export(view, tmp_path / "v.atlas.parquet", pictures="path")
     export(view, tmp_path / "v.atlas.parquet", pictures="bytes")
     found = pq.read_table(tmp_path / "v.atlas.parquet").column("image").to_pylist()

@@ -38,10 +38,10 @@ def test_store_data_set_and_encoder_are_taken_and_said(tiny, tmp_path):
 
 def test_what_is_typed_wins_then_the_environment_then_the_file(tiny, tmp_path, monkeypatch):
     write(tmp_path / "work", 'store = "nowhere"\n')
-    assert "there is no store at" in tiny("ls")[2]
+    assert "there is not a store at" in tiny("ls")[2]
     monkeypatch.setenv("FEATURESTORE_STORE", str(tmp_path / "store"))
     assert tiny("ls")[0] == 0
-    assert "there is no store at" in tiny("ls", "--store", "elsewhere")[2]
+    assert "there is not a store at" in tiny("ls", "--store", "elsewhere")[2]
 
 
 def test_the_rest_counts_for_the_store_and_the_data_set_of_the_file_alone(

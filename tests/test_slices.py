@@ -45,7 +45,7 @@ def test_a_slice_is_kept_under_its_name_and_forgotten(view: View) -> None:
 
 @pytest.mark.parametrize("name", ["", "Odd", "../x", "a b"])
 def test_a_slice_needs_a_name_that_files_can_bear(view: View, name: str) -> None:
-    with pytest.raises(BadName, match="is no slice name"):
+    with pytest.raises(BadName, match="is not a slice name"):
         save_slice(view.dataset.folder, name, ["t01"])
 
 

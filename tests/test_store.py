@@ -362,13 +362,13 @@ def test_what_is_no_store_is_refused(tmp_path):
     newer.mkdir()
     write_json(newer / "featurestore.json", {"format": 99})
     for path, message in [
-        (tmp_path / "other", "is no store"),
+        (tmp_path / "other", "is not a store"),
         (newer, "store format 99; this release reads up to 1"),
     ]:
         for create in (False, True):
             with pytest.raises(NotAStore, match=message):
                 open_store(path, create=create)
-    with pytest.raises(NotAStore, match="there is no store at"):
+    with pytest.raises(NotAStore, match="there is not a store at"):
         open_store(tmp_path / "absent")
     assert open_store(tmp_path / "absent", create=True).datasets() == []
 

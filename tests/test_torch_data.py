@@ -43,7 +43,7 @@ def test_classes_of_another_split_keep_their_order(texts_view):
     classes = ["travel", "food", "music", "sport"]
     data = EmbeddingDataset(texts_view.load(), classes=classes)
     assert data.classes[data[0][1]] == texts_view.load().labels[0]
-    with pytest.raises(MissingColumn, match=r"labels \['food'\] are none of"):
+    with pytest.raises(MissingColumn, match=r"labels \['food'\] are not among"):
         EmbeddingDataset(texts_view.load(), classes=["travel", "music"])
 
 

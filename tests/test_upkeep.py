@@ -396,7 +396,7 @@ def test_renaming_and_dropping(empty_store, tiny_images):
     embed(empty_store, tiny_images)
     with pytest.raises(BadName, match="there is a data set 'd'"):
         empty_store.rename("other", "d")
-    with pytest.raises(BadName, match="is no data set name"):
+    with pytest.raises(BadName, match="is not a data set name"):
         empty_store.rename("other", "../d")
     empty_store.drop("d")
     assert empty_store.datasets() == ["other"]

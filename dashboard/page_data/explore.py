@@ -63,7 +63,9 @@ def parse_outline(text: str) -> tuple[str, Outline]:
     except ValueError:
         outline = []
     if not 3 <= len(outline) <= 500 or not np.isfinite(outline).all():
-        raise BadQuery(f"{text[:60]!r} is no outline: expected map:x,y;x,y;… with 3 to 500 corners")
+        raise BadQuery(
+            f"{text[:60]!r} is not an outline: expected map:x,y;x,y;… with 3 to 500 corners"
+        )
     return method, outline
 
 

@@ -63,7 +63,7 @@ def leaderboard(run: Comparison) -> list[Row]:
 
 
 def tied_with_best(run: Comparison) -> set[str]:
-    """Return the rows that cannot be told from the best one, itself left out.
+    """Return the rows whose difference from the best one may be 0, without the best.
 
     Each difference is as wide as it takes for all of them to hold at once (Bonferroni).
     """
@@ -86,7 +86,7 @@ def metric_name(run: Comparison) -> str:
 
 
 def encoder_colors(dataset: DataSet, run: Comparison) -> Mapping[str, str]:
-    """Return the color of each encoder of a comparison; what is no view is grey."""
+    """Return the color of each encoder of a comparison; grey for rows without a view."""
     views = colors(str(view.spec) for view in dataset.views())
     return {cell.encoder: views.get(cell.encoder, NEUTRAL) for cell in run.heads}
 

@@ -73,7 +73,7 @@ def _file_of(dataset: DataSet, item_id: str) -> str | None:
 
 
 def next_steps(dataset: DataSet) -> list[tuple[str, tuple[str, ...]]]:
-    """Say what nobody did yet, each with its command."""
+    """Return what has not been done yet, each with its command."""
     name, folder = dataset.name, dataset.folder
     specs = [str(view.spec) for view in dataset.views()]
     if not specs:

@@ -12,9 +12,9 @@ from dashboard.page_data.wording import Row, when
 from featurestore.terms.specs import encoder_label
 from heads.experiments.learning_curve import Curve
 from heads.labels.tasks import Task
-from heads.measures.comparison import metric_of, number, unit_of
+from heads.measures.comparison import metric_of, unit_of
 from heads.transfer.assessment import Assessment
-from heads.transfer.verdict import Kind
+from heads.transfer.verdict import Kind, Verdict
 
 # Readable for color-blind people, and named in words beside.
 VERDICT_COLORS = {
@@ -23,12 +23,7 @@ VERDICT_COLORS = {
     Kind.NEUTRAL: PALETTE[0],
     Kind.INCONCLUSIVE: NEUTRAL,
 }
-VERDICT_WORDS = {
-    Kind.POSITIVE: "helps",
-    Kind.NEGATIVE: "harms",
-    Kind.NEUTRAL: "makes no difference that matters",
-    Kind.INCONCLUSIVE: "cannot be told from these items",
-}
+WOULD_SHOW = "smallest difference that would show"
 
 
 def scale_of(run: Assessment | Curve) -> float:
@@ -43,19 +38,13 @@ def assessment_title(assessment: Assessment) -> str:
 
 def verdict_sentence(assessment: Assessment, encoder: str) -> str:
     """Say a verdict in a sentence for people."""
-    verdict = assessment.verdict(encoder)
-    value, low, high = (
-        number(x, assessment.metric, "+") for x in (verdict.value, verdict.low, verdict.high)
-    )
-    return (
-        f"{encoder_label(encoder)} {VERDICT_WORDS[verdict.kind]}: {value} "
-        f"{unit_of(assessment.metric)} ({low} to {high}) against {verdict.reference}."
-    )
+    return f"{assessment.verdict(encoder).sentence()}."
 
 
 def verdict_rows(assessment: Assessment) -> list[Row]:
-    """Return the table of verdicts."""
+    """Return the table of verdicts; where one is inconclusive, with what it would take to know."""
     scale = scale_of(assessment)
+    is_open = any(one.kind is Kind.INCONCLUSIVE for one in assessment.verdicts)
     return [
         {
             "encoder": encoder_label(one.encoder),
@@ -65,11 +54,19 @@ def verdict_rows(assessment: Assessment) -> list[Row]:
             "difference": scale * one.value,
             "low": scale * one.low,
             "high": scale * one.high,
-            "would be seen": scale * one.detectable,
-            "items needed": one.rows_needed if one.rows_needed >= 0 else None,  # no end
+            **(_to_know(one, scale) if is_open else {}),
         }
         for one in assessment.verdicts
     ]
+
+
+def _to_know(verdict: Verdict, scale: float) -> Row:
+    if verdict.kind is not Kind.INCONCLUSIVE:
+        return {WOULD_SHOW: None, "items needed": None}
+    return {
+        WOULD_SHOW: scale * verdict.detectable,
+        "items needed": verdict.rows_needed if verdict.rows_needed >= 0 else None,  # no end
+    }
 
 
 def verdict_figure(assessment: Assessment) -> go.Figure:

@@ -27,7 +27,9 @@ with right:
 
 sentence = run.difference(cells[first], cells[second], n_claims=run.n_claims).sentence()
 st.markdown(f"#### {wording.plain(sentence)}.")
-st.caption(f"Wide enough to look at all {run.n_pairs} pairs of this comparison ({run.allowance}).")
+st.caption(
+    f"The interval is wide enough to compare all {run.n_pairs} pairs of rows ({run.allowance})."
+)
 if leaderboard.is_outdated(dataset, run):
     st.warning("The data set has changed since this comparison was made.")
 
@@ -59,7 +61,9 @@ if run.classes:
             },
         },
     )
-    st.caption("Many looks at the same items: exploration. For claims, see the sentence above.")
+    st.caption(
+        "These are many comparisons of the same items: treat them as hints. The claim is above."
+    )
     if len(parts) == shown.MOST_PARTS:
         st.caption(f"The {shown.MOST_PARTS} largest values.")
 

@@ -4,6 +4,7 @@ import streamlit as st
 
 from dashboard import caches, start_runs, widgets
 from dashboard.page_data import leaderboard, wording
+from heads.advice.next_step import after_comparison
 
 dataset = caches.dataset()
 start_runs.offer_training(dataset)
@@ -19,7 +20,7 @@ digits = "%.1f" if run.is_share else "%.3f"
 st.markdown(
     f"{metric} on {run.n_items:,} items"
     f"{f' of {len(run.classes):,} classes' if run.classes else ''}. "
-    f"Each 95 % interval speaks of **{wording.plain(run.estimand)}**."
+    f"Each 95 % interval is about **{wording.plain(run.estimand)}**."
 )
 if leaderboard.is_outdated(dataset, run):
     st.warning("The data set has changed since this comparison was made.")
@@ -35,19 +36,26 @@ st.dataframe(
         "low": st.column_config.NumberColumn("From", format=digits),
         "high": st.column_config.NumberColumn("To", format=digits),
         "tied": st.column_config.CheckboxColumn(
-            "Not separable",
-            help="It cannot be told from the best row at this size: their difference may be 0",
+            "As good",
+            help="Its difference from the best row may be 0, as far as these items can tell",
         ),
         "as reviewed": st.column_config.NumberColumn(
-            "As reviewed", format=digits, help="The same against what reviewers say of test rows"
+            "As reviewed",
+            format=digits,
+            help="The same with the labels that reviewers gave test items",
         ),
         "without twins": st.column_config.NumberColumn(
-            "Without twins", format=digits, help="Of test items with no near-duplicate that taught"
+            "Without twins",
+            format=digits,
+            help="Without test items that have a near-duplicate in the training split",
         ),
         "seconds": st.column_config.NumberColumn(
-            "Fit (s)", format="%.2f", help="Median of one fit, its choices included"
+            "Fit (s)",
+            format="%.2f",
+            help="Median time of one fit, including the choice of settings",
         ),
     },
 )
 for note in run.notes:
     st.caption(wording.plain(note))
+widgets.say_next(after_comparison(run, dataset))

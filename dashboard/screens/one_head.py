@@ -22,7 +22,7 @@ card = cards[chosen]
 st.markdown(
     wording.plain(
         f"{card['head']} on {encoder_label(card['encoder'])}, label '{card['label']}'. "
-        f"Intervals speak of {card['estimand']}."
+        f"Intervals are about {card['estimand']}."
     )
 )
 if card["chosen"]:
@@ -50,7 +50,10 @@ with tables:
             name: number(format="%.1f") for name in ("recall", "from", "to", "precision", "F1")
         },
     )
-    st.caption("In percent, worst recall first. Many looks at the same items: exploration.")
+    st.caption(
+        "In percent, worst recall first. These are many comparisons of the same items: treat them "
+        "as hints."
+    )
 with calibration:
     st.subheader("Can its confidence be trusted?")
     if "confidence" in predictions.column_names:

@@ -68,7 +68,7 @@ if failed:
             "when": st.column_config.DatetimeColumn(format="YYYY-MM-DD HH:mm", timezone="UTC")
         },
     )
-    st.caption("Mend the files, or try them again as they are:")
+    st.caption("Repair the files, or try them again:")
     url_state.show_command(
         store, "embed", "--dataset", dataset.name, "-e", "ENCODER", "--retry-failed"
     )

@@ -6,6 +6,7 @@ from dashboard import caches, url_state, widgets
 from dashboard.page_data import transfer as shown
 from dashboard.page_data import wording
 from featurestore.terms.specs import encoder_label
+from heads.advice.next_step import after_assessment
 
 dataset = caches.dataset()
 found = widgets.choose_run(
@@ -30,7 +31,7 @@ st.dataframe(
     column_config={
         **{
             name: number(format=digits)
-            for name in ("encoder's", "reference", "difference", "low", "high", "would be seen")
+            for name in ("encoder's", "reference", "difference", "low", "high", shown.WOULD_SHOW)
         },
         "items needed": number(
             format="localized", help="To settle a difference of the margin in 80 % of cases"
@@ -41,7 +42,7 @@ st.caption(f"Intervals: {wording.plain(found.estimand)}.")
 
 more = shown.more_sentences(found)
 if more:
-    st.subheader("What stands beside it")
+    st.subheader("Further evidence")
     for line in more:
         st.markdown(f"- {wording.plain(line)}")
 
@@ -59,7 +60,7 @@ if encoders:
             ),
         },
     )
-    st.caption("Exploration: many looks at the same items.")
+    st.caption("These are many comparisons of the same items: treat them as hints.")
 
 if found.ranking:
     st.subheader("Scores without training")
@@ -69,3 +70,4 @@ if found.ranking:
         st.caption(wording.plain(f"Kendall's τ with the heads: {taus}."))
 for note in found.notes:
     st.caption(wording.plain(note))
+widgets.say_next(after_assessment(found, dataset))

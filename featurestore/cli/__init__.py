@@ -17,6 +17,7 @@ import click
 
 from featurestore import __version__
 from featurestore.cli import (
+    advise,
     browse,
     embed,
     exchange,
@@ -66,7 +67,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 
 def _ended_by(error: BaseException) -> int | None:
-    """Say in one line why a command ends; return the exit code, None for what nobody foresaw."""
+    """Say in one line why a command ends; return the exit code, None for an unexpected error."""
     cause = error.__cause__
     if (stopped := stopping.exit_code()) is not None:  # whatever a signal has led to
         return _stopped(stopped)
@@ -175,7 +176,7 @@ def store() -> None:
 for command in (
     embed.embed, embed.labels, embed.split,
     browse.list_datasets, browse.info, search.search, browse.list_encoders,
-    learn.train, learn.compare, predict.predict, transfer.transfer, transfer.curve,
+    learn.train, learn.compare, predict.predict, advise.advise, transfer.transfer, transfer.curve,
     quality.quality, quality.review, quality.suggest, exchange.export, start.dashboard,
     hidden(start.demo),
 ):  # fmt: skip

@@ -123,7 +123,7 @@ def _view_facts(view: View, runs: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _index_facts(view: View) -> dict[str, Any] | None:
-    """Return what index.json says; one that cannot be used is named, and none."""
+    """Return what index.json says; None, with a message, if it cannot be used."""
     from featurestore.errors import StoreCorrupt
 
     try:
@@ -137,11 +137,11 @@ def _index_facts(view: View) -> dict[str, Any] | None:
 @click.argument("statement")
 @click.option(
     "--timeout", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS",
-    help="Stop it after so long.",
+    help="Stop the query after this time.",
 )  # fmt: skip
 @click.option(
     "--memory", type=click.FloatRange(min=0, min_open=True), metavar="GB",
-    help="Stop it where it needs more; by default, and at most, 80 % of this machine's.",
+    help="Memory that the query may use; at most 80 % of this machine's, the default.",
 )  # fmt: skip
 @store_option
 @json_option

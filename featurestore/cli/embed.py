@@ -62,7 +62,7 @@ if TYPE_CHECKING:
 )  # fmt: skip
 @click.option(
     "--group", metavar="EXPR",
-    help="Column or SQL expression; items of one group never part in evaluation.",
+    help="Column or SQL expression; items of one group stay together in evaluation.",
 )  # fmt: skip
 @click.option(
     "--group-from", metavar="REGEX",
@@ -94,7 +94,7 @@ if TYPE_CHECKING:
 )  # fmt: skip
 @click.option(
     "--decode-in", type=click.Choice(["auto", "threads", "processes"]), default="auto",
-    show_default=True, help="Where images are decoded: many, for a GPU, in processes.",
+    show_default=True, help="Where images are decoded; processes pay for many images on a GPU.",
 )  # fmt: skip
 @click.option("--compile", "compiled", is_flag=True, help="torch.compile: for long runs on a GPU.")
 @click.option("--overwrite", is_flag=True, help="Embed everything again.")
@@ -105,7 +105,7 @@ if TYPE_CHECKING:
 )  # fmt: skip
 @click.option("--prune", is_flag=True, help="Drop items that are gone from their source.")
 @click.option("--max-failures", type=click.IntRange(min=0), help="Stop when more items fail.")
-@click.option("--follow-links", is_flag=True, help="Also links that lead out of the folder.")
+@click.option("--follow-links", is_flag=True, help="Follow links that lead out of the folder.")
 @trust_option
 @click.option("--dry-run", is_flag=True, help="Count and estimate; write nothing.")
 @click.option("--profile", is_flag=True, help="Print the seconds of each stage.")
@@ -211,7 +211,7 @@ def _show_estimates(estimates: list[Estimate], as_json: bool, rehash: bool) -> N
     for one in estimates:
         say(one.describe())
     if rehash:
-        say("--rehash reads all pictures besides; how many have other bytes shows only then")
+        say("--rehash also reads all pictures; only then is it known how many have changed")
 
 
 def _show_profile(report: EmbedReport) -> None:
@@ -265,8 +265,8 @@ def labels(
     help="Items that share a value stay together; those of one --group of embed always do.",
 )  # fmt: skip
 @click.option("--label", metavar="COLUMN", help="Label to stratify by; the main one by default.")
-@click.option("--seed", default=0, show_default=True, help="Of what is drawn.")
-@click.option("--overwrite", is_flag=True, help="Deal items anew that have a split already.")
+@click.option("--seed", default=0, show_default=True, help="Seed of the drawing.")
+@click.option("--overwrite", is_flag=True, help="Also split items that have a split already.")
 @store_option
 @json_option
 def split(

@@ -119,7 +119,8 @@ def train(
         show_head(fitted)
     where = bundle or (None if fitted.path is None else str(fitted.path))
     if where is not None:
-        say(f"predict new items with: {predict_line(fitted, where)}")
+        line = f"Type next, to predict new items: {predict_line(fitted, where)}"
+        click.echo(line, err=as_json)
 
 
 @command(epilog="Example: featurestore compare photos -e baseline:pixels -e timm:resnet18.a1_in1k")
@@ -140,7 +141,7 @@ def train(
 @click.option(
     "--twins-together",
     is_flag=True,
-    help="Let near-duplicates never part, and show what they were worth.",
+    help="Keep near-duplicates in the same fold, and show how the scores differ.",
 )
 @reviews_option
 @plot_option
@@ -194,6 +195,6 @@ def compare(
     if as_json:
         print_json(comparison.rows())
         return
-    show_comparison(comparison)
+    show_comparison(comparison, found)
     if as_split is not None:
         show_twins(comparison, as_split)

@@ -44,7 +44,7 @@ def project(dataset: str, encoder: str | None, method: str, seed: int, store_pat
     "--where", metavar="SQL", help="Condition over the items, such as \"split = 'test'\"."
 )
 @option("--item", "ids", old=["--id"], multiple=True, metavar="ID", help="Item; repeatable.")
-@click.option("--overwrite", is_flag=True, help="Where a slice of that name is there already.")
+@click.option("--overwrite", is_flag=True, help="Replace a slice of that name.")
 @click.option("--drop", metavar="NAME", help="Forget a slice; its items stay.")
 @store_option
 @json_option

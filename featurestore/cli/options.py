@@ -36,7 +36,7 @@ label_option = click.option(
 task_option = click.option(
     "--task",
     type=click.Choice(["multiclass", "multilabel", "regression"]),
-    help="What the label is; told from its values by default.",
+    help="Kind of the label; found from its values by default.",
 )
 metric_option = click.option(
     "--metric", help="balanced_accuracy, macro_f1 or r2 by default, by task."
@@ -58,7 +58,9 @@ evaluation_option = click.option(
     help="The test split, or 5 × 5 folds; auto: the test split if there is one.",
 )
 groups_option = click.option(
-    "--ignore-groups", is_flag=True, help="Let items of one group part: shows the leak."
+    "--ignore-groups",
+    is_flag=True,
+    help="Let items of one group both teach and test: shows the leak.",
 )
 reviews_option = click.option(
     "--apply-reviews", is_flag=True, help="Let reviewers' decisions change the training rows."
@@ -67,7 +69,7 @@ slice_option = click.option(
     "--slice", "slice_name", metavar="NAME", help="Only the items of a named slice."
 )
 seed_option = click.option(
-    "--seed", default=0, show_default=True, help="Of all that is drawn at random."
+    "--seed", default=0, show_default=True, help="Seed of everything that is drawn at random."
 )
 trust_option = click.option(
     "--trust",

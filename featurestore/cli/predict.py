@@ -35,15 +35,15 @@ if TYPE_CHECKING:
 @command(epilog="Example: featurestore predict bundle/ new-photos/ -o predictions.csv")
 @click.argument("bundle")
 @click.argument("source")
-@click.option("--text", metavar="COLUMN", help="Of a table: the column of texts.")
-@click.option("--image", metavar="COLUMN", help="Of a table: the column of image paths.")
-@click.option("--id", "id_column", metavar="COLUMN", help="Of a table: the column of ids.")
+@click.option("--text", metavar="COLUMN", help="Column of texts, if NEW is a table.")
+@click.option("--image", metavar="COLUMN", help="Column of image paths, if NEW is a table.")
+@click.option("--id", "id_column", metavar="COLUMN", help="Column of ids, if NEW is a table.")
 @click.option("-e", "--encoder", metavar="PATH|SPEC", help="Where the head's encoder is now.")
 @click.option(
     "--min-confidence",
     default=0.0,
     type=click.FloatRange(0, 1),
-    help="Abstain below it: predicted is empty.",
+    help="Give no prediction below this confidence.",
 )
 @click.option(
     "--allow-empty",
@@ -97,7 +97,7 @@ def predict(
     ending = _ending(output, source, as_json=as_json)
     head = load_bundle(_place_of(bundle, store_path), trust=trust)
     if most_unlike is not None and (why := head.cannot_tell):
-        raise BadName(f"--fail-if-unlike cannot be kept: {why}")
+        raise BadName(f"--fail-if-unlike cannot be checked: {why}")
     check_free(output, overwrite=overwrite)
     options = SourceOptions(text=text, image=image, id=id_column)
     how: AskOptions = {
@@ -187,7 +187,7 @@ def _ending(output: str | None, source: str, *, as_json: bool) -> str:
             f"-o {output}: expected a file that ends in .csv, .parquet, .json or .jsonl"
         )
     if not path.parent.is_dir():
-        raise click.UsageError(f"-o {output}: there is no folder {path.parent}")
+        raise click.UsageError(f"-o {output}: there is not a folder {path.parent}")
     if path.exists() and Path(source).exists() and path.samefile(source):
         raise click.UsageError(f"-o {output} is the input itself: name another file")
     return path.suffix.lower()

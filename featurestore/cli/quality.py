@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 @click.argument("dataset")
 @encoder_option
 @label_option
-@click.option("--head", default="logistic", show_default=True, help="Who judges the labels.")
+@click.option("--head", default="logistic", show_default=True, help="Head that judges the labels.")
 @click.option("--kind", "kinds", multiple=True, type=click.Choice(KINDS), help="Show these alone.")
 @click.option(*LIMIT, default=10, show_default=True, metavar="N", help="Rows of each kind to show.")
 @slice_option
@@ -90,13 +90,13 @@ def quality(
 
 @command(epilog="Example: featurestore review photos --export reviews.csv")
 @click.argument("dataset")
-@click.option("--item", metavar="ITEM", help="Item that is decided on.")
+@click.option("--item", metavar="ITEM", help="Item to review.")
 @click.option("--confirm", is_flag=True, help="Its label is right.")
 @click.option("--relabel", metavar="CLASS", help="It is of this class.")
 @click.option(
-    "--new-class", is_flag=True, help="With --relabel, --import: classes that no item has yet."
+    "--new-class", is_flag=True, help="Let --relabel and --import use classes that no item has yet."
 )
-@click.option("--exclude", is_flag=True, help="Nothing is to be learned from it.")
+@click.option("--exclude", is_flag=True, help="Do not train on it.")
 @click.option("--duplicate-of", metavar="ITEM", help="It is a twin of another item.")
 @click.option("--undo", "undone", metavar="REVIEW", help="Take back a decision, by its id.")
 @click.option(
@@ -104,7 +104,7 @@ def quality(
 )
 @click.option("--export", "target", metavar="FILE", help=".csv, .parquet, or .json (Label Studio).")
 @overwrite_option
-@click.option("--who", help="Whose decision it is; your user name by default.")
+@click.option("--who", help="Who decides; your user name by default.")
 @click.option("--note", default="", help="Why.")
 @label_option
 @store_option
@@ -159,7 +159,7 @@ def review(
         if is_it
     ]
     if sum(one is not None for one in (item, undone, source, target)) > 1:
-        raise click.UsageError("--item, --undo, --import and --export are for a call each")
+        raise click.UsageError("give one of --item, --undo, --import and --export at a time")
     if len(decided) > 1 or bool(decided) != (item is not None):
         raise click.UsageError("say --item ITEM and one of --confirm, --relabel, --exclude, …")
     if item is not None:

@@ -9,7 +9,7 @@ import click
 
 from featurestore.cli.layout import command
 from featurestore.cli.options import json_option, open_given, store_option, trust_option
-from featurestore.cli.printing import Contents, contents_of, print_json, print_table
+from featurestore.cli.printing import contents_of, print_json, print_table
 from featurestore.cli.show_results import (
     show_assessment,
     show_comparison,
@@ -60,7 +60,7 @@ def show(
     if as_json:
         print_json(card)
     else:
-        _print(card, contents_of(kept))
+        _print(card, kept)
     return 0
 
 
@@ -86,7 +86,7 @@ def _run_again(dataset: DataSet, card: dict[str, Any], as_json: bool) -> int:
     if as_json:
         print_json({**found.to_json(), "differ": differ})
     else:
-        _print(found.to_json())
+        _print(found.to_json(), dataset)
         click.echo(_holds(differ, stored.card.versions, found.card.versions))
     return int(bool(differ))
 
@@ -143,7 +143,7 @@ def _line(path: StorePath) -> tuple[str, str, str]:
     return path.stem, kind, about
 
 
-def _print(card: dict[str, Any], contents: Contents = lambda _: {}) -> None:
+def _print(card: dict[str, Any], dataset: DataSet) -> None:
     from heads.experiments.learning_curve import Curve
     from heads.measures.comparison import Comparison
     from heads.quality.issues import Issues
@@ -151,12 +151,12 @@ def _print(card: dict[str, Any], contents: Contents = lambda _: {}) -> None:
 
     kind = card.get("kind")
     if kind == "compare":
-        show_comparison(Comparison.from_json(card))
+        show_comparison(Comparison.from_json(card), dataset)
     elif kind == "curve":
-        show_curve(Curve.from_json(card))
+        show_curve(Curve.from_json(card), dataset)
     elif kind == "transfer":
-        show_assessment(Assessment.from_json(card))
+        show_assessment(Assessment.from_json(card), dataset)
     elif kind == "quality":
-        show_issues(Issues.from_json(card), contents=contents)
+        show_issues(Issues.from_json(card), contents=contents_of(dataset))
     else:
         print_json(card)

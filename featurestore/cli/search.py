@@ -21,14 +21,16 @@ from featurestore.cli.printing import print_json, print_table, say
 @command(epilog="Example: featurestore search photos -e open_clip:ViT-B-32/openai --text 'a cat'")
 @click.argument("dataset")
 @encoder_option
-@click.option("--item", "items", multiple=True, metavar="ID", help="Like an item; repeatable.")
+@click.option(
+    "--item", "items", multiple=True, metavar="ID", help="Search near this item; repeatable."
+)
 @click.option("--image", "images", multiple=True, metavar="FILE", help="Like a picture.")
 @click.option("--text", "texts", multiple=True, metavar="TEXT", help="Like a text.")
 @click.option(
     "--vector", "vector_file", type=click.Path(exists=True, dir_okay=False), metavar="FILE.npy",
     help="Like vectors of the same encoder, (dim,) or (n, dim).",
 )  # fmt: skip
-@click.option("--unlike", multiple=True, metavar="ID", help="But not like this item.")
+@click.option("--unlike", multiple=True, metavar="ID", help="Search away from this item.")
 @option(
     *LIMIT, old=["-k"], default=10, show_default=True, type=click.IntRange(min=1), metavar="N",
     help="How many neighbors.",
@@ -36,10 +38,10 @@ from featurestore.cli.printing import print_json, print_table, say
 @click.option("--where", metavar="SQL", help="Only items that fulfill a condition.")
 @click.option("--split", metavar="NAME", help="Only items of a split.")
 @click.option("--metric", default="cosine", show_default=True, help="cosine, ip or l2.")
-@click.option("--exact", is_flag=True, help="Even where there is an index.")
+@click.option("--exact", is_flag=True, help="Search exactly, even if there is an index.")
 @click.option(
     "--dedupe", type=click.FloatRange(-1, 1, min_open=True), metavar="COSINE",
-    help="Of results so alike, only the best one: 0.98.",
+    help="Show only the best of results that are this similar, such as 0.98.",
 )  # fmt: skip
 @trust_option
 @store_option
@@ -122,13 +124,15 @@ def _vectors(path: str) -> Any:
 @encoder_option
 @click.option(
     "--recall", default=0.95, show_default=True, type=click.FloatRange(0, 1, min_open=True),
-    help="Wanted share of the true ten nearest among the ten found.",
+    help="Share of the true ten nearest that should be found.",
 )  # fmt: skip
-@click.option("--memory", metavar="SIZE", help="What it may take, such as 500M or 2G.")
+@click.option(
+    "--memory", metavar="SIZE", help="Memory that the index may take, such as 500M or 2G."
+)
 @click.option("--metric", default="cosine", show_default=True, help="cosine, ip or l2.")
 @click.option("--factory", metavar="STRING", help="A FAISS index factory string of your own.")
 @click.option(
-    "--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Of what is drawn."
+    "--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Seed of the drawing."
 )
 @store_option
 @json_option

@@ -15,6 +15,7 @@ from featurestore.terms.specs import EncoderSpec, Modality, encoder_label
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from featurestore.store.dataset import DataSet
     from heads import Assessment, Comparison, Curve, Issues
     from heads.saved.bundle import FittedHead
     from heads.transfer.rank import Ranked
@@ -38,7 +39,7 @@ def show_head(fitted: FittedHead) -> None:
         said = ", ".join(
             f"{name.replace('_', ' ')} {_score(v)}" for name, v in again["metrics"].items()
         )
-        click.echo(f"  against what reviewers say ({again['n_changed']} items differ): {said}")
+        click.echo(f"  with the labels of reviewers ({again['n_changed']} items differ): {said}")
     if card.conformal:
         click.echo(f"  {card.conformal.sentence()}")
     if twins := card.get("twins"):
@@ -48,7 +49,7 @@ def show_head(fitted: FittedHead) -> None:
             if value is not None
         )
         if twins["n"]:
-            click.echo(f"  without those test items that have one: {said}")
+            click.echo(f"  without the test items that have a near-duplicate: {said}")
     for note in card["notes"]:
         click.echo(f"  {note}")
     click.echo(f"  kept as {fitted.head_id}")
@@ -114,19 +115,35 @@ def leaderboard(comparison: Comparison) -> Table:
     return table
 
 
-def show_comparison(comparison: Comparison) -> None:
-    """Print a comparison as a table, best first, with what its intervals mean."""
+def show_comparison(comparison: Comparison, dataset: DataSet | None = None) -> None:
+    """Print a comparison as a table, best first, what its intervals mean, and what to take."""
+    from heads.advice.next_step import after_comparison
+    from heads.measures.choice import MAJORITY, MARGIN
+
     print_table(*_leaderboard(comparison))
     click.echo(f"Intervals: {comparison.estimand}. {FIT_S}")
-    for claim in comparison.claims():
+    # That a head is better than always giving one answer is no news, unless it is close.
+    claims = comparison.claims()
+    said = [one for one in claims if one.second[1] != MAJORITY or one.gain[1] <= MARGIN]
+    for claim in said:
         click.echo(f"{claim.sentence()}.")
-    if comparison.n_pairs > 1:
+    if said and comparison.n_pairs > 1:
         click.echo(
-            f"These sentences hold for all {comparison.n_pairs} pairs at once "
+            f"These intervals are wide enough to compare all {comparison.n_pairs} pairs of rows "
             f"({comparison.allowance})."
         )
     for note in comparison.notes:
         click.echo(note)
+    if dataset is not None:
+        _show_next(after_comparison(comparison, dataset))
+
+
+def _show_next(lines: Sequence[str]) -> None:
+    """Print what to take, and the command to type."""
+    if lines:
+        click.echo("")
+    for line in lines:
+        click.echo(line)
 
 
 def show_twins(without: Comparison, as_split: Comparison) -> None:
@@ -141,8 +158,9 @@ def show_twins(without: Comparison, as_split: Comparison) -> None:
     print_table(["encoder", "head", "twins together", "twins parted", "difference"], table)
 
 
-def show_assessment(assessment: Assessment) -> None:
+def show_assessment(assessment: Assessment, dataset: DataSet | None = None) -> None:
     """Print verdicts, their evidence, and what to do."""
+    from heads.advice.next_step import after_assessment
     from heads.measures.comparison import metric_of, number
 
     metric = assessment.metric
@@ -158,15 +176,17 @@ def show_assessment(assessment: Assessment) -> None:
     first = assessment.verdicts[0]
     rows = [
         [encoder_label(v.encoder), v.kind.upper(), f"{v.encoder_value:.3f}",
-         f"{v.reference_value:.3f}", said(v.value), f"{said(v.low)} – {said(v.high)}",
-         said(v.detectable, ""), f"{v.rows_needed:,}" if v.rows_needed >= 0 else "no end"]
+         f"{v.reference_value:.3f}", said(v.value), f"{said(v.low)} – {said(v.high)}"]
         for v in assessment.verdicts
     ]  # fmt: skip
-    print_table(
-        ["encoder", "verdict", "encoder's", first.reference, f"Δ{scale}", "95 % interval",
-         "would be seen", first.rows_needed_for],
-        rows,
-    )  # fmt: skip
+    header = ["encoder", "verdict", "encoder's", first.reference, f"Δ{scale}", "95 % interval"]
+    if any(v.kind == "inconclusive" for v in assessment.verdicts):
+        header += ["smallest difference that would show", first.rows_needed_for]
+        for row, v in zip(rows, assessment.verdicts, strict=True):
+            is_open = v.kind == "inconclusive"
+            needed = f"{v.rows_needed:,}" if v.rows_needed >= 0 else "no number is enough"
+            row += [said(v.detectable, ""), needed] if is_open else ["", ""]
+    print_table(header, rows)
     click.echo(f"Intervals: {assessment.estimand}.")
     for line in assessment.sentences():
         click.echo(line)
@@ -191,6 +211,8 @@ def show_assessment(assessment: Assessment) -> None:
     click.echo("")
     for note in assessment.notes:
         click.echo(note)
+    if dataset is not None:
+        _show_next(after_assessment(assessment, dataset))
 
 
 def _show_slices(assessment: Assessment) -> None:
@@ -246,21 +268,24 @@ def _show_depths(assessment: Assessment) -> None:
         print_table(["layer", "dim", "ridge_loo", "head", ""], rows)
 
 
-def show_curve(drawn: Curve, targets: Sequence[float] = ()) -> None:
+def show_curve(drawn: Curve, dataset: DataSet, targets: Sequence[float] = ()) -> None:
     """Print a learning curve, and how many labels reach the targets (percentages)."""
+    from heads.advice.next_step import after_curve
+
     rows = [
         [encoder_label(r["encoder"]), r["head"], f"{r['n_labels']:,}", _score(r["value"]),
          f"{r['low']:.3f} – {r['high']:.3f}"]
         for r in drawn.rows()
     ]  # fmt: skip
     name = drawn.metric.replace("_", " ")
-    print_table(["encoder", "head", "labels in all", name, "one new draw, 95 %"], rows)
+    print_table(["encoder", "head", "labels in all", name, "95 % of new draws"], rows)
     _show_gains(drawn)
     for target in targets:
         for encoder in drawn.encoders:
             click.echo(f"{encoder_label(encoder)}: {drawn.labels_needed(encoder, target / 100)}.")
     for note in drawn.notes:
         click.echo(note)
+    _show_next(after_curve(drawn, dataset, [target / 100 for target in targets]))
 
 
 def _show_gains(drawn: Curve) -> None:
@@ -277,8 +302,9 @@ def _show_gains(drawn: Curve) -> None:
                 for g in gains
             )
             click.echo(
-                f"{encoder_label(encoder)} less {reference} by labels, {unit_of(drawn.metric)}: "
-                f"{said} (95 % over draws of labels from these items; * told from 0, "
+                f"{encoder_label(encoder)} minus {reference} by number of labels, "
+                f"{unit_of(drawn.metric)}: {said} (95 % over draws of labels from these items; "
+                "* differs from 0, "
                 "Benjamini-Hochberg at 5 %; exploration)."
             )
 

@@ -57,16 +57,20 @@ if TYPE_CHECKING:
 @click.option("--against", metavar="SPEC", help="Judge against this view, not the baselines.")
 @click.option("--rank", is_flag=True, help="Also score all views without training a head.")
 @click.option(
-    "--shift-to", metavar="DATASET[:SLICE]", help="How far another data set, or a slice, lies."
+    "--shift-to",
+    metavar="DATASET[:SLICE]",
+    help="Measure how different another data set, or a slice, is.",
 )
 @option(
     "--per-class",
     "budgets",
     old=["--budgets"],
     metavar="K,K,…",
-    help="The verdict with so few labels a class, too: 4,16,64.",
+    help="Also give the verdict with few labels a class, such as 4,16,64.",
 )
-@click.option("--by", metavar="COLUMN", help="Look at the values of a column, not at classes.")
+@click.option(
+    "--by", metavar="COLUMN", help="Compare by the values of a column instead of by class."
+)
 @label_option
 @task_option
 @metric_option
@@ -87,7 +91,7 @@ if TYPE_CHECKING:
 )
 @evaluation_option
 @groups_option
-@click.option("--no-blend", is_flag=True, help="Do not try raw pixels or class names beside it.")
+@click.option("--no-blend", is_flag=True, help="Do not try raw pixels or class names as well.")
 @plot_option
 @overwrite_option
 @slice_option
@@ -161,7 +165,7 @@ def transfer(
     if as_json:
         print_json(assessment.to_json())
     else:
-        show_assessment(assessment)
+        show_assessment(assessment, found)
 
 
 @command(epilog="Example: featurestore curve photos --target 95")
@@ -241,7 +245,7 @@ def curve(
     if as_json:
         print_json(drawn.rows())
         return
-    show_curve(drawn, targets)
+    show_curve(drawn, found, targets)
 
 
 def _numbers(option: str, text: str) -> list[int]:

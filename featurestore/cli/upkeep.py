@@ -59,7 +59,7 @@ def verify(
 @click.option("--dry-run", is_flag=True, help="Say what would be done; change nothing.")
 @click.option(
     "--unnamed", is_flag=True,
-    help="Take in rows of shards that no version names beside a log that is whole, too.",
+    help="Also take in rows of shards that no version names where the log is undamaged.",
 )  # fmt: skip
 @store_option
 @json_option

@@ -220,7 +220,7 @@ def watched(*, stops: bool = True) -> Callable[[F], F]:
                 return done
 
         options = [
-            click.option("--quiet", is_flag=True, help="Say nothing of progress."),
+            click.option("--quiet", is_flag=True, help="Show no progress."),
             click.option(
                 "--log", metavar="FILE", help="Also write progress to a file, with the time."
             ),

@@ -37,7 +37,7 @@ def read_labels(path: str | Path, *, item_id: str, columns: Sequence[str] = ()) 
     """
     location = Location.of(path)
     if location.suffix not in READERS:
-        raise BadSource(f"{location} is no table: expected {', '.join(sorted(READERS))}")
+        raise BadSource(f"{location} is not a table: expected {', '.join(sorted(READERS))}")
     table = READERS[location.suffix](location, SourceOptions(id=item_id))
     require_column(item_id, table.column_names, "--id", location)
     names = list(columns) or [name for name in table.column_names if name != item_id]
@@ -129,7 +129,7 @@ def _checked(values: pa.Table) -> pa.Table:
     names = [name for name in values.column_names if name != "item_id"]
     taken = [name for name in names if name in RESERVED - {SPLIT}]
     if taken:
-        raise BadSource(f"columns {', '.join(taken)} are the store's own: rename them")
+        raise BadSource(f"columns {', '.join(taken)} are used by the store itself: rename yours")
     if not names:
         raise BadSource("no column to attach: expected one beside the id")
     values = values.select(["item_id", *names])
@@ -151,7 +151,7 @@ def _changed_rows(folder: DatasetFolder, values: pa.Table, version: int) -> pa.T
     if unknown:
         known = items.column("item_id").to_pylist()[:10_000]
         raise UnknownItem(
-            f"{len(unknown)} of {len(values)} ids are no items of {folder.name!r} "
+            f"{len(unknown)} of {len(values)} ids are not in {folder.name!r} "
             f"(first: {unknown[0]!r}; {nearest(unknown[0], known, n=2)})"
         )
     new_columns(widened(items.schema, values.schema), values.schema)  # raises for odd types

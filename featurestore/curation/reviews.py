@@ -205,7 +205,7 @@ def read_reviews(folder: DatasetFolder) -> list[Review]:
             found.append(Review(**{**value, "action": Action(value["action"])}))
         except (ValueError, TypeError, KeyError):
             if line.strip():
-                _log.warning("line %d of %s is no review: left out", number, path)
+                _log.warning("line %d of %s is not a review: left out", number, path)
     return found
 
 
@@ -326,7 +326,7 @@ def _check(
         )
     is_number = action is Action.RELABEL and pa.types.is_floating(columns[review.label])
     if is_number and _finite(str(value)) is None:
-        raise BadName(f"label {review.label!r} is a number, {value!r} is none")
+        raise BadName(f"label {review.label!r} is a number, but {value!r} is not")
 
 
 def _time(review: Review) -> str:
@@ -334,7 +334,7 @@ def _time(review: Review) -> str:
     try:
         when = datetime.fromisoformat(review.when) if review.when else datetime.now(UTC)
     except ValueError:
-        raise BadName(f"{review.when!r} is no time: expected ISO 8601") from None
+        raise BadName(f"{review.when!r} is not a time: expected ISO 8601") from None
     when = when.replace(tzinfo=UTC) if when.tzinfo is None else when.astimezone(UTC)
     return when.isoformat(timespec="microseconds")
 

@@ -59,7 +59,7 @@ def save_slice(
         If one of them is no item.
     """
     if not is_dataset_name(name):
-        raise BadName(f"{name!r} is no slice name: expected a-z, 0-9, '_' and '-'")
+        raise BadName(f"{name!r} is not a slice name: expected a-z, 0-9, '_' and '-'")
     if not item_ids:
         raise BadName(f"slice {name!r} would hold no item: expected one or more")
     made = Slice(name, tuple(sorted(set(item_ids))), utc_now(), dict(origin or {}))

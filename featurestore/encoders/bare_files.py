@@ -178,6 +178,6 @@ def _bare_tiff(content: bytes) -> bytes:
 
 
 def _bare_avif(content: bytes) -> bytes:
-    """Give its items of metadata a type that nobody reads."""
+    """Give the metadata items a type that readers ignore."""
     entry = rb"(infe[\x02\x03].{3}.{4}(?:.{2})??)(?:Exif|mime)"
     return re.sub(entry, rb"\1none", content, flags=re.DOTALL)

@@ -51,7 +51,7 @@ def check_canary(encoder: Encoder, stored: Canary) -> None:
 
 
 def check_probes(now: Canary, stored: Canary, spec: str) -> None:
-    """Raise if the vectors of the probes are not those that are stored.
+    """Raise if the vectors of the probes differ from the stored ones.
 
     Raises
     ------

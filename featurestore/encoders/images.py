@@ -176,8 +176,8 @@ def _check_bands(tags: dict[int, Any]) -> None:
         n_alpha = 1  # as Pillow takes it, and as it is meant by who leaves the tag out
     if n_samples > n_colors + n_alpha:
         raise Undecodable(
-            f"{n_samples} bands, {n_colors} of them colors: which ones to look at is not ours "
-            "to guess; write the three that you mean as 8-bit RGB (gdal_translate -b 4 -b 3 -b 2 "
+            f"{n_samples} bands, {n_colors} of them colors: choose the three to use and "
+            "write them as 8-bit RGB (gdal_translate -b 4 -b 3 -b 2 "
             "-ot Byte -scale)"
         )
     top = _tag(tags, _MAX_VALUE, 65_535)

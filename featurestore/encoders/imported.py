@@ -10,7 +10,7 @@ from featurestore.terms.specs import EncoderSpec
 
 
 def load(specs: Sequence[EncoderSpec], load_options: LoadOptions) -> list[Encoder]:
-    """Refuse: what made these vectors is not here.
+    """Refuse, since the encoder of these vectors is not available.
 
     Raises
     ------

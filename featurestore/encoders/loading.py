@@ -109,10 +109,10 @@ def _load(specs: Sequence[EncoderSpec], load_options: LoadOptions) -> Sequence[E
             check_trusted(str(one), load_options.trust, where="the store or bundle", what="encoder")
     if spec.local_dir is not None and not spec.local_dir.is_dir():
         raise UnknownEncoder(
-            f"{spec.local_dir} is no folder: expected one that holds the model of {spec}"
+            f"{spec.local_dir} is not a folder: expected one that holds the model of {spec}"
         )
     if spec.local_file is not None and not spec.local_file.is_file():
-        raise UnknownEncoder(f"{spec.local_file} is no file: expected the checkpoint of {spec}")
+        raise UnknownEncoder(f"{spec.local_file} is not a file: expected the checkpoint of {spec}")
     # Read once, when OpenMP loads. Its default, spinning at barriers, takes the cores that
     # decode workers and other programs need: measured here under load, 6 images/s against 23.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

@@ -46,7 +46,7 @@ def either(trust: Trust, other: Trust) -> Trust:
 
 
 def check_trusted(name: str, trust: Trust, *, where: str, what: str) -> None:
-    """Refuse code of a name that nobody trusts: an encoder, a head or a type.
+    """Refuse code that is not trusted: an encoder, a head or a type.
 
     Raises
     ------

@@ -78,7 +78,7 @@ def write_folder(
 
 
 def _folders(splits: list[str | None]) -> dict[str | None, str]:
-    """Name the folder of each split: those that are no words in other letters."""
+    """Name the folder of each split; names that are not words are spelled in other letters."""
     names: dict[str | None, str] = {}
     for split in sorted(splits, key=lambda one: (one is None, one)):
         plain = _UNSPLIT if split is None else re.sub(r"\W", "_", split) or "_"

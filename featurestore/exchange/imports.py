@@ -256,7 +256,7 @@ def _spec(name: str) -> EncoderSpec:
     written = f"{FAMILY}:{name}"
     spec = EncoderSpec.parse(written)
     if str(spec) != written or spec.options or spec.revision or not name.isprintable():
-        raise BadName(f"{name!r} is no name for vectors: expected words such as clip-b32")
+        raise BadName(f"{name!r} is not a name for vectors: expected words such as clip-b32")
     return spec
 
 

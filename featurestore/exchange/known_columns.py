@@ -88,7 +88,7 @@ class KnownColumns:
 
 
 def in_order(values: Collection[str], declared: Sequence[str]) -> list[str]:
-    """Return class names in the order that is known, those that it lacks sorted behind.
+    """Return class names in the known order, then the others, sorted.
 
     >>> in_order({"fox", "cat"}, ["dog", "cat"])
     ['dog', 'cat', 'fox']

@@ -147,10 +147,10 @@ def read_json(
     try:
         tasks = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise BadSource(f"{path} is no export of Label Studio: {error}") from None
+        raise BadSource(f"{path} is not an export of Label Studio: {error}") from None
     tasks = [tasks] if isinstance(tasks, dict) else tasks
     if not isinstance(tasks, list) or not all(isinstance(one, dict) for one in tasks):
-        raise BadSource(f"{path} is no export of Label Studio: expected a list of tasks")
+        raise BadSource(f"{path} is not an export of Label Studio: expected a list of tasks")
     if any("annotation_id" in one and "data" not in one for one in tasks):
         return read_rows(path, tasks, label, labels, history)
     try:
@@ -158,7 +158,7 @@ def read_json(
         old = [_old_mark(one) for one in tasks]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise BadSource(
-            f"{path} is no export of Label Studio: a task lacks what it needs ({error!r})"
+            f"{path} is not an export of Label Studio: a task lacks what it needs ({error!r})"
         ) from None
     annotations = [(task["data"], one) for task in tasks for one in _annotations(task)]
     n_skipped = sum(_is_skipped(one) for _, one in annotations)
@@ -300,7 +300,7 @@ def _decisions(
         )
     if tasks and not any(_text(data.get("item_id")) for data, _ in tasks):
         raise BadSource(
-            f"{path} is no export of Label Studio with item_id in its data: "
+            f"{path} is not an export of Label Studio with item_id in its data: "
             f"export tasks with `featurestore review --export tasks.json`"
         )
     n_strangers = sum(not _text(data.get("item_id")) for data, _ in tasks)

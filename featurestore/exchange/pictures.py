@@ -67,7 +67,7 @@ def _picture(
     if how == "path":
         if _is_file(record.kind, uri):
             return Location(record.root).join(uri).text
-        absent.append(f"{uri} is no file of its own; --pictures bytes takes its bytes")
+        absent.append(f"{uri} is not a file of its own; --pictures bytes takes its bytes")
         return None
     try:
         content = Reader(record.kind, record.root)(uri)

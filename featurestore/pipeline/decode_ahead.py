@@ -303,7 +303,7 @@ def _start(
 
 
 def _end_with(parent: int) -> None:
-    """End when the parent has gone: if it was killed, nobody tells us."""
+    """End when the parent process is gone; a killed parent sends no message."""
     while os.getppid() == parent:
         time.sleep(1)
     Path(_running).unlink(missing_ok=True)

@@ -154,7 +154,7 @@ class Preparation:
         return outcomes, ready
 
     def _known_or_wanting(self, todo: Todo, content_hash: str) -> tuple[list[int], list[Outcome]]:
-        """Return the views that want a content, and outcomes for those that know it."""
+        """Return the views that need a content, and outcomes for those that have it."""
         wanting = [view for view in todo.views if content_hash not in self.known[view]]
         outcomes = [
             Outcome(todo.row, content_hash, view=view) for view in todo.views if view not in wanting

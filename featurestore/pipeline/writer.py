@@ -328,7 +328,7 @@ def replace_items(
     *,
     unseen_at: int | None = None,
 ) -> int:
-    """Commit rows of items in place of those that they had; the caller holds the lock."""
+    """Replace the rows of items in one commit; the caller holds the lock."""
     drop = drop_equal({"item_id": ids}, ["item_id"])
     return folder.items.merge(rows, drop=drop, keys=["item_id"], unseen_at=unseen_at, widen=True)
 

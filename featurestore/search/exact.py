@@ -122,7 +122,7 @@ class VectorIndex(ABC):
     def _distinct(
         self, query: NDArray[np.float32], k: int, among: NDArray[np.bool_] | None, limit: float
     ) -> Neighbors:
-        """Widen the search until k results are no copies of each other."""
+        """Widen the search until k results are found that are not copies of each other."""
         if len(query) != 1:
             raise BadQuery(f"{len(query)} queries: only the results of one can be deduplicated")
         if not -1 < limit <= 1:
@@ -262,7 +262,7 @@ class ExactIndex(VectorIndex):
 
 
 def distinct(vectors: NDArray[np.float32], limit: float) -> NDArray[np.intp]:
-    """Return the positions of unit vectors, (n, dim), that are no copies of an earlier one kept."""
+    """Return the rows of unit vectors (n, dim) that are not copies of an earlier one kept."""
     kept: list[int] = []
     for row, vector in enumerate(vectors):
         if not kept or (vectors[kept] @ vector).max() < limit - 1e-6:  # equal ones round

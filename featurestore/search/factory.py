@@ -35,7 +35,7 @@ def choose_factory(n: int, dim: int, memory_bytes: int | None = None) -> str:
 
 
 def check_recall(recall: float) -> None:
-    """Raise BadName for what is no share."""
+    """Raise BadName if a value is not a share."""
     if not 0 < recall <= 1:
         raise BadName(f"recall {recall}: expected a share above 0 and up to 1")
 

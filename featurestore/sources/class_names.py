@@ -46,7 +46,7 @@ def class_names(features: Mapping[str, Any]) -> dict[str, list[str]]:
 
 
 def with_class_names(table: pa.Table, features: Mapping[str, Any]) -> pa.Table:
-    """Replace class numbers by names, also in lists and structs; -1 and null are no label."""
+    """Replace class numbers by names, also in lists and structs; -1 and null mean no label."""
     for at, name in enumerate(table.column_names):
         feature = features.get(name)
         if feature is not None and _has_class(feature):

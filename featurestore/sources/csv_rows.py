@@ -147,7 +147,7 @@ def read_csv(
 
 
 def n_blank_lines(location: Location, form: Form) -> int:
-    """Count lines without anything in them, which are no rows, between those that are."""
+    """Count empty lines between rows."""
     with location.open() as file:
         content = _as_utf8(file.read(), form).strip(b"\r\n")
     at = n = 0
@@ -191,7 +191,7 @@ def _read(source: Callable[[], Any], form: Form, names: list[str], has_gaps: boo
 
 
 def _as_utf8(content: bytes, form: Form) -> bytes:
-    """Return UTF-8; halves of surrogate pairs become bytes that are none, in their row alone."""
+    """Return UTF-8; halves of surrogate pairs become invalid bytes, in their row alone."""
     if form.encoding == "utf8":
         return content.removeprefix(codecs.BOM_UTF8)
     return content.decode(form.encoding, "surrogatepass").encode("utf8", "surrogatepass")

@@ -22,7 +22,7 @@ def json_rows(
     parse_float: Callable[[str], Any] | None = None,
     is_clean: bool = True,
 ) -> tuple[list[dict[str, Any]], dict[int, str]]:
-    r"""Read line by line; blank lines are no rows.
+    r"""Read line by line; blank lines are skipped.
 
     Parameters
     ----------

@@ -155,7 +155,7 @@ class Location:
 
 
 def size_of_regular(path: str) -> int:
-    """Return the size of a file; raises OSError where it is none, but a FIFO, say."""
+    """Return the size of a file; raises OSError for anything else, such as a FIFO."""
     status = os.stat(path)  # noqa: PTH116 - hot
     for is_one, what in _OTHER_KINDS:
         if is_one(status.st_mode):

@@ -47,7 +47,7 @@ def open_source(path: str | Path) -> Source:
             f"{_near(location)}"
         )
     raise BadSource(
-        f"{location} is no source: expected a folder of images, a table "
+        f"{location} is not a source: expected a folder of images, a table "
         f"({', '.join(sorted(READERS))}), tar shards, a saved Hugging Face data set or "
         f"{HF_PREFIX}NAME; got a {location.suffix or 'file without ending'}"
     )

@@ -107,7 +107,7 @@ class TableFile:
         if len(table.column_names) > 1 or self.location.suffix not in (".csv", ".tsv"):
             return []
         n = n_blank_lines(self.location, form_of(self.location, options.columns))
-        return [f"{n:,} blank lines of {self.name} are no rows"] if n else []
+        return [f"{n:,} blank lines of {self.name} are not rows"] if n else []
 
     def _content_column(self, table: pa.Table, options: SourceOptions) -> str:
         known = [*table.column_names, *_unread_columns(table)]

@@ -147,7 +147,7 @@ class TarShards:
     def _left_out(
         self, n_links: int, samples: list[_Sample], kept: list[_Sample], wanted: str
     ) -> list[str]:
-        """Say what of the shards is no item, and how to take it."""
+        """Note what in the shards is not taken as an item, and how to take it."""
         notes = []
         if n_links:
             notes.append(
@@ -284,8 +284,8 @@ def _read_members(
             for one in _members(tar, shard, damaged):
                 if one.name in members:
                     raise BadSource(
-                        f"{shard} has two members named {one.name}, and which one is meant is "
-                        "not ours to guess: pack it again with a name for each"
+                        f"{shard} has two members named {one.name}, so it is unclear which "
+                        "one is meant: pack it again with a name for each"
                     )
                 members[one.name] = one
             _check_end(file, tar)
@@ -345,8 +345,8 @@ def _grouped(members: Iterable[_Member]) -> dict[str, dict[str, _Member]]:
         other = fields.setdefault(ending.lower(), one)
         if other is not one:
             raise BadSource(
-                f"{other.name} and {one.name} differ in case alone, and which one is meant is not "
-                "ours to guess: rename one"
+                f"{other.name} and {one.name} differ in case alone, so it is unclear which one is "
+                "meant: rename one"
             )
     return samples
 

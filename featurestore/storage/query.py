@@ -132,7 +132,7 @@ def _run(
     except TimeoutError:
         took = time.monotonic() - started
         is_late = limit_s is not None and took > limit_s + 2
-        late = f" (it took {took:.0f} s: one call of a function is not cut short)"
+        late = f" (it took {took:.0f} s: a single function call cannot be interrupted)"
         raise BadQuery(
             f"stopped after {limit_s:g} s{late if is_late else ''}: "
             f"{' '.join(statement.split())}; `featurestore store sql` has no limit unless "

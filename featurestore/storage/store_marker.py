@@ -27,7 +27,7 @@ def check_store(path: StorePath) -> bool:
         if not path.exists() or (path.is_dir() and not any(map(_is_foreign, path.iterdir()))):
             return False
         raise NotAStore(
-            f"{path} is no store: expected {MARKER} in it; name another folder with --store, "
+            f"{path} is not a store: expected {MARKER} in it; name another folder with --store, "
             "or an empty one for a new store"
         )
     version = read_json(marker).get("format")
@@ -75,5 +75,5 @@ def check_dataset_name(name: str) -> str:
     if not is_dataset_name(name):
         suggestion = re.sub(r"[^a-z0-9_-]+", "_", name.lower()).strip("_")
         hint = f"; try {suggestion!r}" if suggestion else ""
-        raise BadName(f"{name!r} is no data set name: expected a-z, 0-9, '_' and '-'{hint}")
+        raise BadName(f"{name!r} is not a data set name: expected a-z, 0-9, '_' and '-'{hint}")
     return name

@@ -204,7 +204,7 @@ class Table:
                 return self._try_merge(table, rows, drop, keys, [] if clean else only, widen=widen)
             except CommitFailedError:  # another writer was first, or columns were added
                 time.sleep(0.01 * min(attempt, 20))
-        raise StoreBusy(f"{self.path} is written by others all the time: nothing was changed")
+        raise StoreBusy(f"{self.path} is being written by other processes: nothing was changed")
 
     def _try_merge(
         self,

@@ -65,7 +65,7 @@ def open_store(path: str | StorePath, *, create: bool = False, trust: Trust = Fa
     folder = _store_path(path)
     if not check_store(folder) and not create:
         raise NotAStore(
-            f"there is no store at {folder}: make one with "
+            f"there is not a store at {folder}: make one with "
             "`featurestore embed SOURCE --dataset NAME`, or name another with --store"
         )
     opened = Store(folder, trust)

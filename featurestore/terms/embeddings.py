@@ -146,7 +146,7 @@ class Embeddings(Shown):
 
     @property
     def groups(self) -> NDArray[Any]:
-        """The group of each item, shape (n,); items of one group never part in evaluation."""
+        """The group of each item, shape (n,); items of one group stay together in evaluation."""
         return self.column("group")
 
     @property

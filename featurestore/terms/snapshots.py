@@ -27,5 +27,5 @@ class Snapshot:
         """
         items, dot, view = text.partition(".")
         if not (dot and items.isdecimal() and view.isdecimal() and len(text) < 20):
-            raise BadName(f"{text!r} is no snapshot: expected two versions, such as 12.3")
+            raise BadName(f"{text!r} is not a snapshot: expected two versions, such as 12.3")
         return cls(int(items), int(view))

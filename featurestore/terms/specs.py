@@ -59,7 +59,7 @@ class EncoderSpec:
         family, colon, model = body.partition(":")
         if not colon or not family or not model:
             raise BadName(
-                f"{text!r} is no encoder spec: expected family:model, "
+                f"{text!r} is not an encoder spec: expected family:model, "
                 "such as timm:resnet18, open_clip:ViT-B-32/laion2b_s34b_b79k or baseline:pixels"
             )
         revision = None
@@ -163,7 +163,7 @@ def _parse_option(part: str, text: str) -> tuple[str, str]:
     key, equals, value = part.partition("=")
     if not equals or key not in SPEC_OPTIONS:
         raise BadName(
-            f"{part!r} in {text!r} is no encoder option: expected key=value "
+            f"{part!r} in {text!r} is not an encoder option: expected key=value "
             f"with a key among {', '.join(SPEC_OPTIONS)}"
         )
     if key == "prompt" and (literal := literal_prompt(value)) is not None:  # two spellings, one

@@ -82,7 +82,7 @@ def snapshots_of_heads(
             ]
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise StoreCorrupt(
-                f"{path} is no list of encoders: delete this head, or train it again"
+                f"{path} is not a list of encoders: delete this head, or train it again"
             ) from error
         yield from snapshots
 

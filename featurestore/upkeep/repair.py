@@ -52,7 +52,7 @@ class Repair:
 
 
 def repair(folder: DatasetFolder, *, dry_run: bool = False, unnamed: bool = False) -> list[Repair]:
-    """Mend damaged logs; nothing is said of those that are whole.
+    """Repair damaged logs; undamaged ones are not reported.
 
     A commit that is gone, or not as it was written, comes back from its copy, so that the table
     reads as before. Without a copy, one that says nothing takes its place, and rows of shards

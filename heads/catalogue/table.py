@@ -158,9 +158,7 @@ def head_entries(heads: Sequence[str | Any], task: Task) -> dict[str, HeadEntry]
         name, entry = (one, head_entry(one)) if isinstance(one, str) else _named(one, found)
         if entry.builder(task) is None:
             able = [n for n, known in HEADS.items() if known.builder(task) is not None]
-            raise UnknownHead(
-                f"head {name!r} is none for {task}; those that are: {', '.join(able)}"
-            )
+            raise UnknownHead(f"head {name!r} cannot do {task}; these can: {', '.join(able)}")
         found[name] = entry
     return found
 
@@ -230,7 +228,7 @@ def entry_of(estimator: BaseEstimator) -> HeadEntry:
         return HeadEntry(about, classifier=build, is_known=False)
     if is_regressor(estimator):
         return HeadEntry(about, regressor=build, is_known=False)
-    raise BadName(f"{estimator!r} is no classifier or regressor of scikit-learn's kind")
+    raise BadName(f"{estimator!r} is not a classifier or regressor of scikit-learn")
 
 
 def _imported(name: str) -> Any:

@@ -49,8 +49,8 @@ def with_words(build: Build, view: AnyView | None, classes: Sequence[str]) -> Bu
     """
     if view is None or not hasattr(view, "encode"):
         raise ModalityMismatch(
-            "a zero-shot head needs the words of one encoder: it reads no vectors that are put "
-            "side by side"
+            "a zero-shot head needs one encoder that reads words: it cannot read the vectors of "
+            "several encoders side by side"
         )
     prompts = prompts_of(build(0).prompts, classes, view.dataset.modality)
     vectors = class_vectors(cast("View", view), prompts)
@@ -71,7 +71,7 @@ def prompts_of(
         prompts = {class_name(label): texts for label, texts in prompts.items()}
         missing = [name for name in classes if not prompts.get(name)]
         if missing:
-            raise BadName(f"prompts say nothing of the classes {missing}: expected all {classes}")
+            raise BadName(f"the prompts lack the classes {missing}: expected all {classes}")
         return [_several(prompts[name]) for name in classes]
     templates = _several(_TEMPLATES[modality] if prompts is None else prompts)
     for template in templates:

@@ -124,7 +124,7 @@ class KnnRegressor(KnnChoices, RegressorMixin, BaseEstimator):  # type: ignore[m
     """
 
     def fit(self, X: Matrix, y: NDArray[Any], groups: NDArray[Any] | None = None) -> Self:
-        """Keep X (n, dim) and y (n,); a row's own group (n,) is no neighbour in the choice."""
+        """Keep X (n, dim), y (n,); rows of one group (n,) are not neighbours in the choice."""
         X, y = validate_data(self, X, y, dtype=[np.float64, np.float32], y_numeric=True)
         self._check_choices()
         self.normaliser_, self.vectors_ = normalised("l2", X)

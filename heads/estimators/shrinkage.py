@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import cho_factor, cho_solve
+from scipy.linalg import LinAlgError, cho_factor, cho_solve
 
 from heads.estimators.weights import taken
 
@@ -61,7 +61,12 @@ def _solve_wide(
     scaled = B / root[:, 0]
     inner = scaled @ scaled.T
     inner.flat[:: len(inner) + 1] += 1
-    factor = cho_factor(inner, overwrite_a=True, check_finite=False)
+    try:
+        factor = cho_factor(inner, overwrite_a=True, check_finite=False)
+    except LinAlgError:  # copies within classes: beyond what float32 can tell
+        if B.dtype != np.float32:
+            raise
+        return _solve_wide(B.astype(np.float64), D, M)
 
     def solve(M: NDArray[np.float64]) -> NDArray[np.float64]:
         spun = M.astype(B.dtype) / root

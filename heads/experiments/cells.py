@@ -210,6 +210,11 @@ class Runner:
         for begun in (one for bench in benches for one in bench.begun if one.tally.scores):
             _keep(begun, "tally", begun.tally.to_json())
 
+    def is_kept(self, cell: Cell, plan: Plan) -> bool:
+        """Whether a cell was run before."""
+        file = self._place(cell, plan)[1]
+        return file is not None and file.exists()
+
     def _place(self, cell: Cell, plan: Plan) -> tuple[dict[str, Any], Path | None]:
         """Return all that decides the numbers of a cell, and a file whose name is its hash."""
         material, head, entry = cell

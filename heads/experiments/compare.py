@@ -9,9 +9,15 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 
-from featurestore.errors import BadName, ModalityMismatch, NotEnoughData, nearest
+from featurestore.errors import (
+    BadName,
+    FeatureStoreError,
+    ModalityMismatch,
+    NotEnoughData,
+    nearest,
+)
 from heads.catalogue.entry import HeadEntry
-from heads.catalogue.table import default_heads, head_entries
+from heads.catalogue.table import HEADS, default_heads, head_entries
 from heads.catalogue.words import reads_words
 from heads.experiments.cells import Progress, Runner, cell_cache, keep_run, run_folder
 from heads.experiments.inputs import Cell, baselines, of_views
@@ -20,7 +26,7 @@ from heads.labels.options import PlanKeywords, PlanOptions, options_from
 from heads.labels.plan import Plan
 from heads.labels.tasks import Task
 from heads.labels.views import AnyDataset
-from heads.measures.comparison import ComparedHead, Comparison, ComparisonCard, cell_name, metric_of
+from heads.measures.comparison import ComparedHead, Comparison, ComparisonCard
 from heads.measures.evaluate import Report, undefined
 from heads.measures.metrics import METRICS
 from heads.saved.ground import Ground, ground_of
@@ -28,6 +34,9 @@ from heads.saved.provenance import library_versions, machine
 
 if TYPE_CHECKING:
     from featurestore.store.view import View
+
+FEW_LABELS = 8  # a class: with so many or fewer the words of the classes gain (docs/heads.md)
+WORDS_HEAD = "zero-shot+probe"
 
 
 def compare(
@@ -41,20 +50,19 @@ def compare(
     save: bool = True,
     **plan: Unpack[PlanKeywords],
 ) -> Comparison:
-    """Compare heads on the encoders of one data set.
+    """Compare heads on the encoders of one data set, beside baselines.
 
-    The table always holds the baselines: knn, majority, and for texts TF-IDF + logistic.
-    All rows share the items that every view has a vector of, and the same folds. Near-duplicates
-    across a given split are counted, and each row also has its metric without them. Results of an
-    equal run are read, so that an interrupted comparison goes on where it stopped.
+    All rows share the items that every view has a vector of, and the same folds; results of an
+    equal run are read. Near-duplicates across a given split are counted and left out of a second
+    metric.
 
     Parameters
     ----------
     views : View or sequence of View
         Of one data set; `heads.concat` puts several into one.
     heads : sequence of str or estimator, optional
-        Names from `heads.catalogue.table.HEADS`, ``python:module:object``, or unfitted scikit-learn
-        estimators; by default all that do the task.
+        Names as of `featurestore train`, or unfitted scikit-learn estimators; by default all that
+        do the task and, with 8 labels a class or fewer, zero-shot+probe.
     metric : str, optional
         Of `heads.measures.metrics.METRICS`; default balanced accuracy, macro F1 or R², by task.
     progress : callable, optional
@@ -94,19 +102,26 @@ def compare(
     dataset, rules = ground.views[0].dataset, ground.plan
     metric = check_metric(metric, rules.task)
     entries = chosen_heads(heads, rules.task)
-    cells, mute_notes = cells_of(ground, entries)
+    cells, notes = cells_of(ground, entries)
     cells += baselines(ground)
-    made = _Comparing(ground, options, metric, list(entries), cells, datetime.now(UTC))
     cache = cell_cache(dataset) if save else None
     runner = Runner(options.seed, cache, progress, (metric,), minutes)
-    if preview is not None:
-        runner.on_repeat = lambda rows: preview(made.of(rows))
+    words, word_notes = words_where_few(ground, runner) if heads is None else ([], [])
+    cells += words
+    asked = dict.fromkeys(name for _, name, entry in cells if not entry.is_baseline)
+    made = _Comparing(ground, options, metric, list(asked), cells, datetime.now(UTC))
+    runner.on_repeat = None if preview is None else lambda rows: preview(made.of(rows))
     runner.begin(len(rules.parts) * len(cells), made.work)
     rows = runner.cells(cells, rules)
     leak, leak_notes = (None, []) if options.twins_together else find_leak(ground.views, rules)
-    notes = [*ground.notes(), _best_note(rows, metric), *mute_notes, *leak_notes]
+    if all(np.isnan(one.report.estimate(metric).value) for one in rows):
+        raise NotEnoughData(undefined(metric))
+    notes = [*ground.notes(), *notes, *word_notes, *leak_notes]
     notes += stopped_notes(runner, [row.report for row in rows], rules)
-    comparison = made.of(rows, notes, leak)
+    return _kept(made.of(rows, notes, leak), dataset, save)
+
+
+def _kept(comparison: Comparison, dataset: AnyDataset, save: bool) -> Comparison:
     if save:
         keep_run(dataset, "compare", comparison.to_json())
     return comparison
@@ -158,8 +173,43 @@ class _Comparing:
         )
 
 
+def words_where_few(ground: Ground, runner: Runner) -> tuple[list[Cell], list[str]]:
+    """Return `zero-shot+probe` on views that read words, where labels are few; and notes on it.
+
+    With eight labels a class or fewer, what a class is called says more than a few examples.
+    """
+    plan = ground.plan
+    if plan.task is not Task.MULTICLASS or not any(map(_has_letters, plan.classes)):
+        return [], []
+    taught = float(np.mean([len(train) for train, _ in plan.parts])) / len(plan.ids)
+    if float(np.median(np.bincount(plan.target.values))) * taught > FEW_LABELS:
+        return [], []
+    cells: list[Cell] = []
+    notes = []
+    for view, material in zip(ground.views, of_views(ground), strict=True):
+        cell = material, WORDS_HEAD, HEADS[WORDS_HEAD]
+        if not reads_words(view):
+            continue
+        try:
+            if not runner.is_kept(cell, plan):
+                material.build(cell[2])  # encodes the names of the classes
+            cells.append(cell)
+        except FeatureStoreError as error:  # the vectors are here, and the encoder is not
+            notes.append(f"{WORDS_HEAD} was not tried on {material.encoder}: {error}.")
+    if cells:
+        notes.append(
+            f"{WORDS_HEAD} was tried as well: there are {FEW_LABELS} labels a class or fewer, and "
+            "the encoder reads the names of the classes."
+        )
+    return cells, notes
+
+
+def _has_letters(name: str) -> bool:
+    return any(letter.isalpha() for letter in name)
+
+
 def stopped_notes(runner: Runner, reports: Sequence[Report], plan: Plan) -> list[str]:
-    """Say what was left out for want of time."""
+    """Say what was left out because the time was up."""
     n_parts = min(report.n_parts for report in reports)
     if n_parts == len(plan.parts) and not runner.left_out:
         return []
@@ -224,7 +274,10 @@ def cells_of(ground: Ground, entries: Mapping[str, HeadEntry]) -> tuple[list[Cel
         for name, entry in entries.items()
         if not (name in named and view in mute)
     ]
-    return cells, [f"{view.spec} reads no words: without {', '.join(named)}." for view in mute]
+    return cells, [
+        f"{view.spec} does not read words, so {', '.join(named)} was not tried on it."
+        for view in mute
+    ]
 
 
 def check_metric(metric: str | None, task: Task) -> str:
@@ -258,14 +311,3 @@ def chosen_heads(heads: Sequence[str | Any] | None, task: Task) -> dict[str, Hea
 def runs(dataset: AnyDataset) -> list[Comparison]:
     """Return the stored comparisons of a data set (or of its folder), newest first."""
     return [Comparison.from_json(card) for card in run_folder(dataset).runs("compare")]
-
-
-def _best_note(compared: Sequence[ComparedHead], metric: str) -> str:
-    if all(np.isnan(one.report.estimate(metric).value) for one in compared):
-        raise NotEnoughData(undefined(metric))
-    sign = 1 if metric_of(metric).higher_is_better else -1
-    best = max(compared, key=lambda cell: sign * cell.report.estimate(metric).value)
-    return (
-        f"{cell_name((best.encoder, best.head))} is the best of {len(compared)} rows; the best of "
-        "many tends to look better than it is."
-    )

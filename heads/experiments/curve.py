@@ -77,7 +77,7 @@ def curve(
     metric = check_metric(metric, ground.plan.task)
     ((name, entry),) = head_entries([head], ground.plan.task).items()
     if entry.reads == "texts":
-        raise BadName(f"{name} reads no vectors: its curve is drawn beside those of all encoders")
+        raise BadName(f"{name} reads texts: its curve is drawn beside those of all encoders")
     cells, mute_notes = cells_of(ground, {name: entry})
     cells += [cell for cell in baselines(ground) if cell[1] != "majority"]
     drawn = _drawn(ground.plan, per_class, n_draws, seed)
@@ -133,7 +133,7 @@ def _drawn(plan: Plan, per_class: Sequence[int], n_draws: int, seed: int) -> dic
     }
     if not drawn:
         raise NotEnoughData(
-            f"half of the rows of every class are fewer than {min(per_class)}: label more"
+            f"no class has {2 * min(per_class)} labels, twice the smallest budget: label more"
         )
     return drawn
 
@@ -212,10 +212,10 @@ def _notes(
     left = sorted(set(per_class) - set(drawn))
     if left:
         notes.append(
-            f"Budgets of {', '.join(map(str, left))} are left out: half of the rows of every "
-            "class are fewer."
+            f"Budgets of {', '.join(map(str, left))} labels a class are left out: no class has "
+            "twice as many."
         )
     notes.append(
-        f"Bands are where one new draw of labels is expected (95 %, from {n_draws} draws)."
+        f"The band shows where 95 % of new draws of labels are expected (from {n_draws} draws)."
     )
     return tuple(notes)

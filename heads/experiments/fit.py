@@ -255,7 +255,7 @@ def _undefined_notes(evaluation: Evaluation) -> list[str]:
 
 
 def _columns_of(view: View) -> dict[str, str] | None:
-    """Return what the tables of a data set call their columns, as far as all agree."""
+    """Return the column names on which all tables of a data set agree."""
     records = view.dataset.description.sources.values()
     found = {}
     for flag in COLUMNS:

@@ -56,7 +56,7 @@ class Leak:
             return f"No test item has {of}."
         return (
             f"The split leaks: {self.n_twins:,} of {n:,} test items ({self.n_twins / n:.1%}) have "
-            f"{of}; the scores without them are given, too."
+            f"{of}; scores without them are shown as well."
         )
 
 

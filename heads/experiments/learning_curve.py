@@ -178,21 +178,51 @@ class Curve(Tabular, Plotted):
             for row, p in zip(rows, adjusted, strict=True)
         ]
 
+    @property
+    def higher_is_better(self) -> bool:
+        """Whether more is better in the metric."""
+        return METRICS[self.task][self.metric].higher_is_better
+
+    def reached(self, encoder: str, value: float) -> Budget | None:
+        """Return the smallest budget from which on the band lies above a score; None where none."""
+        found = None
+        for one in reversed(self.of(encoder)):
+            if one.band()[0] < value:
+                break
+            found = one
+        return found
+
     def labels_needed(self, encoder: str, value: float) -> str:
-        """Say how many labels an encoder needs for a score, or that nobody can tell."""
+        """Say how many labels an encoder needs for a score; what to do where it was not reached.
+
+        Enough are labels with which the lower end of the band of one new draw reaches the score.
+        """
         about = METRICS[self.task][self.metric]
-        percent = f"{100 * value:.3g} %"
-        name = self.metric.replace("_", " ")
+        goal, name = f"{100 * value:.3g} %", self.metric.replace("_", " ")
         if not (about.is_share and about.higher_is_better):
             return f"labels needed are told for shares such as accuracy, not for {name}"
-        needed = labels_needed(self.of(encoder), 1 - value)
+        budgets = self.of(encoder)
+        last = budgets[-1]
+        if (sure := self.reached(encoder, value)) is not None:
+            return (
+                f"{sure.n_labels:,} labels are enough for {goal} {name}: {_percent(sure.mean)} on "
+                f"average, and the lower end of the band is {_percent(sure.band()[0])}"
+            )
+        if (mean := next((one for one in budgets if one.mean >= value), None)) is not None:
+            return (
+                f"{goal} {name} is reached with {mean.n_labels:,} labels on average "
+                f"({_percent(mean.mean)}), but one draw of labels may give "
+                f"{_percent(max(0.0, mean.band()[0]))}; with all {last.n_labels:,} it may give "
+                f"{_percent(max(0.0, last.band()[0]))}"
+            )
+        n_all = f"{last.n_labels:,}"
+        begin = f"{goal} {name} was not reached: {_percent(last.mean)} with all {n_all} labels"
+        needed = labels_needed(budgets, 1 - value)
         if isinstance(needed, str):
-            return f"for {percent} {name}: {needed}"
+            return f"{begin}. {needed}: label about {n_all} more and ask again"
         n, low, high = needed
-        if low == high:
-            return f"for {percent} {name} {n:,} labels were enough"
         to = "more than can be told" if high is None else f"{high:,}"
-        return f"for {percent} {name} you need about {n:,} labels ({low:,} to {to}; 80 %)"
+        return f"{begin}. About {n:,} labels would reach it on average ({low:,} to {to}; 80 %)"
 
     def to_json(self) -> dict[str, Any]:
         """Return everything that is needed to draw it again."""
@@ -230,6 +260,10 @@ class Curve(Tabular, Plotted):
             ) from error
 
 
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
+
+
 def labels_needed(budgets: Sequence[Budget], error: float) -> tuple[int, int, int | None] | str:
     """Return the labels that bring the mean error down to a value, with an 80 % interval.
 
@@ -237,7 +271,7 @@ def labels_needed(budgets: Sequence[Budget], error: float) -> tuple[int, int, in
     -------
     (n, low, high), or str
         ``high`` is None where it lies beyond four times the labels that were seen. A text says
-        why nobody can tell: too few budgets, a back-test that fails, an answer that far out.
+        why there is no answer: too few budgets, a back-test that fails, an answer that far out.
     """
     kept = [one for one in budgets if one.per_class > 1] or list(budgets)
     n = np.array([one.n_labels for one in kept], dtype=np.float64)
@@ -247,17 +281,14 @@ def labels_needed(budgets: Sequence[Budget], error: float) -> tuple[int, int, in
         seen = int(n[reached[0]])
         return seen, seen, seen
     if len(n) < LEAST_BUDGETS or (n <= n[-1] / 4).sum() < 3:
-        return "more budgets are needed to tell: three of at most a quarter of the labels"
+        return "Too few points to extrapolate"
     if not backtest(n, errors):
-        return (
-            "nobody can tell: fitted on a quarter of these labels, the curve did not foretell the "
-            "rest"
-        )
+        return "The curve is too uneven to extrapolate"
     most = MOST_BEYOND * n[-1]
     needed = [law.labels_for(error) for law in laws_of(n, errors)]
     low, middle, high = (float(np.quantile(needed, q, method="lower")) for q in (0.1, 0.5, 0.9))
     if middle > most:
-        return f"not within {MOST_BEYOND} × {int(n[-1]):,} labels, and beyond that nobody can tell"
+        return f"More than {int(most):,} labels would be needed, too far to extrapolate"
     seen = n[-1]  # with so many it was not reached
     return round(max(middle, seen)), round(max(low, seen)), round(high) if high <= most else None
 

@@ -126,8 +126,8 @@ def _check_spaces(then: Mapping[str, str], names: Sequence[str], task: Task) -> 
     now = head_entries(names, task)
     if changed := [name for name in names if then.get(name) != now[name].search_space]:
         raise BadName(
-            f"{', '.join(changed)}: what the card says that it chose among is not what it would "
-            "choose among now (prompts, grids)"
+            f"{', '.join(changed)}: the settings to choose from have changed since that run "
+            "(prompts, grids)"
         )
 
 

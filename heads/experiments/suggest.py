@@ -174,7 +174,7 @@ def _random(
 def _uncertainty(
     unit: Unit, codes: NDArray[np.intp], is_open: NDArray[np.bool_], n: int, seed: int
 ) -> Chosen:
-    """Take rows that a ridge head is torn about, one from each cluster of the most torn."""
+    """Take rows that a ridge head is unsure of, one from each cluster of the least sure."""
     from heads.estimators.ridge import RidgeHead
 
     known = np.flatnonzero(codes >= 0)
@@ -279,7 +279,7 @@ STRATEGIES: dict[str, Strategy] = {
     "random": _random,
 }
 _REASONS = {
-    "uncertainty": "a head is torn between two classes",
+    "uncertainty": "a head is unsure between two classes",
     "typiclust": "typical of a cluster without a label",
     "coreset": "far from everything labelled",
     "random": "drawn at random",

@@ -52,9 +52,10 @@ class LabelColumn:
         if self.left_out:
             names = sorted(self.left_out)
             shown = ", ".join(names[:5]) + (" …" if len(names) > 5 else "")
+            n_items = int((self.is_known & ~self.takes_part).sum())
             notes.append(
-                f"Left out, since each lies in one group and folds need two: {len(names)} "
-                f"classes of {int((self.is_known & ~self.takes_part).sum())} items ({shown})."
+                f"{len(names)} classes of {n_items} items are left out, since each is in one "
+                f"group and folds need two ({shown})."
             )
         return notes
 

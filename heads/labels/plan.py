@@ -33,7 +33,7 @@ class Plan:
     ids: NDArray[np.str_]  # (n,), sorted
     rows: NDArray[np.intp]  # (n,), positions in the embeddings it was made from
     target: Target  # of the n rows
-    block: NDArray[np.intp]  # (n,), rows of one block never part
+    block: NDArray[np.intp]  # (n,), rows of one block stay together
     split: NDArray[Any]  # (n,), train | val | test | None
     train: NDArray[np.intp]  # rows that the final head learns from
     test: NDArray[np.intp]  # rows of the test split; empty where folds are used
@@ -235,7 +235,7 @@ def _by_folds(rows: LabelledRows, seed: int, remark: str | None) -> _Division:
     if any(rows.one_class(train[rows.teaches[train]]) for train, _ in folds.parts()):
         raise NotEnoughData(
             f"{len(np.unique(rows.block))} groups are too few for folds that each teach two "
-            "classes: label more groups, or let them part with --ignore-groups"
+            "classes: label more groups, or ignore the groups with --ignore-groups"
         )
     train = np.flatnonzero((rows.is_train | ~rows.is_test.any()) & rows.teaches)
     test = np.empty(0, dtype=np.intp)
@@ -249,12 +249,14 @@ def _without_twins(
     known = {one for one in twin[train].tolist() if one is not None}
     leaks = np.array([one in known for one in twin[test].tolist()], dtype=bool)
     if leaks.all():
-        raise NotEnoughData("every test item has a twin in the training split: split anew")
+        raise NotEnoughData(
+            "every test item has a near-duplicate in the training split: make another split"
+        )
     if not leaks.any():
         return test, []
     return test[~leaks], [
-        f"Left out of the test split for a twin in the training split: {int(leaks.sum())} of "
-        f"{len(test)} items ({leaks.mean():.0%})."
+        f"{int(leaks.sum())} of {len(test)} test items ({leaks.mean():.0%}) are left out, because "
+        "they have a near-duplicate in the training split."
     ]
 
 
@@ -268,8 +270,8 @@ def _test_notes(
     notes = []
     if n_leaked:
         notes.append(
-            f"The split leaks: the content of {n_leaked} of {len(test)} test items also stands in "
-            "the training split, so scores are too good."
+            f"The split leaks: {n_leaked} of {len(test)} test items have an exact copy in the "
+            "training split, so scores are too high."
         )
     if n_shared:
         notes.append(f"{n_shared} of {len(test)} test items share a group with training items.")
@@ -279,7 +281,8 @@ def _test_notes(
         unseen = [target.classes[c] for c in np.flatnonzero(is_unseen[: len(target.classes)])]
         if unseen:
             notes.append(
-                f"No training item has the label {', '.join(unseen)}: only words could tell it."
+                f"No training item has the label {', '.join(unseen)}: only a zero-shot "
+                "head can predict it."
             )
     return notes
 
@@ -308,6 +311,7 @@ def _fold_notes(folds: Folds, rows: LabelledRows) -> list[str]:
         known = strata.any(axis=0)
         if any((strata[train].any(axis=0) < known).any() for train, _ in folds.parts()):
             notes.append(
-                "In some folds a class is only in the test part: only words could tell it there."
+                "In some folds a class is only in the test part, where only a zero-shot head can "
+                "predict it."
             )
     return notes

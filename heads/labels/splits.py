@@ -131,7 +131,7 @@ def split_dataset(
     taken = None if overwrite else column("split")
     if taken is not None and all(value is not None for value in taken):
         raise NotEnoughData(
-            f"every item of {dataset.name} has a split already: --overwrite deals them anew"
+            f"every item of {dataset.name} has a split already: --overwrite splits them again"
         )
     groups = ("content_hash", "group", *([group] if group else []))
     ids = column("item_id")

@@ -118,8 +118,8 @@ def read_target(values: NDArray[Any], task: Task, name: str) -> Target:
     fractions = [value for value in values if is_number(value) and value % 1]
     if fractions:
         raise BadName(
-            f"label {name!r} holds numbers with fractions such as {fractions[0]}, which are no "
-            "classes: its task is regression"
+            f"label {name!r} holds numbers with fractions such as {fractions[0]}, so it holds "
+            "no classes: its task is regression"
         )
     texts = [class_name(value) for value in values]
     names, codes = np.unique(np.array(texts, dtype=str), return_inverse=True)
@@ -133,7 +133,7 @@ def _numbers(values: Sequence[Any] | NDArray[Any], name: str) -> NDArray[np.floa
     try:
         numbers = np.array([float(value) for value in values])
     except (TypeError, ValueError) as error:
-        raise BadName(f"label {name!r} is no column of numbers: {error}") from None
+        raise BadName(f"label {name!r} is not a column of numbers: {error}") from None
     if not np.isfinite(numbers).all():
         raise BadName(f"label {name!r} holds an infinite number: expected finite ones")
     return numbers

@@ -71,7 +71,7 @@ def trust_of(dataset: AnyDataset) -> Trust:
 
 
 def slice_facts(view: AnyView) -> dict[str, str]:
-    """Return what cards say of the slice that a view reads; nothing where it reads all items."""
+    """Return what cards say of the slice that a view reads; nothing if it reads all items."""
     if view.slice_ is None:
         return {}
     return {"slice": view.slice_.name, "slice_digest": view.slice_.digest}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from statistics import NormalDist
 from typing import Any, ClassVar, Self
@@ -16,14 +16,13 @@ from featurestore.terms.specs import EncoderSpec
 from heads.labels.tasks import Task
 from heads.measures.card import ABSENT, RunCard, TwinsInTest, known_fields
 from heads.measures.evaluate import CLOSED_FORM, Report
-from heads.measures.intervals import LEVEL, level_of_each
+from heads.measures.intervals import LEVEL, detectable, level_of_each, likely
 from heads.measures.metrics import METRICS, Metric
 from heads.measures.shown import ShownComparison
 
 RUN_FORMAT = 2
 Cell = tuple[str, str]  # encoder, head
 N_JOINT = 2000  # draws of the rows, for the largest of many differences
-POWER = 0.8  # with which a difference "would be seen"
 
 
 @dataclass(frozen=True)
@@ -51,6 +50,18 @@ class Difference:
             return self.value, self.low, self.high
         return -self.value, -self.high, -self.low
 
+    @property
+    def swapped(self) -> Difference:
+        """The same difference, seen from the second."""
+        return replace(
+            self,
+            first=self.second,
+            second=self.first,
+            value=-self.value,
+            low=-self.high,
+            high=-self.low,
+        )
+
     def sentence(self) -> str:
         """Say what the interval says, shares in percentage points.
 
@@ -76,11 +87,18 @@ class Difference:
                 f"{first} is worse than {second} by {said(-value)} {unit} "
                 f"({said(-high)} to {said(-low)}; {self.estimand})"
             )
-        return (
-            f"{first} and {second} are not separable at this size: {said(value, '+')} {unit} "
-            f"({said(low, '+')} to {said(high, '+')}; {self.estimand}); "
-            f"a difference of {said(self.detectable)} {unit} would be seen"
-        )
+        if not np.isfinite([low, high]).all():
+            return f"{first} and {second} cannot be compared: the tested items are of one group"
+        sign = likely(value, low, high, self.n_claims)
+        if sign < 0:
+            return self.swapped.sentence()
+        span = f"{said(value, '+')} {unit} ({said(low, '+')} to {said(high, '+')}; {self.estimand})"
+        if sign == 0:
+            return (
+                f"No difference between {first} and {second} can be seen: {span}; one of "
+                f"{said(self.detectable)} {unit} would have been seen"
+            )
+        return f"{first} is likely better than {second}: {span}; at worst {said(-low)} {unit} worse"
 
 
 @dataclass(frozen=True, eq=False)
@@ -390,7 +408,7 @@ class Comparison(ShownComparison):
                 ComparisonCard.from_json(data["card"]),
             )
         except (KeyError, TypeError, ValueError) as error:
-            raise StoreCorrupt(f"this is no stored comparison: {error!r}") from error
+            raise StoreCorrupt(f"this is not a stored comparison: {error!r}") from error
 
 
 def _as_reviewed(report: Report, metric: str) -> dict[str, float]:
@@ -415,25 +433,6 @@ def number(x: float, metric: str, sign: str = "") -> str:
 def unit_of(metric: str) -> str:
     """Name what `number` counts: ``points``, or ``in rmse``."""
     return "points" if metric_of(metric).is_share else f"in {metric.replace('_', ' ')}"
-
-
-def detectable(low: float, high: float, n_claims: float = 1) -> float:
-    """Return the difference that is found in 80 % of cases, from an interval's half width.
-
-    The half width is z times the standard error, with z of 95 % shared by n claims; a difference
-    of z + 0.84 standard errors is found in 80 %.
-    """
-    z = NormalDist().inv_cdf((1 + level_of_each(n_claims)) / 2)
-    return (z + NormalDist().inv_cdf(POWER)) / z * (high - low) / 2
-
-
-def settled(low: float, high: float, n_claims: float = 1) -> float:
-    """Return the margin within which equal heads are found to lie in 80 % of cases.
-
-    Both ends must be inside, each in 90 %: z + 1.28 standard errors (`detectable` explains z).
-    """
-    z = NormalDist().inv_cdf((1 + level_of_each(n_claims)) / 2)
-    return (z + NormalDist().inv_cdf((1 + POWER) / 2)) / z * (high - low) / 2
 
 
 def cell_name(cell: Cell) -> str:

@@ -127,7 +127,7 @@ def _leak_notes(issues: Sequence[Issue], n_items: int) -> list[str]:
         return []
     return [
         f"{n_leaks:,} of {n_items:,} items ({n_leaks / n_items:.0%}) have a twin on the other side "
-        "of a split or group: scores are too good by them."
+        "of a split or group: this makes scores too high."
     ]
 
 

@@ -139,4 +139,4 @@ class Issues(Tabular):
                 QualityCard.from_json(data["card"]),
             )
         except (KeyError, TypeError, ValueError) as error:
-            raise StoreCorrupt(f"this is no stored quality report: {error!r}") from error
+            raise StoreCorrupt(f"this is not a stored quality report: {error!r}") from error

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Answers(Shown):
-    """What a head says of n items; ``None`` where it has nothing of the kind."""
+    """What a head says of n items; ``None`` where it does not give one."""
 
     ids: NDArray[Any]  # (n,), str
     predicted: NDArray[Any]  # (n,): str, a list of str, or a number; None where it abstains

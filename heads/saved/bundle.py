@@ -99,7 +99,7 @@ class FittedHead:
         return np.asarray(self.estimator.predict_proba(self._inputs(items)))
 
     def unlike_training(self, items: Items) -> Unlike | None:
-        """Say of each item how far out it lies, as ``shares`` of the training items.
+        """Return how far out each item lies, as ``shares`` of the training items.
 
         None where the head cannot tell: ``cannot_tell`` says why.
         """
@@ -328,7 +328,7 @@ def load_bundle(folder: str | StorePath, *, trust: Trust = False) -> FittedHead:
     """
     path = as_path(folder)
     if not (path / "card.json").is_file():
-        raise UnknownHead(f"{path} is no bundle: it has no card.json")
+        raise UnknownHead(f"{path} is not a bundle: it has no card.json")
     card = sealed.card_in(path)
     sealed.check_sums(path, card)
     blocks = sealed.blocks_in(path, card)

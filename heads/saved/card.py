@@ -62,7 +62,7 @@ class Conformal:
             "that were held out from training)"
         )
         if self.limit is None:
-            return f"{said}; so few can only promise it by putting everything into each set"
+            return f"{said}; with so few calibration items each set holds everything"
         if test := self.on_test:
             said += (
                 f"; measured on the test split: {test.coverage:.1%} ({test.low:.1%} to "

@@ -35,7 +35,7 @@ def load_shared(views: Sequence[AnyView]) -> tuple[list[Embeddings], int]:
 
 
 def positions_in(table: Embeddings, ids: NDArray[Any]) -> NDArray[np.intp]:
-    """Return where items (n,) stand in a table, (n,); -1 for those that it has not."""
+    """Return where items (n,) stand in a table, (n,); -1 for those that it lacks."""
     own = table.ids.astype(str)
     order = np.argsort(own, kind="stable")
     rows = order[np.minimum(np.searchsorted(own[order], ids.astype(str)), len(own) - 1)]

@@ -83,7 +83,7 @@ class ConcatView:
 
     @property
     def snapshot(self) -> Snapshot:
-        """That of the items; ``blocks`` has those of the views."""
+        """The items' snapshot; ``blocks`` has those of the views."""
         return self.views[0].snapshot
 
     @property

@@ -1,4 +1,4 @@
-"""Items as users hold them: texts, paths, bytes and pictures; told apart from vectors."""
+"""Items as users hold them: texts, paths, bytes and pictures; and how they differ from vectors."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def _is_raw_one(item: Any) -> bool:
 
 
 def _is_picture(item: Any) -> bool:
-    """Whether it is a PIL image, without importing PIL for what is none."""
+    """Whether it is a PIL image, without importing PIL for other types."""
     return hasattr(item, "getexif") and hasattr(item, "save")
 
 
@@ -68,7 +68,9 @@ def content_of(item: Any, modality: str, at: int) -> str | bytes:
     elif isinstance(item, (str, Path)):
         path = Path(item)
         if not path.is_file():
-            raise BadSource(f"there is no file {path}: this head reads images, as paths or bytes")
+            raise BadSource(
+                f"there is not a file {path}: this head reads images, as paths or bytes"
+            )
         return path.read_bytes()
     elif _is_picture(item):
         return _bytes_of(item)

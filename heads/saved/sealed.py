@@ -91,7 +91,7 @@ def card_in(folder: StorePath) -> HeadCard:
 
 
 def _check_card(card: HeadCard) -> None:
-    """Make sure that a card's values are among those that there are."""
+    """Check that a card's values are known ones."""
     if not _HEAD_ID.fullmatch(card.head_id):
         raise ValueError(f"head_id is {card.head_id[:80]!r}: expected the name of a folder")
     datetime.fromisoformat(card.created)
@@ -107,7 +107,7 @@ def _check_card(card: HeadCard) -> None:
         raise ValueError("classes holds one name twice")
     n = len(card.classes)
     if card.confusion is not None and {n} != {len(card.confusion), *map(len, card.confusion)}:
-        raise ValueError(f"confusion is no table of {n} × {n}")
+        raise ValueError(f"confusion is not a table of {n} × {n}")
     if (sets := card.conformal) is None:
         return
     if not (0 < sets.coverage < 1 and sets.n_calibration >= 0):
@@ -118,7 +118,7 @@ def _check_card(card: HeadCard) -> None:
 
 
 def check_sums(folder: StorePath, card: HeadCard) -> None:
-    """Make sure that the files beside a card are those that it describes.
+    """Check that the files beside a card match what it describes.
 
     Raises
     ------
@@ -189,7 +189,7 @@ def _check_block(block: Any, at: str) -> None:
         "scale": (int, float),
     }  # fmt: skip
     if not isinstance(block, dict):
-        raise ValueError(f"{at} is no object")
+        raise ValueError(f"{at} is not an object")
     for name, kind in kinds.items():
         if name not in block:
             raise ValueError(f"{at} lacks {name}")
@@ -208,7 +208,7 @@ def _check_block(block: Any, at: str) -> None:
         shape = (N_PROBES, block["dim"])
         is_sound = probes.shape == shape and probes.dtype.kind in "fi"
         if not (is_sound and np.isfinite(probes).all()):
-            raise ValueError(f"{at}.canary.{modality} is no table of {shape} numbers")
+            raise ValueError(f"{at}.canary.{modality} is not a table of {shape} numbers")
 
 
 def _check_fit(card: HeadCard, blocks: Sequence[Mapping[str, Any]]) -> None:
@@ -308,6 +308,6 @@ def _named(file: StorePath) -> Iterator[None]:
         if not isinstance(error, (ValueError, OSError)) or not reason:
             reason = f"{type(error).__name__}: {reason}".rstrip(": ")
         raise BadBundle(
-            f"{file} is no file of a head of ours ({reason}): fit the head again, or copy the "
-            "bundle again"
+            f"{file} is not a file that featurestore wrote for a head ({reason}): fit the head "
+            "again, or copy the bundle again"
         ) from error

@@ -217,7 +217,7 @@ def with_columns(
 def _check_views(
     head: FittedHead, views: Sequence[View], blocks: Sequence[Mapping[str, Any]]
 ) -> None:
-    """Make sure that items were embedded as those that taught the head."""
+    """Check that items were embedded as the training items were."""
     for block, view in zip(blocks, views, strict=False):
         if view.fingerprint != block["fingerprint"]:
             raise EncoderMismatch(

@@ -1,4 +1,4 @@
-"""The answer "I do not know this": how far out an item lies, beside those that taught."""
+"""The answer "I do not know this": how far out an item lies, compared with the training items."""
 
 from __future__ import annotations
 
@@ -162,7 +162,7 @@ class Familiar:
         return cls(final, means, reference[np.lexsort(reference.T)])
 
     def __call__(self, vectors: NDArray[np.floating[Any]]) -> Unlike:
-        """Say of each of n vectors, (n, dim), how far out it lies."""
+        """Return how far out each of n vectors, (n, dim), lies."""
         own = np.sort(self.reference, axis=0)
         squares = self.distance.squares(vectors), squares_to(self.local_means, vectors)
         place = [np.searchsorted(own[:, i], one) for i, one in enumerate(squares)]

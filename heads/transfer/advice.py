@@ -106,7 +106,7 @@ def _say_best(e: Evidence) -> str:
 
 def _say_unknown(e: Evidence) -> str:
     v = e.verdict
-    begin = f"These {v.n_rows:,} {v.rows_word} cannot tell"
+    begin = f"These {v.n_rows:,} {v.rows_word} are too few to tell"
     if v.rows_needed < 0:
         return f"{begin}: they are of one group; label items of other groups."
     return (
@@ -121,12 +121,12 @@ def _say_pretraining(e: Evidence) -> str:
     amount = f"{e.said(value, '+')}, {e.said(low, '+')} to {e.said(high, '+')}"
     if decide(low, high, e.verdict.margin) is Kind.INCONCLUSIVE:
         return (
-            "Whether it is the pretraining that helps cannot be told: pretrained and random "
-            f"weights of the architecture are not separable here ({amount})."
+            "Whether pretraining is what helps is open: no difference between pretrained and "
+            f"random weights of the architecture can be seen here ({amount})."
         )
     how = "are better than" if high < 0 else "are as good as"
     return (
-        f"It is not the pretraining that helps: random weights of the architecture {how} the "
+        f"Pretraining is not what helps: random weights of the architecture {how} the "
         f"pretrained ones ({amount})."
     )
 
@@ -173,8 +173,8 @@ def _say_budgets(e: Evidence) -> str:
 def _say_no_shift(e: Evidence) -> str:
     assert e.shift is not None
     return (
-        f"No shift between {e.shift.between} was seen that would explain it: A-distance "
-        f"{e.shift.a_distance:.2f} of 2, and below {e.shift.floor:.2f} none would show."
+        f"No shift between {e.shift.between} explains it: A-distance {e.shift.a_distance:.2f} of "
+        f"2; a shift below {e.shift.floor:.2f} cannot be seen."
     )
 
 
@@ -183,8 +183,8 @@ def _say_shift(e: Evidence) -> str:
     first, _, second = e.shift.between.partition(" and ")
     return (
         f"{first.capitalize()} and {second} differ (A-distance {e.shift.a_distance:.2f} of 2, "
-        f"chance {e.shift.floor:.2f}): heads taught on the one may do worse on the other; label "
-        "some items of the second."
+        f"chance {e.shift.floor:.2f}): heads trained on the first may do worse on the "
+        "second; label some items of the second."
     )
 
 
@@ -202,7 +202,7 @@ def _has_headroom(e: Evidence) -> bool:
 
 def _say_fine_tuning(e: Evidence) -> str:
     v = e.verdict
-    tried = " and nothing cheap that was tried beats them" if e.alternatives else ""
+    tried = ", and nothing cheap that was tried is better" if e.alternatives else ""
     return (
         f"Frozen features reach {100 * v.encoder_value:.1f} % {v.metric.replace('_', ' ')}{tried}: "
         f"with {v.n_taught:,} labels fine-tuning, or a larger encoder, is worth a try "
@@ -242,7 +242,7 @@ RULES: tuple[Rule, ...] = (
         lambda e: e.verdict.kind is Kind.NEUTRAL,
         lambda e: (
             f"The encoder makes no difference that matters (within ±{e.said(e.verdict.margin)}): "
-            f"take whichever is cheaper, it or {e.verdict.reference}."
+            f"take the cheaper one, the encoder or {e.verdict.reference}."
         ),
     ),
     Rule("use something beside it", lambda e: e.best is not None, _say_best),

@@ -17,6 +17,7 @@ from heads.labels.options import options_from
 from heads.labels.plan import Plan
 from heads.labels.tasks import Task
 from heads.labels.views import AnyDataset
+from heads.measures.choice import margin_of
 from heads.measures.comparison import ComparedHead
 from heads.measures.metrics import METRICS
 from heads.saved.ground import ground_of
@@ -29,7 +30,7 @@ from heads.transfer.evidence import ranking_of, shifts_of, slices_of
 from heads.transfer.options import TransferKeywords, TransferOptions
 from heads.transfer.rank import LEAST_HEADS, Ranked, agreement
 from heads.transfer.trials import Sides, Trials, alternatives_of, choosable, pretraining_of
-from heads.transfer.verdict import LEAST_ITEMS, margin_of
+from heads.transfer.verdict import LEAST_ITEMS
 
 if TYPE_CHECKING:
     from featurestore.store.view import View
@@ -125,8 +126,8 @@ def _check_classes(plan: Plan) -> None:
     if not np.isin(asked, taught).any():
         names = ", ".join(plan.classes[c] for c in asked[:5])
         raise NotEnoughData(
-            f"the test split has classes that no training item has ({names}), and no other: "
-            "nothing can be judged; make a split anew, or judge by folds (--evaluation folds)"
+            f"no class of the test split ({names}) is in the training split, so nothing can be "
+            "judged: make another split, or judge by folds (--evaluation folds)"
         )
 
 
@@ -211,12 +212,12 @@ def _ranking(
     n_known = sum(ranked.head_value is not None for ranked in ranking)
     if ranking and n_known < LEAST_HEADS:
         notes.append(
-            f"Kendall's τ takes heads on {LEAST_HEADS} encoders or more, here are {n_known}: "
+            f"Kendall's τ needs heads on {LEAST_HEADS} encoders or more, here are {n_known}: "
             "judge several (or layers), or add --random 3."
         )
     elif ranking:
         notes.append(
-            f"Kendall's τ is over {n_known} encoders: of a score that knows nothing, it is 1 "
+            f"Kendall's τ is over {n_known} encoders: even a useless score has 1 "
             f"or -1 in {2 / math.factorial(n_known):.1%} of cases."
         )
     return ranking, notes
@@ -227,22 +228,23 @@ def _notes(trials: Trials, sides: Sides) -> list[str]:
     n_blocks = len(np.unique(plan.block))
     if plan.folds is not None and n_blocks < LEAST_ITEMS:
         notes.append(
-            f"{n_blocks} independent items are too few for any claim: {LEAST_ITEMS} or more."
+            f"{n_blocks} independent items are too few for any claim: {LEAST_ITEMS} or more are "
+            "needed."
         )
     if plan.folds is None:
         notes.append("One draw of labels: the verdict is for this training set.")
     if (n_groups := sides.reference.report.n_blocks) is not None:
         notes.append(
-            f"The {len(plan.test)} test items are of {n_groups} groups: intervals draw whole "
-            "groups."
+            f"The {len(plan.test)} test items are in {n_groups} groups, which "
+            "intervals draw as a whole."
         )
     names = list(trials.heads)
     if len(names) > 1:
         notes.append(
-            f"On both sides the best of {', '.join(names)}, chosen within each training part."
+            f"Both sides use the best of {', '.join(names)}, chosen within each training part."
         )
     else:
-        notes.append(f"On both sides the head {names[0]}.")
+        notes.append(f"Both sides use the head {names[0]}.")
     if (n_claims := len(trials.cast.judged)) > 1:
-        notes.append(f"The {n_claims} verdicts hold at once in 95 % (Bonferroni).")
+        notes.append(f"All {n_claims} intervals hold together in 95 % of cases (Bonferroni).")
     return notes

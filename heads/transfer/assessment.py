@@ -93,9 +93,9 @@ class Assessment(Tabular, Plotted):
     def sentences(self) -> list[str]:
         """Say what stands beside the verdicts: random weights, layers, blends, few labels."""
         pretraining = [
-            f"{encoder_label(spec)} less random weights of its architecture: "
+            f"{encoder_label(spec)} minus random weights of its architecture: "
             f"{self._said(value)} {unit_of(self.metric)} ({self._said(low)} to "
-            f"{self._said(high)}): what pretraining adds."
+            f"{self._said(high)}); this is what pretraining adds."
             for spec, (value, low, high) in self.pretraining.items()
         ]
         tried = [one for of_one in self.alternatives.values() for one in of_one]
@@ -113,7 +113,7 @@ class Assessment(Tabular, Plotted):
         """Say the verdicts with few labels, a sentence for each encoder."""
         said = self._said
         return [
-            f"{encoder_label(spec)} less {self.verdicts[0].reference} with few labels, "
+            f"{encoder_label(spec)} minus {self.verdicts[0].reference} with few labels, "
             f"{unit_of(self.metric)}: "
             + "; ".join(
                 f"{one.n_labels:,} labels {said(one.value)} ({said(one.low)} to {said(one.high)}) "
@@ -207,7 +207,7 @@ class Assessment(Tabular, Plotted):
                 },
             )
         except (KeyError, TypeError, ValueError) as error:
-            raise StoreCorrupt(f"this is no stored assessment: {error!r}") from error
+            raise StoreCorrupt(f"this is not a stored assessment: {error!r}") from error
 
 
 def _alternative(data: Mapping[str, Any]) -> Alternative:

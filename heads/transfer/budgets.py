@@ -65,13 +65,13 @@ def plans_of(plan: Plan, budgets: Sequence[int], seed: int) -> tuple[list[Plan],
     for k in sorted(set(budgets)):
         draws = draw_labels(plan, k, n_draws, seed)
         if draws is None:
-            notes.append(f"No verdict with {k:,} labels a class: half of every class is fewer.")
+            notes.append(f"No verdict with {k:,} labels a class: no class has twice as many.")
         else:
             plans.append(replace(plan, draws=tuple(draws)))
     if budgets and not plans:
         raise NotEnoughData(
-            f"half of the rows of every class are fewer than {min(budgets)}: smaller budgets, "
-            "or more labels"
+            f"no class has {2 * min(budgets)} labels, twice the smallest budget: ask for smaller "
+            "budgets, or label more"
         )
     return plans, notes
 

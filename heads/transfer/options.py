@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from heads.labels.options import PlanOptions, RowKeywords
-from heads.transfer.verdict import MARGIN
+from heads.measures.choice import MARGIN
 
 if TYPE_CHECKING:
     from featurestore.store.view import View

@@ -1,4 +1,4 @@
-"""How far apart two sets of items lie: so that shift and harm can be told from each other."""
+"""How far apart two sets of items lie: to distinguish shift from harm."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def _check_sizes(
     if min(n_groups) < LEAST_GROUPS:
         raise NotEnoughData(
             f"{n_groups[0]} and {n_groups[1]} groups: a shift needs {LEAST_GROUPS} or more on "
-            "each side to be told from the groups themselves"
+            "each side to be seen beside differences between groups"
         )
 
 
@@ -225,7 +225,7 @@ def _error(scores: NDArray[np.float64], side: NDArray[np.float64]) -> float:
 
 
 def _distance(queries: NDArray[Any], items: NDArray[Any], *, own: bool) -> NDArray[np.float64]:
-    """Return the distance to the fifth nearest item; a row is no neighbor of its own.
+    """Return the distance to the fifth nearest item; a row is not its own neighbor.
 
     The nearest v of q has the largest ``q v - |v|² / 2``, an inner product with one more column.
     """

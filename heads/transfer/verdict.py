@@ -15,20 +15,23 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from featurestore.terms.specs import EncoderSpec
 from heads.labels.estimands import ON_TEST
 from heads.labels.tasks import Task
-from heads.measures.comparison import ComparedHead, detectable, metric_of, number, settled, unit_of
+from heads.measures.comparison import ComparedHead, metric_of, number, unit_of
 from heads.measures.evaluate import Report
 from heads.measures.intervals import (
     LEVEL,
     bootstrap_difference,
     corrected_t,
+    detectable,
     level_of_each,
+    likely,
     mean_recall_difference,
+    settled,
 )
 
 LEAST_ITEMS = 30  # independent ones behind folds, for a claim
-MARGIN = 0.01  # the smallest difference that matters: a point; for errors, of the label's spread
 
 
 class Kind(StrEnum):
@@ -113,23 +116,35 @@ class Verdict:
         return f"{rows} needed to settle a difference of {margin}"
 
     def sentence(self) -> str:
-        """Say the verdict with its interval."""
+        """Say whether the encoder helps, with the interval, and the worst where it is open."""
+        name, unit = EncoderSpec.parse(self.encoder).label, unit_of(self.metric)
 
-        def said(x: float) -> str:
-            return number(x, self.metric, "+")
+        def said(x: float, sign: str = "+") -> str:
+            return number(x, self.metric, sign)
 
+        span = f"({said(self.low)} to {said(self.high)})"
+        over = f"{said(self.value)} {unit} over {self.reference} {span}"
+        against = f"{said(self.value)} {unit} against {self.reference} {span}"
+        if self.kind is Kind.POSITIVE:
+            return f"{name} helps{'' if self.is_material else ' a little'}: {over}"
+        if self.kind is Kind.NEGATIVE:
+            return f"{name} is worse than {self.reference}: {said(self.value)} {unit} {span}"
+        if self.kind is Kind.NEUTRAL:
+            within = f"the interval is within ±{said(self.margin, '')} {unit}"
+            return f"{name} makes no difference that matters: {against}; {within}"
+        sign = likely(self.value, self.low, self.high, self.n_claims)
+        if sign == 0:
+            return (
+                f"No difference between {name} and {self.reference} can be seen: "
+                f"{said(self.value)} {unit} {span}"
+            )
+        if sign > 0:
+            worst = f"; at worst {said(-self.low, '')} {unit} worse" if self.low < 0 else ""
+            return f"{name} likely helps: {over}{worst}"
+        best = f"; at best {said(self.high, '')} {unit} better" if self.high > 0 else ""
         return (
-            f"{self.kind}: {self.metric.replace('_', ' ')} {said(self.value)} "
-            f"{unit_of(self.metric)} ({said(self.low)} to {said(self.high)}) against "
-            f"{self.reference}; {self.estimand}; {number(self.detectable, self.metric)} would be "
-            f"seen, {self._needed()} settle a difference of {number(self.margin, self.metric)} "
-            f"{unit_of(self.metric)}"
+            f"{name} is likely worse than {self.reference}: {said(self.value)} {unit} {span}{best}"
         )
-
-    def _needed(self) -> str:
-        if self.rows_needed < 0:
-            return f"no number of such {self.rows_word} would"
-        return f"{self.rows_needed:,} {self.rows_word} would"
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields and what follows from them."""
@@ -196,16 +211,6 @@ def judge(
         n_taught,
         n_claims,
     )
-
-
-def margin_of(task: Task, metric: str, truth: NDArray[Any], margin: float = MARGIN) -> float:
-    """Return the margin in the metric's unit.
-
-    For errors it is a share of the standard deviation of the labels, ``truth`` of shape (n,).
-    """
-    if task is Task.REGRESSION and metric in ("rmse", "mae"):
-        return margin * float(np.std(truth))
-    return margin
 
 
 def attribution(

@@ -56,8 +56,8 @@ class Twins:
             found.append("Near-duplicates were not looked for: the data set has no files.")
         if self.n_unseen:
             found.append(
-                f"The {self.n_pairs:,} closest pairs were looked at; {self.n_unseen:,} less close "
-                "ones not."
+                f"The {self.n_pairs:,} closest pairs were checked; {self.n_unseen:,} others were "
+                "not."
             )
         if self.n_blind:
             found.append(f"{self.n_blind} files could not be read: their twins are unknown.")

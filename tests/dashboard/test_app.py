@@ -56,8 +56,11 @@ def test_the_leaderboard_shows_the_stored_comparison_and_its_sentence() -> None:
     assert "9 items of 3 classes" in said
     assert "these fitted heads, on the test split" in said
     assert app.dataframe[0].value["tied"].tolist() == [False, True, False]
-    best, twins, *_ = texts_of(app.main.caption)
-    assert best.startswith("prototype on baseline:pixels is the best of 3 rows")
+    twins, *_ = texts_of(app.main.caption)
+    assert "Take prototype on baseline:pixels: " in said
+    assert app.code[-1].value.startswith(
+        "featurestore train pictures -e baseline:pixels --head pro"
+    )
     assert "a near-duplicate (likeness" in twins  # across the split, looked for unasked
 
 
@@ -137,7 +140,7 @@ def test_no_store_and_a_newer_store_are_each_one_sentence(
 ) -> None:
     monkeypatch.setenv("FEATURESTORE_STORE", str(tmp_path / "nothing"))
     [error] = texts_of(opened().error)
-    assert error.startswith(f"There is no store at {tmp_path}/nothing")
+    assert error.startswith(f"There is not a store at {tmp_path}/nothing")
     newer = tmp_path / "newer"
     newer.mkdir()
     (newer / "featurestore.json").write_text('{"format": 99}')
@@ -156,7 +159,7 @@ def test_an_empty_store_says_what_to_run(tmp_path: Path, monkeypatch: pytest.Mon
 def test_launch_refuses_before_it_serves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from dashboard.launch import launch
 
-    with pytest.raises(NotAStore, match="there is no store"):
+    with pytest.raises(NotAStore, match="there is not a store"):
         launch(tmp_path / "nothing")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(MissingExtra, match=r"pip install 'featurestore\[dashboard\]'"):

@@ -181,7 +181,7 @@ def test_an_outline_is_read_as_it_is_written_and_nonsense_is_refused() -> None:
     assert shown.parse_outline(shown.outline_text("umap", tiny)) == ("umap", tiny)
     for bad in ("", "pca:1,2", "pca:a,b;c,d;e,f", "pca:1,2;3,4;nan,0", "1,2;3,4;5,6",
                 "pca:" + ";".join(["0,0"] * 501)):  # fmt: skip
-        with pytest.raises(BadQuery, match="is no outline"):
+        with pytest.raises(BadQuery, match="is not an outline"):
             shown.parse_outline(bad)
 
 

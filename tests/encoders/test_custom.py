@@ -208,7 +208,7 @@ def test_a_checkpoint_of_open_clip_by_its_path(tmp_path, monkeypatch):
     assert known_encoder(parsed) is None  # the file changed
     with pytest.raises(UnknownEncoder, match="expected a checkpoint of RN50"):
         load_encoders([parsed])
-    with pytest.raises(UnknownEncoder, match="is no file: expected the checkpoint"):
+    with pytest.raises(UnknownEncoder, match="is not a file: expected the checkpoint"):
         load_encoders(parse_specs(["open_clip:RN50/./absent.pt"]))
     assert "RN50" in open_clip.list_models()
 

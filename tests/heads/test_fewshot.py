@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -110,8 +111,8 @@ def test_labels_needed_on_a_curve_that_is_a_power_law():
 def test_what_was_seen_is_not_extrapolated_and_what_is_too_far_is_not_told():
     budgets = power_budgets()
     assert labels_needed(budgets, 0.2) == (80, 80, 80)
-    assert "not within 4 × 640 labels" in labels_needed(budgets, 0.051)
-    assert "more budgets are needed" in labels_needed(budgets[:4], 0.01)
+    assert "More than 2,560 labels would be needed" in labels_needed(budgets, 0.051)
+    assert "Too few points" in labels_needed(budgets[:4], 0.01)
 
 
 def test_a_curve_that_bends_is_not_believed():
@@ -120,7 +121,7 @@ def test_a_curve_that_bends_is_not_believed():
         Budget("e", "h", b.per_class, b.n_labels, b.scores - (0.1 if b.per_class == 128 else 0))
         for b in budgets
     ]
-    assert "nobody can tell" in labels_needed(bent, 0.02)
+    assert "too uneven" in labels_needed(bent, 0.02)
     n = np.array([b.n_labels for b in budgets], dtype=float)
     errors = 1 - np.stack([b.scores for b in budgets])
     assert backtest(n, errors)
@@ -136,7 +137,7 @@ def test_a_law_inverts():
 def test_bad_budgets_are_said_clearly(view):
     with pytest.raises(BadName, match="expected 2 and 1 or more"):
         heads.curve(view, per_class=(0, 1))
-    with pytest.raises(NotEnoughData, match="half of the rows of every class"):
+    with pytest.raises(NotEnoughData, match="no class has 200 labels, twice the smallest budget"):
         heads.curve(view, per_class=(100,))
 
 
@@ -154,8 +155,34 @@ def test_the_command_prints_the_table_and_the_labels_needed(tiny_store, capsys):
     assert run([*arguments, "1,2,4", "--target", "90"]) == 0
     out = capsys.readouterr().out
     assert "labels in all" in out
-    assert "builtin:tiny-text: for 90 % balanced accuracy" in out
+    assert "builtin:tiny-text: 4 labels are enough for 90 % balanced accuracy: 100.0 % on" in out
+    assert "\nType next: featurestore train texts -e builtin:tiny-text --head logistic" in out
     assert run([*arguments, "many"]) == 2
+
+
+def test_a_curve_says_what_enough_means_and_what_to_do_where_it_is_not_reached(view):
+    def drawn(*means, spread=0.0):
+        budgets = tuple(
+            Budget("timm:x", "ridge", 2**i, 10 * 2**i, mean + spread * np.array([-1.0, 0, 1]))
+            for i, mean in enumerate(means)
+        )
+        found = heads.curve(view, "ridge", per_class=(1, 2), n_draws=2, save=False)
+        return replace(found, budgets=budgets)
+
+    flat = drawn(0.3, 0.4, 0.45)
+    assert flat.labels_needed("timm:x", 0.6) == (
+        "60 % balanced accuracy was not reached: 45.0 % with all 40 labels. Too few points to "
+        "extrapolate: label about 40 more and ask again"
+    )
+    assert flat.reached("timm:x", 0.6) is None
+    steady = drawn(0.3, 0.65, 0.7)
+    assert steady.labels_needed("timm:x", 0.6).startswith("20 labels are enough for 60 % balanced")
+    assert steady.reached("timm:x", 0.6).n_labels == 20
+    uneven = drawn(0.3, 0.65, 0.7, spread=0.1)  # the band of three draws is wide
+    assert uneven.reached("timm:x", 0.6) is None
+    said = uneven.labels_needed("timm:x", 0.6)
+    assert said.startswith("60 % balanced accuracy is reached with 20 labels on average (65.0 %)")
+    assert "but one draw of labels may give 15.3 %; with all 40 it may give 20.3 %" in said
 
 
 @pytest.fixture

@@ -223,7 +223,7 @@ def test_an_output_that_is_the_input_or_lies_nowhere_is_refused(bundle, tmp_path
     assert "is the input itself" in capsys.readouterr().err
     assert table.read_text() == before
     assert run([*asked, str(tmp_path / "nowhere" / "out.csv")]) == 2
-    assert "there is no folder" in capsys.readouterr().err
+    assert "there is not a folder" in capsys.readouterr().err
 
 
 @pytest.fixture(scope="module")

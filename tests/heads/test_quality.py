@@ -272,7 +272,10 @@ def test_comparisons_and_fits_say_what_near_duplicates_across_the_split_are_wort
     assert "without twins" in table
     assert "The split leaks: 2 of" in table
     assert run(["train", "photos", "--head", "knn", "--store", str(empty_store.path)]) == 0
-    assert "without those test items that have one: balanced accuracy" in capsys.readouterr().out
+    assert (
+        "without the test items that have a near-duplicate: balanced accuracy"
+        in capsys.readouterr().out
+    )
     folds = heads.compare(view, ["knn"], evaluation="folds")
     assert folds.card["twins"] is None
 
@@ -362,7 +365,7 @@ def test_twins_together_leave_no_leak_in_folds_nor_in_the_split(
     assert together.cell(*knn).report.estimate("accuracy").value < 0.65
     assert together.card["never_part"] == ["content_hash", "group", "twins"]
     assert heads.run_again(view.dataset, together).rows()[0]["value"] == together.rows()[0]["value"]
-    with pytest.raises(NotEnoughData, match="every test item has a twin"):
+    with pytest.raises(NotEnoughData, match="every test item has a near-duplicate"):
         heads.compare(view, ["knn"], twins_together=True)
 
 
@@ -458,7 +461,7 @@ def test_the_commands_find_review_learn_and_suggest(
     assert run(["train", "texts", "--head", "ridge", "--apply-reviews", *store]) == 0
     out = capsys.readouterr().out
     assert "1 relabelled, 0 left out" in out
-    assert "against what reviewers say (1 items differ)" in out
+    assert "with the labels of reviewers (1 items differ)" in out
     assert run(["show", "texts", "latest", *store]) == 0
     assert "probable label errors" in capsys.readouterr().out
     assert run(["slices", "texts", "--save", "food", "--where", "topic = 'food'", *store]) == 0
@@ -484,7 +487,7 @@ def test_only_what_has_no_label_is_suggested_and_reviews_count(texts_view: View)
     found = heads.suggest(texts_view, 5)
     assert len(found) == 5
     assert {one.item_id for one in found} <= set(bare)
-    assert found[0].reason == "a head is torn between two classes"
+    assert found[0].reason == "a head is unsure between two classes"
     decided = [
         Review(found[0].item_id, Action.RELABEL, "topic", "food"),
         Review(found[1].item_id, Action.EXCLUDE, "topic"),

@@ -205,7 +205,7 @@ def test_vectors_keep_working_and_wrong_pictures_are_said(picture_head, tmp_path
     head, files = picture_head
     assert head.predict(np.zeros((2, head.card.dim))).tolist() == ["dark", "dark"]
     assert head.predict([[0.0] * head.card.dim]).tolist() == ["dark"]
-    with pytest.raises(BadSource, match=r"there is no file nowhere\.png"):
+    with pytest.raises(BadSource, match=r"there is not a file nowhere\.png"):
         head.predict(["nowhere.png"])
     with pytest.raises(BadSource, match="two kinds"):
         head.predict([str(files[0]), 3])
@@ -213,4 +213,4 @@ def test_vectors_keep_working_and_wrong_pictures_are_said(picture_head, tmp_path
     found = head.predict_frame(frame, column="file")
     assert values(found["predicted"]) == ["light", None, "dark"]
     assert [one is None for one in values(found["failed"])] == [True, False, True]
-    assert "there is no file nowhere.png" in found["failed"][1]
+    assert "there is not a file nowhere.png" in found["failed"][1]

@@ -50,7 +50,7 @@ def test_a_curve_run_again_gives_the_same_numbers(dataset):
     for one, other in zip(first.budgets, again.budgets, strict=True):
         np.testing.assert_array_equal(one.scores, other.scores)
     changed = replace(first, card=replace(first.card, search_space="another grid"))
-    with pytest.raises(BadName, match="ridge: what the card says"):
+    with pytest.raises(BadName, match="ridge: the settings to choose from"):
         heads.run_again(dataset, changed)
 
 

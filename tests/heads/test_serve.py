@@ -216,7 +216,7 @@ def test_a_bundle_that_was_edited_is_not_loaded(bundle, tmp_path):
     (place / "head.skops").write_bytes((place / "head.skops").read_bytes() + b" ")
     with pytest.raises(StoreCorrupt, match=r"head.skops is not what its card describes"):
         heads.load_bundle(place)
-    with pytest.raises(UnknownHead, match="no bundle"):
+    with pytest.raises(UnknownHead, match="not a bundle"):
         heads.load_bundle(tmp_path / "nowhere")
 
 

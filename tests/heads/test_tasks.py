@@ -67,7 +67,7 @@ def test_targets_of_each_task():
 @pytest.mark.parametrize(
     ("values", "task", "error", "said"),
     [
-        (column("a", "b"), Task.REGRESSION, BadName, "no column of numbers"),
+        (column("a", "b"), Task.REGRESSION, BadName, "not a column of numbers"),
         (column(1.0, float("inf")), Task.REGRESSION, BadName, "infinite"),
         (column(3.0, 3.0), Task.REGRESSION, NotEnoughData, "fewer than two different"),
         (column(0.5, 1.0), Task.MULTICLASS, BadName, "its task is regression"),
@@ -201,7 +201,7 @@ def test_estimators_of_the_users_own(make_view, blobs, numbers_view):
 @pytest.mark.parametrize(
     ("head", "said"),
     [
-        ("logistic", "none for regression; those that are: ridge, knn, majority, tfidf"),
+        ("logistic", "cannot do regression; these can: ridge, knn, majority, tfidf"),
         ("python:sklearn.svm:Nothing", "cannot be imported"),
         ("python:numpy:array", "needs arguments"),
         ("python:numpy:pi", "expected python:module:object of an estimator"),
@@ -223,7 +223,7 @@ def test_one_group_of_test_rows_claims_nothing(make_view):
     found = heads.compare([a, b], ["ridge"], save=False)
     gain = found.difference(("timm:a", "ridge"), ("timm:b", "ridge"))
     assert (gain.low, gain.high) == (-np.inf, np.inf)
-    assert "not separable" in gain.sentence()
+    assert "cannot be compared: the tested items are of one group" in gain.sentence()
 
 
 def test_metrics_that_were_not_drawn_have_no_interval_on_a_test_split(make_view, blobs):

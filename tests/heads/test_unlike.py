@@ -285,7 +285,7 @@ def test_old_bundles_load_and_say_that_they_cannot_tell(bundle, tmp_path, capsys
     assert run(["predict", place, source, "-o", str(out)]) == 0
     assert "does not know where its training items lie" in capsys.readouterr().err
     assert run(["predict", place, source, "-o", str(out), "--fail-if-unlike", "20%"]) == 1
-    assert "--fail-if-unlike cannot be kept" in capsys.readouterr().err
+    assert "--fail-if-unlike cannot be checked" in capsys.readouterr().err
 
 
 def test_a_head_that_reads_texts_says_that_it_cannot_tell(taught):

@@ -122,7 +122,7 @@ def test_prompts_are_templates_or_names() -> None:
     assert prompts_of({"cat": ["a", "b"], "old_dog": "c"}, classes, image) == [["c"], ["a", "b"]]
     with pytest.raises(BadName, match=r"template 'cats': expected \{\} where the class"):
         prompts_of("cats", classes, image)
-    with pytest.raises(BadName, match=r"say nothing of the classes \['old_dog'\]"):
+    with pytest.raises(BadName, match=r"the prompts lack the classes \['old_dog'\]"):
         prompts_of({"cat": "a"}, classes, image)
 
 
@@ -219,9 +219,9 @@ def test_where_no_words_can_be_had_it_says_so(
     with pytest.raises(ModalityMismatch, match="baseline:pixels cannot read texts"):
         heads.fit(empty_store.view("photos", "baseline:pixels"), "zero-shot")
     both = heads.concat([texts_view, texts_view])
-    with pytest.raises(ModalityMismatch, match="needs the words of one encoder"):
+    with pytest.raises(ModalityMismatch, match="needs one encoder that reads words"):
         heads.fit(both, "zero-shot")
-    with pytest.raises(UnknownHead, match="'zero-shot' is none for multilabel"):
+    with pytest.raises(UnknownHead, match="'zero-shot' cannot do multilabel"):
         heads.fit(texts_view, "zero-shot", task="multilabel")
     with pytest.raises(BadName, match="zero-shot does not judge labels"):
         heads.find_issues(texts_view, head="zero-shot")
@@ -254,7 +254,7 @@ def test_a_view_without_words_is_left_out_with_a_note(
     assert (clip, "zero-shot") in cells
     assert ("baseline:pixels", "ridge") in cells
     assert ("baseline:pixels", "zero-shot") not in cells
-    assert "baseline:pixels reads no words: without zero-shot." in run.notes
+    assert "baseline:pixels does not read words, so zero-shot was not tried on it." in run.notes
     pixels = [view for view in views if view.spec.family == "baseline"]
     with pytest.raises(ModalityMismatch, match="zero-shot: no encoder reads words among"):
         heads.compare(pixels, ["ridge", "zero-shot"])
@@ -266,7 +266,7 @@ def test_running_again_notices_other_prompts(texts_view: View, tmp_path: Path) -
     run = heads.compare(texts_view, [f"zero-shot:@{path}"])
     assert heads.run_again(texts_view.dataset, run).rows()[0]["value"] == run.rows()[0]["value"]
     path.write_text(json.dumps({"food": "a train", "music": "bread", "travel": "a song"}))
-    with pytest.raises(BadName, match="what the card says that it chose among"):
+    with pytest.raises(BadName, match="the settings to choose from have changed"):
         heads.run_again(texts_view.dataset, run)
 
 

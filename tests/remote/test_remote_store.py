@@ -184,7 +184,7 @@ def test_a_bundle_that_was_cut_off_can_be_saved_again(s3, tiny_images, monkeypat
 
 
 def test_what_is_no_store_is_refused(s3):
-    with pytest.raises(NotAStore, match="there is no store at s3://bucket/"):
+    with pytest.raises(NotAStore, match="there is not a store at s3://bucket/"):
         open_store(s3)
     (s3 / "thesis.txt").write_bytes(b"mine")
     with pytest.raises(NotAStore, match=r"expected featurestore\.json"):

@@ -130,7 +130,7 @@ def test_a_deep_file_of_reviews_is_refused(tmp_path, tiny_images, fs):
     (tmp_path / "deep.json").write_text('[{"data": ' + DEEP + "}]")
     code, _, err = fs("review", "d", "--import", tmp_path / "deep.json")
     assert code == 1
-    assert "deep.json is no export of Label Studio" in err
+    assert "deep.json is not an export of Label Studio" in err
 
 
 def test_an_empty_npy_is_an_error_and_no_interruption(tmp_path, fs):

@@ -186,7 +186,7 @@ def test_columns_without_a_header(tmp_path):
 def test_blank_lines_of_a_single_column_are_said(tmp_path):
     found, listing = taken(tmp_path / "t.csv", 'text\none\n\n\n"a\n\nb"\n\n')
     assert list(found.values()) == ["one", "a\n\nb"]
-    assert listing.notes[0] == "2 blank lines of t.csv are no rows"
+    assert listing.notes[0] == "2 blank lines of t.csv are not rows"
     assert not any("blank" in one for one in taken(tmp_path / "t.csv", "text\none\ntwo\n")[1].notes)
 
 

@@ -324,7 +324,7 @@ def test_too_few_labels_are_inconclusive_with_the_number_that_would_do(family, p
     assert verdict.detectable > 0.1
     assert verdict.rows_needed > 24 * (verdict.detectable / 0.01) ** 2
     (line,) = found.advice["timm:x"]
-    assert line.startswith("These 24 labelled items cannot tell")
+    assert line.startswith("These 24 labelled items are too few to tell")
     assert f"About {verdict.rows_needed:,} labelled items" in line
 
 
@@ -353,9 +353,9 @@ def test_the_command_embeds_what_the_verdict_needs_and_says_what_to_do(pictures,
     assert "embedding what the verdict needs: random:builtin:tiny-image#seed=0" in out.err
     assert "baseline:pixels: 40 embedded" in out.err
     assert "Transfer to sides, label 'label': balanced accuracy on 40 items" in out.out
-    assert "less random weights of its architecture" in out.out
-    assert "less raw pixels with few labels, points: 4 labels" in out.out
-    assert "Kendall's τ is over 5 encoders: of a score that knows nothing" in out.out
+    assert "minus random weights of its architecture" in out.out
+    assert "minus raw pixels with few labels, points: 4 labels" in out.out
+    assert "Kendall's τ is over 5 encoders: even a useless score has" in out.out
     assert "What to do with builtin:tiny-image:" in out.out
     assert "ranked by ridge_loo" in out.out
     assert run([*arguments, "--json"]) == 0
@@ -417,7 +417,7 @@ def test_a_handful_of_items_is_never_claimed_on(family):
         )
         kinds.add(found.verdict("timm:x").kind)
     assert kinds == {Kind.INCONCLUSIVE}
-    assert "6 independent items are too few for any claim: 30 or more." in found.notes
+    assert "6 independent items are too few for any claim: 30 or more are needed." in found.notes
     groups = [f"g{i % 10}" for i in range(60)]
     codes = np.arange(60) % 2
     told = rng.normal(size=(60, 3)) + 6 * codes[:, None]

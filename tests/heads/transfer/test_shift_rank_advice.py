@@ -237,13 +237,13 @@ def instead(way, *, over_encoder=0.01, over_reference=0.01):
         (
             Evidence(UNSURE),
             [
-                "These 2,000 labelled items cannot tell: a difference of 5.7 points would have "
-                "shown. About 8"
+                "These 2,000 labelled items are too few to tell: a difference of 5.7 points "
+                "would have shown. About 8"
             ],
         ),
         (
             Evidence(replace(UNSURE, low=-1.0, high=float("inf"))),
-            ["These 2,000 labelled items cannot tell: they are of one group"],
+            ["These 2,000 labelled items are too few to tell: they are of one group"],
         ),
         (
             Evidence(replace(VERDICT, kind=Kind.NEUTRAL, low=-0.005, high=0.005, value=0.0)),
@@ -253,20 +253,20 @@ def instead(way, *, over_encoder=0.01, over_reference=0.01):
             Evidence(VERDICT, pretraining=(0.0, -0.02, 0.02)),
             [
                 "Use timm:x frozen",
-                "Whether it is the pretraining that helps cannot be told: pretrained and random "
-                "weights of the architecture are not separable here (+0.0 points, -2.0 points to "
+                "Whether pretraining is what helps is open: no difference between pretrained and "
+                "random weights of the architecture can be seen here (+0.0 points, -2.0 points to "
                 "+2.0 points).",
             ],
         ),
         (  # 20 points, and an interval that barely holds 0: no sign that pretraining does nothing
             Evidence(VERDICT, pretraining=(0.2, -0.01, 0.41)),
-            ["Use timm:x frozen", "Whether it is the pretraining that helps cannot be told"],
+            ["Use timm:x frozen", "Whether pretraining is what helps is open"],
         ),
         (
             Evidence(VERDICT, pretraining=(0.0, -0.005, 0.005)),
             [
                 "Use timm:x frozen",
-                "It is not the pretraining that helps: random weights of the architecture are as "
+                "Pretraining is not what helps: random weights of the architecture are as "
                 "good as the pretrained ones",
             ],
         ),
@@ -278,8 +278,8 @@ def instead(way, *, over_encoder=0.01, over_reference=0.01):
             Evidence(NEGATIVE, shift=replace(SHIFTED, a_distance=0.1, p=0.6)),
             [
                 "Do not transfer timm:x",
-                "No shift between training and test items was seen that would explain it: "
-                "A-distance 0.10 of 2, and below 0.20 none would show.",
+                "No shift between training and test items explains it: A-distance 0.10 of 2; a "
+                "shift below 0.20 cannot be seen.",
             ],
         ),
         (  # how far another data set lies says nothing of harm measured here
@@ -320,8 +320,7 @@ def instead(way, *, over_encoder=0.01, over_reference=0.01):
             Evidence(VERDICT, pretraining=(-0.15, -0.2, -0.1)),
             [
                 "Use timm:x frozen",
-                "It is not the pretraining that helps: random weights of the "
-                "architecture are better",
+                "Pretraining is not what helps: random weights of the architecture are better",
             ],
         ),
         (Evidence(VERDICT, pretraining=(0.1, 0.05, 0.15)), ["Use timm:x frozen"]),
@@ -344,7 +343,7 @@ def instead(way, *, over_encoder=0.01, over_reference=0.01):
         ),
         (
             Evidence(replace(VERDICT, encoder_value=0.6), (instead(Way.BLEND, over_encoder=-1),)),
-            ["Use timm:x frozen", "Frozen features reach 60.0 % balanced accuracy and nothing"],
+            ["Use timm:x frozen", "Frozen features reach 60.0 % balanced accuracy, and nothing"],
         ),
         (
             Evidence(replace(VERDICT, encoder_value=0.6), (instead(Way.BLEND),)),

@@ -8,6 +8,7 @@ from scipy.stats import binomtest, t
 
 from heads.labels.estimands import ON_TEST, over_folds
 from heads.labels.tasks import Target, Task
+from heads.measures.choice import margin_of
 from heads.measures.comparison import ComparedHead
 from heads.measures.evaluate import Report, evaluate
 from heads.measures.intervals import corrected_t, mean_recall_difference
@@ -17,7 +18,6 @@ from heads.transfer.verdict import (
     attribution,
     decide,
     judge,
-    margin_of,
     slice_differences,
 )
 
@@ -63,7 +63,10 @@ def test_on_a_test_split_the_interval_is_newcombes_and_says_what_it_is_for():
     assert found.rows_word == "test items"
     half = (1.959964 + 1.281552) / 1.959964 * (high - low) / 2  # both ends inside in 80 %
     assert found.rows_needed == pytest.approx(200 * (half / 0.01) ** 2, abs=1)
-    assert "against raw pixels; these fitted heads, on the test split" in found.sentence()
+    assert found.sentence() == (
+        "timm:x likely helps: +7.0 points over raw pixels (-0.7 to +14.6); at worst 0.7 points "
+        "worse"
+    )
     assert Verdict.from_json(found.to_json()) == found
 
 

@@ -1,0 +1,248 @@
+"""One command says what to take: in five lines, within its time, and honestly."""
+
+from __future__ import annotations
+
+import csv
+import shlex
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import heads
+from featurestore.cli import run
+from featurestore.sources.listing import SourceOptions
+from featurestore.store.commands import command_line
+from heads.advice.clock import LEAST, Clock
+from heads.advice.within_time import allowed
+from heads.measures.choice import choose
+from heads.transfer.verdict import Kind
+
+
+@pytest.fixture
+def embed(empty_store, tmp_path):
+    """Embed rows (dicts with a text) by the built-in text encoder; return the store."""
+
+    def embedded(rows, labels=("topic",), **options):
+        path = tmp_path / "rows.csv"
+        with path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+        if "split" in rows[0]:
+            options["split"] = "split"
+        source = SourceOptions(text="text", label=labels, **options)
+        empty_store.embed(
+            [path], dataset="texts", encoders=["builtin:tiny-text"], source_options=source
+        )
+        return empty_store
+
+    return embedded
+
+
+WORDS = {
+    "food": "bread cheese soup pasta rice cake fish egg",
+    "music": "piano guitar song drum violin",
+}
+
+
+def texts(n, **columns):
+    """Return n rows of two topics, a quarter of which test: one fit a row of the table.
+
+    Columns are functions of the row's number and topic.
+    """
+    rows = []
+    for i in range(n):
+        topic = list(WORDS)[i % 2]
+        words = WORDS[topic].split()
+        text = f"the {words[i // 2 % len(words)]} and the {words[(i + 1) % len(words)]} {i}"
+        split = "test" if i % 8 < 2 else "train"
+        rows.append(
+            {
+                "text": text,
+                "topic": topic,
+                "split": split,
+                **{k: f(i, topic) for k, f in columns.items()},
+            }
+        )
+    return rows
+
+
+def test_five_lines_the_last_a_command_that_works_and_a_second_call_fits_nothing(
+    embed, monkeypatch
+):
+    store = embed(texts(60))
+    advice = heads.advise(store, "texts")
+    said = advice.sentences()
+    assert len(said) == 5
+    assert said[0].startswith("Take ")
+    assert "balanced accuracy (" in said[0]
+    assert advice.command == said[-1]
+    assert said[-1].endswith(f"--store {store.path}")
+    assert repr(advice).startswith("<Advice on texts: ")
+    kept = advice.to_json()
+    assert kept["take"]["head"] == advice.head
+    assert kept["sentences"] == said
+    monkeypatch.setattr("heads.experiments.cells.Exam", lambda *a, **k: pytest.fail("it fits"))
+    assert replace(heads.advise(store, "texts"), seconds=0) == replace(advice, seconds=0)
+    monkeypatch.undo()
+    assert run(shlex.split(said[-1])[1:]) == 0
+
+
+@pytest.mark.parametrize(
+    ("rows", "labels", "said", "command"),
+    [
+        (texts(24), (), "this data set has no labels", "advise texts --label topic"),
+        (
+            [{"text": f"word {i}", "n": i} for i in range(20)], (),
+            "this data set has no labels", "suggest texts -e builtin:tiny-text",
+        ),
+        (
+            [{"text": f"word {i}", "topic": "food"} for i in range(20)], ("topic",),
+            "heads need two classes", "labels texts LABELS.csv --id item_id",
+        ),
+        (
+            [{"text": f"word {i}", "topic": "food" if i < 5 else ""} for i in range(20)],
+            ("topic",), "heads need two classes", "suggest texts -e builtin:tiny-text",
+        ),
+    ],
+    ids=["no labels", "no label column", "one class", "one class so far"],
+)  # fmt: skip
+def test_without_labels_it_says_what_to_do_first(embed, rows, labels, said, command):
+    store = embed(rows, labels or None)
+    advice = heads.advise(store, "texts")
+    assert said in advice.sentences()[0]
+    assert advice.command == command_line(*shlex.split(command), store=store.path)
+    if "LABELS.csv" not in command:  # which the user has to write
+        assert run(shlex.split(advice.command)[1:]) == 0
+
+
+def test_numbers_several_labels_groups_and_a_test_split(embed):
+    store = embed(
+        texts(
+            48,
+            price=lambda i, topic: 3.5 * (topic == "food") + 0.1 * (i % 7),
+            tags=lambda i, topic: "|".join([topic, *(["odd"] if i % 3 else [])]),
+            place=lambda i, topic: f"place {i % 20}",
+        ),
+        ("tags", "price"),
+        group="place",
+    )
+    for label, metric in (("price", "r2"), ("tags", "macro_f1")):
+        advice = heads.advise(store, "texts", label=label, seed=0)
+        assert advice.choice.metric == metric
+        assert advice.head in shlex.split(advice.command) or advice.encoder == "baseline:tfidf"
+        assert ("--label" in advice.command) == (label != "tags")
+        assert any(one.startswith("labels ") for one in advice.left_out)  # the other columns
+
+
+def test_time_that_is_too_short_is_kept_and_said(embed):
+    store = embed(texts(300))
+    begin = time.monotonic()
+    advice = heads.advise(store, "texts", minutes=1e-4)
+    assert time.monotonic() - begin < 10  # a round of fits, while the machine has other work
+    assert "Left out: " in " ".join(advice.sentences())
+    if advice.choice is None:
+        assert shlex.split(advice.command)[1:5] == ["advise", "texts", "--minutes", "3"]
+
+
+def test_raw_pixels_are_added_as_the_reference_and_few_labels_are_enough_to_run(
+    empty_store, tiny_images
+):
+    empty_store.embed([tiny_images], dataset="tiny", encoders=["builtin:tiny-image"])
+    advice = heads.advise(empty_store, "tiny", minutes=0.3)
+    assert [str(view.spec) for view in empty_store.dataset("tiny").views()] == [
+        "baseline:pixels", "builtin:tiny-image",
+    ]  # fmt: skip
+    assert "raw pixels" in advice.sentences()[1]
+    assert advice.kind is Kind.INCONCLUSIVE  # six pictures
+    assert advice.labels.n_more > 0
+
+
+def test_only_a_baseline_ends_in_a_first_encoder(empty_store, tiny_images):
+    empty_store.embed([tiny_images], dataset="tiny", encoders=["baseline:pixels"])
+    advice = heads.advise(empty_store, "tiny")
+    assert advice.encoder.startswith("baseline:")
+    assert advice.sentences()[1].startswith("Does the encoder help? No pretrained encoder is")
+    assert "embed --dataset tiny -e builtin:tiny-image" in advice.command
+    assert run(shlex.split(advice.command)[1:]) == 0
+
+
+def _comparison(make_view, n=240, noise=2.0, **more):
+    rng = np.random.default_rng(0)
+    codes = np.arange(n) % 3
+    vectors = 2 * rng.normal(size=(3, 8))[codes] + noise * rng.normal(size=(n, 8))
+    labels = [f"class {c}" for c in codes]
+    views = [make_view(vectors, labels, spec="timm:a"), make_view(vectors, labels, spec="timm:b")]
+    return heads.compare(views, ["ridge", "lda"], save=False, **more)
+
+
+def test_ties_are_closed_by_cost_and_the_interval_allows_for_the_picking(make_view):
+    found = _comparison(make_view)  # two encoders of equal vectors: all but kNN are as good
+    cheap = choose(found, {"timm:a": (5.0,), "timm:b": (1.0,)})
+    assert cheap.taken[0] == "timm:b"
+    assert cheap.taken[1] in ("ridge", "lda")
+    assert choose(found, {"timm:a": (1.0,), "timm:b": (5.0,)}).taken[0] == "timm:a"
+    assert "as good as far as 240 items can tell" in cheap.others
+    plain = found.cell(*cheap.taken).report.estimate(found.metric)
+    assert cheap.low < plain.low < plain.high < cheap.high  # of all rows at once
+    assert choose(found, among={"baseline:majority"}).take.startswith("No head is better than")
+
+
+def test_a_row_beyond_the_margin_is_no_tie_however_wide_the_interval(make_view):
+    found = _comparison(make_view, n=60, noise=6.0)
+    best = found.rows()[0]["value"]
+    for cell in choose(found).as_good:
+        assert best - found.cell(*cell).report.estimate(found.metric).value <= 0.01
+
+
+class _Judged:
+    def __init__(self, **kinds):
+        self.verdicts = [
+            type("V", (), {"encoder": f"timm:{k}", "kind": v})() for k, v in kinds.items()
+        ]
+
+
+def test_what_harms_is_not_taken_and_where_one_helps_no_baseline_is(make_view):
+    found = _comparison(make_view)
+    every = {"timm:a", "timm:b", "baseline:majority"}
+    assert allowed(None, found) == every
+    assert allowed(_Judged(a=Kind.NEGATIVE, b=Kind.NEUTRAL), found) == every - {"timm:a"}
+    assert allowed(_Judged(a=Kind.POSITIVE, b=Kind.NEUTRAL), found) == {"timm:a", "timm:b"}
+    assert allowed(_Judged(a=Kind.INCONCLUSIVE), found) == every
+
+
+def test_each_step_has_its_share_of_the_time():
+    clock = Clock(3.0, 100.0, now=lambda: 160.0)  # a minute is over
+    assert clock.left() == 2.0
+    assert clock.left(0.5) == 0.5
+    assert clock.left(0.1) == LEAST  # what is kept is read in any case
+
+
+def test_words_are_tried_where_labels_are_few_and_that_is_said(embed):
+    store = embed(texts(10))
+    found = heads.compare(store.view("texts", "builtin:tiny-text"))
+    assert "zero-shot+probe" in {row["head"] for row in found.rows()}
+    assert any(note.startswith("zero-shot+probe was tried as well") for note in found.notes)
+    assert "zero-shot+probe" in found.card.heads  # so that it is run again as it was
+
+
+def test_the_default_store_needs_no_option(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("FEATURESTORE_STORE", raising=False)
+    assert command_line("ls", store=tmp_path / "featurestore-data") == "featurestore ls"
+    assert command_line("ls", store="/x y") == "featurestore ls --store '/x y'"
+    monkeypatch.setenv("FEATURESTORE_STORE", "/x y")
+    assert command_line("ls", store="/x y") == "featurestore ls"
+
+
+def test_a_row_that_no_command_trains_ends_without_one(texts_view):
+    """Views side by side, and estimators that have no name."""
+    from sklearn.linear_model import LogisticRegression
+
+    from heads.advice.next_step import after_comparison
+
+    found = heads.compare(texts_view, [LogisticRegression()], save=False)
+    mine = replace(found, heads=tuple(c for c in found.heads if c.head == "LogisticRegression"))
+    assert len(after_comparison(mine, texts_view.dataset)) == 1
