@@ -174,6 +174,8 @@ def fits_of(
             for (number, _), future in zip(tasks, futures, strict=True):
                 _listen(future, heard, on_fit)
                 yield number, future.result()
+                while not heard.empty():  # behind the result: who stops here has all that is done
+                    on_fit(*heard.get())
         finally:
             is_over = True
             pool.shutdown(wait=False, cancel_futures=True)
@@ -183,7 +185,7 @@ def _listen(
     future: Future[Any], heard: SimpleQueue[tuple[int, int]], on_fit: Callable[[int, int], None]
 ) -> None:
     """Pass on what is heard of fits, until a task is done."""
-    while not (future.done() and heard.empty()):
+    while not future.done():
         with suppress(Empty):
             on_fit(*heard.get(timeout=_LISTEN_S))
 
