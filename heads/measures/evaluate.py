@@ -106,7 +106,7 @@ class Report:
         if len(self.scores[metric]) > 1:
             interval = corrected_t(scores, self.test_ratio, level=level)
             if interval is None and self._is_closed(metric):
-                interval = self._recall(metric, level)  # of the rows of one repeat
+                interval = self._recall(metric, level, value)  # by the rows of one repeat
             elif interval is None and is_share:  # nothing varies, which n rows may well hide
                 interval = wilson(min(1.0, max(0.0, value)), len(self.truth), level=level)
         elif metric in self.draws:
@@ -159,8 +159,9 @@ class Report:
             interval = max(-1.0, interval[0]), min(1.0, interval[1])
         return Estimate(value, *interval, self.estimand)
 
-    def _recall(self, metric: str, level: float) -> tuple[float, float]:
-        return mean_recall(self.truth == self.predicted, self._strata(metric), level=level)
+    def _recall(self, metric: str, level: float, value: float | None = None) -> tuple[float, float]:
+        correct = self.truth == self.predicted
+        return mean_recall(correct, self._strata(metric), value=value, level=level)
 
     def metric(self, name: str) -> Metric:
         """Return what is known of a metric."""

@@ -90,7 +90,11 @@ def newcombe(
 
 
 def mean_recall(
-    correct: NDArray[np.bool_], strata: NDArray[np.intp], *, level: float = LEVEL
+    correct: NDArray[np.bool_],
+    strata: NDArray[np.intp],
+    *,
+    value: float | None = None,
+    level: float = LEVEL,
 ) -> tuple[float, float]:
     """Interval of the mean over strata of the share that is correct.
 
@@ -104,10 +108,13 @@ def mean_recall(
     correct : ndarray of shape (n,), bool
     strata : ndarray of shape (n,)
         Stratum numbers; those without rows do not count.
+    value : float, optional
+        What the interval is of, where it is not the mean of these rows: that over folds, which
+        differs where folds choose other majorities.
     """
     shares, sizes = _stratum_shares(correct[:, None], strata)
     n = _effective_size(shares, sizes, lambda s: s[..., 0] * (1 - s[..., 0]))
-    return wilson(float(shares.mean()), n, level=level)
+    return wilson(float(shares.mean()) if value is None else value, n, level=level)
 
 
 def mean_recall_difference(

@@ -32,6 +32,15 @@ def folds_report(codes, predicted, scores):
     )
 
 
+def test_an_interval_over_folds_that_do_not_vary_holds_the_value():
+    """Each fold scores 0.5, and folds of other majorities make the rows of one repeat worse."""
+    codes = np.repeat([0, 1], [30, 20])
+    predicted = np.where(np.arange(50) % 3, 1 - codes, codes)
+    found = folds_report(codes, predicted, [0.5] * 25).estimate("balanced_accuracy")
+    assert (codes == predicted).mean() < 0.4
+    assert found.low < 0.5 < found.high
+
+
 def test_over_folds_intervals_are_corrected_t_of_scores_and_of_paired_gains():
     rng = np.random.default_rng(0)
     codes = np.arange(20) % 2
