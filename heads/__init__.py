@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from heads.quality.datalab import datalab
     from heads.quality.find import find_issues, quality_reports
     from heads.quality.issues import Issue, Issues
+    from heads.report_page.report import report
     from heads.saved.bundle import FittedHead, list_heads, load_bundle, load_head, read_predictions
     from heads.saved.concat import concat
     from heads.transfer.assess import assess_transfer, assessments
@@ -58,6 +59,7 @@ __all__ = [
     "load_head",
     "quality_reports",
     "read_predictions",
+    "report",
     "run_again",
     "runs",
     "suggest",
@@ -91,6 +93,7 @@ _HOMES = {
     "load_bundle": "heads.saved.bundle",
     "load_head": "heads.saved.bundle",
     "read_predictions": "heads.saved.bundle",
+    "report": "heads.report_page.report",
     "run_again": "heads.experiments.rerun",
     "runs": "heads.experiments.compare",
 }

@@ -54,6 +54,10 @@ HEADS = {
     "quality": "experiments saved catalogue estimators twins measures labels",
     "transfer": "experiments saved catalogue estimators twins measures labels charts",
     "advice": "transfer experiments saved catalogue estimators twins measures labels charts",
+    "report_page": (
+        "advice transfer quality experiments saved catalogue estimators twins measures labels "
+        "charts"
+    ),
     "chosen": "catalogue",  # the home that saved heads name
 }
 DASHBOARD = {
@@ -117,6 +121,7 @@ OWNERS = {
         )
     ),
     "matplotlib": ("heads/charts/axes.py", "heads/charts/plotted.py"),
+    "jinja2": ("heads/report_page/report.py",),
     "pickle": (),
 }
 

@@ -26,6 +26,7 @@ from featurestore.cli import (
     maps,
     predict,
     quality,
+    report,
     runs,
     search,
     start,
@@ -177,6 +178,7 @@ for command in (
     embed.embed, embed.labels, embed.split,
     browse.list_datasets, browse.info, search.search, browse.list_encoders,
     learn.train, learn.compare, predict.predict, advise.advise, transfer.transfer, transfer.curve,
+    report.report,
     quality.quality, quality.review, quality.suggest, exchange.export, start.dashboard,
     hidden(start.demo),
 ):  # fmt: skip

@@ -7,7 +7,8 @@ from typing import Any
 
 from featurestore.terms.specs import encoder_label
 from heads.measures.choice import Choice
-from heads.measures.comparison import Difference, number, unit_of
+from heads.measures.comparison import Comparison, Difference, number, unit_of
+from heads.transfer.assessment import Assessment
 from heads.transfer.verdict import Kind, Verdict, decide
 
 
@@ -63,6 +64,8 @@ class Advice:
     left_out: tuple[str, ...] = ()
     estimand: str = ""
     seconds: float = 0.0  # that the advice took
+    comparison: Comparison | None = None  # what it rests on; not in `to_json`
+    assessment: Assessment | None = None
     minutes: float = 0.0  # that it might take
     is_late: bool = False  # whether something was left out for time
 

@@ -134,6 +134,8 @@ def _advised(
         _cost(choice, comparison, views),
         (*study.left_out, *_other_labels(dataset, ground.plan.label)),
         comparison.estimand,
+        comparison=comparison,
+        assessment=assessment,
         is_late=bool(study.left_out),
     )
 
