@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from featurestore.terms.specs import encoder_label
@@ -64,8 +64,9 @@ class Advice:
     left_out: tuple[str, ...] = ()
     estimand: str = ""
     seconds: float = 0.0  # that the advice took
-    comparison: Comparison | None = None  # what it rests on; not in `to_json`
-    assessment: Assessment | None = None
+    # What it rests on; not in `to_json`.
+    comparison: Comparison | None = field(default=None, compare=False, repr=False)
+    assessment: Assessment | None = field(default=None, compare=False, repr=False)
     minutes: float = 0.0  # that it might take
     is_late: bool = False  # whether something was left out for time
 

@@ -21,7 +21,7 @@ from heads.labels.options import PlanOptions
 from heads.labels.tasks import Task
 from heads.measures.choice import Choice, cells_said, margin_of
 from heads.measures.comparison import Comparison
-from heads.measures.metrics import METRICS
+from heads.measures.metrics import METRICS, Metric
 from heads.saved.ground import Ground
 from heads.transfer.assess import assess_transfer, assessments
 from heads.transfer.assessment import Assessment
@@ -117,6 +117,9 @@ class Study:
         """Say whether the labels are enough, by the last doubling and by the verdict."""
         plan = self.ground.plan
         n = len(plan.train) if plan.folds is None else len(plan.ids)
+        margin = margin_of(plan.task, self.metric, plan.target.values)
+        if (left := little_left(choice, METRICS[plan.task][self.metric], margin)) is not None:
+            return Labels(n, 0, f"more can add {amount(left, self.metric)} at most")
         last = self._last_doubling(choice)
         is_open = verdict is not None and verdict.kind is Kind.INCONCLUSIVE
         open_reason = ""
@@ -132,7 +135,7 @@ class Study:
         few, many, gain = last
         rose = f"rose by {amount(gain, self.metric)}" if gain > 0 else "did not rise"
         said = f"from {few:,} to {many:,} labels the score {rose}"
-        if gain > margin_of(plan.task, self.metric, plan.target.values):
+        if gain > margin:
             return Labels(n, n, said)
         if open_reason:
             return Labels(n, n, f"{open_reason}; {said}")
@@ -167,6 +170,14 @@ class Study:
         (few, low), (many, high) = found
         sign = 1 if METRICS[plan.task][self.metric].higher_is_better else -1
         return few, many, sign * (high - low)
+
+
+def little_left(choice: Choice, metric: Metric, margin: float) -> float | None:
+    """Return what more labels can add, from the interval's lower end, if that is two margins."""
+    if choice.low is None or not (metric.is_share and metric.higher_is_better):
+        return None
+    left = 1 - choice.low
+    return left if left <= 2 * margin else None
 
 
 def _heads_left_out(late: Sequence[tuple[str, str]], n_views: int) -> list[str]:

@@ -14,8 +14,10 @@ from featurestore.cli import run
 from featurestore.sources.listing import SourceOptions
 from featurestore.store.commands import command_line
 from heads.advice.clock import LEAST, Clock
-from heads.advice.within_time import allowed
-from heads.measures.choice import choose
+from heads.advice.within_time import allowed, little_left
+from heads.labels.tasks import Task
+from heads.measures.choice import Choice, choose
+from heads.measures.metrics import METRICS
 from heads.transfer.verdict import Kind
 
 
@@ -210,6 +212,15 @@ def test_what_harms_is_not_taken_and_where_one_helps_no_baseline_is(make_view):
     assert allowed(_Judged(a=Kind.NEGATIVE, b=Kind.NEUTRAL), found) == every - {"timm:a"}
     assert allowed(_Judged(a=Kind.POSITIVE, b=Kind.NEUTRAL), found) == {"timm:a", "timm:b"}
     assert allowed(_Judged(a=Kind.INCONCLUSIVE), found) == every
+
+
+def test_where_little_is_left_to_gain_the_labels_are_enough():
+    share = METRICS[Task.MULTICLASS]["balanced_accuracy"]
+    sure = Choice(("timm:a", "ridge"), "balanced_accuracy", 1.0, 0.985, 1.0, 400, 5)
+    assert little_left(sure, share, 0.01) == pytest.approx(0.015)
+    assert little_left(replace(sure, low=0.9), share, 0.01) is None  # too few to be sure
+    loss = METRICS[Task.MULTICLASS]["log_loss"]
+    assert little_left(replace(sure, low=0.985), loss, 0.01) is None
 
 
 def test_each_step_has_its_share_of_the_time():
