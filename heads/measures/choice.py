@@ -64,7 +64,8 @@ class Choice:
         if self.is_guessing:
             return ""
         if not self.as_good:
-            return f"Next comes {self._next()}." if self.next_best is not None else ""
+            is_said = self.next_best is not None and self.next_best.second[1] != MAJORITY
+            return f"Next comes {self._next()}." if is_said else ""
         named, n_more = self.as_good[:MOST_NAMED], len(self.as_good) - MOST_NAMED
         said = cells_said(named, beside=self.taken[0])
         if n_more > 0:
