@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from featurestore.terms.snapshots import Snapshot
     from featurestore.terms.specs import EncoderSpec
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # Lazy (PEP 562): importing the package loads neither pyarrow nor torch.
 _HOMES = {
