@@ -146,6 +146,21 @@ def test_a_file_beside_a_foreign_store_runs_no_code(tiny, tmp_path, tiny_images,
             assert code == 1
             assert f"featurestore.toml names the encoder {full}" in err
             assert not (work / "ran").exists()
+    for text in (
+        f'encoder = " {full}"\n',
+        f'dataset = "tiny@{full}"\n',
+        f'dataset = "tiny@ {full}"\n',
+    ):
+        for place in (tmp_path, work):
+            write(place, text)
+        for words in (
+            ["embed", str(tiny_images)],
+            ["search", "--image", str(tiny_images / "dark" / "1.png")],
+        ):
+            tiny(*words, "--store", tmp_path / "store")
+            assert not (work / "ran").exists()
+    for place in (tmp_path, work):
+        write(place, f'encoder = "{full}"\n')
     words = ["embed", str(tiny_images), "--dataset", "mine", "--store", tmp_path / "store"]
     assert tiny(*words, "--trust")[0] == 0
     assert (work / "ran").exists()

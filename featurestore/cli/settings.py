@@ -169,7 +169,10 @@ def _dataset(ctx: click.Context, typed: object) -> str | None:
     named = _settings(ctx, None)
     store = store or (named and named.store) or DEFAULT_STORE
     found = _settings(ctx, store)
-    return None if found is None or not found.is_of(store) else found.values.get("dataset")
+    if found is None or not found.is_of(store):
+        return None
+    name = _checked(ctx, found, "data set", found.values.get("dataset"))
+    return None if name is None else str(name)
 
 
 def _value(ctx: click.Context, key: str) -> Any:
@@ -180,18 +183,24 @@ def _value(ctx: click.Context, key: str) -> Any:
     if not found.is_of(ctx.params["store_path"]):
         return None
     if key == "dataset":
-        return found.values.get(key)
+        return _checked(ctx, found, "data set", found.values.get(key))
     name, at, _ = str(ctx.params.get("dataset")).partition("@")
     if found.values.get("dataset", name) != name or (key == "encoder" and at):
         return None
     value = found.encoder if key == "encoder" else found.values.get(key)
-    runs_code = any(one.name == "trust" for one in ctx.command.params)
-    if str(value).startswith(PYTHON) and runs_code and not ctx.params.get("trust"):
-        raise not_trusted(str(found.path), f"the encoder {value}")
+    _checked(ctx, found, "encoder" if key == "encoder" else "", value)
     if value is None:
         return None
     values = [value] if isinstance(value, str) else value
     return values if ctx.command.name == "embed" and key in ("encoder", "label") else values[0]
+
+
+def _checked(ctx: click.Context, found: Settings, what: str, value: Any) -> Any:
+    """Return the value, unless it names code in a command that would run it (decision 18)."""
+    runs_code = what and any(one.name == "trust" for one in ctx.command.params)
+    if runs_code and PYTHON in str(value) and not ctx.params.get("trust"):
+        raise not_trusted(str(found.path), f"the {what} {str(value).strip()}")
+    return value
 
 
 def _same(one: str, other: str) -> bool:

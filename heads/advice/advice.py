@@ -85,6 +85,8 @@ class Advice:
         """Whether the encoder helps; None where it was not judged."""
         if isinstance(self.helps, Difference):
             low, high = self.helps.gain[1:]
+            if self.helps.first[0].startswith("baseline:"):  # it is the baseline's gain
+                low, high = -high, -low
             return decide(low, high, 0.0)
         return None if self.helps is None else self.helps.kind
 

@@ -25,6 +25,7 @@ from heads.measures.metrics import METRICS, Metric
 from heads.saved.ground import Ground
 from heads.transfer.assess import assess_transfer, assessments
 from heads.transfer.assessment import Assessment
+from heads.transfer.options import TransferOptions
 from heads.transfer.verdict import Kind, Verdict
 from heads.transfer.views import PIXELS
 
@@ -101,12 +102,15 @@ class Study:
     def _kept_assessment(self) -> Assessment | None:
         plan = self.ground.plan
         now = {one.encoder: one for one in self.ground.read_views()}
+        asked = TransferOptions()
         for one in assessments(self.judged[0].dataset):
             read = {view.encoder: view for view in one.card.views}
             if (
                 (one.label, one.metric, one.estimand, one.n_items)
                 == (plan.label, self.metric, plan.estimand, len(plan.tested))
-                and one.card.seed == self.options.seed
+                and (one.card.seed, one.card.margin) == (self.options.seed, asked.margin)
+                and one.card.heads == list(default_heads(plan.task))
+                and one.card.never_part == ["content_hash", "group"]
                 and {v.encoder for v in one.verdicts} >= {str(view.spec) for view in self.judged}
                 and all(now[spec] == read.get(spec) for spec in now)
             ):

@@ -12,6 +12,7 @@ from scipy.linalg import LinAlgError, cho_factor, cho_solve
 from heads.estimators.weights import taken
 
 _REFINEMENTS = 2
+_LAST_STEP = 1e-5  # of what was found: from there on float32 is no start for a refinement
 _CHUNK_ROWS = 64  # that are float64 at a time: more do not stay in the cache
 CONSTANT = 1e-10  # of the mean variance: rounding leaves that much where nothing varies
 
@@ -55,7 +56,8 @@ def _solve_wide(
 ) -> NDArray[np.float64]:
     """Return (diag(D) + BᵀB)⁻¹ M from the inner products of the rows of B, (n, dim).
 
-    That is done in the dtype of B, and a step of refinement makes up for float32.
+    That is done in the dtype of B. Two steps of refinement make up for float32; where the second
+    is no small one, as along a strong direction, all is done in float64.
     """
     root = np.sqrt(D).astype(B.dtype)[:, None]
     scaled = B / root[:, 0]
@@ -73,13 +75,16 @@ def _solve_wide(
         spun -= scaled.T @ cho_solve(factor, scaled @ spun, check_finite=False)
         return np.asarray(spun / root, dtype=np.float64)
 
-    found = solve(M)
+    found, step = solve(M), np.zeros_like(M)
     for _ in range(_REFINEMENTS if B.dtype == np.float32 else 0):
         missing = M - D[:, None] * found
         for begin in range(0, len(B), _CHUNK_ROWS):
             part = B[begin : begin + _CHUNK_ROWS].astype(np.float64)
             missing -= part.T @ (part @ found)
-        found += solve(missing)
+        step = solve(missing)
+        found += step
+    if not np.linalg.norm(step) <= _LAST_STEP * np.linalg.norm(found):
+        return _solve_wide(B.astype(np.float64), D, M)
     return found
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from featurestore.terms.specs import encoder_label
 from heads.labels.tasks import Task
 from heads.measures.comparison import Cell, Comparison, Difference, metric_of, number
-from heads.measures.intervals import level_of_each
+from heads.measures.intervals import level_of_each, likely
 
 MARGIN = 0.01  # the smallest difference that matters: a point; for errors, of the label's spread
 MOST_NAMED = 3  # rows that a sentence names
@@ -55,7 +55,7 @@ class Choice:
         """Say what to take, with its score."""
         if self.is_guessing:
             what = "the mean" if self.metric in _OF_NUMBERS else "the most frequent class"
-            return f"No head is better than always answering with {what}: {self.score}."
+            return f"No head is clearly better than always answering with {what}: {self.score}."
         return f"Take {cells_said([self.taken])}: {self.score}."
 
     @property
@@ -94,8 +94,9 @@ class Choice:
         span = f"{number(low, metric, '+')} to {number(high, metric, '+')}"
         if low > 0:
             return f"{name}: {number(value, metric)} {unit} worse ({span})"
+        how = "likely " if likely(value, low, high, self.next_best.n_claims) else ""
         return (
-            f"{name}: likely {number(value, metric)} {unit} worse ({span}; at most "
+            f"{name}: {how}{number(value, metric)} {unit} worse ({span}; at most "
             f"{number(-low, metric)} {unit} better)"
         )
 
@@ -152,6 +153,8 @@ def choose(
     rows = [row for row in comparison.rows() if np.isfinite(row["value"])]
     rows = [row for row in rows if among is None or row["encoder"] in among]
     cells: Sequence[Cell] = [(row["encoder"], row["head"]) for row in rows]
+    if not cells and among is not None:  # none of theirs was done in time
+        return choose(comparison, costs, margin=margin)
     seconds = {cell: row["seconds"] for cell, row in zip(cells, rows, strict=True)}
     width = margin_of(comparison.task, comparison.metric, comparison.heads[0].report.truth, margin)
     best, *others = cells
@@ -163,8 +166,9 @@ def choose(
 
     def cost(cell: Cell) -> tuple[Cost, bool, float]:
         encoder, head = cell
+        unknown: Cost = () if encoder.startswith("baseline:") or not costs else (np.inf,)
         of_encoder: Cost = () if encoder.startswith("baseline:") else (1.0,)
-        return (*of_encoder, *(costs or {}).get(encoder, ())), head == "knn", seconds[cell]
+        return (*of_encoder, *(costs or {}).get(encoder, unknown)), head == "knn", seconds[cell]
 
     taken = min(as_good, key=cost)
     rest = [cell for cell in others if cell not in as_good]

@@ -115,6 +115,8 @@ def _best_comparison(dataset: DataSet, advice: Advice, views: Sequence[View]) ->
         one
         for one in kept
         if (one.metric, one.estimand, one.item_ids) == (ours.metric, ours.estimand, ours.item_ids)
+        and (one.card.never_part, one.card.seed) == (ours.card.never_part, ours.card.seed)
+        and one.card.apply_reviews == ours.card.apply_reviews
         and advice.choice.taken in [(row.encoder, row.head) for row in one.heads]
     ]
     return max([ours, *same], key=lambda one: len(one.heads))

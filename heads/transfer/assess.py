@@ -186,6 +186,7 @@ def _card(trials: Trials, asked: TransferOptions) -> AssessmentCard:
         margin=asked.margin,
         heads=list(trials.heads),
         search_spaces={name: entry.search_space for name, entry in trials.heads.items()},
+        never_part=["content_hash", *(["group"] if asked.group else [])],
         views=trials.ground.read_views(),
         machine=machine(),
         versions=library_versions(),

@@ -13,7 +13,7 @@ from heads.charts.charts import Spans
 from heads.charts.plotted import Plotted
 from heads.charts.results import verdict_chart
 from heads.labels.tasks import Task
-from heads.measures.card import RunCard
+from heads.measures.card import ABSENT, RunCard
 from heads.measures.comparison import Difference, number, unit_of
 from heads.measures.metrics import METRICS
 from heads.transfer.advice import Alternative, Evidence, Way
@@ -32,6 +32,8 @@ class AssessmentCard(RunCard):
     margin: float  # as asked: shares of 1, or of the label's standard deviation
     heads: list[str]  # to choose among
     search_spaces: Mapping[str, str]  # by head, in words
+    # Columns whose equal values stay together; not in 0.1.
+    never_part: list[str] | None = field(default=None, metadata=ABSENT)
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -24,7 +24,7 @@ from heads.estimators.per_label import PerLabel
 from heads.estimators.prototype import PrototypeHead
 from heads.estimators.regression import KnnRegressor, RidgeRegressor
 from heads.estimators.ridge import RidgeHead, indicators, ridge_loo
-from heads.estimators.shrinkage import shrunk_covariance
+from heads.estimators.shrinkage import shrunk_covariance, shrunk_together
 from heads.estimators.tfidf import CountsTfidf, Lsa, count_ngrams, text_features
 from heads.estimators.zero_shot import ZeroShotProbe
 
@@ -233,6 +233,19 @@ def test_counted_once_is_fitted_in_the_fold():
     np.testing.assert_allclose(
         np.sort(a.toarray()[4]), np.sort(b.toarray()[4])[-a.shape[1] :], atol=1e-6
     )
+
+
+@pytest.mark.parametrize("strength", [0, 10, 100])
+def test_a_strong_direction_within_classes_does_not_spoil_a_solution_in_float32(strength):
+    """Refinement of a float32 solution diverges there; then it is made in float64."""
+    rng = np.random.default_rng(0)
+    R = rng.normal(size=(300, 900)) + strength * np.outer(
+        rng.normal(size=300), rng.normal(size=900)
+    )
+    R, M = (R - R.mean(axis=0)).astype(np.float32), rng.normal(size=(900, 4))
+    shrunk = shrunk_together(R)
+    exact = shrunk.solve(R.astype(np.float64), M)
+    assert np.abs(shrunk.solve(R, M) - exact).max() < 1e-5 * np.abs(exact).max()
 
 
 def test_shrinkage_of_the_covariance_is_scikit_learns():
