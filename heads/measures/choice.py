@@ -108,7 +108,7 @@ def cells_said(cells: Sequence[Cell], beside: str = "") -> str:
     'lda and knn on timm:x, and TF-IDF with logistic'
     """
     of_encoder: dict[str, list[str]] = {}
-    for encoder, head in cells:
+    for encoder, head in sorted(cells, key=lambda cell: cell[0] != beside):  # that one first
         of_encoder.setdefault(encoder, []).append(head)
     said = []
     for encoder, heads in of_encoder.items():
