@@ -113,7 +113,7 @@ def test_overwrite_embeds_again_and_profile_says_where_the_time_went(fs, tiny_im
     assert report_of(fs, *words, "--rehash")["n_unchanged"] == 6
     code, out, err = fs("embed", *words, "--rehash", "--dry-run", "--json")
     assert (code, json.loads(out)[0]["n_todo"]) == (0, 0)
-    assert "reads all pictures besides" in err
+    assert "--rehash also reads all pictures" in err
 
 
 def test_several_encoders_take_one_pass_and_an_unknown_device_is_refused(fs, tiny_images):
@@ -143,6 +143,8 @@ def test_every_option_is_tried_here_or_said_where_else():
         "--store",
         "--name",
         "--group-from",
+        "--log",
+        "--quiet",
     }
     text = Path(__file__).read_text(encoding="utf-8")
     names = {name for option in embed.params for name in option.opts if name.startswith("--")}

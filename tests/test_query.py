@@ -280,7 +280,7 @@ def test_a_call_that_is_not_cut_short_says_how_long_it_took(monkeypatch):
 
     monkeypatch.setattr(query, "_interruptible", ends_late)
     monkeypatch.setattr(query.time, "monotonic", iter([0.0, 43.0]).__next__)
-    with pytest.raises(BadQuery, match=r"stopped after 0\.2 s \(it took 43 s: one call of a func"):
+    with pytest.raises(BadQuery, match=r"stopped after 0\.2 s \(it took 43 s: a single function"):
         select("select length(repeat('a', 3000000000))", {}, limit_s=0.2)
 
 

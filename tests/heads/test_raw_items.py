@@ -108,7 +108,7 @@ def test_a_bundle_remembers_the_columns_and_train_ends_with_the_line_that_works(
     _, store = texts
     monkeypatch.chdir(tmp_path)
     assert run(["train", "d", "--head", "ridge", "--store", store, "--save", "b"]) == 0
-    line = capsys.readouterr().err.splitlines()[-1]
+    line = capsys.readouterr().out.splitlines()[-1]
     assert line.endswith(
         "featurestore predict b NEW.csv --text body --id clause_id -o predictions.csv"
     )
