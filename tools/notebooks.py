@@ -5,6 +5,7 @@ Run: python -m tools.notebooks   (half a minute; needs nbclient, ipykernel and m
 
 from __future__ import annotations
 
+import os
 import sys
 import tempfile
 from pathlib import Path
@@ -21,9 +22,11 @@ def run(path: Path, folder: Path) -> nbformat.NotebookNode:
     for cell in notebook.cells:
         cell.metadata.clear()
     where = {"metadata": {"path": str(folder)}}
+    # Streamlit sets it in a process that ran a page, and plots would not be shown.
+    env = {name: value for name, value in os.environ.items() if name != "MPLBACKEND"}
     NotebookClient(
         notebook, timeout=300, startup_timeout=300, resources=where, record_timing=False
-    ).execute()
+    ).execute(env=env)
     return notebook
 
 
