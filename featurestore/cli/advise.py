@@ -24,19 +24,10 @@ from featurestore.cli.options import (
 from featurestore.cli.printing import print_json
 from featurestore.cli.watching import Watch, watched
 
-MINUTES = 3.0
-
 
 @command(epilog="Example: featurestore advise photos --minutes 3")
 @click.argument("dataset")
 @encoders_option
-@click.option(
-    "--minutes",
-    type=click.FloatRange(0, min_open=True),
-    default=MINUTES,
-    show_default=True,
-    help="Time that may be used; what does not fit is left out and named.",
-)
 @label_option
 @task_option
 @metric_option
@@ -47,7 +38,7 @@ MINUTES = 3.0
 @trust_option
 @store_option
 @json_option
-@watched(stops=False)
+@watched(within=3.0)
 def advise(
     dataset: str,
     encoders: tuple[str, ...],
@@ -75,7 +66,7 @@ def advise(
     advice = heads.advise(
         open_given(store_path, trust=trust),
         dataset_of(store_path, dataset, slice_name, trust=trust),
-        minutes=watch.minutes or MINUTES,
+        minutes=watch.within,
         encoders=chosen,
         metric=metric,
         label=label,

@@ -13,7 +13,8 @@ from featurestore.cli.options import (
     store_option,
     view_of,
 )
-from featurestore.cli.printing import counted, say, say_failed
+from featurestore.cli.printing import say, say_failed
+from featurestore.terms.words import counted
 
 
 @command(epilog="Example: featurestore export photos vectors.parquet --split test")

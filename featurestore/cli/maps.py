@@ -8,7 +8,8 @@ import click
 
 from featurestore.cli.layout import command, option
 from featurestore.cli.options import encoder_option, json_option, open_given, store_option, view_of
-from featurestore.cli.printing import counted, print_json, print_table, say
+from featurestore.cli.printing import print_json, print_table, say
+from featurestore.terms.words import counted
 
 
 @command(epilog="Example: featurestore store project photos -e baseline:pixels --method pca")

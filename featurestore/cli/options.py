@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from featurestore.cli.printing import say
+from featurestore.store.commands import DEFAULT_STORE
 
 if TYPE_CHECKING:
     from featurestore.store.dataset import DataSet
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from heads.charts.plotted import Plotted
 
 
-DEFAULT_STORE = "featurestore-data"
 store_option = click.option(
     "--store",
     "store_path",

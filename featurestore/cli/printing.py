@@ -125,15 +125,6 @@ def print_items(
         click.echo(f"The files lie in {root}")
 
 
-def counted(n: int, noun: str) -> str:
-    """Return a number with its noun.
-
-    >>> counted(1, "item"), counted(2000, "item")
-    ('1 item', '2,000 items')
-    """
-    return f"{n:,} {noun}{'' if n == 1 else 's'}"
-
-
 def short(text: str, n: int = 60) -> str:
     """Return a text on one line, cut where it is long."""
     line = " ".join(text.split())

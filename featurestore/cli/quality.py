@@ -28,7 +28,6 @@ from featurestore.cli.options import (
 )
 from featurestore.cli.printing import (
     contents_of,
-    counted,
     print_items,
     print_json,
     print_table,
@@ -36,6 +35,7 @@ from featurestore.cli.printing import (
 )
 from featurestore.cli.show_results import KINDS, show_issues
 from featurestore.cli.watching import Watch, watched
+from featurestore.terms.words import counted
 
 if TYPE_CHECKING:
     from featurestore.curation.reviews import Review

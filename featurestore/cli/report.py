@@ -36,14 +36,6 @@ from featurestore.cli.watching import Watch, watched
     metavar="FILE",
     help="The file to write.",
 )
-@click.option(
-    "--minutes",
-    type=click.FloatRange(0, min_open=True),
-    default=3.0,
-    show_default=True,
-    metavar="M",
-    help="Time that may be used; what does not fit is left out and named.",
-)
 @overwrite_option
 @label_option
 @task_option
@@ -54,7 +46,7 @@ from featurestore.cli.watching import Watch, watched
 @seed_option
 @trust_option
 @store_option
-@watched(stops=False)
+@watched(within=3.0)
 def report(
     dataset: str,
     output: Path,
@@ -81,7 +73,7 @@ def report(
         open_given(store_path, trust=trust),
         dataset_of(store_path, dataset, slice_name, trust=trust),
         output,
-        minutes=watch.minutes or 3.0,
+        minutes=watch.within,
         overwrite=overwrite,
         metric=metric,
         label=label,

@@ -17,10 +17,10 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from featurestore.cli.options import DEFAULT_STORE
 from featurestore.cli.printing import say
 from featurestore.encoders.trust import PYTHON, not_trusted
 from featurestore.errors import BadName, nearest
+from featurestore.store.commands import DEFAULT_STORE
 from featurestore.terms.specs import LOCAL_DIR
 
 NAME = "featurestore.toml"

@@ -9,7 +9,8 @@ import click
 
 from featurestore.cli.layout import command
 from featurestore.cli.options import LIMIT, json_option, open_given, store_option, trust_option
-from featurestore.cli.printing import counted, print_json, print_table, say
+from featurestore.cli.printing import print_json, print_table, say
+from featurestore.terms.words import counted
 
 HOUR_S = 3600
 

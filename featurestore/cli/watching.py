@@ -54,6 +54,12 @@ class Watch:
         self._lock = threading.Lock()
         self._is_over = threading.Event()
 
+    @property
+    def within(self) -> float:
+        """The minutes, of a command that has some by default."""
+        assert self.minutes is not None, "the option has a default"
+        return self.minutes
+
     def __enter__(self) -> Watch:
         if not self.has_bar:
             threading.Thread(target=self._tell_again_and_again, daemon=True).start()
@@ -205,8 +211,12 @@ def _duration(seconds: float) -> str:
     return f"{round(seconds / 60)} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def watched(*, stops: bool = True) -> Callable[[F], F]:
-    """Give a command the options of work, and ``watch``, a `Watch` made of them."""
+def watched(*, stops: bool = True, within: float | None = None) -> Callable[[F], F]:
+    """Give a command the options of work, and ``watch``, a `Watch` made of them.
+
+    It ``stops`` where it is after ``--minutes``, if they are given, or leaves out what does not
+    fit ``within`` so many by default.
+    """
 
     def give(command: F) -> F:
         @wraps(command)
@@ -226,12 +236,17 @@ def watched(*, stops: bool = True) -> Callable[[F], F]:
             ),
         ]
         if stops:
+            told = "Stop after so long; what was done is kept."
+            if within is not None:
+                told = "Time that may be used; what does not fit is left out and named."
             options.append(
                 click.option(
                     "--minutes",
                     type=click.FloatRange(min=0, min_open=True),
                     metavar="M",
-                    help="Stop after so long; what was done is kept.",
+                    default=within,
+                    show_default=within is not None,
+                    help=told,
                 )
             )
         for option in options:

@@ -18,7 +18,7 @@ from featurestore.terms.labels import MOST_CLASSES, is_missing
 from featurestore.terms.specs import Modality
 from heads.advice.advice import Advice, Cost
 from heads.advice.clock import Clock
-from heads.advice.next_step import costs_of, embed_command, train_command, typed
+from heads.advice.next_step import costs_of, embed_command, rows_asked, train_command, typed
 from heads.advice.within_time import Study, allowed
 from heads.experiments.cells import Progress
 from heads.experiments.compare import check_metric
@@ -222,7 +222,7 @@ def _cost(choice: Choice, comparison: Comparison, views: Sequence[View]) -> Cost
 
 
 def _asked(asked: PlanOptions) -> dict[str, object]:
-    """Return the options that the next command takes as well."""
+    """Return the options that `train` takes as well."""
     return {"label": asked.label, "task": asked.task, "seed": asked.seed or None}
 
 
@@ -242,7 +242,7 @@ def _nothing_embedded(dataset: DataSet) -> Advice:
 def _no_time(dataset: DataSet, asked: PlanOptions, clock: Clock, left_out: Sequence[str]) -> Advice:
     reason = f"{clock.minutes:.2g} minutes were too short for a single head"
     minutes = f"{max(3 * clock.minutes, MINUTES):.3g}"
-    command = typed(dataset, "advise", dataset.name, "--minutes", minutes, **_asked(asked))
+    command = typed(dataset, "advise", dataset.name, "--minutes", minutes, **rows_asked(asked))
     return Advice(dataset.name, asked.label, command, reason=reason, left_out=tuple(left_out))
 
 
@@ -252,7 +252,8 @@ def _too_few_labels(dataset: DataSet, asked: PlanOptions, view: View, reason: st
     label = asked.label or table.label_column
     columns = [one for one in _label_like(table) if one != label]
     if columns:
-        command = typed(dataset, "advise", dataset.name, label=columns[0])
+        of_column = rows_asked(replace(asked, label=columns[0]))
+        command = typed(dataset, "advise", dataset.name, **of_column)
         reason = f"{reason}. Column {columns[0]!r} looks like a label"
     elif label is not None and not is_missing(table.column(label)).any():
         command = typed(dataset, "labels", dataset.name, "LABELS.csv", id="item_id")

@@ -13,6 +13,7 @@ from featurestore.terms.specs import EncoderSpec, Modality, encoder_label
 from heads.catalogue.table import HEADS
 from heads.experiments.inputs import MAJORITY, TFIDF
 from heads.experiments.learning_curve import Curve
+from heads.labels.options import PlanOptions
 from heads.measures.choice import choose
 from heads.measures.comparison import Cell, Comparison
 from heads.transfer.advice import Alternative, Way
@@ -38,7 +39,7 @@ def costs_of(views: Sequence[View]) -> dict[str, tuple[float, ...]]:
 
 
 def typed(dataset: DataSet, *words: str, **options: object) -> str:
-    """Return a command on a data set's store; options that are None are left out.
+    """Return a command on a data set's store; options that are None are left out, True are flags.
 
     A label is left out where it is the main one; a slice comes from the data set.
     """
@@ -50,9 +51,20 @@ def typed(dataset: DataSet, *words: str, **options: object) -> str:
         word
         for name, value in options.items()
         if value is not None
-        for word in (f"--{name}", str(value))
+        for word in (f"--{name}", *([] if value is True else [str(value)]))
     ]
     return command_line(*words, *flags, store=dataset.store.path)
+
+
+def rows_asked(asked: PlanOptions) -> dict[str, object]:
+    """Return the options of `typed` that ask for the same rows."""
+    return {
+        "label": asked.label,
+        "task": asked.task,
+        "evaluation": None if asked.evaluation == "auto" else asked.evaluation,
+        "ignore-groups": None if asked.group else True,
+        "seed": asked.seed or None,
+    }
 
 
 def train_command(dataset: DataSet, cell: Cell, **options: object) -> str:

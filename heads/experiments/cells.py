@@ -160,7 +160,7 @@ class Runner:
             if n_begun < len(todo) and sum(one.n_bytes for one in together) <= HELD_BYTES:
                 continue
             try:
-                found |= self._run(together, plan)
+                found |= self._run(together, plan, found)
             except TimeIsUp as error:
                 stopped = error
                 break
@@ -170,8 +170,13 @@ class Runner:
             raise stopped
         return _cut([found[number] for number in sorted(found)])
 
-    def _run(self, benches: Sequence[_Bench], plan: Plan) -> dict[int, ComparedHead]:
-        """Evaluate heads side by side; those on one material share what is the same for all."""
+    def _run(
+        self, benches: Sequence[_Bench], plan: Plan, known: Mapping[int, ComparedHead]
+    ) -> dict[int, ComparedHead]:
+        """Evaluate heads side by side; those on one material share what is the same for all.
+
+        ``on_repeat`` hears of what is ``known`` as well, as far as the new rows have come.
+        """
         exam = Exam(
             plan.target,
             plan.parts,
@@ -191,7 +196,7 @@ class Runner:
                 tallies=[[one.tally for one in bench.begun] for bench in benches],
                 on_repeat=None
                 if hear is None
-                else lambda now: hear(list(_rows(benches, now).values())),
+                else lambda now: hear(_cut([*known.values(), *_rows(benches, now).values()])),
             )
             found = _rows(benches, done)
         except BaseException:

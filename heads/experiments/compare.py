@@ -16,6 +16,7 @@ from featurestore.errors import (
     NotEnoughData,
     nearest,
 )
+from featurestore.terms.words import counted
 from heads.catalogue.entry import HeadEntry
 from heads.catalogue.table import HEADS, default_heads, head_entries
 from heads.catalogue.words import reads_words
@@ -221,15 +222,6 @@ def stopped_notes(runner: Runner, reports: Sequence[Report], plan: Plan) -> list
     if runner.cache_in is not None:
         said.append("what was done is kept, and the same command goes on from there")
     return [f"{said[0]}: {'; '.join(said[1:])}."]
-
-
-def counted(n: int, what: str) -> str:
-    """Write a number of things.
-
-    >>> counted(1, "head"), counted(2, "head")
-    ('1 head', '2 heads')
-    """
-    return f"{n:,} {what}{'' if n == 1 else 's'}"
 
 
 def _card_of_ground(

@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featurestore.errors import BadName, NotEnoughData, TimeIsUp
+from featurestore.terms.words import counted
 from heads.catalogue.table import head_entries
 from heads.experiments.cells import Progress, Runner, cell_cache, keep_run, run_folder
-from heads.experiments.compare import cells_of, check_metric, counted
+from heads.experiments.compare import cells_of, check_metric
 from heads.experiments.inputs import Cell, baselines
 from heads.experiments.learning_curve import Budget, Curve, CurveCard
 from heads.labels.options import LabelKeywords, PlanOptions, options_from

@@ -16,11 +16,12 @@ from featurestore.errors import BadName, ModalityMismatch
 from featurestore.terms.embeddings import Embeddings
 from featurestore.terms.intervals import wilson
 from featurestore.terms.specs import Modality
+from featurestore.terms.words import counted
 from heads.catalogue.entry import HeadEntry
 from heads.catalogue.table import head_entries
 from heads.catalogue.words import with_words
 from heads.experiments.cells import Progress, Runner
-from heads.experiments.compare import counted, stopped_notes
+from heads.experiments.compare import stopped_notes
 from heads.experiments.leaks import MOST_OF_A_FIT, find_leak
 from heads.labels.folds import make_folds
 from heads.labels.matrix import Matrix

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from featurestore.errors import NotEnoughData, TimeIsUp
@@ -44,7 +44,10 @@ class Found:
     assessment: Assessment | None = None
     curve: Curve | None = None
     issues: Issues | None = None
-    left_out: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()  # for time
+    not_made: tuple[str, ...] = ()  # for another reason, which is said
+    options: PlanOptions = field(default_factory=PlanOptions)  # as asked
+    metric: str | None = None
 
     @property
     def label(self) -> str | None:
@@ -70,8 +73,9 @@ def look(
     )  # fmt: skip
     views = dataset.views()
     if not views:
-        return Found(dataset, advice)
+        return Found(dataset, advice, options=options, metric=metric)
     left_out: list[str] = []
+    not_made: list[str] = []
     label, seed = advice.label, options.seed
     at = next((one for one in views if str(one.spec) == advice.encoder), None)
     view = at or default_view(dataset, label)[0] or views[0]
@@ -85,7 +89,7 @@ def look(
     command = typed(dataset, "quality", dataset.name, "-e", str(view.spec), **typed_at)
     issues = _held([one for one in quality_reports(dataset) if one.label == label], views)
     if issues is None:
-        issues = _in_time(find, f"{name} (`{command}`)", clock, UNTIL_LOOKED, left_out)
+        issues = _in_time(find, f"{name} (`{command}`)", clock, UNTIL_LOOKED, left_out, not_made)
     drawn = None
     if advice.choice is not None and label is not None:
         shown = [one for one in views if str(one.spec) in (str(view.spec), PIXELS)]
@@ -100,9 +104,13 @@ def look(
         drawn = _held([one for one in kept if str(view.spec) in one.encoders], views)
         command = typed(dataset, "curve", dataset.name, "--head", head, **typed_at)
         if drawn is None:
-            drawn = _in_time(draw, f"the learning curve (`{command}`)", clock, 1.0, left_out)
+            what = f"the learning curve (`{command}`)"
+            drawn = _in_time(draw, what, clock, 1.0, left_out, not_made)
     comparison = _best_comparison(dataset, advice, views)
-    return Found(dataset, advice, comparison, advice.assessment, drawn, issues, tuple(left_out))
+    return Found(
+        dataset, advice, comparison, advice.assessment, drawn, issues, tuple(left_out),
+        tuple(not_made), options, metric,
+    )  # fmt: skip
 
 
 def _best_comparison(dataset: DataSet, advice: Advice, views: Sequence[View]) -> Comparison | None:
@@ -168,9 +176,14 @@ Made = TypeVar("Made")
 
 
 def _in_time(
-    work: Callable[[], Made], what: str, clock: _Clock, share: float, left_out: list[str]
+    work: Callable[[], Made],
+    what: str,
+    clock: _Clock,
+    share: float,
+    left_out: list[str],
+    not_made: list[str],
 ) -> Made | None:
-    """Do work if there is time for it; else say that it is left out."""
+    """Do work if there is time for it; else say that it is left out, or why it cannot be done."""
     try:
         if clock.left(share) > 0:
             return work()
@@ -178,7 +191,7 @@ def _in_time(
     except TimeIsUp:
         left_out.append(what)
     except NotEnoughData as error:
-        left_out.append(f"{what}: {error}")
+        not_made.append(f"{what}: {error}")
     return None
 
 

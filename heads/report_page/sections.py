@@ -10,7 +10,8 @@ from typing import Any
 import featurestore
 from featurestore.store.commands import command_line
 from featurestore.terms.specs import encoder_label
-from heads.advice.next_step import typed
+from heads.advice.next_step import rows_asked, typed
+from heads.catalogue.table import default_heads
 from heads.charts.charts import Chart
 from heads.charts.results import axis_of
 from heads.charts.svg import svg
@@ -34,6 +35,7 @@ from heads.report_page.blocks import (
 from heads.report_page.found import Found
 from heads.report_page.items import cards, worst_items
 from heads.saved.provenance import library_versions, machine
+from heads.transfer.assessment import Assessment
 
 N_WORST, N_EACH, N_FIRST = 24, 8, 12  # items that are shown
 MOST_CLASSES = 30  # in a table
@@ -76,6 +78,7 @@ def _summary(found: Found) -> Section:
     blocks: list[Block] = [*map(Text, said), Text("Type next:"), Command([command])]
     if found.left_out:
         blocks.append(Text(f"There was no time for {'; '.join(found.left_out)}."))
+    blocks += [Text(f"Not in this report: {one}.") for one in found.not_made]
     if found.comparison is None:
         ids = found.dataset.items(["item_id"]).column("item_id").slice(0, N_FIRST).to_pylist()
         if ids:
@@ -292,15 +295,21 @@ def _provenance(found: Found) -> Section:
 
 
 def _again(found: Found) -> Section:
-    dataset, cards_of = found.dataset, _cards(found)
+    dataset = found.dataset
     lines: list[str] = []
     at: dict[str, object] = {"label": found.label}
-    if found.comparison is not None:
-        metric = _unusual(found.comparison)
-        for name in ("compare", "transfer"):
-            if name in cards_of:
-                at_seed = {"metric": metric, "seed": cards_of[name].seed or None}
-                lines.append(typed(dataset, name, dataset.name, **at, **at_seed))
+    rows = rows_asked(found.options) | at
+    for name, one in (("compare", found.comparison), ("transfer", found.assessment)):
+        if one is not None:
+            heads = [] if one.card.heads == list(default_heads(one.task)) else one.card.heads or []
+            named = [word for head in heads for word in ("--head", head)]
+            is_ungrouped = "group" not in (one.card.never_part or ["group"]) or None
+            of_one: dict[str, object] = {
+                "ignore-groups": is_ungrouped,
+                "seed": one.card.seed or None,
+            }
+            of_one["metric"] = _unusual(one)
+            lines.append(typed(dataset, name, dataset.name, *named, **rows | of_one))
     if found.curve is not None:
         seed = found.curve.card.seed or None
         words = ("curve", dataset.name, "--head", found.curve.card.head)
@@ -308,7 +317,8 @@ def _again(found: Found) -> Section:
     if found.issues is not None:
         words = ("quality", dataset.name, "-e", found.issues.encoder)
         lines.append(typed(dataset, *words, **at, seed=found.issues.card.seed or None))
-    lines.append(typed(dataset, "report", dataset.name, "-o", "report.html", **at))
+    rows["metric"] = found.metric
+    lines.append(typed(dataset, "report", dataset.name, "-o", "report.html", **rows))
     lines.append(typed(dataset, "store", "show", dataset.name))
     said = (
         "The same store and the same versions give the same numbers; "
@@ -317,6 +327,6 @@ def _again(found: Found) -> Section:
     return Section("How to find it again", [Command(lines), _quiet(f"{said}.")])
 
 
-def _unusual(result: Comparison | Curve) -> str | None:
+def _unusual(result: Comparison | Assessment | Curve) -> str | None:
     """Return the metric where it is not the one that commands take by themselves."""
     return None if result.metric == check_metric(None, result.task) else result.metric

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, Unpack
 import numpy as np
 
 from featurestore.errors import NotEnoughData
+from featurestore.terms.words import counted
 from heads.experiments.cells import Progress, Runner, cell_cache, keep_run, run_folder
-from heads.experiments.compare import check_metric, counted
+from heads.experiments.compare import check_metric
 from heads.labels.options import options_from
 from heads.labels.plan import Plan
 from heads.labels.tasks import Task

@@ -14,7 +14,9 @@ from featurestore.cli import run
 from featurestore.sources.listing import SourceOptions
 from featurestore.store.commands import command_line
 from heads.advice.clock import LEAST, Clock
+from heads.advice.next_step import rows_asked, typed
 from heads.advice.within_time import allowed, little_left
+from heads.labels.options import PlanOptions
 from heads.labels.tasks import Task
 from heads.measures.choice import Choice, choose
 from heads.measures.metrics import METRICS
@@ -223,6 +225,15 @@ def test_where_little_is_left_to_gain_the_labels_are_enough():
     assert little_left(replace(sure, low=0.9), share, 0.01) is None  # too few to be sure
     loss = METRICS[Task.MULTICLASS]["log_loss"]
     assert little_left(replace(sure, low=0.985), loss, 0.01) is None
+
+
+def test_a_line_to_type_asks_for_the_same_rows(texts_view):
+    asked = PlanOptions(evaluation="folds", group=False, seed=3, task="multiclass")
+    line = typed(texts_view.dataset, "advise", "texts", **rows_asked(asked))
+    assert " --task multiclass --evaluation folds --ignore-groups --seed 3 --store " in line
+    assert typed(texts_view.dataset, "advise", "texts", **rows_asked(PlanOptions())).split()[3] == (
+        "--store"
+    )
 
 
 def test_each_step_has_its_share_of_the_time():

@@ -90,6 +90,14 @@ def test_each_repeat_of_the_folds_is_shown(view):
         np.testing.assert_array_equal(one.report.predicted, other.report.predicted)
 
 
+def test_rows_that_were_kept_are_shown_beside_the_new_ones(view):
+    heads.compare(view, ["ridge"])
+    seen = []
+    heads.compare(view, ["ridge", "prototype"], preview=seen.append)
+    assert [one.card.n_repeats for one in seen] == [1, 2, 3, 4]
+    assert all({"ridge", "prototype"} <= {row.head for row in one.heads} for one in seen)
+
+
 def test_what_heads_share_is_made_once_and_its_seconds_count_for_each():
     rows, made = np.zeros(3), []
 
