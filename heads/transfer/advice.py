@@ -216,8 +216,8 @@ RULES: tuple[Rule, ...] = (
         lambda e: e.verdict.kind is Kind.NEGATIVE,
         lambda e: (
             f"Do not transfer {_encoder(e)} as it is: its heads are {e.said(-e.verdict.value)} "
-            f"worse than those on {e.verdict.reference}"
-            + ("." if e.best is not None else "; use that.")
+            f"worse than those on {e.verdict.reference}."
+            + ("" if e.best is not None else f" Take {e.verdict.reference}.")
         ),
     ),
     Rule(

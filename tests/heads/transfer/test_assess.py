@@ -46,7 +46,7 @@ def test_an_encoder_that_drops_what_tells_is_found_harmful(family, planted):
     assert same.kind in (Kind.NEUTRAL, Kind.INCONCLUSIVE)
     assert found.advice["timm:x"] == (
         f"Do not transfer timm:x as it is: its heads are {-100 * harmful.value:.1f} points worse "
-        "than those on raw pixels; use that.",
+        "than those on raw pixels. Take raw pixels.",
     )
     (blend,) = found.alternatives["timm:x"]
     assert blend.over_encoder.low > 0  # raw features beside it mend it, but are as good alone

@@ -206,7 +206,7 @@ def instead(way, *, over_encoder=0.01, over_reference=0.01):
             Evidence(NEGATIVE),
             [
                 "Do not transfer timm:x as it is: its heads are 10.0 points worse than those on "
-                "raw pixels; use that."
+                "raw pixels. Take raw pixels."
             ],
         ),
         (
