@@ -82,11 +82,15 @@ def say_next(lines: Sequence[str]) -> None:
 
 
 def draw_item(dataset: DataSet, item_id: str, *, key: str) -> wording.Row:
-    """Draw one item with its label and split; return its row."""
+    """Draw one item with its label and split; return its row.
+
+    Each item has a card of its own: one that took another item's data was once seen to keep the
+    old picture, on a busy machine, beside the new item's buttons.
+    """
     [item] = item_rows.rows_of(caches.items(dataset), [item_id])
     card, about = st.columns([2, 3])
     with card:
-        gallery(caches.cards(dataset, [item]), name="Item", key=key, on_click=choose_item)
+        gallery(caches.cards(dataset, [item]), name="Item", key=f"{key} {item_id}", on_click=choose_item)
     about.markdown(f"**{wording.plain(item_id)}**")
     about.caption(
         wording.plain(f"{item['label'] or wording.NO_LABEL} · {item['split'] or classes.NO_SPLIT}")

@@ -81,14 +81,14 @@ def test_the_url_restores_data_set_encoder_and_item(small_store: Store) -> None:
     shown = [(card["id"], card["score"]) for card in cards(app, f"found by {view.slug}")]
     pairs = zip(expected.ids[0], expected.scores[0], strict=True)
     assert shown == [(item, f"{score:.3f}") for item, score in pairs]
-    assert [card["text"] for card in cards(app, "item card")] == ["red apple"]
+    assert [card["text"] for card in cards(app, "item card a")] == ["red apple"]
     assert "1 of 3 neighbors have the same label (33%)" in texts_of(app.caption)
 
 
 @pytest.mark.usefixtures("store_variable")
 def test_another_data_set_forgets_the_item_and_encoder_of_the_first(picture_id: str) -> None:
     app = opened("search", dataset="pictures", item=picture_id, where="label = 'black'")
-    assert app.get_by_key("item card")
+    assert app.get_by_key(f"item card {picture_id}")
     app.selectbox("dataset box").set_value("texts").run()
     assert not app.exception
     assert dict(app.query_params) == {
