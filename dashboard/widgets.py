@@ -90,7 +90,8 @@ def draw_item(dataset: DataSet, item_id: str, *, key: str) -> wording.Row:
     [item] = item_rows.rows_of(caches.items(dataset), [item_id])
     card, about = st.columns([2, 3])
     with card:
-        gallery(caches.cards(dataset, [item]), name="Item", key=f"{key} {item_id}", on_click=choose_item)
+        cards = caches.cards(dataset, [item])
+        gallery(cards, name="Item", key=f"{key} {item_id}", on_click=choose_item)
     about.markdown(f"**{wording.plain(item_id)}**")
     about.caption(
         wording.plain(f"{item['label'] or wording.NO_LABEL} · {item['split'] or classes.NO_SPLIT}")

@@ -4,6 +4,10 @@ import json
 
 import pytest
 
+from featurestore.store.commands import is_default
+from featurestore.store.store import open_store
+from heads.advice.next_step import typed
+
 PIXELS, SMALL = "baseline:pixels", "baseline:pixels#size=2"
 
 
@@ -173,3 +177,22 @@ def test_a_file_beside_the_store_is_read_where_the_working_folder_has_none(tiny,
     assert err == "from ../featurestore.toml: dataset tiny; encoder @1\n"
     write(tmp_path / "work", "# nothing\n")
     assert tiny("search", "--item", "dark/0.png", "--store", "../store")[0] == 2
+
+
+def test_lines_to_type_name_what_the_file_would_change(tiny, tmp_path, monkeypatch):
+    store = tmp_path / "store"
+    assert not is_default(str(store))
+    dataset = open_store(store).dataset("tiny")
+    assert (
+        typed(dataset, "train", "tiny", label="label") == f"featurestore train tiny --store {store}"
+    )
+    write(tmp_path / "work", 'store = "../store"\nlabel = "other"\n')
+    assert is_default(str(store))
+    assert typed(dataset, "train", "tiny", label="label") == "featurestore train tiny --label label"
+    assert typed(dataset, "train", "tiny", label="other") == "featurestore train tiny"
+    monkeypatch.setenv("FEATURESTORE_STORE", str(tmp_path / "third"))
+    assert not is_default(str(store))
+    write(tmp_path / "work", 'dataset = "another"\nlabel = "other"\n')  # not about this data set
+    assert (
+        typed(dataset, "train", "tiny", label="label") == f"featurestore train tiny --store {store}"
+    )

@@ -12,6 +12,7 @@ from dashboard.colors import NEUTRAL, colors
 from dashboard.page_data.wording import Row, when
 from featurestore.store.dataset import DataSet
 from featurestore.terms.specs import encoder_label
+from heads.measures.choice import choose
 
 if TYPE_CHECKING:
     from heads import Comparison
@@ -40,8 +41,12 @@ def row_name(row: Row) -> str:
 
 
 def leaderboard(run: Comparison) -> list[Row]:
-    """Return a comparison's table, best first, shares as percentages."""
-    tied = tied_with_best(run)
+    """Return a comparison's table, best first, shares as percentages.
+
+    As good as the best are the rows of which the sentence below says so (`heads.measures.choice`).
+    """
+    choice = choose(run)
+    as_good = {choice.taken, *choice.as_good}
     return [
         {
             "head": row["head"],
@@ -49,7 +54,7 @@ def leaderboard(run: Comparison) -> list[Row]:
             "value": _shown(run, row["value"]),
             "low": _shown(run, row["low"]),
             "high": _shown(run, row["high"]),
-            "tied": row_name(row) in tied,
+            "as good": (row["encoder"], row["head"]) in as_good,
             "seconds": row["seconds"],
             **({"as reviewed": _shown(run, row["as_reviewed"])} if "as_reviewed" in row else {}),
             **(
@@ -60,20 +65,6 @@ def leaderboard(run: Comparison) -> list[Row]:
         }
         for row in run.rows()
     ]
-
-
-def tied_with_best(run: Comparison) -> set[str]:
-    """Return the rows whose difference from the best one may be 0, without the best.
-
-    Each difference is as wide as it takes for all of them to hold at once (Bonferroni).
-    """
-    best, *others = [(row["encoder"], row["head"]) for row in run.rows()]
-    claims = [run.difference(best, other, n_claims=max(1, len(others))) for other in others]
-    return {
-        row_name({"encoder": one.second[0], "head": one.second[1]})
-        for one in claims
-        if one.gain[1] <= 0
-    }
 
 
 def _shown(run: Comparison, value: float | None) -> float | None:

@@ -11,13 +11,6 @@ from featurestore.curation.reviews import Action, Review, standing
 from heads import Issue, Issues
 from heads.quality.issues import Kind
 
-KIND_WORDS = {
-    Kind.LABEL: "Label errors",
-    Kind.LEAK: "Leaks across split or group",
-    Kind.DUPLICATE: "Near-duplicates",
-    Kind.OUTLIER: "Outliers",
-}
-
 
 def report_title(found: Issues) -> str:
     """Name a stored report in a list."""

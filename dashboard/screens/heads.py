@@ -35,9 +35,9 @@ st.dataframe(
         "value": st.column_config.NumberColumn(unit.capitalize(), format=digits),
         "low": st.column_config.NumberColumn("From", format=digits),
         "high": st.column_config.NumberColumn("To", format=digits),
-        "tied": st.column_config.CheckboxColumn(
+        "as good": st.column_config.CheckboxColumn(
             "As good",
-            help="Its difference from the best row may be 0, as far as these items can tell",
+            help="Too close to the best row for these items to tell which is better",
         ),
         "as reviewed": st.column_config.NumberColumn(
             "As reviewed",

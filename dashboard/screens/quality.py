@@ -19,7 +19,7 @@ from featurestore.curation.reviews import (
 )
 from featurestore.errors import FeatureStoreError
 from featurestore.terms.specs import encoder_label
-from heads.quality.issues import Kind
+from heads.quality.issues import TITLES, Kind
 
 dataset = caches.dataset()
 start_runs.offer_inspection(dataset)
@@ -39,7 +39,7 @@ with right:
         kinds,
         key="kind",
         default=most,
-        show=lambda one: f"{shown.KIND_WORDS[Kind(one)]}: {report.found.get(one, 0):,}",
+        show=lambda one: f"{TITLES[Kind(one)]}: {report.found.get(one, 0):,}",
     )
 for note in report.notes:
     st.caption(wording.plain(note))

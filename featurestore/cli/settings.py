@@ -1,17 +1,13 @@
-"""featurestore.toml: what is typed again and again, as defaults of options and of DATASET.
+"""What featurestore.toml says, as defaults of options and of DATASET.
 
 The file lies in the working folder, or else beside the store. Options and the environment win.
-It holds names alone: what it says is data, and code that it names is not asked for by that.
 """
 
 from __future__ import annotations
 
 import os
-import tomllib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import click
@@ -19,48 +15,14 @@ from click.core import ParameterSource
 
 from featurestore.cli.printing import say
 from featurestore.encoders.trust import PYTHON, not_trusted
-from featurestore.errors import BadName, nearest
 from featurestore.store.commands import DEFAULT_STORE
-from featurestore.terms.specs import LOCAL_DIR
+from featurestore.store.settings_file import KEYS, NAME, Settings, read_settings, settings_path
 
-NAME = "featurestore.toml"
-KEYS = ("store", "dataset", "encoder", "label", "text", "image", "group", "id")
 _DATASET = f"{NAME}: dataset"  # in the context: put in front of the other arguments
-_MOST_BYTES = 65_536  # it holds eight short values
 _PARAMETERS = {"store": "store_path", "id": "id_column"}  # others are called as the key
 _EMBED_ALONE = ("text", "image", "group")
 # A name that nobody typed must not decide what is deleted or renamed.
 _NAMED_EACH_TIME = ("delete", "drop", "rename", "relocate", "vacuum", "compact")
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What a featurestore.toml says."""
-
-    path: Path
-    values: Mapping[str, Any]
-
-    @property
-    def store(self) -> str | None:
-        """The store, relative to the file's folder; None where the file names none."""
-        given = self.values.get("store")
-        is_url = given is not None and "://" in given
-        return given if given is None or is_url else os.path.relpath(self._path(given))
-
-    @property
-    def encoder(self) -> str | None:
-        """The encoder; a folder in it is relative to the file's."""
-        given: str | None = self.values.get("encoder")
-        family, marker, place = (given or "").partition(LOCAL_DIR)
-        there = self._path(place.partition("#")[0])
-        return f"{family}{marker}{self._path(place)}" if marker and there.is_dir() else given
-
-    def is_of(self, store: str) -> bool:
-        """Whether the file is about a store: the one that it names, if any."""
-        return self.store is None or _same(self.store, store)
-
-    def _path(self, text: str) -> Path:
-        return self.path.parent / Path(text).expanduser()
 
 
 class _Defaults(dict[str, Callable[[], Any]]):
@@ -68,31 +30,6 @@ class _Defaults(dict[str, Callable[[], Any]]):
 
     def __contains__(self, name: object) -> bool:
         return name in self.keys() and self[str(name)]() is not None
-
-
-def read_settings(path: Path) -> Settings:
-    """Read a featurestore.toml.
-
-    Raises
-    ------
-    BadName
-        If it is no such file; the message says what is wrong with it.
-    """
-    content = path.read_bytes()
-    if len(content) > _MOST_BYTES:
-        raise BadName(f'{path} has {len(content):,} bytes: expected a few lines of key = "value"')
-    try:
-        values = tomllib.loads(content.decode())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise BadName(f"{path} cannot be read: {error}") from None
-    for key, value in values.items():
-        if key not in KEYS:
-            hint = "type --trust instead" if key == "trust" else nearest(key, KEYS, n=len(KEYS))
-            raise BadName(f"{path} has an unknown key {key!r}: {hint}")
-        texts = value if key == "label" and isinstance(value, list) else [value]
-        if not texts or not all(isinstance(one, str) and one for one in texts):
-            raise BadName(f"{path}: {key} = {value!r}: expected a text in quotes")
-    return Settings(path, values)
 
 
 def with_defaults(ctx: click.Context, arguments: list[str]) -> list[str]:
@@ -151,16 +88,13 @@ def _takes(command: str | None, key: str) -> bool:
 
 def _settings(ctx: click.Context, store: str | None) -> Settings | None:
     """Return what the file in the working folder says, or else that beside a local store."""
-    places = [Path.cwd()]
-    if store is not None and "://" not in store:
-        places.append(Path(store).expanduser().absolute().parent)
-    for path in (place / NAME for place in places):
-        if path.is_file():
-            if NAME not in ctx.meta or ctx.meta[NAME].path != path:
-                ctx.meta[NAME] = read_settings(path)
-            found: Settings = ctx.meta[NAME]
-            return found
-    return None
+    path = settings_path(store)
+    if path is None:
+        return None
+    if NAME not in ctx.meta or ctx.meta[NAME].path != path:
+        ctx.meta[NAME] = read_settings(path)
+    found: Settings = ctx.meta[NAME]
+    return found
 
 
 def _dataset(ctx: click.Context, typed: object) -> str | None:
@@ -201,11 +135,3 @@ def _checked(ctx: click.Context, found: Settings, what: str, value: Any) -> Any:
     if runs_code and PYTHON in str(value) and not ctx.params.get("trust"):
         raise not_trusted(str(found.path), f"the {what} {str(value).strip()}")
     return value
-
-
-def _same(one: str, other: str) -> bool:
-    """Whether two texts name one store."""
-    if "://" in one or "://" in other:
-        return one.rstrip("/") == other.rstrip("/")
-    first, second = (Path(each).expanduser().resolve() for each in (one, other))
-    return first == second

@@ -78,10 +78,10 @@ class Watch:
 
     def fits(self, n_done: int, n_fits: int, what: str) -> None:
         """Hear of fits, as ``progress`` of `heads.compare` does."""
-        count = self._counts.setdefault("fits", _Count("fits"))
-        if n_done == 0:
-            count.plan = what
-        elif not what.startswith(_KEPT):
+        if n_done == 0:  # a step begins, with a time of its own
+            self._counts["fits"] = _Count("fits", what)
+        count = self._counts.setdefault("fits", _Count("fits", what))
+        if n_done and not what.startswith(_KEPT):
             count.n_timed += max(0, n_done - count.n_done)
         count.n_done, count.n, count.what = n_done, n_fits, what.removeprefix(_KEPT)
         left = count.seconds_left()
@@ -174,9 +174,9 @@ class Watch:
 class _Count:
     """How many of something are done."""
 
-    def __init__(self, unit: str) -> None:
+    def __init__(self, unit: str, plan: str = "") -> None:
         self.unit = unit
-        self.plan = ""  # what is to be done
+        self.plan = plan  # what is to be done
         self.n_done = self.n = self.n_timed = 0
         self.what = ""
         self.is_estimated = False

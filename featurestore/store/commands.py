@@ -7,6 +7,8 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from featurestore.store.settings_file import settings_of
+
 if TYPE_CHECKING:
     from featurestore.storage.remote import StorePath
 
@@ -26,8 +28,12 @@ def command_line(*words: str, store: StorePath | str | None = None) -> str:
 
 def is_default(store: StorePath | str) -> bool:
     """Whether commands find this store without ``--store``."""
-    return _written(os.environ.get(VARIABLE) or DEFAULT_STORE) == _written(str(store))
+    named = os.environ.get(VARIABLE)
+    if not named:
+        settings = settings_of()
+        named = None if settings is None else settings.store
+    return _written(named or DEFAULT_STORE) == _written(str(store))
 
 
 def _written(path: str) -> str:
-    return path.rstrip("/") if "://" in path else str(Path(path).expanduser().absolute())
+    return path.rstrip("/") if "://" in path else os.path.abspath(Path(path).expanduser())  # noqa: PTH100, links stay

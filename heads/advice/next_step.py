@@ -9,6 +9,7 @@ import numpy as np
 
 from featurestore.errors import BadName
 from featurestore.store.commands import command_line
+from featurestore.store.settings_file import settings_of
 from featurestore.terms.specs import EncoderSpec, Modality, encoder_label
 from heads.catalogue.table import HEADS
 from heads.experiments.inputs import MAJORITY, TFIDF
@@ -41,9 +42,10 @@ def costs_of(views: Sequence[View]) -> dict[str, tuple[float, ...]]:
 def typed(dataset: DataSet, *words: str, **options: object) -> str:
     """Return a command on a data set's store; options that are None are left out, True are flags.
 
-    A label is left out where it is the main one; a slice comes from the data set.
+    A label is left out where a command takes it without being told: the main one, unless
+    featurestore.toml names another. A slice comes from the data set.
     """
-    if options.get("label") == next(iter(dataset.label_columns), None):
+    if options.get("label") == _label_untold(dataset):
         options["label"] = None
     if dataset.slice_ is not None:
         options["slice"] = dataset.slice_.name
@@ -54,6 +56,16 @@ def typed(dataset: DataSet, *words: str, **options: object) -> str:
         for word in (f"--{name}", *([] if value is True else [str(value)]))
     ]
     return command_line(*words, *flags, store=dataset.store.path)
+
+
+def _label_untold(dataset: DataSet) -> str | None:
+    main = next(iter(dataset.label_columns), None)
+    store = str(dataset.store.path)
+    settings = settings_of(store)
+    if settings is None or not settings.is_about(store, dataset.name):
+        return main
+    label = settings.values.get("label", main)
+    return label if label is None or isinstance(label, str) else str(label[0])
 
 
 def rows_asked(asked: PlanOptions) -> dict[str, object]:

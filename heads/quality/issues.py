@@ -26,6 +26,14 @@ class Kind(StrEnum):
     OUTLIER = "outlier"  # like nothing else
 
 
+TITLES = {  # for people, in the order in which they are looked at
+    Kind.LABEL: "Labels that may be wrong",
+    Kind.LEAK: "The same item on both sides of a split or group",
+    Kind.DUPLICATE: "Near-duplicates",
+    Kind.OUTLIER: "Items unlike all others",
+}
+
+
 @dataclass(frozen=True)
 class Issue:
     """One item that someone should look at."""

@@ -21,7 +21,7 @@ from heads.labels.tasks import Task
 from heads.measures.card import RunCard
 from heads.measures.comparison import Cell, Comparison, metric_of, number
 from heads.measures.confusion import MOST_DRAWN
-from heads.quality.issues import Kind
+from heads.quality.issues import TITLES
 from heads.report_page.blocks import (
     Block,
     Bullets,
@@ -39,12 +39,6 @@ from heads.transfer.assessment import Assessment
 
 N_WORST, N_EACH, N_FIRST = 24, 8, 12  # items that are shown
 MOST_CLASSES = 30  # in a table
-KINDS = {
-    Kind.LABEL: "Labels that may be wrong",
-    Kind.LEAK: "The same item on both sides of a split or group",
-    Kind.DUPLICATE: "Near-duplicates",
-    Kind.OUTLIER: "Items unlike all others",
-}
 
 
 def page_of(found: Found) -> Page:
@@ -221,7 +215,7 @@ def _quality(found: Found) -> Section | None:
     if issues is None:
         return None
     blocks: list[Block] = [Bullets(issues.summary()), *map(_quiet, issues.notes)]
-    for kind, title in KINDS.items():
+    for kind, title in TITLES.items():
         own = issues.of(kind)[:N_EACH]
         if own:
             n = issues.found.get(kind, len(own))

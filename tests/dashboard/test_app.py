@@ -55,7 +55,7 @@ def test_the_leaderboard_shows_the_stored_comparison_and_its_sentence() -> None:
     said = " ".join(texts_of(app.markdown))
     assert "9 items of 3 classes" in said
     assert "these fitted heads, on the test split" in said
-    assert app.dataframe[0].value["tied"].tolist() == [False, True, False]
+    assert app.dataframe[0].value["as good"].tolist() == [True, False, False]
     twins, *_ = texts_of(app.main.caption)
     assert "Take prototype on baseline:pixels: " in said
     assert app.code[-1].value.startswith(

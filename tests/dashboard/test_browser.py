@@ -316,7 +316,7 @@ def test_three_items_are_reviewed_by_keyboard_and_heads_learn_from_it(
     page.goto(address)
     open_page(page, "Quality")
     page.get_by_label("Kind").click()
-    page.get_by_role("option", name=re.compile("Leaks")).click()
+    page.get_by_role("option", name=re.compile("both sides of a split")).click()
     leaks = [one.item_id for one in report.of("leak")]
     item = page.get_by_role("group", name="Item", exact=True).locator("button")
     expect(item).to_have_attribute("data-id", leaks[0])

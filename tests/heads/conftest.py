@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -10,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from featurestore.sources.listing import SourceOptions
 from featurestore.storage.dataset_file import DatasetFile
 from featurestore.terms.embeddings import Embeddings
 from featurestore.terms.snapshots import Snapshot
@@ -108,3 +110,24 @@ def blobs() -> Callable[..., tuple[np.ndarray, list[str]]]:
         return vectors.astype(np.float32), [f"class {c}" for c in codes]
 
     return make
+
+
+@pytest.fixture
+def embed(empty_store, tmp_path):
+    """Embed rows (dicts with a text) by the built-in text encoder; return the store."""
+
+    def embedded(rows, label=("topic",), **options):
+        path = tmp_path / "rows.csv"
+        with path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+        if "split" in rows[0]:
+            options["split"] = "split"
+        source = SourceOptions(text="text", label=label, **options)
+        empty_store.embed(
+            [path], dataset="texts", encoders=["builtin:tiny-text"], source_options=source
+        )
+        return empty_store
+
+    return embedded

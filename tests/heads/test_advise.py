@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import shlex
 from dataclasses import replace
 
@@ -11,7 +10,6 @@ import pytest
 
 import heads
 from featurestore.cli import run
-from featurestore.sources.listing import SourceOptions
 from featurestore.store.commands import command_line
 from heads.advice.clock import LEAST, Clock
 from heads.advice.next_step import rows_asked, typed
@@ -21,61 +19,13 @@ from heads.labels.tasks import Task
 from heads.measures.choice import Choice, choose
 from heads.measures.metrics import METRICS
 from heads.transfer.verdict import Kind
-
-
-@pytest.fixture
-def embed(empty_store, tmp_path):
-    """Embed rows (dicts with a text) by the built-in text encoder; return the store."""
-
-    def embedded(rows, labels=("topic",), **options):
-        path = tmp_path / "rows.csv"
-        with path.open("w", newline="") as file:
-            writer = csv.DictWriter(file, list(rows[0]))
-            writer.writeheader()
-            writer.writerows(rows)
-        if "split" in rows[0]:
-            options["split"] = "split"
-        source = SourceOptions(text="text", label=labels, **options)
-        empty_store.embed(
-            [path], dataset="texts", encoders=["builtin:tiny-text"], source_options=source
-        )
-        return empty_store
-
-    return embedded
-
-
-WORDS = {
-    "food": "bread cheese soup pasta rice cake fish egg",
-    "music": "piano guitar song drum violin",
-}
-
-
-def texts(n, **columns):
-    """Return n rows of two topics, a quarter of which test: one fit a row of the table.
-
-    Columns are functions of the row's number and topic.
-    """
-    rows = []
-    for i in range(n):
-        topic = list(WORDS)[i % 2]
-        words = WORDS[topic].split()
-        text = f"the {words[i // 2 % len(words)]} and the {words[(i + 1) % len(words)]} {i}"
-        split = "test" if i % 8 < 2 else "train"
-        rows.append(
-            {
-                "text": text,
-                "topic": topic,
-                "split": split,
-                **{k: f(i, topic) for k, f in columns.items()},
-            }
-        )
-    return rows
+from tests.heads.topics import two_topics
 
 
 def test_five_lines_the_last_a_command_that_works_and_a_second_call_fits_nothing(
     embed, monkeypatch
 ):
-    store = embed(texts(60))
+    store = embed(two_topics(60))
     advice = heads.advise(store, "texts")
     said = advice.sentences()
     assert len(said) == 5
@@ -96,7 +46,7 @@ def test_five_lines_the_last_a_command_that_works_and_a_second_call_fits_nothing
 @pytest.mark.parametrize(
     ("rows", "labels", "said", "command"),
     [
-        (texts(24), (), "this data set has no labels", "advise texts --label topic"),
+        (two_topics(24), (), "this data set has no labels", "advise texts --label topic"),
         (
             [{"text": f"word {i}", "n": i} for i in range(20)], (),
             "this data set has no labels", "suggest texts -e builtin:tiny-text",
@@ -123,7 +73,7 @@ def test_without_labels_it_says_what_to_do_first(embed, rows, labels, said, comm
 
 def test_numbers_several_labels_groups_and_a_test_split(embed):
     store = embed(
-        texts(
+        two_topics(
             48,
             price=lambda i, topic: 3.5 * (topic == "food") + 0.1 * (i % 7),
             tags=lambda i, topic: "|".join([topic, *(["odd"] if i % 3 else [])]),
@@ -142,7 +92,7 @@ def test_numbers_several_labels_groups_and_a_test_split(embed):
 
 def test_time_that_is_too_short_is_kept_and_said(embed, monkeypatch):
     monkeypatch.setattr("heads.advice.clock.LEAST", 1e-6)
-    rows = [{key: row[key] for key in ("text", "topic")} for row in texts(60)]
+    rows = [{key: row[key] for key in ("text", "topic")} for row in two_topics(60)]
     advice = heads.advise(embed(rows), "texts", minutes=1e-6)
     assert advice.choice is None
     assert advice.seconds < 20  # a round of fits, while the machine has other work
@@ -197,8 +147,10 @@ def test_ties_are_closed_by_cost_and_the_interval_allows_for_the_picking(make_vi
 
 def test_a_row_beyond_the_margin_is_no_tie_however_wide_the_interval(make_view):
     found = _comparison(make_view, n=60, noise=6.0)
-    best = found.rows()[0]["value"]
-    for cell in choose(found).as_good:
+    best, choice = found.rows()[0]["value"], choose(found)
+    assert choice.next_best is not None
+    assert choice.next_best.gain[1] < 0  # the interval holds 0, and yet it is no tie
+    for cell in (choice.taken, *choice.as_good):
         assert best - found.cell(*cell).report.estimate(found.metric).value <= 0.01
 
 
@@ -244,7 +196,7 @@ def test_each_step_has_its_share_of_the_time():
 
 
 def test_words_are_tried_where_labels_are_few_and_that_is_said(embed):
-    store = embed(texts(10))
+    store = embed(two_topics(10))
     found = heads.compare(store.view("texts", "builtin:tiny-text"))
     assert "zero-shot+probe" in {row["head"] for row in found.rows()}
     assert any(note.startswith("zero-shot+probe was tried as well") for note in found.notes)

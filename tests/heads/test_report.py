@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import csv
 import io
 from html.parser import HTMLParser
 
@@ -13,9 +12,9 @@ from PIL import Image
 import heads
 from featurestore.cli import run
 from featurestore.errors import BadName
-from featurestore.sources.listing import SourceOptions
 from featurestore.terms.specs import encoder_label
 from heads.report_page import found as looked
+from tests.heads.topics import two_topics
 
 SECTIONS = [
     "Summary", "Leaderboard", "Does the encoder help?", "Learning curve", "Classes", "Worst items",
@@ -63,46 +62,6 @@ def is_harmless(page):
     assert "default-src 'none'" in page.source.split("<title>")[0]
 
 
-@pytest.fixture
-def embed(empty_store, tmp_path):
-    """Embed rows (dicts with a text) by the built-in text encoder; return the store."""
-
-    def embedded(rows, label=("topic",), **options):
-        path = tmp_path / "rows.csv"
-        with path.open("w", newline="") as file:
-            writer = csv.DictWriter(file, list(rows[0]))
-            writer.writeheader()
-            writer.writerows(rows)
-        if "split" in rows[0]:  # one fit a head
-            options["split"] = "split"
-        source = SourceOptions(text="text", label=label, **options)
-        empty_store.embed(
-            [path], dataset="notes", encoders=["builtin:tiny-text"], source_options=source
-        )
-        return empty_store
-
-    return embedded
-
-
-WORDS = {
-    "food": "bread cheese soup pasta rice cake fish egg",
-    "music": "piano guitar song drum violin",
-}
-
-
-def rows_of_two_topics(n=60, **columns):
-    """Return n rows, a quarter of which test; columns are functions of the number and topic."""
-    rows = []
-    for i in range(n):
-        topic = list(WORDS)[i % 2]
-        words = WORDS[topic].split()
-        text = f"the {words[i // 2 % len(words)]} and the {words[(i + 1) % len(words)]} {i}"
-        more = {name: make(i, topic) for name, make in columns.items()}
-        split = "test" if i % 8 < 2 else "train"
-        rows.append({"text": text, "topic": topic, "split": split, **more})
-    return rows
-
-
 def keep_quick_results(view):
     """Draw a short curve and look at the labels with a fast head; the report takes both."""
     heads.curve(view, "ridge", per_class=(1, 2, 4), n_draws=2)
@@ -110,14 +69,14 @@ def keep_quick_results(view):
 
 
 def test_it_holds_what_was_found_and_a_second_one_runs_nothing(embed, tmp_path, monkeypatch):
-    store = embed(rows_of_two_topics())
-    view = store.view("notes")
+    store = embed(two_topics())
+    view = store.view("texts")
     keep_quick_results(view)
-    path = heads.report(store, "notes", tmp_path / "new" / "report.html", minutes=5)
+    path = heads.report(store, "texts", tmp_path / "new" / "report.html", minutes=5)
     page = Page(path)
     is_harmless(page)
     assert page.headings == SECTIONS
-    advice = heads.advise(store, "notes", minutes=5)
+    advice = heads.advise(store, "texts", minutes=5)
     for said in advice.sentences()[:3]:  # the fourth counts seconds
         assert said in page.text
     assert advice.command in page.text
@@ -126,7 +85,7 @@ def test_it_holds_what_was_found_and_a_second_one_runs_nothing(embed, tmp_path, 
         assert f"{name} {100 * row['value']:.1f}" in page.text
     assert f"{heads.assessments(view.dataset)[0].verdicts[0].sentence()}." in page.text
     assert view.fingerprint in page.text
-    assert "featurestore curve notes --head ridge" in page.text
+    assert "featurestore curve texts --head ridge" in page.text
 
     def runs(*args, **kwargs):
         raise AssertionError("it is kept")
@@ -135,9 +94,9 @@ def test_it_holds_what_was_found_and_a_second_one_runs_nothing(embed, tmp_path, 
         monkeypatch.setattr(looked, name, runs)
     monkeypatch.setattr("heads.experiments.cells.Exam", runs)
     with pytest.raises(BadName, match="there already"):
-        heads.report(store, "notes", path)
+        heads.report(store, "texts", path)
     assert path.read_text() == page.source
-    assert Page(heads.report(store, "notes", path, overwrite=True)).headings == SECTIONS
+    assert Page(heads.report(store, "texts", path, overwrite=True)).headings == SECTIONS
 
 
 def test_what_a_data_set_holds_is_text_wherever_it_comes_from(embed, tmp_path):
@@ -150,11 +109,11 @@ def test_what_a_data_set_holds_is_text_wherever_it_comes_from(embed, tmp_path):
             breakout: (script, f"</title>{link}")[(row["topic"] == "food") != (n % 11 == 0)],
             "split": row["split"],
         }
-        for n, row in enumerate(rows_of_two_topics(40))
+        for n, row in enumerate(two_topics(40))
     ]
     store = embed(rows, label=(breakout,), id="id")
-    keep_quick_results(store.view("notes"))
-    page = Page(heads.report(store, "notes", tmp_path / "report.html", minutes=5))
+    keep_quick_results(store.view("texts"))
+    page = Page(heads.report(store, "texts", tmp_path / "report.html", minutes=5))
     is_harmless(page)
     assert {"Leaderboard", "Classes", "Worst items", "Data quality"} <= set(page.headings)
     for said in (script, link, breakout, "{{7*7}}"):
@@ -187,12 +146,12 @@ def test_little_gives_a_short_honest_report(embed, tmp_path, topics, said):
     if topics:
         rows = [{**row, "topic": topics[n % len(topics)]} for n, row in enumerate(rows)]
     store = embed(rows, label=("topic",) if topics else ())
-    page = Page(heads.report(store, "notes", tmp_path / "report.html", minutes=5))
+    page = Page(heads.report(store, "texts", tmp_path / "report.html", minutes=5))
     is_harmless(page)
     assert page.headings == [
         "Summary", "Data quality", "Where this comes from", "How to find it again",
     ]  # fmt: skip
-    assert heads.advise(store, "notes").sentences()[0] in page.text
+    assert heads.advise(store, "texts").sentences()[0] in page.text
     assert "bread and cheese 3" in page.text
 
 
