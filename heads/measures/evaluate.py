@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -292,7 +293,7 @@ class Exam:
         try:
             for number, fits in fits_of(benches, self.parts, on_fit, n_done):
                 last[number] = fits
-                for tally, fit in zip(tallies[number], fits, strict=True):
+                for tally, fit in zip(tallies[number], fits, strict=False):  # fewer if stopped
                     tally.add(fit, self.reviewed)
                 n_all = min(len(of_input[0].scores) for of_input in tallies)
                 if on_repeat is not None and n_said <= n_all < len(self.parts):
@@ -300,10 +301,11 @@ class Exam:
                     on_repeat(self._marks(tallies, last, n_said))
                     n_said += n_whole
         except TimeIsUp:
-            n_known = [len(of_input[0].scores) // n_whole * n_whole for of_input in tallies]
-            if not any(n_known):
+            every = [tally for of_input in tallies for tally in of_input]
+            n_known = [n for one in every if (n := len(one.scores) // n_whole * n_whole)]
+            if not n_known:
                 raise
-            return self._marks(tallies, last, min(n for n in n_known if n))
+            return self._marks(tallies, last, min(n_known))
         return self._marks(tallies, last, len(self.parts))
 
     def _marks(
@@ -311,12 +313,11 @@ class Exam:
     ) -> list[list[Evaluation | None]]:
         found: list[list[Evaluation | None]] = []
         for number, of_input in enumerate(tallies):
-            is_known = len(of_input[0].scores) >= n_parts
-            fits = last.get(number, [None] * len(of_input))
+            fits = last.get(number, ())
             found.append(
                 [
-                    self._mark(tally, fit, n_parts) if is_known else None
-                    for tally, fit in zip(of_input, fits, strict=True)
+                    self._mark(tally, fit, n_parts) if len(tally.scores) >= n_parts else None
+                    for tally, fit in zip_longest(of_input, fits)
                 ]
             )
         return found

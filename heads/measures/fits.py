@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Self
 
@@ -106,13 +107,18 @@ class Bench:
     target: Target  # what they are tested on
     groups: NDArray[np.intp] | None  # (n,), for inner folds
 
-    def fit(self, part: Part, on_fit: Callable[[int], None]) -> list[Fit]:
-        """Fit and try every head on one part; ``on_fit`` hears which is done."""
+    def fit(
+        self, part: Part, on_fit: Callable[[int], None], done: list[Fit] | None = None
+    ) -> list[Fit]:
+        """Fit and try every head on one part; ``on_fit`` hears which is done.
+
+        Fits are added to ``done``, so that those before the one that ended it are not lost.
+        """
         train, test = part
         X, y, target = self.X[train], self.lesson[train], self.target.take(test)
         within = None if self.groups is None else self.groups[train]
         tested = self.X[test]
-        fits = []
+        fits = [] if done is None else done
         with sharing() as kept:
             for number, build in enumerate(self.builds):
                 begin, saved = time.perf_counter(), kept.saved_s
@@ -132,6 +138,8 @@ def fits_of(
 ) -> Iterator[tuple[int, list[Fit]]]:
     """Fit all heads of all benches, part after part; yield the bench's number and its fits.
 
+    Where ``on_fit`` raises and there is one part, the fits before are yielded first.
+
     Several parts run at once, each on one core, where there are several. BLAS threads gain little
     on folds of this size, and where other processes keep the cores busy they wait for each other:
     ten times slower was seen.
@@ -148,7 +156,12 @@ def fits_of(
 
     if len(parts) == 1:
         for number, bench in enumerate(benches):
-            yield number, bench.fit(parts[0], lambda head, number=number: on_fit(number, head))  # type: ignore[misc]
+            fits: list[Fit] = []
+            try:
+                bench.fit(parts[0], partial(on_fit, number), fits)
+            finally:
+                if fits:
+                    yield number, fits
         return
     tasks = [
         (number, part)

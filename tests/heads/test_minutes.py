@@ -37,6 +37,25 @@ def stop_after(monkeypatch):
     return after
 
 
+def test_on_a_test_split_the_heads_that_were_done_are_kept_one_by_one(make_view, blobs, stop_after):
+    vectors, labels = blobs(n=80, noise=3)
+    view = make_view(vectors, labels, split=["train", "train", "train", "test"] * 20)
+    whole = heads.compare(view, ["ridge", "lda"], save=False)
+    stop_after(2)  # fits: ridge and lda
+    part = heads.compare(view, ["ridge", "lda"], minutes=3)
+    assert [one.head for one in part.heads] == ["ridge", "lda"]
+    assert "left out: knn on timm:x, majority on baseline:majority" in part.notes[-1]
+    for one in part.heads:
+        [same] = [other for other in whole.heads if other.head == one.head]
+        assert one.report.scores == same.report.scores
+        np.testing.assert_array_equal(one.report.predicted, same.report.predicted)
+    stop_after(0)
+    seen = []
+    again = heads.compare(view, ["ridge", "lda"], progress=lambda *now: seen.append(now[2]))
+    assert [one.head for one in again.heads] == [one.head for one in whole.heads]
+    assert sum(what.startswith("kept: ") for what in seen) == 2
+
+
 def test_a_stopped_comparison_has_whole_repeats_and_goes_on_from_there(view, stop_after):
     whole = heads.compare(view, ["ridge", "lda"], save=False)
     stop_after(60)  # fits of ridge, lda, knn and the majority, side by side
