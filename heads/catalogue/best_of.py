@@ -12,10 +12,11 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
 from featurestore.errors import NotEnoughData
+from heads.labels.fitting import fit_head
 from heads.labels.folds import make_folds
 from heads.labels.matrix import Matrix
 from heads.labels.tasks import Target, Task
-from heads.measures.fits import fit_head, predictions
+from heads.measures.fits import predictions
 from heads.measures.metrics import METRICS
 
 FEW_ROWS = 300  # below, a fifth of the rows is too few to choose on: all five inner folds

@@ -23,6 +23,7 @@ from heads.catalogue.words import with_words
 from heads.experiments.cells import Progress, Runner
 from heads.experiments.compare import stopped_notes
 from heads.experiments.leaks import MOST_OF_A_FIT, find_leak
+from heads.labels.fitting import fit_head
 from heads.labels.folds import make_folds
 from heads.labels.matrix import Matrix
 from heads.labels.options import PlanOptions
@@ -31,7 +32,7 @@ from heads.labels.tasks import Task, texts_of
 from heads.labels.views import slice_facts
 from heads.measures.conformal import misfit, sets, threshold
 from heads.measures.evaluate import Evaluation, Exam, Report, undefined
-from heads.measures.fits import chosen_by, fit_head, predictions
+from heads.measures.fits import chosen_by, predictions
 from heads.measures.metrics import METRICS
 from heads.saved.bundle import FittedHead, heads_folder, said_of, save_head
 from heads.saved.card import (

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from heads.labels.fitting import fit_head
 from heads.labels.matrix import Matrix
 from heads.labels.reviewed import Reviewed
 from heads.labels.shared import sharing
@@ -201,18 +202,6 @@ def _listen(
     while not future.done():
         with suppress(Empty):
             on_fit(*heard.get(timeout=_LISTEN_S))
-
-
-def fit_head(head: BaseEstimator, X: Matrix, y: NDArray[Any], groups: NDArray[Any] | None) -> Any:
-    """Fit a head or pipeline to X (n, dim), with groups (n,) where its last step takes them."""
-    from sklearn.pipeline import Pipeline
-    from sklearn.utils.validation import has_fit_parameter
-
-    last = head.steps[-1][1] if isinstance(head, Pipeline) else head
-    if groups is None or not has_fit_parameter(last, "groups"):
-        return head.fit(X, y)
-    prefix = f"{head.steps[-1][0]}__" if isinstance(head, Pipeline) else ""
-    return head.fit(X, y, **{f"{prefix}groups": groups})
 
 
 def chosen_by(head: BaseEstimator) -> dict[str, Any]:

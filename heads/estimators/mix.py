@@ -1,0 +1,402 @@
+"""Several heads on several inputs, mixed as held-out rows say."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any, Self, TypeAlias
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin, clone
+from sklearn.pipeline import Pipeline
+from sklearn.utils import check_array, column_or_1d, get_tags
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from featurestore.errors import BadName, ShapeMismatch
+from heads.estimators.logistic import LogisticHead
+from heads.estimators.per_label import PerLabel
+from heads.estimators.pool import Pool, fit_floor, fit_linear_pool, fit_pool, log_floored
+from heads.estimators.regression import RidgeRegressor
+from heads.estimators.softmax import softmax
+from heads.estimators.tfidf import text_features
+from heads.labels.blocks import Blocks
+from heads.labels.fitting import asking, deal_folds, fit_head, held_out
+from heads.labels.matrix import Matrix
+from heads.labels.shared import sharing
+from heads.labels.tasks import Target, Task
+
+_log = logging.getLogger(__name__)
+FLOATS = [np.float64, np.float32]
+Member = tuple[str, str, Any]  # its name, the block that it reads, an unfitted estimator
+Inputs: TypeAlias = "Blocks | Matrix"
+
+
+class _Mix(BaseEstimator):  # type: ignore[misc]
+    """What mixes of classes and of numbers share: their members, fitted and held out."""
+
+    members_: list[Any]  # fitted; None where the fit failed
+    names_: list[str]
+    blocks_: list[str]
+    failed_: dict[str, str]
+    n_held_out_: int
+
+    def __init__(self, members: Sequence[Member] | None = None, random_state: int | None = 0):
+        self.members = members
+        self.random_state = random_state
+
+    def _default(self, block: Matrix, n_columns: int | None) -> Any:
+        """Return the estimator for a block where no members are given."""
+        raise NotImplementedError
+
+    def _begin(self, X: Inputs, n_columns: int | None) -> tuple[Blocks, list[Any]]:
+        """Return the inputs as blocks, and the unfitted members."""
+        blocks = X if isinstance(X, Blocks) else Blocks({"": X})
+        members = self.members
+        if members is None:
+            members = [(n, n, self._default(b, n_columns)) for n, b in blocks.items()]
+        if not len(members):
+            raise BadName("members=[]: expected one member or more")
+        self.names_ = [str(name) for name, _, _ in members]
+        self.blocks_ = [str(block) for _, block, _ in members]
+        if len(set(self.names_)) < len(self.names_):
+            raise BadName(f"members need names of their own, got {', '.join(self.names_)}")
+        for block in self.blocks_:
+            blocks.block(block)  # says which there are
+        return blocks, [clone(estimator) for _, _, estimator in members]
+
+    def _fit_members(
+        self,
+        blocks: Blocks,
+        heads: list[Any],
+        y: NDArray[Any],
+        groups: NDArray[Any] | None,
+        target: Target,
+    ) -> NDArray[np.float64]:
+        """Fit the members; return what they say of rows held out, (n_working, n, n_columns).
+
+        NaN where a row was not held out. A member whose fit fails is left out, and named.
+        """
+        block = np.arange(len(y)) if groups is None else np.asarray(groups)
+        fold = deal_folds(
+            target.strata,
+            block,
+            are_classes=target.task is Task.MULTICLASS,
+            seed=self.random_state or 0,
+        )
+        self.members_, self.failed_, said = [], {}, []
+        last: Exception | None = None
+        with sharing():
+            for name, where, head in zip(self.names_, self.blocks_, heads, strict=True):
+                X = blocks.block(where)
+                try:
+                    with asking(head, fold) as request:
+                        fitted = fit_head(head, X, y, groups)
+                    found = request.said
+                    if found is None:
+                        found = self._refitted(head, X, y, groups, fold, target)
+                except Exception as error:
+                    last = error
+                    self.failed_[name] = f"{type(error).__name__}: {error}"
+                    _log.warning("member %r of the mix is left out: %s", name, error)
+                    self.members_.append(None)
+                    continue
+                self.members_.append(fitted)
+                said.append(found)
+        if last is not None and not said:
+            raise last
+        return np.stack(said)
+
+    def _refitted(
+        self,
+        head: BaseEstimator,
+        X: Matrix,
+        y: NDArray[Any],
+        groups: NDArray[Any] | None,
+        fold: NDArray[np.intp],
+        target: Target,
+    ) -> NDArray[np.float64]:
+        """Fit a member again without each fold; return what it says of the fold's rows."""
+
+        def predict(train: NDArray[np.intp], test: NDArray[np.intp]) -> NDArray[np.float64]:
+            within = None if groups is None else groups[train]
+            fitted = fit_head(clone(head), X[train], y[train], within)
+            return self._said(fitted, X[test])
+
+        return held_out(fold, self._n_columns(target), predict)
+
+    def _n_columns(self, target: Target) -> int:
+        raise NotImplementedError
+
+    def _said(self, fitted: BaseEstimator, X: Matrix) -> NDArray[np.float64]:
+        """Return what a fitted member says of rows X (n, dim): shape (n, n_columns)."""
+        raise NotImplementedError
+
+    def _all_said(self, X: Inputs) -> NDArray[np.float64]:
+        """Return what the working members say, (n_working, n, n_columns)."""
+        check_is_fitted(self, "members_")
+        if isinstance(X, Blocks):
+            blocks = X
+        else:
+            if set(self.blocks_) != {""}:
+                raise BadName(f"expected blocks {', '.join(map(repr, self.blocks_))}")
+            X = validate_data(self, X, dtype=FLOATS, accept_sparse=self._sparse, reset=False)
+            blocks = Blocks({"": X})
+        return np.stack(
+            [
+                self._said(member, blocks.block(block))
+                for member, block in zip(self.members_, self.blocks_, strict=True)
+                if member is not None
+            ]
+        )
+
+    def _spread(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return values of working members at the places of all, 0 for those that failed."""
+        found: NDArray[np.float64] = np.zeros((len(self.members_), *values.shape[1:]))
+        found[[member is not None for member in self.members_]] = values
+        return found
+
+    @property
+    def _sparse(self) -> str | bool:
+        """Which sparse matrices all members take, as validation wants it."""
+        members = self.members or ()
+        return "csr" if all(get_tags(one).input_tags.sparse for _, _, one in members) else False
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = bool(self._sparse)
+        return tags
+
+
+class MixHead(ClassifierMixin, _Mix):  # type: ignore[misc]
+    """A logarithmic pool [1]_ of classifiers: probabilities multiplied, each to a power.
+
+    ``p(class)`` is proportional to ``prod(p_i(class) ** (sharpness * w_i))``; the weights are
+    those that make training rows likeliest that no member had learned from (whole groups held
+    out). Members that are alike in strength count alike, and a weak one counts little, so that a
+    mix with an input that needs no pretraining does no harm [2]_.
+
+    Parameters
+    ----------
+    members : sequence of (name, block, estimator), optional
+        What each is called, the block of the input that it reads, and an unfitted classifier with
+        ``predict_proba`` or ``decision_function``. Default: one for each block of the input,
+        logistic regression, behind TF-IDF where the block holds texts. A plain matrix is one block
+        of the name ``""``.
+    random_state : int or None
+        Draws the rows that are held out.
+
+    Attributes
+    ----------
+    members_ : list of n_members fitted estimators
+        None for one whose fit failed: ``failed_`` has the reasons by name.
+    weights_ : ndarray of shape (n_members,)
+        Their sum is 1. With several labels at once the mean of ``label_weights_``,
+        (n_labels, n_members).
+    left_out_loss_ : ndarray of shape (n_members,)
+        By how much the held-out log loss (nats a row) grows without each member; NaN where there
+        is no other, or nothing could be held out.
+    held_out_loss_ : float
+        The held-out log loss of the mix; NaN where nothing could be held out.
+    n_held_out_ : int
+        Rows that weights were learned from. 0: no class has two groups, so that nothing can be
+        held out, and the mix is the plain average.
+
+    References
+    ----------
+    .. [1] Genest and Zidek, "Combining Probability Distributions", Statistical Science 1, 1986.
+    .. [2] "Residual Feature Integration is Sufficient to Prevent Negative Transfer", 2025,
+       arXiv:2505.11771 (the same end by other means).
+    """
+
+    classes_: NDArray[Any]
+
+    def _default(self, block: Matrix, n_columns: int | None) -> Any:
+        is_text = block.ndim == 1
+        head: Any = LogisticHead("none" if is_text else "auto", random_state=self.random_state)
+        if n_columns is not None:
+            head = PerLabel(head)
+        return Pipeline([("features", text_features()), ("head", head)]) if is_text else head
+
+    def fit(self, X: Inputs, y: NDArray[Any], groups: NDArray[Any] | None = None) -> Self:
+        """Learn from n rows: X is `Blocks` or a matrix (n, dim); labels y, groups are (n,).
+
+        With y of shape (n, n_labels), indicators, several labels at once.
+        """
+        X, y = _checked(self, X, y)
+        check_classification_targets(y)
+        self.multilabel_ = y.ndim == 2
+        if self.multilabel_:
+            self.classes_ = np.arange(y.shape[1])
+            target = Target(Task.MULTILABEL, y.astype(bool), tuple(map(str, self.classes_)))
+        else:
+            self.classes_, codes = np.unique(y, return_inverse=True)
+            if len(self.classes_) < 2:
+                raise ValueError(f"a head needs two classes or more, found 1 class: {y[0]!r}")
+            target = Target(Task.MULTICLASS, codes, tuple(map(str, self.classes_)))
+        blocks, heads = self._begin(X, y.shape[1] if self.multilabel_ else None)
+        self._weigh(self._fit_members(blocks, heads, y, groups, target), target.values)
+        return self
+
+    def _weigh(self, said: NDArray[np.float64], values: NDArray[Any]) -> None:
+        """Learn from held-out probabilities, (n_working, n, n_columns), and the target's values."""
+        is_known = np.isfinite(said).all(axis=(0, 2))
+        said, values = said[:, is_known], values[is_known]
+        self.n_held_out_ = len(values)
+        floors, powers, losses, left_out = [], [], [], []
+        for p, codes in self._questions(said, values):
+            floor = np.array([fit_floor(of_one, codes) for of_one in p])
+            logs = _logs(p, floor)
+            pool = fit_pool(logs, codes)
+            floors.append(floor)
+            powers.append(pool.weights * pool.sharpness)
+            losses.append(pool.loss)
+            left_out.append(_left_out(pool, lambda kept: fit_pool(logs[kept], codes).loss))  # noqa: B023
+        self.floors_, self.powers_ = np.stack(floors), np.stack(powers)
+        shares = self.powers_ / self.powers_.sum(axis=1, keepdims=True)
+        self.weights_ = self._spread(shares.mean(axis=0))
+        self.held_out_loss_ = float(np.mean(losses))
+        self.left_out_loss_ = self._spread(np.mean(left_out, axis=0))
+        if self.multilabel_:
+            self.label_weights_ = self._spread(shares.T).T
+
+    def _questions(
+        self, said: NDArray[np.float64], values: NDArray[Any]
+    ) -> list[tuple[NDArray[np.float64], NDArray[np.intp]]]:
+        """Return probabilities (n_working, n, n_options) and answers (n,) of each label, or once.
+
+        One question of all classes; of several labels one for each: whether it is there.
+        """
+        if not self.multilabel_:
+            return [(said, values)]
+        return [
+            (np.stack([1 - said[:, :, label], said[:, :, label]], axis=2), values[:, label] * 1)
+            for label in range(said.shape[2])
+        ]
+
+    def _n_columns(self, target: Target) -> int:
+        return len(target.classes)
+
+    def _said(self, fitted: BaseEstimator, X: Matrix) -> NDArray[np.float64]:
+        return probabilities(fitted, X, self.classes_, is_multilabel=self.multilabel_)
+
+    def predict_proba(self, X: Inputs) -> NDArray[np.float64]:
+        """Return probabilities, (n, n_classes) or (n, n_labels), in the order of ``classes_``."""
+        said = self._all_said(X)
+        nothing = np.zeros((said.shape[1], said.shape[2]), dtype=np.intp)
+        found = [
+            softmax(np.einsum("i,irk->rk", power, _logs(p, floor)))
+            for (p, _), floor, power in zip(
+                self._questions(said, nothing), self.floors_, self.powers_, strict=True
+            )
+        ]
+        return np.stack([p[:, 1] for p in found], axis=1) if self.multilabel_ else found[0]
+
+    def predict(self, X: Inputs) -> NDArray[Any]:
+        """Return the class of each row, (n,), or which labels it has, (n, n_labels), 0 or 1."""
+        return self.predict_both(X)[0]
+
+    def predict_both(self, X: Inputs) -> tuple[NDArray[Any], NDArray[np.float64]]:
+        """Return what `predict` and `predict_proba` do, from the same probabilities."""
+        p = self.predict_proba(X)
+        if self.multilabel_:
+            return (p > 0.5).astype(np.intp), p
+        return np.asarray(self.classes_[p.argmax(axis=1)]), p
+
+
+class MixRegressor(RegressorMixin, _Mix):  # type: ignore[misc]
+    """A linear pool of regressors: a weighted mean, weights by held-out squared error.
+
+    Parameters and attributes are those of `MixHead`, losses mean squared errors; the default for
+    each block is ridge regression, behind TF-IDF where it holds texts.
+    """
+
+    def _default(self, block: Matrix, n_columns: int | None) -> Any:
+        ridge = RidgeRegressor(random_state=self.random_state)
+        return (
+            Pipeline([("features", text_features()), ("head", ridge)]) if block.ndim == 1 else ridge
+        )
+
+    def fit(self, X: Inputs, y: NDArray[Any], groups: NDArray[Any] | None = None) -> Self:
+        """Learn from n rows: X is `Blocks` or a matrix (n, dim); numbers y and groups are (n,)."""
+        X, y = _checked(self, X, y, is_number=True)
+        blocks, heads = self._begin(X, None)
+        said = self._fit_members(blocks, heads, y, groups, Target(Task.REGRESSION, y))[:, :, 0]
+        is_known = np.isfinite(said).all(axis=0)
+        said, y = said[:, is_known], y[is_known]
+        self.n_held_out_ = len(y)
+        pool = fit_linear_pool(said, y)
+        self.powers_ = pool.weights
+        self.weights_ = self._spread(pool.weights)
+        self.held_out_loss_ = pool.loss
+        self.left_out_loss_ = self._spread(
+            _left_out(pool, lambda kept: fit_linear_pool(said[kept], y).loss)
+        )
+        return self
+
+    def _n_columns(self, target: Target) -> int:
+        return 1
+
+    def _said(self, fitted: BaseEstimator, X: Matrix) -> NDArray[np.float64]:
+        return np.asarray(fitted.predict(X), dtype=np.float64).reshape(-1, 1)
+
+    def predict(self, X: Inputs) -> NDArray[np.float64]:
+        """Return the number of each row, shape (n,)."""
+        said = self._all_said(X)[:, :, 0]
+        return np.asarray(self.powers_ @ said)
+
+
+def probabilities(
+    fitted: BaseEstimator, X: Matrix, classes: NDArray[Any], *, is_multilabel: bool = False
+) -> NDArray[np.float64]:
+    """Return a classifier's probabilities of ``classes``, (n, n_classes); 0 of unknown ones.
+
+    A classifier without ``predict_proba`` gives the softmax of its ``decision_function``.
+    """
+    n = X.shape[0]
+    if hasattr(fitted, "predict_proba"):
+        p = np.asarray(fitted.predict_proba(X), dtype=np.float64)
+    else:
+        scores = np.asarray(fitted.decision_function(X), dtype=np.float64)
+        if is_multilabel:
+            return np.asarray(1 / (1 + np.exp(-scores)))
+        p = softmax(np.column_stack([-scores, scores]) / 2 if scores.ndim == 1 else scores)
+    if is_multilabel:
+        return p
+    found = np.zeros((n, len(classes)))
+    place = {known: column for column, known in enumerate(classes.tolist())}
+    for column, known in enumerate(fitted.classes_.tolist()):
+        if known in place:
+            found[:, place[known]] = p[:, column]
+    return found
+
+
+def _logs(p: NDArray[np.float64], floors: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.stack([log_floored(one, floor) for one, floor in zip(p, floors, strict=True)])
+
+
+def _left_out(pool: Pool, loss_of: Callable[[list[int]], float]) -> NDArray[np.float64]:
+    """Return how much the held-out loss grows without each member, (m,)."""
+    m = len(pool.weights)
+    if m == 1:
+        return np.full(1, np.nan)
+    without = [[one for one in range(m) if one != i] for i in range(m)]
+    return np.array([loss_of(kept) - pool.loss for kept in without])
+
+
+def _checked(
+    mix: _Mix, X: Inputs, y: ArrayLike, *, is_number: bool = False
+) -> tuple[Inputs, NDArray[Any]]:
+    """Validate rows and what they teach; columns are counted of a plain matrix alone."""
+    if isinstance(X, Blocks):
+        labels = np.asarray(check_array(y, ensure_2d=False, dtype=None))
+        if len(labels) != len(X):
+            raise ShapeMismatch(f"{len(X):,} rows and {len(labels):,} labels: expected as many")
+    else:
+        options = {"multi_output": not is_number, "y_numeric": is_number, "dtype": FLOATS}
+        X, labels = validate_data(mix, X, y, accept_sparse=mix._sparse, **options)
+    is_column = labels.ndim == 2 and labels.shape[1] == 1
+    if is_column and (is_number or not np.isin(labels, [0, 1]).all()):
+        labels = column_or_1d(labels, warn=True)
+    return X, labels.astype(np.float64) if is_number else labels

@@ -1,0 +1,146 @@
+"""How one head is fitted, and how it tells what it says of training rows that it held out.
+
+Most heads hold training rows out to choose their settings. Who needs held-out predictions of a
+head asks for them before the fit (`asking`), and the head answers with those that it has made
+anyway. A head that does not answer is fitted again without the rows (`held_out`).
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from heads.labels.folds import N_FOLDS, deal
+from heads.labels.matrix import Matrix
+
+if TYPE_CHECKING:
+    from sklearn.base import BaseEstimator
+
+TEACHES, IDLE = -1, -2  # in place of a fold: never held out; takes no part in choices
+FOLD_ROWS = 1000  # rows are held out in one fold of five, with fewer rows in more folds
+MOST_ROWS, ROWS_A_CLASS = 2000, 25  # that choices look at, at most
+
+_here = threading.local()
+
+
+@dataclass(eq=False)
+class Request:
+    """The wish to know what one head says of rows that it held out."""
+
+    head: Any
+    fold: NDArray[np.intp]  # (n,): which rows are held out together; TEACHES or IDLE
+    said: NDArray[np.float64] | None = None  # (n, n_classes) or (n,); NaN: not held out
+
+    def folds_of(self, source: NDArray[np.intp] | None, n: int) -> NDArray[np.intp]:
+        """Return the fold of each of n rows of a fit, where exact copies are one row."""
+        if source is None:
+            return self.fold
+        found = np.full(n, IDLE)
+        kept = source >= 0
+        np.maximum.at(found, source[kept], self.fold[kept])
+        return found
+
+    def answer(self, said: NDArray[np.float64], source: NDArray[np.intp] | None = None) -> None:
+        """Take predictions of all rows of a fit; NaN where a row was not held out."""
+        if source is not None:
+            said = np.where((source >= 0).reshape(-1, *[1] * (said.ndim - 1)), said[source], np.nan)
+        self.said = said
+
+
+@contextmanager
+def asking(head: BaseEstimator, fold: NDArray[np.intp]) -> Iterator[Request]:
+    """Ask a head, or the last step of a pipeline, for held-out predictions while it is fitted."""
+    outer = getattr(_here, "request", None)
+    _here.request = request = Request(last_step(head), fold)
+    try:
+        yield request
+    finally:
+        _here.request = outer
+
+
+def asked(head: BaseEstimator) -> Request | None:
+    """Return the request to just this head, if there is one."""
+    request: Request | None = getattr(_here, "request", None)
+    return request if request is not None and request.head is head else None
+
+
+def last_step(head: BaseEstimator) -> Any:
+    """Return the last step of a pipeline, or what is no pipeline itself."""
+    while hasattr(head, "steps"):
+        head = head.steps[-1][1]
+    return head
+
+
+def fit_head(head: BaseEstimator, X: Matrix, y: NDArray[Any], groups: NDArray[Any] | None) -> Any:
+    """Fit a head or pipeline to X (n, dim), with groups (n,) where its last step takes them."""
+    from sklearn.pipeline import Pipeline
+    from sklearn.utils.validation import has_fit_parameter
+
+    last = head.steps[-1][1] if isinstance(head, Pipeline) else head
+    if groups is None or not has_fit_parameter(last, "groups"):
+        return head.fit(X, y)
+    prefix = f"{head.steps[-1][0]}__" if isinstance(head, Pipeline) else ""
+    return head.fit(X, y, **{f"{prefix}groups": groups})
+
+
+def deal_folds(
+    strata: NDArray[np.bool_], block: NDArray[Any], *, are_classes: bool, seed: int = 0
+) -> NDArray[np.intp]:
+    """Deal rows to inner folds, (n,): whole blocks, strata spread evenly.
+
+    All five folds where there are few rows; as rows grow in number fewer of them are dealt, since
+    a few hundred held-out rows decide as well. A class that lies in one block always teaches, and
+    one with few blocks is held out in few folds: each class has a row that teaches.
+
+    Parameters
+    ----------
+    strata : ndarray of shape (n, n_strata)
+        Which class or stratum each row is in.
+    block : ndarray of shape (n,)
+        Rows of one block stay together.
+    are_classes : bool
+        Each row is in one of the strata, which heads learn to tell apart.
+    """
+    rng = np.random.default_rng(seed)
+    n, n_strata = strata.shape
+    fold = np.full(n, IDLE)
+    most = max(MOST_ROWS, ROWS_A_CLASS * n_strata)
+    rows = np.sort(rng.permutation(n)[:most])
+    _, number = np.unique(block[rows], return_inverse=True)
+    counts = np.zeros((number.max() + 1, n_strata))  # (n_blocks, n_strata)
+    np.add.at(counts, number, strata[rows].astype(float))
+    is_dealt: NDArray[np.bool_] = np.ones(len(counts), dtype=bool)
+    if are_classes:
+        is_lonely = (counts > 0).sum(axis=0) == 1
+        is_dealt[(counts[:, is_lonely] > 0).any(axis=1)] = False
+    part = np.full(len(counts), TEACHES)
+    if is_dealt.sum() > 1:
+        dealt = deal(counts[is_dealt], np.ones(N_FOLDS), rng)
+        n_parts = min(N_FOLDS, max(1, round(FOLD_ROWS / len(rows))))
+        place = rng.permutation(N_FOLDS)[dealt]  # the largest block is not always in the first
+        part[is_dealt] = np.where(place < n_parts, place, TEACHES)
+    fold[rows] = part[number]
+    return fold
+
+
+def held_out(
+    fold: NDArray[np.intp],
+    n_columns: int,
+    predict: Callable[[NDArray[np.intp], NDArray[np.intp]], NDArray[np.float64]],
+) -> NDArray[np.float64]:
+    """Predict each fold from the rows of the others, (n, n_columns); NaN where none was held out.
+
+    ``predict`` gets the rows that teach and those that are held out.
+    """
+    said = np.full((len(fold), n_columns), np.nan)
+    for number in range(int(fold.max()) + 1):
+        test = np.flatnonzero(fold == number)
+        if len(test):
+            said[test] = predict(np.flatnonzero((fold != number) & (fold != IDLE)), test)
+    return said
