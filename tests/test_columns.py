@@ -211,7 +211,7 @@ def test_shares_that_make_no_split_say_so(empty_store, tiny_images):
 
 def test_several_encoders_and_layers_in_one_run(empty_store, tiny_images):
     vit = "builtin:tiny-image"
-    specs = [PIXELS, vit, f"{vit}#layer=1+3"]
+    specs = [PIXELS, vit, f"{vit}#layer=1", f"{vit}#layer=3"]
     reports = embed(empty_store, tiny_images, encoders=specs)
     assert [report.n_encoded for report in reports] == [6] * 4
     assert reports[0].stages["decode"][1] == 6  # once for all four

@@ -196,6 +196,11 @@ def list_encoders(as_json: bool) -> None:
         for r in rows
     ]  # fmt: skip
     print_table(["family", "example", "what it is", "#options", ""], table)
+    have_layers = ", ".join(name for name, one in families().items() if "layer" in one.options)
+    click.echo(
+        "Several layers of a network, for `--head layers`: NAME#layer=3+6+-1 or NAME#layer=all "
+        f"({have_layers})\n"
+    )
     models = [
         [one.spec, one.reads, one.dim, one.licence, one.where or "fetched at first use"]
         for one in encoders

@@ -46,7 +46,8 @@ if TYPE_CHECKING:
     "-e", "--encoder", "encoders", multiple=True, metavar="SPEC",
     help="Encoder, such as timm:resnet18 (see `featurestore encoders`); repeatable. "
     "Without it: the built-in one of what SOURCES hold. "
-    "#layer=3+6+-1 takes several layers from one pass. A short name such as tiny-image will do.",
+    "#layer=3+6+-1 or #layer=all keeps several layers side by side, from one pass. "
+    "A short name such as tiny-image will do.",
 )  # fmt: skip
 @click.option("--name", metavar="NAME", help="A name of your own for the view of this encoder.")
 @click.option("--text", metavar="COLUMN", help="Column of texts to embed.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache, partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from featurestore.encoders.torch_network import (
     Depth,
     Network,
     TorchEncoder,
+    depths_of,
     encoders_of,
     pool_tokens,
 )
@@ -122,14 +124,14 @@ def assemble(
         "precision": spec.option("precision", "fp32"),
         **more,
     }
-    depths = [Depth.of(one, ("cls", "mean")) for one in specs]
-    for depth, one in zip(depths, specs, strict=True):
-        if depth.pool is not None and depth.layer is None:
-            raise BadName(f"pool={depth.pool} in {one}: open_clip pools layers alone; add layer=…")
+    for one in specs:
+        pool = one.option("pool", "")
+        if pool and not one.option("layer", ""):
+            raise BadName(f"pool={pool} in {one}: open_clip pools layers alone; add layer=…")
     module = settle(module, device, compile=load_options.compile)
-    if any(depth.layer is not None for depth in depths):
-        n_layers = _n_layers(module, device)
-        depths = [depth.checked(one, n_layers) for depth, one in zip(depths, specs, strict=True)]
+    n_layers = cache(partial(_n_layers, module, device))
+    has_class_token = _has_tokens(module.visual)
+    depths = depths_of(specs, ("cls", "mean"), n_layers, has_class_token=has_class_token)
 
     def forward_images(pixels: torch.Tensor, asked: Sequence[Depth]) -> list[torch.Tensor]:
         return _forward(module, pixels, asked)
@@ -151,7 +153,7 @@ def assemble(
     both = frozenset({Modality.IMAGE, Modality.TEXT})
     versions = families.versions(spec)
     encoders = encoders_of(specs, network, depths, chosen, Modality.IMAGE, both, versions)
-    return [one if one.depth.layer is None else one.for_images() for one in encoders]
+    return [one.for_images() if one.is_inside else one for one in encoders]
 
 
 def _tokenize(tokenizer: HFTokenizer | SimpleTokenizer) -> Callable[[Sequence[str]], Tokenized]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import timm
@@ -18,6 +19,7 @@ from featurestore.encoders.torch_network import (
     Network,
     TorchEncoder,
     check_channels,
+    depths_of,
     encoders_of,
     pool_tokens,
 )
@@ -108,10 +110,9 @@ def assemble(
         "preprocessing": preprocessing.description,
         "precision": spec.option("precision", "fp32"),
     }
-    depths = [Depth.of(one, ("cls", "mean")) for one in specs]
-    if any(depth.layer is not None for depth in depths):
-        n_layers = _n_layers(module, spec, config["input_size"])
-        depths = [depth.checked(one, n_layers) for depth, one in zip(depths, specs, strict=True)]
+    n_layers = cache(lambda: _n_layers(module, spec, config["input_size"]))
+    has_class_token = getattr(module, "num_prefix_tokens", 0) > 0
+    depths = depths_of(specs, ("cls", "mean"), n_layers, has_class_token=has_class_token)
     module = settle(module, device, compile=load_options.compile)
 
     def forward(pixels: torch.Tensor, asked: Sequence[Depth]) -> list[torch.Tensor]:

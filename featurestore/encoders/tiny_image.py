@@ -14,7 +14,13 @@ from torch.nn import functional
 from featurestore.encoders import families
 from featurestore.encoders.base import LoadOptions
 from featurestore.encoders.preprocessing import Preprocessing, decode_px_of
-from featurestore.encoders.torch_network import Depth, Network, TorchEncoder, encoders_of
+from featurestore.encoders.torch_network import (
+    Depth,
+    Network,
+    TorchEncoder,
+    depths_of,
+    encoders_of,
+)
 from featurestore.encoders.torch_setup import pick_device, precision_of, settle, weights_hash
 from featurestore.encoders.weights import read_weights
 from featurestore.terms.specs import EncoderSpec, Modality
@@ -144,7 +150,7 @@ def assemble(
     preprocessing = Preprocessing(
         _squeeze, (0.5,) * 3, (0.5,) * 3, f"squash-bilinear {SIZE_PX}", resize_px=SIZE_PX
     )
-    depths = [Depth.of(one, ("mean",)).checked(one, len(_STAGES)) for one in specs]
+    depths = depths_of(specs, ("mean",), lambda: len(_STAGES))
     chosen = {
         "family": spec.family,
         "weights": weights_hash(network),

@@ -21,6 +21,8 @@ from featurestore.encoders.torch_setup import config_of, inference
 from featurestore.errors import BadName, FeatureStoreError, UnknownEncoder
 from featurestore.terms.specs import EncoderSpec, Modality, ResolvedEncoder
 
+ALL = "all"  # #layer=all
+
 
 @dataclass(frozen=True)
 class Depth:
@@ -34,7 +36,10 @@ class Depth:
         """Read ``#layer=…,pool=…``."""
         text, pool = spec.option("layer", ""), spec.option("pool", "") or None
         if text and not text.removeprefix("-").isdecimal():
-            raise BadName(f"layer={text} in {spec}: expected a whole number such as 6 or -1")
+            raise BadName(
+                f"layer={text} in {spec}: expected a whole number such as 6 or -1, "
+                "several such as 3+6+-1, or all"
+            )
         if pool is not None and pool not in pools:
             raise BadName(f"pool={pool} in {spec}: expected one of {', '.join(pools)}")
         return cls(int(text) if text else None, pool)
@@ -63,6 +68,63 @@ class Depth:
         return {k: v for k, v in (("layer", self.layer), ("pool", self.pool)) if v is not None}
 
 
+Depths = tuple[Depth, ...]  # of one encoder, side by side in its vectors
+
+
+def depths_of(
+    specs: Sequence[EncoderSpec],
+    pools: Sequence[str],
+    n_layers: Callable[[], int],
+    *,
+    first: int = 1,
+    has_class_token: bool = False,
+) -> list[Depths]:
+    """Read which depths each spec means, counted from the front.
+
+    One with several layers (``#layer=3+6+-1`` or ``all``) means each of them, by its class token
+    and by the mean of its positions where the network has both, and last the network's own output.
+
+    Parameters
+    ----------
+    specs : sequence of EncoderSpec
+        All on one network.
+    pools : sequence of str
+        What ``#pool=`` may be.
+    n_layers : callable
+        Counts the network's layers; called where a spec names one.
+    first : int
+        0 where what the first block gets counts as a layer.
+    has_class_token : bool
+
+    Raises
+    ------
+    BadName
+        If a spec means something else, or the network has fewer layers.
+    """
+    found: list[Depths] = []
+    for spec in specs:
+        named = spec.option("layer", "")
+        if named != ALL and "+" not in named:
+            depth = Depth.of(spec, pools)
+            is_inside = depth.layer is not None
+            found.append((depth.checked(spec, n_layers(), first) if is_inside else depth,))
+            continue
+        n = n_layers()
+        asked = [str(i) for i in range(1, n + 1)] if named == ALL else named.split("+")
+        pool = spec.option("pool", "")
+        both = ["cls", "mean"] if has_class_token else [""]
+        one_each = [
+            Depth.of(one, pools).checked(spec, n, first)
+            for layer in asked
+            for one_pool in ([pool] if pool else both)
+            for one in [
+                spec.with_option("layer", layer or named).with_option("pool", one_pool or None)
+            ]
+        ]
+        found.append((*dict.fromkeys(one_each), Depth()))
+    return found
+
+
 @dataclass(frozen=True, eq=False)
 class Network:
     """A frozen network with what goes into it; the encoders of its layers share it.
@@ -89,14 +151,14 @@ class Network:
 
 
 class TorchEncoder(Encoder):
-    """One depth of a network: vectors as its library returns them, not normalised."""
+    """One depth of a network, or several side by side: as its library returns them."""
 
     def __init__(
-        self, resolved: ResolvedEncoder, network: Network, depth: Depth | None = None
+        self, resolved: ResolvedEncoder, network: Network, depths: Depths = (Depth(),)
     ) -> None:
         self.resolved = resolved
         self.network = network
-        self.depth = depth or Depth()
+        self.depths = depths
         self.device = network.device
         self.decode_px = network.decode_px
         self.pass_per_core = network.pass_per_core
@@ -113,17 +175,22 @@ class TorchEncoder(Encoder):
         """Equal for the depths of one network."""
         return id(self.network)
 
+    @property
+    def is_inside(self) -> bool:
+        """Whether a layer inside the network is among its depths."""
+        return any(depth.layer is not None for depth in self.depths)
+
     def in_half_precision(self) -> TorchEncoder | None:
         """Return this in bfloat16, on the same weights; None where it has a precision already."""
         if self.network.dtype is not torch.float32:
             return None
         network = replace(self.network, dtype=torch.bfloat16)
-        return TorchEncoder(self.resolved, network, self.depth)
+        return TorchEncoder(self.resolved, network, self.depths)
 
     def for_images(self) -> TorchEncoder:
         """Return this for images alone: a layer inside one tower shares no space with the other."""
         only = replace(self.resolved, modalities=frozenset({Modality.IMAGE}))
-        return TorchEncoder(only, self.network, self.depth)
+        return TorchEncoder(only, self.network, self.depths)
 
     def prepare_image(self, image: Image.Image) -> NDArray[Any]:
         """Resize and crop as the model was trained; see `Preprocessing.prepare` for the shape."""
@@ -154,13 +221,22 @@ class TorchEncoder(Encoder):
 
     def runner(self, encoders: Sequence[Self], modality: Modality) -> Steps:
         """Return the steps that give the vectors of several depths from one pass."""
-        return _steps(self.network, [one.depth for one in encoders], modality)
+        return _steps(self.network, [one.depths for one in encoders], modality)
 
 
-def _steps(network: Network, depths: Sequence[Depth], modality: Modality) -> Steps:
-    """Return the three steps of a pass, which gives (n, dim) float32 for each depth."""
+def _steps(network: Network, asked: Sequence[Depths], modality: Modality) -> Steps:
+    """Return the three steps of a pass, which gives (n, dim) float32 for each encoder."""
+    depths = [depth for one in asked for depth in one]
+
+    def joined(vectors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        each = iter(vectors)
+        return [
+            torch.cat([next(each).float() for _ in one], dim=1) if len(one) > 1 else next(each)
+            for one in asked
+        ]
+
     if modality is Modality.TEXT and network.pass_per_core:
-        return beside_each_other(lambda tokens: _texts_forward(network, tokens, depths))
+        return beside_each_other(lambda tokens: _texts_forward(network, tokens, depths, joined))
 
     def stage(contents: Sequence[Any]) -> _Staged:
         if modality is Modality.IMAGE:
@@ -179,7 +255,7 @@ def _steps(network: Network, depths: Sequence[Depth], modality: Modality) -> Ste
             else:
                 assert network.forward_tokens is not None
                 vectors = network.forward_tokens(staged.tensors, depths)
-            return [_download(one) for one in vectors]
+            return [_download(one) for one in joined(vectors)]
 
     def fetch(launched: list[tuple[torch.Tensor, Any]]) -> list[NDArray[np.float32]]:
         vectors = []
@@ -193,13 +269,16 @@ def _steps(network: Network, depths: Sequence[Depth], modality: Modality) -> Ste
 
 
 def _texts_forward(
-    network: Network, tokens: Sequence[Tokens], depths: Sequence[Depth]
+    network: Network,
+    tokens: Sequence[Tokens],
+    depths: Sequence[Depth],
+    joined: Callable[[Sequence[torch.Tensor]], list[torch.Tensor]],
 ) -> list[NDArray[np.float32]]:
     assert network.collate is not None
     assert network.forward_tokens is not None
     with inference(network.device, network.dtype):
         vectors = network.forward_tokens(network.collate(tokens), depths)
-        return [one.float().numpy() for one in vectors]
+        return [one.float().numpy() for one in joined(vectors)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -284,27 +363,43 @@ def check_channels(n: int, spec: EncoderSpec) -> None:
         )
 
 
-def _dims(network: Network, depths: Sequence[Depth], modality: Modality) -> list[int]:
-    stage, launch, fetch = _steps(network, depths, modality)
+def _probed(
+    network: Network, asked: Sequence[Depths], modality: Modality
+) -> dict[Depth, NDArray[np.float32]]:
+    """Return the vector of a probe at each depth, (dim,)."""
+    depths = list(dict.fromkeys(depth for one in asked for depth in one))
+    stage, launch, fetch = _steps(network, [(depth,) for depth in depths], modality)
     if modality is Modality.IMAGE:
         assert network.preprocessing is not None
         contents: list[Any] = [network.preprocessing.prepare(Image.new("RGB", (64, 64)))]
     else:
         assert network.tokenize is not None
         contents = network.tokenize(["a"]).tokens
-    return [one.shape[1] for one in fetch(launch(stage(contents)))]
+    vectors = fetch(launch(stage(contents)))
+    return {depth: one[0] for depth, one in zip(depths, vectors, strict=True)}
+
+
+def _without_copy(depths: Depths, probed: dict[Depth, NDArray[np.float32]]) -> Depths:
+    """Leave out the network's own output where it is what the last layer gives."""
+    *layers, own = depths
+    vector = probed[own]
+    is_copied = any(
+        probed[one].shape == vector.shape and np.allclose(probed[one], vector, rtol=1e-4, atol=1e-6)
+        for one in layers
+    )
+    return tuple(layers) if is_copied else depths
 
 
 def encoders_of(
     specs: Sequence[EncoderSpec],
     network: Network,
-    depths: Sequence[Depth],
+    depths: Sequence[Depths],
     chosen: dict[str, Any],
     modality: Modality,
     modalities: frozenset[Modality],
     versions: dict[str, str],
 ) -> list[TorchEncoder]:
-    """Return one encoder for each depth; dims are those of a probe of ``modality``.
+    """Return one encoder for each spec; dims are those of a probe of ``modality``.
 
     Raises
     ------
@@ -312,7 +407,7 @@ def encoders_of(
         If the network does not take the probe.
     """
     try:
-        dims = _dims(network, depths, modality)
+        probed = _probed(network, depths, modality)
     except (AssertionError, RuntimeError, ValueError) as error:
         if isinstance(error, (torch.OutOfMemoryError, FeatureStoreError)):
             raise
@@ -325,11 +420,18 @@ def encoders_of(
     decode = {"decode": "fast"} if network.decode_px is not None else {}
     n_parameters = sum(one.numel() for one in network.module.parameters())
 
-    def resolved(spec: EncoderSpec, depth: Depth, dim: int) -> ResolvedEncoder:
-        all_chosen = chosen | decode | depth.chosen
-        return ResolvedEncoder(spec, dim, modalities, all_chosen, versions, n_parameters)
+    def encoder(spec: EncoderSpec, depths: Depths) -> TorchEncoder:
+        is_several = len(depths) > 1
+        depths = _without_copy(depths, probed) if is_several else depths
+        dims = [len(probed[depth]) for depth in depths]
+        layers = [{**one.chosen, "dim": dim} for one, dim in zip(depths, dims, strict=True)]
+        at = {"layers": layers} if is_several else depths[0].chosen
+        return TorchEncoder(
+            ResolvedEncoder(
+                spec, sum(dims), modalities, chosen | decode | at, versions, n_parameters
+            ),
+            network,
+            depths,
+        )
 
-    return [
-        TorchEncoder(resolved(spec, depth, dim), network, depth)
-        for spec, depth, dim in zip(specs, depths, dims, strict=True)
-    ]
+    return [encoder(spec, one) for spec, one in zip(specs, depths, strict=True)]

@@ -12,7 +12,7 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
@@ -29,9 +29,11 @@ from featurestore.encoders.preprocessing import Preprocessing, decode_px_of
 from featurestore.encoders.tokens import collator, n_tokens
 from featurestore.encoders.torch_network import (
     Depth,
+    Depths,
     Network,
     TorchEncoder,
     check_channels,
+    depths_of,
     encoders_of,
     pool_tokens,
 )
@@ -123,10 +125,7 @@ def load(specs: Sequence[EncoderSpec], load_options: LoadOptions) -> list[TorchE
     first = Modality.IMAGE if Modality.IMAGE in reads else Modality.TEXT
     encoders = encoders_of(specs, network, depths, chosen, first, reads, families.versions(spec))
     # A layer inside one tower shares no space with the other: it is for images alone.
-    is_inside = [model.is_two_tower and depth.layer is not None for depth in depths]
-    return [
-        one.for_images() if inside else one for one, inside in zip(encoders, is_inside, strict=True)
-    ]
+    return [one.for_images() if model.is_two_tower and one.is_inside else one for one in encoders]
 
 
 def _read(spec: EncoderSpec, load_options: LoadOptions) -> _Model:
@@ -179,15 +178,18 @@ def _n_prefix(module: PreTrainedModel) -> int:
 
 def _depths(
     specs: Sequence[EncoderSpec], model: _Model, preprocessing: Preprocessing | None, device: str
-) -> list[Depth]:
-    """Read layer and pooling of the specs, and check that the model has them."""
-    depths = [Depth.of(one, _POOLS) for one in specs]
-    if any(depth.layer is not None for depth in depths):
-        n_layers = _n_layers(model, preprocessing, device)
-        depths = [depth.checked(one, n_layers, 0) for depth, one in zip(depths, specs, strict=True)]
-    for depth, one in zip(depths, specs, strict=True):
-        _check_pool(depth, one, model)
-    return depths
+) -> list[Depths]:
+    """Read layers and pooling of the specs, and check that the model has them."""
+    tokenizer = model.tokenizer
+    has_class_token = model.n_prefix > 0
+    if tokenizer is not None and not model.is_two_tower:
+        has_class_token = tokenizer.cls_token is not None
+    n_layers = cache(partial(_n_layers, model, preprocessing, device))
+    found = depths_of(specs, _POOLS, n_layers, first=0, has_class_token=has_class_token)
+    for depths, one in zip(found, specs, strict=True):
+        for depth in depths:
+            _check_pool(depth, one, model)
+    return found
 
 
 def _check_tokenizer_files(spec: EncoderSpec) -> None:

@@ -41,6 +41,19 @@ class ViewInfo(Shown):
         return int(self.info["dim"])
 
     @property
+    def layers(self) -> dict[str, int]:
+        """Name → number of columns of the layers that stand side by side in a vector.
+
+        ``{"3 cls": 384, "3 mean": 384, "output": 384}``; empty for a view of one layer.
+        """
+        return {
+            " ".join(str(one[key]) for key in ("layer", "pool") if key in one) or "output": one[
+                "dim"
+            ]
+            for one in self.info["chosen"].get("layers", ())
+        }
+
+    @property
     def modalities(self) -> frozenset[Modality]:
         """What the encoder embeds: two-tower encoders can be asked in words."""
         return frozenset(map(Modality, self.info["modalities"]))

@@ -124,17 +124,8 @@ def encoder_label(spec: str) -> str:
 
 
 def parse_specs(texts: Iterable[str]) -> list[EncoderSpec]:
-    """Read specs; one with several layers means one encoder a layer.
-
-    >>> [str(one) for one in parse_specs(["timm:resnet18#layer=2+3"])]
-    ['timm:resnet18#layer=2', 'timm:resnet18#layer=3']
-    """
-    specs: dict[EncoderSpec, None] = {}  # in order, each once
-    for text in texts:
-        spec = EncoderSpec.parse(text)
-        for layer in spec.option("layer", "").split("+"):
-            specs[spec.with_option("layer", layer) if layer else spec] = None
-    return list(specs)
+    """Read specs, in their order, each once."""
+    return list(dict.fromkeys(map(EncoderSpec.parse, texts)))
 
 
 def _absolute(path: str) -> str:

@@ -110,7 +110,7 @@ def test_layers_come_from_one_pass_and_are_the_pools_of_the_stages():
     import torch
 
     pictures = [Image.fromarray(one) for one in load_sample_images().images]
-    specs = parse_specs([f"{IMAGE}#layer=3+6", IMAGE])
+    specs = parse_specs([f"{IMAGE}#layer=3", f"{IMAGE}#layer=6", IMAGE])
     third, sixth, whole = load_encoders(specs, LoadOptions("cpu"))
     assert third.network is sixth.network is whole.network
     prepared = [whole.prepare_image(one) for one in pictures]

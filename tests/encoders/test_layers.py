@@ -28,7 +28,8 @@ def noise():
 
 
 def test_layers_of_a_transformer_are_its_blocks(noise):
-    encoders = load(VIT, f"{VIT}#layer=1+6+-1", f"{VIT}#layer=6,pool=mean", f"{VIT}#pool=mean")
+    options = ("", "#layer=1", "#layer=6", "#layer=-1", "#layer=6,pool=mean", "#pool=mean")
+    encoders = load(*(f"{VIT}{one}" for one in options))
     own, first, sixth, last, mean, pooled = encoders
     assert len({id(one.network) for one in encoders}) == 1
     prepared = [own.prepare_image(one) for one in noise]
@@ -59,7 +60,7 @@ def test_layers_of_a_transformer_are_its_blocks(noise):
 def test_layers_of_a_convolutional_network_are_its_stages(mobilenet, noise):
     import timm
 
-    encoders = load(mobilenet, f"{mobilenet}#layer=2+5")
+    encoders = load(mobilenet, f"{mobilenet}#layer=2", f"{mobilenet}#layer=5")
     prepared = [encoders[0].prepare_image(one) for one in noise]
     found = together(encoders, prepared)
     name = mobilenet.removeprefix("timm:")
@@ -71,6 +72,54 @@ def test_layers_of_a_convolutional_network_are_its_stages(mobilenet, noise):
         expected = [whole(pixels), maps[1].mean((2, 3)), maps[4].mean((2, 3))]
     for vectors, tensor in zip(found, expected, strict=True):
         np.testing.assert_allclose(vectors, tensor.numpy(), rtol=1e-3, atol=1e-3)
+
+
+def test_several_layers_stand_side_by_side_in_one_vector(noise):
+    """By class token and by mean, the network's own output last; from one pass."""
+    encoders = load(f"{VIT}#layer=1+-1", *(f"{VIT}#layer={n},pool={p}" for n in (1, 12)
+                                          for p in ("cls", "mean")), VIT)  # fmt: skip
+    several, *alone = encoders
+    own = alone[-1]
+    passes = []
+    hook = own.network.module.patch_embed.register_forward_hook(lambda *_: passes.append(1))
+    prepared = [several.prepare_image(one) for one in noise]
+    vectors = several.encode_images(prepared)
+    assert len(passes) == 1
+    found = together(encoders, prepared)  # a plain view made beside it costs no second one
+    hook.remove()
+    assert len(passes) == 2
+    np.testing.assert_allclose(vectors, np.hstack(found[1:]), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(found[0], vectors, rtol=1e-4, atol=1e-5)
+    assert several.resolved.dim == 5 * 192
+    assert several.resolved.chosen["layers"] == [
+        {"layer": 1, "pool": "cls", "dim": 192}, {"layer": 1, "pool": "mean", "dim": 192},
+        {"layer": 12, "pool": "cls", "dim": 192}, {"layer": 12, "pool": "mean", "dim": 192},
+        {"dim": 192},
+    ]  # fmt: skip
+    same, other = load(f"{VIT}#layer=1+12", f"{VIT}#layer=12+1")
+    assert same.resolved.fingerprint == several.resolved.fingerprint
+    assert other.resolved.fingerprint != several.resolved.fingerprint
+
+
+def test_all_layers_of_a_network_without_class_tokens(mobilenet, noise):
+    (several,) = load(f"{mobilenet}#layer=all")
+    layers = several.resolved.chosen["layers"]
+    assert [one.get("layer") for one in layers] == [1, 2, 3, 4, 5, None]
+    assert [one["dim"] for one in layers] == [16, 24, 32, 96, 320, 1280]
+    assert not any("pool" in one for one in layers)
+    (means,) = load(f"{VIT}#layer=all,pool=mean")
+    assert [one["dim"] for one in means.resolved.chosen["layers"]] == [192] * 13
+
+
+def test_an_output_that_the_last_layer_gives_is_not_kept_twice(noise):
+    plain, several = load("random:timm:resnet10t", "random:timm:resnet10t#layer=4+-1")
+    layers = several.resolved.chosen["layers"]
+    assert [one.get("layer") for one in layers] == [4, 5]  # timm pools the last one as we do
+    prepared = [plain.prepare_image(one) for one in noise]
+    np.testing.assert_allclose(
+        several.encode_images(prepared)[:, -plain.resolved.dim :], plain.encode_images(prepared),
+        rtol=1e-4, atol=1e-5,
+    )  # fmt: skip
 
 
 def test_layers_of_the_image_tower_of_open_clip(tiny_clip, noise):
@@ -101,6 +150,9 @@ def test_layers_of_the_image_tower_of_open_clip(tiny_clip, noise):
         ("layer=13", r"layer=13 .*: expected 1 to 12, or -1 to -12"),
         ("layer=0", r"layer=0 .*expected 1 to 12"),
         ("layer=last", "expected a whole number such as 6 or -1"),
+        ("layer=3+13", r"layer=13 .*: expected 1 to 12"),
+        ("layer=3+", "expected a whole number such as 6 or -1"),
+        ("layer=3+6,pool=max", "expected one of cls, mean"),
         ("pool=max", "expected one of cls, mean"),
         ("decode=quick", "expected full or fast"),
     ],

@@ -83,7 +83,9 @@ def test_image_vectors_are_those_of_transformers_with_its_own_processor(name, fo
     network.save_pretrained(folder / name)
     processor.save_pretrained(folder / name)
     spec = f"hf:local-dir:{folder / name}"
-    encoders = load_encoders(parse_specs([spec, f"{spec}#layer=0+1+-1,pool=mean"]))
+    encoders = load_encoders(
+        parse_specs([spec, *(f"{spec}#layer={n},pool=mean" for n in (0, 1, -1))])
+    )
     prepared = [encoders[0].prepare_image(one) for one in photos]
     assert prepared[0].dtype == np.uint8  # a quarter of the bytes, normalised on the device
     stage, launch, fetch = encoders[0].runner(encoders, Modality.IMAGE)
