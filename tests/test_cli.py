@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from featurestore.cli import run
+from featurestore.cli import printing, run
 from featurestore.cli.exit_codes import FAILED_ITEMS, INTERRUPTED
 
 PIXELS = "baseline:pixels#size=2"
@@ -34,6 +34,19 @@ def test_a_person_at_a_terminal_sees_how_far_it_is(fs, tiny_images, monkeypatch)
     assert (code, out) == (0, "")
     assert "6 of 6 items" in err
     assert "limit: " in err
+    *_, after = err.partition(f"tiny@{PIXELS}: 6 embedded")
+    assert "\x1b[2K" not in after  # the bar was taken away before; it would take the line with it
+
+
+def test_in_a_terminal_sentences_break_between_words_and_commands_do_not(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "30")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    printing.tell("  • lda is likely 2.4 points worse (-0.7 to +5.5), as far as we can tell")
+    printing.tell("Type next: featurestore train photos -e builtin:tiny-image")
+    assert capsys.readouterr().out.splitlines() == [
+        "  • lda is likely 2.4 points", "    worse (-0.7 to +5.5), as", "    far as we can tell",
+        "Type next: featurestore train photos -e builtin:tiny-image",
+    ]  # fmt: skip
 
 
 def test_failed_items_give_exit_code_3_once(fs, tiny_images):

@@ -21,7 +21,7 @@ from featurestore.cli.options import (
     task_option,
     trust_option,
 )
-from featurestore.cli.printing import print_json
+from featurestore.cli.printing import print_json, tell
 from featurestore.cli.watching import Watch, watched
 
 
@@ -81,4 +81,4 @@ def advise(
         print_json(advice.to_json())
         return
     for sentence in advice.sentences():
-        click.echo(sentence)
+        tell(sentence)

@@ -184,6 +184,7 @@ def embed(
         reports = embed_on(devices, store.path, dataset, request, **watch.hears)
     else:
         reports = store.embed(dataset=dataset, **watch.hears, **vars(request))
+    watch.finish()
     if name is not None:
         store.dataset(dataset).name_view(reports[0].encoder, name)
     if as_json:

@@ -33,7 +33,7 @@ from featurestore.cli.options import (
     view_of,
     views_of,
 )
-from featurestore.cli.printing import print_json, say
+from featurestore.cli.printing import print_json, say, tell
 from featurestore.cli.show_results import (
     leaderboard,
     predict_line,
@@ -120,7 +120,7 @@ def train(
     where = bundle or (None if fitted.path is None else str(fitted.path))
     if where is not None:
         line = f"Type next, to predict new items: {predict_line(fitted, where)}"
-        click.echo(line, err=as_json)
+        tell(line, err=as_json)
 
 
 @command(epilog="Example: featurestore compare photos -e baseline:pixels -e timm:resnet18.a1_in1k")

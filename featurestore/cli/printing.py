@@ -6,7 +6,9 @@ import json
 import math
 import re
 import shlex
+import shutil
 import sys
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
@@ -27,7 +29,23 @@ _LEAST_COLUMN = 12  # characters of a column of a wide table, longer values are 
 
 def say(message: str) -> None:
     """Tell the user, beside the data."""
-    click.echo(with_store(message), err=True)
+    tell(with_store(message), err=True)
+
+
+def tell(line: str, *, err: bool = False) -> None:
+    """Print a line for people: in a terminal it breaks between words, unless it is to be typed."""
+    stream = sys.stderr if err else sys.stdout
+    width = shutil.get_terminal_size().columns
+    if len(line) > width and stream.isatty() and "\n" not in line and not _is_typed(line):
+        indent = " " * (len(line) - len(line.lstrip(" •")))
+        line = textwrap.fill(
+            line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+        )
+    click.echo(line, err=err)
+
+
+def _is_typed(line: str) -> bool:
+    return line.startswith(("featurestore ", "Type next"))
 
 
 def with_store(message: str) -> str:

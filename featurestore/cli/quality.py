@@ -32,6 +32,7 @@ from featurestore.cli.printing import (
     print_json,
     print_table,
     say,
+    tell,
 )
 from featurestore.cli.show_results import KINDS, show_issues
 from featurestore.cli.watching import Watch, watched
@@ -245,7 +246,7 @@ def _show(reviews: list[Review], as_json: bool) -> None:
     ]  # fmt: skip
     print_table(["review", "item", "decision", "value", "who", "when (UTC)", "stands"], rows)
     for line in contested_sentences(reviews):
-        click.echo(line)
+        tell(line)
 
 
 @command(epilog="Example: featurestore suggest photos -e baseline:pixels -n 20")

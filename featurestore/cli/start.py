@@ -8,6 +8,7 @@ import click
 
 from featurestore.cli.layout import command
 from featurestore.cli.options import open_given, store_option, trust_option
+from featurestore.cli.printing import tell
 from featurestore.cli.watching import progress_bar
 from featurestore.storage import stopping
 
@@ -42,6 +43,6 @@ def demo(store_path: str) -> None:
     from featurestore.demo.run import run_demo
 
     run_demo(
-        Path(store_path), compare=heads.compare, assess=heads.assess_transfer, say=click.echo,
+        Path(store_path), compare=heads.compare, assess=heads.assess_transfer, say=tell,
         progress_bar=progress_bar,
     )  # fmt: skip
