@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import click
@@ -187,13 +188,17 @@ def embed(
     watch.finish()
     if name is not None:
         store.dataset(dataset).name_view(reports[0].encoder, name)
+    _show_reports(reports, as_json, profile)
+    return FAILED_ITEMS if any(one.n_failed for one in reports) else 0
+
+
+def _show_reports(reports: Sequence[EmbedReport], as_json: bool, profile: bool) -> None:
     if as_json:
         print_json([{**vars(one), "items_per_s": one.items_per_s} for one in reports])
     for report in reports:
         say(report.describe())
     if profile:
         _show_profile(reports[0])
-    return FAILED_ITEMS if any(one.n_failed for one in reports) else 0
 
 
 def _group_of(group: str | None, group_from: str | None) -> str | None:
