@@ -218,9 +218,22 @@ def choose_normalisation(
     return min(losses, key=losses.__getitem__)
 
 
+def can_leave_out(rows: Rows) -> bool:
+    """Whether some class stays known when a row, with its group, is left out."""
+    block = np.arange(len(rows.y)) if rows.groups is None else rows.groups
+    pairs = np.unique(np.stack([rows.y.astype(str), block.astype(str)]), axis=1)
+    return bool(len(np.unique(pairs[0])) < pairs.shape[1])
+
+
 def normalisation_of(rows: Rows, n_classes: int, random_state: int | None) -> str:
-    """Choose the normalisation for classes, once for all heads that learn from these rows."""
+    """Choose the normalisation for classes, once for all heads that learn from these rows.
+
+    With one row of each class every one is wrong when left out, and the choice would mean
+    nothing: cosines serve best then.
+    """
     X, codes, groups, counts = rows.X, rows.y, rows.groups, rows.weights
+    if not can_leave_out(rows):
+        return "l2"
     return once(
         ("normalisation", n_classes, random_state),
         (X, codes, groups, counts),
@@ -234,7 +247,8 @@ class RidgeHead(ScoreHead):
     """Ridge regression on ±1 class indicators; normalisation and penalty by leave-one-out.
 
     Probabilities are a softmax over scores, sharpened to be most likely on the
-    leave-one-out scores.
+    leave-one-out scores. With one row of each class nothing can be left out: rows of length 1
+    and the middle penalty are taken.
 
     Parameters
     ----------
@@ -270,10 +284,14 @@ class RidgeHead(ScoreHead):
         if self.normalisation == "auto":
             self.normalisation_ = normalisation_of(rows, len(self.classes_), self.random_state)
         self.normaliser_, Z = normalised(self.normalisation_, X, rows.weights)
-        found = ridge_loo(Z, targets, self.alphas, rows.groups, rows.weights)
+        is_told = can_leave_out(rows)
+        alphas = self.alphas if is_told else self.alphas[len(self.alphas) // 2 :][:1]
+        found = ridge_loo(Z, targets, alphas, rows.groups, rows.weights)
         self.alpha_ = found.alpha
         self.weights_ = found.weights
-        self.sharpness_ = fit_sharpness(found.scores, codes, weights=rows.weights)
+        self.sharpness_ = 1.0
+        if is_told:
+            self.sharpness_ = fit_sharpness(found.scores, codes, weights=rows.weights)
         return self
 
     def _scores(self, X: Matrix) -> NDArray[np.float64]:

@@ -36,7 +36,7 @@ Progress = Callable[[int, int, str], None]  # fits done, fits in all, what is fi
 HELD_BYTES = 2**30  # of vectors that are compared side by side
 KEPT = "kept: "  # begins what is said of a fit that was done before
 PART = ".part.json"  # ends the name of a file of a cell that is not whole
-CACHE_FORMAT = 9  # a change to how heads learn or are scored makes it one more
+CACHE_FORMAT = 10  # a change to how heads learn or are scored makes it one more
 
 
 def run_folder(dataset: AnyDataset) -> DatasetFolder:

@@ -10,6 +10,7 @@ import torch
 from scipy.sparse import csr_array
 from sklearn.base import BaseEstimator
 from sklearn.covariance import ledoit_wolf
+from sklearn.datasets import load_digits
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.linear_model import LogisticRegression, Ridge, RidgeCV
 from sklearn.metrics import balanced_accuracy_score, log_loss
@@ -107,6 +108,21 @@ def test_ridge_leave_one_out_equals_explicit_refits(shape, grouped):
     full = Ridge(0.3).fit(Z, targets)
     np.testing.assert_allclose(found.weights, np.vstack([full.coef_.T, full.intercept_]), atol=1e-9)
     np.testing.assert_allclose(found.loss, np.mean((expected - targets) ** 2))
+
+
+@pytest.mark.parametrize("head", [RidgeHead(), LogisticHead()])
+def test_one_label_a_class_teaches_vectors_of_length_1(head):
+    """Left out, the only row of a class says nothing of the normalisation that suits it."""
+    X, y = load_digits(return_X_y=True)
+    rows = np.concatenate([np.flatnonzero(y == c)[:1] for c in range(10)])
+    groups = np.repeat(np.arange(10), 2)
+    twice = np.concatenate([np.flatnonzero(y == c)[:2] for c in range(10)])
+    one, grouped = head.fit(X[rows], y[rows]), head.__class__().fit(X[twice], y[twice], groups)
+    assert one.normalisation_ == grouped.normalisation_ == "l2"
+    cosine = KNeighborsClassifier(1, metric="cosine").fit(X[rows], y[rows])
+    ours, theirs = (balanced_accuracy_score(y, h.predict(X)) for h in (one, cosine))
+    assert ours > theirs - 0.05
+    assert one.predict_proba(X).max(axis=1).mean() > 1.5 / 10  # it is sure of something
 
 
 def test_ridge_keeps_the_alpha_that_scikit_learn_would():

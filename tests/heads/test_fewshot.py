@@ -155,7 +155,7 @@ def test_the_command_prints_the_table_and_the_labels_needed(tiny_store, capsys):
     assert run([*arguments, "1,2,4", "--target", "90"]) == 0
     out = capsys.readouterr().out
     assert "labels in all" in out
-    assert "builtin:tiny-text: 4 labels are enough for 90 % balanced accuracy: 100.0 % on" in out
+    assert "builtin:tiny-text: 2 labels are enough for 90 % balanced accuracy: 100.0 % on" in out
     assert "\nType next: featurestore train texts -e builtin:tiny-text --head logistic" in out
     assert run([*arguments, "many"]) == 2
 
