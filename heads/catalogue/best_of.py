@@ -12,7 +12,7 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
 from featurestore.errors import NotEnoughData
-from heads.labels.fitting import fit_head
+from heads.labels.fitting import asked, asking, fit_head
 from heads.labels.folds import make_folds
 from heads.labels.matrix import Matrix
 from heads.labels.tasks import Target, Task
@@ -63,7 +63,13 @@ class ChosenHead(BaseEstimator):  # type: ignore[misc]
             scores = self._held_out(X, y, block, task)
             chosen = int(np.argmax(scores)) if scores is not None else 0
         self.chosen_ = names[chosen]
-        self.head_ = fit_head(clone(self.candidates[chosen][1]), X, y, block)
+        head, request = clone(self.candidates[chosen][1]), asked(self)
+        if request is None:
+            self.head_ = fit_head(head, X, y, block)
+        else:
+            with asking(head, request.fold) as passed_on:
+                self.head_ = fit_head(head, X, y, block)
+            request.said = passed_on.said
         if task is Task.MULTICLASS:
             self.classes_ = self.head_.classes_
         return self

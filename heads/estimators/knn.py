@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from heads.estimators.base import ScoreHead
 from heads.estimators.normaliser import normalised
+from heads.labels.fitting import Request, asked
 from heads.labels.matrix import Matrix
 
 TEMPERATURE = 0.07  # of DINO's k-NN evaluation: facebookresearch/dinov2, eval/knn.py
@@ -69,7 +70,8 @@ class KnnHead(KnnChoices, ScoreHead):
         self.codes_ = codes
         block = np.arange(len(codes)) if groups is None else np.asarray(groups)
         rng = np.random.default_rng(self.random_state)
-        rows = rng.permutation(len(codes))[:CHOICE_ROWS]
+        request = asked(self)
+        rows = rows_to_choose_on(rng, len(codes), request)
         nearest, cosines = nearest_rows(
             self.vectors_[rows], self.vectors_, max(self.ks), block[rows], block
         )
@@ -86,6 +88,9 @@ class KnnHead(KnnChoices, ScoreHead):
             for t in self.temperatures
         ]
         self.temperature_ = self.temperatures[int(np.argmin(losses))]
+        if request is not None:
+            said = self._votes(nearest[:, :k], cosines[:, :k], self.temperature_)
+            request.answer(rows, said, None, len(codes))
         return self
 
     def _votes(
@@ -103,6 +108,16 @@ class KnnHead(KnnChoices, ScoreHead):
 
     def _probabilities(self, scores: NDArray[np.float64]) -> NDArray[np.float64]:
         return scores  # shares of the votes
+
+
+def rows_to_choose_on(
+    rng: np.random.Generator, n: int, request: Request | None
+) -> NDArray[np.intp]:
+    """Draw rows, (at most 1,000,): first those that somebody wants to know of."""
+    order = rng.permutation(n)
+    if request is not None:
+        order = order[np.argsort(request.fold[order] < 0, kind="stable")]
+    return order[:CHOICE_ROWS]
 
 
 def nearest_rows(

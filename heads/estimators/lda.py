@@ -13,8 +13,9 @@ from featurestore.errors import NotEnoughData
 from heads.estimators.base import ScoreHead
 from heads.estimators.normaliser import normalised
 from heads.estimators.shrinkage import Shrunk, shrunk_by_class, shrunk_together
-from heads.estimators.softmax import fit_sharpness, log_loss
-from heads.estimators.weights import class_means, taken
+from heads.estimators.softmax import fit_sharpness, log_loss, softmax
+from heads.estimators.weights import Rows, class_means, taken
+from heads.labels.fitting import Part, asked
 from heads.labels.folds import make_folds
 from heads.labels.matrix import Matrix
 
@@ -65,34 +66,43 @@ class LdaHead(ScoreHead):
         rows = self._begin_weighted_fit(X, y, groups, sample_weight)
         self.normaliser_, Z = normalised("centre", rows.X, rows.weights)
         n_classes = len(self.classes_)
-        self._choose(Z, rows.y, rows.groups, rows.weights)
+        self._choose(Z, rows)
         whole = _Gaussians.of(Z, rows.y, n_classes, rows.weights)
         self.weights_, self.shrinkage_ = whole.discriminant(self.by_class_)
         return self
 
-    def _choose(
-        self,
-        Z: NDArray[Any],
-        codes: NDArray[np.intp],
-        groups: NDArray[Any] | None,
-        weights: NDArray[np.float64] | None,
-    ) -> None:
-        """Learn ``by_class_`` and ``sharpness_`` from held-out rows."""
-        self.by_class_, self.sharpness_ = float(self.by_class[0]), 1.0
+    def _inner_parts(
+        self, codes: NDArray[np.intp], groups: NDArray[Any] | None
+    ) -> tuple[NDArray[np.intp], list[Part]]:
+        """Return the rows that choices are made on, and what of them teaches and is held out."""
         rng = np.random.default_rng(self.random_state)
         rows = np.sort(rng.permutation(len(codes))[:HELD_OUT_ROWS])
         block = rows if groups is None else groups[rows]
         try:
             folds = make_folds(np.char.zfill(rows.astype(str), 12), codes[rows], block, n_repeats=1)
         except NotEnoughData:  # a class that lies in one group cannot be held out
+            return rows, []
+        return rows, list(folds.parts())[: max(1, round(1000 / len(rows)))]
+
+    def _choose(self, Z: NDArray[Any], whole: Rows) -> None:
+        """Learn ``by_class_`` and ``sharpness_`` from held-out rows."""
+        codes, weights = whole.y, whole.weights
+        self.by_class_, self.sharpness_ = float(self.by_class[0]), 1.0
+        request = asked(self)
+        if request is None:
+            rows, inner = self._inner_parts(codes, whole.groups)
+        else:
+            rows, inner = request.parts(whole.source, len(codes))
+        if not inner:
             return
-        parts = [(rows[train], rows[test]) for train, test in folds.parts()]
-        parts = parts[: max(1, round(1000 / len(rows)))]
+        parts = [(rows[train], rows[test]) for train, test in inner]
         scores: dict[float, list[NDArray[np.float64]]] = {float(s): [] for s in self.by_class}
         for train, test in parts:
-            inner = _Gaussians.of(Z[train], codes[train], len(self.classes_), taken(weights, train))
+            fitted = _Gaussians.of(
+                Z[train], codes[train], len(self.classes_), taken(weights, train)
+            )
             for share, found in scores.items():
-                W, _ = inner.discriminant(share)
+                W, _ = fitted.discriminant(share)
                 found.append(Z[test] @ W[:-1] + W[-1])
         held_out = np.concatenate([test for _, test in parts])
         truth, counts = codes[held_out], taken(weights, held_out)
@@ -103,6 +113,9 @@ class LdaHead(ScoreHead):
             loss = log_loss(sharpness * said, truth, counts)
             if loss < least:
                 least, self.by_class_, self.sharpness_ = loss, share, sharpness
+                if request is not None:
+                    answer = softmax(sharpness * said)
+                    request.answer(held_out, answer, whole.source, len(codes))
 
     def _scores(self, X: Matrix) -> NDArray[np.float64]:
         Z = self.normaliser_.transform(X)

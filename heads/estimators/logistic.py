@@ -19,8 +19,9 @@ from featurestore.errors import NotEnoughData
 from heads.estimators.base import ScoreHead
 from heads.estimators.normaliser import normalised
 from heads.estimators.ridge import Basis, basis_of, normalisation_of
-from heads.estimators.softmax import fit_sharpness, fit_softmax, log_loss
-from heads.estimators.weights import taken
+from heads.estimators.softmax import fit_sharpness, fit_softmax, log_loss, softmax
+from heads.estimators.weights import Rows, taken
+from heads.labels.fitting import Part, asked
 from heads.labels.folds import make_folds
 from heads.labels.matrix import Matrix
 
@@ -93,7 +94,7 @@ class LogisticHead(ScoreHead):
     ) -> Self:
         """Learn from X of shape (n, dim); labels y, groups and weights have shape (n,)."""
         rows = self._begin_weighted_fit(X, y, groups, sample_weight)
-        X, codes, groups, counts = rows.X, rows.y, rows.groups, rows.weights
+        X, codes, counts = rows.X, rows.y, rows.weights
         n_classes = len(self.classes_)
         self.normalisation_ = "none" if issparse(X) else self.normalisation
         if self.normalisation_ == "auto":
@@ -107,7 +108,7 @@ class LogisticHead(ScoreHead):
         is_short = len(codes) <= DENSE_ROWS if issparse(Z) else _is_few(len(codes), n_classes)
         L = same_geometry(Z) if issparse(Z) and is_short else Z
         axes = Axes.of(L, counts) if is_short else None
-        self.C_, start = self._choose_C(Z, codes, groups, counts, prior, axes)
+        self.C_, start = self._choose_C(Z, rows, prior, axes)
         fit = partial(
             fit_softmax,
             codes=codes,
@@ -170,12 +171,29 @@ class LogisticHead(ScoreHead):
         found[present] = compute_class_weight(named, classes=present, y=codes, sample_weight=counts)
         return np.asarray(found[codes] if counts is None else found[codes] * counts)
 
+    def _inner_parts(
+        self, codes: NDArray[np.intp], groups: NDArray[Any] | None
+    ) -> tuple[NDArray[np.intp], list[Part]]:
+        """Return the rows that C is chosen on, and what of them teaches and is held out."""
+        rng = np.random.default_rng(self.random_state)
+        n = min(len(codes), _n_searched(len(self.classes_)))
+        rows = np.sort(rng.choice(len(codes), n, replace=False))
+        try:
+            folds = make_folds(
+                np.char.zfill(rows.astype(str), 12),
+                codes[rows],
+                rows if groups is None else np.asarray(groups)[rows],
+                n_repeats=1,
+                seed=int(rng.integers(2**31)),
+            )
+        except NotEnoughData:  # a class that lies in one group cannot be held out
+            return rows, []
+        return rows, list(folds.parts())[: max(1, round(1000 / n))]
+
     def _choose_C(
         self,
         Z: Matrix,
-        codes: NDArray[np.intp],
-        groups: NDArray[Any] | None,
-        counts: NDArray[np.float64] | None,
+        whole: Rows,
         prior: NDArray[np.float64] | None = None,
         axes: Axes | None = None,
     ) -> tuple[float, NDArray[np.float64] | None]:
@@ -184,32 +202,25 @@ class LogisticHead(ScoreHead):
         if len(self.Cs) == 1:
             return self.Cs[0], None
         n_classes = len(self.classes_)
-        rng = np.random.default_rng(self.random_state)
-        n = min(len(codes), _n_searched(n_classes))
         tol = SEARCH * min(1.0, 10 / n_classes) * 1e-4
-        rows = np.sort(rng.choice(len(codes), n, replace=False))
-        block = rows if groups is None else np.asarray(groups)[rows]
-        try:
-            folds = make_folds(
-                np.char.zfill(rows.astype(str), 12),
-                codes[rows],
-                block,
-                n_repeats=1,
-                seed=int(rng.integers(2**31)),
-            )
-        except NotEnoughData:  # a class that lies in one group cannot be held out
+        request = asked(self)
+        if request is None:
+            rows, parts = self._inner_parts(whole.y, whole.groups)
+        else:
+            rows, parts = request.parts(whole.source, len(whole.y))
+        if not parts:
             return DEFAULT_C, None
+        n = len(rows)
         some = None  # the rows that are looked at, where they need axes of their own
         if axes is None:
             some = same_geometry(Z[rows]) if issparse(Z) else Z[rows]
-            axes = Axes.of(some, taken(counts, rows))
+            axes = Axes.of(some, taken(whole.weights, rows))
             F, squares = axes.rows, axes.squares
         else:
-            F, squares = axes.rows[rows], axes.squares * (n / len(codes))
-        codes = codes[rows]
-        counts = taken(counts, rows)
+            F, squares = axes.rows[rows], axes.squares * (n / len(whole.y))
+        codes = whole.y[rows]
+        counts = taken(whole.weights, rows)
         prior = np.zeros((n, 1)) if prior is None else prior[rows]
-        parts = list(folds.parts())[: max(1, round(1000 / n))]
         inner = [(F[train], F[test], *part) for part in parts for train, test in [part]]
         weights: list[NDArray[np.float64] | None] = [None] * len(inner)
         best: tuple[float, float, NDArray[np.float64] | None] = (np.inf, DEFAULT_C, None)
@@ -247,6 +258,9 @@ class LogisticHead(ScoreHead):
             if n_worse == 0:
                 best = loss, C, weights[0]
                 self.sharpness_ = sharpness
+                if request is not None:
+                    said = softmax(sharpness * scores)
+                    request.answer(rows[all_held], said, whole.source, len(whole.y))
         if some is None or best[2] is None:
             return best[1], best[2]
         return best[1], None if issparse(Z) else axes.weights(some, best[2])

@@ -8,6 +8,7 @@ from typing import Any, Self, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.special import expit
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin, clone
 from sklearn.pipeline import Pipeline
 from sklearn.utils import check_array, column_or_1d, get_tags
@@ -22,7 +23,7 @@ from heads.estimators.regression import RidgeRegressor
 from heads.estimators.softmax import softmax
 from heads.estimators.tfidf import text_features
 from heads.labels.blocks import Blocks
-from heads.labels.fitting import asking, deal_folds, fit_head, held_out
+from heads.labels.fitting import asking, deal_folds, fit_head, held_out, is_alone
 from heads.labels.matrix import Matrix
 from heads.labels.shared import sharing
 from heads.labels.tasks import Target, Task
@@ -93,9 +94,10 @@ class _Mix(BaseEstimator):  # type: ignore[misc]
                 try:
                     with asking(head, fold) as request:
                         fitted = fit_head(head, X, y, groups)
-                    found = request.said
-                    if found is None:
+                    if request.said is None:
                         found = self._refitted(head, X, y, groups, fold, target)
+                    else:
+                        found = self._aligned(fitted, request.said)
                 except Exception as error:
                     last = error
                     self.failed_[name] = f"{type(error).__name__}: {error}"
@@ -106,7 +108,10 @@ class _Mix(BaseEstimator):  # type: ignore[misc]
                 said.append(found)
         if last is not None and not said:
             raise last
-        return np.stack(said)
+        known = np.stack(said)
+        if target.task is Task.MULTICLASS:
+            known[:, is_alone(target.strata, block)] = np.nan
+        return known
 
     def _refitted(
         self,
@@ -128,6 +133,10 @@ class _Mix(BaseEstimator):  # type: ignore[misc]
 
     def _n_columns(self, target: Target) -> int:
         raise NotImplementedError
+
+    def _aligned(self, fitted: BaseEstimator, said: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return what a member answered, (n, its columns), in our columns."""
+        return said
 
     def _said(self, fitted: BaseEstimator, X: Matrix) -> NDArray[np.float64]:
         """Return what a fitted member says of rows X (n, dim): shape (n, n_columns)."""
@@ -278,8 +287,11 @@ class MixHead(ClassifierMixin, _Mix):  # type: ignore[misc]
     def _n_columns(self, target: Target) -> int:
         return len(target.classes)
 
+    def _aligned(self, fitted: BaseEstimator, said: NDArray[np.float64]) -> NDArray[np.float64]:
+        return said if self.multilabel_ else in_columns(said, fitted.classes_, self.classes_)
+
     def _said(self, fitted: BaseEstimator, X: Matrix) -> NDArray[np.float64]:
-        return probabilities(fitted, X, self.classes_, is_multilabel=self.multilabel_)
+        return self._aligned(fitted, probabilities(fitted, X, is_multilabel=self.multilabel_))
 
     def predict_proba(self, X: Inputs) -> NDArray[np.float64]:
         """Return probabilities, (n, n_classes) or (n, n_labels), in the order of ``classes_``."""
@@ -348,27 +360,32 @@ class MixRegressor(RegressorMixin, _Mix):  # type: ignore[misc]
 
 
 def probabilities(
-    fitted: BaseEstimator, X: Matrix, classes: NDArray[Any], *, is_multilabel: bool = False
+    fitted: BaseEstimator, X: Matrix, *, is_multilabel: bool = False
 ) -> NDArray[np.float64]:
-    """Return a classifier's probabilities of ``classes``, (n, n_classes); 0 of unknown ones.
+    """Return a classifier's probabilities of its classes, (n, n_classes).
 
-    A classifier without ``predict_proba`` gives the softmax of its ``decision_function``.
+    Those of one without ``predict_proba`` are the softmax of its ``decision_function``.
     """
-    n = X.shape[0]
     if hasattr(fitted, "predict_proba"):
-        p = np.asarray(fitted.predict_proba(X), dtype=np.float64)
-    else:
-        scores = np.asarray(fitted.decision_function(X), dtype=np.float64)
-        if is_multilabel:
-            return np.asarray(1 / (1 + np.exp(-scores)))
-        p = softmax(np.column_stack([-scores, scores]) / 2 if scores.ndim == 1 else scores)
+        return np.asarray(fitted.predict_proba(X), dtype=np.float64)
+    scores = np.asarray(fitted.decision_function(X), dtype=np.float64)
     if is_multilabel:
-        return p
-    found = np.zeros((n, len(classes)))
-    place = {known: column for column, known in enumerate(classes.tolist())}
-    for column, known in enumerate(fitted.classes_.tolist()):
-        if known in place:
-            found[:, place[known]] = p[:, column]
+        return np.asarray(expit(scores))
+    return softmax(np.column_stack([-scores, scores]) / 2 if scores.ndim == 1 else scores)
+
+
+def in_columns(
+    p: NDArray[np.float64], known: NDArray[Any], classes: NDArray[Any]
+) -> NDArray[np.float64]:
+    """Return probabilities of ``known`` classes, (n, n_known), as those of ``classes``.
+
+    What is not known has probability 0.
+    """
+    place = {name: column for column, name in enumerate(classes.tolist())}
+    found = np.where(np.isnan(p[:, :1]), np.nan, np.zeros((1, len(classes))))
+    for column, name in enumerate(known.tolist()):
+        if name in place:
+            found[:, place[name]] = p[:, column]
     return found
 
 

@@ -12,6 +12,7 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted, has_fit_parameter, validate_data
 
 from heads.estimators.weights import checked_weights
+from heads.labels.fitting import asked, asking
 from heads.labels.matrix import Matrix
 
 FLOATS = [np.float64, np.float32]
@@ -57,19 +58,37 @@ class PerLabel(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             X, y, weights = X[kept], y[kept], weights[kept]
             options = {name: np.asarray(value)[kept] for name, value in options.items()}
             options["sample_weight"] = weights
-        self.single_ = clone(self.estimator).fit(X, y, **options) if y.ndim == 1 else None
+        request = asked(self) if weights is None else None
+        said: list[NDArray[np.float64] | None] = []  # of rows held out, (n, n_classes) each
+
+        def fitted(answers: NDArray[Any]) -> Any:
+            head = clone(self.estimator)
+            if request is None:
+                return head.fit(X, answers, **options)
+            with asking(head, request.fold) as passed_on:
+                head.fit(X, answers, **options)
+            said.append(passed_on.said)
+            return head
+
+        self.single_ = fitted(y) if y.ndim == 1 else None
         if self.single_ is not None:
             self.classes_ = self.single_.classes_
+            if request is not None:
+                request.said = said[0]
             return self
         Y = y.astype(bool)
         self.heads_ = [
-            clone(self.estimator).fit(X, column.astype(int), **options)
-            if 0 < column.sum() < len(column)
-            else None
-            for column in Y.T
+            fitted(column.astype(int)) if 0 < column.sum() < len(column) else None for column in Y.T
         ]
         self.always_ = np.average(Y, axis=0, weights=weights)
         self.classes_ = np.arange(Y.shape[1])
+        if request is not None and all(one is not None for one in said):
+            found = iter(said)
+            columns = [
+                np.full(len(Y), always) if head is None else next(found)[:, 1]  # type: ignore[index]
+                for head, always in zip(self.heads_, self.always_, strict=True)
+            ]
+            request.said = np.stack(columns, axis=1)
         return self
 
     @available_if(lambda self: hasattr(self.estimator, "predict_proba"))  # type: ignore[untyped-decorator]

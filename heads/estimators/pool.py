@@ -1,8 +1,8 @@
 """Opinions of several heads made one: how much each counts, learned from held-out rows.
 
-Weights minimise a convex loss of the held-out rows less the logarithm of each weight, as if one
-row more spoke for the plain average. Without rows that is the answer; with some hundred it decides
-nothing but which of two members alike in strength to take: both.
+Weights minimise a convex loss of the held-out rows less a little of the logarithm of each weight,
+as if a fifth of a row more spoke for the plain average. Without rows that is the answer; with some
+hundred it decides nothing but which of two members alike in strength to take: both.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from heads.estimators.softmax import fit_sharpness, log_loss
 
-PRIOR = 1.0  # rows that the prior counts for
+PRIOR = 0.2  # rows that speak for the plain average
 FLOORS = (1e-6, 1e-4, 1e-3, 1e-2, 3e-2, 0.1)  # shares of the uniform distribution
 MOST_STEPS = 100
 

@@ -9,8 +9,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from heads.estimators.base import ScoreHead
 from heads.estimators.normaliser import normalised
-from heads.estimators.softmax import fit_sharpness
-from heads.estimators.weights import class_means, taken
+from heads.estimators.softmax import fit_sharpness, softmax
+from heads.estimators.weights import Rows, class_means, taken
+from heads.labels.fitting import Request, asked
 from heads.labels.matrix import Matrix
 
 
@@ -41,7 +42,22 @@ class PrototypeHead(ScoreHead):
                 codes[held_out],
                 weights=taken(weights, held_out),
             )
+        if request := asked(self):
+            self._answer(request, Z, rows)
         return self
+
+    def _answer(self, request: Request, Z: NDArray[np.float64], whole: Rows) -> None:
+        """Score what is asked for against means without it: of whole groups, unlike one row."""
+        n = len(whole.y)
+        rows, parts = request.parts(whole.source, n)
+        scores = np.zeros((n, len(self.classes_)))
+        for train, test in parts:
+            learned = rows[train]
+            counts = taken(whole.weights, learned)
+            means, _ = class_means(Z[learned], whole.y[learned], len(self.classes_), counts)
+            scores[rows[test]] = _half_distances(Z[rows[test]], means)
+        tested = np.concatenate([rows[test] for _, test in parts]) if parts else rows[:0]
+        request.answer(tested, softmax(self.sharpness_ * scores[tested]), whole.source, n)
 
     def _leave_one_out(
         self,

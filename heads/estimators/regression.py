@@ -13,11 +13,12 @@ from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.linear_model import Ridge
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from heads.estimators.knn import CHOICE_ROWS, KnnChoices, nearest_rows, vote_weights
+from heads.estimators.knn import KnnChoices, nearest_rows, rows_to_choose_on, vote_weights
 from heads.estimators.logistic import DENSE_ROWS, same_geometry
 from heads.estimators.normaliser import KINDS, Normaliser, normalised
 from heads.estimators.ridge import ALPHAS, choose_normalisation, ridge_loo
 from heads.estimators.weights import Rows, checked_weights, taken, weighted_rows
+from heads.labels.fitting import asked
 from heads.labels.matrix import Matrix
 
 
@@ -73,6 +74,8 @@ class RidgeRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         found = ridge_loo(Z, targets, self.alphas, rows.groups, rows.weights)
         self.alpha_ = found.alpha
         self.weights_ = found.weights
+        if request := asked(self):
+            request.answer(np.arange(len(X)), found.scores, rows.source, len(X))
         return self
 
     def _fit_sparse(self, given: Rows) -> Self:
@@ -85,6 +88,8 @@ class RidgeRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         L = same_geometry(X[rows]).astype(np.float64)
         found = ridge_loo(L, targets[rows], self.alphas, within, counts)
         self.alpha_ = found.alpha
+        if request := asked(self):
+            request.answer(rows, found.scores, given.source, n)
         if n == len(rows):  # W = Lᵀ A and the weights of X are Xᵀ A, by the representer theorem
             A = solve_triangular(L, found.weights[:-1], trans="T", lower=True)
             self.weights_ = np.vstack([X[rows].T @ A, found.weights[-1]])
@@ -130,7 +135,8 @@ class KnnRegressor(KnnChoices, RegressorMixin, BaseEstimator):  # type: ignore[m
         self.normaliser_, self.vectors_ = normalised("l2", X)
         self.targets_ = np.asarray(y, dtype=np.float64)
         block = np.arange(len(y)) if groups is None else np.asarray(groups)
-        rows = np.random.default_rng(self.random_state).permutation(len(y))[:CHOICE_ROWS]
+        request = asked(self)
+        rows = rows_to_choose_on(np.random.default_rng(self.random_state), len(y), request)
         found, cosines = nearest_rows(
             self.vectors_[rows], self.vectors_, max(self.ks), block[rows], block
         )
@@ -141,6 +147,9 @@ class KnnRegressor(KnnChoices, RegressorMixin, BaseEstimator):  # type: ignore[m
 
         self.k_ = min(self.ks, key=lambda k: loss(k, self.temperatures[0]))
         self.temperature_ = min(self.temperatures, key=lambda t: loss(self.k_, t))
+        if request is not None:
+            said = self._mean(found[:, : self.k_], cosines[:, : self.k_], self.temperature_)
+            request.answer(rows, said[:, None], None, len(y))
         return self
 
     def _mean(

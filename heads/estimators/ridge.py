@@ -12,8 +12,9 @@ from scipy.linalg import eigh
 
 from heads.estimators.base import ScoreHead
 from heads.estimators.normaliser import KINDS, normalised
-from heads.estimators.softmax import fit_sharpness
+from heads.estimators.softmax import fit_sharpness, softmax
 from heads.estimators.weights import Rows, taken
+from heads.labels.fitting import asked
 from heads.labels.matrix import Matrix
 from heads.labels.shared import once
 
@@ -292,6 +293,9 @@ class RidgeHead(ScoreHead):
         self.sharpness_ = 1.0
         if is_told:
             self.sharpness_ = fit_sharpness(found.scores, codes, weights=rows.weights)
+            if request := asked(self):
+                said = softmax(self.sharpness_ * found.scores)
+                request.answer(np.arange(len(codes)), said, rows.source, len(codes))
         return self
 
     def _scores(self, X: Matrix) -> NDArray[np.float64]:

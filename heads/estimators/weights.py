@@ -27,6 +27,8 @@ class Rows:
     y: NDArray[Any]  # (n,), class numbers or targets
     groups: NDArray[Any] | None  # (n,)
     weights: NDArray[np.float64] | None  # (n,), above 0; None where each row counts once
+    # (n_given,), which row each given one became, -1 where it was dropped; None: they are the same
+    source: NDArray[np.intp] | None = None
 
 
 def weighted_rows(
@@ -55,6 +57,8 @@ def weighted_rows(
         groups = np.asarray(groups)
     if weights is None and not _has_copies(X):
         return Rows(X, y, groups, None)
+    n_given = X.shape[0]
+    kept = np.arange(n_given)
     if weights is not None and not weights.all():
         kept = np.flatnonzero(weights)
         X, y, weights = X[kept], y[kept], weights[kept]
@@ -72,11 +76,14 @@ def weighted_rows(
         np.cumsum(is_new) - 1, weights=None if weights is None else weights[order]
     ).astype(np.float64)
     first = order[is_new]
+    source = np.full(n_given, -1)
+    source[kept[order]] = np.cumsum(is_new) - 1
     return Rows(
         X[first],
         y[first],
         None if groups is None else groups[first],
         None if np.allclose(totals, 1, rtol=1e-12, atol=0) else totals,
+        source,
     )
 
 

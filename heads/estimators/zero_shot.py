@@ -11,7 +11,8 @@ from numpy.typing import ArrayLike, NDArray
 from featurestore.terms.vectors import unit_rows
 from heads.estimators.base import ScoreHead
 from heads.estimators.logistic import CS, LogisticHead
-from heads.estimators.softmax import fit_sharpness
+from heads.estimators.softmax import fit_sharpness, softmax
+from heads.labels.fitting import asked
 from heads.labels.matrix import Matrix
 
 Prompts = str | Sequence[str] | Mapping[str, str | Sequence[str]]
@@ -58,9 +59,12 @@ class ZeroShotHead(ScoreHead):
         place = _place(self.classes_, self.class_names)
         self.classes_ = np.asarray(self.class_names)
         self.words_ = np.asarray(self.class_vectors)
-        self.sharpness_ = fit_sharpness(
-            self._scores(rows.X), place[rows.y], near=SHARPNESS, weights=rows.weights
-        )
+        scores = self._scores(rows.X)
+        self.sharpness_ = fit_sharpness(scores, place[rows.y], near=SHARPNESS, weights=rows.weights)
+        if request := asked(self):  # no row is learned from
+            n = len(scores)
+            said = softmax(self.sharpness_ * scores)
+            request.answer(np.arange(n), said, rows.source, n)
         return self
 
     def _scores(self, X: Matrix) -> NDArray[np.float64]:

@@ -7,6 +7,7 @@ anyway. A head that does not answer is fitted again without the rows (`held_out`
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,8 +23,9 @@ from heads.labels.matrix import Matrix
 if TYPE_CHECKING:
     from sklearn.base import BaseEstimator
 
+Part = tuple[NDArray[np.intp], NDArray[np.intp]]  # rows that teach, rows that are held out
 TEACHES, IDLE = -1, -2  # in place of a fold: never held out; takes no part in choices
-FOLD_ROWS = 1000  # rows are held out in one fold of five, with fewer rows in more folds
+ENOUGH_ROWS, ENOUGH_BLOCKS = 200, 20  # held out, in as few of the five folds as have them
 MOST_ROWS, ROWS_A_CLASS = 2000, 25  # that choices look at, at most
 
 _here = threading.local()
@@ -37,20 +39,37 @@ class Request:
     fold: NDArray[np.intp]  # (n,): which rows are held out together; TEACHES or IDLE
     said: NDArray[np.float64] | None = None  # (n, n_classes) or (n,); NaN: not held out
 
-    def folds_of(self, source: NDArray[np.intp] | None, n: int) -> NDArray[np.intp]:
-        """Return the fold of each of n rows of a fit, where exact copies are one row."""
-        if source is None:
-            return self.fold
-        found = np.full(n, IDLE)
-        kept = source >= 0
-        np.maximum.at(found, source[kept], self.fold[kept])
-        return found
+    def parts(self, source: NDArray[np.intp] | None, n: int) -> tuple[NDArray[np.intp], list[Part]]:
+        """Return rows of a fit to choose on, and what of *those* teaches and is held out.
 
-    def answer(self, said: NDArray[np.float64], source: NDArray[np.intp] | None = None) -> None:
-        """Take predictions of all rows of a fit; NaN where a row was not held out."""
+        A fit of n rows may have made one row of exact copies: ``source`` says, for each row that
+        was given, which it became, and -1 where it was dropped.
+        """
+        fold = self.fold
         if source is not None:
-            said = np.where((source >= 0).reshape(-1, *[1] * (said.ndim - 1)), said[source], np.nan)
-        self.said = said
+            kept = source >= 0
+            fold = np.full(n, IDLE)
+            np.maximum.at(fold, source[kept], self.fold[kept])
+        rows = np.flatnonzero(fold != IDLE)
+        fold = fold[rows]
+        return rows, [
+            (np.flatnonzero(fold != number), np.flatnonzero(fold == number))
+            for number in np.unique(fold[fold >= 0])
+        ]
+
+    def answer(
+        self,
+        rows: NDArray[np.intp],
+        said: NDArray[np.float64],
+        source: NDArray[np.intp] | None,
+        n: int,
+    ) -> None:
+        """Take what the head says of some rows of a fit of n rows, while it had not seen them."""
+        found = np.full((n, *said.shape[1:]), np.nan)
+        found[rows] = said
+        if source is not None:
+            found = np.append(found, np.full((1, *said.shape[1:]), np.nan), axis=0)[source]
+        self.said = found
 
 
 @contextmanager
@@ -117,16 +136,26 @@ def deal_folds(
     np.add.at(counts, number, strata[rows].astype(float))
     is_dealt: NDArray[np.bool_] = np.ones(len(counts), dtype=bool)
     if are_classes:
-        is_lonely = (counts > 0).sum(axis=0) == 1
-        is_dealt[(counts[:, is_lonely] > 0).any(axis=1)] = False
+        is_dealt[number[is_alone(strata[rows], number)]] = False
     part = np.full(len(counts), TEACHES)
     if is_dealt.sum() > 1:
         dealt = deal(counts[is_dealt], np.ones(N_FOLDS), rng)
-        n_parts = min(N_FOLDS, max(1, round(FOLD_ROWS / len(rows))))
+        n_parts = max(
+            1,
+            round(N_FOLDS * ENOUGH_ROWS / len(rows)),
+            math.ceil(N_FOLDS * ENOUGH_BLOCKS / len(counts)),
+        )
         place = rng.permutation(N_FOLDS)[dealt]  # the largest block is not always in the first
         part[is_dealt] = np.where(place < n_parts, place, TEACHES)
     fold[rows] = part[number]
     return fold
+
+
+def is_alone(strata: NDArray[np.bool_], block: NDArray[Any]) -> NDArray[np.bool_]:
+    """Return which rows, (n,), are of a class that lies in one block: they cannot be held out."""
+    number = np.unique(block, return_inverse=True)[1]
+    has_other = (strata & (number[:, None] != number[strata.argmax(axis=0)])).any(axis=0)
+    return np.asarray((strata & ~has_other).any(axis=1))
 
 
 def held_out(
@@ -139,8 +168,7 @@ def held_out(
     ``predict`` gets the rows that teach and those that are held out.
     """
     said = np.full((len(fold), n_columns), np.nan)
-    for number in range(int(fold.max()) + 1):
-        test = np.flatnonzero(fold == number)
-        if len(test):
-            said[test] = predict(np.flatnonzero((fold != number) & (fold != IDLE)), test)
+    rows, parts = Request(None, fold).parts(None, len(fold))
+    for train, test in parts:
+        said[rows[test]] = predict(rows[train], rows[test])
     return said

@@ -15,14 +15,18 @@ from sklearn.svm import LinearSVC
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from featurestore.errors import BadName, ShapeMismatch
+from heads.catalogue.best_of import ChosenHead
+from heads.estimators.knn import KnnHead
 from heads.estimators.lda import LdaHead
+from heads.estimators.logistic import LogisticHead
 from heads.estimators.mix import MixHead, MixRegressor
+from heads.estimators.per_label import PerLabel
 from heads.estimators.pool import fit_linear_pool, fit_pool, log_floored
 from heads.estimators.prototype import PrototypeHead
 from heads.estimators.regression import KnnRegressor, RidgeRegressor
 from heads.estimators.ridge import RidgeHead
 from heads.labels.blocks import Blocks
-from heads.labels.fitting import IDLE, TEACHES, deal_folds
+from heads.labels.fitting import IDLE, TEACHES, asking, deal_folds, fit_head, held_out
 
 
 @parametrize_with_checks(
@@ -242,3 +246,61 @@ def test_texts_are_a_block():
     assert mix.weights_[0] > 0.6
     new = Blocks({"words": np.array(["good good", "bad"]), "noise": noise[:2]})
     assert mix.predict(new).tolist() == ["up", "down"]
+
+
+@pytest.mark.parametrize("head", [LogisticHead, RidgeHead, LdaHead, PrototypeHead, KnnHead])
+def test_a_head_tells_of_rows_that_it_held_out(digits, head):
+    """What it answers is what it would say of them had it never seen them."""
+    X, y = digits
+    X, y = X.block("pixels")[:300], y[:300]
+    groups = np.arange(300) // 2
+    fold = deal_folds(y[:, None] == np.arange(10), groups, are_classes=True)
+    with asking(one := head(), fold) as request:
+        fit_head(one, X, y, groups)
+    assert request.said.shape == (300, 10)
+    assert np.isfinite(request.said[fold >= 0]).all()
+    again = held_out(
+        fold,
+        10,
+        lambda train, test: fit_head(clone(one), X[train], y[train], groups[train]).predict_proba(
+            X[test]
+        ),
+    )
+    told, found = (log_floored(p[fold >= 0], 1e-2) for p in (request.said, again))
+    own = np.arange(len(told)), y[fold >= 0]
+    assert np.mean(told.argmax(axis=1) == found.argmax(axis=1)) > 0.9
+    assert abs(told[own].mean() - found[own].mean()) < 0.12
+    with asking(head(), fold) as request:  # another one than is fitted
+        fit_head(head(), X, y, groups)
+    assert request.said is None
+
+
+def test_copies_are_answered_for_like_the_row_that_they_became(digits):
+    X, y = digits
+    rows = np.concatenate([np.arange(100), [7, 7, 50]])
+    X, y = X.block("pixels")[rows], y[rows]
+    fold = deal_folds(y[:, None] == np.arange(10), np.arange(103), are_classes=True)
+    for head in (RidgeHead(), LogisticHead(), LdaHead(), PrototypeHead()):
+        with asking(head, fold) as request:
+            head.fit(X, y)
+        told = request.said
+        np.testing.assert_array_equal(told[[7, 7, 50]], told[100:])
+        assert np.mean(told[:100].argmax(1) == y[:100]) < 0.98  # none was judged by its own copy
+
+
+def test_a_mix_costs_little_more_than_its_members(digits):
+    """Fitted with the same folds: held-out predictions cost nothing, weights next to nothing."""
+    X, y = digits
+    count = []
+
+    class Counted(RidgeHead):
+        def fit(self, X, y, groups=None, sample_weight=None):
+            count.append(len(y))
+            return super().fit(X, y, groups, sample_weight)
+
+    members = [("a", "pixels", Counted()), ("best", "edges", ChosenHead([("one", Counted())]))]
+    MixHead(members).fit(X[:200], y[:200])
+    assert count == [200, 200]
+    labels = np.stack([y[:200] < 5, y[:200] > 7], axis=1)
+    MixHead([("a", "pixels", PerLabel(Counted()))]).fit(X[:200], labels)
+    assert count == [200] * 4
