@@ -153,7 +153,7 @@ def transfer(
         group=not ignore_groups,
         by=by,
         shift_to=_views_of(store, shift_to) if shift_to else (),
-        budgets=_numbers("--per-class", budgets) if budgets else (),
+        per_class=_numbers("--per-class", budgets) if budgets else (),
         blend=not no_blend,
         rank=rank,
         seed=seed,

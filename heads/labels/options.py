@@ -72,12 +72,16 @@ def options_from(
 ) -> Options:
     """Make an options value from the keywords of a function that has ``own`` ones besides.
 
+    What a keyword was called in earlier versions goes on working (``OLD`` of the kind).
+
     Raises
     ------
     TypeError
         If there is no such keyword, with the nearest one.
     """
     known = [one.name for one in fields(kind)]  # type: ignore[arg-type]
+    old: Mapping[str, str] = getattr(kind, "OLD", {})
+    keywords = {old.get(name, name): value for name, value in keywords.items()}
     for name in keywords:
         if name not in known:
             close = nearest(name, [*known, *own], n=len(known) + len(own))

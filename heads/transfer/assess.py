@@ -77,8 +77,8 @@ def assess_transfer(
         Column whose values are looked at one by one; default the classes.
     shift_to : sequence of View
         Views of another data set, of the same encoders: how far it lies.
-    budgets : sequence of int
-        Labels per class: the verdict with so few, over ten draws of them or more; exploration.
+    per_class : sequence of int
+        Labels of each class: the verdict with so few, over ten draws of them or more; exploration.
     blend : bool, default True
         Also try each encoder side by side with the raw pixels and, where it reads words, a head
         that begins from what the classes are called (`heads.catalogue.words`).
@@ -103,7 +103,7 @@ def assess_transfer(
     if asked.by is not None:
         ground.tables[0].column(asked.by)  # a wrong name is found before anything is trained
     metric = check_metric(metric, plan.task)
-    check_budgets(asked.budgets, plan.task, metric)
+    check_budgets(asked.per_class, plan.task, metric)
     entries = choosable(heads, plan.task)
     margin = margin_of(plan.task, metric, plan.target.values, asked.margin)
     cache = cell_cache(cast.dataset) if save else None
@@ -135,7 +135,7 @@ def _check_classes(plan: Plan) -> None:
 def _assessed(trials: Trials, asked: TransferOptions) -> Assessment:
     """Run all cells, and say what follows from them."""
     cast, plan, metric = trials.cast, trials.plan, trials.metric
-    few, few_notes = plans_of(plan, asked.budgets, asked.seed)
+    few, few_notes = plans_of(plan, asked.per_class, asked.seed)
     n_fits = trials.n_fits(few, asked.blend)
     n_encoders = counted(len(cast.judged), "encoder")
     best = f", each the best of {len(trials.heads)} heads" if len(trials.heads) > 1 else ""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from heads.labels.options import PlanOptions, RowKeywords
 from heads.measures.choice import MARGIN
@@ -19,7 +19,7 @@ class TransferKeywords(RowKeywords, total=False):
     margin: float
     by: str | None
     shift_to: Sequence[View]
-    budgets: Sequence[int]
+    per_class: Sequence[int]
     blend: bool
     rank: bool
 
@@ -27,6 +27,8 @@ class TransferKeywords(RowKeywords, total=False):
 @dataclass(frozen=True)
 class TransferOptions:
     """Which rows are looked at, and what beside the verdicts."""
+
+    OLD: ClassVar[Mapping[str, str]] = {"budgets": "per_class"}  # keywords of 0.2 and before
 
     label: str | None = None
     task: str | None = None
@@ -36,7 +38,7 @@ class TransferOptions:
     margin: float = MARGIN  # smallest difference that matters; of errors, of the label's deviation
     by: str | None = None  # column whose values are slices; None: the classes are
     shift_to: Sequence[View] = ()  # views of another data set
-    budgets: Sequence[int] = ()  # labels per class
+    per_class: Sequence[int] = ()  # labels of each class: the verdict with so few
     blend: bool = True  # try raw features and words of classes beside the encoder
     rank: bool = False  # score all views without training
 

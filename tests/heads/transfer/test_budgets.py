@@ -31,7 +31,7 @@ def crossing():
 def test_an_encoder_may_help_with_few_labels_and_harm_with_many(family, crossing):
     rich, compact, labels = crossing
     views = family({"baseline:pixels": rich, "timm:x": compact}, labels)
-    found = heads.assess_transfer(views["timm:x"], heads=HEADS, budgets=(2, 100), blend=False)
+    found = heads.assess_transfer(views["timm:x"], heads=HEADS, per_class=(2, 100), blend=False)
     few, more = found.budgets["timm:x"]
     assert (few.n_labels, more.n_labels) == (4, 200)
     assert few.kind is Kind.POSITIVE
@@ -79,7 +79,7 @@ def test_budgets_beyond_half_of_the_rows_are_refused(family, crossing):
     rich, compact, labels = crossing
     views = family({"baseline:pixels": rich, "timm:x": compact}, labels)
     with pytest.raises(NotEnoughData, match="no class has 2000 labels"):
-        heads.assess_transfer(views["timm:x"], heads=HEADS, save=False, budgets=(1000,))
+        heads.assess_transfer(views["timm:x"], heads=HEADS, save=False, per_class=(1000,))
 
 
 @pytest.mark.parametrize(("n_classes", "n_each", "of_block"), [
