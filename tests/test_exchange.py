@@ -46,7 +46,7 @@ def test_an_export_comes_back_the_same(name, view, tmp_path):
     for column in ("text", "label", "split", "group", "content_hash"):
         assert after.column(column).tolist() == before.column(column).tolist()
     assert verify(store.dataset("d").folder) == []
-    assert heads.fit(back, "prototype", register=False).card["label"] == "label"
+    assert heads.fit(back, "prototype", save=False).card["label"] == "label"
     assert back.neighbors("i0", k=3).ids.tolist() == view.neighbors("i0", k=3).ids.tolist()
     with pytest.raises(UnknownEncoder, match="came from a file"):
         back.search_text("a")

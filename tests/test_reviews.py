@@ -241,7 +241,7 @@ def test_erasing_an_item_takes_it_out_of_the_history(view: View) -> None:
 
 
 def learned(view: View, **options: object) -> np.ndarray:
-    fitted = heads.fit(view, "ridge", register=False, **options)  # type: ignore[arg-type]
+    fitted = heads.fit(view, "ridge", save=False, **options)  # type: ignore[arg-type]
     return fitted.predict_proba(view.load())
 
 
@@ -264,10 +264,10 @@ def test_reviews_change_training_rows_alone_and_both_scores_are_shown(view: View
     split = ["test" if n % 4 == 0 else "train" for n in range(len(ids))]
     attach(folder, pa.table({"item_id": ids.tolist(), "split": split}), are_labels=False)
     test_item = "t00"
-    plain = heads.fit(view, "prototype", register=False).card
+    plain = heads.fit(view, "prototype", save=False).card
     assert "as_reviewed" not in plain
     add_reviews(folder, [relabel(test_item, "music")])
-    card = heads.fit(view, "prototype", register=False, apply_reviews=True).card
+    card = heads.fit(view, "prototype", save=False, apply_reviews=True).card
     assert card["metrics"] == plain["metrics"]  # the reviewed row teaches nothing: it is tested
     assert card["as_reviewed"]["n_changed"] == 1
     n = sum(one == "test" for one in split)
@@ -282,7 +282,7 @@ def test_what_was_excluded_teaches_nothing(view: View) -> None:
     ids = [f"t{n:02d}" for n in range(0, 60, 3)][:10]  # of food
     add_reviews(folder, [Review(one, Action.EXCLUDE, "topic") for one in ids[:-1]])
     add_reviews(folder, [Review(ids[-1], Action.DUPLICATE, "topic", "t30")])
-    fitted = heads.fit(view, "knn", register=False, apply_reviews=True)
+    fitted = heads.fit(view, "knn", save=False, apply_reviews=True)
     said = "Reviews applied to training rows: 0 relabelled, 10 left out, 0 added that had no label."
     assert said in fitted.card["notes"]
     assert len(fitted.estimator[-1].X_ if hasattr(fitted.estimator, "steps") else
@@ -294,9 +294,9 @@ def test_a_label_that_only_a_reviewer_gave_teaches_and_is_not_tested(view: View)
 
     folder = view.dataset.folder
     attach(folder, pa.table({"item_id": ["t00", "t01"], "topic": pa.nulls(2, pa.string())}))
-    assert heads.fit(view, "ridge", register=False).card["n_items"] == 58
+    assert heads.fit(view, "ridge", save=False).card["n_items"] == 58
     add_reviews(folder, [relabel("t00", "food")])
-    card = heads.fit(view, "ridge", register=False, apply_reviews=True).card
+    card = heads.fit(view, "ridge", save=False, apply_reviews=True).card
     assert card["n_items"] == 59
     assert card["evaluation"]["n_tested"] == 58
     assert any(note.endswith("1 added that had no label.") for note in card["notes"])
@@ -327,14 +327,14 @@ def test_of_twins_that_are_called_duplicates_of_each_other_one_teaches(view: Vie
         Review("t03", Action.DUPLICATE, "topic", "t00"),
         Review("t06", Action.DUPLICATE, "topic", "t03"),
     ])  # fmt: skip
-    card = heads.fit(view, "ridge", register=False, apply_reviews=True).card
+    card = heads.fit(view, "ridge", save=False, apply_reviews=True).card
     assert any("2 left out" in note for note in card["notes"])
     # What leads into the circle is no member of it, however early its name.
     add_reviews(folder, [Review("t00", Action.CONFIRM, "topic")])
     add_reviews(folder, [Review("t00", Action.DUPLICATE, "topic", "t03"),
                          Review("t03", Action.DUPLICATE, "topic", "t09"),
                          Review("t09", Action.DUPLICATE, "topic", "t03")])  # fmt: skip
-    card = heads.fit(view, "ridge", register=False, apply_reviews=True).card
+    card = heads.fit(view, "ridge", save=False, apply_reviews=True).card
     assert any("3 left out" in note for note in card["notes"])  # t03 stays: t00, t06, t09 go
 
 
@@ -344,7 +344,7 @@ def test_a_duplicate_of_what_is_gone_teaches(view: View) -> None:
     folder = view.dataset.folder
     add_reviews(folder, [Review("t00", Action.DUPLICATE, "topic", "t03")])
     delete(folder, select_ids(folder, ["t03"]))
-    card = heads.fit(view, "ridge", register=False, apply_reviews=True).card
+    card = heads.fit(view, "ridge", save=False, apply_reviews=True).card
     assert any("0 left out" in note for note in card["notes"])
     assert "1 reviewed items, or their originals, are gone: not applied." in card["notes"]
 
@@ -361,7 +361,7 @@ def test_suggested_labelled_by_reviewers_trained(view: View) -> None:
     bare = ids[:20] + ids[29:]
     attach(folder, pa.table({"item_id": bare, "topic": pa.nulls(len(bare), pa.string())}))
     add_reviews(folder, [relabel(one, truth[one]) for one in bare])
-    card = heads.fit(view, "ridge", register=False, apply_reviews=True).card
+    card = heads.fit(view, "ridge", save=False, apply_reviews=True).card
     assert card["evaluation"]["on"] == "folds"  # nothing in the test split can be tested
     assert card["evaluation"]["n_tested"] == 9
     attach(folder, pa.table({"item_id": ids, "topic": pa.nulls(len(ids), pa.string())}))
@@ -387,7 +387,7 @@ def test_the_mended_label_of_a_class_of_one_item_teaches(view: View) -> None:
     folder = view.dataset.folder
     attach(folder, pa.table({"item_id": ["t00"], "topic": ["fod"]}))
     add_reviews(folder, [relabel("t00", "food")])
-    card = heads.fit(view, "ridge", register=False, apply_reviews=True).card
+    card = heads.fit(view, "ridge", save=False, apply_reviews=True).card
     assert card["n_items"] == 60
     assert any("1 added that had no label" in note for note in card["notes"])
 

@@ -66,7 +66,7 @@ def test_a_view_within_a_slice_reads_those_items_alone(view: View) -> None:
 def test_heads_learn_from_a_slice_alone_and_say_so(view: View) -> None:
     ids = [f"t{i:02d}" for i in range(20)]
     save_slice(view.dataset.folder, "half", ids)
-    fitted = heads.fit(view.within("half"), "prototype", register=False)
+    fitted = heads.fit(view.within("half"), "prototype", save=False)
     assert fitted.card["n_items"] == 20
     assert fitted.card["slice"] == "half"
     run = heads.compare(view.within("half"), ["prototype"])

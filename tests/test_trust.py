@@ -69,7 +69,7 @@ def made(tmp_path_factory):
         store.embed(source, dataset="known", encoders=[HASHING], source_options=options)
         fitted = heads.fit(store.view("d", ENCODER), "prototype")
         fitted.save(folder / "of-encoder")
-        heads.fit(store.view("known", HASHING), HEAD, register=False).save(folder / "of-type")
+        heads.fit(store.view("known", HASHING), HEAD, save=False).save(folder / "of-type")
         heads.compare([store.view("known", HASHING)], [HEAD], evaluation="folds")
     sys.modules.pop("theirs")
     (folder / "registered").write_text(str(fitted.path))

@@ -103,7 +103,7 @@ def test_a_head_learns_the_same_from_the_snapshot_on_its_card(empty_store, tiny_
     (tiny_images / "light").rmdir()
     embed(empty_store, None)
     then = empty_store.view("d", PIXELS).as_of(Snapshot(**head.card["snapshot"]))
-    again = heads.fit(then, "prototype", register=False)
+    again = heads.fit(then, "prototype", save=False)
     assert again.card["metrics"] == head.card["metrics"]
     assert again.card["snapshot"] == head.card["snapshot"]
 

@@ -65,9 +65,10 @@ def fit(
     coverage: float | None = None,
     seed: int = 0,
     apply_reviews: bool = False,
-    register: bool = True,
+    save: bool = True,
     progress: Progress | None = None,
     minutes: float | None = None,
+    register: bool | None = None,
 ) -> FittedHead:
     """Fit a head on a view, evaluate it, and keep it beside the data set.
 
@@ -93,12 +94,14 @@ def fit(
     apply_reviews : bool
         Let reviewers' decisions change the training rows. Where they concern test rows, the card
         also says how well the head does against what reviewers say.
-    register : bool
+    save : bool
         Write ``heads/<head-id>/`` into the data set's folder.
     progress : callable, optional
         As of `heads.compare`.
     minutes : float, optional
         Stop judging after so long, with whole repeats of the folds; the last fit is still made.
+    register : bool, optional
+        What ``save`` was called up to 0.2.
 
     Returns
     -------
@@ -110,6 +113,7 @@ def fit(
     UnknownHead, MissingColumn, NotEnoughData, TimeIsUp
     """
     begin, created = time.perf_counter(), datetime.now(UTC)
+    save = save if register is None else register
     options = PlanOptions(label, task, seed=seed, apply_reviews=apply_reviews)
     lesson = _lesson_of(view, head, options, coverage)
     runner = Runner(seed, None, progress, minutes=minutes)
@@ -135,7 +139,7 @@ def fit(
     )
     fitted = _fitted(lesson, estimator, card)
     said = _predictions(evaluation, lesson.plan)
-    return save_head(fitted, said, heads_folder(view.dataset)) if register else fitted
+    return save_head(fitted, said, heads_folder(view.dataset)) if save else fitted
 
 
 def _head_id(lesson: _Lesson, created: datetime) -> str:

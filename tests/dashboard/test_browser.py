@@ -336,8 +336,8 @@ def test_three_items_are_reviewed_by_keyboard_and_heads_learn_from_it(
     assert decided == [(leaks[0], "duplicate"), (twins[0], "confirm"), (twins[1], "exclude")]
 
     view = dataset.view("baseline:pixels")
-    without = heads.fit(view, "knn", register=False)
-    learned = heads.fit(view, "knn", register=False, apply_reviews=True)
+    without = heads.fit(view, "knn", save=False)
+    learned = heads.fit(view, "knn", save=False, apply_reviews=True)
     assert without.card["evaluation"]["n_tested"] == learned.card["evaluation"]["n_tested"]
     said = [note for note in learned.card["notes"] if note.startswith("Reviews applied")]
     in_train = [one for one in (leaks[0], twins[1]) if one.startswith("train/")]

@@ -523,7 +523,7 @@ def test_what_reviewers_say_stands_beside_the_scores(store: Store) -> None:
     run = heads.compare(view, ["prototype"], apply_reviews=True, save=False)
     rows = leaderboard.leaderboard(run)
     assert all(row["as reviewed"] != row["value"] for row in rows if row["head"] != "majority")
-    head = heads.fit(view, "prototype", apply_reviews=True, register=False)
+    head = heads.fit(view, "prototype", apply_reviews=True, save=False)
     shown_rows = head_details.metric_rows(head.card)
     accuracy = next(row for row in shown_rows if row["metric"].startswith("accuracy"))
     assert accuracy["as reviewed"] == 100 * head.card["as_reviewed"]["metrics"]["accuracy"]

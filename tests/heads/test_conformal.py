@@ -43,7 +43,7 @@ def test_a_head_with_sets_says_so_and_keeps_its_promise_on_the_test_split(make_v
     vectors, labels = blobs(n=1200, noise=5)
     split = ["train"] * 400 + ["val"] * 300 + ["test"] * 500
     view = make_view(vectors, labels, split=split)
-    fitted = heads.fit(view, "lda", coverage=0.8, register=False)
+    fitted = heads.fit(view, "lda", coverage=0.8, save=False)
     found = fitted.card["conformal"]
     assert (found["coverage"], found["n_calibration"]) == (0.8, 300)
     assert found["on_test"]["low"] - 0.05 < 0.8 < found["on_test"]["high"] + 0.05
@@ -52,24 +52,24 @@ def test_a_head_with_sets_says_so_and_keeps_its_promise_on_the_test_split(make_v
 
 def test_without_a_val_split_a_fifth_of_the_training_rows_is_set_aside(make_view, blobs):
     vectors, labels = blobs(n=100)
-    fitted = heads.fit(make_view(vectors, labels), "prototype", coverage=0.9, register=False)
+    fitted = heads.fit(make_view(vectors, labels), "prototype", coverage=0.9, save=False)
     assert fitted.card["conformal"]["n_calibration"] == 20
     numbers = heads.fit(
         make_view(vectors, vectors[:, 0].astype(float).tolist()), "ridge", coverage=0.9,
-        register=False,
+        save=False,
     )  # fmt: skip
     assert numbers.card["conformal"]["n_calibration"] == 20
 
 
 def test_too_few_rows_to_promise_put_every_class_into_the_set(make_view, blobs):
     vectors, labels = blobs(n=30)
-    fitted = heads.fit(make_view(vectors, labels), "prototype", coverage=0.95, register=False)
+    fitted = heads.fit(make_view(vectors, labels), "prototype", coverage=0.95, save=False)
     assert fitted.card["conformal"]["limit"] is None
 
 
 def test_a_share_that_is_none_is_refused(make_view, blobs):
     with pytest.raises(BadName, match="between 0 and 1"):
-        heads.fit(make_view(*blobs(n=30)), "prototype", coverage=90, register=False)
+        heads.fit(make_view(*blobs(n=30)), "prototype", coverage=90, save=False)
 
 
 # probabilities, limit, set, set where it may be empty
@@ -96,7 +96,7 @@ def test_an_item_that_fits_no_class_has_a_set_of_one_unless_asked(make_view, blo
     vectors, labels = blobs(n=300)
     split = ["train"] * 100 + ["val"] * 100 + ["test"] * 100
     view = make_view(vectors, labels, split=split)
-    fitted = heads.fit(view, "prototype", coverage=0.5, register=False)
+    fitted = heads.fit(view, "prototype", coverage=0.5, save=False)
     between = np.mean(vectors, axis=0, keepdims=True)
     ids = np.array(["x"], dtype=object)
     assert answer(fitted, ids, between).in_set.sum() == 1

@@ -75,7 +75,7 @@ def test_a_head_is_fitted_registered_and_loaded(split_view, head):
 
 
 def test_the_card_says_what_decided_the_head(split_view):
-    card = heads.fit(split_view, "ridge", seed=4, register=False).card
+    card = heads.fit(split_view, "ridge", seed=4, save=False).card
     assert {key: card[key] for key in ("dataset", "encoder", "snapshot", "label", "seed")} == {
         "dataset": "toys",
         "encoder": "timm:x",
@@ -97,8 +97,9 @@ def test_the_card_says_what_decided_the_head(split_view):
     json.dumps(card)
 
 
-def test_nothing_is_written_without_register(split_view):
-    heads.fit(split_view, "prototype", register=False)
+def test_nothing_is_written_where_it_is_not_to_be_kept(split_view):
+    heads.fit(split_view, "prototype", save=False)
+    heads.fit(split_view, "prototype", register=False)  # as it was called up to 0.2
     assert heads.list_heads(split_view.dataset) == []
     assert not split_view.dataset.path.exists()
 
@@ -131,15 +132,15 @@ def test_test_rows_decide_nothing(make_view, blobs):
     vectors, labels = blobs(n=150, noise=2)
     split = ["train"] * 100 + ["test"] * 50
     shuffled = labels[:100] + labels[:99:-1]
-    a = heads.fit(make_view(vectors, labels, split=split), register=False)
+    a = heads.fit(make_view(vectors, labels, split=split), save=False)
     other = vectors.copy()
     other[100:] += 3
-    b = heads.fit(make_view(other, shuffled, split=split), register=False)
+    b = heads.fit(make_view(other, shuffled, split=split), save=False)
     np.testing.assert_array_equal(a.estimator.weights_, b.estimator.weights_)
 
 
 def test_vectors_of_another_encoder_are_refused(split_view, make_view, blobs):
-    fitted = heads.fit(split_view, "prototype", register=False)
+    fitted = heads.fit(split_view, "prototype", save=False)
     vectors, labels = blobs(n=150, noise=2)
     with pytest.raises(EncoderMismatch, match="timm:x"):
         fitted.predict(make_view(vectors, labels, spec="timm:y").load())
@@ -213,7 +214,7 @@ def test_a_split_that_leaks_is_noticed(make_view, blobs):
     content = [f"h{i}" for i in range(60)]
     content[50:53] = content[:3]
     view = make_view(vectors, labels, split=["train"] * 45 + ["test"] * 15, content_hash=content)
-    fitted = heads.fit(view, "prototype", register=False)
+    fitted = heads.fit(view, "prototype", save=False)
     assert fitted.card["evaluation"]["n_leaked"] == 3
     assert fitted.card["notes"][0].startswith(
         "The split leaks: 3 of 15 test items have an exact copy"

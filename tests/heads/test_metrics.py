@@ -170,7 +170,7 @@ def test_a_head_tested_on_equal_numbers_says_so(make_view, capsys):
     vectors = rng.normal(size=(60, 4)).astype(np.float32)
     labels = [*(vectors[:40, 0].astype(float) + 0.5).tolist(), *[1.5] * 20]
     view = make_view(vectors, labels, split=["train"] * 40 + ["test"] * 20)
-    fitted = heads.fit(view, "ridge", task="regression", register=False)
+    fitted = heads.fit(view, "ridge", task="regression", save=False)
     assert fitted.card["metrics"]["r2"] == {
         "value": None, "low": None, "high": None, "estimand": fitted.card.estimand,
     }  # fmt: skip

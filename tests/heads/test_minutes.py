@@ -97,7 +97,7 @@ def test_a_stopped_curve_has_the_small_budgets_and_a_stopped_head_fewer_repeats(
     fitted = heads.fit(view, "ridge", minutes=3)
     assert fitted.card["evaluation"]["n_repeats"] == 2
     stop_after(0)
-    whole = heads.fit(view, "ridge", register=False)
+    whole = heads.fit(view, "ridge", save=False)
     np.testing.assert_array_equal(fitted.estimator.weights_, whole.estimator.weights_)
 
 

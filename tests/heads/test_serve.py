@@ -271,7 +271,7 @@ def test_an_encoder_may_have_moved(tmp_path, world, tiny_clip):
     store = dataset.store
     spec = f"open_clip:local-dir:{tiny_clip}"
     store.embed([folder / "photos"], dataset="photos", encoders=[spec])
-    fitted = heads.fit(dataset.view(spec), "prototype", register=False)
+    fitted = heads.fit(dataset.view(spec), "prototype", save=False)
     shutil.copytree(tiny_clip, tmp_path / "elsewhere")
     new = sorted((folder / "new").glob("*.png"))
     there = fitted.ask(new, encoder=str(tmp_path / "elsewhere"))
@@ -287,6 +287,6 @@ def test_a_head_without_probabilities_cannot_abstain(world):
     from sklearn.svm import LinearSVC
 
     _, dataset = world
-    fitted = heads.fit(dataset.view("baseline:pixels"), LinearSVC(), register=False)
+    fitted = heads.fit(dataset.view("baseline:pixels"), LinearSVC(), save=False)
     with pytest.raises(BadName, match="cannot abstain"):
         answer(fitted, np.array(["a"], dtype=object), np.zeros((1, 3072)), 0.5)

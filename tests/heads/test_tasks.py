@@ -115,7 +115,7 @@ def test_a_head_for_numbers(numbers_view, head):
 
 
 def test_ridge_on_numbers_is_as_good_as_the_best_plain_one(numbers_view):
-    found = heads.fit(numbers_view, "ridge", register=False).card["metrics"]["r2"]["value"]
+    found = heads.fit(numbers_view, "ridge", save=False).card["metrics"]["r2"]["value"]
     e = numbers_view.load()
     y = e.labels.astype(float)
     plain = [
@@ -180,7 +180,7 @@ def test_numbers_of_texts_have_tfidf_as_their_baseline(make_view):
     best = found.rows()[0]
     assert (best["encoder"], best["head"]) == ("baseline:tfidf", "ridge")
     assert best["value"] > 0.8
-    fitted = heads.fit(view, "tfidf", register=False)
+    fitted = heads.fit(view, "tfidf", save=False)
     assert fitted.predict(["crack crack crack"])[0] > fitted.predict(["rust rust rust"])[0] + 1
 
 
@@ -193,9 +193,9 @@ def test_estimators_of_the_users_own(make_view, blobs, numbers_view):
     fitted = heads.fit(view, LogisticRegression(C=2.0))
     assert "C=2.0" in fitted.card["search_space"]
     assert heads.load_head(view.dataset, fitted.head_id).predict(view.load())[0] in labels
-    by_name = heads.fit(view, "python:sklearn.svm:LinearSVC", register=False)
+    by_name = heads.fit(view, "python:sklearn.svm:LinearSVC", save=False)
     assert by_name.card["metrics"]["accuracy"]["value"] > 0.5
-    assert heads.fit(numbers_view, SVR(), register=False).card["task"] == "regression"
+    assert heads.fit(numbers_view, SVR(), save=False).card["task"] == "regression"
 
 
 @pytest.mark.parametrize(
@@ -260,7 +260,7 @@ def test_seeds_reach_estimators_within_estimators(make_view, blobs):
     vectors, labels = blobs(n=60, noise=6)
     head = make_pipeline(StandardScaler(), RandomForestClassifier(n_estimators=5))
     view = make_view(vectors, labels)
-    a, b = (heads.fit(view, head, seed=3, register=False) for _ in range(2))
+    a, b = (heads.fit(view, head, seed=3, save=False) for _ in range(2))
     np.testing.assert_array_equal(a.predict_proba(view.load()), b.predict_proba(view.load()))
 
 

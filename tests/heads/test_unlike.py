@@ -289,7 +289,7 @@ def test_old_bundles_load_and_say_that_they_cannot_tell(bundle, tmp_path, capsys
 
 
 def test_a_head_that_reads_texts_says_that_it_cannot_tell(taught):
-    found = heads.fit(taught[1], "tfidf", label="kind", register=False)
+    found = heads.fit(taught[1], "tfidf", label="kind", save=False)
     assert found.unlike_training(ALIKE) is None
     assert "reads texts, not vectors" in found.cannot_tell
 
@@ -308,7 +308,7 @@ def test_from_python_frames_raw_items_and_stored_views_carry_it(taught, bundle):
 
 @pytest.mark.parametrize("label", ["width", "tags"])
 def test_numbers_and_several_labels_are_measured_without_classes(taught, label):
-    fitted = heads.fit(taught[1], "ridge", label=label, register=False)
+    fitted = heads.fit(taught[1], "ridge", label=label, save=False)
     assert len(fitted.familiar.distance.means) == 1
     assert fitted.cannot_tell is None
     assert fitted.ask(OTHERS).unlike.share == 1
