@@ -26,7 +26,7 @@ from heads.experiments.leaks import MOST_OF_A_FIT, find_leak
 from heads.labels.fitting import fit_head
 from heads.labels.folds import make_folds
 from heads.labels.matrix import Matrix
-from heads.labels.options import PlanOptions
+from heads.labels.options import PlanOptions, renamed
 from heads.labels.plan import Plan, make_plan, task_of
 from heads.labels.tasks import Task, texts_of
 from heads.labels.views import slice_facts
@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from featurestore.store.view import View
 
 
+@renamed(register="save")
 def fit(
     view: View,
     head: str | Any = "logistic",
@@ -68,7 +69,6 @@ def fit(
     save: bool = True,
     progress: Progress | None = None,
     minutes: float | None = None,
-    register: bool | None = None,
 ) -> FittedHead:
     """Fit a head on a view, evaluate it, and keep it beside the data set.
 
@@ -100,8 +100,6 @@ def fit(
         As of `heads.compare`.
     minutes : float, optional
         Stop judging after so long, with whole repeats of the folds; the last fit is still made.
-    register : bool, optional
-        What ``save`` was called up to 0.2.
 
     Returns
     -------
@@ -113,7 +111,6 @@ def fit(
     UnknownHead, MissingColumn, NotEnoughData, TimeIsUp
     """
     begin, created = time.perf_counter(), datetime.now(UTC)
-    save = save if register is None else register
     options = PlanOptions(label, task, seed=seed, apply_reviews=apply_reviews)
     lesson = _lesson_of(view, head, options, coverage)
     runner = Runner(seed, None, progress, minutes=minutes)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
-from typing import TypedDict, TypeVar
+from functools import wraps
+from typing import ParamSpec, TypedDict, TypeVar
 
 from featurestore.errors import BadName, nearest
 from heads.labels.tasks import Task
@@ -65,6 +66,8 @@ class PlanKeywords(RowKeywords, total=False):
 
 
 Options = TypeVar("Options")
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 def options_from(
@@ -72,18 +75,28 @@ def options_from(
 ) -> Options:
     """Make an options value from the keywords of a function that has ``own`` ones besides.
 
-    What a keyword was called in earlier versions goes on working (``OLD`` of the kind).
-
     Raises
     ------
     TypeError
         If there is no such keyword, with the nearest one.
     """
     known = [one.name for one in fields(kind)]  # type: ignore[arg-type]
-    old: Mapping[str, str] = getattr(kind, "OLD", {})
-    keywords = {old.get(name, name): value for name, value in keywords.items()}
     for name in keywords:
         if name not in known:
             close = nearest(name, [*known, *own], n=len(known) + len(own))
             raise TypeError(f"{function}() has no keyword {name!r}: {close}")
     return kind(**keywords)
+
+
+def renamed(**new_of: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
+    """Let a function go on taking what its keywords were called before: ``old="new"``."""
+
+    def wrap(function: Callable[P, T]) -> Callable[P, T]:
+        @wraps(function)
+        def call(*args: P.args, **keywords: P.kwargs) -> T:
+            given = {new_of.get(name, name): value for name, value in keywords.items()}
+            return function(*args, **given)  # type: ignore[arg-type]
+
+        return call
+
+    return wrap

@@ -14,7 +14,7 @@ from featurestore.errors import NotEnoughData
 from featurestore.terms.words import counted
 from heads.experiments.cells import Progress, Runner, cell_cache, keep_run, run_folder
 from heads.experiments.compare import check_metric
-from heads.labels.options import options_from
+from heads.labels.options import options_from, renamed
 from heads.labels.plan import Plan
 from heads.labels.tasks import Task
 from heads.labels.views import AnyDataset
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from featurestore.store.view import View
 
 
+@renamed(budgets="per_class")
 def assess_transfer(
     views: View | Sequence[View],
     *,

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from heads.labels.options import PlanOptions, RowKeywords
 from heads.measures.choice import MARGIN
@@ -27,8 +27,6 @@ class TransferKeywords(RowKeywords, total=False):
 @dataclass(frozen=True)
 class TransferOptions:
     """Which rows are looked at, and what beside the verdicts."""
-
-    OLD: ClassVar[Mapping[str, str]] = {"budgets": "per_class"}  # keywords of 0.2 and before
 
     label: str | None = None
     task: str | None = None

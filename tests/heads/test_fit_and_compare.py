@@ -203,8 +203,8 @@ def test_unknown_names_are_answered_with_known_ones(split_view):
 def test_an_unknown_keyword_is_answered_with_the_nearest(split_view):
     with pytest.raises(TypeError, match="has no keyword 'evaluate': did you mean 'evaluation'"):
         heads.compare(split_view, evaluate="folds")
-    with pytest.raises(TypeError, match="has no keyword 'budget': did you mean 'budgets'"):
-        heads.assess_transfer(split_view, budget=(4,))
+    with pytest.raises(TypeError, match="has no keyword 'per_clas': did you mean 'per_class'"):
+        heads.assess_transfer(split_view, per_clas=(4,))
     with pytest.raises(TypeError, match="has no keyword 'apply_reviews'"):
         heads.assess_transfer(split_view, apply_reviews=True)
 
