@@ -16,6 +16,7 @@ from heads.labels.matrix import Matrix
 TEMPERATURE = 0.07  # of DINO's k-NN evaluation: facebookresearch/dinov2, eval/knn.py
 TEMPERATURES = (TEMPERATURE, 0.02, 0.2)  # first the one that is kept where none is better
 CHUNK_ROWS = 1024
+MOST_AT_ONCE = 2000  # vectors that are compared with each other at once
 CHOICE_ROWS = 1000  # on which k and the temperature are chosen
 KS = (1, 3, 5, 10, 20, 50)
 
@@ -72,9 +73,7 @@ class KnnHead(KnnChoices, ScoreHead):
         rng = np.random.default_rng(self.random_state)
         request = asked(self)
         rows = rows_to_choose_on(rng, len(codes), request)
-        nearest, cosines = nearest_rows(
-            self.vectors_[rows], self.vectors_, max(self.ks), block[rows], block
-        )
+        nearest, cosines = nearest_others(self.vectors_, rows, max(self.ks), block)
         class_sizes = np.bincount(codes[rows], minlength=len(self.classes_))
         recall_weights = 1 / class_sizes[codes[rows]]
         right = []
@@ -97,9 +96,10 @@ class KnnHead(KnnChoices, ScoreHead):
         self, rows: NDArray[np.intp], cosines: NDArray[Any], temperature: float
     ) -> NDArray[np.float64]:
         """Return the share of the votes for each class, shape (n_queries, n_classes)."""
+        n, n_classes = len(rows), len(self.classes_)
+        cell = np.arange(n)[:, None] * n_classes + self.codes_[rows]
         weights = vote_weights(cosines, temperature)
-        votes = np.zeros((len(rows), len(self.classes_)))
-        np.add.at(votes, (np.arange(len(rows))[:, None], self.codes_[rows]), weights)
+        votes = np.bincount(cell.ravel(), weights.ravel(), n * n_classes).reshape(n, n_classes)
         return np.asarray(votes / np.maximum(votes.sum(axis=1, keepdims=True), 1e-300))
 
     def _scores(self, X: Matrix) -> NDArray[np.float64]:
@@ -120,6 +120,15 @@ def rows_to_choose_on(
     return order[:CHOICE_ROWS]
 
 
+def nearest_others(
+    vectors: NDArray[Any], rows: NDArray[np.intp], k: int, block: NDArray[Any]
+) -> tuple[NDArray[np.intp], NDArray[Any]]:
+    """Return what `nearest_rows` does for some of the vectors, each without its own block."""
+    if len(rows) <= len(vectors) / 2 or len(vectors) > MOST_AT_ONCE:
+        return nearest_rows(vectors[rows], vectors, k, block[rows], block)
+    return _nearest((vectors @ vectors.T)[rows], k, block[rows], block)  # half the products
+
+
 def nearest_rows(
     queries: NDArray[Any],
     vectors: NDArray[Any],
@@ -131,19 +140,26 @@ def nearest_rows(
 
     A query has no neighbour of its own block. Both results have shape (n_queries, min(k, n)).
     """
-    k = min(k, len(vectors))
     rows, cosines = [], []
     for begin in range(0, len(queries), CHUNK_ROWS):
         chunk = slice(begin, begin + CHUNK_ROWS)
-        cosine = queries[chunk] @ vectors.T  # (n_chunk, n)
-        if query_block is not None and block is not None:
-            cosine[query_block[chunk, None] == block] = -np.inf
-        found = _largest(cosine, k)
-        score = np.take_along_axis(cosine, found, axis=1)
-        order = np.argsort(-score, axis=1, kind="stable")
-        rows.append(np.take_along_axis(found, order, axis=1))
-        cosines.append(np.take_along_axis(score, order, axis=1))
+        own = None if query_block is None else query_block[chunk]
+        found, score = _nearest(queries[chunk] @ vectors.T, k, own, block)
+        rows.append(found)
+        cosines.append(score)
     return np.concatenate(rows), np.concatenate(cosines)
+
+
+def _nearest(
+    cosine: NDArray[Any], k: int, query_block: NDArray[Any] | None, block: NDArray[Any] | None
+) -> tuple[NDArray[np.intp], NDArray[Any]]:
+    """Return the columns and values of the k largest of each row, best first."""
+    if query_block is not None and block is not None:
+        cosine[query_block[:, None] == block] = -np.inf
+    found = _largest(cosine, min(k, cosine.shape[1]))
+    score = np.take_along_axis(cosine, found, axis=1)
+    order = np.argsort(-score, axis=1, kind="stable")
+    return np.take_along_axis(found, order, axis=1), np.take_along_axis(score, order, axis=1)
 
 
 def vote_weights(cosines: NDArray[Any], temperature: float = TEMPERATURE) -> NDArray[Any]:

@@ -98,12 +98,13 @@ class LdaHead(ScoreHead):
         parts = [(rows[train], rows[test]) for train, test in inner]
         scores: dict[float, list[NDArray[np.float64]]] = {float(s): [] for s in self.by_class}
         for train, test in parts:
+            tested = Z[test].astype(np.float64)
             fitted = _Gaussians.of(
                 Z[train], codes[train], len(self.classes_), taken(weights, train)
             )
             for share, found in scores.items():
                 W, _ = fitted.discriminant(share)
-                found.append(Z[test] @ W[:-1] + W[-1])
+                found.append(tested @ W[:-1] + W[-1])
         held_out = np.concatenate([test for _, test in parts])
         truth, counts = codes[held_out], taken(weights, held_out)
         least = np.inf

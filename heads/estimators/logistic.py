@@ -290,7 +290,7 @@ class Axes:
     def of(cls, Z: NDArray[Any], counts: NDArray[np.float64] | None) -> Self:
         """Find the axes of Z, (n, dim), rows weighing as much as ``counts``, (n,)."""
         basis = basis_of(Z, counts)
-        rows = basis.left * np.sqrt(basis.squares)
+        rows = basis.rows()
         if counts is not None:
             rows /= np.sqrt(counts)[:, None]
         return cls(rows.astype(Z.dtype), basis.squares, basis)
@@ -298,9 +298,9 @@ class Axes:
     def weights(self, Z: NDArray[Any], A: NDArray[np.float64]) -> NDArray[np.float64]:
         """Turn weights of ``rows`` into those of Z, (dim + 1, n_classes), intercepts last."""
         basis = self.basis
-        by_row = basis.left @ (A[:-1] / np.sqrt(self.squares)[:, None])
+        by_row = basis.left @ (A[:-1] / np.sqrt(self.squares)[:, None]).astype(basis.left.dtype)
         if basis.counts is not None:
-            by_row *= np.sqrt(basis.counts)[:, None]
+            by_row *= np.sqrt(basis.counts).astype(by_row.dtype)[:, None]
         W = Z.T @ by_row - np.outer(basis.centre, by_row.sum(axis=0))
         return np.vstack([W, A[-1] - basis.centre @ W])
 

@@ -14,6 +14,7 @@ from heads.estimators.weights import checked_weights
 from heads.labels.matrix import Matrix
 from heads.labels.shared import once
 
+_CHUNK_ROWS = 64  # that are float64 at a time: more do not stay in the cache
 KINDS = ("centre", "l2", "standardise")
 
 
@@ -78,7 +79,11 @@ def _moments(
     """Return mean and variance of each column, (dim,) both."""
     if weights is None:
         mean = X.mean(axis=0, dtype=np.float64)
-        variance = X.var(axis=0, dtype=np.float64, mean=mean[None])
+        variance = np.zeros_like(mean)
+        for begin in range(0, len(X), _CHUNK_ROWS):
+            apart = X[begin : begin + _CHUNK_ROWS] - mean
+            variance += np.einsum("ij,ij->j", apart, apart)
+        variance /= len(X)
     else:
         mean = weights @ X / weights.sum()
         variance = weights @ (X - mean) ** 2 / weights.sum()

@@ -31,8 +31,7 @@ class PrototypeHead(ScoreHead):
         """Learn the class means from X of shape (n, dim), labels y and weights of shape (n,)."""
         rows = self._begin_weighted_fit(X, y, None, sample_weight)
         codes, weights = rows.y, rows.weights
-        self.normaliser_, vectors = normalised("l2", rows.X, weights)
-        Z = vectors.astype(np.float64)
+        self.normaliser_, Z = normalised("l2", rows.X, weights)
         self.means_, _ = class_means(Z, codes, len(self.classes_), weights)
         held_out = np.bincount(codes)[codes] > 1  # the only row of a class has no mean without it
         self.sharpness_ = 1.0
@@ -46,7 +45,7 @@ class PrototypeHead(ScoreHead):
             self._answer(request, Z, rows)
         return self
 
-    def _answer(self, request: Request, Z: NDArray[np.float64], whole: Rows) -> None:
+    def _answer(self, request: Request, Z: NDArray[Any], whole: Rows) -> None:
         """Score what is asked for against means without it: of whole groups, unlike one row."""
         n = len(whole.y)
         rows, parts = request.parts(whole.source, n)
@@ -61,7 +60,7 @@ class PrototypeHead(ScoreHead):
 
     def _leave_one_out(
         self,
-        Z: NDArray[np.float64],
+        Z: NDArray[Any],
         codes: NDArray[np.intp],
         weights: NDArray[np.float64] | None = None,
     ) -> NDArray[np.float64]:
@@ -78,10 +77,10 @@ class PrototypeHead(ScoreHead):
         return scores
 
     def _scores(self, X: Matrix) -> NDArray[np.float64]:
-        return _half_distances(self.normaliser_.transform(X).astype(np.float64), self.means_)
+        return _half_distances(self.normaliser_.transform(X), self.means_)
 
 
-def _half_distances(Z: NDArray[np.float64], means: NDArray[np.float64]) -> NDArray[np.float64]:
+def _half_distances(Z: NDArray[Any], means: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return -|z - m|² / 2, shape (n, n_classes)."""
-    squares = np.einsum("ij,ij->i", Z, Z)[:, None] + (means**2).sum(axis=1)
-    return np.asarray(Z @ means.T - squares / 2)
+    squares = np.einsum("ij,ij->i", Z, Z, dtype=np.float64)[:, None] + (means**2).sum(axis=1)
+    return np.asarray(Z @ means.T.astype(Z.dtype) - squares / 2)

@@ -13,7 +13,13 @@ from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.linear_model import Ridge
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from heads.estimators.knn import KnnChoices, nearest_rows, rows_to_choose_on, vote_weights
+from heads.estimators.knn import (
+    KnnChoices,
+    nearest_others,
+    nearest_rows,
+    rows_to_choose_on,
+    vote_weights,
+)
 from heads.estimators.logistic import DENSE_ROWS, same_geometry
 from heads.estimators.normaliser import KINDS, Normaliser, normalised
 from heads.estimators.ridge import ALPHAS, choose_normalisation, ridge_loo
@@ -137,9 +143,7 @@ class KnnRegressor(KnnChoices, RegressorMixin, BaseEstimator):  # type: ignore[m
         block = np.arange(len(y)) if groups is None else np.asarray(groups)
         request = asked(self)
         rows = rows_to_choose_on(np.random.default_rng(self.random_state), len(y), request)
-        found, cosines = nearest_rows(
-            self.vectors_[rows], self.vectors_, max(self.ks), block[rows], block
-        )
+        found, cosines = nearest_others(self.vectors_, rows, max(self.ks), block)
 
         def loss(k: int, temperature: float) -> float:
             said = self._mean(found[:, :k], cosines[:, :k], temperature)

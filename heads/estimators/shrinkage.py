@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 from scipy.linalg import LinAlgError, cho_factor, cho_solve
 
 from heads.estimators.weights import taken
+from heads.labels.shared import once
 
-_REFINEMENTS = 2
-_LAST_STEP = 1e-5  # of what was found: from there on float32 is no start for a refinement
+_ENOUGH = 1e-3  # of what was found: a first step up to here leaves an error of its square
+_LAST_STEP = 1e-5  # from there on float32 is no start for a refinement
 _CHUNK_ROWS = 64  # that are float64 at a time: more do not stay in the cache
 CONSTANT = 1e-10  # of the mean variance: rounding leaves that much where nothing varies
 
@@ -40,52 +41,68 @@ class Shrunk:
         ``S⁻¹ M = D⁻¹ M - D⁻¹ Bᵀ (I + B D⁻¹ Bᵀ)⁻¹ B D⁻¹ M``.
         """
         n, dim = R.shape
-        B = R * np.sqrt(self.kept).astype(R.dtype)[:, None]
-        trace = float(self.diagonal.sum() + np.einsum("ij,ij->", B, B, dtype=np.float64))
+        trace = float(self.diagonal.sum() + self.kept @ _squared_lengths(R))
         # A small ridge, for classes within which nothing varies.
         D = self.diagonal + max(1e-9, 1e-6 * trace / dim)
         if n < dim:
-            return _solve_wide(B, D, M)
+            return _solve_wide(R, self.kept, D, M)
+        B = R * np.sqrt(self.kept).astype(R.dtype)[:, None]
         S = (B.T @ B).astype(np.float64)
         S.flat[:: dim + 1] += D
         return np.asarray(cho_solve(cho_factor(S), M))
 
 
 def _solve_wide(
-    B: NDArray[Any], D: NDArray[np.float64], M: NDArray[np.float64]
+    R: NDArray[Any], kept: NDArray[np.float64], D: NDArray[np.float64], M: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Return (diag(D) + BᵀB)⁻¹ M from the inner products of the rows of B, (n, dim).
+    """Return (diag(D) + Rᵀ diag(kept) R)⁻¹ M from the inner products of the rows of R, (n, dim).
 
-    That is done in the dtype of B. Two steps of refinement make up for float32; where the second
-    is no small one, as along a strong direction, all is done in float64.
+    That is done in the dtype of R. One or two steps of refinement make up for float32; where they
+    do not, as along a strong direction, all is done in float64.
     """
-    root = np.sqrt(D).astype(B.dtype)[:, None]
-    scaled = B / root[:, 0]
-    inner = scaled @ scaled.T
+    root = np.sqrt(D).astype(R.dtype)[:, None]
+    by_row = np.sqrt(kept).astype(R.dtype)[:, None]
+    scaled = R * by_row
+    scaled /= root[:, 0]
+    if D.min() == D.max():
+        inner = _inner_products(R) * (by_row / D[0].astype(R.dtype)) * by_row[:, 0]
+    else:
+        inner = scaled @ scaled.T
     inner.flat[:: len(inner) + 1] += 1
     try:
         factor = cho_factor(inner, overwrite_a=True, check_finite=False)
     except LinAlgError:  # copies within classes: beyond what float32 can tell
-        if B.dtype != np.float32:
+        if R.dtype != np.float32:
             raise
-        return _solve_wide(B.astype(np.float64), D, M)
+        return _solve_wide(R.astype(np.float64), kept, D, M)
 
     def solve(M: NDArray[np.float64]) -> NDArray[np.float64]:
-        spun = M.astype(B.dtype) / root
+        spun = M.astype(R.dtype) / root
         spun -= scaled.T @ cho_solve(factor, scaled @ spun, check_finite=False)
         return np.asarray(spun / root, dtype=np.float64)
 
-    found, step = solve(M), np.zeros_like(M)
-    for _ in range(_REFINEMENTS if B.dtype == np.float32 else 0):
+    found = solve(M)
+    if R.dtype != np.float32:
+        return found
+    for small in (_ENOUGH, _LAST_STEP):
         missing = M - D[:, None] * found
-        for begin in range(0, len(B), _CHUNK_ROWS):
-            part = B[begin : begin + _CHUNK_ROWS].astype(np.float64)
-            missing -= part.T @ (part @ found)
+        for begin in range(0, len(R), _CHUNK_ROWS):
+            rows = slice(begin, begin + _CHUNK_ROWS)
+            part = R[rows].astype(np.float64)
+            missing -= part.T @ (kept[rows, None] * (part @ found))
         step = solve(missing)
         found += step
-    if not np.linalg.norm(step) <= _LAST_STEP * np.linalg.norm(found):
-        return _solve_wide(B.astype(np.float64), D, M)
-    return found
+        if np.linalg.norm(step) <= small * np.linalg.norm(found):
+            return found
+    return _solve_wide(R.astype(np.float64), kept, D, M)
+
+
+def _inner_products(R: NDArray[Any]) -> NDArray[Any]:
+    return once("inner products", (R,), lambda: R @ R.T)
+
+
+def _squared_lengths(R: NDArray[Any]) -> NDArray[np.float64]:
+    return once("lengths", (R,), lambda: np.einsum("ij,ij->i", R, R, dtype=np.float64))
 
 
 def shrunk_together(R: NDArray[Any], weights: NDArray[np.float64] | None = None) -> Shrunk:
@@ -94,9 +111,9 @@ def shrunk_together(R: NDArray[Any], weights: NDArray[np.float64] | None = None)
     R is (n, dim), weights are (n,).
     """
     share, _ = _shares(len(R), weights)
-    lengths = np.einsum("ij,ij->i", R, R, dtype=np.float64)
+    lengths = _squared_lengths(R)
     mean_variance = float(share @ lengths) / R.shape[1]
-    a = intensity(R, lengths, weights)
+    a = intensity(R, lengths, weights, _inner_products(R) if len(R) < R.shape[1] else None)
     return Shrunk(np.full(R.shape[1], a * mean_variance), (1 - a) * share, a)
 
 
@@ -118,7 +135,7 @@ def shrunk_by_class(
     codes, weights : ndarray of shape (n,)
     """
     share, _ = _shares(len(R), weights)
-    mean_variance = float(share @ np.einsum("ij,ij->i", R, R, dtype=np.float64)) / R.shape[1]
+    mean_variance = float(share @ _squared_lengths(R)) / R.shape[1]
     diagonal, kept, shrinkage = np.zeros(R.shape[1]), share.copy(), 0.0
     order = np.argsort(codes, kind="stable")
     for rows in np.split(order, np.cumsum(np.bincount(codes))[:-1]):
@@ -139,7 +156,10 @@ def shrunk_by_class(
 
 
 def intensity(
-    R: NDArray[Any], lengths: NDArray[np.float64], weights: NDArray[np.float64] | None = None
+    R: NDArray[Any],
+    lengths: NDArray[np.float64],
+    weights: NDArray[np.float64] | None = None,
+    inner: NDArray[Any] | None = None,
 ) -> float:
     """Return Ledoit and Wolf's share of the target [1]_, in [0, 1].
 
@@ -153,6 +173,8 @@ def intensity(
     lengths : ndarray of shape (n,)
         Their squared lengths.
     weights : ndarray of shape (n,), optional
+    inner : ndarray of shape (n, n), optional
+        Inner products of the rows, where they are known.
 
     References
     ----------
@@ -160,9 +182,12 @@ def intensity(
     """
     n, dim = R.shape
     share, total = _shares(n, weights)
-    if weights is not None:
-        R = R * np.sqrt(weights).astype(R.dtype)[:, None]
-    product = R @ R.T if n < dim else R.T @ R
+    if inner is not None:
+        product = inner if weights is None else inner * np.sqrt(np.outer(weights, weights))
+    else:
+        if weights is not None:
+            R = R * np.sqrt(weights).astype(R.dtype)[:, None]
+        product = R @ R.T if n < dim else R.T @ R
     return _share_of_target(
         float(share @ lengths**2),
         float(np.vdot(product, product)) / total**2,

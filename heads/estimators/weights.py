@@ -13,6 +13,7 @@ from scipy.sparse import csr_array, issparse
 
 from featurestore.terms.vectors import class_sums
 from heads.labels.matrix import Matrix
+from heads.labels.shared import once
 
 SHARES = 1 + 1e-6  # weights with a sum up to here are shares of the rows, as AdaBoost passes them
 # Columns, by place: rows that differ in one of them are no copies. Pictures have equal corners.
@@ -55,7 +56,7 @@ def weighted_rows(
     """
     if groups is not None:
         groups = np.asarray(groups)
-    if weights is None and not _has_copies(X):
+    if weights is None and not once("has copies", (X,), lambda: _has_copies(X)):
         return Rows(X, y, groups, None)
     n_given = X.shape[0]
     kept = np.arange(n_given)

@@ -17,7 +17,7 @@ from sklearn.metrics import balanced_accuracy_score, log_loss
 from sklearn.neighbors import KNeighborsClassifier, NearestCentroid
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from heads.estimators.knn import KnnHead, nearest_rows
+from heads.estimators.knn import KnnHead, nearest_others, nearest_rows
 from heads.estimators.lda import LdaHead
 from heads.estimators.logistic import CS, LogisticHead
 from heads.estimators.normaliser import Normaliser
@@ -108,6 +108,31 @@ def test_ridge_leave_one_out_equals_explicit_refits(shape, grouped):
     full = Ridge(0.3).fit(Z, targets)
     np.testing.assert_allclose(found.weights, np.vstack([full.coef_.T, full.intercept_]), atol=1e-9)
     np.testing.assert_allclose(found.loss, np.mean((expected - targets) ** 2))
+
+
+@pytest.mark.parametrize("strength", [1, 30])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_axes_found_in_float32_give_what_those_of_float64_do(strength, weighted):
+    """Rows of fewer than columns, some along one strong direction, as pixels of dark and bright."""
+    rng = np.random.default_rng(0)
+    codes = np.arange(120) % 3
+    X = rng.normal(size=(120, 400)) + rng.normal(size=(3, 400))[codes] / 3
+    X += strength * rng.normal(size=(120, 1)) * rng.normal(size=400)
+    Z = Normaliser("centre").fit_transform(X).astype(np.float32)
+    w = rng.integers(1, 4, 120).astype(float) if weighted else None
+    groups = np.arange(120) // 2
+    rough, exact = (
+        ridge_loo(z, indicators(codes, 3), groups=groups, weights=w)
+        for z in (Z, Z.astype(np.float64))
+    )
+    assert rough.alpha == exact.alpha
+    np.testing.assert_allclose(rough.scores, exact.scores, atol=2e-4)
+    np.testing.assert_allclose(rough.weights, exact.weights, atol=2e-5)
+    rough, exact = (
+        LogisticHead("none", Cs=(3.0,)).fit(z, codes, sample_weight=w).predict_proba(z)
+        for z in (Z, Z.astype(np.float64))
+    )
+    np.testing.assert_allclose(rough, exact, atol=1e-3)
 
 
 @pytest.mark.parametrize("head", [RidgeHead(), LogisticHead()])
@@ -343,6 +368,16 @@ def test_the_nearest_are_found_among_ties():
     expected = -np.sort(-(vectors[:20] @ vectors.T), axis=1)[:, :7]
     np.testing.assert_array_equal(scores, expected)
     assert all(len(set(row)) == 7 for row in rows.tolist())
+
+
+def test_neighbours_among_themselves_are_those_of_any_rows():
+    vectors = np.random.default_rng(0).normal(size=(90, 7))
+    block, rows = np.arange(90) // 3, np.random.default_rng(1).permutation(90)[:60]
+    found, cosines = nearest_others(vectors, rows, 9, block)
+    expected, theirs = nearest_rows(vectors[rows], vectors, 9, block[rows], block)
+    np.testing.assert_array_equal(found, expected)
+    np.testing.assert_allclose(cosines, theirs)
+    assert not (block[found] == block[rows, None]).any()
 
 
 def test_principal_directions_of_sparse_rows_are_those_of_an_svd():
