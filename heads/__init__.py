@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from heads.advice.advice import Advice
     from heads.advice.advise import advise
+    from heads.estimators.layers import LayersHead, LayersRegressor
     from heads.estimators.zero_shot import ZeroShotHead, ZeroShotProbe
     from heads.experiments.compare import compare, runs
     from heads.experiments.curve import curve, curves
@@ -41,6 +42,8 @@ __all__ = [
     "FittedHead",
     "Issue",
     "Issues",
+    "LayersHead",
+    "LayersRegressor",
     "Suggestion",
     "ZeroShotHead",
     "ZeroShotProbe",
@@ -77,6 +80,8 @@ _HOMES = {
     "FittedHead": "heads.saved.bundle",
     "Issue": "heads.quality.issues",
     "Issues": "heads.quality.issues",
+    "LayersHead": "heads.estimators.layers",
+    "LayersRegressor": "heads.estimators.layers",
     "Suggestion": "heads.experiments.suggest",
     "ZeroShotHead": "heads.estimators.zero_shot",
     "ZeroShotProbe": "heads.estimators.zero_shot",

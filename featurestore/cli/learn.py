@@ -51,9 +51,9 @@ from featurestore.cli.watching import Watch, watched
     "--head",
     default="logistic",
     show_default=True,
-    help="logistic, logistic-balanced, ridge, lda, prototype, knn, best (of these), majority, "
-    "tfidf, zero-shot, zero-shot+probe (both :TEMPLATE with {}, or :@prompts.json), or "
-    "python:module:estimator.",
+    help="logistic, logistic-balanced, ridge, lda, prototype, knn, best (of these), layers (of a "
+    "view of several layers), majority, tfidf, zero-shot, zero-shot+probe (both :TEMPLATE with "
+    "{}, or :@prompts.json), or python:module:estimator.",
 )
 @label_option
 @task_option

@@ -19,9 +19,7 @@ from featurestore.encoders.side_by_side import beside_each_other
 from featurestore.encoders.tokens import Tokens
 from featurestore.encoders.torch_setup import config_of, inference
 from featurestore.errors import BadName, FeatureStoreError, UnknownEncoder
-from featurestore.terms.specs import EncoderSpec, Modality, ResolvedEncoder
-
-ALL = "all"  # #layer=all
+from featurestore.terms.specs import ALL_LAYERS, EncoderSpec, Modality, ResolvedEncoder
 
 
 @dataclass(frozen=True)
@@ -103,14 +101,13 @@ def depths_of(
     """
     found: list[Depths] = []
     for spec in specs:
-        named = spec.option("layer", "")
-        if named != ALL and "+" not in named:
+        if not spec.has_layers:
             depth = Depth.of(spec, pools)
             is_inside = depth.layer is not None
             found.append((depth.checked(spec, n_layers(), first) if is_inside else depth,))
             continue
-        n = n_layers()
-        asked = [str(i) for i in range(1, n + 1)] if named == ALL else named.split("+")
+        n, named = n_layers(), spec.option("layer", "")
+        asked = [str(i) for i in range(1, n + 1)] if named == ALL_LAYERS else named.split("+")
         pool = spec.option("pool", "")
         both = ["cls", "mean"] if has_class_token else [""]
         one_each = [
@@ -380,14 +377,16 @@ def _probed(
 
 
 def _without_copy(depths: Depths, probed: dict[Depth, NDArray[np.float32]]) -> Depths:
-    """Leave out the network's own output where it is what the last layer gives."""
+    """Leave out a layer that is what the network gives at its end, which stands last."""
     *layers, own = depths
     vector = probed[own]
-    is_copied = any(
-        probed[one].shape == vector.shape and np.allclose(probed[one], vector, rtol=1e-4, atol=1e-6)
+    kept = (
+        one
         for one in layers
+        if probed[one].shape != vector.shape
+        or not np.allclose(probed[one], vector, rtol=1e-4, atol=1e-6)
     )
-    return tuple(layers) if is_copied else depths
+    return (*kept, own)
 
 
 def encoders_of(

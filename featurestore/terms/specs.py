@@ -24,6 +24,7 @@ _NEXT_OPTION = re.compile(rf",(?=(?:{_KEYS})=)")
 # A prompt in quotes ends at the first such quote that another key or nothing follows.
 _QUOTED = re.compile(rf"""(?:^|,)(prompt=(['"]).*?\2)(?=\s*$|,(?:{_KEYS})=)""", re.DOTALL)
 LOCAL_DIR = "local-dir:"
+ALL_LAYERS = "all"  # #layer=all
 _PATH_STARTS = ("/", "./", "../", "~")
 
 
@@ -110,6 +111,12 @@ class EncoderSpec:
     def network(self) -> EncoderSpec:
         """The spec without layer and pooling: one forward pass serves all that share it."""
         return self.with_option("layer", None).with_option("pool", None)
+
+    @property
+    def has_layers(self) -> bool:
+        """Whether several layers are meant, side by side in one vector."""
+        layer = self.option("layer", "")
+        return layer == ALL_LAYERS or "+" in layer
 
     @property
     def label(self) -> str:

@@ -19,6 +19,7 @@ from heads.catalogue.best_of import ChosenHead
 from heads.catalogue.entry import Build, HeadEntry, per_label_of_texts
 from heads.catalogue.words import read_prompts
 from heads.estimators.knn import KnnHead
+from heads.estimators.layers import LayersHead, LayersRegressor
 from heads.estimators.lda import LdaHead
 from heads.estimators.logistic import LogisticHead
 from heads.estimators.prototype import PrototypeHead
@@ -80,6 +81,14 @@ HEADS: dict[str, HeadEntry] = {
         "Ledoit-Wolf shrinkage of the covariance within classes, of all together, class by class "
         "or half of each, and temperature by held-out log loss",
         lambda seed: LdaHead(random_state=seed),
+    ),
+    "layers": HeadEntry(
+        "how much each layer counts by leave-one-out log loss, for numbers squared error; then two "
+        "heads, their scores averaged: on the network's output as logistic, for numbers ridge, "
+        "and on all layers side by side, each of length 1 times the root of its weight",
+        lambda seed: LayersHead(random_state=seed),
+        lambda seed: LayersRegressor(random_state=seed),
+        reads="layers",
     ),
     "prototype": HeadEntry(
         "none: centred vectors of length 1; temperature by leave-one-out log loss",

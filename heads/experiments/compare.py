@@ -18,6 +18,7 @@ from featurestore.errors import (
 )
 from featurestore.terms.words import counted
 from heads.catalogue.entry import HeadEntry
+from heads.catalogue.layers import layers_of, no_layers
 from heads.catalogue.table import HEADS, default_heads, head_entries
 from heads.catalogue.words import reads_words
 from heads.experiments.cells import Progress, Runner, cell_cache, keep_run, run_folder
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
 FEW_LABELS = 8  # a class: with so many or fewer the words of the classes gain (docs/heads.md)
 WORDS_HEAD = "zero-shot+probe"
+LAYERS_HEAD = "layers"
 
 
 def compare(
@@ -63,7 +65,8 @@ def compare(
         Of one data set; `heads.concat` puts several into one.
     heads : sequence of str or estimator, optional
         Names as of `featurestore train`, or unfitted scikit-learn estimators; by default all that
-        do the task and, with 8 labels a class or fewer, zero-shot+probe.
+        do the task, layers on views of several and, with 8 labels a class or fewer,
+        zero-shot+probe.
     metric : str, optional
         Of `heads.measures.metrics.METRICS`; default balanced accuracy, macro F1 or R², by task.
     progress : callable, optional
@@ -109,6 +112,12 @@ def compare(
     runner = Runner(options.seed, cache, progress, (metric,), minutes)
     words, word_notes = words_where_few(ground, runner) if heads is None else ([], [])
     cells += words
+    if heads is None:
+        cells += [
+            (material, LAYERS_HEAD, HEADS[LAYERS_HEAD])
+            for view, material in zip(ground.views, of_views(ground), strict=True)
+            if layers_of(view)
+        ]
     asked = dict.fromkeys(name for _, name, entry in cells if not entry.is_baseline)
     made = _Comparing(ground, options, metric, list(asked), cells, datetime.now(UTC))
     runner.on_repeat = None if preview is None else lambda rows: preview(made.of(rows))
@@ -252,23 +261,30 @@ def cells_of(ground: Ground, entries: Mapping[str, HeadEntry]) -> tuple[list[Cel
 
     Raises
     ------
-    ModalityMismatch
-        If a head that knows classes by name is wanted, and no encoder reads words.
+    ModalityMismatch, BadName
+        If a head that knows classes by name is wanted, and no encoder reads words; or one that
+        weighs layers, and no view has several.
     """
     named = [name for name, entry in entries.items() if entry.reads == "words"]
+    weighing = [name for name, entry in entries.items() if entry.reads == "layers"]
     mute = [view for view in ground.views if named and not reads_words(view)]
+    flat = [view for view in ground.views if weighing and not layers_of(view)]
     if len(mute) == len(ground.views):
         specs = ", ".join(str(view.spec) for view in mute)
         raise ModalityMismatch(f"{', '.join(named)}: no encoder reads words among {specs}")
+    if len(flat) == len(ground.views):
+        raise BadName(no_layers(flat[0]))
     cells = [
         (material, name, entry)
         for view, material in zip(ground.views, of_views(ground), strict=True)
         for name, entry in entries.items()
-        if not (name in named and view in mute)
+        if not (name in named and view in mute) and not (name in weighing and view in flat)
     ]
+    words = f"does not read words, so {', '.join(named)} was not tried on it."
+    layers = f"holds one layer, so {', '.join(weighing)} was not tried on it."
     return cells, [
-        f"{view.spec} does not read words, so {', '.join(named)} was not tried on it."
-        for view in mute
+        *(f"{view.spec} {words}" for view in mute),
+        *(f"{view.spec} {layers}" for view in flat),
     ]
 
 

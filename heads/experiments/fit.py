@@ -18,8 +18,8 @@ from featurestore.terms.intervals import wilson
 from featurestore.terms.specs import Modality
 from featurestore.terms.words import counted
 from heads.catalogue.entry import HeadEntry
+from heads.catalogue.layers import build_for
 from heads.catalogue.table import head_entries
-from heads.catalogue.words import with_words
 from heads.experiments.cells import Progress, Runner
 from heads.experiments.compare import stopped_notes
 from heads.experiments.leaks import MOST_OF_A_FIT, find_leak
@@ -188,10 +188,7 @@ def _lesson_of(
 def _taught(lesson: _Lesson, runner: Runner) -> tuple[Evaluation, Any]:
     """Evaluate the head, and return it fitted on all training rows."""
     plan, X, seed = lesson.plan, lesson.X, runner.seed
-    builder = lesson.entry.builder(plan.task)
-    assert builder is not None, "checked by head_entries"
-    if lesson.entry.reads == "words":
-        builder = with_words(builder, lesson.view, plan.classes)
+    builder = build_for(lesson.entry, plan.task, lesson.view, plan.classes)
     runner.begin(
         len(plan.parts) + (plan.folds is not None),
         f"{lesson.head} on {lesson.view.spec}, {counted(len(plan.parts), 'fit')} to judge it",

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from featurestore.terms.embeddings import Embeddings
 from featurestore.terms.specs import Modality
 from heads.catalogue.entry import Build, HeadEntry
+from heads.catalogue.layers import build_for
 from heads.catalogue.table import HEADS, best_on_counts, counts_builder
-from heads.catalogue.words import with_words
 from heads.labels.plan import Plan
 from heads.labels.tasks import Task, texts_of
 from heads.labels.views import AnyView
@@ -70,12 +70,10 @@ def of_vectors(
     identity: Mapping[str, Any],
     view: AnyView | None = None,
 ) -> Material:
-    """Return vectors of the plan's rows under an encoder's name; its view knows words."""
+    """Return vectors of the plan's rows under an encoder's name; its view knows words, layers."""
 
     def build(entry: HeadEntry) -> Build:
-        builder = entry.builder(plan.task)
-        assert builder is not None, "checked by head_entries"
-        return builder if entry.reads != "words" else with_words(builder, view, plan.classes)
+        return build_for(entry, plan.task, view, plan.classes)
 
     return Material(encoder, identity, lambda: (vectors(), 0.0), build)
 

@@ -38,6 +38,8 @@ OUR_TYPES = frozenset(
     {
         "heads.chosen.ChosenHead",
         "heads.estimators.knn.KnnHead",
+        "heads.estimators.layers.LayersHead",
+        "heads.estimators.layers.LayersRegressor",
         "heads.estimators.lda.LdaHead",
         "heads.estimators.logistic.LogisticHead",
         "heads.estimators.normaliser.Normaliser",

@@ -113,9 +113,14 @@ def random_weights(spec: EncoderSpec, known: Mapping[str, View]) -> list[View]:
 
 
 def layers_of(judged: Sequence[View]) -> list[list[View]]:
-    """Return the views that are layers of one network, pooled alike, the last layer last."""
+    """Return the views that are layers of one network, pooled alike, the last layer last.
+
+    A view of several layers is none of them.
+    """
     networks: dict[tuple[str, str], list[View]] = {}
     for view in judged:
+        if view.spec.has_layers:
+            continue
         key = str(view.spec.network), view.spec.option("pool", "")
         networks.setdefault(key, []).append(view)
     return [
