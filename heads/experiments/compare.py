@@ -65,8 +65,7 @@ def compare(
         Of one data set; `heads.concat` puts several into one.
     heads : sequence of str or estimator, optional
         Names as of `featurestore train`, or unfitted scikit-learn estimators; by default all that
-        do the task, layers on views of several and, with 8 labels a class or fewer,
-        zero-shot+probe.
+        do the task, layers where there are several, with few labels zero-shot+probe.
     metric : str, optional
         Of `heads.measures.metrics.METRICS`; default balanced accuracy, macro F1 or R², by task.
     progress : callable, optional
@@ -111,13 +110,7 @@ def compare(
     cache = cell_cache(dataset) if save else None
     runner = Runner(options.seed, cache, progress, (metric,), minutes)
     words, word_notes = words_where_few(ground, runner) if heads is None else ([], [])
-    cells += words
-    if heads is None:
-        cells += [
-            (material, LAYERS_HEAD, HEADS[LAYERS_HEAD])
-            for view, material in zip(ground.views, of_views(ground), strict=True)
-            if layers_of(view)
-        ]
+    cells += words + (layers_where_several(ground) if heads is None else [])
     asked = dict.fromkeys(name for _, name, entry in cells if not entry.is_baseline)
     made = _Comparing(ground, options, metric, list(asked), cells, datetime.now(UTC))
     runner.on_repeat = None if preview is None else lambda rows: preview(made.of(rows))
@@ -181,6 +174,15 @@ class _Comparing:
             tuple(notes),
             card,
         )
+
+
+def layers_where_several(ground: Ground) -> list[Cell]:
+    """Return the head that weighs layers on views of several layers."""
+    return [
+        (material, LAYERS_HEAD, HEADS[LAYERS_HEAD])
+        for view, material in zip(ground.views, of_views(ground), strict=True)
+        if layers_of(view)
+    ]
 
 
 def words_where_few(ground: Ground, runner: Runner) -> tuple[list[Cell], list[str]]:
