@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Self, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import expit
+from scipy.sparse import issparse
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin, clone
 from sklearn.pipeline import Pipeline
 from sklearn.utils import check_array, column_or_1d, get_tags
@@ -16,10 +16,13 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from featurestore.errors import BadName, ShapeMismatch
+from heads.estimators.lda import LdaHead
 from heads.estimators.logistic import LogisticHead
+from heads.estimators.opinions import in_columns, probabilities
 from heads.estimators.per_label import PerLabel
-from heads.estimators.pool import Pool, fit_floor, fit_linear_pool, fit_pool, log_floored
+from heads.estimators.pool import fit_floor, fit_linear_pool, fit_pool, left_out, log_floored
 from heads.estimators.regression import RidgeRegressor
+from heads.estimators.ridge import RidgeHead
 from heads.estimators.softmax import softmax
 from heads.estimators.tfidf import text_features
 from heads.labels.blocks import Blocks
@@ -30,6 +33,8 @@ from heads.labels.tasks import Target, Task
 
 _log = logging.getLogger(__name__)
 FLOATS = [np.float64, np.float32]
+FEW_ROWS = 100  # below, one head a block: to tell several apart takes more rows
+WIDE = 2048  # columns from which on a block has no head but logistic: raw pixels
 Member = tuple[str, str, Any]  # its name, the block that it reads, an unfitted estimator
 Inputs: TypeAlias = "Blocks | Matrix"
 
@@ -43,12 +48,18 @@ class _Mix(BaseEstimator):  # type: ignore[misc]
     failed_: dict[str, str]
     n_held_out_: int
 
-    def __init__(self, members: Sequence[Member] | None = None, random_state: int | None = 0):
+    def __init__(
+        self,
+        members: Sequence[Member] | None = None,
+        random_state: int | None = 0,
+        few_rows: int = FEW_ROWS,
+    ):
         self.members = members
         self.random_state = random_state
+        self.few_rows = few_rows
 
-    def _default(self, block: Matrix, n_columns: int | None) -> Any:
-        """Return the estimator for a block where no members are given."""
+    def _default(self, block: Matrix, n_columns: int | None) -> dict[str, Any]:
+        """Return the estimators by name for a block where no members are given."""
         raise NotImplementedError
 
     def _begin(self, X: Inputs, n_columns: int | None) -> tuple[Blocks, list[Any]]:
@@ -56,7 +67,11 @@ class _Mix(BaseEstimator):  # type: ignore[misc]
         blocks = X if isinstance(X, Blocks) else Blocks({"": X})
         members = self.members
         if members is None:
-            members = [(n, n, self._default(b, n_columns)) for n, b in blocks.items()]
+            members = [
+                (f"{kind} on {name}" if name else kind, name, head)
+                for name, block in blocks.items()
+                for kind, head in self._default(block, n_columns).items()
+            ]
         if not len(members):
             raise BadName("members=[]: expected one member or more")
         self.names_ = [str(name) for name, _, _ in members]
@@ -65,6 +80,11 @@ class _Mix(BaseEstimator):  # type: ignore[misc]
             raise BadName(f"members need names of their own, got {', '.join(self.names_)}")
         for block in self.blocks_:
             blocks.block(block)  # says which there are
+        if len(blocks) < self.few_rows:
+            firsts = {block: name for name, block, _ in reversed(members)}
+            members = [one for one in members if firsts[one[1]] == one[0]]
+            self.names_ = [str(name) for name, _, _ in members]
+            self.blocks_ = [str(block) for _, block, _ in members]
         return blocks, [clone(estimator) for _, _, estimator in members]
 
     def _fit_members(
@@ -190,14 +210,17 @@ class MixHead(ClassifierMixin, _Mix):  # type: ignore[misc]
     ----------
     members : sequence of (name, block, estimator), optional
         What each is called, the block of the input that it reads, and an unfitted classifier with
-        ``predict_proba`` or ``decision_function``. Default: one for each block of the input,
-        logistic regression, behind TF-IDF where the block holds texts. A plain matrix is one block
-        of the name ``""``.
+        ``predict_proba`` or ``decision_function``. Default: logistic regression, lda and ridge on
+        each block of fewer than 2,048 columns, on others logistic regression alone, behind TF-IDF
+        where the block holds texts. A plain matrix is one block of the name ``""``.
     random_state : int or None
         Draws the rows that are held out.
+    few_rows : int
+        With fewer rows, the first of the members on each block is the only one.
 
     Attributes
     ----------
+    names_, blocks_ : list of n_members str
     members_ : list of n_members fitted estimators
         None for one whose fit failed: ``failed_`` has the reasons by name.
     weights_ : ndarray of shape (n_members,)
@@ -221,12 +244,18 @@ class MixHead(ClassifierMixin, _Mix):  # type: ignore[misc]
 
     classes_: NDArray[Any]
 
-    def _default(self, block: Matrix, n_columns: int | None) -> Any:
-        is_text = block.ndim == 1
-        head: Any = LogisticHead("none" if is_text else "auto", random_state=self.random_state)
+    def _default(self, block: Matrix, n_columns: int | None) -> dict[str, Any]:
+        seed = self.random_state
+        if block.ndim == 1:
+            head = LogisticHead("none", random_state=seed)
+            last = head if n_columns is None else PerLabel(head)
+            return {"tfidf": Pipeline([("features", text_features()), ("logistic", last)])}
+        found: dict[str, Any] = {"logistic": LogisticHead(random_state=seed)}
+        if block.shape[1] < WIDE and not issparse(block):
+            found |= {"lda": LdaHead(random_state=seed), "ridge": RidgeHead(random_state=seed)}
         if n_columns is not None:
-            head = PerLabel(head)
-        return Pipeline([("features", text_features()), ("head", head)]) if is_text else head
+            found = {name: PerLabel(head) for name, head in found.items()}
+        return found
 
     def fit(self, X: Inputs, y: NDArray[Any], groups: NDArray[Any] | None = None) -> Self:
         """Learn from n rows: X is `Blocks` or a matrix (n, dim); labels y, groups are (n,).
@@ -253,20 +282,20 @@ class MixHead(ClassifierMixin, _Mix):  # type: ignore[misc]
         is_known = np.isfinite(said).all(axis=(0, 2))
         said, values = said[:, is_known], values[is_known]
         self.n_held_out_ = len(values)
-        floors, powers, losses, left_out = [], [], [], []
+        floors, powers, losses, without = [], [], [], []
         for p, codes in self._questions(said, values):
             floor = np.array([fit_floor(of_one, codes) for of_one in p])
-            logs = _logs(p, floor)
+            logs = log_floored(p, floor)
             pool = fit_pool(logs, codes)
             floors.append(floor)
             powers.append(pool.weights * pool.sharpness)
             losses.append(pool.loss)
-            left_out.append(_left_out(pool, lambda kept: fit_pool(logs[kept], codes).loss))  # noqa: B023
+            without.append(left_out(pool, lambda kept: fit_pool(logs[kept], codes).loss))  # noqa: B023
         self.floors_, self.powers_ = np.stack(floors), np.stack(powers)
         shares = self.powers_ / self.powers_.sum(axis=1, keepdims=True)
         self.weights_ = self._spread(shares.mean(axis=0))
         self.held_out_loss_ = float(np.mean(losses))
-        self.left_out_loss_ = self._spread(np.mean(left_out, axis=0))
+        self.left_out_loss_ = self._spread(np.mean(without, axis=0))
         if self.multilabel_:
             self.label_weights_ = self._spread(shares.T).T
 
@@ -298,7 +327,7 @@ class MixHead(ClassifierMixin, _Mix):  # type: ignore[misc]
         said = self._all_said(X)
         nothing = np.zeros((said.shape[1], said.shape[2]), dtype=np.intp)
         found = [
-            softmax(np.einsum("i,irk->rk", power, _logs(p, floor)))
+            softmax(np.einsum("i,irk->rk", power, log_floored(p, floor)))
             for (p, _), floor, power in zip(
                 self._questions(said, nothing), self.floors_, self.powers_, strict=True
             )
@@ -324,11 +353,11 @@ class MixRegressor(RegressorMixin, _Mix):  # type: ignore[misc]
     each block is ridge regression, behind TF-IDF where it holds texts.
     """
 
-    def _default(self, block: Matrix, n_columns: int | None) -> Any:
+    def _default(self, block: Matrix, n_columns: int | None) -> dict[str, Any]:
         ridge = RidgeRegressor(random_state=self.random_state)
-        return (
-            Pipeline([("features", text_features()), ("head", ridge)]) if block.ndim == 1 else ridge
-        )
+        if block.ndim == 2:
+            return {"ridge": ridge}
+        return {"tfidf": Pipeline([("features", text_features()), ("ridge", ridge)])}
 
     def fit(self, X: Inputs, y: NDArray[Any], groups: NDArray[Any] | None = None) -> Self:
         """Learn from n rows: X is `Blocks` or a matrix (n, dim); numbers y and groups are (n,)."""
@@ -343,7 +372,7 @@ class MixRegressor(RegressorMixin, _Mix):  # type: ignore[misc]
         self.weights_ = self._spread(pool.weights)
         self.held_out_loss_ = pool.loss
         self.left_out_loss_ = self._spread(
-            _left_out(pool, lambda kept: fit_linear_pool(said[kept], y).loss)
+            left_out(pool, lambda kept: fit_linear_pool(said[kept], y).loss)
         )
         return self
 
@@ -357,49 +386,6 @@ class MixRegressor(RegressorMixin, _Mix):  # type: ignore[misc]
         """Return the number of each row, shape (n,)."""
         said = self._all_said(X)[:, :, 0]
         return np.asarray(self.powers_ @ said)
-
-
-def probabilities(
-    fitted: BaseEstimator, X: Matrix, *, is_multilabel: bool = False
-) -> NDArray[np.float64]:
-    """Return a classifier's probabilities of its classes, (n, n_classes).
-
-    Those of one without ``predict_proba`` are the softmax of its ``decision_function``.
-    """
-    if hasattr(fitted, "predict_proba"):
-        return np.asarray(fitted.predict_proba(X), dtype=np.float64)
-    scores = np.asarray(fitted.decision_function(X), dtype=np.float64)
-    if is_multilabel:
-        return np.asarray(expit(scores))
-    return softmax(np.column_stack([-scores, scores]) / 2 if scores.ndim == 1 else scores)
-
-
-def in_columns(
-    p: NDArray[np.float64], known: NDArray[Any], classes: NDArray[Any]
-) -> NDArray[np.float64]:
-    """Return probabilities of ``known`` classes, (n, n_known), as those of ``classes``.
-
-    What is not known has probability 0.
-    """
-    place = {name: column for column, name in enumerate(classes.tolist())}
-    found = np.where(np.isnan(p[:, :1]), np.nan, np.zeros((1, len(classes))))
-    for column, name in enumerate(known.tolist()):
-        if name in place:
-            found[:, place[name]] = p[:, column]
-    return found
-
-
-def _logs(p: NDArray[np.float64], floors: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.stack([log_floored(one, floor) for one, floor in zip(p, floors, strict=True)])
-
-
-def _left_out(pool: Pool, loss_of: Callable[[list[int]], float]) -> NDArray[np.float64]:
-    """Return how much the held-out loss grows without each member, (m,)."""
-    m = len(pool.weights)
-    if m == 1:
-        return np.full(1, np.nan)
-    without = [[one for one in range(m) if one != i] for i in range(m)]
-    return np.array([loss_of(kept) - pool.loss for kept in without])
 
 
 def _checked(

@@ -33,8 +33,12 @@ class Pool:
     loss: float  # mean held-out log loss in nats, or squared error; NaN without held-out rows
 
 
-def log_floored(p: NDArray[np.float64], floor: float) -> NDArray[np.float64]:
-    """Return logarithms of probabilities mixed with a share ``floor`` of the uniform ones."""
+def log_floored(p: NDArray[np.float64], floor: float | NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return logarithms of probabilities mixed with a share ``floor`` of the uniform ones.
+
+    One floor for all, or for p of shape (n_members, n, n_classes) one of each member.
+    """
+    floor = np.reshape(floor, (-1, *[1] * (p.ndim - 1)))
     p = np.clip(np.nan_to_num(p), 0, None)
     total = p.sum(axis=-1, keepdims=True)
     n_classes = p.shape[-1]
@@ -112,6 +116,15 @@ def fit_linear_pool(
 
     w = _least(loss, m, prior)
     return Pool(w, 1.0, float(w @ squares @ w) / n if n else np.nan)
+
+
+def left_out(pool: Pool, loss_of: Callable[[list[int]], float]) -> NDArray[np.float64]:
+    """Return how much the held-out loss grows without each member, (m,)."""
+    m = len(pool.weights)
+    if m == 1:
+        return np.full(1, np.nan)
+    without = [[one for one in range(m) if one != i] for i in range(m)]
+    return np.array([loss_of(kept) - pool.loss for kept in without])
 
 
 def _least(loss: Loss, m: int, prior: float) -> NDArray[np.float64]:

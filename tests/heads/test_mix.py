@@ -11,6 +11,7 @@ from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 from sklearn.naive_bayes import GaussianNB
+from sklearn.pipeline import make_pipeline
 from sklearn.svm import LinearSVC
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
@@ -25,6 +26,7 @@ from heads.estimators.pool import fit_linear_pool, fit_pool, log_floored
 from heads.estimators.prototype import PrototypeHead
 from heads.estimators.regression import KnnRegressor, RidgeRegressor
 from heads.estimators.ridge import RidgeHead
+from heads.estimators.tfidf import text_features
 from heads.labels.blocks import Blocks
 from heads.labels.fitting import IDLE, TEACHES, asking, deal_folds, fit_head, held_out
 
@@ -215,7 +217,8 @@ def test_several_labels_are_weighed_one_by_one(digits):
     noise = np.random.default_rng(1).normal(size=(len(y), 20)).astype(np.float32)
     both = Blocks({"pixels": X.block("pixels"), "noise": noise})
     labels = np.stack([y < 5, y % 2 == 0, noise[:, 0] > 0, np.zeros(len(y), bool)], axis=1)
-    mix = MixHead().fit(both[:300], labels[:300])
+    plain = PerLabel(LogisticHead())
+    mix = MixHead([(n, n, plain) for n in both.names]).fit(both[:300], labels[:300])
     assert mix.label_weights_.shape == (4, 2)
     assert (mix.label_weights_[:2, 0] > 0.75).all()
     assert mix.label_weights_[2, 1] > 0.75
@@ -239,9 +242,8 @@ def test_texts_are_a_block():
     texts = np.array([f"{word} {n}" for n in range(20) for word in ("good day", "bad night")])
     y = np.array(["up", "down"] * 20)
     noise = np.random.default_rng(0).normal(size=(40, 5))
-    mix = MixHead(
-        [("words", "words", MixHead()._default(texts, None)), ("noise", "noise", LdaHead())]
-    )
+    tfidf = make_pipeline(text_features(), LogisticHead("none"))
+    mix = MixHead([("words", "words", tfidf), ("noise", "noise", LdaHead())])
     mix.fit(Blocks({"words": texts, "noise": noise}), y)
     assert mix.weights_[0] > 0.6
     new = Blocks({"words": np.array(["good good", "bad"]), "noise": noise[:2]})
@@ -304,3 +306,20 @@ def test_a_mix_costs_little_more_than_its_members(digits):
     labels = np.stack([y[:200] < 5, y[:200] > 7], axis=1)
     MixHead([("a", "pixels", PerLabel(Counted()))]).fit(X[:200], labels)
     assert count == [200] * 4
+
+
+def test_several_heads_read_a_block_where_rows_are_enough_to_tell_them_apart(digits):
+    X, y = digits
+    wide = np.tile(X.block("edges"), 40)
+    both = Blocks(
+        {"pixels": X.block("pixels"), "wide": wide, "texts": np.char.add("no ", y.astype(str))}
+    )
+    few, more = (MixHead().fit(both[:n], y[:n]) for n in (99, 100))
+    assert few.names_ == ["logistic on pixels", "logistic on wide", "tfidf on texts"]
+    assert more.names_ == [
+        *("logistic on pixels", "lda on pixels", "ridge on pixels"),
+        *few.names_[1:],
+    ]
+    assert more.blocks_ == ["pixels"] * 3 + ["wide", "texts"]
+    ours = MixHead([("a", "pixels", RidgeHead()), ("b", "pixels", LdaHead())], few_rows=0)
+    assert ours.fit(both[:50], y[:50]).names_ == ["a", "b"]
