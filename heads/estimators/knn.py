@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from heads.estimators.base import ScoreHead
 from heads.estimators.normaliser import normalised
-from heads.labels.fitting import Request, asked
+from heads.labels.fitting import asked
 from heads.labels.matrix import Matrix
 
 TEMPERATURE = 0.07  # of DINO's k-NN evaluation: facebookresearch/dinov2, eval/knn.py
@@ -71,8 +71,8 @@ class KnnHead(KnnChoices, ScoreHead):
         self.codes_ = codes
         block = np.arange(len(codes)) if groups is None else np.asarray(groups)
         rng = np.random.default_rng(self.random_state)
-        request = asked(self)
-        rows = rows_to_choose_on(rng, len(codes), request)
+        request, rows = asked(self), rng.permutation(len(codes))
+        rows = (rows if request is None else request.first(rows))[:CHOICE_ROWS]
         nearest, cosines = nearest_others(self.vectors_, rows, max(self.ks), block)
         class_sizes = np.bincount(codes[rows], minlength=len(self.classes_))
         recall_weights = 1 / class_sizes[codes[rows]]
@@ -108,16 +108,6 @@ class KnnHead(KnnChoices, ScoreHead):
 
     def _probabilities(self, scores: NDArray[np.float64]) -> NDArray[np.float64]:
         return scores  # shares of the votes
-
-
-def rows_to_choose_on(
-    rng: np.random.Generator, n: int, request: Request | None
-) -> NDArray[np.intp]:
-    """Draw rows, (at most 1,000,): first those that somebody wants to know of."""
-    order = rng.permutation(n)
-    if request is not None:
-        order = order[np.argsort(request.fold[order] < 0, kind="stable")]
-    return order[:CHOICE_ROWS]
 
 
 def nearest_others(

@@ -99,7 +99,8 @@ class _Mix(BaseEstimator):  # type: ignore[misc]
 
         NaN where a row was not held out. A member whose fit fails is left out, and named.
         """
-        block = np.arange(len(y)) if groups is None else np.asarray(groups)
+        groups = None if groups is None else np.asarray(groups)
+        block = np.arange(len(y)) if groups is None else groups
         fold = deal_folds(
             target.strata,
             block,

@@ -14,10 +14,10 @@ from sklearn.linear_model import Ridge
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from heads.estimators.knn import (
+    CHOICE_ROWS,
     KnnChoices,
     nearest_others,
     nearest_rows,
-    rows_to_choose_on,
     vote_weights,
 )
 from heads.estimators.logistic import DENSE_ROWS, same_geometry
@@ -89,12 +89,14 @@ class RidgeRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         self.normalisation_, self.normaliser_ = "none", None
         X, targets, weights = csr_array(given.X), given.y[:, None], given.weights
         n = X.shape[0]
-        rows = np.random.default_rng(self.random_state).permutation(n)[:DENSE_ROWS]
+        rows = np.random.default_rng(self.random_state).permutation(n)
+        request = asked(self)
+        rows = (rows if request is None else request.first(rows, given.source))[:DENSE_ROWS]
         within, counts = taken(given.groups, rows), taken(weights, rows)
         L = same_geometry(X[rows]).astype(np.float64)
         found = ridge_loo(L, targets[rows], self.alphas, within, counts)
         self.alpha_ = found.alpha
-        if request := asked(self):
+        if request is not None:
             request.answer(rows, found.scores, given.source, n)
         if n == len(rows):  # W = Lᵀ A and the weights of X are Xᵀ A, by the representer theorem
             A = solve_triangular(L, found.weights[:-1], trans="T", lower=True)
@@ -141,8 +143,9 @@ class KnnRegressor(KnnChoices, RegressorMixin, BaseEstimator):  # type: ignore[m
         self.normaliser_, self.vectors_ = normalised("l2", X)
         self.targets_ = np.asarray(y, dtype=np.float64)
         block = np.arange(len(y)) if groups is None else np.asarray(groups)
+        rows = np.random.default_rng(self.random_state).permutation(len(y))
         request = asked(self)
-        rows = rows_to_choose_on(np.random.default_rng(self.random_state), len(y), request)
+        rows = (rows if request is None else request.first(rows))[:CHOICE_ROWS]
         found, cosines = nearest_others(self.vectors_, rows, max(self.ks), block)
 
         def loss(k: int, temperature: float) -> float:

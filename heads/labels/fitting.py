@@ -39,17 +39,28 @@ class Request:
     fold: NDArray[np.intp]  # (n,): which rows are held out together; TEACHES or IDLE
     said: NDArray[np.float64] | None = None  # (n, n_classes) or (n,); NaN: not held out
 
-    def parts(self, source: NDArray[np.intp] | None, n: int) -> tuple[NDArray[np.intp], list[Part]]:
-        """Return rows of a fit to choose on, and what of *those* teaches and is held out.
+    def folds_of(self, source: NDArray[np.intp] | None, n: int) -> NDArray[np.intp]:
+        """Return the fold of each of the n rows of a fit, which may be one of exact copies.
 
-        A fit of n rows may have made one row of exact copies: ``source`` says, for each row that
-        was given, which it became, and -1 where it was dropped.
+        ``source`` says, for each row that was given, which it became, and -1 where it was dropped.
         """
-        fold = self.fold
-        if source is not None:
-            kept = source >= 0
-            fold = np.full(n, IDLE)
-            np.maximum.at(fold, source[kept], self.fold[kept])
+        if source is None:
+            return self.fold
+        kept = source >= 0
+        found = np.full(n, IDLE)
+        np.maximum.at(found, source[kept], self.fold[kept])
+        return found
+
+    def first(
+        self, order: NDArray[np.intp], source: NDArray[np.intp] | None = None
+    ) -> NDArray[np.intp]:
+        """Put all rows of a fit, given in some order, in one that begins with those held out."""
+        is_held = self.folds_of(source, len(order))[order] >= 0
+        return order[np.argsort(~is_held, kind="stable")]
+
+    def parts(self, source: NDArray[np.intp] | None, n: int) -> tuple[NDArray[np.intp], list[Part]]:
+        """Return rows of a fit to choose on, and what of *those* teaches and is held out."""
+        fold = self.folds_of(source, n)
         rows = np.flatnonzero(fold != IDLE)
         fold = fold[rows]
         return rows, [

@@ -323,3 +323,38 @@ def test_several_heads_read_a_block_where_rows_are_enough_to_tell_them_apart(dig
     assert more.blocks_ == ["pixels"] * 3 + ["wide", "texts"]
     ours = MixHead([("a", "pixels", RidgeHead()), ("b", "pixels", LdaHead())], few_rows=0)
     assert ours.fit(both[:50], y[:50]).names_ == ["a", "b"]
+
+
+class Certain(ClassifierMixin, BaseEstimator):
+    """Says 1 and 0 alone, and is right in four rows of five."""
+
+    def fit(self, X, y):
+        self.classes_ = np.unique(y)
+        return self
+
+    def predict_proba(self, X):
+        wrong = np.arange(len(X)) % 5 == 0
+        return np.eye(len(self.classes_))[(X[:, 0].astype(int) + wrong) % len(self.classes_)]
+
+
+def test_probabilities_of_exactly_0_veto_nothing(digits):
+    X, y = digits
+    both = Blocks({"pixels": X.block("pixels"), "label": y[:, None].astype(float)})
+    members = [("ridge", "pixels", RidgeHead()), ("certain", "label", Certain())]
+    mix = MixHead(members).fit(both[:300], y[:300])
+    assert mix.floors_[0, 1] == 0.1
+    said, p = mix.predict_both(both[700:])
+    assert np.mean(said == y[700:]) > 0.94
+    assert ((p > 0) & np.isfinite(p)).all()
+
+
+def test_rows_that_knn_chooses_on_are_those_that_are_asked_for():
+    """It looks at 1,000 rows of 5,000, and has an answer for each that others hold out."""
+    X = np.random.default_rng(0).normal(size=(5000, 5))
+    groups = np.arange(5000) // 2
+    fold = deal_folds(np.stack([X[:, 0] > 0, X[:, 0] <= 0], axis=1), groups, are_classes=False)
+    with asking(head := KnnRegressor(), fold) as request:
+        head.fit(X, X[:, 0], groups=groups)
+    assert 390 < (fold >= 0).sum() < 410
+    assert np.isfinite(request.said[fold >= 0]).all()
+    assert np.isfinite(request.said).sum() == 1000
