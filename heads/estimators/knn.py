@@ -103,7 +103,7 @@ class KnnHead(KnnChoices, ScoreHead):
         return np.asarray(votes / np.maximum(votes.sum(axis=1, keepdims=True), 1e-300))
 
     def _scores(self, X: Matrix) -> NDArray[np.float64]:
-        found = nearest_rows(self.normaliser_.transform(X), self.vectors_, self.k_)
+        found = nearest_rows(self.normaliser_.apply(X), self.vectors_, self.k_)
         return self._votes(*found, self.temperature_)
 
     def _probabilities(self, scores: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -119,7 +119,7 @@ class LdaHead(ScoreHead):
                     request.answer(held_out, answer, whole.source, len(codes))
 
     def _scores(self, X: Matrix) -> NDArray[np.float64]:
-        Z = self.normaliser_.transform(X)
+        Z = self.normaliser_.apply(X)
         return np.asarray(Z @ self.weights_[:-1] + self.weights_[-1])
 
 

@@ -266,7 +266,7 @@ class LogisticHead(ScoreHead):
         return best[1], None if issparse(Z) else axes.weights(some, best[2])
 
     def _normalised(self, X: Matrix) -> Any:
-        return X if self.normaliser_ is None else self.normaliser_.transform(X)
+        return X if self.normaliser_ is None else self.normaliser_.apply(X)
 
     def _scores(self, X: Matrix) -> NDArray[np.float64]:
         scores = np.asarray(self._normalised(X) @ self.weights_[:-1] + self.weights_[-1])

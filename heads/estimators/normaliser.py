@@ -39,10 +39,14 @@ class Normaliser(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
     def fit(self, X: Matrix, y: object = None, sample_weight: ArrayLike | None = None) -> Self:
         """Learn shift and scale from the rows of X, shape (n, dim), as much as each counts."""
+        X = validate_data(self, X, dtype=[np.float64, np.float32])
+        return self.learn(X, checked_weights(sample_weight, len(X)))
+
+    def learn(self, X: NDArray[Any], weights: NDArray[np.float64] | None) -> Self:
+        """Do what `fit` does with rows and weights that were looked at before."""
         if self.kind not in KINDS:
             raise ValueError(f"no normalisation {self.kind!r}; known: {', '.join(KINDS)}")
-        X = validate_data(self, X, dtype=[np.float64, np.float32])
-        weights = checked_weights(sample_weight, len(X))
+        self.n_features_in_ = X.shape[1]
         self.shift_, variance = once("moments", (X, weights), lambda: _moments(X, weights))
         if self.kind == "standardise":
             self.scale_ = np.sqrt(variance * max((variance > 0).sum(), 1))
@@ -54,11 +58,16 @@ class Normaliser(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     def transform(self, X: Matrix) -> NDArray[np.floating[Any]]:
         """Return normalised rows, shape and dtype of X."""
         check_is_fitted(self)
-        X = validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
-        Z = (X - self.shift_.astype(X.dtype)) / self.scale_.astype(X.dtype)
-        if self.kind == "l2":
-            Z = scale_to_unit(Z)  # a matrix of ours: no second one is made
-        return np.asarray(Z)
+        return self.apply(validate_data(self, X, dtype=[np.float64, np.float32], reset=False))
+
+    def apply(self, X: NDArray[Any]) -> NDArray[np.floating[Any]]:
+        """Do what `transform` does with rows that were looked at before."""
+        return once("applied", (self, X), lambda: self._applied(X))
+
+    def _applied(self, X: NDArray[Any]) -> NDArray[np.floating[Any]]:
+        Z = X - self.shift_.astype(X.dtype)
+        Z /= self.scale_.astype(X.dtype)
+        return scale_to_unit(Z) if self.kind == "l2" else Z
 
 
 def normalised(
@@ -67,8 +76,8 @@ def normalised(
     """Return a fitted normaliser and its rows, which must not be changed."""
 
     def make() -> tuple[Normaliser, NDArray[np.floating[Any]]]:
-        fitted = Normaliser(kind).fit(X, sample_weight=weights)
-        return fitted, fitted.transform(X)
+        fitted = Normaliser(kind).learn(X, weights)
+        return fitted, fitted.apply(X)
 
     return once(("normalised", kind), (X, weights), make)
 

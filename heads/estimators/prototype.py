@@ -77,7 +77,7 @@ class PrototypeHead(ScoreHead):
         return scores
 
     def _scores(self, X: Matrix) -> NDArray[np.float64]:
-        return _half_distances(self.normaliser_.transform(X), self.means_)
+        return _half_distances(self.normaliser_.apply(X), self.means_)
 
 
 def _half_distances(Z: NDArray[Any], means: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -113,7 +113,7 @@ class RidgeRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         """Return the number of each row, shape (n,)."""
         check_is_fitted(self)
         X = validate_data(self, X, dtype=[np.float64, np.float32], accept_sparse="csr", reset=False)
-        Z = X if self.normaliser_ is None else self.normaliser_.transform(X)
+        Z = X if self.normaliser_ is None else self.normaliser_.apply(X)
         return np.asarray((Z @ self.weights_[:-1] + self.weights_[-1])[:, 0])
 
     def __sklearn_tags__(self) -> Any:
@@ -171,5 +171,5 @@ class KnnRegressor(KnnChoices, RegressorMixin, BaseEstimator):  # type: ignore[m
         """Return the number of each row, shape (n,)."""
         check_is_fitted(self)
         X = validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
-        Z = self.normaliser_.transform(X)
+        Z = self.normaliser_.apply(X)
         return self._mean(*nearest_rows(Z, self.vectors_, self.k_), self.temperature_)

@@ -318,4 +318,4 @@ class RidgeHead(ScoreHead):
         return self
 
     def _scores(self, X: Matrix) -> NDArray[np.float64]:
-        return np.asarray(self.normaliser_.transform(X) @ self.weights_[:-1] + self.weights_[-1])
+        return np.asarray(self.normaliser_.apply(X) @ self.weights_[:-1] + self.weights_[-1])

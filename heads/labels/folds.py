@@ -185,12 +185,37 @@ def deal(
         load[f] = share[part == f].sum(axis=0) / shares[f]
         total[f] = sizes[part == f].sum() / shares[f]
     shuffled = rng.permutation(len(counts))
-    for b in shuffled[np.argsort(-sizes[shuffled], kind="stable")]:
-        if part[b] >= 0:
-            continue
+    order = shuffled[np.argsort(-sizes[shuffled], kind="stable")]
+    order = order[part[order] < 0]
+    if is_single.all():
+        own = share[np.arange(len(share)), only]
+        part[order] = _deal_single(load, total, shares, only[order], own[order], sizes[order])
+        return part
+    for b in order:
         cost = load[:, only[b]] if is_single[b] else load @ share[b]
         # The part's size breaks ties: it is too small to outweigh a row of a class.
         f = part[b] = int(np.argmin(cost + total * 1e-9))
         load[f] += share[b] / shares[f]
         total[f] += sizes[b] / shares[f]
     return part
+
+
+def _deal_single(
+    load: NDArray[np.float64],
+    total: NDArray[np.float64],
+    shares: NDArray[np.float64],
+    only: NDArray[np.intp],
+    own: NDArray[np.float64],
+    sizes: NDArray[np.float64],
+) -> list[int]:
+    """Deal blocks of one class each, as `deal` does: plain numbers are several times faster."""
+    loads, totals, of_part = load.T.tolist(), total.tolist(), shares.tolist()
+    parts, found = range(len(of_part)), []
+    for c, more, size in zip(only.tolist(), own.tolist(), sizes.tolist(), strict=True):
+        column = loads[c]
+        costs = [column[f] + totals[f] * 1e-9 for f in parts]
+        f = costs.index(min(costs))
+        column[f] += more / of_part[f]
+        totals[f] += size / of_part[f]
+        found.append(f)
+    return found
