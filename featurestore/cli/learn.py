@@ -52,8 +52,9 @@ from featurestore.cli.watching import Watch, watched
     default="logistic",
     show_default=True,
     help="logistic, logistic-balanced, ridge, lda, prototype, knn, best (of these), layers (of a "
-    "view of several layers), majority, tfidf, zero-shot, zero-shot+probe (both :TEMPLATE with "
-    "{}, or :@prompts.json), or python:module:estimator.",
+    "view of several layers), propagate and propagate:strict (unlabelled items teach too), "
+    "majority, tfidf, zero-shot, zero-shot+probe (both :TEMPLATE with {}, or :@prompts.json), or "
+    "python:module:estimator.",
 )
 @label_option
 @task_option

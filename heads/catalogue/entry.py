@@ -22,7 +22,8 @@ class HeadEntry:
     classifier: Build | None = None
     regressor: Build | None = None
     per_task: Callable[[Task], Build | None] | None = None  # in place of the two
-    # or "texts"; "words": vectors, and words of the classes; "layers": vectors of several layers
+    # or "texts"; "words": vectors, and words of the classes; "layers": vectors of several layers;
+    # "pool": vectors, those of unlabelled items too; "witnessed pool": another encoder's as well
     reads: str = "vectors"
     is_baseline: bool = False  # rows of it are named baseline:… in tables
     is_known: bool = True  # whether the search space says all that decides what it learns

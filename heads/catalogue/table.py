@@ -22,6 +22,7 @@ from heads.estimators.knn import KnnHead
 from heads.estimators.layers import LayersHead, LayersRegressor
 from heads.estimators.lda import LdaHead
 from heads.estimators.logistic import LogisticHead
+from heads.estimators.propagate import PropagateHead
 from heads.estimators.prototype import PrototypeHead
 from heads.estimators.regression import KnnRegressor, RidgeRegressor
 from heads.estimators.ridge import RidgeHead
@@ -54,6 +55,20 @@ def _of_words(estimator: ZeroShotHead | ZeroShotProbe, *, is_known: bool = True)
         per_task=lambda task: build if task is Task.MULTICLASS else None,
         reads="words",
         is_known=is_known,
+    )
+
+
+def _of_unlabelled(*, strict: bool) -> HeadEntry:
+    """Make an entry of the head that unlabelled items teach as well."""
+
+    def build(seed: int) -> PropagateHead:
+        return PropagateHead(strict=strict, random_state=seed)
+
+    return HeadEntry(
+        "logistic, ridge and lda together, and students taught by unlabelled items to which "
+        "labels spread" + (", if another encoder agrees with them" if strict else ""),
+        per_task=lambda task: build if task is Task.MULTICLASS else None,
+        reads="witnessed pool" if strict else "pool",
     )
 
 
@@ -115,6 +130,8 @@ HEADS: dict[str, HeadEntry] = {
         is_baseline=True,
     ),
     **{name: _of_words(make()) for name, make in ZERO_SHOT.items()},
+    "propagate": _of_unlabelled(strict=False),
+    "propagate:strict": _of_unlabelled(strict=True),
 }
 BEST = "best"  # of the default heads, chosen within the training rows
 DEFAULT_HEADS = ("logistic", "ridge", "lda", "prototype", "knn")

@@ -22,7 +22,7 @@ from heads.catalogue.layers import layers_of, no_layers
 from heads.catalogue.table import HEADS, default_heads, head_entries
 from heads.catalogue.words import reads_words
 from heads.experiments.cells import Progress, Runner, cell_cache, keep_run, run_folder
-from heads.experiments.inputs import Cell, baselines, of_views
+from heads.experiments.inputs import Cell, baselines, of_pool, of_views, pool_notes
 from heads.experiments.leaks import Leak, find_leak
 from heads.labels.options import PlanKeywords, PlanOptions, options_from
 from heads.labels.plan import Plan
@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 FEW_LABELS = 8  # a class: with so many or fewer the words of the classes gain (docs/heads.md)
 WORDS_HEAD = "zero-shot+probe"
 LAYERS_HEAD = "layers"
+FEW_TO_SPREAD, MANY_UNLABELLED = 4, 15  # labels a class or fewer, unlabelled items a class or more
+POOL_HEAD = "propagate"
 
 
 def compare(
@@ -65,7 +67,8 @@ def compare(
         Of one data set; `heads.concat` puts several into one.
     heads : sequence of str or estimator, optional
         Names as of `featurestore train`, or unfitted scikit-learn estimators; by default all that
-        do the task, layers where there are several, with few labels zero-shot+probe.
+        do the task, layers where there are several, with few labels zero-shot+probe and, with
+        many unlabelled items, propagate.
     metric : str, optional
         Of `heads.measures.metrics.METRICS`; default balanced accuracy, macro F1 or R², by task.
     progress : callable, optional
@@ -105,7 +108,9 @@ def compare(
     dataset, rules = ground.views[0].dataset, ground.plan
     metric = check_metric(metric, rules.task)
     entries = chosen_heads(heads, rules.task)
-    cells, notes = cells_of(ground, entries)
+    if heads is None and are_few_to_spread(rules):
+        entries[POOL_HEAD] = HEADS[POOL_HEAD]
+    cells, notes = cells_of(ground, entries, options.seed)
     cells += baselines(ground)
     cache = cell_cache(dataset) if save else None
     runner = Runner(options.seed, cache, progress, (metric,), minutes)
@@ -119,6 +124,8 @@ def compare(
     leak, leak_notes = (None, []) if options.twins_together else find_leak(ground.views, rules)
     if all(np.isnan(one.report.estimate(metric).value) for one in rows):
         raise NotEnoughData(undefined(metric))
+    pooled = [name for name, entry in entries.items() if entry.reads.endswith("pool")]
+    notes += pool_notes(rules, pooled[0], options.seed) if pooled else []
     notes = [*ground.notes(), *notes, *word_notes, *leak_notes]
     notes += stopped_notes(runner, [row.report for row in rows], rules)
     return _kept(made.of(rows, notes, leak), dataset, save)
@@ -191,10 +198,7 @@ def words_where_few(ground: Ground, runner: Runner) -> tuple[list[Cell], list[st
     With eight labels a class or fewer, what a class is called says more than a few examples.
     """
     plan = ground.plan
-    if plan.task is not Task.MULTICLASS or not any(map(_has_letters, plan.classes)):
-        return [], []
-    taught = float(np.mean([len(train) for train, _ in plan.parts])) / len(plan.ids)
-    if float(np.median(np.bincount(plan.target.values))) * taught > FEW_LABELS:
+    if not any(map(_has_letters, plan.classes)) or labels_a_class(plan) > FEW_LABELS:
         return [], []
     cells: list[Cell] = []
     notes = []
@@ -214,6 +218,20 @@ def words_where_few(ground: Ground, runner: Runner) -> tuple[list[Cell], list[st
             "the encoder reads the names of the classes."
         )
     return cells, notes
+
+
+def labels_a_class(plan: Plan) -> float:
+    """Return how many labels a class teach, by the median; infinite where there are no classes."""
+    if plan.task is not Task.MULTICLASS:
+        return float("inf")
+    taught = float(np.mean([len(train) for train, _ in plan.parts])) / len(plan.ids)
+    return float(np.median(np.bincount(plan.target.values))) * taught
+
+
+def are_few_to_spread(plan: Plan) -> bool:
+    """Whether labels are so few, and unlabelled items so many, that these should teach too."""
+    n = len(plan.unlabelled.positions)
+    return labels_a_class(plan) <= FEW_TO_SPREAD and n >= MANY_UNLABELLED * len(plan.classes)
 
 
 def _has_letters(name: str) -> bool:
@@ -258,7 +276,9 @@ def _card_of_ground(
     }
 
 
-def cells_of(ground: Ground, entries: Mapping[str, HeadEntry]) -> tuple[list[Cell], list[str]]:
+def cells_of(
+    ground: Ground, entries: Mapping[str, HeadEntry], seed: int = 0
+) -> tuple[list[Cell], list[str]]:
     """Return each view with each head that can read it, and notes on heads left out.
 
     Raises
@@ -276,9 +296,14 @@ def cells_of(ground: Ground, entries: Mapping[str, HeadEntry]) -> tuple[list[Cel
         raise ModalityMismatch(f"{', '.join(named)}: no encoder reads words among {specs}")
     if len(flat) == len(ground.views):
         raise BadName(no_layers(flat[0]))
+    pooled = {name for name, entry in entries.items() if entry.reads.endswith("pool")}
     cells = [
-        (material, name, entry)
-        for view, material in zip(ground.views, of_views(ground), strict=True)
+        (
+            of_pool(view, table, ground.plan, entry, seed) if name in pooled else material,
+            name,
+            entry,
+        )
+        for view, table, material in zip(ground.views, ground.tables, of_views(ground), strict=True)
         for name, entry in entries.items()
         if not (name in named and view in mute) and not (name in weighing and view in flat)
     ]

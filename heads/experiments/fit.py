@@ -17,11 +17,12 @@ from featurestore.terms.embeddings import Embeddings
 from featurestore.terms.intervals import wilson
 from featurestore.terms.specs import Modality
 from featurestore.terms.words import counted
-from heads.catalogue.entry import HeadEntry
+from heads.catalogue.entry import Build, HeadEntry
 from heads.catalogue.layers import build_for
 from heads.catalogue.table import head_entries
 from heads.experiments.cells import Progress, Runner
 from heads.experiments.compare import stopped_notes
+from heads.experiments.inputs import of_pool, pool_notes
 from heads.experiments.leaks import MOST_OF_A_FIT, find_leak
 from heads.labels.fitting import fit_head
 from heads.labels.folds import make_folds
@@ -128,7 +129,13 @@ def fit(
         **_card_of_lesson(lesson),
         **_card_of_plan(lesson.plan, evaluation.report),
         **_card_of_evaluation(evaluation, lesson.plan),
-        notes=[*lesson.plan.notes, *leak_notes, *_undefined_notes(evaluation), *stopped],
+        notes=[
+            *lesson.plan.notes,
+            *_said_of_pool(estimator),
+            *leak_notes,
+            *_undefined_notes(evaluation),
+            *stopped,
+        ],
         twins=None if leak is None else leak.card(leak.metrics_without(evaluation.report)),
         seconds=Seconds(evaluation.seconds, time.perf_counter() - begin),
         machine=machine(),
@@ -162,6 +169,7 @@ class _Lesson:
     plan: Plan
     X: Matrix  # (n, dim) vectors or (n,) texts of the plan's rows
     calibration: NDArray[np.intp]  # rows that teach prediction sets, not the head
+    builder: Build
 
     @property
     def reads_texts(self) -> bool:
@@ -180,15 +188,21 @@ def _lesson_of(
     reads_texts = entry.reads == "texts"
     if reads_texts and view.dataset.modality != Modality.TEXT:
         raise ModalityMismatch(f"{name} reads texts, but {view.dataset.name!r} holds pictures")
-    X = (texts_of(items) if reads_texts else items.vectors)[plan.rows]
     plan, calibration = _set_aside(plan, coverage, options.seed)
-    return _Lesson(view, items, name, entry, plan, X, calibration)
+    if entry.reads.endswith("pool"):
+        material = of_pool(view, items, plan, entry, options.seed, apart=calibration)
+        plan = replace(plan, notes=(*plan.notes, *pool_notes(plan, name, options.seed)))
+        return _Lesson(
+            view, items, name, entry, plan, material.read()[0], calibration, material.build(entry)
+        )
+    X = (texts_of(items) if reads_texts else items.vectors)[plan.rows]
+    builder = build_for(entry, plan.task, view, plan.classes)
+    return _Lesson(view, items, name, entry, plan, X, calibration, builder)
 
 
 def _taught(lesson: _Lesson, runner: Runner) -> tuple[Evaluation, Any]:
     """Evaluate the head, and return it fitted on all training rows."""
-    plan, X, seed = lesson.plan, lesson.X, runner.seed
-    builder = build_for(lesson.entry, plan.task, lesson.view, plan.classes)
+    plan, X, seed, builder = lesson.plan, lesson.X, runner.seed, lesson.builder
     runner.begin(
         len(plan.parts) + (plan.folds is not None),
         f"{lesson.head} on {lesson.view.spec}, {counted(len(plan.parts), 'fit')} to judge it",
@@ -244,6 +258,12 @@ def _card_of_lesson(lesson: _Lesson) -> dict[str, Any]:
         "dim": lesson.items.dim,
         "search_space": lesson.entry.search_space,
     }
+
+
+def _said_of_pool(estimator: Any) -> list[str]:
+    """Return what a head says of the unlabelled items: whether they taught, and why."""
+    note = getattr(getattr(estimator, "head_", estimator), "note_", None)
+    return [note] if note else []
 
 
 def _undefined_notes(evaluation: Evaluation) -> list[str]:

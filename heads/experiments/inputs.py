@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,7 @@ from heads.catalogue.layers import build_for
 from heads.catalogue.table import HEADS, best_on_counts, counts_builder
 from heads.labels.plan import Plan
 from heads.labels.tasks import Task, texts_of
+from heads.labels.unlabelled import MOST_ITEMS, Pooled
 from heads.labels.views import AnyView
 from heads.saved.common_items import positions_in
 from heads.saved.concat import concat
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 TFIDF = "baseline:tfidf"
 MAJORITY = "baseline:majority"
+_PLAIN = ("baseline:", "builtin:")  # begins the names of encoders that were not trained elsewhere
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,6 +78,124 @@ def of_vectors(
         return build_for(entry, plan.task, view, plan.classes)
 
     return Material(encoder, identity, lambda: (vectors(), 0.0), build)
+
+
+def of_pool(
+    view: AnyView,
+    table: Embeddings,
+    plan: Plan,
+    entry: HeadEntry,
+    seed: int = 0,
+    *,
+    apart: Sequence[int] | NDArray[np.intp] = (),
+) -> Material:
+    """Return a view's vectors with those of the unlabelled items that heads may look at.
+
+    The rows that are kept ``apart`` are never looked at.
+    """
+    sample = plan.unlabelled.sample(MOST_ITEMS, seed)
+    block = plan.unlabelled.blocks_with(plan.rows, sample)
+    at = np.concatenate([plan.rows, sample])
+    witness = _witness(view, table, at, plan.task) if entry.reads == "witnessed pool" else None
+
+    def read() -> tuple[Any, float]:
+        barred = plan.split == "test"
+        if plan.folds is not None:
+            barred &= False
+        if plan.reviewed is not None:
+            barred |= ~plan.reviewed.teaches
+        barred[np.asarray(apart, dtype=np.intp)] = True
+        pooled = Pooled.of(
+            table.vectors[plan.rows],
+            table.vectors[sample],
+            block,
+            barred=np.flatnonzero(barred),
+            other=None if witness is None else witness.said,
+            kept=lambda: kept_neighbors(view, table, at),
+        )
+        return pooled, 0.0
+
+    def build(entry: HeadEntry) -> Build:
+        builder = entry.builder(plan.task)
+        assert builder is not None, "checked by head_entries"
+        if witness is None:
+            return builder
+        return lambda seed: builder(seed).set_params(witness=witness.head(seed))
+
+    seen = hashlib.sha256("\0".join(table.ids[at].astype(str)).encode() + block.tobytes())
+    identity = {
+        "fingerprint": view.fingerprint,
+        "state": view.state,
+        "unlabelled": seen.hexdigest(),
+        **({} if witness is None else {"witness": witness.identity}),
+    }
+    return Material(str(view.spec), identity, read, build)
+
+
+def pool_notes(plan: Plan, head: str, seed: int = 0) -> list[str]:
+    """Say which unlabelled items a head looks at."""
+    n = len(plan.unlabelled.positions)
+    if not n:
+        return [f"No item is without a label: {head} learns from labelled items alone."]
+    if n > MOST_ITEMS:
+        return [
+            f"{head} looks at {MOST_ITEMS:,} of the {n:,} unlabelled items, drawn at random "
+            f"(seed {seed})."
+        ]
+    return [f"{head} looks at {n:,} unlabelled {'items' if n > 1 else 'item'} as well."]
+
+
+@dataclass(frozen=True, eq=False)
+class _Witness:
+    """What another encoder says of items, and the head that reads it."""
+
+    identity: str
+    said: Any  # (n, ·)
+    head: Build
+
+
+def _witness(view: AnyView, table: Embeddings, at: NDArray[np.intp], task: Task) -> _Witness | None:
+    """Return another encoder's view of some items of a table; of texts alone their n-grams.
+
+    Views with a pretrained encoder come first. None where no view has all the items.
+    """
+    others = [one for one in view.dataset.views() if one.fingerprint != view.fingerprint]
+    for other in sorted(others, key=lambda one: str(one.spec).startswith(_PLAIN)):
+        found = other.load()
+        places = positions_in(found, table.ids[at])
+        if (places >= 0).all():
+            identity = f"{other.fingerprint} {other.state}"
+            return _Witness(identity, found.vectors[places], HEADS["ridge"].builder(task))  # type: ignore[arg-type]
+    if view.dataset.modality != Modality.TEXT:
+        return None
+    from heads.estimators.tfidf import count_ngrams
+
+    counts, n_words = count_ngrams(texts_of(table)[at].tolist())
+    return _Witness(TFIDF, counts, counts_builder(n_words, task))
+
+
+def kept_neighbors(
+    view: AnyView, table: Embeddings, at: NDArray[np.intp]
+) -> NDArray[np.intp] | None:
+    """Return the neighbors of items of a table as the snapshot keeps them; -1: not among them.
+
+    None where they are not kept exactly, or of far more items than these.
+    """
+    if not isinstance(getattr(view, "index", None), Callable) or len(table) > 2 * len(at):  # type: ignore[arg-type]
+        return None
+    from featurestore.maps.graph import neighbor_graph
+    from featurestore.search.exact import ExactIndex
+
+    stored = cast("View", view)
+    if not isinstance(stored.index(), ExactIndex):
+        return None
+    graph, ids = neighbor_graph(stored), stored.load().ids.astype(str)
+    place = np.full(len(ids), -1)
+    own = table.ids[at].astype(str)
+    order = np.argsort(ids, kind="stable")
+    rows = order[np.searchsorted(ids[order], own).clip(max=len(ids) - 1)]
+    place[rows] = np.arange(len(at))
+    return np.asarray(place[graph.rows[rows]])
 
 
 def of_nothing(plan: Plan) -> Material:

@@ -16,6 +16,7 @@ from heads.labels.folds import blocks
 from heads.labels.options import PlanOptions
 from heads.labels.reviewed import Decisions, Reviewed, review_rows
 from heads.labels.tasks import Target, Task, guess_task, read_target
+from heads.labels.unlabelled import Unlabelled
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,6 +108,7 @@ class LabelledRows:
     content: NDArray[Any]  # (n,), hashes
     twin: NDArray[Any]  # (n,), cluster of near-duplicates; None where there is none
     block: NDArray[np.intp]  # (n,), rows of one block stay together
+    unlabelled: Unlabelled  # the items without a label that may be looked at
     joined_by: tuple[str, ...] = ()  # what makes blocks beside exact copies
 
     @property
@@ -168,14 +170,26 @@ def labelled_rows(
                 "some with `featurestore labels`"
             )
     empty = np.full(len(embeddings), None, dtype=object)
-    split, content, group = (
-        embeddings.columns.get(key, empty)[rows] for key in ("split", "content_hash", "group")
+    all_splits, contents, all_groups = (
+        embeddings.columns.get(key, empty) for key in ("split", "content_hash", "group")
     )
-    twin = np.array([(twins or {}).get(item) for item in ids.tolist()], dtype=object)
+    all_twins = empty
+    if twins:
+        all_twins = np.array([twins.get(item) for item in embeddings.ids.tolist()], dtype=object)
+    split, content, group, twin = (
+        one[rows] for one in (all_splits, contents, all_groups, all_twins)
+    )
     block = blocks(content, twin, *([group] if options.group else []))
     joins = {"groups": options.group and _repeats(group), "near-duplicates": _repeats(twin)}
     joined_by = tuple(name for name, does in joins.items() if does)
-    return LabelledRows(rows, ids, target, reviewed, split, content, twin, block, joined_by)
+    may_look = ~labels.is_known & np.asarray(all_splits != "test")
+    if decisions is not None:
+        may_look &= ~np.isin(embeddings.ids.astype(str), sorted(decisions.apart))
+    keys = (contents, all_twins, *([all_groups] if options.group else []))
+    unlabelled = Unlabelled(np.flatnonzero(may_look), keys)
+    return LabelledRows(
+        rows, ids, target, reviewed, split, content, twin, block, unlabelled, joined_by
+    )
 
 
 def _repeats(values: NDArray[Any]) -> bool:

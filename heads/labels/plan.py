@@ -20,6 +20,7 @@ from heads.labels.labelled import LabelledRows, labelled_rows, lonely_classes, r
 from heads.labels.options import DEFAULT, PlanOptions
 from heads.labels.reviewed import Decisions, Reviewed
 from heads.labels.tasks import Target, Task
+from heads.labels.unlabelled import NONE, Unlabelled
 
 if TYPE_CHECKING:
     from featurestore.store.dataset import DataSet
@@ -43,6 +44,7 @@ class Plan:
     notes: tuple[str, ...]
     draws: tuple[tuple[NDArray[np.intp], NDArray[np.intp]], ...] = ()  # in place of folds or split
     reviewed: Reviewed | None = None  # what reviewers decided; None: not asked for
+    unlabelled: Unlabelled = NONE  # items that heads may look at beside the rows
 
     @property
     def task(self) -> Task:
@@ -178,6 +180,7 @@ def make_plan(
         division.n_leaked,
         tuple(notes),
         reviewed=rows.reviewed,
+        unlabelled=rows.unlabelled,
     )
 
 

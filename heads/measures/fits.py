@@ -20,6 +20,7 @@ from heads.labels.matrix import Matrix
 from heads.labels.reviewed import Reviewed
 from heads.labels.shared import sharing
 from heads.labels.tasks import Target, Task
+from heads.labels.unlabelled import Pooled
 from heads.measures.metrics import Predictions, score
 
 if TYPE_CHECKING:
@@ -116,7 +117,8 @@ class Bench:
         Fits are added to ``done``, so that those before the one that ended it are not lost.
         """
         train, test = part
-        X, y, target = self.X[train], self.lesson[train], self.target.take(test)
+        X = self.X.part(train, test) if isinstance(self.X, Pooled) else self.X[train]
+        y, target = self.lesson[train], self.target.take(test)
         within = None if self.groups is None else self.groups[train]
         tested = self.X[test]
         fits = [] if done is None else done

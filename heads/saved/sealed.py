@@ -44,6 +44,7 @@ OUR_TYPES = frozenset(
         "heads.estimators.logistic.LogisticHead",
         "heads.estimators.normaliser.Normaliser",
         "heads.estimators.per_label.PerLabel",
+        "heads.estimators.propagate.PropagateHead",
         "heads.estimators.prototype.PrototypeHead",
         "heads.estimators.regression.KnnRegressor",
         "heads.estimators.regression.RidgeRegressor",
