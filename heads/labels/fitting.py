@@ -101,7 +101,7 @@ def asked(head: BaseEstimator) -> Request | None:
 
 
 def last_step(head: BaseEstimator) -> Any:
-    """Return the last step of a pipeline, or what is no pipeline itself."""
+    """Return the last step of a pipeline, or the estimator that is given."""
     while hasattr(head, "steps"):
         head = head.steps[-1][1]
     return head
