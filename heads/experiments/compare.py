@@ -108,8 +108,7 @@ def compare(
     dataset, rules = ground.views[0].dataset, ground.plan
     metric = check_metric(metric, rules.task)
     entries = chosen_heads(heads, rules.task)
-    if heads is None and are_few_to_spread(rules):
-        entries[POOL_HEAD] = HEADS[POOL_HEAD]
+    entries |= spread_where_few(rules) if heads is None else {}
     cells, notes = cells_of(ground, entries, options.seed)
     cells += baselines(ground)
     cache = cell_cache(dataset) if save else None
@@ -124,8 +123,7 @@ def compare(
     leak, leak_notes = (None, []) if options.twins_together else find_leak(ground.views, rules)
     if all(np.isnan(one.report.estimate(metric).value) for one in rows):
         raise NotEnoughData(undefined(metric))
-    pooled = [name for name, entry in entries.items() if entry.reads.endswith("pool")]
-    notes += pool_notes(rules, pooled[0], options.seed) if pooled else []
+    notes += pool_notes(rules, entries, options.seed)
     notes = [*ground.notes(), *notes, *word_notes, *leak_notes]
     notes += stopped_notes(runner, [row.report for row in rows], rules)
     return _kept(made.of(rows, notes, leak), dataset, save)
@@ -228,10 +226,11 @@ def labels_a_class(plan: Plan) -> float:
     return float(np.median(np.bincount(plan.target.values))) * taught
 
 
-def are_few_to_spread(plan: Plan) -> bool:
-    """Whether labels are so few, and unlabelled items so many, that these should teach too."""
+def spread_where_few(plan: Plan) -> dict[str, HeadEntry]:
+    """Return `propagate` where labels are few and unlabelled items many."""
     n = len(plan.unlabelled.positions)
-    return labels_a_class(plan) <= FEW_TO_SPREAD and n >= MANY_UNLABELLED * len(plan.classes)
+    is_tried = labels_a_class(plan) <= FEW_TO_SPREAD and n >= MANY_UNLABELLED * len(plan.classes)
+    return {POOL_HEAD: HEADS[POOL_HEAD]} if is_tried else {}
 
 
 def _has_letters(name: str) -> bool:

@@ -191,7 +191,7 @@ def _lesson_of(
     plan, calibration = _set_aside(plan, coverage, options.seed)
     if entry.reads.endswith("pool"):
         material = of_pool(view, items, plan, entry, options.seed, apart=calibration)
-        plan = replace(plan, notes=(*plan.notes, *pool_notes(plan, name, options.seed)))
+        plan = replace(plan, notes=(*plan.notes, *pool_notes(plan, {name: entry}, options.seed)))
         return _Lesson(
             view, items, name, entry, plan, material.read()[0], calibration, material.build(entry)
         )
