@@ -77,7 +77,7 @@ class PropagateHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         heads: Sequence[ScoreHead] | None = None,
         students: Sequence[ScoreHead] | None = None,
         strict: bool = False,
-        witness: Any = None,
+        witness: BaseEstimator | None = None,
         random_state: int | None = 0,
     ):
         self.heads = heads

@@ -67,8 +67,7 @@ def compare(
         Of one data set; `heads.concat` puts several into one.
     heads : sequence of str or estimator, optional
         Names as of `featurestore train`, or unfitted scikit-learn estimators; by default all that
-        do the task, layers where there are several, with few labels zero-shot+probe and, with
-        many unlabelled items, propagate.
+        do the task, and where they may help layers, zero-shot+probe and propagate.
     metric : str, optional
         Of `heads.measures.metrics.METRICS`; default balanced accuracy, macro F1 or R², by task.
     progress : callable, optional
@@ -107,8 +106,7 @@ def compare(
     ground = ground_of(list(views) if isinstance(views, Sequence) else [views], options)
     dataset, rules = ground.views[0].dataset, ground.plan
     metric = check_metric(metric, rules.task)
-    entries = chosen_heads(heads, rules.task)
-    entries |= spread_where_few(rules) if heads is None else {}
+    entries = chosen_heads(heads, rules)
     cells, notes = cells_of(ground, entries, options.seed)
     cells += baselines(ground)
     cache = cell_cache(dataset) if save else None
@@ -123,7 +121,6 @@ def compare(
     leak, leak_notes = (None, []) if options.twins_together else find_leak(ground.views, rules)
     if all(np.isnan(one.report.estimate(metric).value) for one in rows):
         raise NotEnoughData(undefined(metric))
-    notes += pool_notes(rules, entries, options.seed)
     notes = [*ground.notes(), *notes, *word_notes, *leak_notes]
     notes += stopped_notes(runner, [row.report for row in rows], rules)
     return _kept(made.of(rows, notes, leak), dataset, save)
@@ -276,9 +273,11 @@ def _card_of_ground(
 
 
 def cells_of(
-    ground: Ground, entries: Mapping[str, HeadEntry], seed: int = 0
+    ground: Ground, entries: Mapping[str, HeadEntry], seed: int = 0, *, hides: bool = False
 ) -> tuple[list[Cell], list[str]]:
-    """Return each view with each head that can read it, and notes on heads left out.
+    """Return each view with each head that can read it, and notes on what they read.
+
+    Of a learning curve, which ``hides`` labels, unlabelled items are more than those of the plan.
 
     Raises
     ------
@@ -311,6 +310,7 @@ def cells_of(
     return cells, [
         *(f"{view.spec} {words}" for view in mute),
         *(f"{view.spec} {layers}" for view in flat),
+        *pool_notes(ground.plan, entries, seed, hides=hides),
     ]
 
 
@@ -329,7 +329,7 @@ def check_metric(metric: str | None, task: Task) -> str:
     return metric
 
 
-def chosen_heads(heads: Sequence[str | Any] | None, task: Task) -> dict[str, HeadEntry]:
+def chosen_heads(heads: Sequence[str | Any] | None, plan: Plan) -> dict[str, HeadEntry]:
     """Return the heads to compare by name; kNN is always among them, baselines come apart.
 
     Raises
@@ -337,8 +337,9 @@ def chosen_heads(heads: Sequence[str | Any] | None, task: Task) -> dict[str, Hea
     UnknownHead
         If there is no such head, or it does not do the task.
     """
-    wanted = default_heads(task) if heads is None else (*heads, "knn")
-    entries = head_entries(wanted, task)
+    wanted = default_heads(plan.task) if heads is None else (*heads, "knn")
+    entries = head_entries(wanted, plan.task)
+    entries |= spread_where_few(plan) if heads is None else {}
     return {name: entry for name, entry in entries.items() if not entry.is_baseline}
 
 

@@ -79,13 +79,8 @@ def curve(
     ((name, entry),) = head_entries([head], ground.plan.task).items()
     if entry.reads == "texts":
         raise BadName(f"{name} reads texts: its curve is drawn beside those of all encoders")
-    cells, mute_notes = cells_of(ground, {name: entry}, seed)
+    cells, mute_notes = cells_of(ground, {name: entry}, seed, hides=True)
     cells += [cell for cell in baselines(ground) if cell[1] != "majority"]
-    if entry.reads.endswith("pool"):
-        mute_notes.append(
-            f"{name} looks at unlabelled items as well, and at those whose labels were not drawn; "
-            "never at test items."
-        )
     drawn = _drawn(ground.plan, per_class, n_draws, seed)
     cache = cell_cache(views[0].dataset) if save else None
     runner = Runner(seed, cache, progress, minutes=minutes)

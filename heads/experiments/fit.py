@@ -129,13 +129,7 @@ def fit(
         **_card_of_lesson(lesson),
         **_card_of_plan(lesson.plan, evaluation.report),
         **_card_of_evaluation(evaluation, lesson.plan),
-        notes=[
-            *lesson.plan.notes,
-            *_said_of_pool(estimator),
-            *leak_notes,
-            *_undefined_notes(evaluation),
-            *stopped,
-        ],
+        notes=[*lesson.plan.notes, *leak_notes, *_notes_of(evaluation, estimator), *stopped],
         twins=None if leak is None else leak.card(leak.metrics_without(evaluation.report)),
         seconds=Seconds(evaluation.seconds, time.perf_counter() - begin),
         machine=machine(),
@@ -260,16 +254,11 @@ def _card_of_lesson(lesson: _Lesson) -> dict[str, Any]:
     }
 
 
-def _said_of_pool(estimator: Any) -> list[str]:
-    """Return what a head says of the unlabelled items: whether they taught, and why."""
-    note = getattr(getattr(estimator, "head_", estimator), "note_", None)
-    return [note] if note else []
-
-
-def _undefined_notes(evaluation: Evaluation) -> list[str]:
-    """Say which metrics have no value on the tested rows."""
+def _notes_of(evaluation: Evaluation, estimator: object) -> list[str]:
+    """Say what unlabelled items taught, and which metrics have no value on the tested rows."""
     report = evaluation.report
-    return [
+    said = getattr(getattr(estimator, "head_", estimator), "note_", None)
+    return ([said] if said else []) + [
         f"{undefined(name)}." for name in report.scores if np.isnan(report.estimate(name).value)
     ]
 

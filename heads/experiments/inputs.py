@@ -132,13 +132,20 @@ def of_pool(
     return Material(str(view.spec), identity, read, build)
 
 
-def pool_notes(plan: Plan, entries: Mapping[str, HeadEntry], seed: int = 0) -> list[str]:
+def pool_notes(
+    plan: Plan, entries: Mapping[str, HeadEntry], seed: int = 0, *, hides: bool = False
+) -> list[str]:
     """Say which unlabelled items heads look at, if they look at any."""
     n = len(plan.unlabelled.positions)
     named = [name for name, entry in entries.items() if entry.reads.endswith("pool")]
     if not named:
         return []
     head = named[0]
+    if hides:
+        return [
+            f"{head} looks at unlabelled items as well, and at those whose labels were not drawn; "
+            "never at test items."
+        ]
     if not n:
         return [f"No item is without a label: {head} learns from labelled items alone."]
     if n > MOST_ITEMS:

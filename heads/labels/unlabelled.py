@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import Any, Self
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from featurestore.search.exact import ExactIndex
 from featurestore.terms.vectors import unit_rows
@@ -165,11 +165,11 @@ class Pooled:
         """Of the vectors."""
         return self.ground.vectors.dtype
 
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[Any]:
         """Return the rows, (n, dim)."""
         return np.asarray(self.ground.vectors[self.rows], dtype=dtype)
 
-    def __getitem__(self, rows: Any) -> Self:
+    def __getitem__(self, rows: NDArray[Any] | slice) -> Self:
         taken = self.rows[rows]
         left = np.setdiff1d(self.rows, taken)
         return replace(self, rows=taken, pool=self._without(self.pool, left))
