@@ -18,7 +18,7 @@ from featurestore.terms.intervals import wilson
 from featurestore.terms.specs import Modality
 from featurestore.terms.words import counted
 from heads.catalogue.entry import Build, HeadEntry
-from heads.catalogue.layers import build_for
+from heads.catalogue.layers import build_for, layers_of
 from heads.catalogue.table import head_entries
 from heads.experiments.cells import Progress, Runner
 from heads.experiments.compare import stopped_notes
@@ -234,7 +234,12 @@ def _familiar(lesson: _Lesson, seed: int) -> Familiar | None:
     if plan.reviewed is not None:
         rows = rows[plan.reviewed.teaches[rows]]
     codes = plan.taught.values[rows] if plan.task is Task.MULTICLASS else None
-    return Familiar.fit(np.asarray(lesson.X)[rows], codes, plan.block[rows], seed=seed)
+    X = np.asarray(lesson.X)[rows]
+    if not (layers := layers_of(lesson.view)):
+        return Familiar.fit(X, codes, plan.block[rows], seed=seed)
+    output = X[:, -list(layers.values())[-1] :]  # time grows with the square of the numbers
+    familiar = Familiar.fit(output, codes, plan.block[rows], seed=seed)
+    return None if familiar is None else replace(familiar, whole_dim=X.shape[1])
 
 
 def _card_of_lesson(lesson: _Lesson) -> dict[str, Any]:

@@ -98,6 +98,7 @@ class Familiar:
     distance: ClassDistance
     local_means: NDArray[np.floating[Any]]  # (m, dim)
     reference: NDArray[np.floating[Any]]  # (n, 2), of training items
+    whole_dim: int | None = None  # of vectors whose last numbers are looked at; None: all are
 
     @classmethod
     def fit(
@@ -163,6 +164,7 @@ class Familiar:
 
     def __call__(self, vectors: NDArray[np.floating[Any]]) -> Unlike:
         """Return how far out each of n vectors, (n, dim), lies."""
+        vectors = vectors[:, -self.distance.means.shape[1] :] if self.whole_dim else vectors
         own = np.sort(self.reference, axis=0)
         squares = self.distance.squares(vectors), squares_to(self.local_means, vectors)
         place = [np.searchsorted(own[:, i], one) for i, one in enumerate(squares)]
@@ -200,6 +202,7 @@ class Familiar:
             "shrinkage": np.array([kept.shrinkage]),
             "local_means": self.local_means,
             "reference": self.reference,
+            **({"whole_dim": np.array([self.whole_dim])} if self.whole_dim else {}),
         }
         small = {name: np.ascontiguousarray(one, np.float32) for name, one in arrays.items()}
         return bytes(save(small))
@@ -222,6 +225,8 @@ class Familiar:
             raise ValueError(f"{', '.join(odd)} must be floats")
         if found["rest"].shape != (1,) or found["shrinkage"].shape != (1,):
             raise ValueError("rest and shrinkage must be one number each")
+        if "whole_dim" in found and found["whole_dim"].tolist() != [dim]:
+            raise ValueError(f"it is not of vectors of {dim} numbers")
         read = cls(
             ClassDistance(
                 found["means"],
@@ -232,12 +237,15 @@ class Familiar:
             ),
             found["local_means"],
             found["reference"].astype(np.float64),
+            dim if "whole_dim" in found else None,
         )
         read._check(dim)
         return read
 
     def _check(self, dim: int) -> None:
         kept, local, reference = self.distance, self.local_means, self.reference
+        if self.whole_dim is not None:
+            dim = kept.means.shape[-1]
         rank = kept.variances.shape
         shapes = [one.shape[1:] for one in (kept.means, local, reference)]
         is_full = all(map(len, (kept.means, local, reference)))

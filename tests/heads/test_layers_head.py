@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -200,6 +201,12 @@ def test_from_pictures_to_a_bundle_that_reads_pictures(world, tmp_path, capsys):
     by_id = dict(zip(view.load().ids, bundle.predict_proba(view.load()), strict=True))
     expected = [by_id[str(one.relative_to(folder / "photos"))] for one in files]
     np.testing.assert_allclose(bundle.predict_proba(files), expected, atol=1e-4)
+    # How far out a picture lies, the network's output alone says.
+    unlike = bundle.unlike_training(view.load())
+    output = view.load().vectors[:, -view.layers["output"] :]
+    alone = replace(bundle.familiar, whole_dim=None)
+    np.testing.assert_array_equal(unlike.shares, alone(output).shares)
+    assert bundle.familiar.whole_dim == view.dim
     encoder = json.loads((tmp_path / "bundle" / "encoder.json").read_text())
     assert "builtin:tiny-image#layer=all" in json.dumps(encoder)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -182,6 +183,12 @@ def test_what_is_written_is_what_is_read_and_damage_is_refused():
     for dim, data in ((5, familiar.to_bytes()), (4, b"no"), (4, familiar.to_bytes()[:-8])):
         with pytest.raises((ValueError, SafetensorError)):
             Familiar.from_bytes(data, dim)
+    of_longer = replace(familiar, whole_dim=6)
+    again = Familiar.from_bytes(of_longer.to_bytes(), 6)
+    longer = np.hstack([np.ones((len(X), 2)), X])
+    np.testing.assert_allclose(again(longer).shares, familiar(X).shares, atol=0.02)
+    with pytest.raises(ValueError, match="not of vectors of 7 numbers"):
+        Familiar.from_bytes(of_longer.to_bytes(), 7)
 
 
 def test_the_sentence_says_what_chance_gives_and_what_to_do():
