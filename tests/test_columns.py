@@ -117,6 +117,16 @@ def test_labels_of_class_folders_may_be_put_right(empty_store, tiny_images, tmp_
     assert dataset.attach(read_labels(tmp_path / "l.csv", item_id="id")) == 0
 
 
+def test_of_a_table_that_suggest_wrote_the_label_alone_is_taken(tmp_path):
+    (tmp_path / "todo.csv").write_text(
+        "item_id,kind,path,why\na,hand,/x/a.png,typical\nb,,/x/b.png,typical\n"
+    )
+    found = read_labels(tmp_path / "todo.csv", item_id="item_id")
+    assert found.to_pydict() == {"item_id": ["a", "b"], "kind": ["hand", None]}
+    (tmp_path / "own.csv").write_text("item_id,why,kind\na,because,hand\n")  # not of suggest
+    assert read_labels(tmp_path / "own.csv", item_id="item_id").column_names[1:] == ["why", "kind"]
+
+
 def test_labels_that_do_not_fit_change_nothing(empty_store, tiny_images, tmp_path):
     embed(empty_store, tiny_images)
     dataset = empty_store.dataset("d")

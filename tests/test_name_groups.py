@@ -104,3 +104,14 @@ def test_a_hint_before_folds_and_the_command_that_heeds_it(fs, tmp_path, write_i
         "16 pictures: 2 classes from folder names (sizes 8); 4 groups (4 items) by their n" in err
     )
     assert "look like" not in fs("compare", *place, "--head", "prototype")[2]
+
+
+def test_a_pattern_that_no_name_has_is_refused_and_a_wrong_column_is_guessed(fs, tiny_images):
+    embed = ("embed", tiny_images, "--dataset", "tiny", "-e", "baseline:pixels#size=2")
+    code, _, err = fs(*embed, "--group-from", "^([0-9]+)_")
+    assert code != 0
+    assert "--group-from finds no group in the 6 names, such as dark/0.png" in err
+    assert "the folder is part of the name" in err
+    code, _, err = fs(*embed, "--group", "labels")
+    assert code != 0
+    assert "no column 'labels': did you mean 'label'" in err

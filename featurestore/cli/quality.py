@@ -36,6 +36,7 @@ from featurestore.cli.printing import (
 )
 from featurestore.cli.show_results import KINDS, show_issues
 from featurestore.cli.watching import Watch, watched
+from featurestore.store.commands import command_line
 from featurestore.terms.words import counted
 
 if TYPE_CHECKING:
@@ -307,6 +308,16 @@ def suggest(
         _write_todo(Path(output), column, kind, contents, found)
         words = ["featurestore", "labels", view.dataset.name, output, "--label", column]
         say(f"fill the column {column} of {output}, then run `{shlex.join(words)}`")
+    elif not as_json:
+        given = [("-e", encoder), ("--strategy", None if strategy == "auto" else strategy)]
+        given += [
+            ("--label", label),
+            ("--slice", slice_name),
+            ("--seed", str(seed) if seed else None),
+        ]
+        named = [word for flag, value in given if value is not None for word in (flag, value)]
+        words = ["suggest", view.dataset.name, "-n", str(limit), *named, "-o", "todo.csv"]
+        tell(f"Type next, for a table to fill: {command_line(*words, store=store_path)}")
 
 
 def _write_todo(

@@ -282,7 +282,11 @@ def show_curve(drawn: Curve, dataset: DataSet, targets: Sequence[float] = ()) ->
     _show_gains(drawn)
     for target in targets:
         for encoder in drawn.encoders:
-            click.echo(f"{encoder_label(encoder)}: {drawn.labels_needed(encoder, target / 100)}.")
+            needed = drawn.labels_needed(encoder, target / 100)
+            click.echo(f"{drawn.name_of(encoder)}: {needed}.")
+    for encoder in () if targets else drawn.encoders:
+        if said := drawn.enough(encoder):
+            click.echo(f"{drawn.name_of(encoder)}: {said}.")
     for note in drawn.notes:
         click.echo(note)
     _show_next(after_curve(drawn, dataset, [target / 100 for target in targets]))

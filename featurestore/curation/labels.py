@@ -23,10 +23,13 @@ from featurestore.storage.dataset_file import DatasetFile, task_of
 from featurestore.storage.dataset_folder import DatasetFolder
 
 SPLIT = "split"
+OF_SUGGEST = ("text", "path", "why")  # columns beside the label of a table of `suggest -o`
 
 
 def read_labels(path: str | Path, *, item_id: str, columns: Sequence[str] = ()) -> pa.Table:
     """Read labels from a table: its id column as ``item_id``, and the named columns or all.
+
+    Of a table that `suggest` wrote, all are the label alone: not the text, the path and the reason.
 
     Rows that cannot be read, or have no id, are left out: `label_failures` names them.
 
@@ -40,7 +43,10 @@ def read_labels(path: str | Path, *, item_id: str, columns: Sequence[str] = ()) 
         raise BadSource(f"{location} is not a table: expected {', '.join(sorted(READERS))}")
     table = READERS[location.suffix](location, SourceOptions(id=item_id))
     require_column(item_id, table.column_names, "--id", location)
-    names = list(columns) or [name for name in table.column_names if name != item_id]
+    beside = OF_SUGGEST if table.column_names[-1:] == ["why"] else ()
+    names = list(columns) or [
+        name for name in table.column_names if name != item_id and name not in beside
+    ]
     for name in names:
         require_column(name, table.column_names, "--label", location)
     ids, nameless = own_ids(table.column(item_id), item_id)
@@ -129,7 +135,10 @@ def _checked(values: pa.Table) -> pa.Table:
     names = [name for name in values.column_names if name != "item_id"]
     taken = [name for name in names if name in RESERVED - {SPLIT}]
     if taken:
-        raise BadSource(f"columns {', '.join(taken)} are used by the store itself: rename yours")
+        raise BadSource(
+            f"columns {', '.join(taken)} are used by the store itself: name the ones to attach "
+            "with --label, or rename yours"
+        )
     if not names:
         raise BadSource("no column to attach: expected one beside the id")
     values = values.select(["item_id", *names])

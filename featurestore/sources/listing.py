@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 
 from featurestore.errors import BadSource, DuplicateIds, MissingColumn
 from featurestore.sources.locations import Location
+from featurestore.sources.name_groups import is_from_names
 from featurestore.storage.columns import new_columns, without_nan
 from featurestore.terms.specs import Modality
 
@@ -169,6 +170,13 @@ def evaluate_group(rows: pa.Table, expression: str) -> pa.Table:
     groups = evaluate(expression, with_stem(rows))
     if pa.types.is_nested(groups.type):
         raise BadSource(f"--group {expression} gives {groups.type}: expected one value an item")
+    if is_from_names(expression) and len(rows) and groups.null_count == len(rows):
+        name = rows.column("uri")[0].as_py() or rows.column("item_id")[0].as_py()
+        raise BadSource(
+            f"--group-from finds no group in the {len(rows):,} names, such as {name}: expected a "
+            "regular expression that is found in them, with the group in brackets; the folder is "
+            "part of the name"
+        )
     return with_group(rows, groups)
 
 

@@ -101,7 +101,12 @@ def as_expression(pattern: str) -> str:
 
 def said_of_group(expression: str) -> str:
     """Return what a person reads of the origin of groups."""
-    return "their names" if expression.startswith(_FROM_NAMES) else expression
+    return "their names" if is_from_names(expression) else expression
+
+
+def is_from_names(expression: str) -> bool:
+    """Whether `as_expression` made it."""
+    return expression.startswith(_FROM_NAMES)
 
 
 def _are_labels(groups: Sequence[str | None], labels: Sequence[object]) -> bool:

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from featurestore.errors import BadQuery
+from featurestore.errors import BadQuery, nearest
 from featurestore.storage.memory import memory_limit
 
 Answer = TypeVar("Answer")
@@ -207,6 +207,9 @@ def evaluate(expression: str, table: pa.Table) -> pa.ChunkedArray:
         result = select(statement, {"items": numbered}, limit_s=EXPRESSION_S)
     except BadQuery as error:
         reason = str(error).split(" in: SELECT")[0]  # of our own making
+        if "not found" in reason and expression.strip().isidentifier():
+            known = [name for name in table.column_names if name != "stem"]
+            raise BadQuery(f"no column {expression!r}: {nearest(expression, known)}") from None
         if "not found" in reason:
             reason += f" (columns: {', '.join(table.column_names)})"
         if "type VARCHAR and type" in reason:

@@ -138,7 +138,7 @@ class Study:
             return Labels(n, None, f"there are {n:,}; whether more would help was not looked at")
         few, many, gain = last
         rose = f"rose by {amount(gain, self.metric)}" if gain > 0 else "did not rise"
-        said = f"from {few:,} to {many:,} labels the score {rose}"
+        said = f"from {few:,} to {many:,} labels the score of {choice.taken[1]} {rose}"
         if gain > margin:
             return Labels(n, n, said)
         if open_reason:
@@ -177,11 +177,14 @@ class Study:
 
 
 def little_left(choice: Choice, metric: Metric, margin: float) -> float | None:
-    """Return what more labels can add, from the interval's lower end, if that is two margins."""
+    """Return what more labels can add, from the interval's lower end, if that is little.
+
+    Little are two margins; or there is less than one left to the score itself.
+    """
     if choice.low is None or not (metric.is_share and metric.higher_is_better):
         return None
     left = 1 - choice.low
-    return left if left <= 2 * margin else None
+    return left if left <= 2 * margin or choice.value > 1 - margin else None
 
 
 def _heads_left_out(late: Sequence[tuple[str, str]], n_views: int) -> list[str]:

@@ -213,8 +213,8 @@ def _notes(
     left = sorted(set(per_class) - set(drawn))
     if left:
         notes.append(
-            f"Budgets of {', '.join(map(str, left))} labels a class are left out: no class has "
-            "twice as many."
+            f"{', '.join(map(str, left))} labels of each class were not drawn: half of the items "
+            "that may teach are fewer, so the draws would be nearly the same."
         )
     notes.append(
         f"The band shows where 95 % of new draws of labels are expected (from {n_draws} draws)."

@@ -12,11 +12,13 @@ from numpy.typing import NDArray
 
 from featurestore.errors import StoreCorrupt
 from featurestore.terms.shown import Tabular
+from featurestore.terms.specs import encoder_label
 from heads.charts.charts import Lines
 from heads.charts.plotted import Plotted
 from heads.charts.results import curve_chart
 from heads.labels.tasks import Task
 from heads.measures.card import ABSENT, RunCard
+from heads.measures.choice import MARGIN
 from heads.measures.intervals import LEVEL
 from heads.measures.metrics import METRICS
 
@@ -119,6 +121,10 @@ class Curve(Tabular, Plotted):
     def of(self, encoder: str) -> list[Budget]:
         """Return one encoder's budgets, smallest first."""
         return [one for one in self.budgets if one.encoder == encoder]
+
+    def name_of(self, encoder: str) -> str:
+        """Name an encoder with its head: ``logistic on builtin:tiny-image``."""
+        return f"{self.of(encoder)[0].head} on {encoder_label(encoder)}"
 
     def about(self) -> str:
         """Name the data set, and say which budgets of labels were drawn."""
@@ -223,6 +229,22 @@ class Curve(Tabular, Plotted):
         n, low, high = needed
         to = "more than can be told" if high is None else f"{high:,}"
         return f"{begin}. About {n:,} labels would reach it on average ({low:,} to {to}; 80 %)"
+
+    def enough(self, encoder: str) -> str:
+        """Say from how many labels on an encoder is within a point of what it reaches with all."""
+        about, budgets = METRICS[self.task][self.metric], self.of(encoder)
+        last = budgets[-1]
+        if not (about.is_share and about.higher_is_better) or len(budgets) < 2:
+            return ""
+        near = last
+        for one in reversed(budgets):
+            if abs(last.mean - one.mean) > MARGIN:
+                break
+            near = one
+        reach = f"{_percent(last.mean)} with {last.n_labels:,} labels on average"
+        if near is last:
+            return f"{reach}, and still rising: more labels help"
+        return f"{reach}; {near.n_labels:,} labels are within a point of that"
 
     def to_json(self) -> dict[str, Any]:
         """Return everything that is needed to draw it again."""

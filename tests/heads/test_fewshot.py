@@ -175,6 +175,12 @@ def test_a_curve_says_what_enough_means_and_what_to_do_where_it_is_not_reached(v
         "extrapolate: label about 40 more and ask again"
     )
     assert flat.reached("timm:x", 0.6) is None
+    assert flat.enough("timm:x") == (
+        "45.0 % with 40 labels on average, and still rising: more labels help"
+    )
+    assert drawn(0.3, 0.695, 0.7).enough("timm:x") == (
+        "70.0 % with 40 labels on average; 20 labels are within a point of that"
+    )
     steady = drawn(0.3, 0.65, 0.7)
     assert steady.labels_needed("timm:x", 0.6).startswith("20 labels are enough for 60 % balanced")
     assert steady.reached("timm:x", 0.6).n_labels == 20
