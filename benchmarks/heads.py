@@ -1,9 +1,9 @@
 """Heads: as fast as they should be, and as honest as they say.
 
 Run: python -m benchmarks.heads [speed] [honesty] [data] [words] [unlike] [twins]
-[layers] (all by default)
+[layers] [mix] (all by default)
 speed takes some 6 minutes on 2 cores, honesty 30, data 15, words 5, unlike 10, twins 20,
-layers 20 (the last five need ../shared).
+layers 20, mix 20 (the last six need ../shared).
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from sklearn.model_selection import PredefinedSplit
 import heads
 from benchmarks.layers import layers
 from benchmarks.memory import views_of
+from benchmarks.mix import mix
 from benchmarks.report import Row, at_least, at_most, on_all_cores, run_sections
 from benchmarks.twins import twins
 from benchmarks.unlike import unlike
@@ -348,6 +349,7 @@ SECTIONS = {
     "words": words,
     "unlike": unlike,
     "twins": twins,
+    "mix": mix,
     "layers": layers,
 }
 

@@ -74,17 +74,16 @@ class _Mix(BaseEstimator):  # type: ignore[misc]
             ]
         if not len(members):
             raise BadName("members=[]: expected one member or more")
-        self.names_ = [str(name) for name, _, _ in members]
-        self.blocks_ = [str(block) for _, block, _ in members]
-        if len(set(self.names_)) < len(self.names_):
-            raise BadName(f"members need names of their own, got {', '.join(self.names_)}")
-        for block in self.blocks_:
+        names = [str(name) for name, _, _ in members]
+        if len(set(names)) < len(names):
+            raise BadName(f"members need names of their own, got {', '.join(names)}")
+        for _, block, _ in members:
             blocks.block(block)  # says which there are
         if len(blocks) < self.few_rows:
             firsts = {block: name for name, block, _ in reversed(members)}
             members = [one for one in members if firsts[one[1]] == one[0]]
-            self.names_ = [str(name) for name, _, _ in members]
-            self.blocks_ = [str(block) for _, block, _ in members]
+        self.names_ = [str(name) for name, _, _ in members]
+        self.blocks_ = [str(block) for _, block, _ in members]
         return blocks, [clone(estimator) for _, _, estimator in members]
 
     def _fit_members(

@@ -62,8 +62,10 @@ def fit_pool(logs: NDArray[np.float64], codes: NDArray[np.intp], prior: float = 
     """Find the logarithmic pool that makes held-out rows likeliest.
 
     The pooled probability of a class is proportional to ``prod(p_i ** w_i)`` [1]_, whose log loss
-    is convex in the weights. Members that know different things are together surer than their
-    mean, so the pool is sharpened then, as suits the same rows.
+    is convex in the weights. A row counts by the inverse root of its class's share, so that rare
+    classes are heard without being all that is heard. Members that know different things are
+    together surer than their mean, so the pool is sharpened then, as suits the same rows, each of
+    which then counts once.
 
     Parameters
     ----------
@@ -77,6 +79,9 @@ def fit_pool(logs: NDArray[np.float64], codes: NDArray[np.intp], prior: float = 
     .. [1] Genest and Zidek, "Combining Probability Distributions", Statistical Science 1, 1986.
     """
     m, n, _ = logs.shape
+    sizes = np.bincount(codes)
+    counts = sizes[codes] ** -0.5  # (n,)
+    counts /= counts.mean() if n else 1
     above = logs - np.take_along_axis(logs, codes[None, :, None], axis=2)  # of the true class
 
     def loss(v: NDArray[np.float64]) -> tuple[float, NDArray[np.float64], NDArray[np.float64]]:
@@ -86,8 +91,10 @@ def fit_pool(logs: NDArray[np.float64], codes: NDArray[np.intp], prior: float = 
         total = p.sum(axis=1, keepdims=True)
         p /= total
         mean = np.einsum("rk,irk->ir", p, above)
-        spread = np.einsum("irk,jrk->ij", above * p, above) - mean @ mean.T
-        return float((np.log(total) + most).sum()), mean.sum(axis=1), spread
+        weighted = counts * mean
+        spread = np.einsum("irk,jrk->ij", above * (counts[:, None] * p), above) - weighted @ mean.T
+        value = float(counts @ (np.log(total) + most)[:, 0])
+        return value, weighted.sum(axis=1), spread
 
     w = _least(loss, m, prior)
     scores = np.einsum("i,irk->rk", w, logs)

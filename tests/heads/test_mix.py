@@ -115,7 +115,9 @@ def test_a_pool_is_where_the_loss_and_its_prior_are_least():
     def loss(w, prior):
         pooled = np.einsum("i,irk->rk", w, logs)
         own = pooled[np.arange(60), codes]
-        return (np.log(np.exp(pooled).sum(axis=1)) - own).sum() - prior * np.log(w).sum()
+        counts = np.bincount(codes)[codes] ** -0.5
+        losses = counts / counts.mean() * (np.log(np.exp(pooled).sum(axis=1)) - own)
+        return losses.sum() - prior * np.log(w).sum()
 
     for prior in (1.0, 5.0):
         w = fit_pool(logs, codes, prior).weights
