@@ -303,6 +303,10 @@ def suggest(
     else:
         rows = [[one.item_id, f"{one.score:.3f}", one.reason] for one in found]
         print_items(["label next", "score", "why"], rows, contents)
+        if any("typical" in one.reason for one in found):
+            then = ["featurestore", "train", view.dataset.name, "-e", str(view.spec)]
+            said = f"`{shlex.join([*then, '--head', 'propagate'])}`"
+            say(f"when these have labels, {said} learns from the others too")
     if output is not None:
         column = label or next(iter(view.dataset.label_columns), "label")
         _write_todo(Path(output), column, kind, contents, found)

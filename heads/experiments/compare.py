@@ -19,7 +19,7 @@ from featurestore.errors import (
 from featurestore.terms.words import counted
 from heads.catalogue.entry import HeadEntry
 from heads.catalogue.layers import layers_of, no_layers
-from heads.catalogue.table import HEADS, default_heads, head_entries
+from heads.catalogue.table import BEST, HEADS, default_heads, head_entries
 from heads.catalogue.words import reads_words
 from heads.experiments.cells import Progress, Runner, cell_cache, keep_run, run_folder
 from heads.experiments.inputs import Cell, baselines, of_pool, of_views, pool_notes
@@ -223,6 +223,17 @@ def labels_a_class(plan: Plan) -> float:
     return float(np.median(np.bincount(plan.target.values))) * taught
 
 
+def entries_for(heads: Sequence[str | Any], plan: Plan) -> dict[str, HeadEntry]:
+    """Look up heads; `best` is `propagate` where labels are few and unlabelled items many.
+
+    Few labels cannot tell which head is best, and it is the average of several.
+    """
+    entries = head_entries(heads, plan.task)
+    if BEST in entries and (spread := spread_where_few(plan)):
+        entries[BEST] = spread[POOL_HEAD]
+    return entries
+
+
 def spread_where_few(plan: Plan) -> dict[str, HeadEntry]:
     """Return `propagate` where labels are few and unlabelled items many."""
     n = len(plan.unlabelled.positions)
@@ -338,7 +349,7 @@ def chosen_heads(heads: Sequence[str | Any] | None, plan: Plan) -> dict[str, Hea
         If there is no such head, or it does not do the task.
     """
     wanted = default_heads(plan.task) if heads is None else (*heads, "knn")
-    entries = head_entries(wanted, plan.task)
+    entries = entries_for(wanted, plan)
     entries |= spread_where_few(plan) if heads is None else {}
     return {name: entry for name, entry in entries.items() if not entry.is_baseline}
 

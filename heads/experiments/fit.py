@@ -19,9 +19,8 @@ from featurestore.terms.specs import Modality
 from featurestore.terms.words import counted
 from heads.catalogue.entry import Build, HeadEntry
 from heads.catalogue.layers import build_for, layers_of
-from heads.catalogue.table import head_entries
 from heads.experiments.cells import Progress, Runner
-from heads.experiments.compare import stopped_notes
+from heads.experiments.compare import entries_for, stopped_notes
 from heads.experiments.inputs import of_pool, pool_notes
 from heads.experiments.leaks import MOST_OF_A_FIT, find_leak
 from heads.labels.fitting import fit_head
@@ -178,7 +177,7 @@ def _lesson_of(
     reviews, review_notes = reviews_of(view, items, options)
     plan = make_plan(items, options, recorded=task_of(view.dataset, options.label), reviews=reviews)
     plan = replace(plan, notes=(*plan.notes, *review_notes))
-    ((name, entry),) = head_entries([head], plan.task).items()
+    ((name, entry),) = entries_for([head], plan).items()
     reads_texts = entry.reads == "texts"
     if reads_texts and view.dataset.modality != Modality.TEXT:
         raise ModalityMismatch(f"{name} reads texts, but {view.dataset.name!r} holds pictures")

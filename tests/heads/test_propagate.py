@@ -226,6 +226,10 @@ def test_train_says_what_taught_and_a_bundle_answers_new_items(half_labelled, tm
     out = capsys.readouterr().out
     assert "propagate looks at" in out
     assert "unlabelled items were looked at" in out
+    assert run(["suggest", "texts", "-n", "2", "--strategy", "typiclust", *where]) == 0
+    said = capsys.readouterr().err
+    assert "featurestore train texts -e builtin:tiny-text --head propagate" in said
+    assert "learns from the others too" in said
     view = half_labelled.view("texts")
     head = heads.fit(view, "propagate:strict")  # n-grams of the texts are the witness
     again = heads.load_bundle(head.save(tmp_path / "bundle"))
@@ -252,7 +256,8 @@ def test_of_many_unlabelled_items_a_sample_is_looked_at(make_view, digits, monke
     X, y = digits
     monkeypatch.setattr(inputs, "MOST_ITEMS", 100)
     view = make_view(X[:400], [*y[:40], *[None] * 360])
-    found = heads.compare(view, ["propagate"], save=False)
+    found = heads.compare(view, save=False)  # of its own accord: 3 labels a class
+    assert "propagate" in found.card.heads
     assert any("looks at 100 of the 360 unlabelled items" in note for note in found.notes)
     whole = make_view(X[:60], y[:60].tolist())
     notes = heads.compare(whole, ["propagate"], save=False).notes
