@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -230,7 +230,9 @@ def entries_for(heads: Sequence[str | Any], plan: Plan) -> dict[str, HeadEntry]:
     """
     entries = head_entries(heads, plan.task)
     if BEST in entries and (spread := spread_where_few(plan)):
-        entries[BEST] = spread[POOL_HEAD]
+        # Named by the same settings as ever: runs of it can be run again.
+        space = entries[BEST].search_space
+        entries[BEST] = replace(spread[POOL_HEAD], search_space=space)
     return entries
 
 
