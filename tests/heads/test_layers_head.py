@@ -16,10 +16,13 @@ import heads
 from featurestore.cli import run
 from featurestore.errors import BadName, ShapeMismatch
 from featurestore.store.store import open_store
+from heads.catalogue.layers import build_for
+from heads.catalogue.table import HEADS
 from heads.estimators.layers import LayersHead, LayersRegressor, weigh_layers
 from heads.estimators.logistic import LogisticHead
 from heads.estimators.per_label import PerLabel
 from heads.estimators.regression import RidgeRegressor
+from heads.labels.tasks import Task
 
 LAYERS = {"1": 10, "2": 30, "output": 20}
 
@@ -221,6 +224,24 @@ def test_compare_and_curve_take_it_where_there_are_layers(world):
     assert "baseline:pixels holds one layer, so layers was not tried on it." in found.notes
     curve = heads.curve(views[1:], "layers", per_class=[2], n_draws=2, save=False)
     assert "layers" in {one.head for one in curve.budgets}
+
+
+@pytest.mark.parametrize("task", Task)
+def test_each_task_gets_a_head_that_knows_the_layers_of_the_view(world, task):
+    _, store = world
+    view = store.view("photos", "builtin:tiny-image#layer=all")
+    X, rng = view.load().vectors, np.random.default_rng(0)
+    y = {
+        Task.MULTICLASS: rng.integers(0, 2, len(X)),
+        Task.MULTILABEL: rng.integers(0, 2, (len(X), 2)),
+        Task.REGRESSION: rng.normal(size=len(X)),
+    }[task]
+    head = build_for(HEADS["layers"], task, view, ("a", "b"))(3).fit(X, y)
+    inner = head.heads_[0] if task is Task.MULTILABEL else head
+    assert inner.names_ == list(view.layers)
+    assert inner.random_state == 3
+    np.testing.assert_allclose(inner.weights_.sum(), 1)
+    assert head.predict(X).shape == y.shape
 
 
 def test_a_view_of_one_layer_says_what_to_embed(world, make_view):
