@@ -89,7 +89,9 @@ class Watch:
             count.is_estimated = True
             total = left + time.monotonic() - count.began
             if total >= WORTH_SAYING_S:
-                self.say(f"about {_duration(total)}: {count.plan}")
+                stops = self.minutes is not None and total > 60 * self.minutes
+                at_most = f", of which {self.minutes:g} min at most" if stops else ""
+                self.say(f"about {_duration(total)}{at_most}: {count.plan}")
         self._draw()
 
     def steps(self, n_done: int, n: int, what: str) -> None:

@@ -147,6 +147,15 @@ def test_progress_is_told_in_lines_or_in_a_log(monkeypatch, capsys, tmp_path):
     assert "about " in said
     assert "1 encoder × 2 heads × 25 fits" in said
     assert said in "\n".join(line.split(" ", 2)[2] for line in log.read_text().splitlines()) + "\n"
+    clock = iter([0.0, *[100.0] * 9])
+    monkeypatch.setattr(watching.time, "monotonic", lambda: next(clock))
+    with Watch(minutes=0.5) as watch:
+        watch.fits(0, 50, "1 encoder")
+        watch.fits(25, 50, "ridge")
+        watch.finish()
+    monkeypatch.undo()
+    monkeypatch.setattr(watching, "EVERY_S", 0.01)
+    assert "about 3 min, of which 0.5 min at most: 1 encoder" in capsys.readouterr().err
     with Watch():
         time.sleep(0.5)
     assert "reading and loading, since 1 s" in capsys.readouterr().err
