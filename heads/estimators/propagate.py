@@ -32,6 +32,7 @@ ENTROPY = 0.4  # of the most there can be: the mean entropy at which members are
 MOST_TAUGHT = 3_000  # unlabelled items that teach the students, of all classes
 LEAST_A_CLASS = 5  # unlabelled items: fewer say too little of where the classes lie
 STUDENTS = 8.0  # labels a class with which heads and students count the same
+MANY_CLASSES = 20  # from which on ridge loses classes between others
 LOOKED_AT = 2_000  # rows that a sharpness is chosen on
 
 Scores = NDArray[np.float64]  # (n, n_classes)
@@ -55,9 +56,10 @@ class PropagateHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     Parameters
     ----------
     heads : sequence of ScoreHead, optional
-        Default logistic, ridge and lda: few labels cannot tell which is best.
+        Default logistic, ridge and lda: few labels cannot tell which is best. Ridge only with 20
+        classes or fewer: with many it loses those that lie between others.
     students : sequence of ScoreHead, optional
-        Default ridge and lda.
+        Default ridge and lda; with more than 20 classes logistic.
     strict : bool
         Use the students only if the labels that spread agree with the witness, on the unlabelled
         items, more than the heads do.
@@ -90,8 +92,7 @@ class PropagateHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """Learn from rows X, (n, dim), and the items seen beside them; y and groups are (n,)."""
         pooled = X if isinstance(X, Pooled) else None
         rows, y = validate_data(self, _rows(X), y, dtype=[np.float64, np.float32])
-        seed = self.random_state
-        heads = self.heads or (LogisticHead(random_state=seed), RidgeHead(), LdaHead(seed))
+        heads = self.heads or self._default(len(np.unique(y)), of_students=False)
         if len(np.unique(y)) == len(y):  # no spread within classes for lda to learn
             heads = [head for head in heads if not isinstance(head, LdaHead)] or heads
         with sharing():
@@ -116,6 +117,12 @@ class PropagateHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         # As sure as the first head, which chose that on rows it had not learned from.
         self.sharpness_ = _sharpness(answer, _entropy(self.heads_[0].predict_proba(shown)))
         return self
+
+    def _default(self, n_classes: int, *, of_students: bool) -> Sequence[ScoreHead]:
+        logistic, lda = LogisticHead(random_state=self.random_state), LdaHead(self.random_state)
+        if n_classes > MANY_CLASSES:
+            return (logistic,) if of_students else (logistic, lda)
+        return (RidgeHead(), lda) if of_students else (logistic, RidgeHead(), lda)
 
     def _why_not(self, n_pool: int) -> str:
         """Say why unlabelled items cannot teach; nothing where they can."""
@@ -165,7 +172,7 @@ class PropagateHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         names = np.concatenate([y, self.classes_[spread[chosen].argmax(axis=1)]])
         Z, within = shown[taught], None if groups is None else X.blocks[taught]
         with sharing():
-            students = self.students or (RidgeHead(), LdaHead(self.random_state))
+            students = self.students or self._default(len(self.classes_), of_students=True)
             self.students_ = [fit_head(clone(one), Z, names, within) for one in students]
         said = [_scores(one, shown) for one in self.students_]
         self.student_sharpness_ = [_sharpness(one) for one in said]

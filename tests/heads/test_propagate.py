@@ -183,6 +183,12 @@ def test_bad_input_gives_numbers_or_an_error(digits):
     np.testing.assert_allclose(p.sum(axis=1), 1)
 
 
+def test_ridge_is_left_out_of_many_classes():
+    X = np.repeat(np.random.default_rng(0).normal(size=(24, 30)), 2, axis=0)
+    head = PropagateHead().fit(X, np.repeat(np.arange(24), 2))
+    assert [type(one).__name__ for one in head.heads_] == ["LogisticHead", "LdaHead"]
+
+
 def test_strict_asks_another_encoder(digits):
     X, y = digits
     rows, others = few(y, 1)
