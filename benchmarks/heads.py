@@ -1,8 +1,8 @@
 """Heads: as fast as they should be, and as honest as they say.
 
-Run: python -m benchmarks.heads [speed] [honesty] [data] [words] [unlike] [twins]
+Run: python -m benchmarks.heads [speed] [honesty] [wide] [data] [words] [unlike] [twins]
 [layers] [mix] (all by default)
-speed takes some 6 minutes on 2 cores, honesty 30, data 15, words 5, unlike 10, twins 20,
+speed takes some 6 minutes on 2 cores, honesty 30, wide 5, data 15, words 5, unlike 10, twins 20,
 layers 20, mix 20 (the last six need ../shared).
 """
 
@@ -11,7 +11,7 @@ from __future__ import annotations
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from statistics import median
 from typing import Any
 
@@ -169,40 +169,46 @@ def speed_of_comparison() -> list[Row]:
 
 def honesty() -> list[Row]:
     """Count false claims of `heads.compare` among exchangeable encoders, and true ones."""
+    return [*claims_of("folds"), *claims_of("test"), *coverage(), *conformal_coverage()]
+
+
+def wide() -> list[Row]:
+    """Count them where columns are more than rows, so that axes are found as float32."""
+    return claims_of("folds of wide rows", gains=(0.0,), n_draws=50)
+
+
+def claims_of(where: str, gains: Sequence[float] = (0.0, 0.35), n_draws: int = 1000) -> list[Row]:
     rows = []
-    for where in ("folds", "test"):
-        for gain in (0.0, 0.35):
-            n_draws = 1000
-            found = on_all_cores(_claimed, [(where, gain, draw) for draw in range(n_draws)])
-            claimed, right = np.sum(found, axis=0)
-            what = "5 × 5 folds, n = 100" if where == "folds" else "test split of 200"
-            if gain == 0:
-                limit = 0.05 + 2 * (0.05 * 0.95 / n_draws) ** 0.5
-                rows.append(
-                    at_most(
-                        f"{what}: a false \"better\" among three exchangeable encoders",
-                        claimed / n_draws, "share", limit,
-                    )
-                )  # fmt: skip
-            else:
-                rows.append(
-                    Row(f"{what}: the better one of three is found", right / n_draws, "share")
-                )
-    return [*rows, *coverage(), *conformal_coverage()]
+    what = {
+        "folds": "5 × 5 folds, n = 100",
+        "test": "test split of 200",
+        "folds of wide rows": f"5 × 5 folds, n = 100, logistic on 300 columns, {n_draws} draws",
+    }[where]
+    for gain in gains:
+        found = on_all_cores(_claimed, [(where, gain, draw) for draw in range(n_draws)])
+        claimed, right = np.sum(found, axis=0)
+        if gain == 0:
+            limit = 0.05 + 2 * (0.05 * 0.95 / n_draws) ** 0.5
+            said = f'{what}: a false "better" among three exchangeable encoders'
+            rows.append(at_most(said, claimed / n_draws, "share", limit))
+        else:
+            rows.append(Row(f"{what}: the better one of three is found", right / n_draws, "share"))
+    return rows
 
 
 def _claimed(where: str, gain: float, draw: int) -> tuple[bool, bool]:
     """Compare three encoders, the first better by ``gain``; false and right claims."""
     rng = np.random.default_rng([11, draw])
-    n = 100 if where == "folds" else 300
+    n = 300 if where == "test" else 100
     codes = np.arange(n) % 2
-    split = [None] * n if where == "folds" else ["train"] * 100 + ["test"] * 200
+    split = ["train"] * 100 + ["test"] * 200 if where == "test" else [None] * n
+    head, dim, apart = ("prototype", 4, 0.6) if "wide" not in where else ("logistic", 300, 0.2)
     vectors = {
-        f"timm:{name}": rng.normal(size=(n, 4)) + (0.6 + more) * codes[:, None]
+        f"timm:{name}": rng.normal(size=(n, dim)) + (apart + more) * codes[:, None]
         for name, more in (("a", gain), ("b", 0.0), ("c", 0.0))
     }
     views = list(views_of(vectors, [f"class {c}" for c in codes], split=split).values())
-    found = heads.compare(views, ("prototype",), evaluation=where, save=False)
+    found = heads.compare(views, (head,), evaluation=where.split()[0], save=False)
     claims = [
         one for one in found.claims() if one.low > 0 and not one.second[0].startswith("baseline")
     ]
@@ -345,6 +351,7 @@ def words() -> list[Row]:
 SECTIONS = {
     "speed": speed,
     "honesty": honesty,
+    "wide": wide,
     "data": data,
     "words": words,
     "unlike": unlike,
