@@ -1,9 +1,9 @@
 """Heads: as fast as they should be, and as honest as they say.
 
 Run: python -m benchmarks.heads [speed] [honesty] [wide] [data] [words] [unlike] [twins]
-[layers] [mix] (all by default)
+[layers] [mix] [propagate] (all by default)
 speed takes some 6 minutes on 2 cores, honesty 30, wide 5, data 15, words 5, unlike 10, twins 20,
-layers 20, mix 20 (the last six need ../shared).
+layers 20, mix 20, propagate 25 (the last seven need ../shared).
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ import heads
 from benchmarks.layers import layers
 from benchmarks.memory import views_of
 from benchmarks.mix import mix
+from benchmarks.propagate import propagate
 from benchmarks.report import Row, at_least, at_most, on_all_cores, run_sections
 from benchmarks.twins import twins
 from benchmarks.unlike import unlike
@@ -358,6 +359,7 @@ SECTIONS = {
     "twins": twins,
     "mix": mix,
     "layers": layers,
+    "propagate": propagate,
 }
 
 
