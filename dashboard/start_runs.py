@@ -8,8 +8,8 @@ import heads
 from dashboard import url_state
 from dashboard.page_data import wording
 from featurestore.store.dataset import DataSet
-from featurestore.terms.specs import encoder_label
-from heads.catalogue.table import default_heads
+from featurestore.terms.specs import Modality, encoder_label
+from heads.catalogue.table import MIX, default_heads
 from heads.labels.tasks import Task
 
 
@@ -24,7 +24,11 @@ def offer_training(dataset: DataSet) -> None:
         task = Task(dataset.description.labels[label]["task"])
         spec = st.selectbox("Encoder", specs, format_func=encoder_label, key="train encoder")
         names = [*default_heads(task), "best"]
-        head = st.selectbox("Head", names, key="train head")
+        if len(specs) > 1 or dataset.modality == Modality.TEXT:
+            names.append(MIX)
+        head = st.selectbox(
+            "Head", names, key="train head", help="mix: heads on all encoders together, weighed"
+        )
         reviews = st.checkbox("Apply reviews to the training rows", key="train reviews")
         trains = st.button("Train this head")
         compares = st.button("Compare all heads on all encoders")
@@ -36,9 +40,8 @@ def offer_training(dataset: DataSet) -> None:
         bar.progress(n_done / n_fits, wording.plain(f"{n_done} of {n_fits} fits: {what}"))
 
     if trains:
-        fitted = heads.fit(
-            dataset.view(spec), head, label=label, apply_reviews=reviews, progress=tell
-        )
+        read = dataset.views() if head == MIX else dataset.view(spec)
+        fitted = heads.fit(read, head, label=label, apply_reviews=reviews, progress=tell)
         url_state.remember("head", fitted.head_id)
         bar.empty()
         metric, found = next(iter(fitted.card["metrics"].items()))

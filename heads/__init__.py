@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from heads.report_page.report import report
     from heads.saved.bundle import FittedHead, list_heads, load_bundle, load_head, read_predictions
     from heads.saved.concat import concat
+    from heads.saved.mixed import mix
     from heads.transfer.assess import assess_transfer, assessments
     from heads.transfer.assessment import Assessment
 
@@ -60,6 +61,7 @@ __all__ = [
     "list_heads",
     "load_bundle",
     "load_head",
+    "mix",
     "quality_reports",
     "read_predictions",
     "report",
@@ -97,6 +99,7 @@ _HOMES = {
     "list_heads": "heads.saved.bundle",
     "load_bundle": "heads.saved.bundle",
     "load_head": "heads.saved.bundle",
+    "mix": "heads.saved.mixed",
     "read_predictions": "heads.saved.bundle",
     "report": "heads.report_page.report",
     "run_again": "heads.experiments.rerun",

@@ -44,6 +44,14 @@ def view_of_head(dataset: DataSet, card: Mapping[str, Any]) -> View | None:
     return next(iter([*own, *views]), None)
 
 
+def member_rows(card: Mapping[str, Any]) -> list[Row]:
+    """Return how much each member of a mix counts, and what leaving it out costs."""
+    return [
+        {"member": one["name"], "weight": one["weight"], "without it": one["without"]}
+        for one in card.get("members", ())
+    ]
+
+
 def metric_rows(card: Mapping[str, Any]) -> list[Row]:
     """Return the metrics of a head with their intervals; shares in percent.
 

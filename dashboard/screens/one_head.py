@@ -29,6 +29,17 @@ if card["chosen"]:
     settings = ", ".join(f"{name} {value}" for name, value in card["chosen"].items())
     st.caption(wording.plain(f"Chosen on training rows: {settings}."))
 number = st.column_config.NumberColumn
+if members := shown.member_rows(card):
+    st.dataframe(
+        members,
+        hide_index=True,
+        column_config={
+            "weight": number(format="%.2f", help="Of all members together 1"),
+            "without it": number(
+                format="%+.3g", help="How much the loss of held-out training rows would grow"
+            ),
+        },
+    )
 st.dataframe(
     shown.metric_rows(card),
     hide_index=True,

@@ -12,8 +12,8 @@ from featurestore.cli.layout import command
 from featurestore.cli.options import (
     at_view,
     check_free,
+    chosen_views,
     dataset_of,
-    encoder_option,
     encoders_option,
     evaluation_option,
     groups_option,
@@ -30,7 +30,6 @@ from featurestore.cli.options import (
     store_option,
     task_option,
     trust_option,
-    view_of,
     views_of,
 )
 from featurestore.cli.printing import print_json, say, tell
@@ -46,14 +45,17 @@ from featurestore.cli.watching import Watch, watched
 
 @command(epilog="Example: featurestore train photos -e baseline:pixels --head ridge")
 @click.argument("dataset")
-@encoder_option
+@click.option(
+    "-e", "--encoder", "encoders", multiple=True, metavar="NAME",
+    help="Which view: its encoder, a part of that name, or @2. By default the best one of the "
+    "last comparison. Repeatable for --head mix.",
+)  # fmt: skip
 @click.option(
     "--head",
-    default="logistic",
-    show_default=True,
-    help="logistic, logistic-balanced, ridge, lda, prototype, knn, best (of these), layers (of a "
-    "view of several layers), propagate and propagate:strict (unlabelled items teach too), "
-    "majority, tfidf, zero-shot, zero-shot+probe (both :TEMPLATE with {}, or :@prompts.json), or "
+    help="logistic (the default), logistic-balanced, ridge, lda, prototype, knn, best (of these), "
+    "layers (of a view of several layers), mix (weighs heads on several encoders, and TF-IDF of "
+    "texts; mix:HEAD,HEAD), propagate and propagate:strict (unlabelled items teach too), majority, "
+    "tfidf, zero-shot, zero-shot+probe (both :TEMPLATE with {}, or :@prompts.json), or "
     "python:module:estimator.",
 )
 @label_option
@@ -79,8 +81,8 @@ from featurestore.cli.watching import Watch, watched
 @watched()
 def train(
     dataset: str,
-    encoder: str | None,
-    head: str,
+    encoders: Sequence[str],
+    head: str | None,
     label: str | None,
     task: str | None,
     coverage: float | None,
@@ -94,14 +96,14 @@ def train(
     as_json: bool,
     watch: Watch,
 ) -> None:
-    """Train one head on a view, evaluate it, keep it in the store."""
+    """Train one head, evaluate it, keep it in the store."""
     import heads
 
     check_free(bundle, overwrite=overwrite)
-    view = view_of(store_path, dataset, encoder, slice_name, label=label, trust=trust)
-    say_likely_groups(view.dataset, label)
+    views = chosen_views(store_path, dataset, encoders, slice_name, label=label, trust=trust)
+    say_likely_groups(views[0].dataset, label)
     fitted = heads.fit(
-        view,
+        views,
         head,
         label=label,
         task=task,
@@ -117,7 +119,7 @@ def train(
     if as_json:
         print_json(fitted.card)
     else:
-        show_head(fitted)
+        show_head(fitted.card)
     where = bundle or (None if fitted.path is None else str(fitted.path))
     if where is not None:
         line = f"Type next, to predict new items: {predict_line(fitted, where)}"

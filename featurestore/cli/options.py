@@ -154,12 +154,26 @@ def view_of(
     trust: bool = False,
 ) -> View:
     """Return the view of ``DATASET -e NAME`` or ``DATASET@NAME``; else the one to take."""
+    named = [] if encoder is None else [encoder]
+    return chosen_views(store_path, dataset, named, slice_name, label=label, trust=trust)[-1]
+
+
+def chosen_views(
+    store_path: str,
+    dataset: str,
+    encoders: Sequence[str],
+    slice_name: str | None = None,
+    *,
+    label: str | None = None,
+    trust: bool = False,
+) -> list[View]:
+    """Return the views that are named, as `view_of` does; where none is, the one to take."""
     from featurestore.store.default_view import default_view
 
-    name, encoders = at_view(dataset, [] if encoder is None else [encoder])
+    name, encoders = at_view(dataset, encoders)
     found = dataset_of(store_path, name, slice_name, trust=trust)
     if encoders:
-        return views_of(found, encoders)[-1]
+        return views_of(found, encoders)
     view, why = default_view(found, label)
     if view is None:
         listed = ", ".join(found.listed_views())
@@ -171,7 +185,7 @@ def view_of(
         )
     if why:
         say(f"{why}; -e names another")
-    return view
+    return [view]
 
 
 def plotter(plot_file: str | None, *, overwrite: bool) -> Callable[[Plotted], None]:

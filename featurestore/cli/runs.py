@@ -1,4 +1,4 @@
-"""show: what was found before, printed again from its run card, or run again."""
+"""show: what was found before, printed again from its card, or run again."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from featurestore.cli.show_results import (
     show_assessment,
     show_comparison,
     show_curve,
+    show_head,
     show_issues,
 )
 from featurestore.cli.watching import Watch
@@ -35,23 +36,31 @@ if TYPE_CHECKING:
 def show(
     dataset: str, run: str | None, store_path: str, again: bool, trust: bool, as_json: bool
 ) -> int:
-    """List earlier runs of a data set, or print one again.
+    """List earlier runs and heads, or print one again.
 
     RUN is its name, or latest.
     """
     from featurestore.storage.files import matching, read_sealed
+    from heads.saved.bundle import list_heads
 
     if again and run is None:
         raise click.UsageError("--again needs a RUN: its name, or latest")
     kept = open_given(store_path, trust=trust).dataset(dataset)
     folder = kept.path / "runs"
     files = matching(folder, "*.json")[::-1]
+    trained = {} if run == "latest" else {card.head_id: card for card in list_heads(kept)}
     if run is None:
         found = [_line(path) for path in files]
+        found += [
+            (name, "train", f"{card.head} on {card.encoder}") for name, card in trained.items()
+        ]
         if as_json:
             print_json([dict(zip(("run", "kind", "about"), row, strict=True)) for row in found])
         else:
             print_table(["run", "kind", "about"], found)
+        return 0
+    if run in trained and not again:
+        print_json(trained[run].to_json()) if as_json else show_head(trained[run])
         return 0
     path = _chosen(files, run, dataset)
     card = read_sealed(path)

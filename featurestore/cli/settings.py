@@ -20,6 +20,7 @@ from featurestore.store.settings_file import KEYS, NAME, Settings, read_settings
 
 _DATASET = f"{NAME}: dataset"  # in the context: put in front of the other arguments
 _PARAMETERS = {"store": "store_path", "id": "id_column"}  # others are called as the key
+_SEVERAL_ENCODERS = ("embed", "train")  # commands that take a list of them from the file
 _EMBED_ALONE = ("text", "image", "group")
 # A name that nobody typed must not decide what is deleted or renamed.
 _NAMED_EACH_TIME = ("delete", "drop", "rename", "relocate", "vacuum", "compact")
@@ -44,7 +45,7 @@ def with_defaults(ctx: click.Context, arguments: list[str]) -> list[str]:
     defaults = _Defaults()
     for key in KEYS:
         parameter = _PARAMETERS.get(key, key)
-        if key == "encoder" and command.name == "embed":
+        if key == "encoder" and command.name in _SEVERAL_ENCODERS:
             parameter = "encoders"
         if parameter in names and _takes(command.name, key):
             defaults[parameter] = partial(_value, ctx, key)
@@ -126,6 +127,8 @@ def _value(ctx: click.Context, key: str) -> Any:
     if value is None:
         return None
     values = [value] if isinstance(value, str) else value
+    if key == "encoder" and ctx.command.name == "train":
+        return values[:1]
     return values if ctx.command.name == "embed" and key in ("encoder", "label") else values[0]
 
 

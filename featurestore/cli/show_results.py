@@ -18,16 +18,18 @@ if TYPE_CHECKING:
     from featurestore.store.dataset import DataSet
     from heads import Assessment, Comparison, Curve, Issues
     from heads.saved.bundle import FittedHead
+    from heads.saved.card import HeadCard
     from heads.transfer.rank import Ranked
 
 FIT_S = "fit (s): the median of one fit alone on one core, with the choice of its settings."
 KINDS = ("label", "leak", "duplicate", "outlier")
 
 
-def show_head(fitted: FittedHead) -> None:
+def show_head(card: HeadCard) -> None:
     """Print what a fitted head chose, and how well it does."""
-    card = fitted.card
     click.echo(f"{card['head']} on {card['dataset']}@{card['encoder']}, label {card['label']!r}")
+    if card.members:
+        _show_members(card)
     chosen = ", ".join(f"{key} {value}" for key, value in card["chosen"].items())
     click.echo(f"  chosen on training rows: {chosen or 'nothing'}")
     for metric, found in card["metrics"].items():
@@ -52,7 +54,22 @@ def show_head(fitted: FittedHead) -> None:
             click.echo(f"  without the test items that have a near-duplicate: {said}")
     for note in card["notes"]:
         click.echo(f"  {note}")
-    click.echo(f"  kept as {fitted.head_id}")
+    click.echo(f"  kept as {card.head_id}")
+
+
+def _show_members(card: HeadCard) -> None:
+    """Print how much each member of a mix counts, and what leaving it out costs."""
+    is_number = card.task == "regression"
+    loss = "squared error" if is_number else "log loss"
+    click.echo(
+        f"  members: weights add up to 1; beside them how much the {loss} of held-out training "
+        "rows would grow without this member"
+    )
+    width = max(len(one.name) for one in card.members or ())
+    for one in card.members or ():
+        cost = "" if one.without is None else f"{one.without:+.3g}"
+        said = f"left out, it failed: {one.failed}" if one.failed else f"{one.weight:.2f}   {cost}"
+        click.echo(f"    {one.name:<{width}}  {said}")
 
 
 def _score(value: float | None) -> str:

@@ -75,30 +75,44 @@ def check_reads(spec: EncoderSpec, modalities: frozenset[Modality], modality: Mo
 def encode(
     encoder: Encoder, contents: Sequence[str | bytes], *, as_queries: bool = False
 ) -> NDArray[np.float32]:
-    """Encode texts, or the bytes of images; returns (n, dim) float32.
+    """Encode texts, or the bytes of images; returns (n, dim) float32; see `encode_each`."""
+    (vectors,) = encode_each([encoder], contents, as_queries=as_queries)
+    return vectors
 
-    Texts are encoded as items are, or, where the model has a prompt for them, as queries.
+
+def encode_each(
+    encoders: Sequence[Encoder], contents: Sequence[str | bytes], *, as_queries: bool = False
+) -> list[NDArray[np.float32]]:
+    """Encode the same texts, or bytes of images, by several encoders: (n, dim) float32 of each.
+
+    Texts are encoded as items are, or, where the model has a prompt for them, as queries. An
+    image is decoded once for all encoders that take it whole.
 
     Raises
     ------
     ModalityMismatch
-        If the encoder does not read such contents.
+        If an encoder does not read such contents.
     Undecodable
         If bytes are no picture.
     """
-    resolved = encoder.resolved
+    known = [encoder.resolved for encoder in encoders]
     if len(contents) == 0:
-        return np.empty((0, resolved.dim), dtype=np.float32)
+        return [np.empty((0, one.dim), dtype=np.float32) for one in known]
     modality = Modality.TEXT if isinstance(contents[0], str) else Modality.IMAGE
-    check_reads(resolved.spec, resolved.modalities, modality)
-    batches = []
+    for one in known:
+        check_reads(one.spec, one.modalities, modality)
+    batches: list[list[NDArray[np.float32]]] = [[] for _ in encoders]
     for begin in range(0, len(contents), BATCH_ITEMS):
         batch = contents[begin : begin + BATCH_ITEMS]
-        if modality is Modality.TEXT:
-            encode_texts = encoder.encode_queries if as_queries else encoder.encode_texts
-            batches.append(encode_texts([str(one) for one in batch]))
-            continue
         images = [one for one in batch if isinstance(one, bytes)]
-        pictures = [decode_image(one, at_least_px=encoder.decode_px) for one in images]
-        batches.append(encoder.encode_images([encoder.prepare_image(one) for one in pictures]))
-    return np.concatenate(batches).astype(np.float32, copy=False)
+        decoded: dict[int | None, Any] = {}  # whole, or shrunk for those who ask for it
+        for encoder, done in zip(encoders, batches, strict=True):
+            if modality is Modality.TEXT:
+                encode_texts = encoder.encode_queries if as_queries else encoder.encode_texts
+                done.append(encode_texts([str(one) for one in batch]))
+                continue
+            px = encoder.decode_px
+            if px not in decoded:
+                decoded[px] = [decode_image(one, at_least_px=px) for one in images]
+            done.append(encoder.encode_images([encoder.prepare_image(one) for one in decoded[px]]))
+    return [np.concatenate(done).astype(np.float32, copy=False) for done in batches]

@@ -121,8 +121,15 @@ class EncoderSpec:
     @property
     def label(self) -> str:
         """A short name for tables and plots: a local folder's name instead of its path."""
+        if self == ALL_TOGETHER:
+            return "all encoders together"
+        if self.family == ALL_TOGETHER.family:
+            return self.model.replace("+", " and ")
         path = self.local_dir or self.local_file
         return str(self) if path is None else str(self).replace(str(path), path.name)
+
+
+ALL_TOGETHER = EncoderSpec("mix", "all")  # a mix of all inputs of a comparison
 
 
 def encoder_label(spec: str) -> str:

@@ -15,7 +15,7 @@ from featurestore.storage.item_columns import ITEMS
 from featurestore.store.commands import command_line
 from featurestore.store.store import Store, open_store
 from featurestore.terms.labels import MOST_CLASSES, is_missing
-from featurestore.terms.specs import Modality
+from featurestore.terms.specs import ALL_TOGETHER, Modality
 from heads.advice.advice import Advice, Cost
 from heads.advice.clock import Clock
 from heads.advice.next_step import costs_of, embed_command, rows_asked, train_command, typed
@@ -127,7 +127,7 @@ def _advised(
     return Advice(
         dataset.name,
         ground.plan.label,
-        _next_command(dataset, asked, choice, judged),
+        _next_command(dataset, asked, choice, views, judged),
         choice,
         helps,
         reason,
@@ -199,7 +199,7 @@ def _difference(comparison: Comparison, choice: Choice, study: Study) -> Differe
     if study.reference == TFIDF:
         return None
     specs = {str(view.spec) for view in study.judged}
-    others = {study.reference} if choice.taken[0] in specs else specs
+    others = specs if choice.taken[0] == study.reference else {study.reference}
     for row in comparison.rows():
         if row["encoder"] in others:
             cell = row["encoder"], row["head"]
@@ -208,14 +208,20 @@ def _difference(comparison: Comparison, choice: Choice, study: Study) -> Differe
 
 
 def _cost(choice: Choice, comparison: Comparison, views: Sequence[View]) -> Cost:
-    fit_s = comparison.cell(*choice.taken).seconds
-    for view in views:
-        if str(view.spec) == choice.taken[0]:
-            runs = view.dataset.runs("embed")
-            of_view = (r for r in runs if r["n_encoded"] and r["encoder"] == choice.taken[0])
-            rate = next(of_view, {}).get("items_per_s")
-            return Cost(rate, 4 * view.dim, fit_s)
-    return Cost(None, 0, fit_s)
+    fit_s, encoder = comparison.cell(*choice.taken).seconds, choice.taken[0]
+    read = [view for view in views if encoder in (str(view.spec), str(ALL_TOGETHER))]
+    rates = [_items_per_s(view) for view in read]
+    known = [rate for rate in rates if rate]
+    rate = 1 / sum(1 / one for one in known) if known and len(known) == len(rates) else None
+    return Cost(rate, 4 * sum(view.dim for view in read), fit_s)
+
+
+def _items_per_s(view: View) -> float | None:
+    """Return how fast the run that embedded last was."""
+    runs = view.dataset.runs("embed")
+    of_view = (run for run in runs if run["n_encoded"] and run["encoder"] == str(view.spec))
+    rate = next(of_view, {}).get("items_per_s")
+    return None if rate is None else float(rate)
 
 
 # -- what to type --------------------------------------------------------------------------
@@ -227,11 +233,16 @@ def _asked(asked: PlanOptions) -> dict[str, object]:
 
 
 def _next_command(
-    dataset: DataSet, asked: PlanOptions, choice: Choice, judged: Sequence[View]
+    dataset: DataSet,
+    asked: PlanOptions,
+    choice: Choice,
+    views: Sequence[View],
+    judged: Sequence[View],
 ) -> str:
     if not judged and dataset.modality == Modality.IMAGE:
         return embed_command(dataset)
-    return train_command(dataset, choice.taken, **_asked(asked))
+    inputs = [str(view.spec) for view in views]
+    return train_command(dataset, choice.taken, inputs=inputs, **_asked(asked))
 
 
 def _nothing_embedded(dataset: DataSet) -> Advice:

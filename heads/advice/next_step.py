@@ -10,7 +10,7 @@ import numpy as np
 from featurestore.errors import BadName
 from featurestore.store.commands import command_line
 from featurestore.store.settings_file import settings_of
-from featurestore.terms.specs import EncoderSpec, Modality, encoder_label
+from featurestore.terms.specs import ALL_TOGETHER, EncoderSpec, Modality, encoder_label
 from heads.catalogue.table import HEADS
 from heads.experiments.inputs import MAJORITY, TFIDF
 from heads.experiments.learning_curve import Curve
@@ -79,10 +79,18 @@ def rows_asked(asked: PlanOptions) -> dict[str, object]:
     }
 
 
-def train_command(dataset: DataSet, cell: Cell, **options: object) -> str:
-    """Return the command that trains a row of a comparison; baselines name any view to read."""
+def train_command(
+    dataset: DataSet, cell: Cell, *, inputs: Sequence[str] = (), **options: object
+) -> str:
+    """Return the command that trains a row of a comparison; baselines name any view to read.
+
+    ``inputs`` are the encoders that were compared, which a mix of all reads.
+    """
     encoder, head = cell
     views = [str(view.spec) for view in dataset.views()]
+    if encoder == str(ALL_TOGETHER):
+        named = [word for one in inputs for word in ("-e", short_name(dataset, one))]
+        return typed(dataset, "train", dataset.name, *named, "--head", head, **options)
     if encoder == TFIDF:
         head = "tfidf"
     if encoder not in views:
@@ -110,16 +118,20 @@ def after_comparison(comparison: Comparison, dataset: DataSet) -> list[str]:
     """Say what to take of a comparison, and what to type."""
     choice = choose(comparison, costs_of(dataset.views()))
     said = choice.sentences()
-    if _can_be_typed(choice.taken, dataset):
-        said.append(NEXT + train_command(dataset, choice.taken, label=comparison.label))
+    inputs = [view.encoder for view in comparison.card.views]
+    if _can_be_typed(choice.taken, dataset, inputs):
+        command = train_command(dataset, choice.taken, inputs=inputs, label=comparison.label)
+        said.append(NEXT + command)
     return said
 
 
-def _can_be_typed(cell: Cell, dataset: DataSet) -> bool:
+def _can_be_typed(cell: Cell, dataset: DataSet, inputs: Sequence[str] = ()) -> bool:
     """Whether a command trains a row: not views side by side, nor estimators without a name."""
     encoder, head = cell
     views = {str(view.spec) for view in dataset.views()}
     is_named = head in HEADS or head == "best" or ":" in head
+    if encoder == str(ALL_TOGETHER):
+        return is_named and views >= set(inputs)
     return is_named and bool(views) and (encoder in views or encoder in (TFIDF, MAJORITY))
 
 
@@ -144,12 +156,16 @@ def _of_verdict(best: Verdict, dataset: DataSet) -> str:
     if best.kind is Kind.NEGATIVE or (best.kind is Kind.INCONCLUSIVE and best.value < 0):
         if best.reference == "TF-IDF":
             return TFIDF
-        if best.reference == "raw pixels":
-            return PIXELS
-        for view in dataset.views():
-            if view.spec.label == best.reference:
-                return str(view.spec)
+        for spec in _reference_view(best, dataset):
+            return spec
     return best.encoder
+
+
+def _reference_view(verdict: Verdict, dataset: DataSet) -> list[str]:
+    """Return the encoder that a verdict is against; none for texts and where it is no view."""
+    if verdict.reference == "raw pixels":
+        return [PIXELS]
+    return [str(one.spec) for one in dataset.views() if one.spec.label == verdict.reference][:1]
 
 
 def _of_alternative(winner: Alternative, encoder: str, what: str) -> tuple[str, str, str]:

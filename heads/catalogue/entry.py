@@ -23,8 +23,11 @@ class HeadEntry:
     regressor: Build | None = None
     per_task: Callable[[Task], Build | None] | None = None  # in place of the two
     # or "texts"; "words": vectors, and words of the classes; "layers": vectors of several layers;
-    # "pool": vectors, those of unlabelled items too; "witnessed pool": another encoder's as well
+    # "pool": vectors, those of unlabelled items too; "witnessed pool": another encoder's as well;
+    # "blocks": several inputs at once
     reads: str = "vectors"
+    members: tuple[str, ...] = ()  # of a mix: heads by name; none: as `with_members` says
+    among: tuple[str, ...] = ()  # heads by name that the best is chosen among
     is_baseline: bool = False  # rows of it are named baseline:… in tables
     is_known: bool = True  # whether the search space says all that decides what it learns
 

@@ -22,6 +22,7 @@ from heads.estimators.knn import KnnHead
 from heads.estimators.layers import LayersHead, LayersRegressor
 from heads.estimators.lda import LdaHead
 from heads.estimators.logistic import LogisticHead
+from heads.estimators.mix import MixHead, MixRegressor
 from heads.estimators.propagate import PropagateHead
 from heads.estimators.prototype import PrototypeHead
 from heads.estimators.regression import KnnRegressor, RidgeRegressor
@@ -72,6 +73,28 @@ def _of_unlabelled(*, strict: bool) -> HeadEntry:
     )
 
 
+def _mix_of(*names: str) -> HeadEntry:
+    """Make an entry of a mix of heads; `heads.catalogue.members` puts them on their inputs."""
+
+    def build(seed: int, task: Task) -> Any:
+        return (MixRegressor if task is Task.REGRESSION else MixHead)(random_state=seed)
+
+    members = {name: head_entry(name) for name in names}
+    if nested := [name for name, entry in members.items() if entry.reads == "blocks"]:
+        raise BadName(f"{nested[0]} cannot be a member of a mix: name heads on one input")
+    spaces = "; ".join(f"{name}: {entry.search_space}" for name, entry in members.items())
+    of = spaces or "logistic, lda and ridge (of numbers ridge) on each input, and TF-IDF of texts"
+    return HeadEntry(
+        f"weight of each member, and sharpness, by held-out log loss (of numbers squared error): "
+        f"{of}",
+        per_task=lambda task: partial(build, task=task),
+        reads="blocks",
+        members=names,
+        is_known=all(entry.is_known for entry in members.values()),
+    )
+
+
+MIX = "mix"  # or mix:HEAD,HEAD
 ZERO_SHOT: Mapping[str, Callable[..., ZeroShotHead | ZeroShotProbe]] = {
     "zero-shot": ZeroShotHead,
     "zero-shot+probe": partial(ZeroShotProbe, random_state=None),
@@ -132,6 +155,7 @@ HEADS: dict[str, HeadEntry] = {
     **{name: _of_words(make()) for name, make in ZERO_SHOT.items()},
     "propagate": _of_unlabelled(strict=False),
     "propagate:strict": _of_unlabelled(strict=True),
+    MIX: _mix_of(),
 }
 BEST = "best"  # of the default heads, chosen within the training rows
 DEFAULT_HEADS = ("logistic", "ridge", "lda", "prototype", "knn")
@@ -146,7 +170,7 @@ def head_entry(name: str) -> HeadEntry:
     """Look up a head by its name; ``python:module:object`` is a scikit-learn estimator.
 
     ``zero-shot:TEMPLATE`` and ``zero-shot:@FILE`` say what classes are called
-    (`heads.catalogue.words`).
+    (`heads.catalogue.words`); ``mix:HEAD,HEAD`` names the members of a mix.
 
     Raises
     ------
@@ -155,9 +179,11 @@ def head_entry(name: str) -> HeadEntry:
     """
     if name.startswith(PYTHON):
         return entry_of(_imported(name))
-    stem, colon, prompts = name.partition(":")
+    stem, colon, rest = name.partition(":")
     if colon and stem in ZERO_SHOT:
-        return _of_words(ZERO_SHOT[stem](read_prompts(prompts)))
+        return _of_words(ZERO_SHOT[stem](read_prompts(rest)))
+    if colon and stem == MIX:
+        return _mix_of(*filter(None, rest.split(",")))
     if name == BEST:
         return best_of({name: HEADS[name] for name in DEFAULT_HEADS})
     try:
@@ -167,6 +193,17 @@ def head_entry(name: str) -> HeadEntry:
             f"no head {name!r}: {nearest(name, [*HEADS, BEST], n=len(HEADS) + 1)}; an estimator of "
             "your own is python:module:object"
         ) from None
+
+
+def reads_several(head: str | Any, *, is_several: bool) -> bool:
+    """Whether a head, given by name, reads several inputs, where there are several.
+
+    A mix always does; the best may be a mix.
+    """
+    if not isinstance(head, str):
+        return False
+    entry = head_entry(head)
+    return entry.reads == "blocks" or (is_several and bool(entry.among))
 
 
 def head_entries(heads: Sequence[str | Any], task: Task) -> dict[str, HeadEntry]:
@@ -226,6 +263,7 @@ def best_of(entries: Mapping[str, HeadEntry], metric: str | None = None) -> Head
         f"with fewer than 300 of them on five inner folds) of {spaces}",
         per_task=build,
         is_known=all(entry.is_known for entry in entries.values()),
+        among=tuple(entries),
     )
 
 

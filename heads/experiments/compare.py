@@ -24,6 +24,7 @@ from heads.catalogue.words import reads_words
 from heads.experiments.cells import Progress, Runner, cell_cache, keep_run, run_folder
 from heads.experiments.inputs import Cell, baselines, of_pool, of_views, pool_notes
 from heads.experiments.leaks import Leak, find_leak
+from heads.experiments.together import mixes_of, several_of
 from heads.labels.options import PlanKeywords, PlanOptions, options_from
 from heads.labels.plan import Plan
 from heads.labels.tasks import Task
@@ -32,6 +33,7 @@ from heads.measures.comparison import ComparedHead, Comparison, ComparisonCard
 from heads.measures.evaluate import Report, undefined
 from heads.measures.metrics import METRICS
 from heads.saved.ground import Ground, ground_of
+from heads.saved.mixed import MixView
 from heads.saved.provenance import library_versions, machine
 
 if TYPE_CHECKING:
@@ -288,16 +290,19 @@ def _card_of_ground(
 def cells_of(
     ground: Ground, entries: Mapping[str, HeadEntry], seed: int = 0, *, hides: bool = False
 ) -> tuple[list[Cell], list[str]]:
-    """Return each view with each head that can read it, and notes on what they read.
+    """Return each view with each head that can read it, mixes of all, and notes on what they read.
 
     Of a learning curve, which ``hides`` labels, unlabelled items are more than those of the plan.
 
     Raises
     ------
     ModalityMismatch, BadName
-        If a head that knows classes by name is wanted, and no encoder reads words; or one that
-        weighs layers, and no view has several.
+        If a head that knows classes by name is wanted, and no encoder reads words; one that
+        weighs layers, and no view has several; or a mix, and there is one input.
     """
+    several = several_of(entries)
+    mixes = mixes_of(ground, several)
+    entries = {name: entry for name, entry in entries.items() if name not in several}
     named = [name for name, entry in entries.items() if entry.reads == "words"]
     weighing = [name for name, entry in entries.items() if entry.reads == "layers"]
     mute = [view for view in ground.views if named and not reads_words(view)]
@@ -315,12 +320,12 @@ def cells_of(
             entry,
         )
         for view, table, material in zip(ground.views, ground.tables, of_views(ground), strict=True)
-        for name, entry in entries.items()
+        for name, entry in (several if isinstance(view, MixView) else entries).items()
         if not (name in named and view in mute) and not (name in weighing and view in flat)
     ]
     words = f"does not read words, so {', '.join(named)} was not tried on it."
     layers = f"holds one layer, so {', '.join(weighing)} was not tried on it."
-    return cells, [
+    return cells + mixes, [
         *(f"{view.spec} {words}" for view in mute),
         *(f"{view.spec} {layers}" for view in flat),
         *pool_notes(ground.plan, entries, seed, hides=hides),

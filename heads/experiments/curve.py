@@ -54,6 +54,7 @@ def curve(
     views : View or sequence of View
         Of one data set.
     head : str or estimator
+        ``mix`` has one curve: of all inputs together.
     per_class : sequence of int
         Labels per class; for numbers and several labels, five times as many rows in all.
     n_draws : int

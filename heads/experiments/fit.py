@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -18,18 +19,22 @@ from featurestore.terms.intervals import wilson
 from featurestore.terms.specs import Modality
 from featurestore.terms.words import counted
 from heads.catalogue.entry import Build, HeadEntry
-from heads.catalogue.layers import build_for, layers_of
+from heads.catalogue.layers import layers_of
+from heads.catalogue.members import TEXTS
+from heads.catalogue.table import head_entries
 from heads.experiments.cells import Progress, Runner
 from heads.experiments.compare import entries_for, stopped_notes
-from heads.experiments.inputs import of_pool, pool_notes
+from heads.experiments.inputs import builder_for, of_pool, pool_notes
 from heads.experiments.leaks import MOST_OF_A_FIT, find_leak
+from heads.experiments.together import input_of
+from heads.labels.blocks import Blocks
 from heads.labels.fitting import fit_head
 from heads.labels.folds import make_folds
 from heads.labels.matrix import Matrix
 from heads.labels.options import PlanOptions, renamed
 from heads.labels.plan import Plan, make_plan, task_of
 from heads.labels.tasks import Task, texts_of
-from heads.labels.views import slice_facts
+from heads.labels.views import AnyView, slice_facts
 from heads.measures.conformal import misfit, sets, threshold
 from heads.measures.evaluate import Evaluation, Exam, Report, undefined
 from heads.measures.fits import chosen_by, predictions
@@ -44,22 +49,26 @@ from heads.saved.card import (
     Evaluated,
     HeadCard,
     Seconds,
+    members_of,
 )
-from heads.saved.concat import blocks_of
+from heads.saved.common_items import apart_notes
+from heads.saved.concat import blocks_of, stored
 from heads.saved.ground import reviews_of
+from heads.saved.mixed import BLOCKS, BLOCKS_AND_TEXTS, MixView, told
 from heads.saved.provenance import library_versions, machine
 from heads.saved.unlike import Familiar
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    from sklearn.base import BaseEstimator
 
     from featurestore.store.view import View
 
 
 @renamed(register="save")
 def fit(
-    view: View,
-    head: str | Any = "logistic",
+    view: AnyView | Sequence[View],
+    head: str | Any | None = None,
     *,
     label: str | None = None,
     task: str | None = None,
@@ -77,18 +86,18 @@ def fit(
 
     Parameters
     ----------
-    view : View
-    head : str or estimator
-        A name from `heads.catalogue.table.HEADS`, ``python:module:object``, or an unfitted
-        scikit-learn estimator.
+    view : View, or several as of `heads.mix`
+    head : str or estimator, optional
+        A name from `heads.catalogue.table.HEADS`, ``python:module:object``, or an estimator of
+        scikit-learn. Default ``logistic``; of several inputs ``mix``.
     label : str, optional
         Label column; default the data set's main label.
     task : {"multiclass", "multilabel", "regression"}, optional
         Default what the labels look like.
     coverage : float, optional
         Share of new items whose prediction set is to hold the truth, say 0.9: a split-conformal
-        set of classes, or an interval of numbers. It is calibrated on the split ``val`` beside
-        a test split, or else on a fifth of the training rows, which then do not teach the head.
+        set of classes, or an interval of numbers. It is calibrated on the split ``val`` beside a
+        test split, or else on a fifth of the training rows, which then do not teach the head.
     seed : int
         Of folds and of every drawing within the head.
     apply_reviews : bool
@@ -111,18 +120,18 @@ def fit(
     UnknownHead, MissingColumn, NotEnoughData, TimeIsUp
     """
     begin, created = time.perf_counter(), datetime.now(UTC)
-    options = PlanOptions(label, task, seed=seed, apply_reviews=apply_reviews)
-    lesson = _lesson_of(view, head, options, coverage)
+    asked = PlanOptions(label, task, seed=seed, apply_reviews=apply_reviews)
+    lesson = _lesson_of(*input_of(view, head), asked, coverage)
     runner = Runner(seed, None, progress, minutes=minutes)
-    evaluation, estimator = _taught(lesson, runner)
+    evaluation, estimator, lesson = _taught(lesson, runner)
     stopped = stopped_notes(runner, [evaluation.report], lesson.plan)
     conformal = None if coverage is None else _conformal(estimator, lesson, coverage)
-    leak, leak_notes = find_leak([view], lesson.plan, most=MOST_OF_A_FIT)
+    leak, leak_notes = find_leak(stored(lesson.view), lesson.plan, most=MOST_OF_A_FIT)
     card = HeadCard(
         format=CARD_FORMAT,
         head_id=_head_id(lesson, created),
         created=created.isoformat(),
-        chosen=chosen_by(estimator),
+        **_card_of_estimator(lesson, estimator),
         conformal=conformal,
         seed=seed,
         **_card_of_lesson(lesson),
@@ -136,7 +145,7 @@ def fit(
     )
     fitted = _fitted(lesson, estimator, card)
     said = _predictions(evaluation, lesson.plan)
-    return save_head(fitted, said, heads_folder(view.dataset)) if save else fitted
+    return save_head(fitted, said, heads_folder(lesson.view.dataset)) if save else fitted
 
 
 def _head_id(lesson: _Lesson, created: datetime) -> str:
@@ -144,7 +153,7 @@ def _head_id(lesson: _Lesson, created: datetime) -> str:
     return f"{stem}-{created:%Y%m%dT%H%M%S%f}-{lesson.view.fingerprint[:8]}"
 
 
-def _fitted(lesson: _Lesson, estimator: Any, card: HeadCard) -> FittedHead:
+def _fitted(lesson: _Lesson, estimator: BaseEstimator, card: HeadCard) -> FittedHead:
     blocks = () if lesson.reads_texts else tuple(blocks_of(lesson.view))
     familiar = _familiar(lesson, card.seed)
     trust = lesson.view.trust
@@ -155,12 +164,12 @@ def _fitted(lesson: _Lesson, estimator: Any, card: HeadCard) -> FittedHead:
 class _Lesson:
     """What one head learns from."""
 
-    view: View
+    view: AnyView
     items: Embeddings
     head: str  # its name
     entry: HeadEntry
     plan: Plan
-    X: Matrix  # (n, dim) vectors or (n,) texts of the plan's rows
+    X: Matrix | Blocks  # (n, dim) vectors, (n,) texts or several inputs of the plan's rows
     calibration: NDArray[np.intp]  # rows that teach prediction sets, not the head
     builder: Build
 
@@ -171,13 +180,16 @@ class _Lesson:
 
 
 def _lesson_of(
-    view: View, head: str | Any, options: PlanOptions, coverage: float | None
+    view: AnyView, head: str | Any, options: PlanOptions, coverage: float | None
 ) -> _Lesson:
     items = view.load()
     reviews, review_notes = reviews_of(view, items, options)
     plan = make_plan(items, options, recorded=task_of(view.dataset, options.label), reviews=reviews)
-    plan = replace(plan, notes=(*plan.notes, *review_notes))
-    ((name, entry),) = entries_for([head], plan).items()
+    apart = apart_notes(getattr(view, "n_apart", 0))
+    plan = replace(plan, notes=(*plan.notes, *review_notes, *apart))
+    is_several = isinstance(view, MixView)  # whose best is among heads on each, and a mix
+    entries = head_entries([head], plan.task) if is_several else entries_for([head], plan)
+    ((name, entry),) = entries.items()
     reads_texts = entry.reads == "texts"
     if reads_texts and view.dataset.modality != Modality.TEXT:
         raise ModalityMismatch(f"{name} reads texts, but {view.dataset.name!r} holds pictures")
@@ -188,13 +200,14 @@ def _lesson_of(
         return _Lesson(
             view, items, name, entry, plan, material.read()[0], calibration, material.build(entry)
         )
-    X = (texts_of(items) if reads_texts else items.vectors)[plan.rows]
-    builder = build_for(entry, plan.task, view, plan.classes)
+    inputs = view.inputs(items) if isinstance(view, MixView) else items.vectors
+    X = (texts_of(items) if reads_texts else inputs)[plan.rows]
+    builder = builder_for(entry, view, plan)
     return _Lesson(view, items, name, entry, plan, X, calibration, builder)
 
 
-def _taught(lesson: _Lesson, runner: Runner) -> tuple[Evaluation, Any]:
-    """Evaluate the head, and return it fitted on all training rows."""
+def _taught(lesson: _Lesson, runner: Runner) -> tuple[Evaluation, Any, _Lesson]:
+    """Evaluate the head, fit it on all training rows, and return the part that it reads."""
     plan, X, seed, builder = lesson.plan, lesson.X, runner.seed, lesson.builder
     runner.begin(
         len(plan.parts) + (plan.folds is not None),
@@ -217,12 +230,26 @@ def _taught(lesson: _Lesson, runner: Runner) -> tuple[Evaluation, Any]:
     ((evaluation,),) = exam.take([(X, [partial(builder, seed)])], tell)
     assert evaluation is not None, "TimeIsUp is raised where there is none"
     if plan.folds is None:
-        return evaluation, evaluation.last
+        return evaluation, evaluation.last, _of_what_is_read(lesson, evaluation.last)
     rows = plan.train
     estimator = fit_head(builder(seed), X[rows], plan.taught.lesson[rows], plan.block[rows])
     if runner.n_done == len(plan.parts):  # else the time was up
         tell()
-    return evaluation, estimator
+    return evaluation, estimator, _of_what_is_read(lesson, estimator)
+
+
+def _of_what_is_read(lesson: _Lesson, estimator: BaseEstimator) -> _Lesson:
+    """Leave out encoders that no member of a mix reads: the best may be a head on one."""
+    view, X = lesson.view, lesson.X
+    read = {one.input for one in members_of(estimator) or ()}
+    if not isinstance(view, MixView) or not isinstance(X, Blocks):
+        return lesson
+    views = tuple(one for one in view.views if str(one.spec) in read)
+    if not views or len(views) == len(view.views):
+        return lesson
+    kept = MixView(views, (1.0,) * len(views))
+    inputs = Blocks({name: block for name, block in X.items() if name in read})
+    return replace(lesson, view=kept, items=kept.load(), X=inputs)
 
 
 def _familiar(lesson: _Lesson, seed: int) -> Familiar | None:
@@ -233,7 +260,11 @@ def _familiar(lesson: _Lesson, seed: int) -> Familiar | None:
     if plan.reviewed is not None:
         rows = rows[plan.reviewed.teaches[rows]]
     codes = plan.taught.values[rows] if plan.task is Task.MULTICLASS else None
-    X = np.asarray(lesson.X)[rows]
+    whole = lesson.X
+    if isinstance(whole, Blocks):
+        X = told(whole, blocks_of(lesson.view))[rows]
+    else:
+        X = np.asarray(whole)[rows]
     if not (layers := layers_of(lesson.view)):
         return Familiar.fit(X, codes, plan.block[rows], seed=seed)
     output = X[:, -list(layers.values())[-1] :]  # time grows with the square of the numbers
@@ -252,10 +283,18 @@ def _card_of_lesson(lesson: _Lesson) -> dict[str, Any]:
         "fingerprint": "" if lesson.reads_texts else view.fingerprint,
         "snapshot": lesson.items.snapshot,
         **slice_facts(view),
-        "reads": "texts" if lesson.reads_texts else "vectors",
         "dim": lesson.items.dim,
         "search_space": lesson.entry.search_space,
     }
+
+
+def _card_of_estimator(lesson: _Lesson, estimator: BaseEstimator) -> dict[str, Any]:
+    members = members_of(estimator)
+    reads = "texts" if lesson.reads_texts else "vectors"
+    if isinstance(lesson.view, MixView):
+        has_texts = any(one.input == TEXTS for one in members or ())
+        reads = BLOCKS_AND_TEXTS if has_texts else BLOCKS
+    return {"chosen": chosen_by(estimator), "members": members, "reads": reads}
 
 
 def _notes_of(evaluation: Evaluation, estimator: object) -> list[str]:
@@ -267,7 +306,7 @@ def _notes_of(evaluation: Evaluation, estimator: object) -> list[str]:
     ]
 
 
-def _columns_of(view: View) -> dict[str, str] | None:
+def _columns_of(view: AnyView) -> dict[str, str] | None:
     """Return the column names on which all tables of a data set agree."""
     records = view.dataset.description.sources.values()
     found = {}
@@ -304,7 +343,7 @@ def _set_aside(plan: Plan, coverage: float | None, seed: int) -> tuple[Plan, NDA
     return replace(plan, train=train[teach]), train[calibrate]
 
 
-def _conformal(estimator: Any, lesson: _Lesson, coverage: float) -> Conformal:
+def _conformal(estimator: BaseEstimator, lesson: _Lesson, coverage: float) -> Conformal:
     """Calibrate prediction sets, and say how they do on a test split."""
     plan, rows = lesson.plan, lesson.calibration
 

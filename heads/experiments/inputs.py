@@ -16,6 +16,7 @@ from featurestore.terms.embeddings import Embeddings
 from featurestore.terms.specs import Modality
 from heads.catalogue.entry import Build, HeadEntry
 from heads.catalogue.layers import build_for
+from heads.catalogue.members import with_members
 from heads.catalogue.table import HEADS, best_on_counts, counts_builder
 from heads.labels.plan import Plan
 from heads.labels.tasks import Task, texts_of
@@ -24,6 +25,7 @@ from heads.labels.views import AnyView
 from heads.saved.common_items import positions_in
 from heads.saved.concat import concat
 from heads.saved.ground import Ground
+from heads.saved.mixed import MixView
 
 if TYPE_CHECKING:
     from featurestore.store.view import View
@@ -48,9 +50,14 @@ Cell = tuple[Material, str, HeadEntry]  # what is read, and the head by name
 
 
 def of_view(view: AnyView, table: Embeddings, plan: Plan) -> Material:
-    """Return a view's vectors; the state tells versions of one number apart."""
+    """Return a view's vectors, or several inputs; the state tells versions of one number apart."""
     identity = {"fingerprint": view.fingerprint, "state": view.state}
-    return of_vectors(str(view.spec), lambda: table.vectors[plan.rows], plan, identity, view)
+
+    def read() -> Any:
+        inputs = view.inputs(table) if isinstance(view, MixView) else table.vectors
+        return inputs[plan.rows]
+
+    return of_vectors(str(view.spec), read, plan, identity, view)
 
 
 def of_concat(views: Sequence[View], plan: Plan) -> Material:
@@ -73,11 +80,16 @@ def of_vectors(
     view: AnyView | None = None,
 ) -> Material:
     """Return vectors of the plan's rows under an encoder's name; its view knows words, layers."""
+    return Material(
+        encoder, identity, lambda: (vectors(), 0.0), lambda entry: builder_for(entry, view, plan)
+    )
 
-    def build(entry: HeadEntry) -> Build:
-        return build_for(entry, plan.task, view, plan.classes)
 
-    return Material(encoder, identity, lambda: (vectors(), 0.0), build)
+def builder_for(entry: HeadEntry, view: AnyView | None, plan: Plan) -> Build:
+    """Return what builds a head for a view: with what it needs of it, or the members of a mix."""
+    if isinstance(view, MixView):
+        return with_members(entry, view.views, plan.task, plan.classes)
+    return build_for(entry, plan.task, view, plan.classes)
 
 
 def of_pool(

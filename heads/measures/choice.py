@@ -7,9 +7,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from featurestore.terms.specs import encoder_label
+from featurestore.terms.specs import ALL_TOGETHER, encoder_label
 from heads.labels.tasks import Task
-from heads.measures.comparison import Cell, Comparison, Difference, metric_of, number
+from heads.measures.comparison import (
+    Cell,
+    Comparison,
+    Difference,
+    metric_of,
+    number,
+    unit_of,
+)
 from heads.measures.intervals import level_of_each, likely
 
 MARGIN = 0.01  # the smallest difference that matters: a point; for errors, of the label's spread
@@ -35,6 +42,7 @@ class Choice:
     n_rows: int
     as_good: tuple[Cell, ...] = ()  # others within the margin and not told from the best
     next_best: Difference | None = None  # `taken` less the best of the remaining rows
+    mixed: Difference | None = None  # a mix of all inputs that is not taken, less `taken`
 
     @property
     def is_guessing(self) -> bool:
@@ -61,6 +69,9 @@ class Choice:
     @property
     def others(self) -> str:
         """Say how the other rows compare; empty where there is nothing to say."""
+        return " ".join(one for one in (self._single(), self._mixed()) if one)
+
+    def _single(self) -> str:
         if self.is_guessing:
             return ""
         if not self.as_good:
@@ -72,6 +83,18 @@ class Choice:
             said += f", and {n_more} other{'s' * (n_more > 1)},"
         verb = "is" if len(self.as_good) == 1 else "are"
         return f"{said} {verb} as good as far as {self.n_items:,} items can tell; {self._why()}."
+
+    def _mixed(self) -> str:
+        """Say what a mix of all inputs might add, and why it is not taken."""
+        if self.mixed is None:
+            return ""
+        value, low, high = self.mixed.gain
+        unit = unit_of(self.metric)
+        return (
+            f"{cells_said([self.mixed.first])} might add {number(value, self.metric)} {unit} "
+            f"({number(low, self.metric, '+')} to {number(high, self.metric, '+')}): not enough to "
+            "be sure, and it needs every encoder."
+        )
 
     def sentences(self) -> list[str]:
         """Return `take` and `others`."""
@@ -139,7 +162,8 @@ def choose(
     As good is a row whose difference from the best one is at most the margin, and may be 0 (the
     interval is wide enough for all pairs of rows). A baseline is cheaper than an encoder; on one
     encoder the head that is fitted fastest is the cheapest, and kNN, which keeps all training
-    vectors, the most expensive.
+    vectors, the most expensive. A mix of all inputs is taken only where its interval says that it
+    is better than the best row on one input.
 
     Parameters
     ----------
@@ -157,6 +181,7 @@ def choose(
         return choose(comparison, costs, margin=margin)
     seconds = {cell: row["seconds"] for cell, row in zip(cells, rows, strict=True)}
     width = margin_of(comparison.task, comparison.metric, comparison.heads[0].report.truth, margin)
+    cells, mixed = _without_mixes(comparison, cells, width)
     best, *others = cells
     as_good = [best]
     for cell in others:
@@ -185,7 +210,30 @@ def choose(
         len(comparison.heads),
         tuple(cell for cell in as_good if cell != taken),
         comparison.difference(taken, rest[0], n_claims=comparison.n_claims) if rest else None,
+        None
+        if mixed is None
+        else comparison.difference(mixed, taken, n_claims=comparison.n_claims),
     )
+
+
+def _without_mixes(
+    comparison: Comparison, cells: Sequence[Cell], width: float
+) -> tuple[Sequence[Cell], Cell | None]:
+    """Leave out mixes unless one is sure to be better than the best row on one input.
+
+    Returns
+    -------
+    cells : sequence of (encoder, head)
+    mixed : (encoder, head) or None
+        One that is left out, and may be better by more than the margin.
+    """
+    single = [cell for cell in cells if cell[0] != str(ALL_TOGETHER)]
+    if not single or cells[0] in single:
+        return single or cells, None
+    value, low, _ = comparison.difference(cells[0], single[0], n_claims=comparison.n_claims).gain
+    if low > 0:
+        return cells, None
+    return single, cells[0] if value > width else None
 
 
 def margin_of(task: Task, metric: str, truth: np.ndarray, margin: float = MARGIN) -> float:

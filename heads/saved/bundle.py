@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, Unpack
+from typing import TYPE_CHECKING, Any, TypeAlias, Unpack, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,11 +28,13 @@ from featurestore.storage.files import make_folder, sha256_of, written_beside
 from featurestore.storage.remote import RemotePath, StorePath, as_path
 from featurestore.storage.shards import read_shard
 from featurestore.terms.embeddings import Embeddings
+from heads.labels.blocks import Blocks
 from heads.labels.tasks import Target, Task, texts_of
 from heads.labels.views import AnyDataset, folder_of, trust_of
 from heads.measures.confusion import Calibration, Confusion
 from heads.saved import sealed
 from heads.saved.card import HeadCard, digest_of
+from heads.saved.mixed import BLOCKS_AND_TEXTS, READS, apart, told
 from heads.saved.raw_items import is_raw
 from heads.saved.unlike import FILE as UNLIKE_FILE
 from heads.saved.unlike import Familiar, Unlike, why_not
@@ -45,8 +47,8 @@ if TYPE_CHECKING:
     from heads.saved.serve import AskOptions
 
 
-# What a head predicts for: vectors of shape (n, dim), or n texts, or n pictures.
-Items: TypeAlias = Embeddings | NDArray[Any] | Sequence[Any]
+# What a head predicts for: vectors of shape (n, dim), or n texts, or n pictures; or several inputs.
+Items: TypeAlias = Embeddings | Blocks | NDArray[Any] | Sequence[Any]
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,7 +107,10 @@ class FittedHead:
         """
         if self.familiar is None:
             return None
-        return self.familiar(np.asarray(self._inputs(items)))
+        inputs = self._inputs(items)
+        return self.familiar(
+            told(inputs, self.blocks) if isinstance(inputs, Blocks) else np.asarray(inputs)
+        )
 
     @property
     def cannot_tell(self) -> str | None:
@@ -194,22 +199,29 @@ class FittedHead:
             return [str(label) for label in self.estimator.classes_]
         return list(self.card.classes)
 
-    def _inputs(self, items: Items) -> NDArray[Any] | list[str]:
+    def _inputs(self, items: Items) -> NDArray[Any] | list[str] | Blocks:
+        if isinstance(items, Blocks):
+            return items
         if not isinstance(items, Embeddings) and is_raw(items):
             from heads.saved.serve import encoded_items
 
             return encoded_items(self, items)
-        if self.card.reads == "texts":
+        reads, texts = self.card.reads, None
+        if reads in ("texts", BLOCKS_AND_TEXTS):
             if not isinstance(items, Embeddings):
-                raise BadSource(f"head {self.head_id} reads texts (str), not vectors")
-            return texts_of(items)
+                what = "texts (str)" + ("" if reads == "texts" else " beside vectors")
+                raise BadSource(f"head {self.head_id} reads {what}, these are vectors alone")
+            texts = texts_of(items)
+        if reads == "texts":
+            return cast("NDArray[Any]", texts)
         if isinstance(items, Embeddings):
             if items.encoder != self.card.fingerprint:
+                several = "heads.mix(views)" if reads in READS else "heads.concat(views, like=head)"
                 raise EncoderMismatch(
                     f"head {self.head_id} learned from {self.card.encoder} "
                     f"({self.card.fingerprint[:8]}), these vectors come from "
                     f"{items.encoder[:8]}: load the view of the head's own encoder"
-                    + (", heads.concat(views, like=head)" if len(self.blocks) > 1 else "")
+                    + (f", {several}" if len(self.blocks) > 1 else "")
                 )
             items = items.vectors
         vectors = np.asarray(items)
@@ -218,7 +230,7 @@ class FittedHead:
                 f"head {self.head_id} reads vectors of shape (n, {self.card.dim}), "
                 f"these have shape {vectors.shape}: same encoder?"
             )
-        return vectors
+        return apart(self.blocks, vectors, texts) if reads in READS else vectors
 
 
 def said_of(target: Target, values: NDArray[Any]) -> pa.Array:
@@ -332,8 +344,8 @@ def load_bundle(folder: str | StorePath, *, trust: Trust = False) -> FittedHead:
     card = sealed.card_in(path)
     sealed.check_sums(path, card)
     blocks = sealed.blocks_in(path, card)
-    familiar = sealed.familiar_in(path, card)
-    estimator = sealed.estimator_in(path, card, trust)
+    familiar = sealed.familiar_in(path, card, blocks)
+    estimator = sealed.estimator_in(path, card, blocks, trust)
     return FittedHead(card.head_id, estimator, card, blocks, path, trust, familiar)
 
 

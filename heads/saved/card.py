@@ -7,12 +7,15 @@ import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from featurestore.terms.snapshots import Snapshot
 from heads.labels.tasks import Task
 from heads.measures.card import ABSENT, Card, TwinsInTest, known_fields
 from heads.measures.evaluate import Estimate
+
+if TYPE_CHECKING:
+    from sklearn.base import BaseEstimator
 
 CARD_FORMAT = 1
 COLUMNS = ("text", "image", "id")  # what a table's columns may hold, as the options of embed say
@@ -71,6 +74,37 @@ class Conformal:
             if test.mean_size is not None:
                 said += f", {test.mean_size:.2f} classes a set"
         return said
+
+
+@dataclass(frozen=True)
+class Member:
+    """A head of a mix, and how much it counts."""
+
+    name: str
+    input: str  # spec of the encoder whose vectors it reads, or texts
+    weight: float  # of all members together 1
+    # How much the loss of held-out training rows (log loss in nats, of numbers the mean squared
+    # error) grows without it; None where that is not known.
+    without: float | None
+    failed: str | None = field(default=None, metadata=ABSENT)  # why it could not be fitted
+
+
+def members_of(estimator: BaseEstimator) -> list[Member] | None:
+    """Return the members of a fitted mix, or of the chosen one; None of another head."""
+    head = getattr(estimator, "head_", estimator)
+    if not hasattr(head, "left_out_loss_"):
+        return None
+    rows = zip(head.names_, head.blocks_, head.weights_, head.left_out_loss_, strict=True)
+    return [
+        Member(
+            name,
+            block,
+            float(weight),
+            float(loss) if math.isfinite(loss) else None,
+            head.failed_.get(name),
+        )
+        for name, block, weight, loss in rows
+    ]
 
 
 @dataclass(frozen=True)
@@ -133,10 +167,11 @@ class HeadCard(Card):
     snapshot: Snapshot | None
     slice: str | None = None
     slice_digest: str | None = None
-    reads: str  # vectors | texts
+    reads: str  # vectors | texts | blocks | blocks and texts: several inputs, each by itself
     dim: int
     search_space: str
     chosen: Mapping[str, Any]
+    members: list[Member] | None = field(default=None, metadata=ABSENT)  # of a mix
     conformal: Conformal | None = None
     seed: int
     label: str
@@ -183,6 +218,7 @@ class HeadCard(Card):
 
     readers: ClassVar[Mapping[str, Callable[[Any], Any]]] = {
         "snapshot": _read(Snapshot),
+        "members": lambda data: [_read(Member)(one) for one in data],
         "conformal": _conformal,
         "task": Task,
         "evaluation": _read(Evaluated),

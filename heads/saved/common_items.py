@@ -34,6 +34,18 @@ def load_shared(views: Sequence[AnyView]) -> tuple[list[Embeddings], int]:
     return [table.take(positions_in(table, shared)) for table in tables], n_apart
 
 
+def apart_notes(n_apart: int) -> list[str]:
+    """Say how many items are left out, because some view has no vector of them."""
+    if not n_apart:
+        return []
+    said = (
+        "item lacks a vector in some view and is"
+        if n_apart == 1
+        else ("items lack a vector in some view and are")
+    )
+    return [f"{n_apart:,} {said} not used."]
+
+
 def positions_in(table: Embeddings, ids: NDArray[Any]) -> NDArray[np.intp]:
     """Return where items (n,) stand in a table, (n,); -1 for those that it lacks."""
     own = table.ids.astype(str)

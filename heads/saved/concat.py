@@ -35,6 +35,11 @@ def blocks_of(view: AnyView) -> list[dict[str, Any]]:
     return [{**{key: info[key] for key in kept}, "scale": 1.0}]
 
 
+def stored(view: AnyView) -> list[View]:
+    """Return the stored views that a view is made of: itself, or those of several inputs."""
+    return list(view.views) if isinstance(view, ConcatView) else [cast("View", view)]
+
+
 def fingerprint_of(blocks: Sequence[Mapping[str, Any]]) -> str:
     """Return the SHA-256 (hex) of the fingerprints and scales of blocks side by side."""
     decides = [[block["fingerprint"], block["scale"]] for block in blocks]
@@ -59,12 +64,17 @@ class ConcatView:
     @property
     def spec(self) -> EncoderSpec:
         """A spec such as ``concat:timm:resnet18[layer=3]+baseline:pixels``."""
+        return EncoderSpec("concat", self.names)
+
+    @property
+    def names(self) -> str:
+        """The encoders, joined by ``+``."""
         names = []
         for view in self.views:
             # A local folder by its name alone; `blocks` has the whole of it.
             name, _, options = view.spec.label.replace(LOCAL_DIR, "").partition("#")
             names.append(f"{name}[{options}]" if options else name)
-        return EncoderSpec("concat", "+".join(names))
+        return "+".join(names)
 
     @property
     def name(self) -> str:
@@ -101,9 +111,14 @@ class ConcatView:
         """What each block is: encoder, scale, snapshot."""
         return self._loaded[1]
 
+    @property
+    def n_apart(self) -> int:
+        """Items that some view has no vector of."""
+        return self._loaded[2]
+
     @cached_property
-    def _loaded(self) -> tuple[Embeddings, list[Mapping[str, Any]]]:
-        tables, _ = load_shared(self.views)
+    def _loaded(self) -> tuple[Embeddings, list[Mapping[str, Any]], int]:
+        tables, n_apart = load_shared(self.views)
         parts, blocks = [], []
         given = self.scales or (None,) * len(self.views)
         for view, table, scale in zip(self.views, tables, given, strict=True):
@@ -124,11 +139,12 @@ class ConcatView:
                 first.snapshot,
             ),
             list(blocks),
+            n_apart,
         )
 
     def load(self) -> Embeddings:
         """Load all views on the items that they share, each scaled to mean squared length 1."""
-        found, _ = self._loaded
+        found = self._loaded[0]
         return Embeddings(
             found.ids,
             found.vectors,
@@ -161,8 +177,7 @@ def concat(views: Sequence[View], *, like: FittedHead | None = None) -> ConcatVi
     """
     if len(views) < 2:
         raise BadSource(f"concat needs two views or more, got {len(views)}")
-    if len({str(view.dataset.path) for view in views}) > 1:
-        raise BadSource("concat needs views of one data set: " + ", ".join(v.name for v in views))
+    check_one_dataset(views, "concat")
     if like is None:
         return ConcatView(tuple(views))
     if [block["fingerprint"] for block in like.blocks] != [view.fingerprint for view in views]:
@@ -171,3 +186,14 @@ def concat(views: Sequence[View], *, like: FittedHead | None = None) -> ConcatVi
             f"not from {', '.join(str(view.spec) for view in views)}"
         )
     return ConcatView(tuple(views), tuple(float(block["scale"]) for block in like.blocks))
+
+
+def check_one_dataset(views: Sequence[AnyView], what: str) -> None:
+    """Make sure that views are of one data set.
+
+    Raises
+    ------
+    BadSource
+    """
+    if len({str(view.dataset.path) for view in views}) > 1:
+        raise BadSource(f"{what} needs views of one data set: {', '.join(v.name for v in views)}")

@@ -15,7 +15,7 @@ from heads.labels.options import DEFAULT, PlanOptions
 from heads.labels.plan import Plan, make_plan, task_of
 from heads.labels.views import AnyView, slice_facts
 from heads.measures.card import ReadView
-from heads.saved.common_items import load_shared
+from heads.saved.common_items import apart_notes, load_shared
 from heads.saved.concat import blocks_of
 
 if TYPE_CHECKING:
@@ -33,14 +33,7 @@ class Ground:
 
     def notes(self) -> list[str]:
         """Return the notes of the plan, and one on items that were left out."""
-        if not self.n_apart:
-            return list(self.plan.notes)
-        return [
-            *self.plan.notes,
-            "1 item lacks a vector in some view and is not used."
-            if self.n_apart == 1
-            else f"{self.n_apart:,} items lack a vector in some view and are not used.",
-        ]
+        return [*self.plan.notes, *apart_notes(self.n_apart)]
 
     def read_views(self) -> tuple[ReadView, ...]:
         """Return the stored views that were read; views side by side are listed one by one."""

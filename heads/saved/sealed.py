@@ -30,6 +30,7 @@ from heads.measures.json_types import check_fields
 from heads.saved.archive import MOST_BYTES, check_archive
 from heads.saved.card import CARD_FORMAT, HeadCard, digest_of
 from heads.saved.concat import fingerprint_of
+from heads.saved.mixed import BLOCKS_AND_TEXTS, READS, apart, telling
 from heads.saved.unlike import FILE as UNLIKE_FILE
 from heads.saved.unlike import Familiar
 
@@ -42,6 +43,8 @@ OUR_TYPES = frozenset(
         "heads.estimators.layers.LayersRegressor",
         "heads.estimators.lda.LdaHead",
         "heads.estimators.logistic.LogisticHead",
+        "heads.estimators.mix.MixHead",
+        "heads.estimators.mix.MixRegressor",
         "heads.estimators.normaliser.Normaliser",
         "heads.estimators.per_label.PerLabel",
         "heads.estimators.propagate.PropagateHead",
@@ -98,8 +101,8 @@ def _check_card(card: HeadCard) -> None:
     if not _HEAD_ID.fullmatch(card.head_id):
         raise ValueError(f"head_id is {card.head_id[:80]!r}: expected the name of a folder")
     datetime.fromisoformat(card.created)
-    if card.reads not in ("vectors", "texts"):
-        raise ValueError(f"reads is {card.reads!r}: expected vectors or texts")
+    if card.reads not in ("vectors", "texts", *READS):
+        raise ValueError(f"reads is {card.reads!r}: expected vectors, texts or blocks")
     if card.modality is not None:
         Modality(card.modality)
     if not 1 <= card.dim <= _MOST_DIM:
@@ -161,16 +164,18 @@ def blocks_in(folder: StorePath, card: HeadCard) -> tuple[Mapping[str, Any], ...
         blocks = _json(_content(file, _MOST_JSON_BYTES)).get("blocks")
         if not isinstance(blocks, list):
             raise ValueError("it lacks a list of blocks")
-        if card.reads == "vectors" and not blocks:
+        if card.reads != "texts" and not blocks:
             raise ValueError("blocks is empty, and the head reads vectors")
         for n, block in enumerate(blocks):
             _check_block(block, f"blocks[{n}]")
-        if card.reads == "vectors":
+        if card.reads != "texts":
             _check_fit(card, blocks)
     return tuple(blocks)
 
 
-def familiar_in(folder: StorePath, card: HeadCard) -> Familiar | None:
+def familiar_in(
+    folder: StorePath, card: HeadCard, blocks: Sequence[Mapping[str, Any]] = ()
+) -> Familiar | None:
     """Read unlike.safetensors of a head: where its training items lie; None where it has none.
 
     Raises
@@ -182,7 +187,11 @@ def familiar_in(folder: StorePath, card: HeadCard) -> Familiar | None:
         return None
     file = folder / UNLIKE_FILE
     with _named(file):
-        return Familiar.from_bytes(_content(file, _MOST_UNLIKE_BYTES), card.dim)
+        dim = card.dim
+        if card.reads in READS:
+            specs = telling(blocks)
+            dim = sum(block["dim"] for block in blocks if block["spec"] in specs)
+        return Familiar.from_bytes(_content(file, _MOST_UNLIKE_BYTES), dim)
 
 
 def _check_block(block: Any, at: str) -> None:
@@ -226,7 +235,9 @@ def _check_fit(card: HeadCard, blocks: Sequence[Mapping[str, Any]]) -> None:
         raise ValueError(f"its encoders do not all read {modality}s, as card.json says")
 
 
-def estimator_in(folder: StorePath, card: HeadCard, trust: Trust) -> Any:
+def estimator_in(
+    folder: StorePath, card: HeadCard, blocks: Sequence[Mapping[str, Any]], trust: Trust
+) -> Any:
     """Read head.skops, and ask it for one prediction.
 
     Raises
@@ -250,15 +261,17 @@ def estimator_in(folder: StorePath, card: HeadCard, trust: Trust) -> Any:
         estimator = skops.io.loads(raw, trusted=sorted(OUR_TYPES | others))
         with warnings.catch_warnings(), np.errstate(all="ignore"):
             warnings.simplefilter("ignore")
-            _check_prediction(estimator, card)
+            _check_prediction(estimator, card, blocks)
     return estimator
 
 
-def _check_prediction(estimator: Any, card: HeadCard) -> None:
+def _check_prediction(estimator: Any, card: HeadCard, blocks: Sequence[Mapping[str, Any]]) -> None:
     """Make sure that a head predicts what its card says, of what its card says."""
     row: Any = ["a probe"]
-    if card.reads == "vectors":
-        row = np.full((1, card.dim), card.dim**-0.5, dtype=np.float32)
+    if card.reads != "texts":
+        vector = np.full((1, card.dim), card.dim**-0.5, dtype=np.float32)
+        texts = row if card.reads == BLOCKS_AND_TEXTS else None
+        row = apart(blocks, vector, texts) if card.reads in READS else vector
     said = np.asarray(estimator.predict(row))
     n = len(card.classes)
     if said.shape != ((1, n) if card.task is Task.MULTILABEL else (1,)):

@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,10 +16,13 @@ from featurestore.encoders.canary import check_probes
 from featurestore.errors import BadName, EncoderMismatch
 from featurestore.sources.listing import SourceOptions
 from featurestore.terms.specs import LOCAL_DIR, EncoderSpec, Modality
+from heads.catalogue.members import TEXTS
+from heads.labels.blocks import Blocks
 from heads.labels.tasks import Task, texts_of
 from heads.measures.conformal import sets
 from heads.saved.answered import AnsweredRows
 from heads.saved.answers import Answers
+from heads.saved.mixed import BLOCKS_AND_TEXTS, READS
 from heads.saved.raw_items import contents_of
 
 if TYPE_CHECKING:
@@ -28,6 +31,9 @@ if TYPE_CHECKING:
     from featurestore.store.view import View
     from heads.saved.bundle import FittedHead
     from heads.saved.unlike import Unlike
+
+
+Inputs: TypeAlias = "NDArray[Any] | list[str] | Blocks"  # what heads read of n items
 
 
 class _Lies(TypedDict):
@@ -79,22 +85,40 @@ def predict_items(
 
 def encoded_items(
     head: FittedHead, items: Sequence[Any] | NDArray[Any], encoder: str | None = None
-) -> NDArray[np.float32] | list[str]:
+) -> Inputs:
     """Return what a head reads of n raw items, in their order: vectors (n, dim), or texts."""
     return encoded(head, contents_of(items, modality_of(head)), encoder)
 
 
 def encoded(
     head: FittedHead, contents: Sequence[str | bytes], encoder: str | None = None
-) -> NDArray[np.float32] | list[str]:
-    """Return what a head reads of texts or bytes: vectors (n, dim), or the texts themselves."""
+) -> Inputs:
+    """Return what a head reads of texts or bytes: vectors (n, dim), or the texts themselves.
+
+    Every item is decoded once, whatever the number of encoders.
+    """
     if head.card.reads == "texts":
         return [str(one) for one in contents]
-    parts = []
-    for block in _blocks(head):
-        loaded = encode_now.open_encoder(block, moved(block, encoder), trust=head.trust)
-        parts.append(encode_now.encode(loaded, contents) * np.float32(block["scale"]))
-    return np.hstack(parts)
+    blocks = _blocks(head)
+    loaded = [
+        encode_now.open_encoder(block, place, trust=head.trust)
+        for block, place in zip(blocks, places_of(blocks, encoder), strict=True)
+    ]
+    return _as_read(head, encode_now.encode_each(loaded, contents), [str(one) for one in contents])
+
+
+def _as_read(
+    head: FittedHead, vectors: Sequence[NDArray[np.float32]], texts: Sequence[str]
+) -> Inputs:
+    """Return vectors of each encoder, (n, dim), and texts as a head reads them."""
+    blocks = _blocks(head)
+    scaled = [one * np.float32(block["scale"]) for one, block in zip(vectors, blocks, strict=True)]
+    if head.card.reads not in READS:
+        return np.hstack(scaled)
+    found: dict[str, Any] = {block["spec"]: one for block, one in zip(blocks, scaled, strict=True)}
+    if head.card.reads == BLOCKS_AND_TEXTS:
+        found[TEXTS] = np.array(texts, dtype=object)
+    return Blocks(found)
 
 
 def modality_of(head: FittedHead) -> Modality:
@@ -153,8 +177,8 @@ def predict_rows(
     options, notes = with_columns(head, opened, options or SourceOptions())
     with tempfile.TemporaryDirectory(prefix="featurestore-predict-") as folder:
         store = open_store(Path(folder), create=True)
-        blocks = _blocks(head) if head.card.reads == "vectors" else []
-        places = [moved(block, encoder) for block in blocks]
+        blocks = [] if head.card.reads == "texts" else _blocks(head)
+        places = places_of(blocks, encoder)
         for block, place in zip(blocks, places, strict=True):  # refused before it embeds anything
             encode_now.open_encoder(block, place, trust=head.trust)
         pairs = zip(blocks, places, strict=True)
@@ -173,7 +197,7 @@ def predict_rows(
         if not sum(report.n_encoded + report.n_copied for report in reports):
             found = answer(head, np.empty(0, dtype=object), _nothing(head), 0.0, failures)
         else:
-            ids, inputs = _inputs(views, blocks, rows.ids.to_pylist())
+            ids, inputs = _inputs(head, views, rows.ids.to_pylist())
             found = answer(head, ids, inputs, least_confidence, failures, allow_empty=allow_empty)
         wait_until_written()
         return AnsweredRows(rows, found, failed, (*notes, *_worth_saying(job.intake.notes)))
@@ -229,22 +253,19 @@ def _check_views(
 
 
 def _inputs(
-    views: Sequence[View], blocks: Sequence[Mapping[str, Any]], order: Sequence[str]
-) -> tuple[NDArray[Any], NDArray[Any] | list[str]]:
+    head: FittedHead, views: Sequence[View], order: Sequence[str]
+) -> tuple[NDArray[Any], Inputs]:
     """Return the ids of items with a vector, in the order given, and what the head reads."""
     from heads.saved.common_items import load_shared, positions_in
 
     tables, _ = load_shared(views)
     positions = positions_in(tables[0], np.array(order, dtype=object))
     tables = [table.take(positions[positions >= 0]) for table in tables]
-    ids = tables[0].ids
-    if not blocks:
-        return ids, texts_of(tables[0]).tolist()
-    scaled = [
-        table.vectors * np.float32(block["scale"])
-        for table, block in zip(tables, blocks, strict=True)
-    ]
-    return ids, np.hstack(scaled)
+    reads_texts = head.card.reads in ("texts", BLOCKS_AND_TEXTS)
+    texts = texts_of(tables[0]).tolist() if reads_texts else []
+    if head.card.reads == "texts":
+        return tables[0].ids, texts
+    return tables[0].ids, _as_read(head, [table.vectors for table in tables], texts)
 
 
 def _worth_saying(notes: Sequence[str]) -> tuple[str, ...]:
@@ -255,7 +276,7 @@ def _worth_saying(notes: Sequence[str]) -> tuple[str, ...]:
 def answer(
     head: FittedHead,
     ids: NDArray[Any],
-    inputs: NDArray[Any] | Sequence[str],
+    inputs: Inputs | Sequence[str],
     least_confidence: float = 0.0,
     failures: tuple[str, ...] = (),
     *,
@@ -302,6 +323,15 @@ def moved(block: Mapping[str, Any], encoder: str | None) -> EncoderSpec | None:
     if old.local_dir is None:
         before = ""
     return EncoderSpec.parse(f"{old.family}:{before}{LOCAL_DIR}{encoder}{hash_}{options}")
+
+
+def places_of(blocks: Sequence[Mapping[str, Any]], encoder: str | None) -> list[EncoderSpec | None]:
+    """Return where the encoders are now; of several, those that were folders have moved."""
+    specs = [EncoderSpec.parse(block["spec"]) for block in blocks]
+    may_move = [len(blocks) == 1 or spec.local_dir is not None for spec in specs]
+    return [
+        moved(block, encoder if may else None) for block, may in zip(blocks, may_move, strict=True)
+    ]
 
 
 def _blocks(head: FittedHead) -> list[Mapping[str, Any]]:

@@ -1,0 +1,148 @@
+"""A mix of all inputs as one more row of a comparison, and what is said of it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import heads
+from featurestore.errors import BadName
+from heads.advice.next_step import train_command
+from heads.estimators.lda import LdaHead
+from heads.estimators.logistic import LogisticHead
+from heads.estimators.mix import MixHead
+from heads.estimators.ridge import RidgeHead
+from heads.labels.blocks import Blocks
+from heads.measures.choice import choose
+
+ALL = "mix:all"
+
+
+@pytest.fixture
+def halves(make_view):
+    """Two views, each of which knows one of two halves of what tells four classes apart."""
+
+    def make(n=480, apart=3.0, **columns):
+        rng = np.random.default_rng(0)
+        codes = np.arange(n) % 4
+        low, high = codes % 2, codes // 2
+        split = ["train" if at % 5 else "test" for at in range(n)]
+        names = [f"class {code}" for code in codes]
+
+        def view(spec, bit):
+            vectors = rng.normal(size=(n, 6))
+            vectors[:, 0] += apart * bit
+            return make_view(vectors, names, spec=spec, **{"split": split, **columns})
+
+        return view("timm:low", low), view("timm:high", high)
+
+    return make
+
+
+def test_the_mix_of_all_is_a_row_and_is_taken_where_it_is_surely_better(halves, monkeypatch):
+    views = halves()
+    found = heads.compare(views, ["lda", "mix"])
+    mixes = [cell for cell in found.heads if cell.encoder == ALL]
+    assert [cell.head for cell in mixes] == ["mix"]
+    tables = [view.load() for view in views]
+    inputs = Blocks(
+        {str(view.spec): table.vectors for view, table in zip(views, tables, strict=True)}
+    )
+    members = [
+        (f"{name} on {view.spec}", str(view.spec), head(random_state=0))
+        for name, head in (("logistic", LogisticHead), ("lda", LdaHead), ("ridge", RidgeHead))
+        for view in views
+    ]
+    is_test = tables[0].column("split") == "test"
+    labels = tables[0].labels.astype(str)
+    taught = np.flatnonzero(~is_test)
+    own = MixHead(members, random_state=0).fit(
+        inputs[taught], labels[taught], np.arange(480)[taught]
+    )
+    said = np.array(found.classes)[mixes[0].report.predicted]
+    assert (said == own.predict(inputs[np.flatnonzero(is_test)])).all()
+    choice = choose(found)
+    assert choice.taken == (ALL, "mix")
+    assert choice.take.startswith("Take mix on all encoders together: ")
+    assert choice.next_best.gain[1] > 0
+    assert "Next comes " in choice.others
+    assert any(one.sentence().startswith("mix on all encoders together is better than ")
+               for one in found.claims())  # fmt: skip
+    monkeypatch.setattr(MixHead, "fit", lambda *_: pytest.fail("it was kept"))
+    again = heads.compare(views, ["lda", "mix"])
+    assert again.rows() == found.rows()
+
+
+def test_one_encoder_is_taken_where_the_mix_is_not_surely_better(make_view, blobs):
+    vectors, names = blobs(n=150, noise=3.0)
+    copy = vectors + 0.1 * np.random.default_rng(1).normal(size=vectors.shape)
+    split = ["train", "train", "train", "train", "test"] * 30
+    views = [
+        make_view(one, names, spec=spec, split=split)
+        for one, spec in ((vectors, "timm:a"), (copy, "timm:b"))
+    ]
+    found = heads.compare(views, ["ridge", "mix"])
+    choice = choose(found)
+    assert ALL in {cell.encoder for cell in found.heads}
+    assert choice.taken[0] in ("timm:a", "timm:b")
+
+
+def test_only_where_there_are_two_inputs(make_view, blobs):
+    vectors, names = blobs(n=60)
+    split = ["train", "train", "train", "test"] * 15
+    view = make_view(vectors, names, split=split)
+    found = heads.compare(view, ["prototype"], save=False)
+    assert ALL not in {cell.encoder for cell in found.heads}
+    with pytest.raises(BadName, match="mix needs two inputs"):
+        heads.compare(view, ["mix"])
+    words = [f"{name} of {'odd' if at % 2 else 'even'}" for at, name in enumerate(names)]
+    texts = make_view(vectors, names, split=split, texts=words)
+    found = heads.compare(texts, ["mix", "prototype"], save=False)
+    assert {(cell.encoder, cell.head) for cell in found.heads} >= {(ALL, "mix")}
+
+
+def test_a_mix_can_be_named_as_an_input_of_a_comparison_and_of_a_curve(halves):
+    views = halves(n=120)
+    found = heads.compare(heads.mix(views), ["mix:prototype"], save=False)
+    assert ("mix:timm:low+timm:high", "mix:prototype") in {
+        (cell.encoder, cell.head) for cell in found.heads
+    }
+    drawn = heads.curve(views, "mix:prototype", per_class=(2, 8), n_draws=3, save=False)
+    assert drawn.encoders == [ALL]
+    few, many = drawn.of(ALL)
+    assert many.mean > few.mean
+
+
+def test_the_command_trains_what_was_taken(tmp_path):
+    class Named:
+        name, store, slice_, label_columns = "toys", type("S", (), {"path": tmp_path}), None, ()
+
+        def views(self):
+            return []
+
+        def spec_named(self, name):
+            return name
+
+    line = train_command(Named(), (ALL, "mix"), inputs=["timm:a", "baseline:pixels"])
+    assert line.startswith(
+        "featurestore train toys -e timm:a -e baseline:pixels --head mix --store"
+    )
+
+
+def test_the_best_of_several_inputs_may_be_a_mix_or_a_head_on_one(halves, make_view, tmp_path):
+    low, high = halves()
+    both = heads.fit([low, high], "best", save=False)
+    assert both.card.chosen["chosen"] == "mix"
+    rng = np.random.default_rng(0)
+    names = low.load().labels.tolist()
+    split = low.load().column("split").tolist()
+    codes = np.array([int(name[-1]) for name in names])
+    whole = make_view(
+        np.eye(4)[codes] * 4 + rng.normal(size=(480, 4)), names, spec="timm:whole", split=split
+    )
+    noise = make_view(rng.normal(size=(480, 4)), names, spec="timm:noise", split=split)
+    one = heads.fit([noise, whole], "best", save=False)
+    assert one.card.chosen["chosen"].endswith(" on timm:whole")
+    assert one.card.encoder == "mix:timm:whole"  # new items need the one encoder alone
+    bundle = heads.load_bundle(one.save(tmp_path / "bundle"))
+    assert (bundle.predict(whole.load()) == names).mean() > 0.9
