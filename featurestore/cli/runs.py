@@ -9,7 +9,7 @@ import click
 
 from featurestore.cli.layout import command
 from featurestore.cli.options import json_option, open_given, store_option, trust_option
-from featurestore.cli.printing import contents_of, print_json, print_table
+from featurestore.cli.printing import contents_of, print_json, print_table, tell
 from featurestore.cli.show_results import (
     show_assessment,
     show_comparison,
@@ -96,7 +96,7 @@ def _run_again(dataset: DataSet, card: dict[str, Any], as_json: bool) -> int:
         print_json({**found.to_json(), "differ": differ})
     else:
         _print(found.to_json(), dataset)
-        click.echo(_holds(differ, stored.card.versions, found.card.versions))
+        tell(_holds(differ, stored.card.versions, found.card.versions))
     return int(bool(differ))
 
 

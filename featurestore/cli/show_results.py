@@ -7,9 +7,7 @@ import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import click
-
-from featurestore.cli.printing import Contents, print_items, print_table
+from featurestore.cli.printing import Contents, print_items, print_table, tell
 from featurestore.terms.specs import EncoderSpec, Modality, encoder_label
 
 if TYPE_CHECKING:
@@ -27,23 +25,23 @@ KINDS = ("label", "leak", "duplicate", "outlier")
 
 def show_head(card: HeadCard) -> None:
     """Print what a fitted head chose, and how well it does."""
-    click.echo(f"{card['head']} on {card['dataset']}@{card['encoder']}, label {card['label']!r}")
+    tell(f"{card['head']} on {card['dataset']}@{card['encoder']}, label {card['label']!r}")
     if card.members:
         _show_members(card)
     chosen = ", ".join(f"{key} {value}" for key, value in card["chosen"].items())
-    click.echo(f"  chosen on training rows: {chosen or 'nothing'}")
+    tell(f"  chosen on training rows: {chosen or 'nothing'}")
     for metric, found in card["metrics"].items():
         interval = ""
         if found["low"] is not None:
             interval = f" ({found['low']:.3f} to {found['high']:.3f}; {card['estimand']})"
-        click.echo(f"  {metric.replace('_', ' ')}: {_score(found['value'])}{interval}")
+        tell(f"  {metric.replace('_', ' ')}: {_score(found['value'])}{interval}")
     if again := card.get("as_reviewed"):
         said = ", ".join(
             f"{name.replace('_', ' ')} {_score(v)}" for name, v in again["metrics"].items()
         )
-        click.echo(f"  with the labels of reviewers ({again['n_changed']} items differ): {said}")
+        tell(f"  with the labels of reviewers ({again['n_changed']} items differ): {said}")
     if card.conformal:
-        click.echo(f"  {card.conformal.sentence()}")
+        tell(f"  {card.conformal.sentence()}")
     if twins := card.get("twins"):
         said = ", ".join(
             f"{name.replace('_', ' ')} {value:.3f}"
@@ -51,17 +49,17 @@ def show_head(card: HeadCard) -> None:
             if value is not None
         )
         if twins["n"]:
-            click.echo(f"  without the test items that have a near-duplicate: {said}")
+            tell(f"  without the test items that have a near-duplicate: {said}")
     for note in card["notes"]:
-        click.echo(f"  {note}")
-    click.echo(f"  kept as {card.head_id}")
+        tell(f"  {note}")
+    tell(f"  kept as {card.head_id}")
 
 
 def _show_members(card: HeadCard) -> None:
     """Print how much each member of a mix counts, and what leaving it out costs."""
     is_number = card.task == "regression"
     loss = "squared error" if is_number else "log loss"
-    click.echo(
+    tell(
         f"  members: weights add up to 1; beside them how much the {loss} of held-out training "
         "rows would grow without this member"
     )
@@ -69,7 +67,7 @@ def _show_members(card: HeadCard) -> None:
     for one in card.members or ():
         cost = "" if one.without is None else f"{one.without:+.3g}"
         said = f"left out, it failed: {one.failed}" if one.failed else f"{one.weight:.2f}   {cost}"
-        click.echo(f"    {one.name:<{width}}  {said}")
+        tell(f"    {one.name:<{width}}  {said}")
 
 
 def _score(value: float | None) -> str:
@@ -138,19 +136,19 @@ def show_comparison(comparison: Comparison, dataset: DataSet | None = None) -> N
     from heads.measures.choice import MAJORITY, MARGIN
 
     print_table(*_leaderboard(comparison))
-    click.echo(f"Intervals: {comparison.estimand}. {FIT_S}")
+    tell(f"Intervals: {comparison.estimand}. {FIT_S}")
     # That a head is better than always giving one answer is no news, unless it is close.
     claims = comparison.claims()
     said = [one for one in claims if one.second[1] != MAJORITY or one.gain[1] <= MARGIN]
     for claim in said:
-        click.echo(f"{claim.sentence()}.")
+        tell(f"{claim.sentence()}.")
     if said and comparison.n_pairs > 1:
-        click.echo(
+        tell(
             f"These intervals are wide enough to compare all {comparison.n_pairs} pairs of rows "
             f"({comparison.allowance})."
         )
     for note in comparison.notes:
-        click.echo(note)
+        tell(note)
     if dataset is not None:
         _show_next(after_comparison(comparison, dataset))
 
@@ -158,9 +156,9 @@ def show_comparison(comparison: Comparison, dataset: DataSet | None = None) -> N
 def _show_next(lines: Sequence[str]) -> None:
     """Print what to take, and the command to type."""
     if lines:
-        click.echo("")
+        tell("")
     for line in lines:
-        click.echo(line)
+        tell(line)
 
 
 def show_twins(without: Comparison, as_split: Comparison) -> None:
@@ -186,7 +184,7 @@ def show_assessment(assessment: Assessment, dataset: DataSet | None = None) -> N
     def said(x: float, sign: str = "+") -> str:
         return number(x, metric, sign)
 
-    click.echo(
+    tell(
         f"Transfer to {assessment.dataset}, label {assessment.label!r}: "
         f"{metric.replace('_', ' ')} on {assessment.n_items:,} items"
     )
@@ -204,15 +202,15 @@ def show_assessment(assessment: Assessment, dataset: DataSet | None = None) -> N
             needed = f"{v.rows_needed:,}" if v.rows_needed >= 0 else "no number is enough"
             row += [said(v.detectable, ""), needed] if is_open else ["", ""]
     print_table(header, rows)
-    click.echo(f"Intervals: {assessment.estimand}.")
+    tell(f"Intervals: {assessment.estimand}.")
     for line in assessment.sentences():
-        click.echo(line)
+        tell(line)
     _show_slices(assessment)
     for spec, shift in assessment.shifts.items():
-        click.echo(assessment.shift_sentence(spec))
+        tell(assessment.shift_sentence(spec))
         worst = sorted(shift.beyond_of_class.items(), key=lambda one: -one[1])[:5]
         if worst and (shift.is_shifted or shift.far_classes):
-            click.echo(
+            tell(
                 "  by class (* more than chance): "
                 + ", ".join(
                     f"{name} {share:.0%}{'*' if name in shift.far_classes else ''}"
@@ -222,12 +220,12 @@ def show_assessment(assessment: Assessment, dataset: DataSet | None = None) -> N
     if assessment.ranking:
         _show_ranking(assessment)
     for spec, lines in assessment.advice.items():
-        click.echo(f"\nWhat to do with {encoder_label(spec)}:")
+        tell(f"\nWhat to do with {encoder_label(spec)}:")
         for line in lines:
-            click.echo(f"  • {line}")
-    click.echo("")
+            tell(f"  • {line}")
+    tell("")
     for note in assessment.notes:
-        click.echo(note)
+        tell(note)
     if dataset is not None:
         _show_next(after_assessment(assessment, dataset))
 
@@ -238,7 +236,7 @@ def _show_slices(assessment: Assessment) -> None:
         worse = [one for one in found if one.is_found and one.value < 0]
         for one in worse[:5]:
             scale, unit = (1, "mean absolute error saved") if is_error else (100, "points")
-            click.echo(
+            tell(
                 f"{encoder_label(spec)} is worse on {one.name}: {scale * one.value:+.3g} {unit} "
                 f"({scale * one.low:+.3g} to {scale * one.high:+.3g}), {one.n_rows} items "
                 "(exploration, Benjamini-Hochberg)."
@@ -255,11 +253,11 @@ def _show_ranking(assessment: Assessment) -> None:
         for r in assessment.ranking
     ]  # fmt: skip
     _show_depths(assessment)
-    click.echo("\nScores without training, ranked by ridge_loo:")
+    tell("\nScores without training, ranked by ridge_loo:")
     print_table(["rank", "95 %", "encoder", "dim", "parameters", *names, "head"], rows)
     if assessment.agreement:
         taus = ", ".join(f"{name} {tau:+.2f}" for name, tau in assessment.agreement.items())
-        click.echo(f"Kendall's τ with the heads: {taus}.")
+        tell(f"Kendall's τ with the heads: {taus}.")
 
 
 def _show_depths(assessment: Assessment) -> None:
@@ -281,7 +279,7 @@ def _show_depths(assessment: Assessment) -> None:
              "█" * max(0, round(20 * one.scores["ridge_loo"] / highest))]
             for _, one in sorted(found, key=lambda pair: pair[0])
         ]  # fmt: skip
-        click.echo(f"\n{encoder_label(network)} by depth:")
+        tell(f"\n{encoder_label(network)} by depth:")
         print_table(["layer", "dim", "ridge_loo", "head", ""], rows)
 
 
@@ -300,12 +298,12 @@ def show_curve(drawn: Curve, dataset: DataSet, targets: Sequence[float] = ()) ->
     for target in targets:
         for encoder in drawn.encoders:
             needed = drawn.labels_needed(encoder, target / 100)
-            click.echo(f"{drawn.name_of(encoder)}: {needed}.")
+            tell(f"{drawn.name_of(encoder)}: {needed}.")
     for encoder in () if targets else drawn.encoders:
         if said := drawn.enough(encoder):
-            click.echo(f"{drawn.name_of(encoder)}: {said}.")
+            tell(f"{drawn.name_of(encoder)}: {said}.")
     for note in drawn.notes:
-        click.echo(note)
+        tell(note)
     _show_next(after_curve(drawn, dataset, [target / 100 for target in targets]))
 
 
@@ -322,7 +320,7 @@ def _show_gains(drawn: Curve) -> None:
                 f"({number(g.low, drawn.metric, '+')} to {number(g.high, drawn.metric, '+')})"
                 for g in gains
             )
-            click.echo(
+            tell(
                 f"{encoder_label(encoder)} minus {reference} by number of labels, "
                 f"{unit_of(drawn.metric)}: {said} (95 % over draws of labels from these items; "
                 "* differs from 0, "
@@ -340,11 +338,11 @@ def show_issues(
 
     ``contents`` gives texts or files of items by their ids.
     """
-    click.echo(f"{found.dataset}@{found.encoder}: " + ", ".join(found.summary()))
+    tell(f"{found.dataset}@{found.encoder}: " + ", ".join(found.summary()))
     for kind in kinds:
         worst = found.of(kind)[:limit]
         if worst:
             rows = [[one.item_id, f"{one.score:.2f}", one.reason] for one in worst]
             print_items([kind, "score", "why"], rows, contents([one.item_id for one in worst]))
     for note in found.notes:
-        click.echo(note)
+        tell(note)
