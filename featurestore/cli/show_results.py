@@ -29,12 +29,14 @@ def show_head(card: HeadCard) -> None:
     if card.members:
         _show_members(card)
     chosen = ", ".join(f"{key} {value}" for key, value in card["chosen"].items())
-    tell(f"  chosen on training rows: {chosen or 'nothing'}")
+    if chosen:
+        tell(f"  chosen on training rows: {chosen}")
     for metric, found in card["metrics"].items():
         interval = ""
         if found["low"] is not None:
-            interval = f" ({found['low']:.3f} to {found['high']:.3f}; {card['estimand']})"
+            interval = f" ({found['low']:.3f} to {found['high']:.3f})"
         tell(f"  {metric.replace('_', ' ')}: {_score(found['value'])}{interval}")
+    tell(f"  The intervals are about {card['estimand']}.")
     if again := card.get("as_reviewed"):
         said = ", ".join(
             f"{name.replace('_', ' ')} {_score(v)}" for name, v in again["metrics"].items()
