@@ -143,11 +143,18 @@ def after_assessment(assessment: Assessment, dataset: DataSet) -> list[str]:
     winner = assessment.evidence(best.encoder).best
     if encoder == TFIDF:
         what, head = "TF-IDF of the texts", "tfidf"
-    elif winner is not None and best.kind is not Kind.NEGATIVE:
+    inputs: list[str] = []
+    if winner is not None and winner.way is Way.MIX:
+        encoder, head = str(ALL_TOGETHER), winner.over_encoder.first[1]
+        inputs = [best.encoder, *_reference_view(best, dataset)]
+        what = f"a mix of {encoder_label(best.encoder)} and {best.reference}"
+    elif winner is not None and best.kind is not Kind.NEGATIVE and encoder != TFIDF:
         encoder, head, what = _of_alternative(winner, encoder, what)
     said = [f"Take {what}. {best.sentence()}."]
-    if _can_be_typed((encoder, head), dataset):
-        said.append(NEXT + train_command(dataset, (encoder, head), label=assessment.label))
+    if _can_be_typed((encoder, head), dataset, inputs):
+        cell = encoder, head
+        command = train_command(dataset, cell, inputs=inputs, label=assessment.label)
+        said.append(NEXT + command)
     return said
 
 

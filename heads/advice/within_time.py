@@ -179,12 +179,13 @@ class Study:
 def little_left(choice: Choice, metric: Metric, margin: float) -> float | None:
     """Return what more labels can add, from the interval's lower end, if that is little.
 
-    Little are two margins; or there is less than one left to the score itself.
+    Little are two margins, or five where the score itself is within one of the best.
     """
     if choice.low is None or not (metric.is_share and metric.higher_is_better):
         return None
     left = 1 - choice.low
-    return left if left <= 2 * margin or choice.value > 1 - margin else None
+    is_little = left <= (5 if choice.value > 1 - margin else 2) * margin
+    return left if is_little else None
 
 
 def _heads_left_out(late: Sequence[tuple[str, str]], n_views: int) -> list[str]:

@@ -27,7 +27,8 @@ class Way(StrEnum):
 
     LAYER = "another layer"
     LAYERS = "layers side by side"
-    BLEND = "raw features beside the encoder"
+    BLEND = "raw features beside the encoder"  # of releases before 0.3
+    MIX = "a mix with the reference"
     WORDS = "the words of the classes to begin from"
 
 
@@ -43,6 +44,18 @@ class Alternative:
     def wins(self) -> bool:
         """Whether it beats the encoder as it is, and what needs no encoder as well."""
         return self.over_encoder.gain[1] > 0 and self.over_reference.kind is Kind.POSITIVE
+
+    @property
+    def over_better(self) -> tuple[str, tuple[float, float, float]]:
+        """The better of encoder and reference on these rows, and Δ, low and high over it.
+
+        It is the one that leaves the smaller gain: looking at the same rows for it can only make
+        the gain look smaller.
+        """
+        v, gain = self.over_reference, self.over_encoder.gain
+        if v.value <= gain[0]:
+            return v.reference, (v.value, v.low, v.high)
+        return _name(self.over_encoder.second[0]), gain
 
 
 @dataclass(frozen=True)
@@ -90,6 +103,8 @@ def _worse_slices(e: Evidence) -> list[SliceDifference]:
 
 def _say_best(e: Evidence) -> str:
     assert e.best is not None
+    if e.best.way is Way.MIX:
+        return _say_mix(e)
     value, low, high = e.best.over_encoder.gain
     what = {
         Way.LAYER: f"Use {_name(e.best.over_encoder.first[0])} instead",
@@ -102,6 +117,26 @@ def _say_best(e: Evidence) -> str:
         f"{_encoder(e)} alone, and at least {e.said(e.best.over_reference.low)} over "
         f"{e.verdict.reference}."
     )
+
+
+def _say_mix(e: Evidence) -> str:
+    """Say what a mix is worth beside the better of encoder and reference."""
+    mixed = next(one for one in e.alternatives if one.way is Way.MIX)
+    better, (value, low, high) = mixed.over_better
+    metric = e.verdict.metric
+    span = f"{e.said(value, '+')} ({number(low, metric, '+')} to {number(high, metric, '+')})"
+    if mixed.wins:
+        return (
+            f"Use both, {_encoder(e)} and {e.verdict.reference}, in a mix (--head mix): {span} "
+            f"over the better of the two, {better}."
+        )
+    said = f"A mix of {_encoder(e)} and {e.verdict.reference} (--head mix)"
+    kind = decide(low, high, e.verdict.margin)
+    if kind is Kind.NEGATIVE:
+        return f"{said} is worse than {better} alone: {span}."
+    if kind is Kind.NEUTRAL:
+        return f"{said} is as good as the better of the two: {span} over {better}."
+    return f"{said} is not better for sure than the better of the two: {span} over {better}."
 
 
 def _say_unknown(e: Evidence) -> str:
@@ -217,7 +252,7 @@ RULES: tuple[Rule, ...] = (
         lambda e: (
             f"Do not transfer {_encoder(e)} as it is: its heads are {e.said(-e.verdict.value)} "
             f"worse than those on {e.verdict.reference}."
-            + ("" if e.best is not None else f" Take {e.verdict.reference}.")
+            + ("" if e.best is not None else f" Take {e.verdict.reference} alone.")
         ),
     ),
     Rule(
@@ -246,6 +281,14 @@ RULES: tuple[Rule, ...] = (
         ),
     ),
     Rule("use something beside it", lambda e: e.best is not None, _say_best),
+    Rule(
+        "whether to use both",
+        lambda e: (
+            any(one.way is Way.MIX for one in e.alternatives)
+            and (e.best is None or e.best.way is not Way.MIX)
+        ),
+        _say_mix,
+    ),
     Rule("label more to know", lambda e: e.verdict.kind is Kind.INCONCLUSIVE, _say_unknown),
     Rule(
         "pretraining is not what helps",

@@ -23,7 +23,7 @@ from heads.measures.comparison import ComparedHead
 from heads.measures.metrics import METRICS
 from heads.saved.ground import ground_of
 from heads.saved.provenance import library_versions, machine
-from heads.transfer.advice import advise
+from heads.transfer.advice import Alternative, Way, advise
 from heads.transfer.assessment import Assessment, AssessmentCard
 from heads.transfer.budgets import budget_verdicts, check_budgets, plans_of
 from heads.transfer.cast import cast_of, layers_of
@@ -81,8 +81,9 @@ def assess_transfer(
     per_class : sequence of int
         Labels of each class: the verdict with so few, over ten draws of them or more; exploration.
     blend : bool, default True
-        Also try each encoder side by side with the raw pixels and, where it reads words, a head
-        that begins from what the classes are called (`heads.catalogue.words`).
+        Also try a mix with the reference for each encoder that does not help for sure and, where
+        an encoder reads words, a head that begins from what the classes are called
+        (`heads.catalogue.words`).
     rank : bool, default False
         Also score all views of the data set without training; layers of one network are in any
         case.
@@ -171,8 +172,8 @@ def _assessed(trials: Trials, asked: TransferOptions) -> Assessment:
         ranking=tuple(ranking),
         agreement=agreement(ranking, higher_is_better=higher),
         notes=(
-            *trials.ground.notes(), *_notes(trials, sides), *cast.notes, *few_notes, *word_notes,
-            *shift_notes, *rank_notes,
+            *trials.ground.notes(), *_notes(trials, sides, alternatives), *cast.notes, *few_notes,
+            *word_notes, *shift_notes, *rank_notes,
         ),
         card=_card(trials, asked),
         budgets=budgets,
@@ -226,7 +227,9 @@ def _ranking(
     return ranking, notes
 
 
-def _notes(trials: Trials, sides: Sides) -> list[str]:
+def _notes(
+    trials: Trials, sides: Sides, alternatives: Mapping[str, Sequence[Alternative]]
+) -> list[str]:
     plan, notes = trials.plan, []
     n_blocks = len(np.unique(plan.block))
     if plan.folds is not None and n_blocks < LEAST_ITEMS:
@@ -248,6 +251,11 @@ def _notes(trials: Trials, sides: Sides) -> list[str]:
         )
     else:
         notes.append(f"Both sides use the head {names[0]}.")
+    if any(one.way is Way.MIX for found in alternatives.values() for one in found):
+        notes.append(
+            "A mix is compared with the better of encoder and reference on these same rows, which "
+            "can only make its gain look smaller."
+        )
     if (n_claims := len(trials.cast.judged)) > 1:
         notes.append(f"All {n_claims} intervals hold together in 95 % of cases (Bonferroni).")
     return notes

@@ -49,7 +49,7 @@ class Assessment(Tabular, Plotted):
     verdicts: tuple[Verdict, ...]
     advice: Mapping[str, tuple[str, ...]]
     pretraining: Mapping[str, tuple[float, float, float]]  # less random weights: Δ, low, high
-    alternatives: Mapping[str, tuple[Alternative, ...]]  # layers, blends
+    alternatives: Mapping[str, tuple[Alternative, ...]]  # layers, mixes
     slices: Mapping[str, tuple[SliceDifference, ...]]  # classes, or values of a column
     shifts: Mapping[str, Shift]  # how far the test items or another data set lie
     ranking: tuple[Ranked, ...]
@@ -93,7 +93,7 @@ class Assessment(Tabular, Plotted):
         return verdict_chart(self.rows(), is_share, unit_of(self.metric))
 
     def sentences(self) -> list[str]:
-        """Say what stands beside the verdicts: random weights, layers, blends, few labels."""
+        """Say what stands beside the verdicts: random weights, layers, mixes, few labels."""
         pretraining = [
             f"{encoder_label(spec)} minus random weights of its architecture: "
             f"{self._said(value)} {unit_of(self.metric)} ({self._said(low)} to "
@@ -101,8 +101,21 @@ class Assessment(Tabular, Plotted):
             for spec, (value, low, high) in self.pretraining.items()
         ]
         tried = [one for of_one in self.alternatives.values() for one in of_one]
-        alternatives = [f"{one.over_encoder.sentence()}." for one in tried]
+        alternatives = [
+            self._mixed(one) if one.way is Way.MIX else f"{one.over_encoder.sentence()}."
+            for one in tried
+        ]
         return pretraining + alternatives + self.budget_sentences()
+
+    def _mixed(self, one: Alternative) -> str:
+        """Say what a mix of an encoder and the reference is worth."""
+        spec, reference = one.over_encoder.second[0], one.over_reference.reference
+        better, (value, low, high) = one.over_better
+        return (
+            f"A mix of {encoder_label(spec)} and {reference} minus the better of the two "
+            f"({better}): {self._said(value)} {unit_of(self.metric)} ({self._said(low)} to "
+            f"{self._said(high)}; {one.over_encoder.estimand})."
+        )
 
     def shift_sentence(self, encoder: str) -> str:
         """Say how far the test items, or another data set, lie in one encoder's space."""

@@ -37,7 +37,7 @@ class TransferOptions:
     by: str | None = None  # column whose values are slices; None: the classes are
     shift_to: Sequence[View] = ()  # views of another data set
     per_class: Sequence[int] = ()  # labels of each class: the verdict with so few
-    blend: bool = True  # try raw features and words of classes beside the encoder
+    blend: bool = True  # try a mix with the reference, and words of classes beside the encoder
     rank: bool = False  # score all views without training
 
     @property

@@ -12,23 +12,25 @@ import numpy as np
 from featurestore.errors import BadName, FeatureStoreError
 from featurestore.terms.embeddings import Embeddings
 from heads.catalogue.entry import HeadEntry
-from heads.catalogue.table import HEADS, best_of, default_heads, head_entries
+from heads.catalogue.table import HEADS, MIX, best_of, default_heads, head_entries, head_entry
 from heads.catalogue.words import reads_words
 from heads.experiments.cells import Runner
 from heads.experiments.inputs import Material, of_concat, of_texts_and_heads, of_view
+from heads.experiments.together import Ngrams, ngrams_of, of_several
 from heads.labels.plan import Plan
 from heads.labels.tasks import Task
-from heads.measures.comparison import ComparedHead, unit_of
+from heads.measures.comparison import ComparedHead
 from heads.saved.ground import Ground
+from heads.saved.mixed import MixView
 from heads.transfer.advice import Alternative, Way
 from heads.transfer.cast import Cast, layers_of
 from heads.transfer.evidence import difference_of
-from heads.transfer.verdict import Verdict, attribution, judge
+from heads.transfer.verdict import Kind, Verdict, attribution, judge
 
 if TYPE_CHECKING:
     from featurestore.store.view import View
 
-FAR = 0.2  # raw features that are so much worse by themselves are not tried beside an encoder
+CONSTANTS = "the mean", "the majority class"  # names of references that read nothing
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,7 +108,7 @@ class Trials:
             cell, name = self.best(texts, plan), "TF-IDF"
         n_majority = sum(chosen.get("chosen") == "majority" for chosen in cell.chosen)
         if n_majority * 2 > len(cell.chosen):
-            name = "the mean" if plan.task is Task.REGRESSION else "the majority class"
+            name = CONSTANTS[plan.task is not Task.REGRESSION]
         return cell, name
 
     def verdict(self, cell: ComparedHead, sides: Sides, n_claims: int) -> Verdict:
@@ -122,6 +124,23 @@ class Trials:
             n_blocks=len(np.unique(sides.plan.block)),
         )
 
+    @cached_property
+    def ngrams(self) -> Ngrams | None:
+        """The n-grams of texts, where TF-IDF is the reference."""
+        return None if self.cast.reference is not None else ngrams_of(self.ground)
+
+    def mix(self, view: View) -> ComparedHead:
+        """Evaluate a mix of heads on a view and on what it is judged against."""
+        reference = self.cast.reference
+        views = [view] if reference is None else [view, reference]
+        tables = [self.tables[str(one.spec)] for one in views]
+        name = str(MixView(tuple(views)).spec)
+        material = of_several(name, views, tables, self.plan, self.ngrams)
+        head, names = MIX, list(self.heads)
+        if names != list(default_heads(self.plan.task)) and set(names) <= HEADS.keys():
+            head = f"{MIX}:{','.join([*names, *(['tfidf'] if self.ngrams else [])])}"
+        return self.runner.cell(material, head, head_entry(head), self.plan)
+
     def with_words(self, blend: bool) -> list[View]:
         """Return the judged views whose encoder can read the words of the classes."""
         if not blend or self.plan.task is not Task.MULTICLASS:
@@ -132,7 +151,7 @@ class Trials:
         """Return how many fits an assessment takes, with these plans of few labels."""
         n_judged = len(self.cast.judged)
         n_tried = len(layers_of(self.cast.judged)) + 2 * len(self.with_words(blend))
-        n_tried += n_judged if blend and self.cast.can_blend else 0
+        n_tried += n_judged if blend else 0
         n_encoders = len(self.cast.loaded) - (self.cast.reference is not None)
         n_of_few = (1 + n_judged) * sum(len(plan.parts) for plan in few)
         return len(self.plan.parts) * (1 + n_encoders + n_tried) + n_of_few
@@ -179,11 +198,11 @@ def pretraining_of(
 def alternatives_of(
     trials: Trials, sides: Sides, verdicts: Sequence[Verdict], blend: bool
 ) -> tuple[dict[str, tuple[Alternative, ...]], list[str]]:
-    """Try layers, blends and words in the place of each encoder; say what could not be tried."""
+    """Try layers, mixes and words in the place of each encoder; say what could not be tried."""
     notes: list[str] = []
     tried = list(_layers(trials, sides))
-    if blend and trials.cast.can_blend:
-        tried += _blends(trials, sides, verdicts)
+    if blend:
+        tried += _mixes(trials, sides, verdicts)
     tried += _words(trials, sides, blend, notes)
     alternatives: dict[str, tuple[Alternative, ...]] = {}
     for one in tried:
@@ -207,15 +226,12 @@ def _layers(trials: Trials, sides: Sides) -> Iterator[Tried]:
         yield Tried(last, Way.LAYERS, cell, instead_of)
 
 
-def _blends(trials: Trials, sides: Sides, verdicts: Sequence[Verdict]) -> Iterator[Tried]:
-    """Yield each encoder with the raw features beside it, unless those are far behind."""
-    raw = trials.cast.reference
-    assert raw is not None, "can_blend says so"
+def _mixes(trials: Trials, sides: Sides, verdicts: Sequence[Verdict]) -> Iterator[Tried]:
+    """Yield each encoder that does not help for sure mixed with what it is judged against."""
     for view, verdict in zip(trials.cast.judged, verdicts, strict=True):
-        if verdict.low <= FAR or unit_of(trials.metric) != "points":
+        if verdict.kind is not Kind.POSITIVE and verdict.reference not in CONSTANTS:
             spec = str(view.spec)
-            cell = trials.best(of_concat([view, raw], trials.plan))
-            yield Tried(spec, Way.BLEND, cell, sides.encoders[spec])
+            yield Tried(spec, Way.MIX, trials.mix(view), sides.encoders[spec])
 
 
 def _words(trials: Trials, sides: Sides, blend: bool, notes: list[str]) -> Iterator[Tried]:

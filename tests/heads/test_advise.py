@@ -174,6 +174,8 @@ def test_where_little_is_left_to_gain_the_labels_are_enough():
     share = METRICS[Task.MULTICLASS]["balanced_accuracy"]
     sure = Choice(("timm:a", "ridge"), "balanced_accuracy", 1.0, 0.985, 1.0, 400, 5)
     assert little_left(sure, share, 0.01) == pytest.approx(0.015)
+    assert little_left(replace(sure, low=0.96), share, 0.01) == pytest.approx(0.04)  # all right
+    assert little_left(replace(sure, value=0.985, low=0.96), share, 0.01) is None
     assert little_left(replace(sure, low=0.9), share, 0.01) is None  # too few to be sure
     loss = METRICS[Task.MULTICLASS]["log_loss"]
     assert little_left(replace(sure, low=0.985), loss, 0.01) is None

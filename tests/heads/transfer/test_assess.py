@@ -16,6 +16,7 @@ from featurestore.errors import BadName, MissingColumn, NotEnoughData
 from featurestore.store.store import open_store
 from featurestore.terms.embeddings import Embeddings
 from featurestore.terms.specs import EncoderSpec
+from heads.advice import next_step
 from heads.transfer.evidence import _shift_to
 from heads.transfer.verdict import Kind
 from tests.heads.transfer.conftest import Family
@@ -34,6 +35,35 @@ def planted():
 HEADS = ("ridge", "prototype")
 
 
+def test_where_encoder_and_pixels_know_different_halves_the_advice_is_to_use_both(
+    family, monkeypatch
+):
+    rng = np.random.default_rng(0)
+    codes = np.arange(600) % 4
+    raw, known = rng.normal(size=(2, 600, 6))
+    raw[:, 0] += 3 * (codes % 2)
+    known[:, 0] += 3 * (codes // 2)
+    split = ["train" if at % 3 else "test" for at in range(600)]
+    labels = [f"class {code}" for code in codes]
+    views = family({"baseline:pixels": raw, "timm:x": known}, labels, split=split)
+    found = heads.assess_transfer(views["timm:x"], heads=("prototype",))
+    assert found.verdict("timm:x").kind is not Kind.POSITIVE
+    (mixed,) = found.alternatives["timm:x"]
+    better, (value, low, _) = mixed.over_better
+    alone = [found.verdict("timm:x").encoder_value, found.verdict("timm:x").reference_value]
+    assert better == ("timm:x" if alone[0] > alone[1] else "raw pixels")
+    assert value == pytest.approx(mixed.over_reference.encoder_value - max(alone))
+    assert low > 0.1
+    both = f"Use both, timm:x and raw pixels, in a mix (--head mix): {100 * value:+.1f} points"
+    assert any(line.startswith(both) for line in found.advice["timm:x"])
+    monkeypatch.setattr(next_step, "train_command", lambda *_, inputs, **__: " ".join(inputs))
+    said, line = next_step.after_assessment(found, views["timm:x"].dataset)
+    assert said.startswith("Take a mix of timm:x and raw pixels.")
+    assert line == "Type next: timm:x baseline:pixels"
+    (kept,) = heads.assessments(views["timm:x"].dataset)
+    assert kept.alternatives["timm:x"] == found.alternatives["timm:x"]
+
+
 def test_an_encoder_that_drops_what_tells_is_found_harmful(family, planted):
     raw, labels = planted
     views = family({"baseline:pixels": raw, "timm:x": raw[:, 1:], "timm:y": 2 * raw}, labels)
@@ -44,13 +74,26 @@ def test_an_encoder_that_drops_what_tells_is_found_harmful(family, planted):
     assert harmful.kind is Kind.NEGATIVE
     assert harmful.is_material
     assert same.kind in (Kind.NEUTRAL, Kind.INCONCLUSIVE)
-    assert found.advice["timm:x"] == (
-        f"Do not transfer timm:x as it is: its heads are {-100 * harmful.value:.1f} points worse "
-        "than those on raw pixels. Take raw pixels.",
+    (mixed,) = found.alternatives["timm:x"]
+    assert (
+        mixed.over_encoder.low > 0
+    )  # a mix with raw features mends it, but they are as good alone
+    assert not mixed.wins
+    better, (value, low, high) = mixed.over_better
+    assert better == "raw pixels"
+    assert (value, low, high) == tuple(
+        getattr(mixed.over_reference, name) for name in ("value", "low", "high")
     )
-    (blend,) = found.alternatives["timm:x"]
-    assert blend.over_encoder.low > 0  # raw features beside it mend it, but are as good alone
-    assert not blend.wins
+    assert abs(value) < 0.03
+    span = f"{100 * value:+.1f} points ({100 * low:+.1f} to {100 * high:+.1f})"
+    assert found.advice["timm:x"][0] == (
+        f"Do not transfer timm:x as it is: its heads are {-100 * harmful.value:.1f} points worse "
+        "than those on raw pixels. Take raw pixels alone."
+    )
+    assert found.advice["timm:x"][1].startswith("A mix of timm:x and raw pixels (--head mix) is ")
+    assert found.advice["timm:x"][1].endswith(f"{span} over raw pixels.")
+    said = [line for line in found.sentences() if line.startswith("A mix of timm:x and raw pixels")]
+    assert "minus the better of the two (raw pixels)" in said[0]
     assert all(one.is_found and one.value < 0 for one in found.slices["timm:x"])
     assert [one.encoder for one in found.ranking][-1] == "timm:x"
     assert found.agreement["ridge_loo"] > 0

@@ -194,6 +194,16 @@ def instead(way, *, over_encoder=0.01, over_reference=0.01):
     )
 
 
+def mixed(value, low, high, over_encoder=0.2):
+    """A mix with raw pixels, by its gain over them, and that over the encoder."""
+    kind = Kind.POSITIVE if low > 0 else Kind.INCONCLUSIVE
+    return Alternative(
+        Way.MIX,
+        replace(OVER, value=over_encoder, low=over_encoder - 0.02, high=over_encoder + 0.02),
+        replace(VERDICT, kind=kind, value=value, low=low, high=high),
+    )
+
+
 @pytest.mark.parametrize(
     ("evidence", "expected"),
     [
@@ -206,7 +216,7 @@ def instead(way, *, over_encoder=0.01, over_reference=0.01):
             Evidence(NEGATIVE),
             [
                 "Do not transfer timm:x as it is: its heads are 10.0 points worse than those on "
-                "raw pixels. Take raw pixels."
+                "raw pixels. Take raw pixels alone."
             ],
         ),
         (
@@ -233,6 +243,36 @@ def instead(way, *, over_encoder=0.01, over_reference=0.01):
         (
             Evidence(VERDICT, (instead(Way.LAYERS), instead(Way.BLEND))),
             ["Use timm:x frozen", "Put the layers side"],
+        ),
+        (
+            Evidence(NEGATIVE, (mixed(0.006, 0.002, 0.01),)),
+            [
+                "Do not transfer timm:x as it is: its heads are 10.0 points worse than those on "
+                "raw pixels.",
+                "Use both, timm:x and raw pixels, in a mix (--head mix): +0.6 points (+0.2 to "
+                "+1.0) over the better of the two, raw pixels.",
+            ],
+        ),
+        (
+            Evidence(NEGATIVE, (mixed(0.001, -0.004, 0.006),)),
+            [
+                "Do not transfer timm:x as it is: its heads are 10.0 points worse than those on "
+                "raw pixels. Take raw pixels alone.",
+                "A mix of timm:x and raw pixels (--head mix) is as good as the better of the two: "
+                "+0.1 points (-0.4 to +0.6) over raw pixels.",
+            ],
+        ),
+        (
+            Evidence(NEGATIVE, (mixed(-0.02, -0.03, -0.01),)),
+            ["Do not transfer", "A mix of timm:x and raw pixels (--head mix) is worse than raw"],
+        ),
+        (  # better than raw pixels, and the encoder is better than both
+            Evidence(UNSURE, (mixed(0.03, 0.01, 0.05, over_encoder=0.001),)),
+            [
+                "A mix of timm:x and raw pixels (--head mix) is not better for sure than the "
+                "better of the two: +0.1 points (-1.9 to +2.1) over timm:x.",
+                "These 2,000 labelled items are too few",
+            ],
         ),
         (
             Evidence(UNSURE),
@@ -363,8 +403,7 @@ def test_each_planted_case_gets_its_advice(evidence, expected):
 
 
 def test_every_sentence_names_a_figure():
-    everything = Evidence(
-        VERDICT, (instead(Way.LAYER),), (0.0, -0.1, 0.1), SHIFTED, (WORSE,), (FEW,)
-    )
+    tried = instead(Way.LAYER), mixed(0.03, 0.01, 0.05, over_encoder=0.001)
+    everything = Evidence(VERDICT, tried, (0.0, -0.1, 0.1), SHIFTED, (WORSE,), (FEW,))
     for rule in RULES:
         assert any(character.isdigit() for character in rule.say(everything)), rule.name
