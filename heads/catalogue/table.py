@@ -80,8 +80,12 @@ def _mix_of(*names: str) -> HeadEntry:
         return (MixRegressor if task is Task.REGRESSION else MixHead)(random_state=seed)
 
     members = {name: head_entry(name) for name in names}
-    if nested := [name for name, entry in members.items() if entry.reads == "blocks"]:
-        raise BadName(f"{nested[0]} cannot be a member of a mix: name heads on one input")
+    several = [n for n, e in members.items() if e.reads == "blocks" or e.reads.endswith("pool")]
+    if several:
+        raise BadName(
+            f"{several[0]} cannot be a member of a mix: name heads on one input that learn from "
+            "labelled items"
+        )
     spaces = "; ".join(f"{name}: {entry.search_space}" for name, entry in members.items())
     of = spaces or "logistic, lda and ridge (of numbers ridge) on each input, and TF-IDF of texts"
     return HeadEntry(
@@ -157,6 +161,7 @@ HEADS: dict[str, HeadEntry] = {
     "propagate:strict": _of_unlabelled(strict=True),
     MIX: _mix_of(),
 }
+POOL_HEAD = "propagate"
 BEST = "best"  # of the default heads, chosen within the training rows
 DEFAULT_HEADS = ("logistic", "ridge", "lda", "prototype", "knn")
 

@@ -204,7 +204,8 @@ class MixHead(ClassifierMixin, _Mix):  # type: ignore[misc]
     ``p(class)`` is proportional to ``prod(p_i(class) ** (sharpness * w_i))``; the weights are
     those that make training rows likeliest that no member had learned from (whole groups held
     out). Members that are alike in strength count alike, and a weak one counts little, so that a
-    mix with an input that needs no pretraining does no harm [2]_.
+    mix with an input that needs no pretraining does next to no harm [2]_ (measured against
+    logistic regression on the better input: docs/benchmarks.md).
 
     Parameters
     ----------
@@ -227,7 +228,8 @@ class MixHead(ClassifierMixin, _Mix):  # type: ignore[misc]
         Their sum is 1. With several labels at once the mean of ``label_weights_``,
         (n_labels, n_members).
     left_out_loss_ : ndarray of shape (n_members,)
-        By how much the held-out log loss (nats a row) grows without each member; NaN where there
+        By how much the held-out log loss (nats a row) grows without each member, on the rows
+        that the weights were learned from; NaN where there
         is no other, or nothing could be held out.
     held_out_loss_ : float
         The held-out log loss of the mix; NaN where nothing could be held out.

@@ -19,7 +19,7 @@ from featurestore.errors import (
 from featurestore.terms.words import counted
 from heads.catalogue.entry import HeadEntry
 from heads.catalogue.layers import layers_of, no_layers
-from heads.catalogue.table import BEST, HEADS, default_heads, head_entries
+from heads.catalogue.table import BEST, HEADS, MIX, POOL_HEAD, default_heads, head_entries
 from heads.catalogue.words import reads_words
 from heads.experiments.cells import Progress, Runner, cell_cache, keep_run, run_folder
 from heads.experiments.inputs import Cell, baselines, of_pool, of_views, pool_notes
@@ -43,7 +43,6 @@ FEW_LABELS = 8  # a class: with so many or fewer the words of the classes gain (
 WORDS_HEAD = "zero-shot+probe"
 LAYERS_HEAD = "layers"
 FEW_TO_SPREAD, MANY_UNLABELLED = 4, 15  # labels a class or fewer, unlabelled items a class or more
-POOL_HEAD = "propagate"
 
 
 def compare(
@@ -232,9 +231,12 @@ def entries_for(heads: Sequence[str | Any], plan: Plan) -> dict[str, HeadEntry]:
     """
     entries = head_entries(heads, plan.task)
     if BEST in entries and (spread := spread_where_few(plan)):
-        # Named by the same settings as ever: runs of it can be run again.
-        space = entries[BEST].search_space
-        entries[BEST] = replace(spread[POOL_HEAD], search_space=space)
+        spreads = spread[POOL_HEAD]
+        space = (
+            f"{POOL_HEAD}, as labels are few and unlabelled items many: {spreads.search_space}; "
+            f"else {entries[BEST].search_space}"  # by which runs that are run again know it
+        )
+        entries[BEST] = replace(spreads, search_space=space)
     return entries
 
 
@@ -302,6 +304,10 @@ def cells_of(
     """
     several = several_of(entries)
     mixes = mixes_of(ground, several)
+    mixed = [view for view in ground.views if isinstance(view, MixView)]
+    of_mixed = several | {name: entry for name, entry in entries.items() if entry.among}
+    apart = [] if of_mixed or not mixed else list(entries)
+    of_mixed = of_mixed or {MIX: HEADS[MIX]}
     entries = {name: entry for name, entry in entries.items() if name not in several}
     named = [name for name, entry in entries.items() if entry.reads == "words"]
     weighing = [name for name, entry in entries.items() if entry.reads == "layers"]
@@ -320,7 +326,7 @@ def cells_of(
             entry,
         )
         for view, table, material in zip(ground.views, ground.tables, of_views(ground), strict=True)
-        for name, entry in (several if isinstance(view, MixView) else entries).items()
+        for name, entry in (of_mixed if isinstance(view, MixView) else entries).items()
         if not (name in named and view in mute) and not (name in weighing and view in flat)
     ]
     words = f"does not read words, so {', '.join(named)} was not tried on it."
@@ -328,6 +334,12 @@ def cells_of(
     return cells + mixes, [
         *(f"{view.spec} {words}" for view in mute),
         *(f"{view.spec} {layers}" for view in flat),
+        *(
+            f"{view.spec} holds several inputs, which {MIX} reads: {', '.join(apart)} was not "
+            "tried on it."
+            for view in mixed
+            if apart
+        ),
         *pool_notes(ground.plan, entries, seed, hides=hides),
     ]
 

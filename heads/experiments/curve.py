@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from featurestore.errors import BadName, NotEnoughData, TimeIsUp
 from featurestore.terms.words import counted
-from heads.catalogue.table import head_entries
+from heads.catalogue.entry import HeadEntry
+from heads.catalogue.table import MIX, head_entries, reads_several
 from heads.experiments.cells import Progress, Runner, cell_cache, keep_run, run_folder
 from heads.experiments.compare import cells_of, check_metric
 from heads.experiments.inputs import Cell, baselines
@@ -22,6 +23,7 @@ from heads.labels.plan import Plan
 from heads.labels.tasks import Task
 from heads.labels.views import AnyDataset
 from heads.saved.ground import Ground, ground_of
+from heads.saved.mixed import MixView
 from heads.saved.provenance import library_versions, machine
 
 if TYPE_CHECKING:
@@ -78,8 +80,7 @@ def curve(
     seed, ground = options.seed, ground_of(views, options)
     metric = check_metric(metric, ground.plan.task)
     ((name, entry),) = head_entries([head], ground.plan.task).items()
-    if entry.reads == "texts":
-        raise BadName(f"{name} reads texts: its curve is drawn beside those of all encoders")
+    _check_inputs(views, name, entry)
     cells, mute_notes = cells_of(ground, {name: entry}, seed, hides=True)
     cells += [cell for cell in baselines(ground) if cell[1] != "majority"]
     drawn = _drawn(ground.plan, per_class, n_draws, seed)
@@ -112,6 +113,14 @@ def curve(
     if save:
         keep_run(views[0].dataset, "curve", curve.to_json())
     return curve
+
+
+def _check_inputs(views: Sequence[View], head: str, entry: HeadEntry) -> None:
+    if entry.reads == "texts":
+        raise BadName(f"{head} reads texts: its curve is drawn beside those of all encoders")
+    several = any(isinstance(view, MixView) for view in views)
+    if several and not reads_several(head, is_several=True):
+        raise BadName(f"{head} reads one input, and there are several: {MIX} weighs heads on each")
 
 
 def _check_draws(n_draws: int, per_class: Sequence[int]) -> None:

@@ -13,17 +13,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featurestore.terms.embeddings import Embeddings
-from featurestore.terms.specs import Modality
+from featurestore.terms.specs import EncoderSpec, Modality
 from heads.catalogue.entry import Build, HeadEntry
 from heads.catalogue.layers import build_for
 from heads.catalogue.members import with_members
-from heads.catalogue.table import HEADS, best_on_counts, counts_builder
+from heads.catalogue.table import BEST, HEADS, POOL_HEAD, best_on_counts, counts_builder
 from heads.labels.plan import Plan
 from heads.labels.tasks import Task, texts_of
 from heads.labels.unlabelled import MOST_ITEMS, Pooled
 from heads.labels.views import AnyView
 from heads.saved.common_items import positions_in
-from heads.saved.concat import concat
+from heads.saved.concat import concat, stored
 from heads.saved.ground import Ground
 from heads.saved.mixed import MixView
 
@@ -33,7 +33,11 @@ if TYPE_CHECKING:
 
 TFIDF = "baseline:tfidf"
 MAJORITY = "baseline:majority"
-_PLAIN = ("baseline:", "builtin:")  # begins the names of encoders that were not trained elsewhere
+_PLAIN = (
+    "baseline:",
+    "builtin:",
+    "random:",
+)  # begins the names of encoders that were not trained elsewhere
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,6 +157,8 @@ def pool_notes(
     if not named:
         return []
     head = named[0]
+    if head == BEST:
+        head = f"{BEST} is {POOL_HEAD} here, as labels are few and unlabelled items many: it"
     if hides:
         return [
             f"{head} looks at unlabelled items as well, and at those whose labels were not drawn; "
@@ -177,12 +183,18 @@ class _Witness:
     head: Build
 
 
+def _network(spec: EncoderSpec) -> str:
+    """Name a network however it is read: by which layer, at which size and precision."""
+    return str(spec).partition("#")[0]
+
+
 def _witness(view: AnyView, table: Embeddings, at: NDArray[np.intp], task: Task) -> _Witness | None:
     """Return another encoder's view of some items of a table; of texts alone their n-grams.
 
     Views with a pretrained encoder come first. None where no view has all the items.
     """
-    others = [one for one in view.dataset.views() if one.fingerprint != view.fingerprint]
+    own = {_network(one.spec) for one in stored(view)}
+    others = [one for one in view.dataset.views() if _network(one.spec) not in own]
     for other in sorted(others, key=lambda one: str(one.spec).startswith(_PLAIN)):
         found = other.load()
         places = positions_in(found, table.ids[at])

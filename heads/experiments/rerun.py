@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, overload
 
 from featurestore.encoders.trust import PYTHON, Trust, check_trusted, either
 from featurestore.errors import BadName
+from featurestore.terms.specs import ALL_TOGETHER
 from heads.catalogue.table import head_entries
 from heads.experiments.cells import Progress
 from heads.experiments.compare import compare
@@ -52,8 +53,10 @@ def run_again(
     NotTrusted
         If a head or an encoder is code that nobody asked for.
     """
-    if any(row["encoder"].startswith("concat:") for row in run.rows()):
-        raise BadName("a run with views side by side is run again from its views")
+    own = str(ALL_TOGETHER)
+    encoders = {row["encoder"] for row in run.rows()}
+    if any(one.startswith(("concat:", "mix:")) and one != own for one in encoders):
+        raise BadName("a run with views side by side, or mixed, is run again from its views")
     trust = either(dataset.store.trust, trust)
     names = [run.card.head] if isinstance(run, Curve) else _names_of(run)
     for name in names:
@@ -124,7 +127,10 @@ def _names_of(run: Comparison) -> list[str]:
 
 def _check_spaces(then: Mapping[str, str], names: Sequence[str], task: Task) -> None:
     now = head_entries(names, task)
-    if changed := [name for name in names if then.get(name) != now[name].search_space]:
+    changed = [
+        name for name in names if not then.get(name, "").endswith(now[name].search_space or "?")
+    ]
+    if changed:
         raise BadName(
             f"{', '.join(changed)}: the settings to choose from have changed since that run "
             "(prompts, grids)"

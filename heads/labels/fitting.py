@@ -28,6 +28,11 @@ TEACHES, IDLE = -1, -2  # in place of a fold: never held out; takes no part in c
 ENOUGH_ROWS, ENOUGH_BLOCKS = 200, 20  # held out, in as few of the five folds as have them
 MOST_ROWS, ROWS_A_CLASS = 2000, 25  # that choices look at, at most
 
+# Steps of a pipeline that look at no label.
+_WITHOUT_LABELS = (
+    "heads.", "sklearn.feature_extraction", "sklearn.preprocessing", "sklearn.decomposition",
+)  # fmt: skip
+
 _here = threading.local()
 
 
@@ -85,9 +90,13 @@ class Request:
 
 @contextmanager
 def asking(head: BaseEstimator, fold: NDArray[np.intp]) -> Iterator[Request]:
-    """Ask a head, or the last step of a pipeline, for held-out predictions while it is fitted."""
+    """Ask a head, or the last step of a pipeline, for held-out predictions while it is fitted.
+
+    Nobody answers where a step before it may learn from labels: those of held-out rows, too.
+    """
     outer = getattr(_here, "request", None)
-    _here.request = request = Request(last_step(head), fold)
+    is_asked = all(map(_reads_no_labels, _steps_before(head)))
+    _here.request = request = Request(last_step(head) if is_asked else None, fold)
     try:
         yield request
     finally:
@@ -98,6 +107,25 @@ def asked(head: BaseEstimator) -> Request | None:
     """Return the request to just this head, if there is one."""
     request: Request | None = getattr(_here, "request", None)
     return request if request is not None and request.head is head else None
+
+
+def _steps_before(head: BaseEstimator) -> list[Any]:
+    """Return the steps of a pipeline before the last one."""
+    before: list[Any] = []
+    while hasattr(head, "steps"):
+        before += [step for _, step in head.steps[:-1]]
+        head = head.steps[-1][1]
+    return before
+
+
+def _reads_no_labels(step: Any) -> bool:
+    """Whether a step is known to learn from inputs alone."""
+    from sklearn.utils import get_tags
+
+    if hasattr(step, "transformer_list"):
+        return all(_reads_no_labels(one) for _, one in step.transformer_list)
+    module = type(step).__module__
+    return module.startswith(_WITHOUT_LABELS) and not get_tags(step).target_tags.required
 
 
 def last_step(head: BaseEstimator) -> Any:

@@ -186,7 +186,7 @@ def witnesses(
         Neighbors among the plan's rows; -1 for those that are not in it.
     """
     ((_, entry),) = head_entries([head], plan.task).items()
-    if entry.reads in ("words", "layers", "blocks"):
+    if entry.reads in ("words", "layers", "blocks", "pool", "witnessed pool"):
         raise BadName(f"{head} does not judge labels: expected a head that learns from vectors")
     reads_texts = entry.reads == "texts"
     if reads_texts and is_missing(embeddings.column("text")).all():

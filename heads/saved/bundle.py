@@ -199,9 +199,21 @@ class FittedHead:
             return [str(label) for label in self.estimator.classes_]
         return list(self.card.classes)
 
+    def _checked_blocks(self, items: Blocks) -> Blocks:
+        """Return blocks as they are, if the encoders and their widths are those of the head."""
+        have = {name: block.shape[1] for name, block in items.items() if block.ndim == 2}
+        for block in self.blocks:
+            if have.get(block["spec"]) != block["dim"]:
+                held = ", ".join(f"{name} ({dim:,} numbers)" for name, dim in have.items())
+                raise EncoderMismatch(
+                    f"{self.head_id} reads {block['spec']} ({block['dim']:,} numbers), and these "
+                    f"blocks hold {held or 'no vectors'}"
+                )
+        return items
+
     def _inputs(self, items: Items) -> NDArray[Any] | list[str] | Blocks:
         if isinstance(items, Blocks):
-            return items
+            return self._checked_blocks(items)
         if not isinstance(items, Embeddings) and is_raw(items):
             from heads.saved.serve import encoded_items
 

@@ -178,7 +178,7 @@ def test_a_head_tested_on_equal_numbers_says_so(make_view, capsys):
     json.loads(json.dumps(fitted.card), parse_constant=pytest.fail)
     again = HeadCard.from_json(fitted.card.to_json())
     assert again.to_json() == fitted.card.to_json()
-    show_head(fitted)
+    show_head(fitted.card)
     assert "  r2: –\n" in capsys.readouterr().out
     with pytest.raises(NotEnoughData, match="mae is defined"):
         heads.compare([view], ["ridge"], task="regression", save=False)

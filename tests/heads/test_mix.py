@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.datasets import load_digits
+from sklearn.feature_selection import SelectKBest
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 from sklearn.naive_bayes import GaussianNB
@@ -360,3 +361,16 @@ def test_rows_that_knn_chooses_on_are_those_that_are_asked_for():
     assert 390 < (fold >= 0).sum() < 410
     assert np.isfinite(request.said[fold >= 0]).all()
     assert np.isfinite(request.said).sum() == 1000
+
+
+def test_a_step_that_chose_columns_by_labels_is_held_out_with_its_head():
+    rng = np.random.default_rng(0)
+    y = np.arange(120) % 3
+    noise = rng.normal(size=(120, 2000)).astype(np.float32)
+    signal = (np.eye(3)[y] * 2 + rng.normal(size=(120, 3))).astype(np.float32)
+    members = [
+        ("chosen noise", "noise", make_pipeline(SelectKBest(k=20), RidgeHead())),
+        ("signal", "signal", RidgeHead()),
+    ]
+    mix = MixHead(members).fit(Blocks({"noise": noise, "signal": signal}), y)
+    assert mix.weights_[0] < 0.1  # by rows whose labels chose the columns it had 0.7

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import heads
-from featurestore.errors import BadName
+from featurestore.errors import BadName, EncoderMismatch
 from heads.advice.next_step import train_command
 from heads.estimators.lda import LdaHead
 from heads.estimators.logistic import LogisticHead
@@ -146,3 +146,33 @@ def test_the_best_of_several_inputs_may_be_a_mix_or_a_head_on_one(halves, make_v
     assert one.card.encoder == "mix:timm:whole"  # new items need the one encoder alone
     bundle = heads.load_bundle(one.save(tmp_path / "bundle"))
     assert (bundle.predict(whole.load()) == names).mean() > 0.9
+
+
+def test_several_inputs_are_read_by_a_mix_or_the_best_and_by_nothing_silently(halves):
+    both = heads.mix(list(halves(n=120)))
+    name = str(both.spec)
+
+    def compared(names):
+        found = heads.compare(both, names, save=False)
+        return [(one.encoder, one.head) for one in found.heads[:-1]], found.notes
+
+    assert compared(None)[0] == [(name, "mix")]
+    assert compared(["best"])[0] == [(name, "best")]
+    rows, notes = compared(["logistic"])
+    assert rows == [(name, "mix")]
+    assert any("which mix reads: logistic, knn was not tried on it." in note for note in notes)
+    with pytest.raises(BadName, match="logistic reads one input, and there are several"):
+        heads.curve(both, "logistic", per_class=(2,), n_draws=2, save=False)
+    drawn = heads.curve(both, "mix", per_class=(2, 4), n_draws=2, save=False)
+    assert drawn.encoders == [name]
+    with pytest.raises(BadName, match="propagate cannot be a member of a mix"):
+        heads.compare(both, ["mix:propagate"], save=False)
+
+
+def test_blocks_of_other_widths_or_encoders_are_refused(halves):
+    low, high = halves(n=120)
+    head = heads.fit([low, high], "mix", save=False)
+    vectors = {str(view.spec): view.load().vectors for view in (low, high)}
+    assert head.predict(Blocks(vectors)).shape == (120,)
+    with pytest.raises(EncoderMismatch, match=r"reads timm:high \(6 numbers\), and these blocks"):
+        head.predict(Blocks({**vectors, "timm:high": vectors["timm:high"][:, :4]}))
