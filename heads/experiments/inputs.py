@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -18,6 +16,7 @@ from heads.catalogue.entry import Build, HeadEntry
 from heads.catalogue.layers import build_for
 from heads.catalogue.members import with_members
 from heads.catalogue.table import BEST, HEADS, POOL_HEAD, best_on_counts, counts_builder
+from heads.experiments.ngrams import Ngrams
 from heads.labels.plan import Plan
 from heads.labels.tasks import Task, texts_of
 from heads.labels.unlabelled import MOST_ITEMS, Pooled
@@ -255,23 +254,13 @@ def of_texts_and_heads(
 
 
 def _of_counts(table: Embeddings, plan: Plan, build: Callable[[HeadEntry, int], Build]) -> Material:
-    @cache
-    def count() -> tuple[Any, int, float]:
-        from heads.estimators.tfidf import count_ngrams
-
-        begin = time.perf_counter()
-        counts, n_words = count_ngrams(texts_of(table)[plan.rows].tolist())
-        # A head of its own would count the n-grams of its training rows.
-        share = np.mean([len(train) for train, _ in plan.parts]) / len(plan.ids)
-        return counts, n_words, float((time.perf_counter() - begin) * share)
+    ngrams = Ngrams(table, plan)
 
     def read() -> tuple[Any, float]:
-        counts, _, seconds = count()
+        counts, _, seconds = ngrams.counted
         return counts, seconds
 
-    texts = "\0".join(map(str, texts_of(table)[plan.rows]))
-    identity = {"texts": hashlib.sha256(texts.encode("utf-8", "surrogatepass")).hexdigest()}
-    return Material(TFIDF, identity, read, lambda entry: build(entry, count()[1]))
+    return Material(TFIDF, ngrams.identity, read, lambda entry: build(entry, ngrams.counted[1]))
 
 
 def of_views(ground: Ground) -> list[Material]:

@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
-import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from featurestore.errors import BadName
 from featurestore.terms.embeddings import Embeddings
 from featurestore.terms.specs import ALL_TOGETHER, Modality
 from heads.catalogue.entry import Build, HeadEntry
 from heads.catalogue.members import TEXTS, with_members
-from heads.catalogue.table import MIX, counts_builder, reads_several
+from heads.catalogue.table import MIX, reads_several
 from heads.experiments.inputs import Cell, Material
+from heads.experiments.ngrams import Ngrams
 from heads.labels.blocks import Blocks
 from heads.labels.plan import Plan
-from heads.labels.tasks import texts_of
 from heads.labels.views import AnyView
 from heads.saved.concat import ConcatView, stored
 from heads.saved.ground import Ground
@@ -29,39 +22,6 @@ from heads.saved.mixed import MixView, mix
 
 if TYPE_CHECKING:
     from featurestore.store.view import View
-
-
-@dataclass(frozen=True, eq=False)
-class Ngrams:
-    """The n-grams of the texts of a plan's rows, counted once for all folds and heads."""
-
-    table: Embeddings
-    plan: Plan
-
-    @cached_property
-    def counted(self) -> tuple[Any, int, float]:
-        """Counts (n, n_terms), how many terms are words, and the seconds that a fit would add."""
-        from heads.estimators.tfidf import count_ngrams
-
-        begin = time.perf_counter()
-        counts, n_words = count_ngrams(self._texts.tolist())
-        # A head of its own would count the n-grams of its training rows.
-        share = np.mean([len(train) for train, _ in self.plan.parts]) / len(self.plan.ids)
-        return counts, n_words, float((time.perf_counter() - begin) * share)
-
-    @property
-    def _texts(self) -> NDArray[Any]:
-        return texts_of(self.table)[self.plan.rows]
-
-    @cached_property
-    def identity(self) -> dict[str, str]:
-        """What tells these texts from others."""
-        texts = "\0".join(map(str, self._texts))
-        return {"texts": hashlib.sha256(texts.encode("utf-8", "surrogatepass")).hexdigest()}
-
-    def builder(self) -> Build:
-        """Return what builds ``tfidf`` for these counts."""
-        return counts_builder(self.counted[1], self.plan.task)
 
 
 def of_several(

@@ -16,7 +16,8 @@ from heads.catalogue.table import HEADS, MIX, best_of, default_heads, head_entri
 from heads.catalogue.words import reads_words
 from heads.experiments.cells import Runner
 from heads.experiments.inputs import Material, of_concat, of_texts_and_heads, of_view
-from heads.experiments.together import Ngrams, ngrams_of, of_several
+from heads.experiments.ngrams import Ngrams
+from heads.experiments.together import ngrams_of, of_several
 from heads.labels.plan import Plan
 from heads.labels.tasks import Task
 from heads.measures.comparison import ComparedHead
