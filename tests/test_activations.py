@@ -7,6 +7,8 @@ import pytest
 
 from featurestore.errors import ShapeMismatch
 from featurestore.terms.activations import Activations
+from featurestore.terms.specs import EncoderSpec, Modality, ResolvedEncoder
+from featurestore.terms.taps import TapShape
 
 MAPS = np.random.default_rng(0).normal(size=(7, 2, 3, 4, 5)).astype(np.float16)
 TEXTS = [np.full((n, 6), n, np.float16) for n in (3, 1, 0, 5)]
@@ -56,3 +58,15 @@ def test_what_does_not_fit_is_said():
     whole = Activations.of(MAPS, ("plain", "flip"))
     with pytest.raises(ShapeMismatch, match="240 bytes of an item do not fit"):
         Activations(whole.blocks, whole.places, (3, 4, 6), ("plain", "flip"))
+
+
+def test_a_resolved_encoder_knows_its_tap():
+    tap = TapShape(5, (3, 4, 5), ("plain", "flip"))
+    assert (tap.unit_bytes, tap.item_bytes, tap.is_ragged) == (120, 240, False)
+    texts = TapShape(2, (0, 6))
+    assert (texts.unit_bytes, texts.item_bytes, texts.is_ragged) == (12, None, True)
+    spec = EncoderSpec.parse("timm:resnet18")
+    for one in (tap, texts):
+        chosen = {"tap": one.to_json()}
+        assert ResolvedEncoder(spec, 60, frozenset({Modality.IMAGE}), chosen).tap == one
+    assert ResolvedEncoder(spec, 60, frozenset({Modality.IMAGE}), {}).tap is None

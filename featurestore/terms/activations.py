@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featurestore.errors import ShapeMismatch
+from featurestore.terms.taps import PLAIN
 
 HALF = np.dtype("<f2")  # as activations are stored: float16, little-endian
-PLAIN = ("plain",)
 
 
 class Block(Protocol):

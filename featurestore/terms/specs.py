@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from featurestore.errors import BadName
+from featurestore.terms.taps import TapShape
 
 # In this order in every spec, so that two spellings of one encoder are one view.
 SPEC_OPTIONS = (
@@ -194,6 +195,12 @@ class ResolvedEncoder:
         """SHA-256 (hex) over everything chosen that changes a vector."""
         text = json.dumps(dict(self.chosen), sort_keys=True, ensure_ascii=True)
         return hashlib.sha256(text.encode()).hexdigest()
+
+    @property
+    def tap(self) -> TapShape | None:
+        """What is stored of an item, where it is whole activations in place of a vector."""
+        tap = self.chosen.get("tap")
+        return None if tap is None else TapShape.from_json(tap)
 
     @property
     def slug(self) -> str:
