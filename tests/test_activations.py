@@ -62,11 +62,11 @@ def test_what_does_not_fit_is_said():
 
 def test_a_resolved_encoder_knows_its_tap():
     tap = TapShape(5, (3, 4, 5), ("plain", "flip"))
-    assert (tap.unit_bytes, tap.item_bytes, tap.is_ragged) == (120, 240, False)
+    assert (tap.nbytes, tap.dim, tap.is_ragged) == (240, 60, False)
     texts = TapShape(2, (0, 6))
-    assert (texts.unit_bytes, texts.item_bytes, texts.is_ragged) == (12, None, True)
+    assert (texts.nbytes, texts.dim, texts.is_ragged) == (12, 0, True)
     spec = EncoderSpec.parse("timm:resnet18")
     for one in (tap, texts):
-        chosen = {"tap": one.to_json()}
+        chosen = {"tap": one.chosen}
         assert ResolvedEncoder(spec, 60, frozenset({Modality.IMAGE}), chosen).tap == one
     assert ResolvedEncoder(spec, 60, frozenset({Modality.IMAGE}), {}).tap is None

@@ -61,7 +61,7 @@ class Activations:
         blocks: Sequence[Block],
         places: NDArray[np.int64],
         shape: Sequence[int],
-        variants: Sequence[str] = PLAIN,
+        variants: Sequence[str] = (PLAIN,),
         ids: NDArray[Any] | None = None,
     ) -> None:
         self.blocks = tuple(blocks)
@@ -86,7 +86,7 @@ class Activations:
     def of(
         cls,
         arrays: NDArray[Any] | Sequence[NDArray[Any]],
-        variants: Sequence[str] = PLAIN,
+        variants: Sequence[str] = (PLAIN,),
         *,
         ids: Iterable[str] | None = None,
     ) -> Activations:

@@ -198,9 +198,8 @@ class ResolvedEncoder:
 
     @property
     def tap(self) -> TapShape | None:
-        """What is stored of an item, where it is whole activations in place of a vector."""
-        tap = self.chosen.get("tap")
-        return None if tap is None else TapShape.from_json(tap)
+        """What it gives of an item where it gives activations; None: a vector."""
+        return TapShape.of(self.chosen)
 
     @property
     def slug(self) -> str:

@@ -1,48 +1,52 @@
-"""What a tap holds: pure values, no numpy."""
+"""What a tap holds of an item: a pure value, no torch."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Self
 
-PLAIN = ("plain",)
-HALF_BYTES = 2  # activations are stored in float16
+PLAIN = "plain"
+AUTO = "auto"  # #tap=auto
+_BYTES = 2  # of a number in float16
 
 
 @dataclass(frozen=True)
 class TapShape:
-    """Where a network is cut, and what it holds there of one item.
+    """The activations of an item after ``cut`` blocks of a network.
 
-    An encoder of a ``#tap=`` spec has it in ``chosen["tap"]`` as `to_json` writes it, so that
-    it decides the fingerprint and stands in encoder.json; `ResolvedEncoder.tap` reads it.
+    >>> TapShape(5, (96, 14, 14), ("plain", "flip")).nbytes
+    75264
     """
 
-    cut: int  # the number that `#tap=` came to mean
-    shape: tuple[int, ...]  # of one variant: (channels, height, width), (length, width); (0, width)
-    variants: tuple[str, ...] = PLAIN
+    cut: int  # blocks below it
+    shape: tuple[int, ...]  # of one item in one variant; (0, width): of texts, each of its length
+    variants: tuple[str, ...] = (PLAIN,)
 
     @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> Self:
-        """Read what `to_json` wrote."""
-        return cls(int(value["cut"]), tuple(value["shape"]), tuple(value["variants"]))
+    def of(cls, chosen: Mapping[str, Any]) -> Self | None:
+        """Read it from what decides an encoder's numbers; None for an encoder of vectors."""
+        tap = chosen.get("tap")
+        return tap and cls(tap["cut"], tuple(tap["shape"]), tuple(tap["variants"]))
 
-    def to_json(self) -> dict[str, Any]:
-        """Return it with lists for tuples."""
-        return {**asdict(self), "shape": list(self.shape), "variants": list(self.variants)}
+    @property
+    def chosen(self) -> dict[str, Any]:
+        """What goes into the fingerprint."""
+        return {"cut": self.cut, "shape": list(self.shape), "variants": list(self.variants)}
 
     @property
     def is_ragged(self) -> bool:
-        """Whether items have different lengths, as texts have."""
+        """Whether items have different lengths."""
         return self.shape[0] == 0
 
     @property
-    def unit_bytes(self) -> int:
-        """Bytes of an item in one variant; of ragged ones, of one token."""
-        return math.prod(self.shape[self.is_ragged :]) * HALF_BYTES
+    def dim(self) -> int:
+        """Numbers of an item in one variant; 0 where items have different lengths."""
+        return math.prod(self.shape)
 
     @property
-    def item_bytes(self) -> int | None:
-        """Bytes of an item in all variants; None where lengths differ."""
-        return None if self.is_ragged else self.unit_bytes * len(self.variants)
+    def nbytes(self) -> int:
+        """Bytes of an item, all variants; of a text, bytes of a token."""
+        each = self.shape[1] if self.is_ragged else self.dim
+        return each * len(self.variants) * _BYTES
