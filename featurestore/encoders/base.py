@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from featurestore.encoders.trust import Trust, is_trusted
 from featurestore.errors import ModalityMismatch
 from featurestore.terms.specs import EncoderSpec, Modality, ResolvedEncoder
+from featurestore.terms.taps import TapShape
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -32,7 +33,7 @@ class Steps(NamedTuple):
 
     stage: Callable[[Sequence[Any]], Any]  # prepared contents → the same on the device
     launch: Callable[[Any], Any]  # starts the pass; on a GPU it does not wait
-    fetch: Callable[[Any], list[NDArray[np.float32]]]  # waits; (n, dim) of each encoder
+    fetch: Callable[[Any], list[Any]]  # waits; of each encoder (n, dim) float32, see `TapShape`
 
 
 class Encoder:
@@ -50,6 +51,11 @@ class Encoder:
     # `prepare_image` as a value that another process can be handed; None: threads prepare.
     preparer: Prepare | None = None
     pass_per_core: bool = False  # texts on a CPU: each core runs a pass on a part of the batch
+
+    @property
+    def tap(self) -> TapShape | None:
+        """What it gives of an item where it gives activations (``#tap=``); None: a vector."""
+        return self.resolved.tap
 
     @property
     def network_id(self) -> int:

@@ -6,8 +6,10 @@ Library versions and devices are not part of a fingerprint; their effect is meas
 from __future__ import annotations
 
 from importlib.resources import files
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from featurestore.encoders.base import Encoder
 from featurestore.encoders.images import decode_image
@@ -33,10 +35,22 @@ def canary_vectors(encoder: Encoder) -> Canary:
         contents = [(folder / name).read_bytes() for name in _IMAGES]
         pictures = [decode_image(one, at_least_px=encoder.decode_px) for one in contents]
         vectors = encoder.encode_images([encoder.prepare_image(one) for one in pictures])
-        canary[str(Modality.IMAGE)] = vectors.tolist()
+        canary[str(Modality.IMAGE)] = _short(vectors, encoder)
     if Modality.TEXT in encoder.resolved.modalities:
-        canary[str(Modality.TEXT)] = encoder.encode_texts(_TEXTS).tolist()
+        canary[str(Modality.TEXT)] = _short(encoder.encode_texts(_TEXTS), encoder)
     return canary
+
+
+def _short(vectors: NDArray[Any] | list[NDArray[Any]], encoder: Encoder) -> list[list[float]]:
+    """Return vectors as they are; of activations the mean over positions, all variants."""
+    if encoder.tap is None:
+        each: list[list[float]] = np.asarray(vectors).tolist()
+        return each
+    maps_at, tokens_at = (2, 3), -2  # (variants, channels, height, width); (…, length, width)
+    return [
+        one.mean(axis=maps_at if one.ndim == 4 else tokens_at, dtype=np.float32).ravel().tolist()
+        for one in vectors
+    ]
 
 
 def check_canary(encoder: Encoder, stored: Canary) -> None:

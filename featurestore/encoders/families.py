@@ -39,6 +39,7 @@ class Family:
 
 
 _DEPTH = frozenset({"layer", "pool"})
+_TAP = frozenset({"tap", "variants"})
 _IMAGES = frozenset({"precision", "decode"})
 # What `embed` uses where no encoder is named.
 BUILTIN = {Modality.IMAGE: "builtin:tiny-image", Modality.TEXT: "builtin:tiny-text"}
@@ -46,7 +47,7 @@ FAMILIES = {
     "builtin": Family(
         "featurestore.encoders.builtin",
         ("featurestore", "torch", "pillow", "tokenizers", "safetensors"),
-        _IMAGES | _DEPTH,
+        _IMAGES | _DEPTH | _TAP,
         "builtin:tiny-image",
         "small, pretrained, in the package: builtin:tiny-image and builtin:tiny-text",
     ),
@@ -60,7 +61,7 @@ FAMILIES = {
     "timm": Family(
         "featurestore.encoders.timm_models",
         ("torch", "timm", "torchvision", "pillow"),
-        _IMAGES | _DEPTH | {"size"},
+        _IMAGES | _DEPTH | _TAP | {"size"},
         "timm:vit_small_patch14_dinov2.lvd142m",
         "any timm model by name, or timm:local-dir:/path; #size=224 for another input size",
         has_revisions=True,
@@ -69,7 +70,7 @@ FAMILIES = {
     "open_clip": Family(
         "featurestore.encoders.open_clip_models",
         ("torch", "open_clip_torch", "timm", "torchvision", "pillow"),
-        _IMAGES | _DEPTH,
+        _IMAGES | _DEPTH | _TAP,
         "open_clip:ViT-B-32/laion2b_s34b_b79k",
         "any open_clip model with its weights (a tag, or the path of a checkpoint), "
         "open_clip:hf-hub:org/name or open_clip:local-dir:/path; images and texts",
@@ -78,7 +79,7 @@ FAMILIES = {
     "st": Family(
         "featurestore.encoders.sentence_models",
         ("torch", "sentence-transformers", "transformers", "tokenizers"),
-        frozenset({"max_length", "prompt", "truncate_dim", "precision"}),
+        frozenset({"max_length", "prompt", "truncate_dim", "precision"}) | _TAP,
         "st:all-MiniLM-L6-v2",
         "any sentence-transformers text model by name, or st:local-dir:/path",
         has_revisions=True,
@@ -87,7 +88,7 @@ FAMILIES = {
     "hf": Family(
         "featurestore.encoders.transformers_models",
         ("torch", "transformers", "tokenizers", "torchvision", "pillow"),
-        _IMAGES | _DEPTH | {"max_length"},
+        _IMAGES | _DEPTH | _TAP | {"max_length"},
         "hf:facebook/dinov2-small",
         "any Hugging Face image or text model by name, or hf:local-dir:/path",
         has_revisions=True,
@@ -96,7 +97,7 @@ FAMILIES = {
     "random": Family(
         "featurestore.encoders.random_weights",
         ("torch", "timm", "open_clip_torch", "torchvision", "pillow"),
-        frozenset({"seed", "size"}) | _IMAGES | _DEPTH,
+        frozenset({"seed", "size"}) | _IMAGES | _DEPTH | _TAP,
         "random:timm:mobilenetv2_100#seed=0",
         "the same architecture with random weights: random:timm:… or random:open_clip:…",
         extra="open_clip",
@@ -150,12 +151,23 @@ def family_of(spec: EncoderSpec) -> Family:
     if spec.revision and not family.has_revisions:
         raise BadName(f"{spec.family} encoders have no revisions: write {spec} without @…")
     for key, _ in spec.options:
+        if key in _TAP and key not in family.options:
+            raise has_no_blocks(spec)
         if key not in family.options:
             raise BadName(
                 f"{spec.family} encoders have no option {key!r} ({spec}); "
                 f"they have: {', '.join(sorted(family.options))}"
             )
     return family
+
+
+def has_no_blocks(spec: EncoderSpec) -> BadName:
+    """Return the error for a tap of an encoder that is not cut anywhere."""
+    able = [name for name, one in families().items() if one.options >= _TAP and name != "builtin"]
+    return BadName(
+        f"tap={spec.option('tap', '')} in {spec}: this encoder has no blocks to cut between; "
+        f"those of {', '.join(sorted(able))} have, and {BUILTIN[Modality.IMAGE]}"
+    )
 
 
 def versions(spec: EncoderSpec) -> dict[str, str]:

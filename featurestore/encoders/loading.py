@@ -10,6 +10,7 @@ import importlib
 import os
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from featurestore.encoders.base import Encoder, LoadOptions
@@ -55,7 +56,7 @@ def _known(spec: EncoderSpec, key: str) -> ResolvedEncoder | None:
     if "prompt" in family.options and "prompts" not in known:
         return None  # noted by 0.1, where a spec could mean another prompt
     return ResolvedEncoder(
-        spec,
+        EncoderSpec.parse(known.get("spec", str(spec))),
         known["dim"],
         frozenset(map(Modality, known["modalities"])),
         known["chosen"],
@@ -116,6 +117,8 @@ def _load(specs: Sequence[EncoderSpec], load_options: LoadOptions) -> Sequence[E
     # Read once, when OpenMP loads. Its default, spinning at barriers, takes the cores that
     # decode workers and other programs need: measured here under load, 6 images/s against 23.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if spec.has_tap:  # a pass that ends at the cut is not compiled
+        load_options = replace(load_options, compile=False)
     try:
         module = importlib.import_module(family.module)
         encoders: Sequence[Encoder] = module.load(specs, load_options)
@@ -147,7 +150,7 @@ def _remember(spec: EncoderSpec, resolved: ResolvedEncoder) -> None:
         "chosen": dict(resolved.chosen),
         "n_parameters": resolved.n_parameters,
         "prompts": dict(resolved.prompts),
-    }
+    } | ({} if resolved.spec == spec else {"spec": str(resolved.spec)})  # of #tap=auto
     key = _key_as_made(spec, resolved.fingerprint) if "now" in resolved.prompts else str(spec)
     if family.is_remembered and user_cache.recall("encoders", key) != entry:
         user_cache.remember("encoders", key, entry)

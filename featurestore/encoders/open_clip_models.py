@@ -13,15 +13,9 @@ import torch
 
 from featurestore.encoders import families
 from featurestore.encoders.base import LoadOptions, Tokenized
+from featurestore.encoders.depths import Depth, depths_of, pool_tokens
 from featurestore.encoders.preprocessing import Preprocessing, decode_px_of
-from featurestore.encoders.torch_network import (
-    Depth,
-    Network,
-    TorchEncoder,
-    depths_of,
-    encoders_of,
-    pool_tokens,
-)
+from featurestore.encoders.torch_network import Network, TorchEncoder, encoders_of
 from featurestore.encoders.torch_setup import (
     ask_nobody,
     loading,
@@ -133,10 +127,9 @@ def assemble(
     has_class_token = _has_tokens(module.visual)
     depths = depths_of(specs, ("cls", "mean"), n_layers, has_class_token=has_class_token)
 
-    def forward_images(pixels: torch.Tensor, asked: Sequence[Depth]) -> list[torch.Tensor]:
-        return _forward(module, pixels, asked)
-
-    def forward_tokens(tokens: dict[str, Any], asked: Sequence[Depth]) -> list[torch.Tensor]:
+    def forward_tokens(
+        module: open_clip.CLIP, tokens: dict[str, Any], asked: Sequence[Depth]
+    ) -> list[torch.Tensor]:
         return [module.encode_text(tokens["input_ids"], normalize=False)] * len(asked)
 
     network = Network(
@@ -144,7 +137,7 @@ def assemble(
         device,
         precision_of(spec),
         preprocessing,
-        forward_images,
+        _forward,
         _tokenize(tokenizer),
         lambda tokens: {"input_ids": torch.from_numpy(np.stack([t["input_ids"] for t in tokens]))},
         forward_tokens,

@@ -17,9 +17,10 @@ from transformers.utils import logging as transformers_logging
 
 from featurestore.encoders import families
 from featurestore.encoders.base import LoadOptions, Tokenized
+from featurestore.encoders.depths import Depth
 from featurestore.encoders.prompts import Prompts, prompts_of, prompts_of_0_1, said
 from featurestore.encoders.tokens import collator, n_tokens, of_like_length, unpadded
-from featurestore.encoders.torch_network import Depth, Network, TorchEncoder
+from featurestore.encoders.torch_network import Network, TorchEncoder
 from featurestore.encoders.torch_setup import (
     config_of,
     inference,
@@ -81,7 +82,8 @@ class SentenceEncoder(TorchEncoder):
 
     def encode_queries(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Return what the library's ``encode_query`` returns, (n, dim) float32."""
-        return self.queries.encode_texts(texts)
+        vectors: NDArray[np.float32] = self.queries.encode_texts(texts)
+        return vectors
 
 
 def _resolve(
@@ -186,8 +188,10 @@ def _split(
             ]
         return Tokenized(tokens, lengths, is_cut)
 
-    def forward(tokens: dict[str, Any], _: Sequence[Depth]) -> list[torch.Tensor]:
-        vectors = pipeline(tokens)["sentence_embedding"]
+    def forward(
+        module: SentenceTransformer, tokens: dict[str, Any], _: Sequence[Depth]
+    ) -> list[torch.Tensor]:
+        vectors = module(tokens)["sentence_embedding"]
         return [vectors[:, : pipeline.truncate_dim]]
 
     pad = {"input_ids": getattr(tokenizer, "pad_token_id", None) or 0}
@@ -207,7 +211,7 @@ def _whole(
     """Leave all of it to the library: for queries, and pipelines that do not fit the split."""
     tasks = {} if task is None else {"task": task}
 
-    def forward(batch: dict[str, Any], _: Sequence[Depth]) -> list[torch.Tensor]:
+    def forward(_: object, batch: dict[str, Any], __: Sequence[Depth]) -> list[torch.Tensor]:
         texts = batch["texts"]
         return [
             pipeline.encode(

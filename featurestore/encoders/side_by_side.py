@@ -9,19 +9,19 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
-from itertools import pairwise
+from itertools import chain, pairwise
 from threading import Barrier
+from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from featurestore.encoders.base import Steps
 from featurestore.encoders.tokens import Tokens
 
 _LEAST_TOKENS = 256  # of a part: below it, Python takes longer than the arithmetic
 
-Vectors = list[NDArray[np.float32]]  # of each depth, (n, dim)
+Vectors = list[Any]  # of each depth, (n, dim) float32; of a tap a list of arrays
 
 
 def beside_each_other(
@@ -38,7 +38,10 @@ def beside_each_other(
         return list(_single_threads(torch.get_num_threads()).map(forward, parts))
 
     def fetch(parts: list[Vectors]) -> Vectors:
-        return [np.concatenate(depth) for depth in zip(*parts, strict=True)]
+        return [
+            list(chain.from_iterable(one)) if isinstance(one[0], list) else np.concatenate(one)
+            for one in zip(*parts, strict=True)
+        ]
 
     return Steps(stage, launch, fetch)
 

@@ -13,16 +13,9 @@ from timm.data import create_transform, resolve_data_config
 
 from featurestore.encoders import families
 from featurestore.encoders.base import LoadOptions
+from featurestore.encoders.depths import Depth, depths_of, pool_tokens
 from featurestore.encoders.preprocessing import Preprocessing, decode_px_of
-from featurestore.encoders.torch_network import (
-    Depth,
-    Network,
-    TorchEncoder,
-    check_channels,
-    depths_of,
-    encoders_of,
-    pool_tokens,
-)
+from featurestore.encoders.torch_network import Network, TorchEncoder, check_channels, encoders_of
 from featurestore.encoders.torch_setup import (
     loading,
     pick_device,
@@ -115,11 +108,8 @@ def assemble(
     depths = depths_of(specs, ("cls", "mean"), n_layers, has_class_token=has_class_token)
     module = settle(module, device, compile=load_options.compile)
 
-    def forward(pixels: torch.Tensor, asked: Sequence[Depth]) -> list[torch.Tensor]:
-        return _forward(module, pixels, asked)
-
     network = Network(
-        module, device, precision_of(spec), preprocessing, forward,
+        module, device, precision_of(spec), preprocessing, _forward,
         decode_px=decode_px_of(spec, preprocessing),
     )  # fmt: skip
     try:

@@ -13,14 +13,9 @@ from torch.nn import functional
 
 from featurestore.encoders import families
 from featurestore.encoders.base import LoadOptions
+from featurestore.encoders.depths import Depth, depths_of
 from featurestore.encoders.preprocessing import Preprocessing, decode_px_of
-from featurestore.encoders.torch_network import (
-    Depth,
-    Network,
-    TorchEncoder,
-    depths_of,
-    encoders_of,
-)
+from featurestore.encoders.torch_network import Network, TorchEncoder, encoders_of
 from featurestore.encoders.torch_setup import pick_device, precision_of, settle, weights_hash
 from featurestore.encoders.weights import read_weights
 from featurestore.terms.specs import EncoderSpec, Modality
@@ -159,7 +154,9 @@ def assemble(
     }
     settle(network, device, compile=load_options.compile)
 
-    def forward(pixels: torch.Tensor, asked: Sequence[Depth]) -> list[torch.Tensor]:
+    def forward(
+        network: TinyImage, pixels: torch.Tensor, asked: Sequence[Depth]
+    ) -> list[torch.Tensor]:
         pools = network(pixels)
         return [
             network.embed(pools) if depth.layer is None else pools[depth.layer - 1]

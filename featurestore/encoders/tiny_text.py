@@ -70,6 +70,8 @@ class TinyText(Encoder):
 def load(specs: Sequence[EncoderSpec], load_options: LoadOptions) -> list[TinyText]:
     """Read the token vectors; they stay on the CPU whatever the device."""
     (spec,) = specs
+    if spec.has_tap:
+        raise families.has_no_blocks(spec)
     if spec.options:
         raise BadName(f"{spec}: builtin:tiny-text has no options")
     tensors = load_tensors(read_weights(WEIGHTS))

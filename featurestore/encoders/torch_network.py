@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 from typing import Any, Self
 
 import numpy as np
@@ -13,133 +12,50 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from featurestore.encoders.base import Encoder, Steps, Tokenized
+from featurestore.encoders.blocks import N_PROBES
+from featurestore.encoders.depths import OWN, Depth, Depths
+from featurestore.encoders.device_copies import Staged, download, upload
+from featurestore.encoders.families import has_no_blocks
 from featurestore.encoders.geometry import Gray, ResizeAndCrop
 from featurestore.encoders.preprocessing import Preprocessing
 from featurestore.encoders.side_by_side import beside_each_other
+from featurestore.encoders.taps import Tap, cut_at
 from featurestore.encoders.tokens import Tokens
 from featurestore.encoders.torch_setup import config_of, inference
-from featurestore.errors import BadName, FeatureStoreError, UnknownEncoder
-from featurestore.terms.specs import ALL_LAYERS, EncoderSpec, Modality, ResolvedEncoder
+from featurestore.encoders.upper_part import Given
+from featurestore.errors import FeatureStoreError, UnknownEncoder
+from featurestore.terms.specs import EncoderSpec, Modality, ResolvedEncoder
 
-
-@dataclass(frozen=True)
-class Depth:
-    """Which output of a network is meant: its own, or that after ``layer`` blocks, pooled."""
-
-    layer: int | None = None  # 1 is the first block, -1 the last
-    pool: str | None = None  # cls | mean | pooler; None: what the network was trained with
-
-    @classmethod
-    def of(cls, spec: EncoderSpec, pools: Sequence[str]) -> Depth:
-        """Read ``#layer=…,pool=…``."""
-        text, pool = spec.option("layer", ""), spec.option("pool", "") or None
-        if text and not text.removeprefix("-").isdecimal():
-            raise BadName(
-                f"layer={text} in {spec}: expected a whole number such as 6 or -1, "
-                "several such as 3+6+-1, or all"
-            )
-        if pool is not None and pool not in pools:
-            raise BadName(f"pool={pool} in {spec}: expected one of {', '.join(pools)}")
-        return cls(int(text) if text else None, pool)
-
-    def checked(self, spec: EncoderSpec, n_layers: int, first: int = 1) -> Depth:
-        """Return this depth counted from the front; ``first`` is 0 where embeddings count.
-
-        Raises
-        ------
-        BadName
-            If the network has fewer layers.
-        """
-        if self.layer is None:
-            return self
-        layer = self.layer + n_layers + 1 if self.layer < 0 else self.layer
-        if not first <= layer <= n_layers:
-            raise BadName(
-                f"layer={self.layer} in {spec}: expected {first} to {n_layers}, "
-                f"or -1 to {first - n_layers - 1} counted from the end"
-            )
-        return Depth(layer, self.pool)
-
-    @property
-    def chosen(self) -> dict[str, Any]:
-        """What goes into the fingerprint: nothing for a network's own output."""
-        return {k: v for k, v in (("layer", self.layer), ("pool", self.pool)) if v is not None}
-
-
-Depths = tuple[Depth, ...]  # of one encoder, side by side in its vectors
-
-
-def depths_of(
-    specs: Sequence[EncoderSpec],
-    pools: Sequence[str],
-    n_layers: Callable[[], int],
-    *,
-    first: int = 1,
-    has_class_token: bool = False,
-) -> list[Depths]:
-    """Read which depths each spec means, counted from the front.
-
-    One with several layers (``#layer=3+6+-1`` or ``all``) means each of them, by its class token
-    and by the mean of its positions where the network has both, and last the network's own output.
-
-    Parameters
-    ----------
-    specs : sequence of EncoderSpec
-        All on one network.
-    pools : sequence of str
-        What ``#pool=`` may be.
-    n_layers : callable
-        Counts the network's layers; called where a spec names one.
-    first : int
-        0 where what the first block gets counts as a layer.
-    has_class_token : bool
-
-    Raises
-    ------
-    BadName
-        If a spec means something else, or the network has fewer layers.
-    """
-    found: list[Depths] = []
-    for spec in specs:
-        if not spec.has_layers:
-            depth = Depth.of(spec, pools)
-            is_inside = depth.layer is not None
-            found.append((depth.checked(spec, n_layers(), first) if is_inside else depth,))
-            continue
-        n, named = n_layers(), spec.option("layer", "")
-        asked = [str(i) for i in range(1, n + 1)] if named == ALL_LAYERS else named.split("+")
-        pool = spec.option("pool", "")
-        both = ["cls", "mean"] if has_class_token else [""]
-        one_each = [
-            Depth.of(one, pools).checked(spec, n, first)
-            for layer in asked
-            for one_pool in ([pool] if pool else both)
-            for one in [
-                spec.with_option("layer", layer or named).with_option("pool", one_pool or None)
-            ]
-        ]
-        found.append((*dict.fromkeys(one_each), Depth()))
-    return found
+Forward = Callable[[Any, Any, Sequence[Depth]], list[torch.Tensor]]
 
 
 @dataclass(frozen=True, eq=False)
 class Network:
     """A frozen network with what goes into it; the encoders of its layers share it.
 
-    ``forward_images`` and ``forward_tokens`` take a batch and the depths that are asked for,
-    and give one (n, dim) tensor for each from a single pass.
+    ``forward_images`` and ``forward_tokens`` take the module (or a copy of it), a batch and the
+    depths that are asked for, and give one (n, dim) tensor for each from a single pass.
     """
 
     module: torch.nn.Module
     device: str
     dtype: torch.dtype
     preprocessing: Preprocessing | None = None
-    forward_images: Callable[[torch.Tensor, Sequence[Depth]], list[torch.Tensor]] | None = None
+    forward_images: Forward | None = None
     tokenize: Callable[[Sequence[str]], Tokenized] | None = None
     collate: Callable[[Sequence[Any]], dict[str, Any]] | None = None
-    forward_tokens: Callable[[dict[str, Any], Sequence[Depth]], list[torch.Tensor]] | None = None
+    forward_tokens: Forward | None = None
     decode_px: int | None = None  # with #decode=fast: JPEGs may shrink to this while decoding
     knows_none: Callable[[Any], bool] | None = None  # see `Encoder.knows_none`
+    tap: Tap | None = None  # it gives activations at a cut, not vectors
+
+    def forward(
+        self, modality: Modality, module: torch.nn.Module, given: Given, depths: Sequence[Depth]
+    ) -> list[torch.Tensor]:
+        """Run pixels or tokens through the module, or through a copy of it."""
+        forward = self.forward_images if modality is Modality.IMAGE else self.forward_tokens
+        assert forward is not None
+        return forward(module, given, depths)
 
     @property
     def pass_per_core(self) -> bool:
@@ -150,9 +66,7 @@ class Network:
 class TorchEncoder(Encoder):
     """One depth of a network, or several side by side: as its library returns them."""
 
-    def __init__(
-        self, resolved: ResolvedEncoder, network: Network, depths: Depths = (Depth(),)
-    ) -> None:
+    def __init__(self, resolved: ResolvedEncoder, network: Network, depths: Depths = OWN) -> None:
         self.resolved = resolved
         self.network = network
         self.depths = depths
@@ -174,8 +88,8 @@ class TorchEncoder(Encoder):
 
     @property
     def is_inside(self) -> bool:
-        """Whether a layer inside the network is among its depths."""
-        return any(depth.layer is not None for depth in self.depths)
+        """Whether a layer inside the network, or a cut through it, is among its depths."""
+        return self.network.tap is not None or any(depth.layer is not None for depth in self.depths)
 
     def in_half_precision(self) -> TorchEncoder | None:
         """Return this in bfloat16, on the same weights; None where it has a precision already."""
@@ -194,15 +108,18 @@ class TorchEncoder(Encoder):
         assert self.network.preprocessing is not None
         return self.network.preprocessing.prepare(image)
 
-    def encode_images(self, prepared: Sequence[NDArray[Any]]) -> NDArray[np.float32]:
-        """Return (n, dim) float32 of what `prepare_image` gave."""
+    def encode_images(self, prepared: Sequence[NDArray[Any]]) -> Any:
+        """Return (n, dim) float32 of what `prepare_image` gave.
+
+        Of a tap (n, variants, *shape) float16, see `TapShape`.
+        """
         return self._run(Modality.IMAGE, prepared)
 
-    def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Return (n, dim) float32."""
+    def encode_texts(self, texts: Sequence[str]) -> Any:
+        """Return (n, dim) float32; of a tap a list of (length, width) float16."""
         return self._run(Modality.TEXT, self.tokenize(texts).tokens)
 
-    def _run(self, modality: Modality, contents: Sequence[Any]) -> NDArray[np.float32]:
+    def _run(self, modality: Modality, contents: Sequence[Any]) -> Any:
         stage, launch, fetch = self.runner([self], modality)
         return fetch(launch(stage(contents)))[0]
 
@@ -223,126 +140,62 @@ class TorchEncoder(Encoder):
 
 def _steps(network: Network, asked: Sequence[Depths], modality: Modality) -> Steps:
     """Return the three steps of a pass, which gives (n, dim) float32 for each encoder."""
-    depths = [depth for one in asked for depth in one]
 
-    def joined(vectors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        each = iter(vectors)
-        return [
-            torch.cat([next(each).float() for _ in one], dim=1) if len(one) > 1 else next(each)
-            for one in asked
-        ]
+    def items(arrays: list[NDArray[Any]]) -> list[Any]:
+        return arrays if network.tap is None else [network.tap.items(arrays)] * len(asked)
 
     if modality is Modality.TEXT and network.pass_per_core:
-        return beside_each_other(lambda tokens: _texts_forward(network, tokens, depths, joined))
 
-    def stage(contents: Sequence[Any]) -> _Staged:
+        def forward(tokens: Sequence[Tokens]) -> list[Any]:
+            assert network.collate is not None
+            with inference(network.device, network.dtype):
+                given = network.collate(tokens)
+                return items([one.numpy() for one in _pass(network, modality, given, asked)])
+
+        return beside_each_other(forward)
+
+    def stage(contents: Sequence[Any]) -> Staged:
         if modality is Modality.IMAGE:
-            return _upload({"pixels": torch.from_numpy(np.stack(contents))}, network.device)
+            return upload({"pixels": torch.from_numpy(np.stack(contents))}, network.device)
         assert network.collate is not None
-        return _upload(network.collate(contents), network.device)
+        return upload(network.collate(contents), network.device)
 
-    def launch(staged: _Staged) -> list[tuple[torch.Tensor, Any]]:
+    def launch(staged: Staged) -> list[tuple[torch.Tensor, Any]]:
         staged.wait()
         with inference(network.device, network.dtype):
+            given: Given = staged.tensors
             if modality is Modality.IMAGE:
                 assert network.preprocessing is not None
-                assert network.forward_images is not None
-                pixels = network.preprocessing.normalize(staged.tensors["pixels"])
-                vectors = network.forward_images(pixels, depths)
-            else:
-                assert network.forward_tokens is not None
-                vectors = network.forward_tokens(staged.tensors, depths)
-            return [_download(one) for one in joined(vectors)]
+                given = network.preprocessing.normalize(staged.tensors["pixels"])
+            return [download(one) for one in _pass(network, modality, given, asked)]
 
-    def fetch(launched: list[tuple[torch.Tensor, Any]]) -> list[NDArray[np.float32]]:
-        vectors = []
+    def fetch(launched: list[tuple[torch.Tensor, Any]]) -> list[Any]:
+        arrays = []
         for tensor, event in launched:  # (n, dim) each
             if event is not None:
                 event.synchronize()
-            vectors.append(np.ascontiguousarray(tensor.numpy()))
-        return vectors
+            arrays.append(np.ascontiguousarray(tensor.numpy()))
+        return items(arrays)
 
     return Steps(stage, launch, fetch)
 
 
-def _texts_forward(
-    network: Network,
-    tokens: Sequence[Tokens],
-    depths: Sequence[Depth],
-    joined: Callable[[Sequence[torch.Tensor]], list[torch.Tensor]],
-) -> list[NDArray[np.float32]]:
-    assert network.collate is not None
-    assert network.forward_tokens is not None
-    with inference(network.device, network.dtype):
-        vectors = network.forward_tokens(network.collate(tokens), depths)
-        return [one.float().numpy() for one in joined(vectors)]
+def _pass(
+    network: Network, modality: Modality, given: Given, asked: Sequence[Depths]
+) -> list[torch.Tensor]:
+    """Return the vectors of each encoder, (n, dim) float32; of a tap what it holds."""
+    depths = [depth for one in asked for depth in one]
 
+    def run(given: Given) -> list[torch.Tensor]:
+        return network.forward(modality, network.module, given, depths)
 
-@dataclass(frozen=True, eq=False)
-class _Staged:
-    tensors: dict[str, Any]
-    event: Any = None  # of the copy, on a GPU
-
-    def wait(self) -> None:
-        """Let the computing stream wait for the copy; the host does not."""
-        if self.event is None:
-            return
-        stream = torch.cuda.current_stream(self.event.device)
-        stream.wait_event(self.event)
-        for one in self.tensors.values():
-            if isinstance(one, torch.Tensor):
-                one.record_stream(stream)
-
-
-def _upload(tensors: dict[str, Any], device: str) -> _Staged:
-    """Copy to the device; to a GPU from pinned memory, on a stream beside the computing one."""
-    if device == "cpu":
-        return _Staged(tensors)
-
-    def copy(value: object) -> object:
-        if not isinstance(value, torch.Tensor):
-            return value
-        if device.startswith("cuda"):
-            value = value.pin_memory()
-        return value.to(device, non_blocking=True)
-
-    if not device.startswith("cuda"):
-        return _Staged({name: copy(one) for name, one in tensors.items()})
-    with torch.cuda.stream(_copy_stream(device)):
-        staged = {name: copy(one) for name, one in tensors.items()}
-        return _Staged(staged, _copy_stream(device).record_event())
-
-
-@cache
-def _copy_stream(device: str) -> Any:
-    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-
-
-def _download(vectors: torch.Tensor) -> tuple[torch.Tensor, Any]:
-    """Start the copy to the host; returns the float32 tensor and, on a GPU, its event."""
-    vectors = vectors.float()
-    if vectors.device.type != "cuda":
-        return vectors.cpu(), None
-    host = torch.empty(vectors.shape, dtype=torch.float32, pin_memory=True)
-    host.copy_(vectors, non_blocking=True)
-    return host, torch.cuda.current_stream(vectors.device).record_event()
-
-
-def pool_tokens(
-    spatial: torch.Tensor, prefix: torch.Tensor | None, pool: str | None
-) -> torch.Tensor:
-    """Pool one layer: (n, length, dim) tokens or (n, dim, height, width) maps to (n, dim).
-
-    ``cls`` takes the first prefix token, ``mean`` the mean over the others; by default the
-    class token where there is one.
-    """
-    has_cls = prefix is not None and prefix.shape[1] > 0
-    if pool == "cls" or (pool is None and has_cls):
-        if not has_cls:
-            raise BadName("pool=cls: this network has no class token; use pool=mean")
-        assert prefix is not None
-        return prefix[:, 0]
-    return spatial.mean(dim=(2, 3)) if spatial.ndim == 4 else spatial.mean(dim=1)
+    if network.tap is not None:
+        return network.tap.held(run, given)
+    each = iter(run(given))
+    return [
+        torch.cat([next(each).float() for _ in one], dim=1) if len(one) > 1 else next(each).float()
+        for one in asked
+    ]
 
 
 def check_channels(n: int, spec: EncoderSpec) -> None:
@@ -389,6 +242,39 @@ def _without_copy(depths: Depths, probed: dict[Depth, NDArray[np.float32]]) -> D
     return (*kept, own)
 
 
+def cut_network(
+    spec: EncoderSpec, network: Network, depth: Depth, modality: Modality
+) -> tuple[EncoderSpec, Network]:
+    """Return the network as its spec cuts it (``#tap=``), and the spec with the cut's number.
+
+    Raises
+    ------
+    BadName
+        If it cannot be cut there.
+    """
+    if modality is Modality.IMAGE:
+        assert network.preprocessing is not None
+        rng = np.random.default_rng(0)  # of one color, a picture tells less
+        pictures = rng.integers(0, 256, (N_PROBES, 64, 64, 3), np.uint8)
+        ready = [network.preprocessing.prepare(Image.fromarray(one)) for one in pictures]
+        staged = upload({"pixels": torch.from_numpy(np.stack(ready))}, network.device)
+    else:
+        if network.tokenize is None or network.collate is None:
+            raise has_no_blocks(spec)
+        texts = ["a", "Two texts, and not of one length."]
+        staged = upload(network.collate(network.tokenize(texts).tokens), network.device)
+    staged.wait()
+    given: Given = staged.tensors
+    if network.preprocessing is not None and modality is Modality.IMAGE:
+        given = network.preprocessing.normalize(staged.tensors["pixels"])
+
+    def vectors(module: torch.nn.Module, given: Given) -> torch.Tensor:
+        return network.forward(modality, module, given, [depth])[0]
+
+    spec, tap = cut_at(spec, network.module, vectors, given)
+    return spec, replace(network, tap=tap)
+
+
 def encoders_of(
     specs: Sequence[EncoderSpec],
     network: Network,
@@ -420,6 +306,15 @@ def encoders_of(
     n_parameters = sum(one.numel() for one in network.module.parameters())
 
     def encoder(spec: EncoderSpec, depths: Depths) -> TorchEncoder:
+        if spec.option("tap", "") or spec.option("variants", ""):
+            spec, cut = cut_network(spec, network, depths[0], modality)
+            assert cut.tap is not None
+            shape = cut.tap.shape
+            at = depths[0].chosen | {"tap": shape.chosen}
+            resolved = ResolvedEncoder(
+                spec, shape.dim, modalities, chosen | decode | at, versions, n_parameters
+            )
+            return TorchEncoder(resolved, cut, depths)
         is_several = len(depths) > 1
         depths = _without_copy(depths, probed) if is_several else depths
         dims = [len(probed[depth]) for depth in depths]

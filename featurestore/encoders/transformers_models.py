@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from threading import Lock
 from typing import TYPE_CHECKING, Any
@@ -25,18 +25,10 @@ from transformers.utils import logging as transformers_logging
 
 from featurestore.encoders import families
 from featurestore.encoders.base import LoadOptions, Tokenized
+from featurestore.encoders.depths import Depth, Depths, depths_of, pool_tokens
 from featurestore.encoders.preprocessing import Preprocessing, decode_px_of
 from featurestore.encoders.tokens import collator, n_tokens
-from featurestore.encoders.torch_network import (
-    Depth,
-    Depths,
-    Network,
-    TorchEncoder,
-    check_channels,
-    depths_of,
-    encoders_of,
-    pool_tokens,
-)
+from featurestore.encoders.torch_network import Network, TorchEncoder, check_channels, encoders_of
 from featurestore.encoders.torch_setup import (
     loading,
     pick_device,
@@ -103,11 +95,15 @@ def load(specs: Sequence[EncoderSpec], load_options: LoadOptions) -> list[TorchE
         knows_none = partial(_knows_none, tokenizer)
         collate = collator({"input_ids": tokenizer.pad_token_id or 0}, tokenizer.padding_side)
 
-    def forward_images(pixels: torch.Tensor, asked: Sequence[Depth]) -> list[torch.Tensor]:
-        return _forward_images(model, pixels, asked)
+    def forward_images(
+        module: PreTrainedModel, pixels: torch.Tensor, asked: Sequence[Depth]
+    ) -> list[torch.Tensor]:
+        return _forward_images(replace(model, module=module), pixels, asked)
 
-    def forward_tokens(tokens: dict[str, Any], asked: Sequence[Depth]) -> list[torch.Tensor]:
-        return _forward_tokens(model, tokens, asked)
+    def forward_tokens(
+        module: PreTrainedModel, tokens: dict[str, Any], asked: Sequence[Depth]
+    ) -> list[torch.Tensor]:
+        return _forward_tokens(replace(model, module=module), tokens, asked)
 
     network = Network(
         module,

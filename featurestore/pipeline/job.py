@@ -104,7 +104,8 @@ class Job:
         networks = {spec.network for spec in specs if known.get(spec) is None}
         to_load = [spec for spec in specs if spec.network in networks and spec not in own]
         with clock.stage("load", len(to_load)):
-            known |= {one.resolved.spec: one.resolved for one in job.load(to_load, keep=True)}
+            loaded = zip(to_load, job.load(to_load, keep=True), strict=True)
+            known |= {spec: one.resolved for spec, one in loaded}
         for spec in specs:
             one = known[spec]
             assert one is not None, "remembered, or loaded just now"
@@ -196,7 +197,9 @@ class Job:
         load_options = LoadOptions(options.device, trust, options.compile, self.made)
         absent = [spec for spec in specs if spec not in self.loaded]
         if absent:
-            self.loaded |= dict(zip(absent, load_encoders(absent, load_options), strict=True))
+            loaded = load_encoders(absent, load_options)
+            self.loaded |= dict(zip(absent, loaded, strict=True))
+            self.loaded |= {one.resolved.spec: one for one in loaded}  # of #tap=auto, its number
         encoders = [self.loaded[spec] for spec in specs]
         for encoder in encoders:
             _check_unchanged(self.folder, encoder.resolved, overwrite=self.may_replace)

@@ -17,7 +17,8 @@ from featurestore.terms.taps import TapShape
 
 # In this order in every spec, so that two spellings of one encoder are one view.
 SPEC_OPTIONS = (
-    "layer", "pool", "size", "max_length", "prompt", "truncate_dim", "precision", "decode", "seed",
+    "layer", "pool", "tap", "variants", "size", "max_length", "prompt", "truncate_dim", "precision",
+    "decode", "seed",
 )  # fmt: skip
 _KEYS = "|".join(SPEC_OPTIONS)
 # A comma that another key follows: a prompt may hold commas of its own.
@@ -118,6 +119,16 @@ class EncoderSpec:
         """Whether several layers are meant, side by side in one vector."""
         layer = self.option("layer", "")
         return layer == ALL_LAYERS or "+" in layer
+
+    @property
+    def has_tap(self) -> bool:
+        """Whether whole activations are meant (``#tap=5``), not vectors."""
+        return bool(self.option("tap", ""))
+
+    @property
+    def untapped(self) -> EncoderSpec:
+        """The spec of the vectors that follow from a tap's activations."""
+        return self.with_option("tap", None).with_option("variants", None)
 
     @property
     def label(self) -> str:
