@@ -59,7 +59,7 @@ def equal(one, other):
 
 
 def test_rows_are_counted_in_the_cache_where_there_is_one(view, monkeypatch):
-    monkeypatch.setattr(view_rows, "resolve", counted := Mock(wraps=view_rows.resolve))
+    monkeypatch.setattr(view_rows, "count_valid", counted := Mock(wraps=view_rows.count_valid))
     assert view.n_rows == 9
     assert counted.call_count == 1
     view.load()

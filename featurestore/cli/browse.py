@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -13,6 +14,8 @@ from featurestore.cli.printing import print_json, print_table, say
 from featurestore.terms.words import counted
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from featurestore.store.view import View
 
 
@@ -58,23 +61,27 @@ def list_datasets(store_path: str, as_json: bool) -> int:
 @json_option
 def info(dataset: str, store_path: str, as_json: bool) -> None:
     """Show a data set: items, labels, splits, views, failures."""
-    from collections import Counter
-
     from featurestore.pipeline.understood import describe_groups, group_sizes
+    from featurestore.storage.counts import value_counts
+    from featurestore.storage.tables import rows_of
 
     found = open_given(store_path).dataset(at_view(dataset, ())[0])
-    items = found.items()
+    version = found.folder.items.version()
+    shards = found.folder.items.shards(version)
+    names = found.folder.items.schema(version).names
     failures, runs = found.failures().to_pylist(), found.runs("embed")
     # A run that was stopped before its first commit has named labels that no item has yet.
-    columns = [one for one in (*found.label_columns, "split") if one in items.column_names]
+    columns = [one for one in (*found.label_columns, "split") if one in names]
+    groups = ["group"] if "group" in names else []
+    counts = value_counts(found.folder, [*columns, *groups], shards, version)
     value = {
         "dataset": dataset,
         "modality": str(found.modality),
-        "items": len(items),
+        "items": rows_of(shards),
         "sources": {name: record.root for name, record in found.description.sources.items()},
-        "columns": items.column_names,
-        "counts": {name: Counter(items.column(name).to_pylist()) for name in columns},
-        "groups": group_sizes(items.column("group")) if "group" in items.column_names else None,
+        "columns": names,
+        "counts": {name: _counter(counts[name]) for name in columns},
+        "groups": group_sizes(counts["group"]) if groups else None,
         "views": [_view_facts(view, runs) for view in found.views()],
         "failures": failures,
     }  # fmt: skip
@@ -85,7 +92,7 @@ def info(dataset: str, store_path: str, as_json: bool) -> None:
         }
         print_json(value)
         return
-    click.echo(f"{dataset}: {counted(len(items), str(found.modality))}")
+    click.echo(f"{dataset}: {counted(rows_of(shards), str(found.modality))}")
     for name, root in value["sources"].items():
         click.echo(f"  source {name}: {root}")
     for column, counts in value["counts"].items():
@@ -105,6 +112,10 @@ def info(dataset: str, store_path: str, as_json: bool) -> None:
     print_table(["view", "dim", "rows", "MB", "snapshot", "items/s", "search"], rows)
     for one in failures:
         click.echo(f"  failed ({one['stage']}): {one['item_id']}: {one['error']}")
+
+
+def _counter(counts: pa.Table) -> Counter[Any]:
+    return Counter(dict(zip(*(column.to_pylist() for column in counts.columns), strict=True)))
 
 
 def _view_facts(view: View, runs: list[dict[str, Any]]) -> dict[str, Any]:

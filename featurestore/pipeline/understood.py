@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from featurestore.sources.name_groups import MOST_NAMES, NameGroups, name_groups, said_of_group
+from featurestore.storage.counts import counted_values
 from featurestore.storage.dataset_file import SourceRecord, task_of
 from featurestore.terms.labels import SEPARATOR, class_name
 from featurestore.terms.specs import Modality
@@ -47,7 +48,7 @@ def understood(
                 notes += _oddities(name, counts)
     if len(labels) > _SHOWN_LABELS:
         parts.append(f"{len(labels) - _SHOWN_LABELS} more label columns")
-    groups = group_sizes(rows.column("group"))
+    groups = group_sizes(counted_values(rows.column("group")))
     if groups is not None:
         given = (str(one.options["group"]) for one in used if one.options.get("group"))
         said = dict.fromkeys(map(said_of_group, given))
@@ -95,13 +96,15 @@ def class_counts(column: pa.ChunkedArray) -> tuple[Counter[str], int]:
     return counts, n_without
 
 
-def group_sizes(column: pa.ChunkedArray) -> dict[str, int] | None:
+def group_sizes(counts: pa.Table) -> dict[str, int] | None:
     """Return how many groups there are, their smallest and largest, and the items in none."""
-    counts = pc.value_counts(column.drop_null()).field("counts")
-    if len(counts) == 0:
+    has_group = counts["value"].is_valid()
+    sizes = counts["n"].filter(has_group)
+    if len(sizes) == 0:
         return None
-    least, most = pc.min_max(counts).as_py().values()
-    return {"n": len(counts), "min": least, "max": most, "without": column.null_count}
+    least, most = pc.min_max(sizes).as_py().values()
+    without = pc.sum(counts["n"]).as_py() - pc.sum(sizes).as_py()
+    return {"n": len(sizes), "min": least, "max": most, "without": without}
 
 
 def describe_groups(groups: Mapping[str, int]) -> str:

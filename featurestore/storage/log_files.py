@@ -199,16 +199,22 @@ def _has_lost_bytes(table: StorePath, version: int) -> bool:
     return read_copy(table, version) is not None
 
 
-def log_damage(table: StorePath) -> list[Damage]:
-    """Read a whole log and its copies; return each damaged file of it."""
-    sizes, _ = _listed(table / "_delta_log")
+def log_damage(table: StorePath, *, briefly: bool = False) -> list[Damage]:
+    """Read a log and its copies; return each damaged file of it.
+
+    ``briefly``, only sizes are compared of commits that a checkpoint sums up.
+    """
+    sizes, summed_up = _listed(table / "_delta_log")
     copies, _ = _listed(table / COPIES)
+    newest = max(summed_up, default=-1) if briefly else -1
     found = []
     for number in range(max([*sizes, *copies], default=-1) + 1):
+        same_size = sizes.get(number) == copies.get(number, 0) - _SUM_BYTES
+        if number <= newest and same_size:
+            continue
         path = commit_file(table, number)
         wrong = _wrong_with(path)
         # In an object store, where each look is a request, a copy of the right size is not read.
-        same_size = sizes.get(number) == copies.get(number, 0) - _SUM_BYTES
         is_read = number in copies and (wrong or isinstance(path, Path) or not same_size)
         kept = read_copy(table, number) if is_read else None
         if wrong is None and kept is not None and kept != path.read_bytes():
@@ -234,21 +240,29 @@ def named_shards(table: StorePath, version: int | None = None) -> tuple[list[str
 
     Of a damaged commit counts what its copy says; without one, it is left out.
     """
-    latest: dict[str, None] = {}
+    latest: dict[str, int] = {}
     ever: set[str] = set()
     versions = {number for name in LOGS for number in _listed(table / name)[0]}
     for number in sorted(versions):
         if version is not None and number > version:
             break
-        for action in _actions(table, number):
-            for kind in ("remove", "add"):
-                if (named := action.get(kind)) is None:
-                    continue
-                ever.add(named["path"])
-                latest.pop(named["path"], None)
-                if kind == "add":
-                    latest[named["path"]] = None
+        ever |= apply_commit(latest, table, number)
     return list(latest), ever
+
+
+def apply_commit(shards: dict[str, int], table: StorePath, version: int) -> set[str]:
+    """Change what was there (shards, and how many rows) as a commit does; return what it names."""
+    names = set()
+    for action in _actions(table, version):
+        for kind in ("remove", "add"):
+            if (named := action.get(kind)) is None:
+                continue
+            names.add(named["path"])
+            shards.pop(named["path"], None)
+            if kind == "add":
+                n_rows = json.loads(named.get("stats") or "{}").get("numRecords")
+                shards[named["path"]] = n_rows or 0
+    return names
 
 
 def _actions(table: StorePath, version: int) -> list[dict[str, Any]]:
@@ -279,6 +293,11 @@ def checkpoints(table: StorePath) -> list[StorePath]:
 def newest_checkpoint(table: StorePath) -> int:
     """Return the version of a log's newest checkpoint; -1 where there is none."""
     return max(_listed(table / "_delta_log")[1], default=-1)
+
+
+def newest_commit(table: StorePath) -> int:
+    """Return the version of the newest commit that is there; -1 where there is none."""
+    return max(_listed(table / "_delta_log")[0], default=-1)
 
 
 def _checkpoint_damage(log: StorePath) -> list[Damage]:

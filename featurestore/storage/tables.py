@@ -8,7 +8,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,9 +29,9 @@ from featurestore.storage.columns import fit_to, new_columns, widened
 from featurestore.storage.exhausted import naming
 from featurestore.storage.files import make_folder
 from featurestore.storage.item_columns import FAILURES, ITEMS
-from featurestore.storage.log_files import commit_file, missing_commit, seal
+from featurestore.storage.log_files import apply_commit, commit_file, missing_commit, seal
 from featurestore.storage.remote import RemotePath, StorePath, delta_options
-from featurestore.storage.shards import read_shard, write_shard
+from featurestore.storage.shards import read_shard, rows_in, write_shard
 
 _PART_BYTES = 64 << 20  # of rows that are worth a shard, and a thread, of their own
 COMPACT_BYTES = 256 << 20
@@ -122,10 +122,12 @@ class Table:
         return self._shards(self._open(version))
 
     def _shards(self, table: DeltaTable) -> list[Shard]:
-        actions = pa.table(table.get_add_actions(flatten=True)).to_pylist()
+        adds = pa.table(table.get_add_actions(flatten=True))
+        n_rows = adds["num_records"].to_pylist() if "num_records" in adds.column_names else None
+        sizes = zip(adds["path"].to_pylist(), adds["size_bytes"].to_pylist(), strict=True)
         shards = [
-            Shard(self.path / one["path"], one["size_bytes"], one.get("num_records"))
-            for one in actions
+            Shard(self.path / name, size, None if n_rows is None else n_rows[at])
+            for at, (name, size) in enumerate(sizes)
         ]
         return sorted(shards, key=lambda shard: shard.path.name)
 
@@ -285,14 +287,16 @@ class Table:
         return version
 
     def history(self, limit: int | None = None) -> list[Commit]:
-        """Return the versions, newest first."""
-        commits = []
-        for version, seconds in self.times(limit):
-            shards = self.shards(version)
-            n_rows = sum(shard.n_rows or 0 for shard in shards)
+        """Return the versions, newest first: the oldest from the log's state, others from it on."""
+        times = self.times(limit)
+        shards = {one.path.name: one.n_rows or 0 for one in self.shards(times[-1][0])}
+        commits: list[Commit] = []
+        for version, seconds in reversed(times):
+            if commits:
+                apply_commit(shards, self.path, version)
             when = datetime.fromtimestamp(seconds, UTC)
-            commits.append(Commit(version, when, n_rows, len(shards)))
-        return commits
+            commits.append(Commit(version, when, sum(shards.values()), len(shards)))
+        return commits[::-1]
 
     def times(self, limit: int | None = None) -> list[tuple[int, float]]:
         """Return the versions, newest first, and when they came, in seconds since 1970."""
@@ -328,8 +332,7 @@ class Table:
 
     def digest(self, version: int | None = None) -> str:
         """Return a hash of a version's files, which are named by their bytes."""
-        names = "\n".join(shard.path.name for shard in self.shards(version))
-        return hashlib.sha256(names.encode()).hexdigest()
+        return digest_of(self.shards(version))
 
     def _open(self, version: int | None) -> DeltaTable:
         _check_log(self.path, version)
@@ -398,6 +401,16 @@ def _said(error: Exception) -> str:
     """Return what delta-rs said in one line, without the colors of a terminal."""
     plain = re.sub(r"\x1b\[\d*m|↳", "", str(error))
     return " ".join(plain.split())[:300]
+
+
+def rows_of(shards: Iterable[Shard]) -> int:
+    """Return how many rows files have, by the log; superseded ones count."""
+    return sum(rows_in(one.path) if one.n_rows is None else one.n_rows for one in shards)
+
+
+def digest_of(shards: Iterable[Shard]) -> str:
+    """Return a hash of files, which are named by their bytes."""
+    return hashlib.sha256("\n".join(shard.path.name for shard in shards).encode()).hexdigest()
 
 
 def _groups(shards: list[Shard], target_bytes: int) -> Iterator[list[Shard]]:

@@ -28,7 +28,8 @@ class ViewFacts:
 
 def facts_of(view: View, runs: Sequence[Mapping[str, Any]] | None = None) -> ViewFacts:
     """Return what a view holds, and how it was made last; ``runs`` are its data set's, if read."""
-    shards = view.table.shards()
+    view = view.now()
+    shards = view.table.shards(view.snapshot.view)
     failed = view.dataset.failures().column("fingerprint").to_pylist()
     runs = view.dataset.runs("embed") if runs is None else runs
     of_view = (r for r in runs if r["n_encoded"] and r["encoder"] == str(view.spec))

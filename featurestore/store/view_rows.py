@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ from featurestore.storage.columns import item_keys
 from featurestore.storage.dataset_folder import DatasetFolder
 from featurestore.storage.query import fulfils
 from featurestore.storage.shards import each_block, each_shard, vectors_of
-from featurestore.storage.tables import Table
+from featurestore.storage.tables import Shard, Table, digest_of
+from featurestore.store.valid_count import count_valid
 from featurestore.terms.snapshots import Snapshot
 
 _KEY = ["item_id", "content_hash"]
@@ -44,18 +46,21 @@ class ViewRows:
     @property
     def state(self) -> str:
         """A digest (12 hex digits) of the shards that are read, and of the slice."""
-        return _short_hash(self._shards + (self.slice_.digest if self.slice_ else ""))
+        return _short_hash(self._digests + (self.slice_.digest if self.slice_ else ""))
 
     @property
     def cache_path(self) -> Path:
         """The folder of the cache of all rows."""
-        name = f"{self.snapshot}-{_short_hash(self._shards)}"
+        name = f"{self.snapshot}-{_short_hash(self._digests)}"
         return self.folder.local / "cache" / self.slug / name
 
+    @cached_property
+    def _shards(self) -> tuple[list[Shard], list[Shard]]:
+        return self.folder.items.shards(self.snapshot.items), self.table.shards(self.snapshot.view)
+
     @property
-    def _shards(self) -> str:
-        items = self.folder.items.digest(self.snapshot.items)
-        return items + self.table.digest(self.snapshot.view)
+    def _digests(self) -> str:
+        return "".join(map(digest_of, self._shards))
 
     def count(self) -> int:
         """Return how many items have a valid vector."""
@@ -63,6 +68,7 @@ class ViewRows:
             cached = read_cache(self.cache_path)
             if cached is not None:
                 return len(cached.items)
+            return count_valid(self.folder, self.slug, self.snapshot, *self._shards)
         items = self.folder.items.read(_KEY, self.snapshot.items)
         pairs = self.table.read(_KEY, self.snapshot.view)
         return int((self._in_slice(items) & (resolve(items, pairs) >= 0)).sum())
@@ -107,7 +113,7 @@ class ViewRows:
         columns: list[str] | None = None,
     ) -> Cached:
         items = self.folder.items.read(columns, self.snapshot.items).sort_by("item_id")
-        paths = [shard.path for shard in self.table.shards(self.snapshot.view)]
+        paths = [shard.path for shard in self._shards[1]]
         pairs = self.table.read(_KEY, self.snapshot.view)
         row_of_item = resolve(items, pairs)
         if choose is not None:  # among those that have a vector, as where there is a cache
@@ -146,7 +152,7 @@ class ViewRows:
         item_of_row = np.full(len(pairs), -1)
         item_of_row[row_of_item[row_of_item >= 0]] = np.flatnonzero(row_of_item >= 0)
         start = 0
-        paths = [shard.path for shard in self.table.shards(self.snapshot.view)]
+        paths = [shard.path for shard in self._shards[1]]
         for shard in each_shard(paths, ["vector"]):
             block = vectors_of(shard.column("vector"), self.dim)
             valid = np.flatnonzero(item_of_row[start : start + len(block)] >= 0)

@@ -97,7 +97,7 @@ def erase(folder: DatasetFolder, ids: pa.Array) -> Erased:
     """
     with all_views_locked(folder):
         for _, table in tables_of(folder, replaced=True):
-            for one in log_damage(table.path):
+            for one in log_damage(table.path, briefly=True):
                 raise StoreCorrupt(f"nothing was erased: {one.path}: {one.what}")
         _delete(folder, ids)
         with indexes_locked(folder):  # who saves one afterwards sees that it was counted

@@ -68,7 +68,9 @@ def vacuum(
     with nullcontext() if dry_run else all_views_locked(folder):
         keep = _named_versions(folder)
         tables = [table for _, table in tables_of(folder, replaced=True)]
-        damaged = {str(one.path): table for table in tables for one in log_damage(table.path)}
+        damaged = {
+            str(one.path): table for table in tables for one in log_damage(table.path, briefly=True)
+        }
         found = [
             path
             for table in tables

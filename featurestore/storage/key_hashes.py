@@ -1,0 +1,103 @@
+"""Keys of rows in 16 bytes each, however long ids are: for joins that do not hold all texts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from featurestore.storage.shards import each_shard
+from featurestore.storage.tables import Shard
+
+_KEY = ["item_id", "content_hash"]
+_SEEDS = (0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F)
+_ODD = (np.uint64(0xFF51AFD7ED558CCD), np.uint64(0xC4CEB9FE1A85EC53))
+_SHIFT = np.uint64(32)
+_AT_ONCE = 1 << 20  # bytes of texts
+_SHA256_LENGTH = 64  # as hex: of a hash, half is enough
+
+
+def key_hashes(shards: Sequence[Shard]) -> NDArray[np.uint64]:
+    """Return hashes, (2, n), of id and content of all rows of shards, one shard after another.
+
+    That two of 10^9 different pairs are equal in both numbers has a chance of 10^-21.
+    """
+    parts = [hashes_of(rows) for rows in each_shard([one.path for one in shards], _KEY)]
+    return np.concatenate(parts, axis=1) if parts else np.empty((2, 0), np.uint64)
+
+
+def hashes_of(rows: pa.Table) -> NDArray[np.uint64]:
+    """Return hashes, (2, n), of id and content."""
+    parts = []
+    for batch in rows.select(_KEY).to_batches():
+        found = np.repeat(np.array(_SEEDS, np.uint64)[:, None], len(batch), axis=1)
+        for column in batch.columns:
+            _stir(found, column)
+        parts.append(found)
+    return np.concatenate(parts, axis=1) if parts else np.empty((2, 0), np.uint64)
+
+
+def places(keys: NDArray[np.uint64], asked: NDArray[np.uint64]) -> NDArray[np.intp]:
+    """Return where each key asked for stands among ``keys``, of which none are equal, or -1.
+
+    Both are (2, n); what is returned is (n_asked,).
+    """
+    found = np.full(asked.shape[1], -1, np.intp)
+    if not keys.size:
+        return found
+    order, in_turn = np.argsort(keys[0]), np.argsort(asked[0])  # both sorted, the search is quick
+    first = keys[0, order]
+    at = np.searchsorted(first, asked[0, in_turn])
+    left = np.arange(len(at))
+    while len(left):  # one round, unless the first numbers of two keys are equal
+        left = left[at[left] < len(order)]
+        left = left[first[at[left]] == asked[0, in_turn[left]]]
+        place = order[at[left]]
+        is_equal = keys[1, place] == asked[1, in_turn[left]]
+        found[in_turn[left[is_equal]]] = place[is_equal]
+        left = left[~is_equal]
+        at[left] += 1
+    return found
+
+
+def _stir(hashes: NDArray[np.uint64], texts: pa.StringArray) -> None:
+    """Mix texts into hashes, (2, n), in place; null is a text of its own."""
+    _, starts, content = texts.buffers()
+    width = np.int64 if pa.types.is_large_string(texts.type) else np.int32
+    offsets = np.frombuffer(starts, width)[texts.offset : texts.offset + len(texts) + 1]
+    lengths = np.diff(offsets).astype(np.int64)
+    if texts.null_count:
+        lengths[~np.asarray(texts.is_valid())] = -1
+    _mix(hashes, lengths.view(np.uint64))
+    letters = np.frombuffer(content or b"\0", np.uint8)
+    if len(lengths) and lengths[0] > 0 and (lengths == lengths[0]).all():
+        block = letters[offsets[0] : offsets[-1]].reshape(len(lengths), -1)
+        _mix_all(hashes, block)
+        return
+    for length in np.unique(lengths[lengths > 0]):
+        rows = np.flatnonzero(lengths == length)
+        step = max(1, _AT_ONCE // int(length))
+        for some in (rows[at : at + step] for at in range(0, len(rows), step)):
+            mixed = hashes[:, some]
+            _mix_all(mixed, letters[offsets[some][:, None] + np.arange(length)])
+            hashes[:, some] = mixed
+
+
+def _mix_all(hashes: NDArray[np.uint64], texts: NDArray[np.uint8]) -> None:
+    """Mix texts of one length, (n, length), into hashes, (2, n), in place."""
+    if texts.shape[1] == _SHA256_LENGTH:
+        texts = texts[:, : _SHA256_LENGTH // 2]
+    words = np.zeros((len(texts), -(-texts.shape[1] // 8)), np.uint64)
+    words.view(np.uint8)[:, : texts.shape[1]] = texts
+    for word in words.T:
+        _mix(hashes, word)
+
+
+def _mix(hashes: NDArray[np.uint64], word: NDArray[np.uint64]) -> None:
+    """Mix one number a row, (n,), into hashes, (2, n), in place."""
+    for lane, odd in zip(hashes, _ODD, strict=True):
+        lane ^= word
+        lane *= odd
+        lane ^= lane >> _SHIFT
