@@ -210,3 +210,28 @@ def test_many_rows_are_several_shards_in_one_commit(tmp_path, monkeypatch):
     table.merge(rows, drop=lambda part: np.zeros(len(part), bool), keys=["item_id"])
     assert (table.version(), len(table.shards())) == (before + 1, 3)
     assert sorted(table.read().column("item_id").to_pylist()) == rows["item_id"].to_pylist()
+
+
+def test_rows_that_are_new_look_at_no_shard_but_those_that_came_meanwhile(tmp_path, monkeypatch):
+    table = Table.create(tmp_path / "i", ITEMS)
+    upsert(table, items(["a", "b"]))
+    planned = upsert(table, items(["c"]))
+    old = {shard.path for shard in table.shards()}
+    upsert(table, items(["d", "e"]))
+    read = []
+    real = tables.read_shard
+    monkeypatch.setattr(
+        tables, "read_shard", lambda path, *rest, **how: read.append(path) or real(path, *rest)
+    )
+    drop = drop_equal({"item_id": pa.array(["e", "f"])}, ["item_id"])
+    rows = items(["e", "f"], split=["test", "test"])
+    latest = table.merge(rows, drop=drop, keys=["item_id"], unseen_at=planned)
+    assert read
+    assert not old & set(read)
+    assert table.read(["item_id"], since=planned)["item_id"].to_pylist() == ["d", "e", "f"]
+    assert table.read(["item_id"], since=latest)["item_id"].to_pylist() == []
+    read.clear()
+    drop = drop_equal({"item_id": pa.array(["g"])}, ["item_id"])
+    table.merge(items(["g"]), drop=drop, keys=["item_id"], unseen_at=latest)
+    assert read == []
+    assert sorted(table.read(["item_id"])["item_id"].to_pylist()) == list("abcdefg")

@@ -38,6 +38,7 @@ THREADS_MEANWHILE = True  # threads work while the processes start
 _PIPE_BYTES = 1 << 20  # the most that Linux allows without privileges
 _CHUNK = 16  # pictures that go to a process together
 _START_ENV = {"OMP_NUM_THREADS": "1"}  # one process for each core, one thread in each
+NOTHING = np.empty(0, np.uint64)
 _T = TypeVar("_T")
 _R = TypeVar("_R")
 
@@ -150,7 +151,7 @@ def in_processes(
     readers: Mapping[str, Read],
     preparers: Sequence[Preparer],
     *,
-    known: Iterable[str] = (),
+    known: NDArray[np.uint64] = NOTHING,
     n_workers: int,
     window: Callable[[], int],
 ) -> Generator[tuple[_T, Picture], None, None]:
@@ -165,9 +166,9 @@ def in_processes(
         From an item to its source, its uri, and which preparers want it.
     readers, preparers
         What a process can be handed (`can_travel`).
-    known : iterable of str
-        SHA-256 (hex) of contents that nobody wants: they are hashed, not decoded. Eight of
-        their bytes are compared, so an input may be missing that is wanted after all.
+    known : array of shape (n,)
+        The first eight bytes of the SHA-256 of contents that nobody wants, sorted: they are
+        hashed, not decoded. So an input may be missing that is wanted after all.
 
     Raises
     ------
@@ -177,10 +178,9 @@ def in_processes(
     from joblib.externals.loky import ProcessPoolExecutor
 
     decoders = Semaphore(n_workers)
-    digests = _digests(known)
 
     def here(requests: Sequence[Request]) -> list[Picture]:
-        return [_prepared(one, readers, preparers, digests, decoders) for one in requests]
+        return [_prepared(one, readers, preparers, known, decoders) for one in requests]
 
     running = begin_run()
     # Not forked: this process has threads. Nor is the caller's script run again in them.
@@ -188,7 +188,7 @@ def in_processes(
         n_workers,
         env=_START_ENV,
         initializer=_start,
-        initargs=(readers, preparers, digests, os.getpid(), running.name),
+        initargs=(readers, preparers, known, os.getpid(), running.name),
     )
     beside = ThreadPoolExecutor(n_workers, thread_name_prefix="decode")
     ready: list[Future[int]] = []
@@ -328,11 +328,6 @@ def _prepared(
         return [False] * len(wanting) if _is_among(content_hash, digests) else wanting
 
     return prepare_picture(readers[source], uri, preparers, wanted=wanted, decoders=decoders)
-
-
-def _digests(known: Iterable[str]) -> NDArray[np.uint64]:
-    """Return the first eight bytes of hashes, sorted; (n,) uint64."""
-    return np.sort(np.fromiter((int(one[:16], 16) for one in known), np.uint64))
 
 
 def _is_among(content_hash: str, digests: NDArray[np.uint64]) -> bool:

@@ -8,10 +8,11 @@ while one computes.
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Iterable, Mapping, Sequence, Set
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
+from featurestore.pipeline.contents import Known
 from featurestore.pipeline.lane import Lane
 from featurestore.pipeline.options import PROCESSES, THREADS
 from featurestore.pipeline.prepare import Preparation
@@ -26,7 +27,7 @@ def embed_items(
     lanes: Sequence[Lane],
     *,
     modality: Modality,
-    known: Sequence[Set[str]],
+    known: Sequence[Known],
     readers: Mapping[str, Reader],
     n_workers: int | None = None,
     clock: Clock | None = None,
@@ -41,7 +42,7 @@ def embed_items(
         Each item is read and decoded once for all of them.
     modality : Modality
         What the items are.
-    known : sequence of set of str
+    known : sequence of Contents, or of set of str
         For each view, content hashes that need no encoding. The caller may add to them while
         the stream runs, and then no content is encoded twice.
     readers : mapping of str to Reader

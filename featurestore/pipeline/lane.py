@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +15,7 @@ from PIL import Image
 from featurestore.encoders.base import Encoder
 from featurestore.errors import EncoderFailed, FeatureStoreError
 from featurestore.pipeline.batching import SAMPLE_S, START, BatchSize
+from featurestore.pipeline.contents import Known
 from featurestore.pipeline.options import EmbedOptions
 from featurestore.pipeline.profile import Clock
 from featurestore.pipeline.todo import Outcome, Ready
@@ -68,7 +69,7 @@ class Lane:
         self.broken: EncoderFailed | None = None
 
     def enqueue(
-        self, item: Ready, known: Sequence[Set[str]], stager: ThreadPoolExecutor, clock: Clock
+        self, item: Ready, known: Sequence[Known], stager: ThreadPoolExecutor, clock: Clock
     ) -> Iterator[Outcome]:
         """Take an item that is ready; encode a batch when one is full.
 

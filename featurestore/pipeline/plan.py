@@ -31,6 +31,8 @@ class EmbedPlan:
     in_part: NDArray[np.bool_]  # (n_rows,), of the part that this process embeds
     n_known_failures: tuple[int, ...]  # of each view
     failed_before: frozenset[str]  # item ids with a failure on record
+    is_text: bool
+    pairs: tuple[frozenset[str], ...]  # of each view: keys of (id, content) of items due again
 
 
 def plan_embedding(given: RunInput, existing: Collection[str]) -> EmbedPlan:
@@ -52,12 +54,13 @@ def plan_embedding(given: RunInput, existing: Collection[str]) -> EmbedPlan:
     failures = folder.failures.read() if folder.exists else FAILURES.empty_table()
     in_part = _in_part(rows, options.part)
     todo = np.zeros((len(given.resolved), len(rows)), bool)
-    n_known_failures = []
+    n_known_failures, pairs = [], []
     failed_before: set[str] = set()
     for is_todo, resolved in zip(todo, given.resolved, strict=True):
-        embedded = np.zeros(len(rows), bool)
+        embedded, held = np.zeros(len(rows), bool), None
         if resolved.slug in existing and not options.overwrite:
-            embedded = _is_among(compared.keys, folder.view(resolved.slug).read(_PAIR))
+            held = folder.view(resolved.slug).read(_PAIR)
+            embedded = _is_among(compared.keys, held)
         of_encoder = pc.equal(failures.column("fingerprint"), resolved.fingerprint)
         own = failures.filter(pc.or_(pc.not_equal(failures.column("stage"), "encode"), of_encoder))
         failed_before |= set(own.column("item_id").to_pylist())
@@ -68,6 +71,11 @@ def plan_embedding(given: RunInput, existing: Collection[str]) -> EmbedPlan:
         is_due = ~embedded | (options.rehash and not compared.is_text)
         is_todo[:] = is_due & ~failed & in_part
         n_known_failures.append(int((failed & ~embedded & in_part).sum()))
+        if held is None or compared.is_text:  # of a text it is known that its vector is lacking
+            pairs.append(frozenset[str]())
+        else:
+            due = rows.column("item_id").filter(pa.array(is_todo))
+            pairs.append(frozenset(item_keys(held.filter(_in(held, due))).to_pylist()))
     return EmbedPlan(
         rows,
         version,
@@ -78,6 +86,8 @@ def plan_embedding(given: RunInput, existing: Collection[str]) -> EmbedPlan:
         in_part,
         tuple(n_known_failures),
         frozenset(failed_before),
+        compared.is_text,
+        tuple(pairs),
     )
 
 
@@ -117,6 +127,10 @@ def _is_among(keys: pa.Array, pairs: pa.Table) -> NDArray[np.bool_]:
     """Mark the keys of (item id, content hash) that stand in a table; (n_rows,) bool."""
     known = item_keys(pairs)
     return np.asarray(pc.is_in(keys, value_set=known))
+
+
+def _in(rows: pa.Table, ids: pa.ChunkedArray) -> pa.ChunkedArray:
+    return pc.is_in(rows.column("item_id"), value_set=ids)
 
 
 def _in_part(rows: pa.Table, part: tuple[int, int] | None) -> NDArray[np.bool_]:

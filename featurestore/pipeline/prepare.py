@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
@@ -12,6 +12,7 @@ from threading import Semaphore
 import numpy as np
 
 from featurestore.encoders.base import Prepare
+from featurestore.pipeline.contents import Known, known_to_all
 from featurestore.pipeline.decode_ahead import Picture, ahead, in_processes, prepare_picture
 from featurestore.pipeline.lane import Lane
 from featurestore.pipeline.profile import Clock
@@ -47,7 +48,7 @@ class Preparation:
     """
 
     lanes: Sequence[Lane]
-    known: Sequence[Set[str]]
+    known: Sequence[Known]
     readers: Mapping[str, Reader]
     n_workers: int
     clock: Clock
@@ -94,7 +95,7 @@ class Preparation:
             lambda todo: (todo.source, todo.uri, self._wanting(todo)),
             self.readers,
             [(lane.encoder.decode_px, _preparer(lane)) for lane in self.lanes],
-            known=frozenset.intersection(*(frozenset(self.known[view]) for view in views)),
+            known=known_to_all(self.known[view] for view in views),
             n_workers=self.n_workers,
             window=self._window,
         )
@@ -181,7 +182,7 @@ class Preparation:
                 if todo.text is None or not todo.text.strip():
                     settled += _unreadable(todo)
                     continue
-                content_hash = text_hash(todo.text)
+                content_hash = todo.content_hash or text_hash(todo.text)
                 wanting, outcomes = self._known_or_wanting(todo, content_hash)
                 settled += outcomes
                 if wanting:

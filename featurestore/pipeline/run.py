@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, replace
 from typing import Any
@@ -12,6 +12,7 @@ from featurestore.encoders.base import Encoder
 from featurestore.encoders.canary import Canary, canary_vectors, check_canary
 from featurestore.encoders.speedups import measure_gains
 from featurestore.errors import BadName, EncoderDrift
+from featurestore.pipeline.contents import Known
 from featurestore.pipeline.decode_ahead import can_travel
 from featurestore.pipeline.embed_items import embed_items
 from featurestore.pipeline.lane import Lane, make_lanes, remember_batch_sizes
@@ -20,6 +21,7 @@ from featurestore.pipeline.plan import plan_embedding
 from featurestore.pipeline.prepare import any_is_remote
 from featurestore.pipeline.report import EmbedReport, Progress, RunResult, reports_of
 from featurestore.pipeline.run_input import RunInput
+from featurestore.pipeline.todo import Todo
 from featurestore.pipeline.view_writer import ViewWriter
 from featurestore.pipeline.writer import Writer, update_metadata
 from featurestore.terms.specs import Modality
@@ -56,6 +58,8 @@ def run(given: RunInput, progress: Callable[[Progress], None] | None = None) -> 
     ):
         return run(_as_loaded(given, encoders), progress)
     views, new_canaries = _open_views(given, encoders, infos)
+    for number, view in views.items():
+        view.begin(plan, number)
     lanes = make_lanes(encoders, given.modality, given.options)
     most = given.options.max_failures
     writer = Writer(given.folder, plan, views, most, given.clock, given.failed)
@@ -141,26 +145,32 @@ def _stream(
     totals = writer.plan.todo.sum(axis=1).tolist()
     n_parts = options.part[1] if options.part else 1
     n_workers = options.n_workers or max(1, cpu_count() // n_parts)
-    outcomes = embed_items(
-        writer.todos(),
-        lanes,
-        modality=given.modality,
-        known=[views[i].known if i in views else frozenset() for i in range(len(totals))],
-        readers=given.readers,
-        n_workers=n_workers,
-        clock=given.clock,
-        decode_in=_decode_in(given, lanes, max(totals), n_workers),
-    )
     labels = [one.spec.label for one in given.resolved]
     n_done = [0] * len(labels)
-    with closing(outcomes):
-        for outcome in outcomes:
-            writer.take(outcome)
-            if progress is not None:
-                i = outcome.view
-                n_done[i] += 1
-                limit = given.clock.limit
-                progress(Progress(labels[i], n_done[i], totals[i], views[i].n_failed, limit))
+
+    def embed(todos: Iterable[Todo], known: Mapping[int, Known]) -> None:
+        outcomes = embed_items(
+            todos,
+            lanes,
+            modality=given.modality,
+            known=[known.get(i, frozenset()) for i in range(len(totals))],
+            readers=given.readers,
+            n_workers=n_workers,
+            clock=given.clock,
+            decode_in=_decode_in(given, lanes, max(totals), n_workers),
+        )
+        with closing(outcomes):
+            for outcome in outcomes:
+                writer.take(outcome)
+                if progress is not None:
+                    i = outcome.view
+                    n_done[i] += 1
+                    limit = given.clock.limit
+                    progress(Progress(labels[i], n_done[i], totals[i], views[i].n_failed, limit))
+
+    embed(writer.todos(), {i: view.known for i, view in views.items()})
+    if mistaken := writer.settle_copies():
+        embed(mistaken, {})
 
 
 def _decode_in(given: RunInput, lanes: Sequence[Lane], n_todo: int, n_workers: int) -> str:

@@ -22,6 +22,7 @@ class Todo:
     text: str | None
     views: tuple[int, ...] = (0,)  # those that need it
     reason: str = ""  # for having neither
+    content_hash: str | None = None  # of a text, where it is known
 
 
 @dataclass(frozen=True, slots=True, eq=False)

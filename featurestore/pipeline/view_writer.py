@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from featurestore.pipeline.contents import Contents, ContentsOfPart, keys_of
+from featurestore.pipeline.plan import EmbedPlan
 from featurestore.pipeline.todo import Outcome
-from featurestore.storage.columns import drop_equal, item_keys
+from featurestore.storage.columns import drop_equal
 from featurestore.storage.remote import StorePath
-from featurestore.storage.shards import each_shard, vectors_of
+from featurestore.storage.shards import each_shard, read_shard, vectors_of
 from featurestore.storage.tables import Shard, Table
 from featurestore.terms.specs import ResolvedEncoder
 
@@ -36,47 +37,60 @@ class ViewWriter:
     first_rows: list[int] = field(default_factory=list)  # the first that were encoded
     pending: list[Outcome] = field(default_factory=list)
     copies: list[Outcome] = field(default_factory=list)  # of content encoded, or soon
+    waiting: list[Outcome] = field(default_factory=list)  # those not of the batch of their original
     failed_content: dict[str, Outcome] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.old_shards = self.table.shards()
+        self.known: Contents | ContentsOfPart = Contents()
+        self.pairs: frozenset[str] = frozenset()
 
     @cached_property
-    def known(self) -> set[str]:
+    def contents(self) -> Contents:
         """Content that has a vector in this view; grows as the run goes."""
-        if self.overwrite:
-            return set()
-        return set(self.table.read(["content_hash"]).column("content_hash").to_pylist())
+        found = Contents()
+        if not self.overwrite:
+            for part in each_shard(_paths(self.old_shards), ["content_hash"]):
+                found.update(part.column("content_hash"))
+        return found
 
-    @cached_property
-    def pairs(self) -> set[str]:
-        """Keys of (item id, content hash) that the view holds."""
-        if self.overwrite:
-            return set()
-        rows = self.table.read(["item_id", "content_hash"])
-        keys = item_keys(rows)
-        return set(keys.to_pylist())
+    def begin(self, plan: EmbedPlan, number: int) -> None:
+        """Begin with the items of a plan, in which this view has a number."""
+        self.pairs = plan.pairs[number]
+        if not plan.is_text:
+            self.known = self.contents
+            return
+        hashes = plan.content_hash.filter(pa.array(plan.todo[number])).drop_null()
+        self.known = ContentsOfPart(self.contents, pa.chunked_array([hashes]))
 
-    def vectors_by_content(self, wanted: set[str]) -> dict[str, NDArray[np.float32]]:
-        """Look up the vectors of some contents: content hash → (dim,) float32."""
-        by_content: dict[str, NDArray[np.float32]] = {}
-        value_set = pa.array(sorted(wanted), pa.string())
-        shards = self.table.shards()
-        if self.overwrite:  # vectors that are being replaced are not copied
-            shards = [one for one in shards if one not in self.old_shards]
-        shards.sort(key=lambda one: one not in self.old_shards)  # the newest last: it counts
-        holding = [
-            shard
-            for shard, part in zip(
-                shards, each_shard(_paths(shards), ["content_hash"]), strict=True
-            )
-            if pc.any(pc.is_in(part.column("content_hash"), value_set=value_set)).as_py()
-        ]
-        for part in each_shard(_paths(holding), ["content_hash", "vector"]):
-            chosen = part.filter(pc.is_in(part.column("content_hash"), value_set=value_set))
-            vectors = vectors_of(chosen.column("vector"), self.resolved.dim)
-            by_content.update(zip(chosen.column("content_hash").to_pylist(), vectors, strict=True))
-        return by_content
+    def remember(self, hashes: pa.Array) -> None:
+        """Take in contents that have just been committed, unless they are in already."""
+        if self.known is not self.contents:
+            self.contents.update(pa.chunked_array([hashes]))
+
+    def vectors_by_content(self, wanted: Set[str]) -> Iterator[dict[str, NDArray[np.float32]]]:
+        """Look up the vectors of some contents, shard by shard: content hash → (dim,) float32.
+
+        What two shards have comes from the one that is looked at first, one of this run.
+        """
+        left = set(wanted)
+        keys = np.sort(keys_of(pa.chunked_array([pa.array(wanted, pa.string())])))
+        shards = [one for one in self.table.shards() if one not in self.old_shards]
+        if not self.overwrite:  # vectors that are being replaced are not copied
+            shards += self.old_shards
+        for shard in shards:
+            if not left:
+                return
+            own = keys_of(read_shard(shard.path, ["content_hash"]).column("content_hash"))
+            is_wanted = np.isin(own, keys, kind="sort")
+            if not is_wanted.any():
+                continue
+            rows = read_shard(shard.path, ["content_hash", "vector"]).filter(pa.array(is_wanted))
+            vectors = vectors_of(rows.column("vector"), self.resolved.dim)
+            hashes = rows.column("content_hash").to_pylist()
+            found = {one: row for one, row in zip(hashes, vectors, strict=True) if one in left}
+            left -= found.keys()
+            yield found
 
     def drop_superseded(self) -> None:
         """Drop the old rows of items that this run embedded again."""

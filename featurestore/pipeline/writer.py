@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from threading import Lock
 
 import numpy as np
@@ -29,6 +30,7 @@ COMMIT_BYTES = 64 << 20
 COMMIT_S = 30.0
 N_SAMPLE = 64
 _TODO_SLICE = 8192
+_COPIES = 8  # commits of items of equal content, for which the view is looked through once
 
 
 class Writer:
@@ -76,20 +78,26 @@ class Writer:
 
     def todos(self) -> Iterator[Todo]:
         """Yield the items that some view needs a vector of."""
-        wanted = np.flatnonzero(self.plan.todo.any(axis=0))
+        return self._todos(np.flatnonzero(self.plan.todo.any(axis=0)))
+
+    def _todos(self, wanted: Sequence[int] | NDArray[np.intp]) -> Iterator[Todo]:
         for start in range(0, len(wanted), _TODO_SLICE):
-            rows = wanted[start : start + _TODO_SLICE]
+            rows = np.asarray(wanted[start : start + _TODO_SLICE])
             chosen = self.plan.rows.select(["source", "uri", "text"]).take(pa.array(rows))
-            columns = (chosen.column(name).to_pylist() for name in chosen.column_names)
+            hashes = self.plan.content_hash.take(pa.array(rows))
+            columns = (one.to_pylist() for one in [*chosen.columns, hashes])
             wants = self.plan.todo[:, rows]
             if wants.all():  # the common case, without a tuple for each
                 everyone = tuple(range(len(wants)))
                 views = [everyone] * len(rows)
             else:
                 views = [tuple(np.flatnonzero(one).tolist()) for one in wants.T]
-            for row, source, uri, text, of in zip(rows.tolist(), *columns, views, strict=True):
+            for row, source, uri, text, content, of in zip(
+                rows.tolist(), *columns, views, strict=True
+            ):
                 reason = self.failed.get(self.id_of(row), "") if self.failed else ""
-                yield Todo(row, source, uri, text, of, reason)
+                content_hash = content if self.plan.is_text else None  # else the file may differ
+                yield Todo(row, source, uri, text, of, reason, content_hash)
 
     def some_contents(self, view: ViewWriter, readers: Mapping[str, Reader]) -> list[bytes]:
         """Return the bytes of the first images that were encoded and are still there."""
@@ -176,16 +184,24 @@ class Writer:
         try:
             self.flush()
             self._wait()
-            while n_left := self._n_copies():
-                self.flush()
-                self._wait()
-                if n_left == self._n_copies():
-                    break  # their originals were never encoded: the run was cut short
+            self.settle_copies()
         finally:
             self._committer.shutdown()
 
-    def _n_copies(self) -> int:
-        return sum(len(view.copies) for view in self.views.values())
+    def settle_copies(self) -> list[Todo]:
+        """Commit the items of equal content; return those whose content has no vector after all.
+
+        A run that is cut short leaves some whose originals were never encoded.
+        """
+        self.flush()
+        self._wait()
+        left: dict[int, list[int]] = {}
+        with self.clock.stage("commit", 0):
+            for number, view in self.views.items():
+                waiting, view.waiting = view.waiting, []
+                for one in self._copied(view, waiting):
+                    left.setdefault(one.row, []).append(number)
+        return [replace(one, views=tuple(left[one.row])) for one in self._todos(sorted(left))]
 
     def _wait(self) -> None:
         if self._commit is None:
@@ -199,10 +215,17 @@ class Writer:
     def _write(self, batch: list[tuple[ViewWriter, list[Outcome], list[Outcome]]]) -> None:
         n = sum(len(pending) for _, pending, _ in batch)
         with self.clock.stage("commit", n):
+            for view, pending, copies in batch:
+                made = {one.content_hash: one.vector for one in pending if one.vector is not None}
+                for one in copies:
+                    if (vector := made.get(one.content_hash)) is not None:
+                        pending.append(self._copy(view, one, vector))
+                    else:
+                        view.waiting.append(one)
             self._write_outcomes([(view, pending) for view, pending, _ in batch])
-            resolved = [(view, self._resolve(view, copies)) for view, _, copies in batch if copies]
-            if any(outcomes for _, outcomes in resolved):
-                self._write_outcomes(resolved)
+            for view, _, _ in batch:
+                if len(view.waiting) >= _COPIES * COMMIT_ROWS:
+                    view.waiting = self._copied(view, view.waiting)
 
     def _write_outcomes(self, batch: Sequence[tuple[ViewWriter, list[Outcome]]]) -> None:
         self._write_items([one for _, outcomes in batch for one in outcomes])
@@ -213,24 +236,37 @@ class Writer:
                 hashes = pa.array([one.content_hash for one in made], pa.string())
                 vectors = np.stack([one.vector for one in made if one.vector is not None])
                 view.table.append(view_rows(ids, hashes, vectors))
+                view.remember(hashes)
         self._write_failures(batch)
 
-    def _resolve(self, view: ViewWriter, copies: list[Outcome]) -> list[Outcome]:
-        """Copy vectors to items whose content was committed under another id."""
-        vectors = view.vectors_by_content({str(one.content_hash) for one in copies})
-        settled = []
+    def _copied(self, view: ViewWriter, copies: Sequence[Outcome]) -> list[Outcome]:
+        """Copy vectors to items whose content was committed under another id.
+
+        Returned are those whose original is still on its way through the encoder, if it is at all.
+        """
+        wanted: dict[str, list[Outcome]] = {}
         for one in copies:
-            content = str(one.content_hash)
-            if content in vectors:
-                settled.append(Outcome(one.row, content, vectors[content], view=one.view))
-                view.n_copied += 1
-            elif (failed := view.failed_content.get(content)) is not None:
+            wanted.setdefault(str(one.content_hash), []).append(one)
+        settled: list[Outcome] = []
+        for found in view.vectors_by_content(wanted.keys()):
+            for content, vector in found.items():
+                settled += [self._copy(view, one, vector) for one in wanted.pop(content)]
+            if len(settled) >= COMMIT_ROWS:
+                self._write_outcomes([(view, settled)])
+                settled = []
+        for content in wanted.keys() & view.failed_content.keys():
+            failed = view.failed_content[content]
+            for one in wanted.pop(content):
                 again = Outcome(one.row, content, None, failed.failed_stage, failed.error, one.view)
                 settled.append(again)
                 self._count_failure(view, again)
-            else:
-                view.copies.append(one)  # its original is still on its way through the encoder
-        return settled
+        if settled:
+            self._write_outcomes([(view, settled)])
+        return [one for left in wanted.values() for one in left]
+
+    def _copy(self, view: ViewWriter, one: Outcome, vector: NDArray[np.float32]) -> Outcome:
+        view.n_copied += 1
+        return Outcome(one.row, one.content_hash, vector, view=one.view)
 
     def _count_failure(self, view: ViewWriter, outcome: Outcome) -> None:
         with self._counting:
@@ -263,7 +299,8 @@ class Writer:
         self._items_version = put_items(self.folder, table, unseen_at=before)
         self._is_written[rows] = True
         if self._items_version != expected:  # another writer was here
-            ids = self.folder.items.read(["item_id"], self._items_version).column("item_id")
+            came = self.folder.items.read(["item_id"], self._items_version, since=expected - 1)
+            ids = came.column("item_id")
             self._is_new &= ~np.asarray(pc.is_in(self._ids, value_set=ids))
         self._is_new[rows] = False
 
@@ -306,8 +343,8 @@ def put_items(folder: DatasetFolder, rows: pa.Table, *, unseen_at: int | None = 
     """Commit item rows, in place of those with the same ids; return the version.
 
     Columns that were attached keep what the store has by now, not what it had when the rows
-    were planned. ``unseen_at`` says that none of the ids stood in that version: then nothing
-    is looked up.
+    were planned. ``unseen_at`` says that none of the ids stood in that version: then only what
+    came since is looked at.
     """
 
     def over(version: int) -> pa.Table:
@@ -315,7 +352,8 @@ def put_items(folder: DatasetFolder, rows: pa.Table, *, unseen_at: int | None = 
             return rows
         there = folder.items.schema(version).names  # a column that is just being attached is not
         attached = tuple(name for name in attached if name in there)
-        return keep_attached(rows, folder.items.read(["item_id", *attached], version), attached)
+        known = folder.items.read(["item_id", *attached], version, since=unseen_at)
+        return keep_attached(rows, known, attached)
 
     with folder.locked("dataset"):
         return replace_items(folder, rows.column("item_id"), over, unseen_at=unseen_at)

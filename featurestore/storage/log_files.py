@@ -265,6 +265,12 @@ def apply_commit(shards: dict[str, int], table: StorePath, version: int) -> set[
     return names
 
 
+def added_since(table: StorePath, version: int, latest: int) -> set[str]:
+    """Return the names of shards that the commits after a version, up to the latest one, add."""
+    commits = (_actions(table, number) for number in range(version + 1, latest + 1))
+    return {action["add"]["path"] for actions in commits for action in actions if "add" in action}
+
+
 def _actions(table: StorePath, version: int) -> list[dict[str, Any]]:
     content = read_copy(table, version)
     if content is None and _wrong_with(path := commit_file(table, version)) is None:

@@ -29,7 +29,13 @@ from featurestore.storage.columns import fit_to, new_columns, widened
 from featurestore.storage.exhausted import naming
 from featurestore.storage.files import make_folder
 from featurestore.storage.item_columns import FAILURES, ITEMS
-from featurestore.storage.log_files import apply_commit, commit_file, missing_commit, seal
+from featurestore.storage.log_files import (
+    added_since,
+    apply_commit,
+    commit_file,
+    missing_commit,
+    seal,
+)
 from featurestore.storage.remote import RemotePath, StorePath, delta_options
 from featurestore.storage.shards import read_shard, rows_in, write_shard
 
@@ -121,7 +127,10 @@ class Table:
         """Return the files of a version (the latest by default), in a stable order."""
         return self._shards(self._open(version))
 
-    def _shards(self, table: DeltaTable) -> list[Shard]:
+    def _shards(self, table: DeltaTable, since: int | None = None) -> list[Shard]:
+        latest = int(table.version())
+        if since == latest:
+            return []
         adds = pa.table(table.get_add_actions(flatten=True))
         n_rows = adds["num_records"].to_pylist() if "num_records" in adds.column_names else None
         sizes = zip(adds["path"].to_pylist(), adds["size_bytes"].to_pylist(), strict=True)
@@ -129,21 +138,33 @@ class Table:
             Shard(self.path / name, size, None if n_rows is None else n_rows[at])
             for at, (name, size) in enumerate(sizes)
         ]
+        if since is not None and since < latest:
+            came = added_since(self.path, since, latest)
+            shards = [shard for shard in shards if shard.path.name in came]
         return sorted(shards, key=lambda shard: shard.path.name)
 
     def schema(self, version: int | None = None) -> pa.Schema:
         """Return the columns of a version; vectors show as plain lists."""
         return pa.schema(self._open(version).schema().to_arrow())
 
-    def read(self, columns: list[str] | None = None, version: int | None = None) -> pa.Table:
-        """Read the rows of a version (the latest by default); absent columns are null."""
+    def read(
+        self,
+        columns: list[str] | None = None,
+        version: int | None = None,
+        *,
+        since: int | None = None,
+    ) -> pa.Table:
+        """Read the rows of a version (the latest by default); absent columns are null.
+
+        With ``since``, only those of files that came after that version.
+        """
         table = self._open(version)
         schema = pa.schema(table.schema().to_arrow())
         if columns is not None:
             absent = [pa.field(name, pa.string()) for name in columns if name not in schema.names]
             known = [schema.field(name) for name in columns if name in schema.names]
             schema = pa.schema([*known, *absent])
-        shards = self._shards(table)
+        shards = self._shards(table, since)
         with ThreadPoolExecutor(max_workers=min(8, len(shards)) or 1) as pool:
             parts = list(
                 pool.map(lambda shard: fit_to(read_shard(shard.path, columns), schema), shards)
@@ -189,8 +210,8 @@ class Table:
         only : collection of Shard, optional
             Drop rows from these files only.
         unseen_at : int, optional
-            A version in which ``drop`` is known to mark nothing. If it is still the latest, no
-            file is read, so that adding costs the same however large the table is.
+            A version in which ``drop`` is known to mark nothing. Only files that came after it
+            are looked at, so that adding costs the same however large the table is.
         widen : bool
             Whether columns whose type cannot hold what comes take a wider one, in all rows.
 
@@ -202,8 +223,9 @@ class Table:
         for attempt in range(_MERGE_ATTEMPTS):
             table = self._open(None)
             try:
-                clean = unseen_at is not None and table.version() == unseen_at
-                return self._try_merge(table, rows, drop, keys, [] if clean else only, widen=widen)
+                looked = self._shards(table, unseen_at)
+                looked = [one for one in looked if only is None or one in only]
+                return self._try_merge(table, rows, drop, keys, looked, widen=widen)
             except CommitFailedError:  # another writer was first, or columns were added
                 time.sleep(0.01 * min(attempt, 20))
         raise StoreBusy(f"{self.path} is being written by other processes: nothing was changed")
@@ -214,7 +236,7 @@ class Table:
         given: Rows,
         drop: Callable[[pa.Table], NDArray[np.bool_]],
         keys: list[str],
-        only: Collection[Shard] | None,
+        looked: list[Shard],
         *,
         widen: bool,
     ) -> int:
@@ -232,9 +254,7 @@ class Table:
             self._sealed(table)
             raise CommitFailedError("there are new columns: read again")  # others may have written
         parts, actions = [], []
-        for shard in self._shards(table):
-            if only is not None and shard not in only:
-                continue
+        for shard in looked:
             dropped = drop(read_shard(shard.path, keys))
             if not dropped.any():
                 continue
