@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import os
@@ -11,7 +10,6 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -38,6 +36,7 @@ from featurestore.storage.log_files import (
 )
 from featurestore.storage.remote import RemotePath, StorePath, delta_options
 from featurestore.storage.shards import read_shard, rows_in, write_shard
+from featurestore.storage.table_files import Commit, Shard, groups_to_join
 
 _PART_BYTES = 64 << 20  # of rows that are worth a shard, and a thread, of their own
 COMPACT_BYTES = 256 << 20
@@ -50,25 +49,6 @@ _KEEP_EVERYTHING = {
     "delta.deletedFileRetentionDuration": "interval 36500 days",
 }
 __all__ = ["FAILURES", "ITEMS", "Commit", "Shard", "Table"]
-
-
-@dataclass(frozen=True)
-class Shard:
-    """One Parquet file of a version."""
-
-    path: StorePath
-    size_bytes: int
-    n_rows: int | None = dataclasses.field(default=None, compare=False)  # what the log says
-
-
-@dataclass(frozen=True)
-class Commit:
-    """One version of a table."""
-
-    version: int
-    when: datetime  # UTC, by the writer's clock
-    n_rows: int  # in all, superseded ones included
-    n_shards: int
 
 
 Rows: TypeAlias = pa.Table | Callable[[int], pa.Table] | None  # of `Table.merge`
@@ -332,7 +312,7 @@ class Table:
         is named by its bytes: another machine may have joined the same rows and committed it).
         """
         n_fewer = 0
-        for group in _groups(self.shards(), target_bytes):
+        for group in groups_to_join(self.shards(), target_bytes):
             schema = self.schema()
             parts = [read_shard(shard.path) for shard in group]
             if "vector" not in schema.names:  # a column may have come between two shards
@@ -431,20 +411,6 @@ def rows_of(shards: Iterable[Shard]) -> int:
 def digest_of(shards: Iterable[Shard]) -> str:
     """Return a hash of files, which are named by their bytes."""
     return hashlib.sha256("\n".join(shard.path.name for shard in shards).encode()).hexdigest()
-
-
-def _groups(shards: list[Shard], target_bytes: int) -> Iterator[list[Shard]]:
-    """Return shards to join: small ones, together no larger than the target."""
-    group: list[Shard] = []
-    for shard in sorted(shards, key=lambda one: one.size_bytes):
-        if shard.size_bytes > target_bytes // 2:
-            break
-        if sum(one.size_bytes for one in group) + shard.size_bytes > target_bytes:
-            yield group
-            group = []
-        group.append(shard)
-    if len(group) > 1:
-        yield group
 
 
 def _remove(shard: Shard) -> RemoveAction:
