@@ -80,7 +80,8 @@ RULES = {
     **{f"dashboard.{room}": _rooms for room, _rooms in DASHBOARD.items()},
 }
 CLI_SHARED = (
-    "exit_codes", "layout", "options", "printing", "settings", "show_results", "watching",
+    "exit_codes", "layout", "next_lines", "options", "printing", "settings", "show_results",
+    "watching",
 )  # fmt: skip
 FREE = {
     "featurestore", "heads", "dashboard", "featurestore.errors", "featurestore.torch_data",

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from featurestore.cli.layout import command
+from featurestore.cli.next_lines import next_line
 from featurestore.cli.options import at_view, json_option, open_given, store_option
-from featurestore.cli.printing import print_json, print_table, say
+from featurestore.cli.printing import print_json, print_table, say, tell
 from featurestore.terms.words import counted
 
 if TYPE_CHECKING:
@@ -112,6 +113,8 @@ def info(dataset: str, store_path: str, as_json: bool) -> None:
     print_table(["view", "dim", "rows", "MB", "snapshot", "items/s", "search"], rows)
     for one in failures:
         click.echo(f"  failed ({one['stage']}): {one['item_id']}: {one['error']}")
+    if line := next_line(found):
+        tell(line)
 
 
 def _counter(counts: pa.Table) -> Counter[Any]:

@@ -9,6 +9,7 @@ import click
 
 from featurestore.cli.exit_codes import FAILED_ITEMS
 from featurestore.cli.layout import command
+from featurestore.cli.next_lines import next_line
 from featurestore.cli.options import (
     LIMIT,
     json_option,
@@ -17,7 +18,7 @@ from featurestore.cli.options import (
     store_option,
     trust_option,
 )
-from featurestore.cli.printing import print_json, print_table, say, say_failed
+from featurestore.cli.printing import print_json, print_table, say, say_failed, tell
 from featurestore.cli.watching import Watch, watched
 
 if TYPE_CHECKING:
@@ -189,6 +190,8 @@ def embed(
     if name is not None:
         store.dataset(dataset).name_view(reports[0].encoder, name)
     _show_reports(reports, as_json, profile)
+    if watch.is_shown and (line := next_line(store.dataset(dataset))):
+        tell(line, err=True)
     return FAILED_ITEMS if any(one.n_failed for one in reports) else 0
 
 

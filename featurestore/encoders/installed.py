@@ -22,7 +22,7 @@ class KnownEncoder:
     reads: str  # images, texts, or both
     dim: int | None = None
     licence: str | None = None
-    where: str = ""  # cached: how large; used here; in the package; else how to get it
+    where: str = ""  # cached: how large; used on this machine; in the package; else how to get it
 
 
 SHIPPED = (
@@ -62,7 +62,7 @@ def known_encoders() -> list[KnownEncoder]:
     for spec, entry in user_cache.recall_all("encoders").items():
         if spec not in found:
             reads = " and ".join(f"{one}s" for one in sorted(entry["modalities"]))
-            found[spec] = KnownEncoder(spec, reads, entry["dim"], None, "used here")
+            found[spec] = KnownEncoder(spec, reads, entry["dim"], None, "used on this machine")
     for one in WELL_KNOWN:
         found.setdefault(one.spec, one)
     return list(found.values())

@@ -14,9 +14,9 @@ from heads.advice.advice import Labels, amount
 from heads.advice.clock import Clock
 from heads.catalogue.table import HEADS, default_heads
 from heads.experiments.cells import Runner, cell_cache
-from heads.experiments.compare import compare
+from heads.experiments.compare import compare, where_several
 from heads.experiments.curve import draw_labels
-from heads.experiments.inputs import MAJORITY, TFIDF, Cell, baselines, of_views
+from heads.experiments.inputs import MAJORITY, TFIDF, Cell, baselines, ngrams_of, of_views
 from heads.labels.options import PlanOptions
 from heads.labels.tasks import Task
 from heads.measures.choice import Choice, cells_said, margin_of
@@ -86,7 +86,10 @@ class Study:
         materials = of_views(self.ground)
         heads = default_heads(self.ground.plan.task)
         cells = [(material, name, HEADS[name]) for name in heads for material in materials]
-        return [*cells, *baselines(self.ground)]
+        ngrams = ngrams_of(self.ground)
+        return [
+            *cells, *baselines(self.ground, ngrams), *where_several(self.ground, ngrams)
+        ]  # fmt: skip
 
     def assess(self) -> Assessment | None:
         """Judge the encoders, or read an equal assessment; None where time is short."""

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 Member = tuple[str, str, Build]  # its name, the block that it reads, what builds its head
 TEXTS = "texts"  # name of the block of the items' texts
+TFIDF_HEAD = "tfidf"  # what reads it
 
 
 def with_members(
@@ -49,7 +50,7 @@ def with_members(
     BadName
         If there is one member alone.
     """
-    of_texts = ("tfidf",) if views[0].dataset.modality == Modality.TEXT else ()
+    of_texts = (TFIDF_HEAD,) if views[0].dataset.modality == Modality.TEXT else ()
     names = entry.members or (*_usual(task), *of_texts)
     members = _on_inputs(names, views, task, classes, counted)
     if not entry.members and task is not Task.REGRESSION:

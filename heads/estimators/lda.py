@@ -9,17 +9,15 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from featurestore.errors import NotEnoughData
 from heads.estimators.base import ScoreHead
 from heads.estimators.normaliser import normalised
 from heads.estimators.shrinkage import Shrunk, shrunk_by_class, shrunk_together
 from heads.estimators.softmax import fit_sharpness, log_loss, softmax
 from heads.estimators.weights import Rows, class_means, taken
-from heads.labels.fitting import Part, asked
-from heads.labels.folds import make_folds
+from heads.labels.fitting import asked, inner_parts
 from heads.labels.matrix import Matrix
 
-HELD_OUT_ROWS = 5000  # what is chosen are two numbers: more rows do not make them better
+CHOICE_ROWS = 5000  # what is chosen are two numbers: more rows do not make them better
 BY_CLASS = (0.5, 0.0, 1.0)  # first the one that is kept where none is better
 
 
@@ -71,28 +69,15 @@ class LdaHead(ScoreHead):
         self.weights_, self.shrinkage_ = whole.discriminant(self.by_class_)
         return self
 
-    def _inner_parts(
-        self, codes: NDArray[np.intp], groups: NDArray[Any] | None
-    ) -> tuple[NDArray[np.intp], list[Part]]:
-        """Return the rows that choices are made on, and what of them teaches and is held out."""
-        rng = np.random.default_rng(self.random_state)
-        rows = np.sort(rng.permutation(len(codes))[:HELD_OUT_ROWS])
-        block = rows if groups is None else groups[rows]
-        try:
-            folds = make_folds(np.char.zfill(rows.astype(str), 12), codes[rows], block, n_repeats=1)
-        except NotEnoughData:  # a class that lies in one group cannot be held out
-            return rows, []
-        return rows, list(folds.parts())[: max(1, round(1000 / len(rows)))]
-
     def _choose(self, Z: NDArray[Any], whole: Rows) -> None:
         """Learn ``by_class_`` and ``sharpness_`` from held-out rows."""
         codes, weights = whole.y, whole.weights
         self.by_class_, self.sharpness_ = float(self.by_class[0]), 1.0
         request = asked(self)
-        if request is None:
-            rows, inner = self._inner_parts(codes, whole.groups)
-        else:
-            rows, inner = request.parts(whole.source, len(codes))
+        rows, inner = inner_parts(
+            codes, len(self.classes_), whole.groups, request, whole.source,
+            seed=self.random_state, n_rows=CHOICE_ROWS,
+        )  # fmt: skip
         if not inner:
             return
         parts = [(rows[train], rows[test]) for train, test in inner]

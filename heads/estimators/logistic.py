@@ -15,14 +15,12 @@ from scipy.linalg import cholesky, solve_triangular
 from scipy.sparse import csr_array, issparse
 from sklearn.utils import compute_class_weight
 
-from featurestore.errors import NotEnoughData
 from heads.estimators.base import ScoreHead
 from heads.estimators.normaliser import normalised
 from heads.estimators.ridge import Basis, basis_of, normalisation_of
 from heads.estimators.softmax import fit_sharpness, fit_softmax, log_loss, softmax
 from heads.estimators.weights import Rows, taken
-from heads.labels.fitting import Part, asked
-from heads.labels.folds import make_folds
+from heads.labels.fitting import MOST_ROWS, ROWS_A_CLASS, asked, inner_parts
 from heads.labels.matrix import Matrix
 
 _log = logging.getLogger(__name__)
@@ -171,25 +169,6 @@ class LogisticHead(ScoreHead):
         found[present] = compute_class_weight(named, classes=present, y=codes, sample_weight=counts)
         return np.asarray(found[codes] if counts is None else found[codes] * counts)
 
-    def _inner_parts(
-        self, codes: NDArray[np.intp], groups: NDArray[Any] | None
-    ) -> tuple[NDArray[np.intp], list[Part]]:
-        """Return the rows that C is chosen on, and what of them teaches and is held out."""
-        rng = np.random.default_rng(self.random_state)
-        n = min(len(codes), _n_searched(len(self.classes_)))
-        rows = np.sort(rng.choice(len(codes), n, replace=False))
-        try:
-            folds = make_folds(
-                np.char.zfill(rows.astype(str), 12),
-                codes[rows],
-                rows if groups is None else np.asarray(groups)[rows],
-                n_repeats=1,
-                seed=int(rng.integers(2**31)),
-            )
-        except NotEnoughData:  # a class that lies in one group cannot be held out
-            return rows, []
-        return rows, list(folds.parts())[: max(1, round(1000 / n))]
-
     def _choose_C(
         self,
         Z: Matrix,
@@ -204,10 +183,9 @@ class LogisticHead(ScoreHead):
         n_classes = len(self.classes_)
         tol = SEARCH * min(1.0, 10 / n_classes) * 1e-4
         request = asked(self)
-        if request is None:
-            rows, parts = self._inner_parts(whole.y, whole.groups)
-        else:
-            rows, parts = request.parts(whole.source, len(whole.y))
+        rows, parts = inner_parts(
+            whole.y, n_classes, whole.groups, request, whole.source, seed=self.random_state
+        )
         if not parts:
             return DEFAULT_C, None
         n = len(rows)
@@ -307,7 +285,7 @@ class Axes:
 
 def _n_searched(n_classes: int) -> int:
     """Return how many rows C is chosen on, at most."""
-    return max(2000, 25 * n_classes)
+    return max(MOST_ROWS, ROWS_A_CLASS * n_classes)
 
 
 def _tolerance(n_rows: int, n_classes: int) -> float:

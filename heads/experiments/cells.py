@@ -21,12 +21,12 @@ from featurestore.storage.dataset_folder import DatasetFolder
 from featurestore.storage.files import read_sealed, write_sealed
 from featurestore.storage.remote import StorePath
 from heads.catalogue.entry import Build, HeadEntry
-from heads.experiments.inputs import Cell, Material
+from heads.experiments.inputs import Cell, Joint, Material
 from heads.labels.plan import Plan
 from heads.labels.views import AnyDataset, folder_of
 from heads.measures.comparison import ComparedHead
 from heads.measures.evaluate import Evaluation, Exam
-from heads.measures.fits import Tally
+from heads.measures.fits import Joined, Tally
 from heads.saved.provenance import library_versions
 
 T = TypeVar("T")
@@ -36,7 +36,7 @@ Progress = Callable[[int, int, str], None]  # fits done, fits in all, what is fi
 HELD_BYTES = 2**30  # of vectors that are compared side by side
 KEPT = "kept: "  # begins what is said of a fit that was done before
 PART = ".part.json"  # ends the name of a file of a cell that is not whole
-CACHE_FORMAT = 10  # a change to how heads learn or are scored makes it one more
+CACHE_FORMAT = 11  # a change to how heads learn or are scored makes it one more
 
 
 def run_folder(dataset: AnyDataset) -> DatasetFolder:
@@ -139,43 +139,87 @@ class Runner:
         TimeIsUp
             If nothing is whole but baselines.
         """
-        found: dict[int, ComparedHead] = {}
-        todo: dict[tuple[int, int], dict[int, _Begun]] = {}
+        found, begun = self._begun(cells, plan)
+        joints = self._joints(cells, begun, found, plan)
         for number, cell in enumerate(cells):
-            decides, file = self._place(cell, plan)
-            kept = None if file is None else _read(file, decides, plan)
-            if kept is not None:
-                found[number] = kept
-                self.count(f"{KEPT}{_name(cell)}", len(plan.parts))
-                continue
-            tally = _read_begun(file, decides, plan)
-            if tally.scores:
-                self.count(f"{KEPT}{_name(cell)}", len(tally.scores))
-            key = id(cell[0]), len(tally.scores)
-            todo.setdefault(key, {})[number] = _Begun(cell, tally, decides, file)
+            n = len(plan.parts) if number in found else len(begun[number].tally.scores)
+            if n:
+                self.count(f"{KEPT}{_name(cell)}", n)
+        members = {one for numbers, _ in joints.values() for one in numbers}
+        todo: dict[tuple[int, int], dict[int, _Begun]] = {}
+        for number, one in begun.items():
+            if number not in joints:
+                key = id(one.cell[0]), len(one.tally.scores)
+                todo.setdefault(key, {})[number] = one
+        # Members of one head run in one go, so they come first.
+        in_order = sorted(todo.values(), key=members.isdisjoint)
+        n_of_members = sum(not members.isdisjoint(numbers) for numbers in in_order)
         together: list[_Bench] = []
         stopped: TimeIsUp | None = None
-        for n_begun, of_one in enumerate(todo.values(), start=1):
+        for n_read, of_one in enumerate(in_order, start=1):
             together.append(_Bench(of_one, *next(iter(of_one.values())).cell[0].read()))
-            if n_begun < len(todo) and sum(one.n_bytes for one in together) <= HELD_BYTES:
+            is_full = sum(one.n_bytes for one in together) > HELD_BYTES
+            if n_read < len(todo) and (n_read < n_of_members or not is_full):
                 continue
             try:
-                found |= self._run(together, plan, found)
+                found |= self._run(together, plan, found, {n: begun[n] for n in joints}, joints)
             except TimeIsUp as error:
                 stopped = error
                 break
-            together = []
+            together, joints = [], {}
         self.left_out += [_name(cell) for n, cell in enumerate(cells) if n not in found]
         if stopped and all(cells[number][2].is_baseline for number in found):
             raise stopped
         return _cut([found[number] for number in sorted(found)])
 
+    def _begun(
+        self, cells: Sequence[Cell], plan: Plan
+    ) -> tuple[dict[int, ComparedHead], dict[int, _Begun]]:
+        """Return the cells that are kept, and the others as far as they have come, by number."""
+        found: dict[int, ComparedHead] = {}
+        begun: dict[int, _Begun] = {}
+        for number, cell in enumerate(cells):
+            decides, file = self._place(cell, plan)
+            kept = None if file is None else _read(file, decides, plan)
+            if kept is not None:
+                found[number] = kept
+            else:
+                begun[number] = _Begun(cell, _read_begun(file, decides, plan), decides, file)
+        return found, begun
+
+    def _joints(
+        self,
+        cells: Sequence[Cell],
+        begun: dict[int, _Begun],
+        found: dict[int, ComparedHead],
+        plan: Plan,
+    ) -> dict[int, Joint]:
+        """Return the heads that are made of others; where those were done before, begin again."""
+        joints = {
+            number: joint
+            for number, one in begun.items()
+            if (joint := one.cell[0].joint(one.cell[2], cells, self.seed)) is not None
+        }
+        whole = {one for number, (members, _) in joints.items() for one in (number, *members)}
+        n_done = {len(begun[one].tally.scores) if one in begun else -1 for one in whole}
+        if len(n_done) > 1 or -1 in n_done:
+            for one in whole:
+                found.pop(one, None)
+                begun[one] = _Begun(cells[one], Tally(plan.target), *self._place(cells[one], plan))
+        return joints
+
     def _run(
-        self, benches: Sequence[_Bench], plan: Plan, known: Mapping[int, ComparedHead]
+        self,
+        benches: Sequence[_Bench],
+        plan: Plan,
+        known: Mapping[int, ComparedHead],
+        made: Mapping[int, _Begun],
+        joints: Mapping[int, Joint],
     ) -> dict[int, ComparedHead]:
         """Evaluate heads side by side; those on one material share what is the same for all.
 
-        ``on_repeat`` hears of what is ``known`` as well, as far as the new rows have come.
+        Those ``made`` by number are made of them, as ``joints`` says. ``on_repeat`` hears of what
+        is ``known`` as well, as far as the new rows have come.
         """
         exam = Exam(
             plan.target,
@@ -188,6 +232,15 @@ class Runner:
             0 if plan.folds is None or plan.draws else plan.folds.n_folds,
         )
         inputs = [(one.X, [partial(b, self.seed) for b in one.builds()]) for one in benches]
+        place = {
+            cell: (of, head)
+            for of, bench in enumerate(benches)
+            for head, cell in enumerate(bench.cells)
+        }
+        joined = [
+            Joined([place[one] for one in members], join) for members, join in joints.values()
+        ]
+        benches = [*benches, _Bench(made, None, 0.0)] if joined else benches
         hear = self.on_repeat
         try:
             done = exam.take(
@@ -197,6 +250,7 @@ class Runner:
                 on_repeat=None
                 if hear is None
                 else lambda now: hear(_cut([*known.values(), *_rows(benches, now).values()])),
+                joined=joined,
             )
             found = _rows(benches, done)
         except BaseException:

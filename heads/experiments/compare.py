@@ -21,10 +21,18 @@ from heads.catalogue.entry import HeadEntry
 from heads.catalogue.layers import layers_of, no_layers
 from heads.catalogue.table import BEST, HEADS, MIX, POOL_HEAD, default_heads, head_entries
 from heads.catalogue.words import reads_words
-from heads.experiments.cells import Progress, Runner, cell_cache, keep_run, run_folder
-from heads.experiments.inputs import Cell, baselines, of_pool, of_views, pool_notes
+from heads.experiments.cells import (
+    HELD_BYTES,
+    Progress,
+    Runner,
+    cell_cache,
+    keep_run,
+    run_folder,
+)
+from heads.experiments.inputs import Cell, baselines, ngrams_of, of_pool, of_views, pool_notes
 from heads.experiments.leaks import Leak, find_leak
-from heads.experiments.together import mixes_of, several_of
+from heads.experiments.ngrams import Ngrams
+from heads.experiments.together import all_together, mixes_of, several_of
 from heads.labels.options import PlanKeywords, PlanOptions, options_from
 from heads.labels.plan import Plan
 from heads.labels.tasks import Task
@@ -68,7 +76,8 @@ def compare(
         Of one data set; `heads.concat` puts several into one.
     heads : sequence of str or estimator, optional
         Names as of `featurestore train`, or unfitted scikit-learn estimators; by default all that
-        do the task, and where they may help layers, zero-shot+probe and propagate.
+        do the task, a mix of all inputs, and where they may help layers, zero-shot+probe,
+        propagate.
     metric : str, optional
         Of `heads.measures.metrics.METRICS`; default balanced accuracy, macro F1 or R², by task.
     progress : callable, optional
@@ -108,12 +117,13 @@ def compare(
     dataset, rules = ground.views[0].dataset, ground.plan
     metric = check_metric(metric, rules.task)
     entries = chosen_heads(heads, rules)
-    cells, notes = cells_of(ground, entries, options.seed)
-    cells += baselines(ground)
+    ngrams = ngrams_of(ground)
+    cells, notes = cells_of(ground, entries, options.seed, ngrams=ngrams)
+    cells += baselines(ground, ngrams)
     cache = cell_cache(dataset) if save else None
     runner = Runner(options.seed, cache, progress, (metric,), minutes)
     words, word_notes = words_where_few(ground, runner) if heads is None else ([], [])
-    cells += words + (layers_where_several(ground) if heads is None else [])
+    cells += words + (where_several(ground, ngrams) if heads is None else [])
     asked = dict.fromkeys(name for _, name, entry in cells if not entry.is_baseline)
     made = _Comparing(ground, options, metric, list(asked), cells, datetime.now(UTC))
     runner.on_repeat = None if preview is None else lambda rows: preview(made.of(rows))
@@ -179,13 +189,19 @@ class _Comparing:
         )
 
 
-def layers_where_several(ground: Ground) -> list[Cell]:
-    """Return the head that weighs layers on views of several layers."""
-    return [
+def where_several(ground: Ground, ngrams: Ngrams | None) -> list[Cell]:
+    """Return what weighs layers on views of several layers, and a mix of several inputs.
+
+    Of inputs too large to be held side by side there is no mix: its members are run together.
+    """
+    layers = [
         (material, LAYERS_HEAD, HEADS[LAYERS_HEAD])
         for view, material in zip(ground.views, of_views(ground), strict=True)
         if layers_of(view)
     ]
+    if sum(table.vectors.nbytes for table in ground.tables) > HELD_BYTES:
+        return layers
+    return layers + all_together(ground, {MIX: HEADS[MIX]}, ngrams)
 
 
 def words_where_few(ground: Ground, runner: Runner) -> tuple[list[Cell], list[str]]:
@@ -290,7 +306,12 @@ def _card_of_ground(
 
 
 def cells_of(
-    ground: Ground, entries: Mapping[str, HeadEntry], seed: int = 0, *, hides: bool = False
+    ground: Ground,
+    entries: Mapping[str, HeadEntry],
+    seed: int = 0,
+    *,
+    ngrams: Ngrams | None = None,
+    hides: bool = False,
 ) -> tuple[list[Cell], list[str]]:
     """Return each view with each head that can read it, mixes of all, and notes on what they read.
 
@@ -303,7 +324,7 @@ def cells_of(
         weighs layers, and no view has several; or a mix, and there is one input.
     """
     several = several_of(entries)
-    mixes = mixes_of(ground, several)
+    mixes = mixes_of(ground, several, ngrams)
     mixed = [view for view in ground.views if isinstance(view, MixView)]
     of_mixed = several | {name: entry for name, entry in entries.items() if entry.among}
     apart = [] if of_mixed or not mixed else list(entries)

@@ -16,7 +16,7 @@ from heads.catalogue.entry import HeadEntry
 from heads.catalogue.table import MIX, head_entries, reads_several
 from heads.experiments.cells import Progress, Runner, cell_cache, keep_run, run_folder
 from heads.experiments.compare import cells_of, check_metric
-from heads.experiments.inputs import Cell, baselines
+from heads.experiments.inputs import Cell, baselines, ngrams_of
 from heads.experiments.learning_curve import Budget, Curve, CurveCard
 from heads.labels.options import LabelKeywords, PlanOptions, options_from
 from heads.labels.plan import Plan
@@ -81,8 +81,9 @@ def curve(
     metric = check_metric(metric, ground.plan.task)
     ((name, entry),) = head_entries([head], ground.plan.task).items()
     _check_inputs(views, name, entry)
-    cells, mute_notes = cells_of(ground, {name: entry}, seed, hides=True)
-    cells += [cell for cell in baselines(ground) if cell[1] != "majority"]
+    ngrams = ngrams_of(ground)
+    cells, mute_notes = cells_of(ground, {name: entry}, seed, ngrams=ngrams, hides=True)
+    cells += [cell for cell in baselines(ground, ngrams) if cell[1] != "majority"]
     drawn = _drawn(ground.plan, per_class, n_draws, seed)
     cache = cell_cache(views[0].dataset) if save else None
     runner = Runner(seed, cache, progress, minutes=minutes)

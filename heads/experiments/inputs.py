@@ -21,6 +21,7 @@ from heads.labels.plan import Plan
 from heads.labels.tasks import Task, texts_of
 from heads.labels.unlabelled import MOST_ITEMS, Pooled
 from heads.labels.views import AnyView
+from heads.measures.fits import Join
 from heads.saved.common_items import positions_in
 from heads.saved.concat import concat, stored
 from heads.saved.ground import Ground
@@ -47,9 +48,12 @@ class Material:
     identity: Mapping[str, Any]  # what decides the numbers: fingerprint, snapshot
     read: Callable[[], tuple[Any, float]]  # (n, dim) and the seconds that a fit would add
     build: Callable[[HeadEntry], Build]  # how a head is built for it
+    # Which of some cells are all that a head on it is made of, and how; None: it needs fits.
+    joint: Callable[[HeadEntry, Sequence[Cell], int], Joint | None] = lambda *_: None
 
 
 Cell = tuple[Material, str, HeadEntry]  # what is read, and the head by name
+Joint = tuple[list[int], Join]  # numbers of cells, and what makes a head of their fits
 
 
 def of_view(view: AnyView, table: Embeddings, plan: Plan) -> Material:
@@ -239,9 +243,10 @@ def of_nothing(plan: Plan) -> Material:
     )
 
 
-def of_texts(table: Embeddings, plan: Plan) -> Material:
+def of_texts(ngrams: Ngrams) -> Material:
     """Return the texts' n-grams, counted once for all folds."""
-    return _of_counts(table, plan, lambda entry, n_words: counts_builder(n_words, plan.task))
+    task = ngrams.plan.task
+    return _of_counts(ngrams, lambda entry, n_words: counts_builder(n_words, task))
 
 
 def of_texts_and_heads(
@@ -249,13 +254,12 @@ def of_texts_and_heads(
 ) -> Material:
     """Return the texts' n-grams for the best of several heads, chosen in each training part."""
     return _of_counts(
-        table, plan, lambda entry, n_words: best_on_counts(entries, n_words, plan.task, metric)
+        Ngrams(table, plan),
+        lambda entry, n_words: best_on_counts(entries, n_words, plan.task, metric),
     )
 
 
-def _of_counts(table: Embeddings, plan: Plan, build: Callable[[HeadEntry, int], Build]) -> Material:
-    ngrams = Ngrams(table, plan)
-
+def _of_counts(ngrams: Ngrams, build: Callable[[HeadEntry, int], Build]) -> Material:
     def read() -> tuple[Any, float]:
         counts, _, seconds = ngrams.counted
         return counts, seconds
@@ -268,11 +272,18 @@ def of_views(ground: Ground) -> list[Material]:
     return [of_view(v, t, ground.plan) for v, t in zip(ground.views, ground.tables, strict=True)]
 
 
-def baselines(ground: Ground) -> list[Cell]:
+def ngrams_of(ground: Ground) -> Ngrams | None:
+    """Return the n-grams of the texts; None of pictures."""
+    if ground.views[0].dataset.modality != Modality.TEXT:
+        return None
+    return Ngrams(ground.tables[0], ground.plan)
+
+
+def baselines(ground: Ground, ngrams: Ngrams | None) -> list[Cell]:
     """Return what needs no encoder, each with its head: majority and, for texts, TF-IDF."""
     plan = ground.plan
     cells = [(of_nothing(plan), "majority", HEADS["majority"])]
-    if ground.views[0].dataset.modality == Modality.TEXT:
+    if ngrams is not None:
         head = "ridge" if plan.task is Task.REGRESSION else "logistic"
-        cells.append((of_texts(ground.tables[0], plan), head, HEADS["tfidf"]))
+        cells.append((of_texts(ngrams), head, HEADS["tfidf"]))
     return cells

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import clone
 
 from featurestore.errors import BadName
 from featurestore.terms.embeddings import Embeddings
-from featurestore.terms.specs import ALL_TOGETHER, Modality
+from featurestore.terms.specs import ALL_TOGETHER
 from heads.catalogue.entry import Build, HeadEntry
-from heads.catalogue.members import TEXTS, with_members
+from heads.catalogue.members import TEXTS, TFIDF_HEAD, with_members
 from heads.catalogue.table import MIX, reads_several
-from heads.experiments.inputs import Cell, Material
+from heads.experiments.inputs import TFIDF, Cell, Joint, Material
 from heads.experiments.ngrams import Ngrams
 from heads.labels.blocks import Blocks
 from heads.labels.plan import Plan
+from heads.labels.tasks import Target, Task
 from heads.labels.views import AnyView
+from heads.measures.fits import Fit, Part, as_predictions
+from heads.measures.metrics import Predictions
 from heads.saved.concat import ConcatView, stored
 from heads.saved.ground import Ground
 from heads.saved.mixed import MixView, mix
@@ -51,19 +60,57 @@ def of_several(
         "of": [[view.fingerprint, view.state] for view in views],
         **({} if ngrams is None else ngrams.identity),
     }
-    return Material(name, identity, read, build)
+
+    def joint(entry: HeadEntry, cells: Sequence[Cell], seed: int) -> Joint | None:
+        mixed = build(entry)(seed)
+        members = None if entry.among else _members_among(mixed.members, cells)
+        return None if members is None else (members, partial(_join, mixed, plan))
+
+    return Material(name, identity, read, build, joint)
 
 
-def ngrams_of(ground: Ground) -> Ngrams | None:
-    """Return the n-grams of the texts; None of pictures."""
-    if ground.views[0].dataset.modality != Modality.TEXT:
-        return None
-    return Ngrams(ground.tables[0], ground.plan)
+def _members_among(
+    members: Sequence[tuple[str, str, Any]], cells: Sequence[Cell]
+) -> list[int] | None:
+    """Return the numbers of the cells that are the members of a mix; None if one is missing."""
+    place = {
+        (TEXTS, TFIDF_HEAD) if material.encoder == TFIDF else (material.encoder, name): number
+        for number, (material, name, entry) in enumerate(cells)
+        if entry.is_known and entry.reads in ("vectors", "texts")
+    }
+    found = [place.get((block, name.partition(" on ")[0])) for name, block, _ in members]
+    return [one for one in found if one is not None] if None not in found else None
 
 
-def all_together(ground: Ground, mixes: Mapping[str, HeadEntry]) -> list[Cell]:
+def _join(mixed: Any, plan: Plan, part: Part, fits: Sequence[Fit]) -> Fit:
+    """Make a mix of members that were fitted on a part, as if it had fitted them."""
+    begin = time.perf_counter()
+    train, test = part
+    head = clone(mixed)
+    taught, target = plan.taught.take(train), plan.target.take(test)
+    by_name = dict(zip((name for name, _, _ in mixed.members), fits, strict=True))
+    fitted = [one.head for one in fits]
+    head.join(taught.lesson, plan.block[train], fitted, [one.said for one in fits])
+    said = np.stack([_said(by_name[name].predictions, head, target) for name in head.names_])
+    predicted, proba = head.decided(head.pooled(said))
+    found = as_predictions(head, predicted, proba, target)
+    seconds = time.perf_counter() - begin + sum(one.seconds for one in fits)
+    return Fit(test, head, found, seconds)
+
+
+def _said(found: Predictions, mixed: Any, target: Target) -> NDArray[np.float64]:
+    """Return what a member predicts, in the columns of a mix: (n, n_columns)."""
+    if found.proba is None:
+        return np.asarray(found.predicted, dtype=np.float64).reshape(len(target), -1)
+    if target.task is Task.MULTILABEL:
+        return found.proba
+    return np.asarray(found.proba[:, np.searchsorted(target.classes, mixed.classes_)])
+
+
+def all_together(
+    ground: Ground, mixes: Mapping[str, HeadEntry], ngrams: Ngrams | None
+) -> list[Cell]:
     """Return mixes of all inputs of a comparison, if there are two or more."""
-    ngrams = ngrams_of(ground)
     pairs = zip(ground.views, ground.tables, strict=True)
     single = [(view, table) for view, table in pairs if not isinstance(view, ConcatView)]
     if len(single) + (ngrams is not None) < 2 or not single:
@@ -73,7 +120,7 @@ def all_together(ground: Ground, mixes: Mapping[str, HeadEntry]) -> list[Cell]:
     return [(material, name, entry) for name, entry in mixes.items()]
 
 
-def mixes_of(ground: Ground, mixes: Mapping[str, HeadEntry]) -> list[Cell]:
+def mixes_of(ground: Ground, mixes: Mapping[str, HeadEntry], ngrams: Ngrams | None) -> list[Cell]:
     """Return mixes that are asked for, each of all inputs.
 
     Raises
@@ -81,7 +128,7 @@ def mixes_of(ground: Ground, mixes: Mapping[str, HeadEntry]) -> list[Cell]:
     BadName
         If there is one input alone.
     """
-    cells = all_together(ground, mixes)
+    cells = all_together(ground, mixes, ngrams)
     if mixes and not cells and not any(isinstance(view, MixView) for view in ground.views):
         raise BadName(f"{', '.join(mixes)} needs two inputs: name another view")
     return cells

@@ -148,7 +148,7 @@ def fit_head(head: BaseEstimator, X: Matrix, y: NDArray[Any], groups: NDArray[An
 
 
 def deal_folds(
-    strata: NDArray[np.bool_], block: NDArray[Any], *, are_classes: bool, seed: int = 0
+    strata: NDArray[np.bool_], block: NDArray[Any], *, are_classes: bool, seed: int | None = 0
 ) -> NDArray[np.intp]:
     """Deal rows to inner folds, (n,): whole blocks, strata spread evenly.
 
@@ -188,6 +188,42 @@ def deal_folds(
         part[is_dealt] = np.where(place < n_parts, place, TEACHES)
     fold[rows] = part[number]
     return fold
+
+
+def inner_parts(
+    codes: NDArray[np.intp],
+    n_classes: int,
+    groups: NDArray[Any] | None,
+    request: Request | None,
+    source: NDArray[np.intp] | None = None,
+    *,
+    seed: int | None = 0,
+    n_rows: int = 0,
+) -> tuple[NDArray[np.intp], list[Part]]:
+    """Return rows to make choices on, and what of *those* teaches and is held out.
+
+    The folds are those of ``request``, else dealt by `deal_folds`.
+
+    Parameters
+    ----------
+    codes, groups : ndarray of shape (n,)
+        Of the rows of a fit, which ``source`` says what given ones became.
+    seed : int or None
+        None: drawn anew each time.
+    n_rows : int
+        Look at so many rows, if there are; those that are added teach.
+    """
+    block = np.arange(len(codes)) if groups is None else np.unique(groups, return_inverse=True)[1]
+    if request is not None:
+        fold = request.folds_of(source, len(codes))
+    else:
+        strata = codes[:, None] == np.arange(n_classes)
+        fold = deal_folds(strata, block, are_classes=True, seed=seed)
+    if (n_more := n_rows - int((fold != IDLE).sum())) > 0:
+        is_free = (fold == IDLE) & ~np.isin(block, block[fold >= 0])
+        fold = fold.copy()
+        fold[np.random.default_rng(seed).permutation(np.flatnonzero(is_free))[:n_more]] = TEACHES
+    return Request(None, fold).parts(None, len(codes))
 
 
 def is_alone(strata: NDArray[np.bool_], block: NDArray[Any]) -> NDArray[np.bool_]:

@@ -22,7 +22,7 @@ from heads.labels.estimands import over_folds
 from heads.labels.matrix import Matrix
 from heads.labels.reviewed import Reviewed, differs
 from heads.labels.tasks import Target, Task
-from heads.measures.fits import Bench, Fit, Part, Tally, fits_of
+from heads.measures.fits import Bench, Fit, Joined, Part, Tally, fits_of
 from heads.measures.intervals import (
     LEVEL,
     bootstrap_difference,
@@ -261,6 +261,7 @@ class Exam:
         *,
         tallies: Sequence[Sequence[Tally]] | None = None,
         on_repeat: Callable[[list[list[Evaluation | None]]], None] | None = None,
+        joined: Sequence[Joined] = (),
     ) -> list[list[Evaluation | None]]:
         """Examine heads on each input; heads on one input share what is the same for all.
 
@@ -274,9 +275,12 @@ class Exam:
         on_fit : callable
             Called after each fit with the numbers of input and head.
         tallies : sequence of sequence of Tally, optional
-            Of each head, as far as it has come; they are filled.
+            Of each head, as far as it has come; they are filled. Last those of ``joined``.
         on_repeat : callable, optional
             Hears what is known after each repeat of the folds but the last.
+        joined : sequence of Joined
+            Heads that are made of these, as if on one more input, which is the last. All have come
+            as far as each other.
 
         Raises
         ------
@@ -284,17 +288,30 @@ class Exam:
             If no head has gone through all rows.
         """
         if tallies is None:
-            tallies = [[Tally(self.target) for _ in builds] for _, builds in inputs]
-        lesson = (self.target if self.reviewed is None else self.reviewed.taught).lesson
-        benches = [Bench(X, builds, lesson, self.target, self.groups) for X, builds in inputs]
+            numbers = [*(len(builds) for _, builds in inputs), *([len(joined)] if joined else [])]
+            tallies = [[Tally(self.target) for _ in range(n)] for n in numbers]
+        taught = self.target if self.reviewed is None else self.reviewed.taught
+        benches = [
+            Bench(X, builds, taught, self.target, self.groups, self.seed) for X, builds in inputs
+        ]
         last: dict[int, list[Fit]] = {}
-        n_done = [len(of_input[0].scores) for of_input in tallies]
+        wanted = {of for one in joined for of, _ in one.members}
+        held: dict[int, dict[int, list[Fit]]] = {}  # of parts that not all of them have done
+        n_done = [len(of_input[0].scores) for of_input in tallies[: len(inputs)]]
         n_whole = n_said = self.n_whole
         try:
             for number, fits in fits_of(benches, self.parts, on_fit, n_done):
                 last[number] = fits
                 for tally, fit in zip(tallies[number], fits, strict=False):  # fewer if stopped
                     tally.add(fit, self.reviewed)
+                if number in wanted:
+                    at = len(tallies[number][0].scores) - 1
+                    of_part = held.setdefault(at, {})
+                    of_part[number] = fits
+                    if len(of_part) == len(wanted):
+                        last[len(inputs)] = self._join(joined, at, held.pop(at), tallies[-1])
+                        for head in range(len(last[len(inputs)])):
+                            on_fit(len(inputs), head)
                 n_all = min(len(of_input[0].scores) for of_input in tallies)
                 if on_repeat is not None and n_said <= n_all < len(self.parts):
                     n_said = n_all // n_whole * n_whole
@@ -307,6 +324,22 @@ class Exam:
                 raise
             return self._marks(tallies, last, min(n_known))
         return self._marks(tallies, last, len(self.parts))
+
+    def _join(
+        self,
+        joined: Sequence[Joined],
+        at: int,
+        of_part: Mapping[int, Sequence[Fit]],
+        tallies: Sequence[Tally],
+    ) -> list[Fit]:
+        """Make heads of those that were fitted on a part, unless it was left before its end."""
+        fits: list[Fit] = []
+        for one, tally in zip(joined, tallies, strict=True):
+            if any(place >= len(of_part[of]) for of, place in one.members):
+                break
+            fits.append(one.join(self.parts[at], [of_part[of][place] for of, place in one.members]))
+            tally.add(fits[-1], self.reviewed)
+        return fits
 
     def _marks(
         self, tallies: Sequence[Sequence[Tally]], last: Mapping[int, Sequence[Fit]], n_parts: int

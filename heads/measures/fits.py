@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from heads.labels.fitting import fit_head
+from heads.labels.fitting import asking, deal_folds, fit_head
 from heads.labels.matrix import Matrix
 from heads.labels.reviewed import Reviewed
 from heads.labels.shared import sharing
@@ -39,6 +39,19 @@ class Fit:
     head: Any
     predictions: Predictions
     seconds: float
+    # (n_train, its columns), what it says of training rows that it held out; None: of none
+    said: NDArray[np.float64] | None = None
+
+
+Join = Callable[[Part, Sequence[Fit]], Fit]
+
+
+@dataclass(frozen=True, eq=False)
+class Joined:
+    """A head that is made of others, fitted on the same part: it needs no fit of its own."""
+
+    members: Sequence[tuple[int, int]]  # numbers of input and head
+    join: Join
 
 
 class Tally:
@@ -105,9 +118,10 @@ class Bench:
 
     X: Matrix  # (n, dim)
     builds: Sequence[Callable[[], Any]]  # each returns an unfitted head
-    lesson: NDArray[Any]  # (n,) or (n, n_labels), what heads learn
+    taught: Target  # what heads learn
     target: Target  # what they are tested on
     groups: NDArray[np.intp] | None  # (n,), for inner folds
+    seed: int = 0  # of inner folds
 
     def fit(
         self, part: Part, on_fit: Callable[[int], None], done: list[Fit] | None = None
@@ -118,17 +132,27 @@ class Bench:
         """
         train, test = part
         X = self.X.part(train, test) if isinstance(self.X, Pooled) else self.X[train]
-        y, target = self.lesson[train], self.target.take(test)
+        taught, target = self.taught.take(train), self.target.take(test)
+        y = taught.lesson
         within = None if self.groups is None else self.groups[train]
+        fold = deal_folds(
+            taught.strata,
+            np.arange(len(y)) if within is None else within,
+            are_classes=taught.task is Task.MULTICLASS,
+            seed=self.seed,
+        )
         tested = self.X[test]
         fits = [] if done is None else done
         with sharing() as kept:
             for number, build in enumerate(self.builds):
                 begin, saved = time.perf_counter(), kept.saved_s
-                head = fit_head(build(), X, y, within)
+                unfitted = build()
+                with asking(unfitted, fold) as request:
+                    head = fit_head(unfitted, X, y, within)
                 # As if it had been alone: what another head had made is counted, too.
                 seconds = time.perf_counter() - begin + kept.saved_s - saved
-                fits.append(Fit(test, head, predictions(head, tested, target), seconds))
+                found = predictions(head, tested, target)
+                fits.append(Fit(test, head, found, seconds, request.said))
                 on_fit(number)
         return fits
 
@@ -222,6 +246,13 @@ def predictions(head: BaseEstimator, X: Matrix, target: Target) -> Predictions:
     else:
         said = head.predict(X)
         proba = head.predict_proba(X) if hasattr(head, "predict_proba") else None
+    return as_predictions(head, said, proba, target)
+
+
+def as_predictions(
+    head: BaseEstimator, said: NDArray[Any], proba: NDArray[np.float64] | None, target: Target
+) -> Predictions:
+    """Put what a head says of rows, (n,) or (n, n_labels), in the terms of their target."""
     if target.task is Task.REGRESSION:
         return Predictions(target.values, np.asarray(said, dtype=np.float64).reshape(len(target)))
     if target.task is Task.MULTILABEL:

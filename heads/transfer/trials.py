@@ -15,9 +15,9 @@ from heads.catalogue.entry import HeadEntry
 from heads.catalogue.table import HEADS, MIX, best_of, default_heads, head_entries, head_entry
 from heads.catalogue.words import reads_words
 from heads.experiments.cells import Runner
-from heads.experiments.inputs import Material, of_concat, of_texts_and_heads, of_view
+from heads.experiments.inputs import Material, ngrams_of, of_concat, of_texts_and_heads, of_view
 from heads.experiments.ngrams import Ngrams
-from heads.experiments.together import ngrams_of, of_several
+from heads.experiments.together import of_several
 from heads.labels.plan import Plan
 from heads.labels.tasks import Task
 from heads.measures.comparison import ComparedHead

@@ -10,7 +10,7 @@ from featurestore.errors import BadName, EncoderMismatch
 from heads.advice.next_step import train_command
 from heads.estimators.lda import LdaHead
 from heads.estimators.logistic import LogisticHead
-from heads.estimators.mix import MixHead
+from heads.estimators.mix import MixHead, MixRegressor
 from heads.estimators.ridge import RidgeHead
 from heads.labels.blocks import Blocks
 from heads.measures.choice import choose
@@ -176,3 +176,60 @@ def test_blocks_of_other_widths_or_encoders_are_refused(halves):
     assert head.predict(Blocks(vectors)).shape == (120,)
     with pytest.raises(EncoderMismatch, match=r"reads timm:high \(6 numbers\), and these blocks"):
         head.predict(Blocks({**vectors, "timm:high": vectors["timm:high"][:, :4]}))
+
+
+@pytest.mark.parametrize("kind", ["pictures", "texts", "copies", "several labels", "numbers"])
+def test_a_mix_of_compared_heads_is_made_of_their_fits(kind, halves, make_view, monkeypatch):
+    """Weights and answers are those of a mix that fits its members itself."""
+    low, high = halves(n=160, apart=2.0)
+    names, group = low.load().labels.astype(str), [f"g{at // 2}" for at in range(160)]
+    vectors = [one.load().vectors for one in (low, high)]
+    texts = [f"{name} {'odd' if at % 3 else 'even'} {at % 7}" for at, name in enumerate(names)]
+    labels, split = names.tolist(), ["train" if at % 8 > 1 else "test" for at in range(160)]
+    columns = {"group": group, "split": [None] * 160 if kind == "copies" else split}
+    if kind == "copies":
+        vectors = [np.repeat(one[::2], 2, axis=0) for one in vectors]
+        labels = np.repeat(names[::2], 2).tolist()
+    if kind == "several labels":
+        labels = [["a"] * (at % 4 > 1) + ["b"] * (at % 2) for at in range(160)]
+    if kind == "numbers":
+        labels = (vectors[0][:, 0] + vectors[1][:, 0] + 0.01 * np.arange(160)).tolist()
+    of_texts = {"texts": texts} if kind == "texts" else {}
+    views = [
+        make_view(one, labels, spec=spec, **of_texts, **columns)
+        for one, spec in zip(vectors, ("timm:low", "timm:high"), strict=True)
+    ]
+    itself = heads.compare(views, ["mix"], save=False)
+    with monkeypatch.context() as patch:
+        patch.setattr(MixHead, "fit", lambda *_: pytest.fail("its members are fitted already"))
+        patch.setattr(MixRegressor, "fit", lambda *_: pytest.fail("its members are fitted"))
+        found = heads.compare(views, save=False)
+    (own,) = (one for one in itself.heads if one.encoder == ALL)
+    (mixed,) = (one for one in found.heads if one.encoder == ALL)
+    assert mixed.head == "mix"
+    np.testing.assert_array_equal(mixed.report.predicted, own.report.predicted)
+    for metric, scores in mixed.report.scores.items():
+        np.testing.assert_allclose(scores, own.report.scores[metric], rtol=1e-9)
+    assert mixed.seconds > max(one.seconds for one in found.heads if one.head == "ridge")
+
+
+def test_a_stopped_comparison_goes_on_with_its_mix(halves, monkeypatch):
+    views = halves(n=100, split=[None] * 100)
+    whole = heads.compare(views, save=False)
+    n_seen = iter(range(10**6))
+
+    def stop(*_):
+        if next(n_seen) == 130:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        heads.compare(views, progress=stop)
+    again = heads.compare(views)
+    assert [row["value"] for row in again.rows()] == [row["value"] for row in whole.rows()]
+    third = heads.compare(views[:1])  # what is kept of one serves another comparison
+    known = {(one.encoder, one.head): one for one in whole.heads}
+    for one in third.heads:
+        if one.encoder == "timm:low":
+            np.testing.assert_array_equal(
+                one.report.repeats, known[one.encoder, one.head].report.repeats
+            )
