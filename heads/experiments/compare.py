@@ -76,8 +76,7 @@ def compare(
         Of one data set; `heads.concat` puts several into one.
     heads : sequence of str or estimator, optional
         Names as of `featurestore train`, or unfitted scikit-learn estimators; by default all that
-        do the task, a mix of all inputs, and where they may help layers, zero-shot+probe,
-        propagate.
+        do the task, a mix of all inputs, and where they help layers, zero-shot+probe, propagate.
     metric : str, optional
         Of `heads.measures.metrics.METRICS`; default balanced accuracy, macro F1 or R², by task.
     progress : callable, optional
@@ -117,13 +116,12 @@ def compare(
     dataset, rules = ground.views[0].dataset, ground.plan
     metric = check_metric(metric, rules.task)
     entries = chosen_heads(heads, rules)
-    ngrams = ngrams_of(ground)
-    cells, notes = cells_of(ground, entries, options.seed, ngrams=ngrams)
+    cells, notes = cells_of(ground, entries, options.seed, ngrams=(ngrams := ngrams_of(ground)))
     cells += baselines(ground, ngrams)
     cache = cell_cache(dataset) if save else None
     runner = Runner(options.seed, cache, progress, (metric,), minutes)
     words, word_notes = words_where_few(ground, runner) if heads is None else ([], [])
-    cells += words + (where_several(ground, ngrams) if heads is None else [])
+    cells += [*words, *(where_several(ground, ngrams) if heads is None else [])]
     asked = dict.fromkeys(name for _, name, entry in cells if not entry.is_baseline)
     made = _Comparing(ground, options, metric, list(asked), cells, datetime.now(UTC))
     runner.on_repeat = None if preview is None else lambda rows: preview(made.of(rows))

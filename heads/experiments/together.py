@@ -17,6 +17,7 @@ from featurestore.terms.specs import ALL_TOGETHER
 from heads.catalogue.entry import Build, HeadEntry
 from heads.catalogue.members import TEXTS, TFIDF_HEAD, with_members
 from heads.catalogue.table import MIX, reads_several
+from heads.estimators.mix import MixHead, MixRegressor
 from heads.experiments.inputs import TFIDF, Cell, Joint, Material
 from heads.experiments.ngrams import Ngrams
 from heads.labels.blocks import Blocks
@@ -82,29 +83,36 @@ def _members_among(
     return [one for one in found if one is not None] if None not in found else None
 
 
-def _join(mixed: Any, plan: Plan, part: Part, fits: Sequence[Fit]) -> Fit:
+def _join(mixed: MixHead | MixRegressor, plan: Plan, part: Part, fits: Sequence[Fit]) -> Fit:
     """Make a mix of members that were fitted on a part, as if it had fitted them."""
     begin = time.perf_counter()
     train, test = part
     head = clone(mixed)
     taught, target = plan.taught.take(train), plan.target.take(test)
-    by_name = dict(zip((name for name, _, _ in mixed.members), fits, strict=True))
+    by_name = dict(zip((name for name, _, _ in mixed.members or ()), fits, strict=True))
     fitted = [one.head for one in fits]
     head.join(taught.lesson, plan.block[train], fitted, [one.said for one in fits])
-    said = np.stack([_said(by_name[name].predictions, head, target) for name in head.names_])
+    said = np.stack(
+        [
+            _said(by_name[name].predictions, target, getattr(head, "classes_", ()))
+            for name in head.names_
+        ]
+    )
     predicted, proba = head.decided(head.pooled(said))
     found = as_predictions(head, predicted, proba, target)
     seconds = time.perf_counter() - begin + sum(one.seconds for one in fits)
     return Fit(test, head, found, seconds)
 
 
-def _said(found: Predictions, mixed: Any, target: Target) -> NDArray[np.float64]:
-    """Return what a member predicts, in the columns of a mix: (n, n_columns)."""
+def _said(
+    found: Predictions, target: Target, classes: NDArray[np.str_] | tuple[()]
+) -> NDArray[np.float64]:
+    """Return what a member predicts, in the columns of a mix that knows ``classes``."""
     if found.proba is None:
         return np.asarray(found.predicted, dtype=np.float64).reshape(len(target), -1)
     if target.task is Task.MULTILABEL:
         return found.proba
-    return np.asarray(found.proba[:, np.searchsorted(target.classes, mixed.classes_)])
+    return np.asarray(found.proba[:, np.searchsorted(target.classes, classes)])
 
 
 def all_together(

@@ -22,7 +22,7 @@ from heads.labels.estimands import over_folds
 from heads.labels.matrix import Matrix
 from heads.labels.reviewed import Reviewed, differs
 from heads.labels.tasks import Target, Task
-from heads.measures.fits import Bench, Fit, Joined, Part, Tally, fits_of
+from heads.measures.fits import Bench, Fit, Joined, Part, Tally, fits_of, with_joined
 from heads.measures.intervals import (
     LEVEL,
     bootstrap_difference,
@@ -295,23 +295,14 @@ class Exam:
             Bench(X, builds, taught, self.target, self.groups, self.seed) for X, builds in inputs
         ]
         last: dict[int, list[Fit]] = {}
-        wanted = {of for one in joined for of, _ in one.members}
-        held: dict[int, dict[int, list[Fit]]] = {}  # of parts that not all of them have done
         n_done = [len(of_input[0].scores) for of_input in tallies[: len(inputs)]]
         n_whole = n_said = self.n_whole
         try:
-            for number, fits in fits_of(benches, self.parts, on_fit, n_done):
+            each = fits_of(benches, self.parts, on_fit, n_done)
+            for number, fits in with_joined(each, joined, self.parts, on_fit, n_done):
                 last[number] = fits
                 for tally, fit in zip(tallies[number], fits, strict=False):  # fewer if stopped
                     tally.add(fit, self.reviewed)
-                if number in wanted:
-                    at = len(tallies[number][0].scores) - 1
-                    of_part = held.setdefault(at, {})
-                    of_part[number] = fits
-                    if len(of_part) == len(wanted):
-                        last[len(inputs)] = self._join(joined, at, held.pop(at), tallies[-1])
-                        for head in range(len(last[len(inputs)])):
-                            on_fit(len(inputs), head)
                 n_all = min(len(of_input[0].scores) for of_input in tallies)
                 if on_repeat is not None and n_said <= n_all < len(self.parts):
                     n_said = n_all // n_whole * n_whole
@@ -324,22 +315,6 @@ class Exam:
                 raise
             return self._marks(tallies, last, min(n_known))
         return self._marks(tallies, last, len(self.parts))
-
-    def _join(
-        self,
-        joined: Sequence[Joined],
-        at: int,
-        of_part: Mapping[int, Sequence[Fit]],
-        tallies: Sequence[Tally],
-    ) -> list[Fit]:
-        """Make heads of those that were fitted on a part, unless it was left before its end."""
-        fits: list[Fit] = []
-        for one, tally in zip(joined, tallies, strict=True):
-            if any(place >= len(of_part[of]) for of, place in one.members):
-                break
-            fits.append(one.join(self.parts[at], [of_part[of][place] for of, place in one.members]))
-            tally.add(fits[-1], self.reviewed)
-        return fits
 
     def _marks(
         self, tallies: Sequence[Sequence[Tally]], last: Mapping[int, Sequence[Fit]], n_parts: int

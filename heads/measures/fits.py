@@ -221,6 +221,39 @@ def fits_of(
             pool.shutdown(wait=False, cancel_futures=True)
 
 
+def with_joined(
+    each: Iterator[tuple[int, list[Fit]]],
+    joined: Sequence[Joined],
+    parts: Sequence[Part],
+    on_fit: Callable[[int, int], None],
+    n_done: Sequence[int],
+) -> Iterator[tuple[int, list[Fit]]]:
+    """Pass on what `fits_of` yields; behind the last member's fits of a part, heads made of them.
+
+    Their number is the one behind those of the benches. A part that was left before all members
+    were fitted has none.
+    """
+    wanted = {bench for one in joined for bench, _ in one.members}
+    held: dict[int, dict[int, list[Fit]]] = {}  # by part, of those that not all have done
+    at = list(n_done)
+    for number, fits in each:
+        yield number, fits
+        at[number] += 1
+        if number not in wanted:
+            continue
+        of_part = held.setdefault(at[number], {})
+        of_part[number] = fits
+        if len(of_part) < len(wanted):
+            continue
+        del held[at[number]]
+        if all(place < len(of_part[bench]) for one in joined for bench, place in one.members):
+            made = [[of_part[bench][place] for bench, place in one.members] for one in joined]
+            part = parts[at[number] - 1]
+            yield len(n_done), [one.join(part, of) for one, of in zip(joined, made, strict=True)]
+            for head in range(len(joined)):
+                on_fit(len(n_done), head)
+
+
 def _listen(
     future: Future[Any], heard: SimpleQueue[tuple[int, int]], on_fit: Callable[[int, int], None]
 ) -> None:
