@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -70,10 +71,15 @@ class Blocks:
         """
         slot = Slot()
         stubs: dict[int, nn.Module] = {
-            id(one): _Given(slot, self.calls[one][0].gave) for one in self.modules[:cut]
+            id(one): _posing_as(one, _Given(slot, self.calls[one][0].gave))
+            for one in self.modules[:cut]
         }
         if all_below:
-            stubs |= {id(one): _Zeros(slot, shape) for one, shape in self._before(cut)}
+            like = self.shape(cut)
+            stubs |= {
+                id(one): _posing_as(one, _Zeros(slot, shape, like))
+                for one, shape in self._before(cut)
+            }
         copied = deepcopy(self.network, stubs)
         for one in copied.modules():  # a buffer that a pass without gradients has made
             for name, buffer in one.named_buffers(recurse=False):
@@ -99,8 +105,16 @@ class Blocks:
 N_PROBES = 2  # items of the pass that is watched
 
 
-def watch(network: nn.Module, run: Callable[[], object]) -> Blocks:
-    """Find the blocks of a network in one pass over `N_PROBES` items; none found: an empty list."""
+def watch(network: nn.Module, run: Callable[[], object]) -> list[Blocks]:
+    """Find the blocks of a network in one pass over `N_PROBES` items.
+
+    Returns
+    -------
+    list of Blocks
+        Modules in a list, or of one name with numbers behind it, before those that merely follow
+        each other; those that do most of the computation first,
+        and none that does less than half of it.
+    """
     calls: dict[nn.Module, list[Call]] = defaultdict(list)
     begun: dict[nn.Module, list[tuple[int, int]]] = defaultdict(list)
     counter = FlopCounterMode(display=False)
@@ -123,9 +137,17 @@ def watch(network: nn.Module, run: Callable[[], object]) -> Blocks:
     finally:
         for hook in hooks:
             hook.remove()
-    chains = [group for group in _groups(network) if _is_chain(group, calls)]
-    most = max(chains, key=lambda group: sum(calls[one][0].flops for one in group), default=[])
-    return Blocks(network, most, dict(calls), counter.get_total_flops())
+
+    def less(group: list[nn.Module]) -> int:
+        return -sum(calls[one][0].flops for one in group)
+
+    in_order = ([one for one in module.children() if _hands_on(one, calls)] for module in calls)
+    return [
+        Blocks(network, group, dict(calls), counter.get_total_flops())
+        for groups in (_groups(network), in_order)
+        for group in sorted((one for one in groups if _is_chain(one, calls)), key=less)
+        if -2 * less(group) >= counter.get_total_flops()
+    ]
 
 
 def _shapes(output: object) -> Any:
@@ -149,16 +171,17 @@ def _groups(network: nn.Module) -> Iterator[list[nn.Module]]:
 
 
 def _is_chain(group: list[nn.Module], calls: dict[nn.Module, list[Call]]) -> bool:
-    """Whether modules run once each, in order, and hand on maps or tokens."""
-    each = [calls.get(one, []) for one in group]
-    if len(group) < 2 or any(len(one) != 1 for one in each):
+    """Whether several modules run one after another."""
+    if len(group) < 2 or not all(_hands_on(one, calls) for one in group):
         return False
-    ends = 0
-    for (call,) in each:
-        if call.begin < ends or call.shape is None or len(call.shape) < 3:
-            return False
-        ends = call.end
-    return True
+    each = [calls[one][0] for one in group]
+    return all(one.end < another.begin for one, another in pairwise(each))
+
+
+def _hands_on(module: nn.Module, calls: dict[nn.Module, list[Call]]) -> bool:
+    """Whether a module runs once, and gives maps or tokens."""
+    its = calls.get(module, [])
+    return len(its) == 1 and its[0].shape is not None and len(its[0].shape) > 2
 
 
 @dataclass(eq=False)
@@ -166,6 +189,13 @@ class Slot:
     """Where the stubs of a copied network find the activations of the batch."""
 
     batch: torch.Tensor | None = field(default=None, repr=False)
+
+
+def _posing_as(module: nn.Module, stub: nn.Module) -> nn.Module:
+    """Give a stub the plain attributes of a module: some networks ask a block for its kind."""
+    plain = {k: v for k, v in vars(module).items() if isinstance(v, (str, int, float))}
+    vars(stub).update({k: v for k, v in plain.items() if k not in vars(stub)})
+    return stub
 
 
 class _Given(nn.Module):
@@ -186,18 +216,17 @@ class _Given(nn.Module):
 class _Zeros(nn.Module):
     """In place of what runs before the blocks: zeros, which take no memory and no time."""
 
-    def __init__(self, slot: Slot, shape: torch.Size) -> None:
+    def __init__(self, slot: Slot, shape: torch.Size, like: tuple[int, ...]) -> None:
         super().__init__()
         self.slot = slot
         self.shape = tuple(shape[1:])
+        self.is_as_long = len(like) == 2 and self.shape[0] == like[0]  # as the activations
 
     def forward(self, *_: object, **__: object) -> torch.Tensor:
-        """Return zeros of the batch's number of items; of its length, too, if it is of tokens."""
+        """Return zeros for the batch's number of items, and as many tokens where they count."""
         batch = self.slot.batch
         assert batch is not None
-        shape = self.shape
-        if batch.ndim == 3 and len(shape) == 2:
-            shape = (batch.shape[1], *shape[1:])
+        shape = (batch.shape[1], *self.shape[1:]) if self.is_as_long else self.shape
         return batch.new_zeros(()).expand(len(batch), *shape)
 
 
@@ -214,6 +243,9 @@ class Stop:
     def __init__(self, block: nn.Module) -> None:
         self._asks = threading.local()
         block.register_forward_hook(self._ended)
+
+    def __deepcopy__(self, _: object) -> Stop:
+        return self  # in a copy of the network nobody asks for it
 
     def _ended(self, _: nn.Module, __: object, output: object) -> None:
         if getattr(self._asks, "now", False):

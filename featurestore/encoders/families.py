@@ -165,8 +165,9 @@ def has_no_blocks(spec: EncoderSpec) -> BadName:
     """Return the error for a tap of an encoder that is not cut anywhere."""
     able = [name for name, one in families().items() if one.options >= _TAP and name != "builtin"]
     return BadName(
-        f"tap={spec.option('tap', '')} in {spec}: this encoder has no blocks to cut between; "
-        f"those of {', '.join(sorted(able))} have, and {BUILTIN[Modality.IMAGE]}"
+        f"tap={spec.option('tap', '')} in {spec}: this encoder has no blocks to cut between, or "
+        f"they share more than what one hands to the next; most of {', '.join(sorted(able))} can "
+        f"be cut, and {BUILTIN[Modality.IMAGE]}"
     )
 
 

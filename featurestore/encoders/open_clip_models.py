@@ -170,7 +170,7 @@ def _n_layers(module: open_clip.CLIP, device: str) -> int:
     """Count the layers of the image tower from a pass over an empty picture."""
     size = module.visual.image_size
     shape = size if isinstance(size, tuple) else (size, size)
-    with torch.inference_mode():
+    with torch.no_grad():
         output = module.visual.forward_intermediates(
             torch.zeros(1, 3, *shape, device=device), intermediates_only=True
         )

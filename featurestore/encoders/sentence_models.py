@@ -20,7 +20,7 @@ from featurestore.encoders.base import LoadOptions, Tokenized
 from featurestore.encoders.depths import Depth
 from featurestore.encoders.prompts import Prompts, prompts_of, prompts_of_0_1, said
 from featurestore.encoders.tokens import collator, n_tokens, of_like_length, unpadded
-from featurestore.encoders.torch_network import Network, TorchEncoder
+from featurestore.encoders.torch_network import Network, TorchEncoder, cut_where_asked
 from featurestore.encoders.torch_setup import (
     config_of,
     inference,
@@ -70,7 +70,9 @@ def load(specs: Sequence[EncoderSpec], load_options: LoadOptions) -> list[TorchE
     whole = SentenceEncoder(
         resolved, _whole(pipeline, prompts.items, tasks[0], device, dtype), queries
     )
-    return [split if _agree(split, whole) else whole]
+    encoder = split if _agree(split, whole) else whole
+    cut = cut_where_asked(resolved, encoder.network, Depth(), Modality.TEXT)
+    return [SentenceEncoder(*cut, queries)]
 
 
 class SentenceEncoder(TorchEncoder):

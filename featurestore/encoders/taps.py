@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,6 +19,7 @@ from featurestore.terms.taps import AUTO, PLAIN, TapShape
 
 _MOST_ABOVE = 0.4  # of the computation
 _TIMES_THE_LEAST = 3  # bytes
+_MOST_OFF = 1e-3  # of the largest number of a vector: another path is off by far more
 
 
 def _flip(pixels: torch.Tensor) -> torch.Tensor:
@@ -76,11 +77,21 @@ class Tap:
 
     def upper(self) -> Upper:
         """Return a copy of what follows."""
-        upper = Upper.above(
-            self.blocks, self.shape.cut, self.vectors, self.inputs, all_below=self.all_below
-        )
-        upper.has_maps = self.probe[0].ndim == 4
-        return upper.settle(*self.probe)
+        return self._copy().settle(*self.probe)
+
+    def gives(self, own: torch.Tensor) -> bool:
+        """Whether what follows gives the network's own vectors of the probe, (n, dim)."""
+        try:
+            with torch.no_grad():
+                vectors = self._copy()(*self.probe)
+        except (RuntimeError, TypeError, ValueError, AttributeError, IndexError):
+            return False
+        most = _MOST_OFF * float(own.abs().max())
+        return vectors.shape == own.shape and float((vectors - own).abs().max()) <= most
+
+    def _copy(self) -> Upper:
+        above = self.blocks.above(self.shape.cut, all_below=self.all_below)
+        return Upper(*above, self.vectors, self.inputs)
 
     def held(self, run: Callable[[Given], object], given: Given) -> list[torch.Tensor]:
         """Return what lies at the cut, for `items`."""
@@ -110,9 +121,7 @@ class Tap:
         return np.split(flat, np.cumsum(lengths)[:-1])
 
 
-def cut_at(
-    spec: EncoderSpec, network: torch.nn.Module, vectors: Vectors, given: Given
-) -> tuple[EncoderSpec, Tap]:
+def cut_at(spec: EncoderSpec, network: torch.nn.Module, vectors: Vectors, given: Given) -> Tap:
     """Cut a network where its spec says; for ``auto``, where a tap costs least for what it gives.
 
     The rule of ``auto``: at most two fifths of the computation are left above the cut, so that
@@ -138,25 +147,53 @@ def cut_at(
     mask = given["attention_mask"] if isinstance(given, dict) else None
     if mask is not None and len(variants) > 1:
         raise BadName(f"variants={'+'.join(variants[1:])} in {spec}: only pictures have variants")
-    blocks = watch(network, lambda: vectors(network, given))
-    if len(blocks) < 2:
+    trial = _Trial(variants, vectors, given, mask)
+    for blocks in watch(network, lambda: vectors(network, given)):
+        if tap := next(filter(None, (trial.cut(blocks, cut) for cut in _by_cost(blocks))), None):
+            break
+    else:
         raise has_no_blocks(spec)
-    for cut in _cuts(spec, asked, blocks):
-        stop = Stop(blocks.modules[cut - 1])
+    if asked is not None:
+        n = len(blocks)
+        cut = asked + n if asked < 0 else asked
+        if not 1 <= cut < n:
+            raise BadName(
+                f"tap={asked} in {spec}: its network has {n} blocks, and one at least lies above "
+                f"the cut: expected 1 to {n - 1}, or -1 to {1 - n} counted from the end"
+            )
+        if cut != tap.shape.cut:
+            lower = tap.shape.cut
+            if (tap := trial.cut(blocks, cut)) is None:
+                raise BadName(
+                    f"tap={asked} in {spec}: what follows there needs more than the activations, "
+                    f"as paths lead around the cut; tap={lower} can be had"
+                )
+    return tap
+
+
+@dataclass(frozen=True, eq=False)
+class _Trial:
+    """Cuts a network, and sees whether what follows gives its own vectors."""
+
+    variants: tuple[str, ...]
+    vectors: Vectors
+    given: Given
+    mask: torch.Tensor | None  # of texts: which tokens are no padding
+
+    def cut(self, blocks: Blocks, cut: int) -> Tap | None:
+        """Return the tap after some blocks; None where paths lead around it."""
+        stop, mask = Stop(blocks.modules[cut - 1]), self.mask
         with torch.no_grad():
-            held, own = stop(lambda: vectors(network, given)), vectors(network, given).float()
+            held = stop(lambda: self.vectors(blocks.network, self.given))
+            own = self.vectors(blocks.network, self.given).float()
         probe = (held, None) if mask is None else (_at_the_front(held, mask), mask.sum(dim=1))
         shape = blocks.shape(cut) if mask is None else (0, held.shape[2])
         tap = Tap(
-            TapShape(cut, shape, variants), blocks, stop, vectors, _inputs(given), probe, True
-        )
-        for one in (tap, replace(tap, all_below=False)):
-            if _gives(one, own):
-                return spec.with_option("tap", cut), one
-    raise BadName(
-        f"tap={spec.option('tap', '')} in {spec}: what follows does not depend on the activations "
-        "there alone; take a lower cut"
-    )
+            TapShape(cut, shape, self.variants), blocks, stop, self.vectors, _inputs(self.given),
+            probe, all_below=True,
+        )  # fmt: skip
+        able = (one for one in (tap, replace(tap, all_below=False)) if one.gives(own))
+        return next(able, None)
 
 
 def _inputs(given: Given) -> Inputs:
@@ -178,38 +215,16 @@ def _inputs(given: Given) -> Inputs:
     return tokens
 
 
-def _cuts(spec: EncoderSpec, asked: int | None, blocks: Blocks) -> list[int]:
-    """Return the cut that is asked for; for auto, cuts in the order in which they are tried."""
+def _by_cost(blocks: Blocks) -> Iterable[int]:
+    """Return cuts in the order in which ``auto`` tries them: its own, then lower ones."""
     n = len(blocks)
-    if asked is not None:
-        cut = asked + n if asked < 0 else asked
-        if not 1 <= cut < n:
-            raise BadName(
-                f"tap={asked} in {spec}: its network has {n} blocks, and one at least lies above "
-                f"the cut: expected 1 to {n - 1}, or -1 to {1 - n} counted from the end"
-            )
-        return [cut]
     able = [cut for cut in range(1, n) if blocks.share_above(cut) <= _MOST_ABOVE] or [n - 1]
     n_bytes = {cut: TapShape(cut, blocks.shape(cut)).nbytes for cut in able}
     most = _TIMES_THE_LEAST * min(n_bytes.values())
-    first = next(cut for cut in able if n_bytes[cut] <= most)
-    return list(range(first, 0, -1))  # a lower one where paths lead around it
+    return range(next(cut for cut in able if n_bytes[cut] <= most), 0, -1)
 
 
 def _at_the_front(held: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """Move the tokens of each text before its padding, on whichever side that stands."""
     order = mask.argsort(dim=1, descending=True, stable=True)
     return held.gather(1, order[..., None].expand_as(held))
-
-
-def _gives(tap: Tap, own: torch.Tensor) -> bool:
-    """Whether what follows a cut gives the network's own vectors."""
-    try:
-        with torch.no_grad():
-            vectors = tap.upper()(*tap.probe)
-    except (RuntimeError, TypeError, ValueError, AttributeError, IndexError):
-        return False
-    scale = float(own.abs().max())
-    return vectors.shape == own.shape and bool(
-        torch.allclose(vectors, own, rtol=1e-4, atol=1e-5 * max(scale, 1e-6))
-    )

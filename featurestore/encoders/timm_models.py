@@ -127,7 +127,7 @@ def assemble(
 def _n_layers(module: Any, spec: EncoderSpec, size: tuple[int, int, int]) -> int:
     if not hasattr(module, "forward_intermediates"):
         raise BadName(f"timm gives no layers of {spec.model}: leave #layer out")
-    with torch.inference_mode():
+    with torch.no_grad():
         module.eval()
         return len(module.forward_intermediates(torch.zeros(1, *size), intermediates_only=True))
 

@@ -242,16 +242,19 @@ def _without_copy(depths: Depths, probed: dict[Depth, NDArray[np.float32]]) -> D
     return (*kept, own)
 
 
-def cut_network(
-    spec: EncoderSpec, network: Network, depth: Depth, modality: Modality
-) -> tuple[EncoderSpec, Network]:
-    """Return the network as its spec cuts it (``#tap=``), and the spec with the cut's number.
+def cut_where_asked(
+    resolved: ResolvedEncoder, network: Network, depth: Depth, modality: Modality
+) -> tuple[ResolvedEncoder, Network]:
+    """Return an encoder's network with its tap (``#tap=``), and what it is then.
 
     Raises
     ------
     BadName
         If it cannot be cut there.
     """
+    spec = resolved.spec
+    if not spec.has_tap and not spec.option("variants", ""):
+        return resolved, network
     if modality is Modality.IMAGE:
         assert network.preprocessing is not None
         rng = np.random.default_rng(0)  # of one color, a picture tells less
@@ -271,8 +274,13 @@ def cut_network(
     def vectors(module: torch.nn.Module, given: Given) -> torch.Tensor:
         return network.forward(modality, module, given, [depth])[0]
 
-    spec, tap = cut_at(spec, network.module, vectors, given)
-    return spec, replace(network, tap=tap)
+    tap = cut_at(spec, network.module, vectors, given)
+    shape = tap.shape
+    resolved = replace(
+        resolved, spec=spec.with_option("tap", shape.cut), dim=shape.dim,
+        chosen={**resolved.chosen, "tap": shape.chosen},
+    )  # fmt: skip
+    return resolved, replace(network, tap=tap)
 
 
 def encoders_of(
@@ -306,26 +314,14 @@ def encoders_of(
     n_parameters = sum(one.numel() for one in network.module.parameters())
 
     def encoder(spec: EncoderSpec, depths: Depths) -> TorchEncoder:
-        if spec.option("tap", "") or spec.option("variants", ""):
-            spec, cut = cut_network(spec, network, depths[0], modality)
-            assert cut.tap is not None
-            shape = cut.tap.shape
-            at = depths[0].chosen | {"tap": shape.chosen}
-            resolved = ResolvedEncoder(
-                spec, shape.dim, modalities, chosen | decode | at, versions, n_parameters
-            )
-            return TorchEncoder(resolved, cut, depths)
         is_several = len(depths) > 1
         depths = _without_copy(depths, probed) if is_several else depths
         dims = [len(probed[depth]) for depth in depths]
         layers = [{**one.chosen, "dim": dim} for one, dim in zip(depths, dims, strict=True)]
         at = {"layers": layers} if is_several else depths[0].chosen
-        return TorchEncoder(
-            ResolvedEncoder(
-                spec, sum(dims), modalities, chosen | decode | at, versions, n_parameters
-            ),
-            network,
-            depths,
+        resolved = ResolvedEncoder(
+            spec, sum(dims), modalities, chosen | decode | at, versions, n_parameters
         )
+        return TorchEncoder(*cut_where_asked(resolved, network, depths[0], modality), depths)
 
     return [encoder(spec, one) for spec, one in zip(specs, depths, strict=True)]

@@ -148,8 +148,11 @@ def precision_of(spec: EncoderSpec) -> torch.dtype:
 
 @contextmanager
 def inference(device: str, dtype: torch.dtype) -> Iterator[None]:
-    """Run without gradients, in the chosen precision."""
-    with torch.inference_mode():
+    """Run without gradients, in the chosen precision.
+
+    Not in inference mode: what a network keeps of a pass is of use in training then.
+    """
+    with torch.no_grad():
         if dtype is torch.float32:
             yield
         else:

@@ -227,7 +227,7 @@ def _n_layers(model: _Model, preprocessing: Preprocessing | None, device: str) -
         return int(config.num_hidden_layers)
     probe = preprocessing.prepare(Image.new("RGB", (64, 64)))
     pixels = preprocessing.normalize(torch.from_numpy(probe)[None].to(device))
-    with torch.inference_mode():
+    with torch.no_grad():
         out = _vision(model)(pixel_values=pixels, output_hidden_states=True)
     return len(out.hidden_states) - 1
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Self
 import torch
 from torch import nn
 
-from featurestore.encoders.blocks import Blocks, Slot
+from featurestore.encoders.blocks import Slot
 from featurestore.errors import BadName
 
 if TYPE_CHECKING:
@@ -35,15 +35,7 @@ class Upper(nn.Module):
         self.vectors = vectors
         self.inputs = inputs
         self.dim = 0
-        self.has_maps = False  # of convolutions, which like channels last
         self.eval()
-
-    @classmethod
-    def above(
-        cls, blocks: Blocks, cut: int, vectors: Vectors, inputs: Inputs, *, all_below: bool = True
-    ) -> Self:
-        """Copy what lies above a cut; see `Blocks.above`."""
-        return cls(*blocks.above(cut, all_below=all_below), vectors, inputs)
 
     def train(self, mode: bool = True) -> Self:
         """Stay as in use, whatever is asked for."""
@@ -59,12 +51,9 @@ class Upper(nn.Module):
         lengths : Tensor of shape (n,), optional
             Of texts: how many tokens each has.
         """
-        is_map = self.has_maps and batch.ndim == 4
-        # A copy: a network may work in place.
-        batch = batch.to(
-            torch.float32, copy=True,
-            memory_format=torch.channels_last if is_map else torch.preserve_format,
-        )  # fmt: skip
+        # Of maps as a convolution likes them; a copy, since a network may work in place.
+        order = torch.channels_last if batch.ndim == 4 else torch.preserve_format
+        batch = batch.to(torch.float32, copy=True, memory_format=order)
         self.slot.batch = batch
         try:
             return self.vectors(self.network, self.inputs(batch, lengths)).float()

@@ -1,6 +1,9 @@
 """Taps: what lies at a cut, and an upper part that makes the encoder's own vectors of it."""
 
+import json
+
 import numpy as np
+import open_clip
 import pytest
 import torch
 from PIL import Image
@@ -9,7 +12,7 @@ from featurestore.encoders.canary import canary_vectors, check_canary
 from featurestore.encoders.loading import known_encoder, load_encoder, load_encoders
 from featurestore.encoders.upper_part import upper_of
 from featurestore.errors import BadName, EncoderDrift
-from featurestore.terms.specs import EncoderSpec, parse_specs
+from featurestore.terms.specs import EncoderSpec, Modality, parse_specs
 from featurestore.terms.taps import TapShape
 
 MOBILENET = "random:timm:mobilenetv2_050#size=64"
@@ -168,3 +171,117 @@ def test_the_canary_of_a_tap_is_short(noise):
     (other,) = load(f"{MOBILENET},tap=5,variants=flip,seed=1")
     with pytest.raises(EncoderDrift, match="other vectors"):
         check_canary(other, canary)
+
+
+@pytest.mark.parametrize(
+    ("spec", "tap"),
+    [
+        ("random:timm:vit_tiny_patch16_224#size=64", TapShape(8, (17, 192))),
+        ("random:timm:resnet10t#size=64", TapShape(2, (128, 8, 8))),
+        ("builtin:tiny-image", TapShape(4, (64, 8, 8))),
+        ("builtin:tiny-image#decode=fast,tap=2", TapShape(2, (24, 32, 32))),
+    ],
+)  # fmt: skip
+def test_networks_of_other_kinds_are_cut(spec, tap, noise):
+    plain = EncoderSpec.parse(spec).untapped
+    check_upper(*load(str(plain), str(plain.with_option("tap", tap.cut))), noise)
+    (chosen,) = load(spec if "tap" in spec else str(plain.with_option("tap", "auto")))
+    assert chosen.tap == tap
+
+
+def test_a_cut_that_paths_lead_around_is_refused():
+    """The vector of builtin:tiny-image holds what lies after its fourth block, too."""
+    with pytest.raises(BadName, match="paths lead around the cut; tap=4 can be had"):
+        load("builtin:tiny-image#tap=5")
+
+
+def test_the_image_tower_of_open_clip_is_cut(tiny_clip, noise, tmp_path):
+    config = json.loads((tiny_clip / "open_clip_config.json").read_text())
+    config["model_cfg"]["vision_cfg"]["layers"] = 6
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = open_clip.CLIP(**config["model_cfg"])
+    torch.save(network.state_dict(), tmp_path / "open_clip_pytorch_model.bin")
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(config))
+    plain, tapping = load(
+        f"open_clip:local-dir:{tmp_path}", f"open_clip:local-dir:{tmp_path}#tap=2"
+    )
+    check_upper(plain, tapping, noise)
+    assert tapping.resolved.modalities == {Modality.IMAGE}  # its texts have no such tap
+
+
+@pytest.mark.parametrize("family", ["hf", "st"])
+def test_texts_are_held_without_padding(minilm, family):
+    """Each as long as it is; four blocks of the real MiniLM lie below the cut."""
+    spec = minilm.replace("st:", f"{family}:")
+    plain, tapping = load(spec, f"{spec}#tap=auto")
+    assert tapping.tap == TapShape(4, (0, 384))
+    assert tapping.tap.nbytes == 768  # a token
+    assert tapping.resolved.dim == 0
+    texts = ["A cat sat.", "a", "The very longest of these three texts. " * 40]
+    held = tapping.encode_texts(texts)
+    assert [one.shape for one in held] == [(n, 384) for n in plain.tokenize(texts).lengths]
+    lengths = torch.tensor([len(one) for one in held])
+    padded = torch.nn.utils.rnn.pad_sequence([torch.from_numpy(one) for one in held], True)
+    upper = upper_of(tapping)
+    with torch.no_grad():
+        vectors = upper(padded, lengths).numpy()
+        alone = upper(padded[:1, : lengths[0]], lengths[:1]).numpy()
+    own = plain.encode_texts(texts)
+    scale = np.abs(own).max()
+    np.testing.assert_allclose(vectors, own, atol=2e-3 * scale)
+    np.testing.assert_allclose(vectors[:1], alone, atol=1e-5 * scale)
+    with pytest.raises(BadName, match="only pictures have variants"):
+        load(f"{spec}#tap=4,variants=flip")
+    with pytest.raises(BadName, match=r"has 6 blocks.*expected 1 to 5"):
+        load(f"{spec}#tap=6")
+
+
+def small(name):
+    import transformers as t
+
+    sizes = {"hidden_size": 32, "num_hidden_layers": 6, "num_attention_heads": 4}
+    words = sizes | {"vocab_size": 30522, "intermediate_size": 64}
+    special = {"pad_token_id": 0, "cls_token_id": 101, "sep_token_id": 102, "bos_token_id": 101}
+    return {
+        "qwen3": lambda: t.Qwen3Model(
+            t.Qwen3Config(**words, head_dim=8, num_key_value_heads=2, max_position_embeddings=64)
+        ),
+        "modernbert": lambda: t.ModernBertModel(
+            t.ModernBertConfig(**words, **special, eos_token_id=102)
+        ),
+        "albert": lambda: t.AlbertModel(t.AlbertConfig(**words, embedding_size=16)),
+        "vit": lambda: t.ViTModel(t.ViTConfig(**sizes, intermediate_size=64, image_size=64)),
+    }[name]()
+
+
+@pytest.mark.parametrize("name", ["qwen3", "modernbert", "vit"])
+def test_transformers_of_other_kinds_are_cut(name, minilm, noise, tmp_path):
+    from transformers import AutoTokenizer, ViTImageProcessor
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        small(name).save_pretrained(tmp_path)
+    plain = f"hf:local-dir:{tmp_path}"
+    if name == "vit":
+        ViTImageProcessor(size={"height": 64, "width": 64}).save_pretrained(tmp_path)
+        check_upper(*load(plain, f"{plain}#tap=4"), noise)
+        return
+    AutoTokenizer.from_pretrained(minilm.partition("local-dir:")[2]).save_pretrained(tmp_path)
+    encoder, tapping = load(plain, f"{plain}#tap=auto")
+    assert tapping.tap == TapShape(4, (0, 32))
+    texts = ["A cat sat.", "a", "A text of many more words than both of the others."]
+    held, own = tapping.encode_texts(texts), encoder.encode_texts(texts)
+    padded = torch.nn.utils.rnn.pad_sequence([torch.from_numpy(one) for one in held], True)
+    with torch.no_grad():
+        vectors = upper_of(tapping)(padded, torch.tensor([len(one) for one in held])).numpy()
+    np.testing.assert_allclose(vectors, own, atol=2e-3 * np.abs(own).max())
+
+
+def test_blocks_that_share_their_weights_are_none(minilm, tmp_path):
+    from transformers import AutoTokenizer
+
+    small("albert").save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(minilm.partition("local-dir:")[2]).save_pretrained(tmp_path)
+    with pytest.raises(BadName, match="no blocks to cut between, or they share more"):
+        load(f"hf:local-dir:{tmp_path}#tap=auto")
