@@ -22,11 +22,11 @@ from featurestore.search.exact import (
     Metric,
     VectorIndex,
     best_among,
+    best_in_blocks,
     check_metric,
     faiss_metric,
     load_faiss,
     prepared,
-    scored,
 )
 from featurestore.search.factory import (
     GRAPH,
@@ -39,6 +39,7 @@ from featurestore.search.gpu import FaissIndex
 from featurestore.search.index_files import FILES, FORMAT, read_facts, read_files
 from featurestore.storage.files import written_beside
 from featurestore.storage.sums import write_sums
+from featurestore.storage.taking import Ids
 from featurestore.terms.intervals import wilson
 
 _SHARE_DEAD = 0.2  # from here on an index is built anew
@@ -51,7 +52,7 @@ _N_TIMED = 64  # single queries
 class ApproximateIndex(VectorIndex):
     """A FAISS index tuned to a recall that was measured; scores are exact."""
 
-    ids: NDArray[np.str_]  # (n,), of the view as it is now
+    ids: NDArray[np.str_] | Ids  # (n,), of the view as it is now
     vectors: NDArray[np.float32]  # (n, dim), as the view has them, mapped where there is a cache
     metric: Metric
     keys: pa.Array  # (n_added,): (item id, content hash) of each position
@@ -63,7 +64,7 @@ class ApproximateIndex(VectorIndex):
     @classmethod
     def build(
         cls,
-        ids: NDArray[np.str_],
+        ids: NDArray[np.str_] | Ids,
         keys: pa.Array,
         vectors: NDArray[np.float32],
         *,
@@ -185,21 +186,9 @@ class ApproximateIndex(VectorIndex):
 
     def _least_scores(self, rows: NDArray[np.intp]) -> NDArray[np.float32]:
         """Return the score of each row's farthest true neighbor, (n_rows,); itself left out."""
-        flat = load_faiss().IndexFlat(self.vectors.shape[1], faiss_metric(self.metric))
         k = min(RECALL_AT, len(self.ids) - 1)
         queries = prepared(self.vectors[rows], self.metric)
-        best_scores = np.full((len(rows), k + 1), -np.inf, np.float32)
-        best_rows = np.full((len(rows), k + 1), -1, np.intp)
-        for start in range(0, len(self.ids), 65_536):  # in blocks: the rest stays mapped
-            flat.reset()
-            flat.add(prepared(self.vectors[start : start + 65_536], self.metric))
-            distances, near = flat.search(queries, min(k + 1, flat.ntotal))
-            scores, near = scored(distances, near, self.metric)
-            scores = np.hstack([best_scores, scores])
-            near = np.hstack([best_rows, near + start])
-            order = np.argsort(-scores, axis=1, kind="stable")[:, : k + 1]
-            best_scores = np.take_along_axis(scores, order, axis=1)
-            best_rows = np.take_along_axis(near, order, axis=1)
+        best_scores, best_rows = best_in_blocks(self.vectors, queries, k + 1, self.metric)
         return _without_own(best_scores, best_rows, rows, k)[:, -1]
 
     def _recall(self, rows: NDArray[np.intp], least: NDArray[np.float32]) -> float:
@@ -287,7 +276,7 @@ class ApproximateIndex(VectorIndex):
         return candidates
 
     def caught_up(
-        self, ids: NDArray[np.str_], keys: pa.Array, vectors: NDArray[np.float32]
+        self, ids: NDArray[np.str_] | Ids, keys: pa.Array, vectors: NDArray[np.float32]
     ) -> Self | None:
         """Return this for a view that has changed: new rows are added, removed ones masked.
 
@@ -335,7 +324,7 @@ class ApproximateIndex(VectorIndex):
 
     @classmethod
     def open(
-        cls, folder: Path, ids: NDArray[np.str_], keys: pa.Array, vectors: NDArray[np.float32]
+        cls, folder: Path, ids: NDArray[np.str_] | Ids, keys: pa.Array, vectors: NDArray[np.float32]
     ) -> Self | None:
         """Return the index in a folder for a view as it is now; None if it must be built anew.
 

@@ -7,7 +7,7 @@ times -1.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
@@ -18,13 +18,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featurestore.errors import BadName, BadQuery, MissingExtra, ShapeMismatch, UnknownItem, nearest
-from featurestore.search.gpu import MOST_K, GpuVectors
+from featurestore.search.gpu import MOST_K, GpuVectors, has_gpu
+from featurestore.storage.taking import Ids
 from featurestore.terms.embeddings import Neighbors
 from featurestore.terms.vectors import unit_rows
 
 EXACT = "exact"  # the name of no FAISS factory
 RECALL_AT = 10
 EXACT_FLOATS = 16 << 20  # up to here a query over all vectors takes some 3 to 6 ms on 2 cores
+COPIED_BYTES = 256 << 20  # of vectors; more are searched where they lie
+BLOCK = 16_384  # rows of them that are copied at once
 CHUNK = 256  # queries whose candidates are in memory at once
 GPU_FLOATS = (
     10_000_000_000  # queries × vectors × dim from which on a GPU is asked: 0.2 s on 2 cores
@@ -55,7 +58,7 @@ def check_metric(name: str) -> Metric:
 class VectorIndex(ABC):
     """What every index has; `rows` of a result are rows of ``vectors``."""
 
-    ids: NDArray[np.str_]  # (n,)
+    ids: NDArray[np.str_] | Ids  # (n,)
     vectors: NDArray[np.float32]  # (n, dim)
     metric: Metric
 
@@ -170,30 +173,40 @@ class VectorIndex(ABC):
 
     def row_of(self, item_id: str) -> int:
         """Return the row of an item."""
-        rows = np.flatnonzero(self.ids == item_id)
-        if len(rows) == 0:
+        if isinstance(self.ids, Ids):
+            row = self.ids.place(item_id)
+        else:
+            row = next(iter(np.flatnonzero(self.ids == item_id).tolist()), -1)
+        if row < 0:
             raise UnknownItem(
                 f"there is no vector of {item_id!r} here: {nearest(item_id, self.ids[:10_000])}"
             )
-        return int(rows[0])
+        return row
 
 
 @dataclass(frozen=True, eq=False)
 class ExactIndex(VectorIndex):
-    """Search over all vectors; many queries run on a GPU if FAISS has one."""
+    """Search over all vectors; many queries run on a GPU if FAISS has one.
 
-    ids: NDArray[np.str_]  # (n,)
-    vectors: NDArray[np.float32]  # (n, dim); of length 1 for cosine
+    Few vectors are copied to where FAISS searches them; many are gone through in blocks, so that
+    what is mapped stays so.
+    """
+
+    ids: NDArray[np.str_] | Ids  # (n,)
+    vectors: NDArray[np.float32]  # (n, dim); few of them, for cosine, of length 1
     metric: Metric
 
     @classmethod
     def build(
-        cls, ids: NDArray[np.str_], vectors: NDArray[np.float32], metric: str = Metric.COSINE
+        cls,
+        ids: NDArray[np.str_] | Ids,
+        vectors: NDArray[np.float32],
+        metric: str = Metric.COSINE,
     ) -> Self:
         """Index ``vectors`` of shape (n, dim); they need not be normalized."""
         load_faiss()
         metric = check_metric(metric)
-        return cls(ids, prepared(vectors, metric), metric)
+        return cls(ids, vectors if is_much(vectors) else prepared(vectors, metric), metric)
 
     @cached_property
     def _flat(self) -> Any:
@@ -215,19 +228,27 @@ class ExactIndex(VectorIndex):
 
     @cached_property
     def _on_gpu(self) -> GpuVectors | None:
-        return GpuVectors.of(load_faiss(), self.vectors, faiss_metric(self.metric))
+        faiss = load_faiss()
+        if not has_gpu(faiss):
+            return None
+        vectors = prepared(self.vectors, self.metric) if is_much(self.vectors) else self.vectors
+        return GpuVectors.of(faiss, vectors, faiss_metric(self.metric))
 
     def _all(
         self, queries: NDArray[np.float32], k: int
     ) -> tuple[NDArray[np.float32], NDArray[np.intp]]:
-        is_much = len(queries) * self.vectors.size >= GPU_FLOATS and k <= MOST_K
-        answer = self._on_gpu.search(queries, k) if is_much and self._on_gpu else None
+        for_gpu = len(queries) * self.vectors.size >= GPU_FLOATS and k <= MOST_K
+        answer = self._on_gpu.search(queries, k) if for_gpu and self._on_gpu else None
+        if answer is None and is_much(self.vectors):
+            return best_in_blocks(self.vectors, queries, k, self.metric)
         distances, rows = answer or self._flat.search(queries, k)
         return scored(distances, rows, self.metric)
 
     def _some(
         self, queries: NDArray[np.float32], k: int, among: NDArray[np.bool_]
     ) -> tuple[NDArray[np.float32], NDArray[np.intp]]:
+        if is_much(self.vectors):
+            return best_in_blocks(self.vectors, queries, k, self.metric, among)
         faiss = load_faiss()
         bits = np.packbits(among, bitorder="little")
         chosen = faiss.SearchParameters(sel=faiss.IDSelectorBitmap(bits))
@@ -249,16 +270,72 @@ class ExactIndex(VectorIndex):
         if self.metric is Metric.L2:
             at = np.nextafter(np.float32(score) ** 2, np.float32(np.inf))
             at = at if score <= 0 else np.float32(0)  # no distance is below 0
-        limits, distances, rows = self._flat.range_search(prepared(queries, self.metric), at)
-        scores, rows = scored(distances, rows.astype(np.intp), self.metric)
+        near: list[list[tuple[NDArray[np.float32], NDArray[np.intp]]]] = [[] for _ in queries]
+        ready = prepared(queries, self.metric)
+        for start, flat in self._parts():
+            limits, distances, rows = flat.range_search(ready, at)
+            scores, rows = scored(distances, start + rows.astype(np.intp), self.metric)
+            for found, (first, end) in zip(near, pairwise(limits.astype(np.intp)), strict=True):
+                found.append((scores[first:end], rows[first:end]))
         results = []
-        for start, end in pairwise(limits.astype(np.intp)):
-            order = start + np.argsort(-scores[start:end], kind="stable")
+        for found in near:
+            scores, rows = (np.concatenate(one) for one in zip(*found, strict=True))
+            order = np.argsort(-scores, kind="stable")
             if among is not None:
                 order = order[among[rows[order]]]
             row = rows[order][None]
             results.append(Neighbors(self.ids[row], scores[order][None], row))
         return results
+
+    def _parts(self) -> Iterator[tuple[int, Any]]:
+        """Yield FAISS's indexes of blocks, and where each begins; one of few vectors."""
+        if not is_much(self.vectors):
+            yield 0, self._flat
+            return
+        flat = load_faiss().IndexFlat(self.vectors.shape[1], faiss_metric(self.metric))
+        for start in range(0, len(self.vectors), BLOCK):
+            flat.reset()
+            flat.add(prepared(self.vectors[start : start + BLOCK], self.metric))
+            yield start, flat
+
+
+def is_much(vectors: NDArray[np.float32]) -> bool:
+    """Whether no copy of vectors should be made."""
+    return vectors.nbytes > COPIED_BYTES
+
+
+def best_in_blocks(
+    vectors: NDArray[np.float32],
+    queries: NDArray[np.float32],
+    k: int,
+    metric: Metric,
+    among: NDArray[np.bool_] | None = None,
+) -> tuple[NDArray[np.float32], NDArray[np.intp]]:
+    """Return scores and rows, (n_queries, k), of the best; of vectors, (n, dim), a block is copied.
+
+    Queries are prepared; ``among``, (n,), marks the rows that count, at least k. Of equal scores
+    the first rows are taken.
+    """
+    flat = load_faiss().IndexFlat(vectors.shape[1], faiss_metric(metric))
+    best_scores = np.full((len(queries), k), -np.inf, np.float32)
+    best_rows = np.full((len(queries), k), -1, np.intp)
+    for start in range(0, len(vectors), BLOCK):
+        block = vectors[start : start + BLOCK]
+        rows = np.arange(start, start + len(block))
+        if among is not None:
+            rows = rows[among[rows]]
+            block = vectors[rows]
+        if len(rows) == 0:
+            continue
+        flat.reset()
+        flat.add(prepared(block, metric))
+        distances, near = flat.search(queries, min(k, flat.ntotal))
+        scores, near = scored(distances, near, metric)
+        scores, near = np.hstack([best_scores, scores]), np.hstack([best_rows, rows[near]])
+        order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+        best_scores = np.take_along_axis(scores, order, axis=1)
+        best_rows = np.take_along_axis(near, order, axis=1)
+    return best_scores, best_rows
 
 
 def distinct(vectors: NDArray[np.float32], limit: float) -> NDArray[np.intp]:

@@ -80,7 +80,30 @@ def wait_until_written() -> None:
             thread.join()
 
 
+def fill_cache(
+    folder: Path, fill: Callable[[Path], None], erased_since: Callable[[], bool]
+) -> Cached | None:
+    """Let ``fill`` write a snapshot's files in parts; return them, mapped, or None without room."""
+    made: list[Cached | None] = []
+    _put(folder, fill, erased_since, lambda: made.append(read_cache(folder, erased_since)))
+    return made[0] if made else None
+
+
 def _write(folder: Path, cached: Cached) -> None:
+    def fill(temporary: Path) -> None:
+        np.save(temporary / "vectors.npy", cached.vectors)
+        with pa.ipc.new_file(str(temporary / "items.arrow"), cached.items.schema) as writer:
+            writer.write_table(cached.items)
+
+    _put(folder, fill, cached.erased_since)
+
+
+def _put(
+    folder: Path,
+    fill: Callable[[Path], None],
+    erased_since: Callable[[], bool],
+    then: Callable[[], object] = lambda: None,
+) -> None:
     of_view = folder.parent
     try:
         # Without parents: a data set that was dropped meanwhile must not come back.
@@ -88,11 +111,10 @@ def _write(folder: Path, cached: Cached) -> None:
         of_view.mkdir(exist_ok=True)
         with written_beside(folder, over=False) as temporary:  # another process's is as good
             temporary.mkdir()
-            np.save(temporary / "vectors.npy", cached.vectors)
-            with pa.ipc.new_file(str(temporary / "items.arrow"), cached.items.schema) as writer:
-                writer.write_table(cached.items)
+            fill(temporary)
             write_sums(temporary, FILES)
-        if cached.erased_since():
+        then()
+        if erased_since():
             shutil.rmtree(folder)
         others = [(path.stat().st_mtime_ns, path) for path in of_view.iterdir() if path != folder]
         for _, path in sorted(others, reverse=True)[N_KEPT - 1 :]:

@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 from featurestore.storage.shards import each_shard
 from featurestore.storage.tables import Shard
 
-_KEY = ["item_id", "content_hash"]
+KEY = ["item_id", "content_hash"]
 _SEEDS = (0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F)
 _ODD = (np.uint64(0xFF51AFD7ED558CCD), np.uint64(0xC4CEB9FE1A85EC53))
 _SHIFT = np.uint64(32)
 _AT_ONCE = 1 << 20  # bytes of texts
+_JOINED_AT_ONCE = 500_000
 _SHA256_LENGTH = 64  # as hex: of a hash, half is enough
 
 
@@ -24,14 +25,14 @@ def key_hashes(shards: Sequence[Shard]) -> NDArray[np.uint64]:
 
     That two of 10^9 different pairs are equal in both numbers has a chance of 10^-21.
     """
-    parts = [hashes_of(rows) for rows in each_shard([one.path for one in shards], _KEY)]
+    parts = [hashes_of(rows) for rows in each_shard([one.path for one in shards], KEY)]
     return np.concatenate(parts, axis=1) if parts else np.empty((2, 0), np.uint64)
 
 
 def hashes_of(rows: pa.Table) -> NDArray[np.uint64]:
     """Return hashes, (2, n), of id and content."""
     parts = []
-    for batch in rows.select(_KEY).to_batches():
+    for batch in rows.select(KEY).to_batches():
         found = np.repeat(np.array(_SEEDS, np.uint64)[:, None], len(batch), axis=1)
         for column in batch.columns:
             _stir(found, column)
@@ -44,9 +45,18 @@ def places(keys: NDArray[np.uint64], asked: NDArray[np.uint64]) -> NDArray[np.in
 
     Both are (2, n); what is returned is (n_asked,).
     """
+    n_parts = np.uint64(max(1, keys.shape[1] // _JOINED_AT_ONCE))
     found = np.full(asked.shape[1], -1, np.intp)
-    if not keys.size:
-        return found
+    for part in range(int(n_parts)):
+        known, wanted = (np.flatnonzero(one[1] % n_parts == part) for one in (keys, asked))
+        place = _places(keys[:, known], asked[:, wanted])
+        is_there = place >= 0
+        found[wanted[is_there]] = known[place[is_there]]
+    return found
+
+
+def _places(keys: NDArray[np.uint64], asked: NDArray[np.uint64]) -> NDArray[np.intp]:
+    found = np.full(asked.shape[1], -1, np.intp)
     order, in_turn = np.argsort(keys[0]), np.argsort(asked[0])  # both sorted, the search is quick
     first = keys[0, order]
     at = np.searchsorted(first, asked[0, in_turn])

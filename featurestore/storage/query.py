@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from threading import TIMEOUT_MAX
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import duckdb
 import numpy as np
@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from featurestore.errors import BadQuery, nearest
+from featurestore.errors import BadQuery, StoreCorrupt, nearest
 from featurestore.storage.memory import memory_limit
 
 Answer = TypeVar("Answer")
@@ -37,12 +37,11 @@ _CLOSED = (
 EXPRESSION_S = 60.0  # a condition over a million rows takes a second: longer is a mistake
 # Arrow has no such types: DuckDB hands over other values (-1) without a word, so texts go instead.
 _NOT_IN_ARROW = re.compile(r"\b(UHUGEINT|BIT|TIME WITH TIME ZONE)\b")
+_NOT_READ = "reading the stream registered as"  # what DuckDB says where Arrow cannot read a file
 AS_TEXT, AS_JSON = "{}::varchar", "to_json({})"  # how `select_values` writes a value
 
 
-def select(
-    statement: str, tables: Mapping[str, pa.Table], *, limit_s: float | None = None
-) -> pa.Table:
+def select(statement: str, tables: Mapping[str, Any], *, limit_s: float | None = None) -> pa.Table:
     """Run one SELECT over the given tables.
 
     Every column of the answer has a name of its own: of two called ``label`` the second becomes
@@ -52,8 +51,8 @@ def select(
     ----------
     statement : str
         One SELECT statement (WITH, UNION and the like included).
-    tables : mapping of str to pyarrow.Table
-        What the statement may name.
+    tables : mapping of str to pyarrow.Table or pyarrow.dataset.Dataset
+        What the statement may name; of a data set, only the rows and columns asked for are read.
     limit_s : float, optional
         Seconds after which it is stopped, between two blocks of rows: a single call of a function
         is not cut short.
@@ -80,7 +79,7 @@ def select(
 
 def select_values(
     statement: str,
-    tables: Mapping[str, pa.Table],
+    tables: Mapping[str, Any],
     write: str,
     *,
     limit_s: float | None = None,
@@ -109,7 +108,7 @@ def select_values(
 
 def _run(
     statement: str,
-    tables: Mapping[str, pa.Table],
+    tables: Mapping[str, Any],
     fetch: Callable[[duckdb.DuckDBPyRelation], Answer],
     limit_s: float | None,
 ) -> tuple[list[str], Answer]:
@@ -142,11 +141,22 @@ def _run(
         raise BadQuery(
             f"out of memory: {' '.join(statement.split())}; ask for fewer rows or shorter values"
         ) from None
+    except FileNotFoundError as error:
+        raise _unread(f"{error} is gone") from None
     except duckdb.Error as error:
         reason = str(error).splitlines()[0]
+        if _NOT_READ in reason:
+            raise _unread(reason) from None
         raise BadQuery(f"{reason} in: {' '.join(statement.split())}") from None
     finally:
         connection.close()
+
+
+def _unread(reason: str) -> StoreCorrupt:
+    return StoreCorrupt(
+        f"{reason}; the log names this file, so restore it from a backup (an old version may have "
+        "lost it to vacuum): `featurestore store verify` names what is damaged"
+    )
 
 
 def _interruptible(

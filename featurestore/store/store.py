@@ -24,6 +24,7 @@ from featurestore.storage.dataset_folder import DatasetFolder
 from featurestore.storage.files import json_bytes, move_folder, read_json, remove_folder
 from featurestore.storage.query import select, select_values
 from featurestore.storage.remote import ABSENT, SCHEME, RemotePath, StorePath, as_path
+from featurestore.storage.scan import scan
 from featurestore.storage.shards import read_shard
 from featurestore.storage.store_marker import (
     check_dataset_name,
@@ -253,13 +254,13 @@ class Store:
         tables = self._tables_named_in(statement)
         return select_values(statement, tables, write, limit_s=limit_s, limit_bytes=limit_bytes)
 
-    def _tables_named_in(self, statement: str) -> dict[str, pa.Table]:
-        tables = {}
+    def _tables_named_in(self, statement: str) -> dict[str, Any]:
+        tables: dict[str, Any] = {}
         for name in self.datasets():
             if name not in statement:
                 continue
             dataset = self.dataset(name)
-            tables[name] = dataset.items()
+            tables[name] = scan(dataset.folder.items)
             for view in dataset.views():
                 if view.name in statement:
                     tables[view.name] = view.to_arrow(columns=[])

@@ -13,8 +13,6 @@ from featurestore.storage.key_hashes import key_hashes, places
 from featurestore.storage.tables import Shard
 from featurestore.terms.snapshots import Snapshot
 
-_AT_ONCE = 500_000  # rows that are joined at once
-
 
 def count_valid(
     folder: DatasetFolder,
@@ -50,13 +48,10 @@ def count_valid(
 
 
 def _n_valid(items: Sequence[Shard], pairs: Sequence[Shard]) -> int:
-    keys, asked = key_hashes(pairs), key_hashes(items)
-    n_parts = max(1, asked.shape[1] // _AT_ONCE)
-    found = 0
-    for part in range(n_parts):
-        some, of_items = (one[:, one[0] % np.uint64(n_parts) == part] for one in (keys, asked))
-        found += int((places(_unique(some), of_items) >= 0).sum())
-    return found
+    keys = key_hashes(items)
+    has_vector = np.zeros(keys.shape[1] + 1, bool)
+    has_vector[places(keys, key_hashes(pairs))] = True  # the last one, of no item
+    return int(has_vector[:-1].sum())
 
 
 def _unique(keys: NDArray[np.uint64]) -> NDArray[np.uint64]:

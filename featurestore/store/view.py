@@ -25,7 +25,7 @@ from featurestore.store.strip import strip
 from featurestore.store.view_facts import ViewFacts, facts_of
 from featurestore.store.view_index import Index, ViewIndex
 from featurestore.store.view_info import ViewInfo
-from featurestore.store.view_rows import ViewRows, matching, objects, with_nulls
+from featurestore.store.view_rows import ViewRows, ids_of, matching, objects, with_nulls
 from featurestore.store.view_search import Scope, SearchAmong, SearchOptions, checked, content_of
 from featurestore.terms.embeddings import Embeddings, LazyColumns, Neighbors
 from featurestore.terms.snapshots import Snapshot
@@ -222,7 +222,7 @@ class View(ViewInfo):
             index = kept.open(rows, metric)
             if index is not None:
                 return index
-        return ExactIndex.build(objects(rows.items.column("item_id")), rows.vectors, metric)
+        return ExactIndex.build(ids_of(rows.items), rows.vectors, metric)
 
     def build_index(
         self,

@@ -18,7 +18,7 @@ from featurestore.search.index_files import read_facts
 from featurestore.storage.cache import Cached
 from featurestore.storage.columns import item_keys
 from featurestore.storage.dataset_folder import DatasetFolder
-from featurestore.store.view_rows import objects
+from featurestore.store.view_rows import ids_of
 
 Index = ExactIndex | ApproximateIndex
 
@@ -77,7 +77,7 @@ class ViewIndex:
         seed: int,
     ) -> Index:
         """Choose and tune an index, and save it; of few vectors it is exact, and none is kept."""
-        ids = objects(rows.items.column("item_id"))
+        ids = ids_of(rows.items)
         if factory is None and is_exact_enough(rows.vectors.size, recall, memory_bytes):
             with self._locked():
                 shutil.rmtree(self.path, ignore_errors=True)
@@ -89,7 +89,7 @@ class ViewIndex:
         return self._saved(index, rows.erased_since)
 
     def _opened(self, facts: dict[str, Any], rows: Cached) -> ApproximateIndex:
-        ids, keys, index = objects(rows.items.column("item_id")), item_keys(rows.items), None
+        ids, keys, index = ids_of(rows.items), item_keys(rows.items), None
         if self._is_of_these(facts):
             index = ApproximateIndex.open(self.path, ids, keys, rows.vectors)
         if index is None:  # too many items have gone, or come

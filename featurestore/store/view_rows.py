@@ -16,16 +16,21 @@ from numpy.typing import NDArray
 
 from featurestore.curation.slices import Slice
 from featurestore.errors import MissingColumn, nearest
-from featurestore.storage.cache import Cached, read_cache, write_cache
+from featurestore.storage.cache import Cached, fill_cache, read_cache, write_cache
 from featurestore.storage.columns import item_keys
 from featurestore.storage.dataset_folder import DatasetFolder
+from featurestore.storage.key_hashes import key_hashes, places
 from featurestore.storage.query import fulfils
-from featurestore.storage.shards import each_block, each_shard, vectors_of
-from featurestore.storage.tables import Shard, Table, digest_of
+from featurestore.storage.shards import each_shard, vectors_of
+from featurestore.storage.tables import Shard, Table, digest_of, rows_of
+from featurestore.storage.taking import Ids, ShardRows, taken
+from featurestore.store.cache_in_parts import read_into, write_in_parts
 from featurestore.store.valid_count import count_valid
 from featurestore.terms.snapshots import Snapshot
 
 _KEY = ["item_id", "content_hash"]
+MANY = 100_000  # items whose ids are not all made Python objects
+IN_MEMORY_BYTES = 512 << 20  # of vectors; of more, the cache is written first, and mapped
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,6 +99,8 @@ class ViewRows:
         erased_since = self.folder.watch_erasures()
         path = self.cache_path
         cached = read_cache(path, erased_since)
+        if cached is None and where is None and split is None and self._is_large:
+            cached = self._cached_in_parts(erased_since)
         if cached is None and is_some:  # a slice alone is read again and again
             names = columns if where is None else None  # a condition may name any
             return replace(self._read_shards(choose, names), erased_since=erased_since)
@@ -113,7 +120,6 @@ class ViewRows:
         columns: list[str] | None = None,
     ) -> Cached:
         items = self.folder.items.read(columns, self.snapshot.items).sort_by("item_id")
-        paths = [shard.path for shard in self._shards[1]]
         pairs = self.table.read(_KEY, self.snapshot.view)
         row_of_item = resolve(items, pairs)
         if choose is not None:  # among those that have a vector, as where there is a cache
@@ -126,40 +132,58 @@ class ViewRows:
         del pairs, row_of_item
         pa.default_memory_pool().release_unused()  # what the join took is not needed any more
         vectors = np.empty((len(items), self.dim), np.float32)
-
-        def room_for(start: int, n: int) -> NDArray[np.float32] | None:
-            rows = target[start : start + n]
-            return vectors[rows[0] : rows[0] + n] if _in_order(rows) else None
-
-        def put(start: int, block: NDArray[np.float32]) -> None:
-            rows = target[start : start + len(block)]
-            vectors[rows[rows >= 0]] = block[rows >= 0]  # below 0: superseded, or of no item
-
-        def is_wanted(start: int, n: int) -> bool:
-            return bool((target[start : start + n] >= 0).any())
-
-        each_block(paths, self.dim, put, room_for, is_wanted)
+        read_into(vectors, self._shards[1], target)
         return Cached(items, vectors)
+
+    @property
+    def _is_large(self) -> bool:
+        return rows_of(self._shards[1]) * self.dim * 4 > IN_MEMORY_BYTES
+
+    def _cached_in_parts(self, erased_since: Callable[[], bool]) -> Cached | None:
+        items, pairs = self._shards
+        schema = self._schema
+
+        def fill(folder: Path) -> None:
+            write_in_parts(folder, items, pairs, schema, self.dim)
+
+        return fill_cache(self.cache_path, fill, erased_since)
 
     def batches(
         self, n: int, columns: Sequence[str]
     ) -> Iterator[tuple[pa.Table, NDArray[np.float32]]]:
         """Yield up to ``n`` items and their vectors, (n, dim), in the order of the shards."""
-        items = self.folder.items.read(list(columns), self.snapshot.items)
-        pairs = self.table.read(_KEY, self.snapshot.view)
-        row_of_item = resolve(items, pairs)
-        row_of_item[~self._in_slice(items)] = -1
-        item_of_row = np.full(len(pairs), -1)
-        item_of_row[row_of_item[row_of_item >= 0]] = np.flatnonzero(row_of_item >= 0)
+        items, pairs = self._shards
+        item_of_row = self._item_of_pair()
+        rest = ShardRows(items, [one for one in columns if one not in _KEY], self._schema)
         start = 0
-        paths = [shard.path for shard in self._shards[1]]
-        for shard in each_shard(paths, ["vector"]):
+        for shard in each_shard([one.path for one in pairs], [*_KEY, "vector"]):
             block = vectors_of(shard.column("vector"), self.dim)
             valid = np.flatnonzero(item_of_row[start : start + len(block)] >= 0)
             for at in range(0, len(valid), n):
                 rows = valid[at : at + n]
-                yield items.take(pa.array(item_of_row[start + rows])), block[rows]
+                found = rest.take(item_of_row[start + rows])
+                for name in _KEY:  # as the item has them
+                    found = found.append_column(name, [taken(shard.column(name), rows)])
+                yield found.select(list(columns)), block[rows]
             start += len(block)
+
+    @property
+    def _schema(self) -> pa.Schema:
+        return self.folder.items.schema(self.snapshot.items)
+
+    def _item_of_pair(self) -> NDArray[np.intp]:
+        """Return for each row of the view the row of its item; -1 for one that does not count."""
+        items, pairs = self._shards
+        item_of_pair = places(key_hashes(items), key_hashes(pairs))
+        if self.slice_ is not None:
+            is_in = self._in_slice(self.folder.items.read(["item_id"], self.snapshot.items))
+            item_of_pair[~is_in[item_of_pair]] = -1
+        known = np.flatnonzero(item_of_pair >= 0)
+        last = np.full(item_of_pair.max(initial=-1) + 1, -1)
+        last[item_of_pair[known]] = known  # of equal pairs
+        superseded = known[last[item_of_pair[known]] != known]
+        item_of_pair[superseded] = -1
+        return item_of_pair
 
     def _in_slice(self, items: pa.Table) -> NDArray[np.bool_]:
         if self.slice_ is None:
@@ -197,7 +221,13 @@ def look_up(items: pa.Table, name: str, rows: NDArray[np.intp]) -> NDArray[Any]:
     """Return a column's values at the given rows, object dtype, shape (n_rows,)."""
     if name not in items.column_names:
         raise MissingColumn(f"no column {name!r}: {nearest(name, items.column_names)}")
-    return objects(items.column(name).take(pa.array(rows)))
+    return objects(pa.chunked_array([taken(items.column(name), rows)]))
+
+
+def ids_of(items: pa.Table) -> NDArray[np.str_] | Ids:
+    """Return ids, of many items as Arrow has them."""
+    column = items.column("item_id")
+    return Ids(column) if len(column) > MANY else objects(column)
 
 
 def objects(column: pa.ChunkedArray) -> NDArray[Any]:
@@ -214,11 +244,6 @@ def with_nulls(items: pa.Table, names: Sequence[str]) -> pa.Table:
     for name in names:
         items = items.append_column(name, pa.nulls(len(items), pa.string()))
     return items
-
-
-def _in_order(rows: NDArray[np.intp]) -> bool:
-    """Whether rows follow one another, as a first run leaves them."""
-    return bool(len(rows) and rows[0] >= 0 and (np.diff(rows) == 1).all())
 
 
 def _short_hash(text: str) -> str:
