@@ -46,7 +46,7 @@ class KeptCounts:
             since.append([one for one in now if one not in before])
         return (value, since) if digests == _digests(earlier) else None
 
-    def write(self, value: Any) -> None:
+    def write(self, value: object) -> None:
         """Keep what was counted in these versions."""
         with suppress(OSError):  # a read-only store: it is counted each time
             self.path.parent.mkdir(exist_ok=True)

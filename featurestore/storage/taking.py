@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from featurestore.storage.columns import fit_to
 from featurestore.storage.shards import read_shard
@@ -76,7 +76,7 @@ class Ids:
     def __len__(self) -> int:
         return len(self.column)
 
-    def __getitem__(self, rows: Any) -> Any:
+    def __getitem__(self, rows: slice | ArrayLike) -> Any:
         if isinstance(rows, slice):
             rows = np.arange(len(self))[rows]
         places = np.asarray(rows)
@@ -86,7 +86,7 @@ class Ids:
         values = np.asarray(found.to_numpy(zero_copy_only=False), object)
         return values.reshape(places.shape) if places.ndim else values[0]
 
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+    def __array__(self, dtype: DTypeLike = None, copy: bool | None = None) -> NDArray[Any]:
         values = np.asarray(self.column.to_numpy(zero_copy_only=False), object)
         return values if dtype is None else values.astype(dtype)
 
