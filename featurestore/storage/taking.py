@@ -86,7 +86,7 @@ class Ids:
         values = np.asarray(found.to_numpy(zero_copy_only=False), object)
         return values.reshape(places.shape) if places.ndim else values[0]
 
-    def __array__(self, dtype: DTypeLike = None, copy: bool | None = None) -> NDArray[Any]:
+    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[Any]:
         values = np.asarray(self.column.to_numpy(zero_copy_only=False), object)
         return values if dtype is None else values.astype(dtype)
 
