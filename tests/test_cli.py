@@ -21,10 +21,14 @@ def embedded(fs, tiny_images):
 def test_embed_says_what_it_did_and_keeps_stdout_for_data(fs, tiny_images):
     code, out, err = fs("embed", tiny_images, "--dataset", "tiny", "-e", PIXELS)
     assert (code, out) == (0, "")
-    understood, report = err.splitlines()
+    understood, report, leads_on = err.splitlines()
     assert understood == "6 pictures: 2 classes from folder names (sizes 3)"
     assert report.startswith(f"tiny@{PIXELS}: 6 embedded (")
+    said = "Type next, to see which encoder and head to take: featurestore advise tiny"
+    assert leads_on == said
+    assert leads_on in fs("info", "tiny")[1]
     code, out, err = fs("embed", tiny_images, "--dataset", "tiny", "-e", PIXELS, "--json")
+    assert "Type next" not in err
     assert [(row["n_encoded"], row["n_unchanged"]) for row in json.loads(out)] == [(0, 6)]
 
 

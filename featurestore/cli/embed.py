@@ -190,7 +190,7 @@ def embed(
     if name is not None:
         store.dataset(dataset).name_view(reports[0].encoder, name)
     _show_reports(reports, as_json, profile)
-    if watch.is_shown and (line := next_line(store.dataset(dataset))):
+    if watch.is_shown and not as_json and (line := next_line(store.dataset(dataset))):
         tell(line, err=True)
     return FAILED_ITEMS if any(one.n_failed for one in reports) else 0
 
