@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from featurestore.encoders.base import Encoder, LoadOptions
 from featurestore.encoders.families import BUILTIN, family_of
@@ -167,6 +166,7 @@ class Job:
             self.load,
             self.clock,
             self.intake.failed,
+            self.intake.stored,
         )
 
     @property
@@ -174,7 +174,7 @@ class Job:
         """Whether this run looks at all items that the data set has."""
         request = self.request
         is_part = request.embed_options.part is not None
-        return not is_part and request.selection.is_all and self.intake.is_whole
+        return not is_part and request.selection.is_all and self.intake.stored.is_whole
 
     @property
     def may_replace(self) -> bool:
@@ -225,10 +225,8 @@ class Job:
             folder.update(described)
         for note in self.intake.notes:
             say(note)
-        gone = self.intake.gone
         # A folder or shard that could not be read stood for what is in it; now it can.
-        stood_in = pc.is_in(gone, value_set=self.intake.stand_ins)
-        dropped, gone = gone.filter(stood_in), gone.filter(pc.invert(stood_in))
+        dropped, gone = self.intake.stored.stand_ins, self.intake.stored.gone
         if len(gone) and self.request.embed_options.prune:
             dropped = pa.concat_arrays([dropped, gone])
             say(f"{len(gone):,} items are gone from their source: dropped")

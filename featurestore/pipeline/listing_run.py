@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from hashlib import blake2b
@@ -12,10 +11,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 
 from featurestore.errors import BadSource, DuplicateIds, ModalityMismatch
 from featurestore.pipeline.plan import keep_attached
+from featurestore.pipeline.stored import StoredItems
 from featurestore.sources.listing import Listing, Source, SourceOptions, with_stem
 from featurestore.sources.locations import Location
 from featurestore.sources.opening import lies_in, open_source
@@ -73,9 +72,7 @@ class Intake:
     modality: Modality
     labels: tuple[str, ...]
     sources: Mapping[str, SourceRecord]  # those of earlier runs as well
-    gone: pa.Array  # ids of items that these sources had and no longer list
-    stand_ins: pa.Array  # ids among the stored that stood for what could not be read
-    is_whole: bool  # every stored item is listed, or gone
+    stored: StoredItems  # what the data set has of them, and what it has that is gone
     notes: tuple[str, ...]
     retyped: Mapping[str, str]  # label column whose type changes → its task
     failed: Mapping[str, str]  # ids of rows that cannot be taken → why
@@ -135,32 +132,23 @@ class Intake:
         # A column that is just being attached may not be there yet.
         there = folder.items.schema().names if earlier else []
         attached = [name for name in earlier.attached if name in there] if earlier else []
-        items = ITEMS.empty_table()
-        if folder.exists:
-            items = folder.items.read(list(dict.fromkeys(["item_id", "source", "uri", *attached])))
-        _check_items(folder, rows, items, records)
-        rows = keep_attached(rows, items, attached)
+        stored = StoredItems.look(folder, rows, looked, records)
+        _check_items(rows, stored.items, records)
+        rows = keep_attached(rows, stored.items, attached)
         retyped = _retyped(folder, rows, earlier)
         notes += [
             f"label {name!r} has another type than before, and the task {task}"
             for name, task in retyped.items()
         ]
-        gone = _gone(rows, items, looked)
-        known = pa.concat_arrays([rows.column("item_id").combine_chunks(), gone])
-        is_whole = not pc.any(pc.invert(pc.is_in(items.column("item_id"), value_set=known))).as_py()
-        stand_ins = _stand_ins(items, records)
         selection = selection or Selection()
         if selection.known:
-            there = pc.is_in(rows.column("item_id"), value_set=items.column("item_id"))
+            there = pc.is_in(rows.column("item_id"), value_set=stored.items.column("item_id"))
             if n_new := len(rows) - pc.sum(there).as_py():
                 notes.append(f"only the items that {folder.name} has: {n_new:,} new ones are left")
             rows = rows.filter(there)
         rows = selection.apply(rows)
         failed = {one: why for _, listing in looked for one, why in listing.failed.items()}
-        return cls(
-            rows, modality, tuple(labels), records, gone, stand_ins, is_whole, tuple(notes),
-            retyped, failed,
-        )  # fmt: skip
+        return cls(rows, modality, tuple(labels), records, stored, tuple(notes), retyped, failed)
 
     def described(self, earlier: DatasetFile | None) -> DatasetFile:
         """Return dataset.json with this run's labels and sources added."""
@@ -273,13 +261,11 @@ def _retyped(folder: DatasetFolder, rows: pa.Table, earlier: DatasetFile | None)
     return tasks
 
 
-def _check_items(
-    folder: DatasetFolder, rows: pa.Table, items: pa.Table, records: dict[str, SourceRecord]
-) -> None:
+def _check_items(rows: pa.Table, items: pa.Table, records: dict[str, SourceRecord]) -> None:
     """Refuse ids that two sources share."""
     counts = pc.value_counts(rows.column("item_id"))
     twice = counts.filter(pc.greater(counts.field("counts"), 1)).field("values").to_pylist()
-    if not twice and folder.exists:
+    if not twice:
         positions = pc.index_in(rows.column("item_id"), value_set=items.column("item_id"))
         theirs = items.column("source").take(positions)
         other = pc.fill_null(pc.not_equal(theirs, rows.column("source")), False)
@@ -291,40 +277,3 @@ def _check_items(
             "embed the folder above them as one source, or give tables unique ids with --id; "
             "a table that was renamed takes its old name back"
         )
-
-
-def _gone(rows: pa.Table, items: pa.Table, looked: Sequence[tuple[str, Listing]]) -> pa.Array:
-    """Return ids of stored items that lie where we looked and were not found there."""
-    listed = np.asarray(pc.is_in(items.column("item_id"), value_set=rows.column("item_id")))
-    missing = np.zeros(len(items), bool)
-    unread = np.zeros(len(items), bool)
-    for name, listing in looked:
-        own = np.asarray(pc.equal(items.column("source"), name))
-        covered = own
-        if listing.covers is not None:
-            covered = own & _begins(items, listing.covers)
-        missing |= covered
-        if listing.unread:  # nobody can say what is there
-            unread |= own & _begins(items, listing.unread)
-    return items.column("item_id").filter(pa.array(missing & ~unread & ~listed)).combine_chunks()
-
-
-def _stand_ins(items: pa.Table, records: Mapping[str, SourceRecord]) -> pa.Array:
-    """Return ids of stored items that stand for a folder or shard that could not be read."""
-    ids = items.column("item_id")
-    stands = np.zeros(len(items), bool)
-    for kind, ending in (("folder", "/"), ("webdataset", "/damaged")):
-        names = [name for name, record in records.items() if record.kind == kind]
-        own = np.asarray(pc.is_in(items.column("source"), value_set=pa.array(names, pa.string())))
-        stands |= own & np.asarray(pc.ends_with(ids, ending))
-    return ids.filter(pa.array(stands)).combine_chunks()
-
-
-def _begins(items: pa.Table, prefixes: Sequence[str]) -> NDArray[np.bool_]:
-    """Mark items whose id or uri begins with one of ``prefixes``; (n_items,) bool."""
-    pattern = f"^(?:{'|'.join(map(re.escape, prefixes))})"
-    is_below = np.zeros(len(items), bool)
-    for name in ("item_id", "uri"):
-        begins = pc.match_substring_regex(items.column(name), pattern)
-        is_below |= np.asarray(pc.fill_null(begins, False))
-    return is_below

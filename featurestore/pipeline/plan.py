@@ -49,7 +49,13 @@ def plan_embedding(given: RunInput, existing: Collection[str]) -> EmbedPlan:
     folder, rows, options = given.folder, given.rows, given.options
     # The version first: what others commit from now on is not taken for known.
     version = folder.items.version() if folder.exists else 0
-    items = folder.items.read(version=version) if folder.exists else ITEMS.empty_table()
+    ids = rows.column("item_id")
+    if given.stored is not None and given.stored.version == version:
+        items = given.stored.items
+    elif folder.exists:
+        items = folder.items.read(version=version, ids=ids)
+    else:
+        items = ITEMS.empty_table()
     compared = _compare(rows, items)
     failures = folder.failures.read() if folder.exists else FAILURES.empty_table()
     in_part = _in_part(rows, options.part)
@@ -59,7 +65,7 @@ def plan_embedding(given: RunInput, existing: Collection[str]) -> EmbedPlan:
     for is_todo, resolved in zip(todo, given.resolved, strict=True):
         embedded, held = np.zeros(len(rows), bool), None
         if resolved.slug in existing and not options.overwrite:
-            held = folder.view(resolved.slug).read(_PAIR)
+            held = folder.view(resolved.slug).read(_PAIR, ids=ids)
             embedded = _is_among(compared.keys, held)
         of_encoder = pc.equal(failures.column("fingerprint"), resolved.fingerprint)
         own = failures.filter(pc.or_(pc.not_equal(failures.column("stage"), "encode"), of_encoder))

@@ -10,6 +10,7 @@ import pyarrow as pa
 from featurestore.encoders.base import Encoder
 from featurestore.pipeline.options import EmbedOptions
 from featurestore.pipeline.profile import Clock
+from featurestore.pipeline.stored import StoredItems
 from featurestore.sources.reading import Reader
 from featurestore.storage.dataset_folder import DatasetFolder
 from featurestore.terms.specs import EncoderSpec, Modality, ResolvedEncoder
@@ -29,3 +30,4 @@ class RunInput:
     load: Callable[[Sequence[EncoderSpec]], list[Encoder]]  # called only where there is work
     clock: Clock = field(default_factory=Clock)
     failed: Mapping[str, str] = field(default_factory=dict)  # ids of rows without content → why
+    stored: StoredItems | None = None  # what the data set had of them when they were listed

@@ -352,7 +352,8 @@ def put_items(folder: DatasetFolder, rows: pa.Table, *, unseen_at: int | None = 
             return rows
         there = folder.items.schema(version).names  # a column that is just being attached is not
         attached = tuple(name for name in attached if name in there)
-        known = folder.items.read(["item_id", *attached], version, since=unseen_at)
+        ids = rows.column("item_id")
+        known = folder.items.read(["item_id", *attached], version, since=unseen_at, ids=ids)
         return keep_attached(rows, known, attached)
 
     with folder.locked("dataset"):

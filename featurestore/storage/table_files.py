@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 
+import pyarrow as pa
+
 from featurestore.storage.remote import StorePath
 
 
@@ -17,6 +19,20 @@ class Shard:
     path: StorePath
     size_bytes: int
     n_rows: int | None = dataclasses.field(default=None, compare=False)  # what the log says
+
+
+@dataclass(frozen=True)
+class TableState:
+    """What a version of a table holds."""
+
+    version: int
+    schema: pa.Schema  # vectors show as plain lists
+    shards: list[Shard]
+
+    @property
+    def n_rows(self) -> int:
+        """How many rows it has, as far as the log says."""
+        return sum(one.n_rows or 0 for one in self.shards)
 
 
 @dataclass(frozen=True)

@@ -34,9 +34,10 @@ from featurestore.storage.log_files import (
     missing_commit,
     seal,
 )
+from featurestore.storage.lookups import all_rows, rows_with
 from featurestore.storage.remote import RemotePath, StorePath, delta_options
 from featurestore.storage.shards import read_shard, rows_in, write_shard
-from featurestore.storage.table_files import Commit, Shard, groups_to_join
+from featurestore.storage.table_files import Commit, Shard, TableState, groups_to_join
 
 _PART_BYTES = 64 << 20  # of rows that are worth a shard, and a thread, of their own
 COMPACT_BYTES = 256 << 20
@@ -48,7 +49,7 @@ _KEEP_EVERYTHING = {
     "delta.logRetentionDuration": "interval 36500 days",
     "delta.deletedFileRetentionDuration": "interval 36500 days",
 }
-__all__ = ["FAILURES", "ITEMS", "Commit", "Shard", "Table"]
+__all__ = ["FAILURES", "ITEMS", "Commit", "Shard", "Table", "TableState"]
 
 
 Rows: TypeAlias = pa.Table | Callable[[int], pa.Table] | None  # of `Table.merge`
@@ -107,6 +108,12 @@ class Table:
         """Return the files of a version (the latest by default), in a stable order."""
         return self._shards(self._open(version))
 
+    def state(self, version: int | None = None) -> TableState:
+        """Return what a version holds (the latest by default), from one look at the log."""
+        table = self._open(version)
+        schema = pa.schema(table.schema().to_arrow())
+        return TableState(int(table.version()), schema, self._shards(table))
+
     def _shards(self, table: DeltaTable, since: int | None = None) -> list[Shard]:
         latest = int(table.version())
         if since == latest:
@@ -133,10 +140,12 @@ class Table:
         version: int | None = None,
         *,
         since: int | None = None,
+        ids: pa.Array | pa.ChunkedArray | None = None,
     ) -> pa.Table:
         """Read the rows of a version (the latest by default); absent columns are null.
 
-        With ``since``, only those of files that came after that version.
+        With ``since``, only those of files that came after that version; with ``ids``, only
+        those of these items.
         """
         table = self._open(version)
         schema = pa.schema(table.schema().to_arrow())
@@ -145,11 +154,9 @@ class Table:
             known = [schema.field(name) for name in columns if name in schema.names]
             schema = pa.schema([*known, *absent])
         shards = self._shards(table, since)
-        with ThreadPoolExecutor(max_workers=min(8, len(shards)) or 1) as pool:
-            parts = list(
-                pool.map(lambda shard: fit_to(read_shard(shard.path, columns), schema), shards)
-            )
-        return pa.concat_tables(parts) if parts else schema.empty_table()
+        if ids is not None:
+            return rows_with(shards, ids, columns, schema)
+        return all_rows(shards, columns, schema)
 
     def append(self, rows: pa.Table) -> int:
         """Add rows as one shard; return the version. Never conflicts with another writer."""
