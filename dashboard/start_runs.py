@@ -9,8 +9,15 @@ from dashboard import url_state
 from dashboard.page_data import wording
 from featurestore.store.dataset import DataSet
 from featurestore.terms.specs import Modality, encoder_label
-from heads.catalogue.table import MIX, default_heads
+from heads.catalogue.layers import layers_of
+from heads.catalogue.table import MIX, POOL_HEAD, default_heads
+from heads.experiments.compare import LAYERS_HEAD
 from heads.labels.tasks import Task
+
+HEADS_SAID = (
+    "mix: heads on all encoders together, weighed. propagate: items without a label teach as well. "
+    "layers: the layers of one network, weighed."
+)
 
 
 def offer_training(dataset: DataSet) -> None:
@@ -23,12 +30,13 @@ def offer_training(dataset: DataSet) -> None:
         label = st.selectbox("Label", labels, key="train label")
         task = Task(dataset.description.labels[label]["task"])
         spec = st.selectbox("Encoder", specs, format_func=encoder_label, key="train encoder")
-        names = [*default_heads(task), "best"]
-        if len(specs) > 1 or dataset.modality == Modality.TEXT:
-            names.append(MIX)
-        head = st.selectbox(
-            "Head", names, key="train head", help="mix: heads on all encoders together, weighed"
-        )
+        able = {
+            MIX: len(specs) > 1 or dataset.modality == Modality.TEXT,
+            POOL_HEAD: task is Task.MULTICLASS,
+            LAYERS_HEAD: bool(layers_of(dataset.view(spec))),
+        }
+        names = [*default_heads(task), "best", *(name for name in able if able[name])]
+        head = st.selectbox("Head", names, key="train head", help=HEADS_SAID)
         reviews = st.checkbox("Apply reviews to the training rows", key="train reviews")
         trains = st.button("Train this head")
         compares = st.button("Compare all heads on all encoders")

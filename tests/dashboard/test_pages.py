@@ -372,7 +372,10 @@ def test_compare_two_says_the_sentence_and_who_alone_is_right(store: Store) -> N
 def test_training_from_the_page_registers_a_head(store: Store) -> None:
     before = {card["head_id"] for card in heads.list_heads(store.dataset("pictures"))}
     app = opened("heads")
-    app.selectbox("train head").set_value("ridge")
+    offered = app.selectbox("train head")
+    assert {"ridge", "best", "propagate"} < set(offered.options)
+    assert "layers" not in offered.options  # each view here is of one layer
+    offered.set_value("ridge")
     [button] = [one for one in app.button if one.label == "Train this head"]
     button.click().run()
     assert not app.exception
