@@ -28,6 +28,7 @@ FeatureStoreError
 ├── EncoderMismatch (ValueError)        vectors of two encoders would meet
 ├── ShapeMismatch (ValueError)          ids, vectors and dim do not fit
 ├── NotEnoughData (ValueError)          too few labelled items for what was asked
+├── NoRoom                              what was asked for does not fit on the disk
 ├── TimeIsUp                            the minutes given are over, and nothing is whole
 ├── TooManyFailures                     more items failed than the caller allows
 └── MissingExtra (ImportError)          an optional package is not installed
@@ -149,6 +150,10 @@ class ShapeMismatch(FeatureStoreError, ValueError):
 
 class NotEnoughData(FeatureStoreError, ValueError):
     """Too few labelled items for what was asked."""
+
+
+class NoRoom(FeatureStoreError):
+    """What was asked for does not fit on the disk; nothing of it was written."""
 
 
 class TimeIsUp(FeatureStoreError):

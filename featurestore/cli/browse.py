@@ -37,10 +37,12 @@ def list_datasets(store_path: str, as_json: bool) -> int:
     for name in store.datasets():
         try:
             dataset = store.dataset(name)
-            views = [str(view.spec) for view in dataset.views()]
+            views, taps = (
+                [str(view.spec) for view in found] for found in (dataset.views(), dataset.taps())
+            )
             rows.append({"dataset": name, "modality": str(dataset.modality),
-                         "items": dataset.n_items, "views": views})  # fmt: skip
-            listed = "\n".join(dataset.listed_views())
+                         "items": dataset.n_items, "views": views, "taps": taps})  # fmt: skip
+            listed = "\n".join([*dataset.listed_views(), *(f"tap {one}" for one in taps)])
         except StoreCorrupt as error:
             damaged[name] = str(error)
             rows.append({"dataset": name, "damaged": str(error)})
@@ -84,6 +86,7 @@ def info(dataset: str, store_path: str, as_json: bool) -> None:
         "counts": {name: _counter(counts[name]) for name in columns},
         "groups": group_sizes(counts["group"]) if groups else None,
         "views": [_view_facts(view, runs) for view in found.views()],
+        "taps": [_tap_facts(tap, runs) for tap in found.taps()],
         "failures": failures,
     }  # fmt: skip
     if as_json:
@@ -105,11 +108,11 @@ def info(dataset: str, store_path: str, as_json: bool) -> None:
     if value["groups"]:
         click.echo(f"  group: {describe_groups(value['groups'])}")
     rows = [
-        [title, v["dim"], f"{v['rows']:,}", f"{v['bytes'] / 1e6:,.1f}", v["snapshot"],
-         f"{v['items_per_s']:,.0f}" if v["items_per_s"] else "",
+        [title, v["dim"], *_figures(v),
          f"{v['index']['factory']}, recall {v['index']['recall']:.3f}" if v["index"] else "exact"]
         for title, v in zip(found.listed_views(), value["views"], strict=True)
     ]  # fmt: skip
+    rows += [[f"tap {v['encoder']}", v["holds"], *_figures(v), ""] for v in value["taps"]]
     print_table(["view", "dim", "rows", "MB", "snapshot", "items/s", "search"], rows)
     for one in failures:
         click.echo(f"  failed ({one['stage']}): {one['item_id']}: {one['error']}")
@@ -119,6 +122,22 @@ def info(dataset: str, store_path: str, as_json: bool) -> None:
 
 def _counter(counts: pa.Table) -> Counter[Any]:
     return Counter(dict(zip(*(column.to_pylist() for column in counts.columns), strict=True)))
+
+
+def _figures(facts: dict[str, Any]) -> list[str]:
+    speed = f"{facts['items_per_s']:,.0f}" if facts["items_per_s"] else ""
+    return [f"{facts['rows']:,}", f"{facts['bytes'] / 1e6:,.1f}", facts["snapshot"], speed]
+
+
+def _tap_facts(view: View, runs: list[dict[str, Any]]) -> dict[str, Any]:
+    tap = view.tap
+    assert tap is not None, "one of the taps"
+    holds = "x".join(map(str, tap.shape[tap.is_ragged :]))
+    facts = {key: value for key, value in _view_facts(view, runs).items() if key != "index"}
+    return facts | {
+        "cut": tap.cut, "shape": tap.shape, "variants": tap.variants,
+        "holds": f"{holds} a token" if tap.is_ragged else holds,
+    }  # fmt: skip
 
 
 def _view_facts(view: View, runs: list[dict[str, Any]]) -> dict[str, Any]:

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
         "Columns of a table, and groups": (
             "text", "image", "label", "split", "group", "group_from", "id_column", "columns",
         ),
-        "A part of the items": ("where", "limit", "sample", "seed"),
+        "A part of the items": ("where", "limit", "sample", "seed", "all_items"),
         "Items that are known already": ("overwrite", "retry_failed", "rehash", "prune"),
         "Speed": (
             "device", "batch_size", "num_workers", "decode_in", "compiled", "dry_run", "profile",
@@ -85,6 +85,9 @@ if TYPE_CHECKING:
 )
 @click.option("--seed", default=0, show_default=True, help="Of --sample.")
 @click.option(
+    "--all-items", is_flag=True, help="Of a #tap=: items without a label, too; it is large."
+)
+@click.option(
     "--device", default="auto", show_default=True,
     help="auto, cpu, cuda, cuda:1, mps; all, or cuda:0,cuda:1, for a process a GPU.",
 )  # fmt: skip
@@ -132,6 +135,7 @@ def embed(
     limit: int | None,
     sample: int | None,
     seed: int,
+    all_items: bool,
     device: str,
     batch_size: int | None,
     num_workers: int | None,
@@ -173,7 +177,7 @@ def embed(
         raise click.UsageError("--name is for the view of one encoder")
     embed_options = EmbedOptions(
         devices[0], batch_size, num_workers, overwrite, retry_failed, max_failures, prune,
-        trust, compiled, decode_in, rehash,
+        trust, compiled, decode_in, rehash, all_items,
     )  # fmt: skip
     selection = Selection(where, limit, sample, seed)
     request = EmbedRequest(sources, encoders, source_options, embed_options, selection)

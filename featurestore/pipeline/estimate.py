@@ -7,12 +7,16 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
+from featurestore.encoders.base import Encoder
 from featurestore.pipeline.embed_items import embed_items
 from featurestore.pipeline.lane import Lane, make_lanes
 from featurestore.pipeline.plan import plan_embedding
 from featurestore.pipeline.run_input import RunInput
+from featurestore.pipeline.tap_room import item_bytes
 from featurestore.pipeline.todo import Todo
+from featurestore.terms.specs import ResolvedEncoder
 
 _DRY_RUN_ITEMS = 64
 
@@ -54,8 +58,9 @@ def estimate(given: RunInput) -> list[Estimate]:
     plan = plan_embedding(replace(given, options=replace(options, rehash=False)), infos)
     due = [i for i in range(len(resolved)) if plan.todo[i].any()]
     loaded = given.load([resolved[i].spec for i in due]) if due else []
+    encoders = dict(zip(due, loaded, strict=True))
     seconds: dict[int, float] = {}
-    for lane in make_lanes(dict(zip(due, loaded, strict=True)), given.modality, options):
+    for lane in make_lanes(encoders, given.modality, options):
         todo = np.flatnonzero(plan.todo[list(lane.views)].any(axis=0))
         sample = todo[np.linspace(0, len(todo) - 1, min(_DRY_RUN_ITEMS, len(todo))).astype(int)]
         one_s = _seconds_an_item(given.rows.take(pa.array(np.unique(sample))), lane, given)
@@ -67,11 +72,20 @@ def estimate(given: RunInput) -> list[Estimate]:
             len(given.rows),
             int(plan.todo[i].sum()),
             plan.n_known_failures[i],
-            int(plan.todo[i].sum()) * (4 * one.dim + 80),
+            _disk_bytes(given, encoders.get(i), one, plan.todo[i]),
             seconds.get(i),
         )
         for i, one in enumerate(resolved)
     ]
+
+
+def _disk_bytes(
+    given: RunInput, encoder: Encoder | None, resolved: ResolvedEncoder, todo: NDArray[np.bool_]
+) -> int:
+    n = int(todo.sum())
+    if encoder is None or resolved.tap is None:
+        return n * (4 * resolved.dim + 80)
+    return n * item_bytes(encoder, given.rows, todo)
 
 
 def _seconds_an_item(rows: pa.Table, lane: Lane, given: RunInput) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -32,6 +32,7 @@ from featurestore.storage.dataset_folder import DatasetFolder, find_spec
 from featurestore.storage.remote import StorePath
 from featurestore.storage.store_marker import check_dataset_name, make_store
 from featurestore.terms.specs import EncoderSpec, Modality, ResolvedEncoder, parse_specs
+from featurestore.terms.taps import TapShape
 
 
 @dataclass(frozen=True)
@@ -136,7 +137,7 @@ class Job:
         with ExitStack() as locks:
             for slug in sorted({one.slug for one in self.resolved}):  # one order: no deadlock
                 locks.enter_context(self.folder.locked(slug + suffix, on_wait=on_wait))
-            return run(self.run_input, progress)
+            return run(replace(self.run_input, say=say), progress)
 
     def say_understood(self, say: Callable[[str], None]) -> None:
         """Say what the listed items were taken for."""
@@ -167,7 +168,14 @@ class Job:
             self.clock,
             self.intake.failed,
             self.intake.stored,
+            () if self.request.embed_options.all_items else self.labels,
         )
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The label columns of the data set, those of this run's sources included."""
+        before = () if self.earlier is None else self.earlier.labels
+        return tuple(dict.fromkeys([*before, *self.intake.labels]))
 
     @property
     def is_whole(self) -> bool:
@@ -204,8 +212,7 @@ class Job:
         for encoder in encoders:
             _check_unchanged(self.folder, encoder.resolved, overwrite=self.may_replace)
         if not keep:
-            for spec in specs:
-                self.loaded.pop(spec, None)
+            self.loaded = {spec: one for spec, one in self.loaded.items() if one not in encoders}
         return encoders
 
     def write_description(self, say: Callable[[str], None]) -> None:
@@ -245,7 +252,8 @@ def _used_in(store: StorePath) -> Iterator[str]:
     """Return the encoders that made the views of a store."""
     for path in store.glob("datasets/*/dataset.json"):
         for info in DatasetFolder(path.parent).encoders().values():
-            yield info["spec"]
+            if TapShape.of(info["chosen"]) is None:  # a short name means the encoder itself
+                yield info["spec"]
 
 
 def _read_how(sources: Mapping[str, SourceRecord]) -> str:

@@ -24,6 +24,9 @@ from featurestore.storage.exhausted import is_out_of_memory
 from featurestore.storage.stopping import finishing
 from featurestore.terms.specs import Modality
 
+# Of a batch, one an item: (n, dim), or activations as an encoder of a tap gives them.
+Vectors = NDArray[np.floating[Any]] | Sequence[NDArray[np.floating[Any]]]
+
 _MANY = 16  # items in a row on which an encoder raises: is it they, or the encoder?
 
 
@@ -119,7 +122,7 @@ class Lane:
         """Launch all that is under way but the last batch; fetch all but the last ``n_left``."""
         while len(self.under_way) > n_left:
             first = self.under_way[0]
-            vectors: Sequence[NDArray[np.float32]] | None
+            vectors: Sequence[Vectors] | None
             try:
                 with finishing(), clock.stage("encode", len(first.batch)):
                     self._launch_staged(-1 if n_left else None)
@@ -214,13 +217,10 @@ class Lane:
         """Return what a batch takes, in units of the batch size: images, or padded tokens."""
         return len(batch) * (max(item.work for item in batch) if self.counts_tokens else 1)
 
-    def _outcomes(
-        self, batch: list[Ready], vectors: Sequence[NDArray[np.float32]]
-    ) -> Iterator[Outcome]:
-        """Yield the outcomes of a batch; ``vectors`` are (n, dim) for each view."""
-        for view, matrix in zip(self.views, vectors, strict=True):
-            finite = np.asarray(np.isfinite(matrix).all(axis=1))
-            for item, vector, is_finite in zip(batch, matrix, finite.tolist(), strict=True):
+    def _outcomes(self, batch: list[Ready], vectors: Sequence[Vectors]) -> Iterator[Outcome]:
+        """Yield the outcomes of a batch; ``vectors`` are those of each view, one an item."""
+        for view, made in zip(self.views, vectors, strict=True):
+            for item, vector, is_finite in zip(batch, made, _are_finite(made), strict=True):
                 if view not in item.views:
                     continue
                 if is_finite:
@@ -235,6 +235,13 @@ class Lane:
                     yield _failure(item, view, "the encoder returned NaN or infinite values")
         for item in batch:
             self.hashes.pop(item.content_hash, None)
+
+
+def _are_finite(vectors: Vectors) -> list[bool]:
+    """Tell of each item whether all its numbers are finite."""
+    if isinstance(vectors, np.ndarray) and vectors.ndim == 2:  # at once: there are many
+        return [bool(one) for one in np.asarray(np.isfinite(vectors).all(axis=1))]
+    return [bool(np.isfinite(one).all()) for one in vectors]
 
 
 def _failure(item: Ready, view: int, error: str) -> Outcome:

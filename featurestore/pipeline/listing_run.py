@@ -35,11 +35,12 @@ class Selection:
     sample: int | None = None  # so many at random, the same for the same seed
     seed: int = 0
     known: bool = False  # only items that the data set has: no new ones of its sources
+    ids: Sequence[str] | None = None  # only these
 
     @property
     def is_all(self) -> bool:
         """Whether nothing is left out."""
-        limits = (self.where, self.limit, self.sample)
+        limits = (self.where, self.limit, self.sample, self.ids)
         return not self.known and all(one is None for one in limits)
 
     def apply(self, rows: pa.Table) -> pa.Table:
@@ -48,6 +49,8 @@ class Selection:
         A sample is drawn by a hash of seed and id: it does not depend on the order of the
         items, and of a data set that grows it changes little.
         """
+        if self.ids is not None:
+            rows = rows.filter(pc.is_in(rows.column("item_id"), value_set=pa.array(self.ids)))
         if self.where is not None:
             chosen = evaluate(self.where, with_stem(rows))
             if not pa.types.is_boolean(chosen.type):

@@ -25,6 +25,7 @@ class EmbedOptions:
     compile: bool = False
     decode_in: str = AUTO  # threads | processes; auto: what feeds the encoders best
     rehash: bool = False  # read every image: its size and time are not trusted
+    all_items: bool = False  # a tap keeps those without a label as well
     part: tuple[int, int] | None = None  # (i, n): the i-th of n parts, for a process a GPU
 
     def __post_init__(self) -> None:

@@ -27,6 +27,7 @@ class EmbedPlan:
     content_hash: pa.Array  # (n_rows,) str; null where it is not known without reading
     is_new: NDArray[np.bool_]  # (n_rows,), no such item in the store
     is_stale: NDArray[np.bool_]  # (n_rows,), the items table lacks this row, or has other metadata
+    wanted: NDArray[np.bool_]  # (n_views, n_rows), what each view is to hold in the end
     todo: NDArray[np.bool_]  # (n_views, n_rows)
     in_part: NDArray[np.bool_]  # (n_rows,), of the part that this process embeds
     n_known_failures: tuple[int, ...]  # of each view
@@ -59,10 +60,12 @@ def plan_embedding(given: RunInput, existing: Collection[str]) -> EmbedPlan:
     compared = _compare(rows, items)
     failures = folder.failures.read() if folder.exists else FAILURES.empty_table()
     in_part = _in_part(rows, options.part)
+    is_tapped = in_part & _labelled(rows, given.labels)
+    wanted = np.array([in_part if one.tap is None else is_tapped for one in given.resolved])
     todo = np.zeros((len(given.resolved), len(rows)), bool)
     n_known_failures, pairs = [], []
     failed_before: set[str] = set()
-    for is_todo, resolved in zip(todo, given.resolved, strict=True):
+    for is_todo, is_wanted, resolved in zip(todo, wanted, given.resolved, strict=True):
         embedded, held = np.zeros(len(rows), bool), None
         if resolved.slug in existing and not options.overwrite:
             held = folder.view(resolved.slug).read(_PAIR, ids=ids)
@@ -75,8 +78,8 @@ def plan_embedding(given: RunInput, existing: Collection[str]) -> EmbedPlan:
             # An unreadable image is known by its unchanged size and time, not by its content.
             failed = _is_among(compared.keys, own) & ~compared.is_new & compared.same_content
         is_due = ~embedded | (options.rehash and not compared.is_text)
-        is_todo[:] = is_due & ~failed & in_part
-        n_known_failures.append(int((failed & ~embedded & in_part).sum()))
+        is_todo[:] = is_due & ~failed & is_wanted
+        n_known_failures.append(int((failed & ~embedded & is_wanted).sum()))
         if held is None or compared.is_text:  # of a text it is known that its vector is lacking
             pairs.append(frozenset[str]())
         else:
@@ -88,6 +91,7 @@ def plan_embedding(given: RunInput, existing: Collection[str]) -> EmbedPlan:
         compared.content_hash,
         compared.is_new,
         compared.is_stale,
+        wanted,
         todo,
         in_part,
         tuple(n_known_failures),
@@ -146,6 +150,15 @@ def _in_part(rows: pa.Table, part: tuple[int, int] | None) -> NDArray[np.bool_]:
     number, n_parts = part
     ids = rows.column("item_id").to_pylist()
     return np.array([crc32(one.encode()) % n_parts == number for one in ids], bool)
+
+
+def _labelled(rows: pa.Table, columns: Sequence[str]) -> NDArray[np.bool_]:
+    """Mark the rows that have a label, (n_rows,) bool; all where none has."""
+    has_one = np.zeros(len(rows), bool)
+    for name in columns:
+        if name in rows.column_names:
+            has_one |= np.asarray(pc.is_valid(rows.column(name)))
+    return has_one if has_one.any() else np.ones(len(rows), bool)
 
 
 def keep_attached(rows: pa.Table, items: pa.Table, attached: Sequence[str]) -> pa.Table:

@@ -145,7 +145,7 @@ def _report_of(given: RunInput, result: RunResult, number: int) -> EmbedReport:
         n_items=len(plan.rows),
         n_encoded=view.n_encoded if view else 0,
         n_copied=view.n_copied if view else 0,
-        n_unchanged=int(plan.in_part.sum()) - n_todo - n_known_failures + n_same,
+        n_unchanged=int(plan.wanted[number].sum()) - n_todo - n_known_failures + n_same,
         n_updated=result.n_updated,
         n_failed=view.n_failed if view else 0,
         n_known_failures=n_known_failures,

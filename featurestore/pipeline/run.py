@@ -21,6 +21,7 @@ from featurestore.pipeline.plan import plan_embedding
 from featurestore.pipeline.prepare import any_is_remote
 from featurestore.pipeline.report import EmbedReport, Progress, RunResult, reports_of
 from featurestore.pipeline.run_input import RunInput
+from featurestore.pipeline.tap_room import announce_taps
 from featurestore.pipeline.todo import Todo
 from featurestore.pipeline.view_writer import ViewWriter
 from featurestore.pipeline.writer import Writer, update_metadata
@@ -41,6 +42,8 @@ def run(given: RunInput, progress: Callable[[Progress], None] | None = None) -> 
         If an encoder no longer gives its view's canary vectors.
     TooManyFailures
         If more items fail than ``max_failures`` of the options; what was done is kept.
+    NoRoom
+        If a tap is larger than what is free of the disk; nothing was embedded.
     """
     started = time.perf_counter()
     infos = given.folder.encoders()
@@ -57,6 +60,7 @@ def run(given: RunInput, progress: Callable[[Progress], None] | None = None) -> 
         one.resolved.fingerprint != given.resolved[i].fingerprint for i, one in encoders.items()
     ):
         return run(_as_loaded(given, encoders), progress)
+    announce_taps(given, plan, encoders)
     views, new_canaries = _open_views(given, encoders, infos)
     for number, view in views.items():
         view.begin(plan, number)
@@ -112,7 +116,8 @@ def _open_views(
     new_canaries: dict[int, Canary] = {}
     for i, encoder in encoders.items():
         resolved = given.resolved[i]
-        table = folder.create_view(resolved.slug, resolved.dim)
+        is_tap = resolved.tap is not None
+        table = folder.create_view(resolved.slug, resolved.dim, is_tap=is_tap)
         if info := infos.get(resolved.slug):
             try:
                 check_canary(encoder, info["canary"])

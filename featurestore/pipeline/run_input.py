@@ -31,3 +31,5 @@ class RunInput:
     clock: Clock = field(default_factory=Clock)
     failed: Mapping[str, str] = field(default_factory=dict)  # ids of rows without content → why
     stored: StoredItems | None = None  # what the data set had of them when they were listed
+    labels: tuple[str, ...] = ()  # columns: a tap keeps items that have a value in one of them
+    say: Callable[[str], None] = lambda _: None

@@ -27,11 +27,14 @@ class Todo:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Outcome:
-    """What became of one item in one view: a vector, or one of the reasons for having none."""
+    """What became of one item in one view: a vector, or one of the reasons for having none.
+
+    In a tap, the item's activations stand for the vector.
+    """
 
     row: int
     content_hash: str | None  # None where the bytes could not be read
-    vector: NDArray[np.float32] | None = None  # (dim,)
+    vector: NDArray[np.floating[Any]] | None = None  # (dim,) float32; of a tap, see `TapShape`
     failed_stage: str | None = None  # read | decode | encode
     error: str = ""
     view: int = 0

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,9 +17,21 @@ from featurestore.pipeline.plan import EmbedPlan
 from featurestore.pipeline.todo import Outcome
 from featurestore.storage.columns import drop_equal
 from featurestore.storage.remote import StorePath
-from featurestore.storage.shards import each_shard, read_shard, vectors_of
+from featurestore.storage.shards import (
+    ACTIVATIONS,
+    VECTOR,
+    each_group,
+    each_shard,
+    read_shard,
+    vectors_of,
+    view_rows,
+)
 from featurestore.storage.tables import Shard, Table
+from featurestore.storage.tap_shards import tap_rows
+from featurestore.terms.activations import HALF
 from featurestore.terms.specs import ResolvedEncoder
+
+_LONG_TOKENS = 512
 
 
 @dataclass(eq=False)
@@ -68,10 +81,23 @@ class ViewWriter:
         if self.known is not self.contents:
             self.contents.update(pa.chunked_array([hashes]))
 
-    def vectors_by_content(self, wanted: Set[str]) -> Iterator[dict[str, NDArray[np.float32]]]:
-        """Look up the vectors of some contents, shard by shard: content hash → (dim,) float32.
+    def append(self, ids: pa.Array, outcomes: Sequence[Outcome]) -> None:
+        """Commit the vectors (of a tap: activations) of items, shape (n,)."""
+        hashes = pa.array([one.content_hash for one in outcomes], pa.string())
+        made = [one.vector for one in outcomes if one.vector is not None]
+        if self.resolved.tap is None:
+            self.table.append(view_rows(ids, hashes, np.stack(made)))
+        else:
+            self.table.append(tap_rows(ids, hashes, made))
+        self.remember(hashes)
 
-        What two shards have comes from the one that is looked at first, one of this run.
+    def vectors_by_content(
+        self, wanted: Set[str]
+    ) -> Iterator[dict[str, NDArray[np.floating[Any]]]]:
+        """Look up the vectors of some contents, part by part: content hash → (dim,) float32.
+
+        Of a tap, its activations. What two shards have comes from the one that is looked at
+        first, one of this run.
         """
         left = set(wanted)
         keys = np.sort(keys_of(pa.chunked_array([pa.array(wanted, pa.string())])))
@@ -82,15 +108,35 @@ class ViewWriter:
             if not left:
                 return
             own = keys_of(read_shard(shard.path, ["content_hash"]).column("content_hash"))
-            is_wanted = np.isin(own, keys, kind="sort")
-            if not is_wanted.any():
+            if not np.isin(own, keys, kind="sort").any():
                 continue
-            rows = read_shard(shard.path, ["content_hash", "vector"]).filter(pa.array(is_wanted))
-            vectors = vectors_of(rows.column("vector"), self.resolved.dim)
-            hashes = rows.column("content_hash").to_pylist()
-            found = {one: row for one, row in zip(hashes, vectors, strict=True) if one in left}
-            left -= found.keys()
-            yield found
+            for part in self._parts(shard.path):
+                hashes = part.column("content_hash")
+                rows = part.filter(pa.array(np.isin(keys_of(hashes), keys, kind="sort")))
+                vectors = self._vectors(rows)
+                named = zip(rows.column("content_hash").to_pylist(), vectors, strict=True)
+                found = {one: row for one, row in named if one in left}
+                left -= found.keys()
+                yield found
+
+    def _parts(self, path: StorePath) -> Iterator[pa.Table]:
+        """Yield the rows of a shard; of a tap, which may be large, group by group."""
+        if self.resolved.tap is not None:
+            return each_group(path)
+        return iter([read_shard(path, ["content_hash", VECTOR])])
+
+    def _vectors(self, rows: pa.Table) -> Iterable[NDArray[np.floating[Any]]]:
+        if self.resolved.tap is None:
+            return vectors_of(rows.column(VECTOR), self.resolved.dim)
+        return [np.frombuffer(one, HALF) for one in rows.column(ACTIVATIONS).to_pylist()]
+
+    @property
+    def item_bytes(self) -> int:
+        """Bytes of what is stored of an item; of a text in a tap, of a long one."""
+        tap = self.resolved.tap
+        if tap is None:
+            return 4 * self.resolved.dim
+        return tap.nbytes * (_LONG_TOKENS if tap.is_ragged else 1)
 
     def drop_superseded(self) -> None:
         """Drop the old rows of items that this run embedded again."""

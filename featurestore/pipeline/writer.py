@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from threading import Lock
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -21,7 +22,6 @@ from featurestore.pipeline.view_writer import ViewWriter
 from featurestore.sources.reading import Reader
 from featurestore.storage.columns import drop_equal, row_keys
 from featurestore.storage.dataset_folder import DatasetFolder, utc_now
-from featurestore.storage.shards import view_rows
 from featurestore.storage.stopping import finishing
 from featurestore.storage.tables import FAILURES
 
@@ -143,6 +143,7 @@ class Writer:
                 view.pending.append(outcome)
             else:
                 view.copies.append(outcome)
+                self._pending_bytes += view.item_bytes
         else:
             view.pending.append(outcome)
             self._count_failure(view, outcome)
@@ -232,11 +233,7 @@ class Writer:
         for view, outcomes in batch:
             made = [one for one in outcomes if one.vector is not None]
             if made:
-                ids = self._ids.take(pa.array([one.row for one in made]))
-                hashes = pa.array([one.content_hash for one in made], pa.string())
-                vectors = np.stack([one.vector for one in made if one.vector is not None])
-                view.table.append(view_rows(ids, hashes, vectors))
-                view.remember(hashes)
+                view.append(self._ids.take(pa.array([one.row for one in made])), made)
         self._write_failures(batch)
 
     def _copied(self, view: ViewWriter, copies: Sequence[Outcome]) -> list[Outcome]:
@@ -248,12 +245,13 @@ class Writer:
         for one in copies:
             wanted.setdefault(str(one.content_hash), []).append(one)
         settled: list[Outcome] = []
+        most = max(1, min(COMMIT_ROWS, COMMIT_BYTES // view.item_bytes))
         for found in view.vectors_by_content(wanted.keys()):
             for content, vector in found.items():
                 settled += [self._copy(view, one, vector) for one in wanted.pop(content)]
-            if len(settled) >= COMMIT_ROWS:
-                self._write_outcomes([(view, settled)])
-                settled = []
+            while len(settled) >= most:
+                self._write_outcomes([(view, settled[:most])])
+                settled = settled[most:]
         for content in wanted.keys() & view.failed_content.keys():
             failed = view.failed_content[content]
             for one in wanted.pop(content):
@@ -264,7 +262,7 @@ class Writer:
             self._write_outcomes([(view, settled)])
         return [one for left in wanted.values() for one in left]
 
-    def _copy(self, view: ViewWriter, one: Outcome, vector: NDArray[np.float32]) -> Outcome:
+    def _copy(self, view: ViewWriter, one: Outcome, vector: NDArray[Any]) -> Outcome:
         view.n_copied += 1
         return Outcome(one.row, one.content_hash, vector, view=one.view)
 
@@ -375,7 +373,8 @@ def replace_items(
 def update_metadata(folder: DatasetFolder, plan: EmbedPlan) -> int:
     """Commit changed labels and metadata of items whose content is known unchanged."""
     known = np.asarray(pc.is_valid(plan.content_hash))
-    due = np.flatnonzero(plan.is_stale & known & plan.in_part & ~plan.todo.any(axis=0))
+    settled = ~plan.is_new & ~plan.todo.any(axis=0)  # a new one that no tap wants stays out
+    due = np.flatnonzero(plan.is_stale & known & plan.in_part & settled)
     if len(due):
         rows = plan.rows.take(pa.array(due))
         put_items(folder, rows.append_column("content_hash", plan.content_hash.take(pa.array(due))))

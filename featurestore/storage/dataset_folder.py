@@ -29,6 +29,7 @@ from featurestore.storage.log_files import LOGS
 from featurestore.storage.remote import StorePath
 from featurestore.storage.shards import view_schema
 from featurestore.storage.tables import FAILURES, ITEMS, Table
+from featurestore.storage.tap_shards import TAP
 from featurestore.storage.user_cache import local_side
 from featurestore.terms.specs import EncoderSpec, ResolvedEncoder
 
@@ -152,9 +153,10 @@ class DatasetFolder:
         """Return the table of a view."""
         return Table(self.path / "views" / slug)
 
-    def create_view(self, slug: str, dim: int) -> Table:
+    def create_view(self, slug: str, dim: int, *, is_tap: bool = False) -> Table:
         """Make the table of a view where it is not."""
-        return Table.create(self.path / "views" / slug, view_schema(dim))
+        schema = TAP if is_tap else view_schema(dim)
+        return Table.create(self.path / "views" / slug, schema)
 
     def encoders(self) -> dict[str, dict[str, Any]]:
         """Return slug → encoder.json of every view that was not replaced by another."""

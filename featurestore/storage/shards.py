@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from io import FileIO
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
 ROW_GROUP_ROWS = 16_384
+VECTOR, ACTIVATIONS = "vector", "activations"  # the column that a view is about
+_GROUP_BYTES, _PAGE_BYTES = 32 << 20, 1 << 20  # of activations, which may be large
 _FETCH_BYTES = 8 << 20  # of an object store's files, those up to this are fetched whole
 _HASH_LENGTH = 64
 _DIM = b"featurestore.dim"  # in a file's metadata: the length of each list in ``vector``
@@ -69,28 +71,38 @@ def write_shard(rows: pa.Table, folder: StorePath) -> tuple[str, int]:
     with temporary_beside(local_side(folder) / "shard.parquet") as temporary:
         with naming(folder), temporary.open("wb", buffering=0) as file:
             sink = _Hashed(file)
-            with pq.ParquetWriter(
-                pa.PythonFile(sink, mode="w"),
-                rows.schema,
-                compression={
-                    name: "none" if name == "vector" else "zstd" for name in rows.column_names
-                },
-                use_dictionary=[
-                    name for name in rows.column_names if name not in ("vector", "item_id")
-                ],
-                write_statistics=["item_id"],
-                data_page_version="2.0",
-                # Arrow's own schema says fixed-size lists; Delta's has none, and polars compares.
-                store_schema=False,
-            ) as writer:
-                if "vector" in rows.column_names and pa.types.is_fixed_size_list(
-                    kind := rows.schema.field("vector").type
-                ):
-                    writer.add_key_value_metadata({_DIM.decode(): str(kind.list_size)})
-                writer.write_table(rows, row_group_size=ROW_GROUP_ROWS)
+            write_rows(rows.schema, [rows], pa.PythonFile(sink, mode="w"))
         name = f"{sink.digest.hexdigest()}.parquet"
         publish(temporary, folder / name)
     return name, sink.n_bytes
+
+
+def write_rows(schema: pa.Schema, parts: Iterable[pa.Table], target: str | pa.NativeFile) -> None:
+    """Write tables of one schema as a Parquet file."""
+    names, group_rows, more = schema.names, ROW_GROUP_ROWS, {}
+    as_it_is = {VECTOR}  # neither packed nor in a dictionary: read where it lies
+    parts = iter(parts)
+    first = next(parts, schema.empty_table())
+    if ACTIVATIONS in names and pa.types.is_binary(schema.field(ACTIVATIONS).type):
+        as_it_is.add(ACTIVATIONS)  # after each batch it is seen whether a page is full
+        one = 1 + first.nbytes // max(1, len(first))
+        group_rows = max(1, min(group_rows, _GROUP_BYTES // one))
+        more = {"write_batch_size": max(1, min(1024, _PAGE_BYTES // one))}
+    with pq.ParquetWriter(
+        target,
+        schema,
+        compression={name: "none" if name in as_it_is else "zstd" for name in names},
+        use_dictionary=[name for name in names if name not in as_it_is | {"item_id"}],
+        write_statistics=["item_id"],
+        data_page_version="2.0",
+        # Arrow's own schema says fixed-size lists; Delta's has none, and polars compares.
+        store_schema=False,
+        **more,
+    ) as writer:
+        if VECTOR in names and pa.types.is_fixed_size_list(kind := schema.field(VECTOR).type):
+            writer.add_key_value_metadata({_DIM.decode(): str(kind.list_size)})
+        for part in (first, *parts):
+            writer.write_table(part, row_group_size=group_rows)
 
 
 class _Hashed:
@@ -124,7 +136,7 @@ def read_shard(path: StorePath, columns: list[str] | None = None, *, keep: bool 
 
     Without ``keep``, no copy of a file from an object store stays on this machine.
     """
-    with _opened(path, keep=keep) as file:
+    with opened_shard(path, keep=keep) as file:
         names = file.schema_arrow.names
         chosen = None if columns is None else [name for name in columns if name in names]
         return _fixed(file.read(chosen), file)
@@ -132,13 +144,13 @@ def read_shard(path: StorePath, columns: list[str] | None = None, *, keep: bool 
 
 def rows_in(path: StorePath) -> int:
     """Return how many rows one Parquet file has; its rows are not read."""
-    with _opened(path) as file:
+    with opened_shard(path) as file:
         return int(file.metadata.num_rows)
 
 
 def shard_schema(path: StorePath) -> pa.Schema:
     """Return the columns of one Parquet file."""
-    with _opened(path) as file:
+    with opened_shard(path) as file:
         return _schema_of(file)
 
 
@@ -208,7 +220,8 @@ def local_copy(path: StorePath) -> Path:
 
 
 @contextmanager
-def _opened(path: StorePath, *, keep: bool = True) -> Iterator[pq.ParquetFile]:
+def opened_shard(path: StorePath, *, keep: bool = True) -> Iterator[pq.ParquetFile]:
+    """Open a shard; without ``keep``, no copy of a remote one stays on this machine."""
     try:
         with pq.ParquetFile(_source(path, keep=keep), memory_map=False) as file:
             yield file
@@ -240,7 +253,7 @@ def each_block(
     """
     groups, start = [], 0
     for path in paths:
-        with _opened(path) as file:
+        with opened_shard(path) as file:
             for number in range(file.num_row_groups):
                 n_rows = file.metadata.row_group(number).num_rows
                 if is_wanted(start, n_rows):
@@ -249,7 +262,7 @@ def each_block(
 
     def read(group: tuple[StorePath, int, int]) -> None:
         path, number, first = group
-        with _opened(path) as file:
+        with opened_shard(path) as file:
             row_group = file.metadata.row_group(number)
             out = target(first, row_group.num_rows)
             try:
@@ -282,6 +295,6 @@ def each_shard(paths: Sequence[StorePath], columns: list[str]) -> Iterator[pa.Ta
 
 def each_group(path: StorePath) -> Iterator[pa.Table]:
     """Read a shard one row group after another."""
-    with _opened(path) as file:
+    with opened_shard(path) as file:
         for number in range(file.num_row_groups):
             yield _fixed(file.read_row_group(number), file)

@@ -240,7 +240,8 @@ class Table:
                 table.alter.add_columns(list(_delta_schema(pa.schema(new)).fields))
             self._sealed(table)
             raise CommitFailedError("there are new columns: read again")  # others may have written
-        parts, actions = [], []
+        parts: list[pa.Table] = []
+        actions, adds = [], []
         for shard in looked:
             dropped = drop(read_shard(shard.path, keys))
             if not dropped.any():
@@ -249,11 +250,14 @@ class Table:
             if not dropped.all():
                 kept = read_shard(shard.path).filter(pa.array(~dropped))
                 parts.append(fit_to(kept, schema) if "vector" not in schema.names else kept)
+            if sum(part.nbytes for part in parts) > COMPACT_BYTES:  # all may not fit into memory
+                adds += self._write_all(pa.concat_tables(parts))
+                parts = []
         if rows is not None and len(rows):
             parts.append(fit_to(rows, schema))
         if not actions and not parts:
             return int(table.version())
-        adds = self._write_all(pa.concat_tables(parts)) if parts else []
+        adds += self._write_all(pa.concat_tables(parts)) if parts else []
         return self._commit(table, actions, adds)
 
     def _commit(

@@ -7,7 +7,7 @@ import math
 import re
 import shlex
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
@@ -30,12 +30,15 @@ from featurestore.storage.remote import RemotePath, StorePath
 from featurestore.storage.tables import rows_of
 from featurestore.store.default_view import default_view
 from featurestore.store.strip import strip
+from featurestore.store.tap import embed_tap
 from featurestore.store.view import View
 from featurestore.terms.names import meant_by
 from featurestore.terms.shown import Shown
-from featurestore.terms.specs import Modality, encoder_label
+from featurestore.terms.specs import EncoderSpec, Modality, encoder_label
+from featurestore.terms.taps import TapShape
 
 if TYPE_CHECKING:
+    from featurestore.pipeline.report import Progress
     from featurestore.store.store import Store
 
 _ASK_EACH_S = 2.0  # asking an object store costs requests
@@ -116,7 +119,26 @@ class DataSet(Shown):
         return self.folder.failures.read()
 
     def views(self) -> list[View]:
-        """Return the views, sorted by encoder."""
+        """Return the views of vectors, sorted by encoder."""
+        return [view for view in self._all_views() if view.tap is None]
+
+    def taps(self) -> list[View]:
+        """Return the taps: views of whole activations, which heads alone read that retrain."""
+        return [view for view in self._all_views() if view.tap is not None]
+
+    def embed_tap(
+        self,
+        spec: str | EncoderSpec,
+        ids: Sequence[str] | None = None,
+        *,
+        device: str = "auto",
+        progress: Callable[[Progress], None] | None = None,
+        say: Callable[[str], None] = lambda _: None,
+    ) -> View:
+        """Return the tap of an encoder, made or completed for some items; see `store.tap`."""
+        return embed_tap(self, spec, ids, device=device, progress=progress, say=say)
+
+    def _all_views(self) -> list[View]:
         encoders = self.folder.encoders().items()
         trust = self.store.trust
         found = [View(self, slug, info, slice_=self.slice_, trust=trust) for slug, info in encoders]
@@ -166,9 +188,10 @@ class DataSet(Shown):
 
     def _meant(self, text: str, encoders: Mapping[str, Mapping[str, Any]]) -> str:
         text = text.removeprefix(f"{self.name}@")
-        specs = sorted(info["spec"] for info in encoders.values())  # as `views` has them
+        taps = sorted(one["spec"] for one in encoders.values() if TapShape.of(one["chosen"]))
+        specs = sorted({one["spec"] for one in encoders.values()}.difference(taps))  # as `views`
         names = {info["name"]: info["spec"] for info in encoders.values() if info.get("name")}
-        return meant_by(text, specs, names) or text
+        return meant_by(text, specs, names) or meant_by(text, taps) or text
 
     def listed_views(self) -> list[str]:
         """Return the views with number and name, as ``ls`` prints: ``@1 tiny (builtin:…)``."""

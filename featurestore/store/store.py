@@ -264,6 +264,9 @@ class Store:
             for view in dataset.views():
                 if view.name in statement:
                     tables[view.name] = view.to_arrow(columns=[])
+            for tap in dataset.taps():
+                if tap.name in statement:
+                    tap.check_vectors()  # says what a tap is for
             for path in dataset.path.glob("heads/*/predictions.parquet"):
                 if (key := f"{name}/{path.parent.name}") in statement:
                     tables[key] = read_shard(path)

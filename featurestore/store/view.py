@@ -22,11 +22,13 @@ from featurestore.storage.cache import Cached
 from featurestore.storage.tables import Table
 from featurestore.store.renamed import renamed
 from featurestore.store.strip import strip
+from featurestore.store.tap import activations_of
 from featurestore.store.view_facts import ViewFacts, facts_of
 from featurestore.store.view_index import Index, ViewIndex
 from featurestore.store.view_info import ViewInfo
 from featurestore.store.view_rows import ViewRows, ids_of, matching, objects, with_nulls
 from featurestore.store.view_search import Scope, SearchAmong, SearchOptions, checked, content_of
+from featurestore.terms.activations import Activations
 from featurestore.terms.embeddings import Embeddings, LazyColumns, Neighbors
 from featurestore.terms.snapshots import Snapshot
 from featurestore.terms.specs import Modality
@@ -143,7 +145,25 @@ class View(ViewInfo):
 
     def items(self) -> pa.Table:
         """Return the items that have a vector, in the order of `load`."""
-        return self._rows(self.snapshot).read().items
+        rows = self._rows(self.snapshot)
+        return rows.read().items if self.tap is None else rows.items()
+
+    def activations(self, ids: Sequence[str] | None = None) -> Activations:
+        """Return the whole activations of a tap, which are read batch by batch where they lie.
+
+        Parameters
+        ----------
+        ids : sequence of str, optional
+            Of these items, in this order; of all that the tap has, sorted by id, by default.
+
+        Raises
+        ------
+        UnknownView
+            If this is a view of vectors.
+        UnknownItem
+            If the tap has not one of the items.
+        """
+        return activations_of(self, self._rows(self.snapshot), ids)
 
     def to_arrow(
         self,
@@ -206,7 +226,8 @@ class View(ViewInfo):
         return self._rows(self.snapshot).state
 
     def _rows(self, snapshot: Snapshot) -> ViewRows:
-        return ViewRows(self.dataset.folder, self.slug, self.dim, snapshot, self.slice_)
+        folder = self.dataset.folder
+        return ViewRows(folder, self.slug, self.dim, snapshot, self.slice_, self.check_vectors)
 
     def index(self, *, metric: str = Metric.COSINE, exact: bool = False) -> Index:
         """Return the index that `build_index` made, else an exact one.
@@ -272,7 +293,7 @@ class View(ViewInfo):
 
     def matching(self, where: str | None = None, split: str | None = None) -> NDArray[np.bool_]:
         """Mark the rows of `index` that fulfil an SQL condition and are of a split, (n,)."""
-        return matching(self._rows(self.snapshot).read().items, where, split)
+        return matching(self.items(), where, split)
 
     def search(
         self,
@@ -419,6 +440,7 @@ class View(ViewInfo):
         -------
         ndarray of shape (len(contents), dim), float32
         """
+        self.check_vectors()
         modality = Modality.TEXT if isinstance(contents[0], str) else Modality.IMAGE
         encode_now.check_reads(self.spec, self.modalities, modality)  # before anything is loaded
         return encode_now.encode(self._encoder, contents, as_queries=as_queries)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from featurestore.errors import BadQuery
+from featurestore.store.commands import command_line
 from featurestore.store.strip import N_SHOWN, strip
 from featurestore.terms.shown import Shown
 from featurestore.terms.specs import EncoderSpec, Modality
+from featurestore.terms.taps import TapShape
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -54,6 +57,21 @@ class ViewInfo(Shown):
         }
 
     @property
+    def tap(self) -> TapShape | None:
+        """What it holds of an item where it is a tap; None for a view of vectors."""
+        return TapShape.of(self.info["chosen"])
+
+    def check_vectors(self) -> None:
+        """Raise BadQuery for a tap, which has no vectors."""
+        if self.tap is not None:
+            words = ("--dataset", self.dataset.name, "-e", str(self.spec.untapped))
+            raise BadQuery(
+                f"{self.name} is a tap: it holds what the network computes up to a cut, which "
+                "`--head finetune` trains on, and no vectors; in Python view.activations() reads "
+                f"it. Vectors of this encoder: `{command_line('embed', *words)}`"
+            )
+
+    @property
     def modalities(self) -> frozenset[Modality]:
         """What the encoder embeds: two-tower encoders can be asked in words."""
         return frozenset(map(Modality, self.info["modalities"]))
@@ -64,6 +82,9 @@ class ViewInfo(Shown):
 
     def about(self) -> str:
         """Name it, with the length of its vectors."""
+        if (tap := self.tap) is not None:
+            each = f"{tap.nbytes:,} bytes {'a token' if tap.is_ragged else 'an item'}"
+            return f"{self.name}, a tap of {each}"
         return f"{self.name}, {self.dim:,} numbers a vector"
 
     def first_rows(self, n: int) -> list[dict[str, Any]]:

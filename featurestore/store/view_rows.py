@@ -24,6 +24,7 @@ from featurestore.storage.query import fulfils
 from featurestore.storage.shards import each_shard, vectors_of
 from featurestore.storage.tables import Shard, Table, digest_of, rows_of
 from featurestore.storage.taking import Ids, ShardRows, taken
+from featurestore.storage.tap_shards import ShardFile, open_tap
 from featurestore.store.cache_in_parts import read_into, write_in_parts
 from featurestore.store.valid_count import count_valid
 from featurestore.terms.snapshots import Snapshot
@@ -42,6 +43,7 @@ class ViewRows:
     dim: int
     snapshot: Snapshot
     slice_: Slice | None = None  # None: all items
+    check: Callable[[], None] = lambda: None  # raises where rows hold no vectors
 
     @property
     def table(self) -> Table:
@@ -90,6 +92,7 @@ class ViewRows:
         Where there is no cache, some of the rows (or columns) are read by themselves; all of them
         are also written to the cache.
         """
+        self.check()
 
         def choose(items: pa.Table) -> NDArray[np.bool_]:  # (n,)
             return matching(items, where, split) & self._in_slice(items)
@@ -148,10 +151,31 @@ class ViewRows:
 
         return fill_cache(self.cache_path, fill, erased_since)
 
+    def located(
+        self, item_bytes: int | None
+    ) -> tuple[pa.Table, list[ShardFile], NDArray[np.int64]]:
+        """Return the items of a tap, and where the activations of each lie; see `open_tap`."""
+        items, row_of_item = self._items_with_rows()
+        paths = [shard.path for shard in self._shards[1]]
+        copies = self.folder.local / "cache" / "taps" / self.slug
+        files, places = open_tap(paths, item_bytes, copies)
+        return items, files, places[row_of_item]
+
+    def items(self) -> pa.Table:
+        """Return the items that have a row, sorted by id; nothing else is read."""
+        return self._items_with_rows()[0]
+
+    def _items_with_rows(self) -> tuple[pa.Table, NDArray[np.intp]]:
+        items = self.folder.items.read(version=self.snapshot.items).sort_by("item_id")
+        row_of_item = resolve(items, self.table.read(_KEY, self.snapshot.view))
+        has_row = (row_of_item >= 0) & self._in_slice(items)
+        return items.filter(pa.array(has_row)), row_of_item[has_row]
+
     def batches(
         self, n: int, columns: Sequence[str]
     ) -> Iterator[tuple[pa.Table, NDArray[np.float32]]]:
         """Yield up to ``n`` items and their vectors, (n, dim), in the order of the shards."""
+        self.check()
         items, pairs = self._shards
         item_of_row = self._item_of_pair()
         rest = ShardRows(items, [one for one in columns if one not in _KEY], self._schema)

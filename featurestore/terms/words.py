@@ -10,3 +10,15 @@ def counted(n: int, noun: str) -> str:
     ('1 item', '2,000 items')
     """
     return f"{n:,} {noun}{'' if n == 1 else 's'}"
+
+
+def in_bytes(n: int) -> str:
+    """Return a number of bytes as people say it.
+
+    >>> in_bytes(37_712), in_bytes(30_169_600), in_bytes(3_900_000_000)
+    ('38 KB', '30 MB', '3.9 GB')
+    """
+    unit = next((one for one in (12, 9, 6) if n >= 0.9995 * 10**one), 3)
+    value = n / 10**unit
+    letter = {3: "K", 6: "M", 9: "G", 12: "T"}[unit]
+    return f"{value:,.{0 if value >= 9.95 else 1}f} {letter}B"

@@ -32,9 +32,11 @@ from featurestore.storage.log_files import (
 from featurestore.storage.remote import StorePath
 from featurestore.storage.shards import read_shard, shard_schema, view_schema
 from featurestore.storage.tables import Shard, Table
+from featurestore.storage.tap_shards import TAP
 from featurestore.storage.unnamed import unnamed_shards
+from featurestore.terms.taps import TapShape
 from featurestore.upkeep.log_checks import checkpoint_damage
-from featurestore.upkeep.row_checks import check_ids, check_vectors, shard_damage
+from featurestore.upkeep.row_checks import check_ids, check_view, shard_damage
 from featurestore.upkeep.tables import tables_of
 
 # What tells the rows of a table apart. A row of a view counts once, however often it is there.
@@ -153,10 +155,16 @@ class _Tended:
         """Return the columns that the table has, or begins with if its log does not say so."""
         if self.name in _KEYS:
             return {"items": ITEMS, "failures": FAILURES}[self.name]
+        info = self._info()
+        return view_schema(info["dim"]) if TapShape.of(info["chosen"]) is None else TAP
+
+    def _info(self) -> dict[str, Any]:
+        """Return encoder.json of a view."""
         path = self.table.path / "encoder.json"
-        if not isinstance(dim := read_json(path).get("dim"), int):
+        info = {"chosen": {}, **read_json(path)}
+        if not isinstance(info.get("dim"), int):
             raise StoreCorrupt(f"{path} names no length of its vectors: restore it from a backup")
-        return view_schema(dim)
+        return info
 
     def _adopt(self) -> Iterator[Repair]:
         """Take in rows of shards that no version names, and columns that no version knows."""
@@ -218,7 +226,7 @@ class _Tended:
         if self.name == "items":
             return next(check_ids(rows, set()), None)
         if self.name not in _KEYS:
-            return next(check_vectors(rows, schema.field("vector").type.list_size), None)
+            return next(check_view(rows, self._info()), None)
         return None
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -10,8 +11,10 @@ import pyarrow.compute as pc
 
 from featurestore.storage.columns import text_hash
 from featurestore.storage.files import sha256_of
-from featurestore.storage.shards import vectors_of
+from featurestore.storage.shards import ACTIVATIONS, VECTOR, vectors_of
 from featurestore.storage.tables import Shard
+from featurestore.terms.activations import HALF
+from featurestore.terms.taps import TapShape
 
 
 def shard_damage(shard: Shard) -> str | None:
@@ -42,13 +45,35 @@ def check_ids(rows: pa.Table, seen: set[str]) -> Iterator[str]:
             yield f"the text of item {row['item_id']!r} is not the one that was hashed"
 
 
-def check_vectors(rows: pa.Table, dim: int) -> Iterator[str]:
-    """Yield what is wrong with rows of a view."""
-    kind = rows.schema.field("vector").type
+def check_view(rows: pa.Table, info: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what is wrong with rows of a view; ``info`` is its encoder.json."""
+    tap = TapShape.of(info["chosen"])
+    return _check_vectors(rows, info["dim"]) if tap is None else _check_activations(rows, tap)
+
+
+def _check_activations(rows: pa.Table, tap: TapShape) -> Iterator[str]:
+    if rows.schema.field(ACTIVATIONS).type != pa.binary():
+        yield f"its activations are {rows.schema.field(ACTIVATIONS).type}, expected binary"
+        return
+    sizes = np.asarray(pc.binary_length(rows.column(ACTIVATIONS)))
+    is_whole = sizes % tap.nbytes == 0 if tap.is_ragged else sizes == tap.nbytes
+    if not is_whole.all():
+        each = f"{tap.nbytes:,}" + (" a token" if tap.is_ragged else "")
+        wrong = int(sizes[~is_whole][0])
+        yield f"{(~is_whole).sum()} items have {wrong:,} bytes or so, expected {each}"
+        return
+    values = rows.column(ACTIVATIONS).to_pylist()
+    n_bad = sum(not np.isfinite(np.frombuffer(one, HALF)).all() for one in values)
+    if n_bad:
+        yield f"the activations of {n_bad} items hold NaN or infinity"
+
+
+def _check_vectors(rows: pa.Table, dim: int) -> Iterator[str]:
+    kind = rows.schema.field(VECTOR).type
     if not pa.types.is_fixed_size_list(kind) or kind.list_size != dim:
         yield f"its vectors are {kind}, expected float32[{dim}]"
         return
-    vectors = vectors_of(rows.column("vector"), dim)
+    vectors = vectors_of(rows.column(VECTOR), dim)
     n_bad = int((~np.isfinite(vectors).all(axis=1)).sum())
     if n_bad:
         yield f"{n_bad} vectors hold NaN or infinity"

@@ -28,7 +28,7 @@ from featurestore.terms.specs import EncoderSpec
 from featurestore.upkeep.derived_checks import damaged_files
 from featurestore.upkeep.head_files import damaged_heads
 from featurestore.upkeep.log_checks import checkpoint_damage
-from featurestore.upkeep.row_checks import check_ids, check_vectors, shard_damage
+from featurestore.upkeep.row_checks import check_ids, check_view, shard_damage
 
 N_SAMPLE = 100
 STOPPED_S = 3600.0  # a shard that no version names for so long is not that of a run under way
@@ -93,7 +93,7 @@ def _findings(
     yield from _check_table(folder.items, partial(check_ids, seen=set()))
     yield from _check_table(folder.failures)
     for slug, info in infos.items():
-        yield from _check_table(folder.view(slug), partial(check_vectors, dim=info["dim"]))
+        yield from _check_table(folder.view(slug), partial(check_view, info=info))
     for slug in view_folders(folder):
         if slug not in infos:  # one that was replaced: old versions of it may be read
             yield from _check_log(folder.view(slug))

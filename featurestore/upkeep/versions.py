@@ -83,6 +83,7 @@ def vacuum(
             for path in found:
                 path.unlink(missing_ok=True)
                 local_copy(path).unlink(missing_ok=True)
+                remove(folder.local / "cache" / "taps" / path.parent.name / path.stem)
             for path in leftovers:
                 remove(path)
     return Vacuumed(tuple(found), size, tuple(leftovers), tuple(damaged))
