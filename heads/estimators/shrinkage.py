@@ -14,6 +14,7 @@ from heads.labels.shared import once
 
 _ENOUGH = 1e-3  # of what was found: a first step up to here leaves an error of its square
 _LAST_STEP = 1e-5  # from there on float32 is no start for a refinement
+_STRONG = 7e4  # largest ratio of directions that float32 was seen to make up for: 6e4
 _CHUNK_ROWS = 64  # that are float64 at a time: more do not stay in the cache
 CONSTANT = 1e-10  # of the mean variance: rounding leaves that much where nothing varies
 
@@ -68,6 +69,8 @@ def _solve_wide(
         inner = _inner_products(R) * (by_row / D[0].astype(R.dtype)) * by_row[:, 0]
     else:
         inner = scaled @ scaled.T
+    if R.dtype == np.float32 and np.linalg.norm(inner) > _STRONG:
+        return _solve_wide(R.astype(np.float64), kept, D, M)
     inner.flat[:: len(inner) + 1] += 1
     try:
         factor = cho_factor(inner, overwrite_a=True, check_finite=False)
