@@ -8,6 +8,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 import featurestore
+from featurestore.sources.name_groups import said_of_group
+from featurestore.storage.dataset_file import SourceRecord
 from featurestore.store.commands import command_line
 from featurestore.terms.specs import encoder_label
 from heads.advice.next_step import rows_asked, typed
@@ -104,7 +106,8 @@ def _leaderboard(found: Found) -> Section | None:
             Table(header, table, first=2),
             _quiet(
                 f"{comparison.n_items:,} items were tested. Intervals: {comparison.estimand}, "
-                "each row for itself."
+                f"each row for itself; that in the summary holds for all {len(rows)} rows at once, "
+                "so it is wider."
             ),
             *map(_quiet, comparison.notes),
         ],
@@ -250,7 +253,7 @@ def _provenance(found: Found) -> Section:
     dataset = found.dataset
     facts = [view.facts() for view in dataset.views()]
     sources = [
-        [name, one.kind, ", ".join(one.locations) or one.root]
+        [name, one.kind, ", ".join(one.locations) or one.root, _groups_of(one)]
         for name, one in dataset.description.sources.items()
     ]
     views = [
@@ -269,7 +272,7 @@ def _provenance(found: Found) -> Section:
     versions = {**now, **library_versions(), **made_with}
     blocks: list[Block] = [Text(f"Store: {dataset.store.path}")]
     if sources:
-        blocks.append(Table(["source", "kind", "where"], sources, first=3))
+        blocks.append(Table(["source", "kind", "where", "groups by"], sources, first=4))
     if views:
         header = ["encoder", "fingerprint", "snapshot", "dim", "vectors"]
         blocks.append(Table(header, views, first=3))
@@ -286,6 +289,12 @@ def _provenance(found: Found) -> Section:
         ),
     ]
     return Section("Where this comes from", blocks)
+
+
+def _groups_of(source: SourceRecord) -> str:
+    """Return what items of one group have in common: they are never torn apart."""
+    expression = source.options.get("group")
+    return said_of_group(str(expression)) if expression else "–"
 
 
 def _again(found: Found) -> Section:

@@ -84,6 +84,7 @@ def test_it_holds_what_was_found_and_a_second_one_runs_nothing(embed, tmp_path, 
         name = f"{encoder_label(row['encoder'])} {row['head']}"
         assert f"{name} {100 * row['value']:.1f}" in page.text
     assert f"{heads.assessments(view.dataset)[0].verdicts[0].sentence()}." in page.text
+    assert "that in the summary holds for all" in page.text
     assert view.fingerprint in page.text
     assert "featurestore curve texts --head ridge" in page.text
 
@@ -142,10 +143,10 @@ def test_pictures_are_in_the_file(empty_store, tmp_path, write_image):
     ids=["no labels", "one class", "empty labels"],
 )
 def test_little_gives_a_short_honest_report(embed, tmp_path, topics, said):
-    rows = [{"text": f"bread and cheese {n}"} for n in range(8)]
+    rows = [{"text": f"bread and cheese {n}", "baker": f"b{n // 2}"} for n in range(8)]
     if topics:
         rows = [{**row, "topic": topics[n % len(topics)]} for n, row in enumerate(rows)]
-    store = embed(rows, label=("topic",) if topics else ())
+    store = embed(rows, label=("topic",) if topics else (), group="baker")
     page = Page(heads.report(store, "texts", tmp_path / "report.html", minutes=5))
     is_harmless(page)
     assert page.headings == [
@@ -153,6 +154,8 @@ def test_little_gives_a_short_honest_report(embed, tmp_path, topics, said):
     ]  # fmt: skip
     assert heads.advise(store, "texts").sentences()[0] in page.text
     assert "bread and cheese 3" in page.text
+    assert "source kind where groups by" in page.text
+    assert "rows.csv baker" in page.text
 
 
 def test_without_time_the_missing_results_are_named(texts_view, tmp_path, capsys):
