@@ -67,6 +67,10 @@ TABLES = {
         ["classes of y that look like a missing value: 'NA' (1), 'NULL' (1), 'n/a' (1); they"],
     ),
     "a number that is missing": (rows("0", "1", "2", "-1", "-1"), ["missing value: '-1' (2)"]),
+    "one class": (
+        rows(*"aaaaa"),
+        ["all 5 labels of y are 'a', and heads need two classes: --limit takes the first items"],
+    ),
     "ids": (
         rows(*(f"id {i}" for i in range(25)), "x", "x"),
         ["25 classes of y have one item each: is it an id column?"],
@@ -75,6 +79,7 @@ TABLES = {
 QUIET = {
     "plain": (rows(*"aabbcc"),),
     "yes and no": (rows("1", "-1", "1", "-1"),),
+    "one class of few": (rows(*"aaaa"),),
     "few single ones": (rows(*(f"c{i}" for i in range(19))),),
     "numbers": (rows(*(f"{i}.5" for i in range(40))),),
 }

@@ -16,6 +16,7 @@ from featurestore.storage.dataset_file import SourceRecord, task_of
 from featurestore.terms.labels import SEPARATOR, class_name
 from featurestore.terms.specs import Modality
 
+_ENOUGH_TO_WONDER = 5  # labels that are all alike
 _MANY_CLASSES = 20  # so many with one item each are ids, it seems
 _SHOWN_LABELS = 3
 _MISSING = re.compile(
@@ -179,4 +180,10 @@ def _oddities(name: str, counts: Counter[str]) -> list[str]:
     n_single = sum(n == 1 for n in counts.values())
     if len(counts) >= _MANY_CLASSES and 2 * n_single > len(counts):
         notes.append(f"{n_single:,} classes of {name} have one item each: is it an id column?")
+    if len(counts) == 1 and counts.total() >= _ENOUGH_TO_WONDER:
+        notes.append(
+            f"all {counts.total():,} labels of {name} are {next(iter(counts))!r}, and heads need "
+            "two classes: --limit takes the first items, which may be of one class, --sample "
+            "draws them at random"
+        )
     return notes
