@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from featurestore.encoders.named import encoder_named
 from featurestore.errors import UnknownItem, UnknownView
 from featurestore.pipeline.listing_run import Selection
 from featurestore.pipeline.options import EmbedOptions
@@ -81,8 +82,9 @@ def embed_tap(
     BadSource
         If the items' source is gone.
     """
-    wanted = spec if isinstance(spec, EncoderSpec) else EncoderSpec.parse(dataset.spec_named(spec))
-    tap = _there(dataset, wanted)
+    if isinstance(spec, str):
+        spec = EncoderSpec.parse(encoder_named(spec, [str(one.spec) for one in dataset.views()]))
+    tap = _there(dataset, spec)
     if ids is not None and tap is not None:
         there = set(tap.items().column("item_id").to_pylist())
         ids = [one for one in ids if one not in there]
@@ -91,7 +93,7 @@ def embed_tap(
     (report,) = dataset.store.embed(
         [],
         dataset=dataset.name,
-        encoders=[str(wanted if tap is None else tap.spec)],
+        encoders=[str(spec if tap is None else tap.spec)],
         embed_options=EmbedOptions(
             device, trust=dataset.store.trust, all_items=ids is not None
         ),
