@@ -5,7 +5,11 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
+import time
+from http import HTTPStatus
 from pathlib import Path
+from threading import Thread
+from urllib.request import urlopen
 
 from featurestore.errors import MissingExtra
 from featurestore.storage.remote import StorePath
@@ -13,6 +17,7 @@ from featurestore.storage.remote import StorePath
 STORE_VARIABLE = "FEATURESTORE_STORE"
 TRUST_VARIABLE = "FEATURESTORE_DASHBOARD_TRUST"  # 1: code that the store names may run
 APP = Path(__file__).with_name("app.py")
+_PATIENCE_S = 60  # until pages are served
 _LOCAL = {"localhost", "127.0.0.1", "::1"}
 
 
@@ -63,8 +68,32 @@ def launch(
     # What is not about this run is in .streamlit/config.toml, beside the app.
     options = {"server.port": port, "server.address": host, "server.headless": not open_browser}
     flags = [f"--{name}={str(value).lower()}" for name, value in options.items()]
+    Thread(target=_say_when_served, args=(host, port), daemon=True).start()
     try:
         cli.main(["run", str(APP), *flags], standalone_mode=False)
     except SystemExit as stop:  # say, the port is taken: Streamlit has said so
         return stop.code if isinstance(stop.code, int) else 1
     return 0
+
+
+def _say_when_served(host: str, port: int) -> None:
+    """Print the address once pages are served; nothing where another program has the port."""
+    near = "127.0.0.1" if host in ("0.0.0.0", "::") else host  # where all addresses are served
+    shown, asked = (f"http://{f'[{one}]' if ':' in one else one}:{port}" for one in (host, near))
+    if _answers(asked):
+        return
+    until = time.monotonic() + _PATIENCE_S
+    while time.monotonic() < until:
+        if _answers(asked):
+            print(f"Dashboard of {os.environ[STORE_VARIABLE]} at this URL: {shown}", flush=True)
+            print("Ctrl-C ends it.", flush=True)
+            return
+        time.sleep(0.1)
+
+
+def _answers(address: str) -> bool:
+    try:
+        with urlopen(f"{address}/_stcore/health", timeout=1) as answer:
+            return bool(answer.status == HTTPStatus.OK)
+    except OSError:
+        return False

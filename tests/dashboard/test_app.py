@@ -190,3 +190,4 @@ def test_launch_turns_telemetry_off_and_warns_of_other_hosts(
 def test_usage_statistics_are_off() -> None:
     config = tomllib.loads((ROOT / ".streamlit" / "config.toml").read_text())
     assert config["browser"]["gatherUsageStats"] is False
+    assert config["logger"]["hideWelcomeMessage"] is True  # and with it the advert on the page
