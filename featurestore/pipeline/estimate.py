@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from featurestore.encoders.base import Encoder
 from featurestore.pipeline.embed_items import embed_items
 from featurestore.pipeline.lane import Lane, make_lanes
-from featurestore.pipeline.plan import plan_embedding
+from featurestore.pipeline.plan import Tally, plan_embedding
 from featurestore.pipeline.run_input import RunInput
 from featurestore.pipeline.tap_room import item_bytes
 from featurestore.pipeline.todo import Todo
@@ -55,37 +55,50 @@ def estimate(given: RunInput) -> list[Estimate]:
     """
     folder, options, resolved = given.folder, given.options, given.resolved
     infos = folder.encoders() if folder.exists else {}
-    plan = plan_embedding(replace(given, options=replace(options, rehash=False)), infos)
-    due = [i for i in range(len(resolved)) if plan.todo[i].any()]
+    counting = replace(given, options=replace(options, rehash=False))
+    tally = Tally(len(resolved))
+    samples: list[list[pa.Table]] = [[] for _ in resolved]
+    for part in given.listed.parts(folder):
+        plan = plan_embedding(counting, infos, part)
+        tally.add(plan, part)
+        for sample, is_todo in zip(samples, plan.todo, strict=True):
+            sample.append(_some([part.rows.filter(pa.array(is_todo))]))
+    due = [i for i, n in enumerate(tally.n_todo) if n]
     loaded = given.load([resolved[i].spec for i in due]) if due else []
     encoders = dict(zip(due, loaded, strict=True))
     seconds: dict[int, float] = {}
     for lane in make_lanes(encoders, given.modality, options):
-        todo = np.flatnonzero(plan.todo[list(lane.views)].any(axis=0))
-        sample = todo[np.linspace(0, len(todo) - 1, min(_DRY_RUN_ITEMS, len(todo))).astype(int)]
-        one_s = _seconds_an_item(given.rows.take(pa.array(np.unique(sample))), lane, given)
-        seconds |= {i: one_s * int(plan.todo[i].sum()) for i in lane.views}
+        most = max(lane.views, key=tally.n_todo.__getitem__)
+        one_s = _seconds_an_item(_some(samples[most]), lane, given)
+        seconds |= {i: one_s * tally.n_todo[i] for i in lane.views}
     return [
         Estimate(
             folder.name,
             str(one.spec),
-            len(given.rows),
-            int(plan.todo[i].sum()),
-            plan.n_known_failures[i],
-            _disk_bytes(given, encoders.get(i), one, plan.todo[i]),
+            tally.n_items,
+            tally.n_todo[i],
+            tally.n_known_failures[i],
+            tally.n_todo[i] * _disk_bytes(encoders.get(i), one, samples[i]),
             seconds.get(i),
         )
         for i, one in enumerate(resolved)
     ]
 
 
+def _some(parts: Sequence[pa.Table]) -> pa.Table:
+    """Return some of the rows, evenly spread."""
+    rows = pa.concat_tables(parts)
+    places = np.linspace(0, len(rows) - 1, min(_DRY_RUN_ITEMS, len(rows))).astype(int)
+    return rows.take(pa.array(np.unique(places)))
+
+
 def _disk_bytes(
-    given: RunInput, encoder: Encoder | None, resolved: ResolvedEncoder, todo: NDArray[np.bool_]
+    encoder: Encoder | None, resolved: ResolvedEncoder, samples: Sequence[pa.Table]
 ) -> int:
-    n = int(todo.sum())
+    """Return what an item takes on disk."""
     if encoder is None or resolved.tap is None:
-        return n * (4 * resolved.dim + 80)
-    return n * item_bytes(encoder, given.rows, todo)
+        return 4 * resolved.dim + 80
+    return item_bytes(encoder, _some(samples))
 
 
 def _seconds_an_item(rows: pa.Table, lane: Lane, given: RunInput) -> float:

@@ -142,7 +142,8 @@ class Job:
     def say_understood(self, say: Callable[[str], None]) -> None:
         """Say what the listed items were taken for."""
         intake = self.intake
-        for line in understood(intake.rows, intake.modality, intake.labels, intake.sources):
+        counted = intake.listed.counted([*intake.labels, "source", "group", "split"])
+        for line in understood(counted, intake.modality, intake.labels, intake.sources):
             say(line)
 
     def say_prompts(self, say: Callable[[str], None]) -> None:
@@ -158,7 +159,7 @@ class Job:
         records = self.intake.sources.items()
         return RunInput(
             self.folder,
-            self.intake.rows,
+            self.intake.listed,
             self.intake.modality,
             {name: Reader(record.kind, record.root) for name, record in records},
             tuple(self.resolved),
@@ -167,7 +168,6 @@ class Job:
             self.load,
             self.clock,
             self.intake.failed,
-            self.intake.stored,
             () if self.request.embed_options.all_items else self.labels,
         )
 

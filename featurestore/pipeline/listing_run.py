@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from featurestore.errors import BadSource, DuplicateIds, ModalityMismatch
+from featurestore.pipeline.listed import Listed, WholeListing
 from featurestore.pipeline.plan import keep_attached
 from featurestore.pipeline.stored import StoredItems
 from featurestore.sources.listing import Listing, Source, SourceOptions, with_stem
@@ -71,7 +72,7 @@ class Selection:
 class Intake:
     """All items that the sources of one run list."""
 
-    rows: pa.Table  # with a ``source`` column; those of this run's selection
+    listed: Listed  # those of this run's selection
     modality: Modality
     labels: tuple[str, ...]
     sources: Mapping[str, SourceRecord]  # those of earlier runs as well
@@ -151,13 +152,15 @@ class Intake:
             rows = rows.filter(there)
         rows = selection.apply(rows)
         failed = {one: why for _, listing in looked for one, why in listing.failed.items()}
-        return cls(rows, modality, tuple(labels), records, stored, tuple(notes), retyped, failed)
+        listed = WholeListing(rows, stored)
+        return cls(listed, modality, tuple(labels), records, stored, tuple(notes), retyped, failed)
 
     def described(self, earlier: DatasetFile | None) -> DatasetFile:
         """Return dataset.json with this run's labels and sources added."""
         labels = dict(earlier.labels) if earlier else {}
-        for name in self.labels:
-            labels.setdefault(name, {"task": task_of(self.rows.column(name))})
+        if new := [name for name in self.labels if name not in labels]:
+            counted = self.listed.counted(new)
+            labels |= {name: {"task": task_of(counted.values(name))} for name in new}
         labels |= {name: {"task": task} for name, task in self.retyped.items()}
         sources = (dict(earlier.sources) if earlier else {}) | dict(self.sources)
         return DatasetFile(self.modality, labels, sources, earlier.attached if earlier else ())

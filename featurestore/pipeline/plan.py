@@ -11,9 +11,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from featurestore.pipeline.listed import Part
 from featurestore.pipeline.run_input import RunInput
 from featurestore.storage.columns import converted, is_equal, item_keys, row_keys, text_hash, wider
-from featurestore.storage.tables import FAILURES, ITEMS
+from featurestore.storage.tables import FAILURES
 
 _PAIR = ["item_id", "content_hash"]
 
@@ -36,8 +37,27 @@ class EmbedPlan:
     pairs: tuple[frozenset[str], ...]  # of each view: keys of (id, content) of items due again
 
 
-def plan_embedding(given: RunInput, existing: Collection[str]) -> EmbedPlan:
-    """Compare a listing with the store; the data set may not exist yet.
+class Tally:
+    """What the plans of a run's parts come to, for each view."""
+
+    def __init__(self, n_views: int) -> None:
+        self.n_items = 0
+        self.n_updated = 0  # items whose labels or metadata alone changed
+        self.n_wanted = [0] * n_views
+        self.n_todo = [0] * n_views
+        self.n_known_failures = [0] * n_views
+
+    def add(self, plan: EmbedPlan, part: Part) -> None:
+        """Count a part."""
+        self.n_items += len(plan.rows) + part.n_done
+        for i, is_todo in enumerate(plan.todo):
+            self.n_wanted[i] += int(plan.wanted[i].sum()) + part.n_done
+            self.n_todo[i] += int(is_todo.sum())
+            self.n_known_failures[i] += plan.n_known_failures[i]
+
+
+def plan_embedding(given: RunInput, existing: Collection[str], part: Part) -> EmbedPlan:
+    """Compare a part of a listing with the store; the data set may not exist yet.
 
     Parameters
     ----------
@@ -47,17 +67,9 @@ def plan_embedding(given: RunInput, existing: Collection[str]) -> EmbedPlan:
     existing : collection of str
         Slugs of the views that are there.
     """
-    folder, rows, options = given.folder, given.rows, given.options
-    # The version first: what others commit from now on is not taken for known.
-    version = folder.items.version() if folder.exists else 0
+    folder, rows, options = given.folder, part.rows, given.options
+    compared = _compare(rows, part.items)
     ids = rows.column("item_id")
-    if given.stored is not None and given.stored.version == version:
-        items = given.stored.items
-    elif folder.exists:
-        items = folder.items.read(version=version, ids=ids)
-    else:
-        items = ITEMS.empty_table()
-    compared = _compare(rows, items)
     failures = folder.failures.read() if folder.exists else FAILURES.empty_table()
     in_part = _in_part(rows, options.part)
     is_tapped = in_part & _labelled(rows, given.labels)
@@ -87,7 +99,7 @@ def plan_embedding(given: RunInput, existing: Collection[str]) -> EmbedPlan:
             pairs.append(frozenset(item_keys(held.filter(_in(held, due))).to_pylist()))
     return EmbedPlan(
         rows,
-        version,
+        part.version,
         compared.content_hash,
         compared.is_new,
         compared.is_stale,

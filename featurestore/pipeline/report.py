@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from featurestore.encoders.images import METADATA_UNREAD, RANGE_ASSUMED
 from featurestore.pipeline.lane import Lane
-from featurestore.pipeline.plan import EmbedPlan
+from featurestore.pipeline.plan import Tally
 from featurestore.pipeline.run_input import RunInput
 from featurestore.pipeline.todo import CUT, UNKNOWN
 from featurestore.pipeline.view_writer import ViewWriter
@@ -119,8 +119,7 @@ class EmbedReport:
 class RunResult:
     """What a run did; views that had nothing to do have no writer, no lane and no gains."""
 
-    plan: EmbedPlan
-    n_updated: int  # items whose labels or metadata alone changed
+    tally: Tally
     seconds: float
     writers: Mapping[int, ViewWriter] = field(default_factory=dict)  # by the view's number
     lanes: Mapping[int, Lane] = field(default_factory=dict)
@@ -133,20 +132,19 @@ def reports_of(given: RunInput, result: RunResult) -> list[EmbedReport]:
 
 
 def _report_of(given: RunInput, result: RunResult, number: int) -> EmbedReport:
-    plan, view, lane = result.plan, result.writers.get(number), result.lanes.get(number)
-    n_todo = int(plan.todo[number].sum())
-    n_known_failures = plan.n_known_failures[number]
+    tally, view, lane = result.tally, result.writers.get(number), result.lanes.get(number)
+    n_known_failures = tally.n_known_failures[number]
     n_same = view.n_same if view else 0
     has_encoded = view is not None and view.n_encoded > 0
     unit = None if lane is None else "tokens" if lane.counts_tokens else "items"
     return EmbedReport(
         dataset=given.folder.name,
         encoder=str(given.resolved[number].spec),
-        n_items=len(plan.rows),
+        n_items=tally.n_items,
         n_encoded=view.n_encoded if view else 0,
         n_copied=view.n_copied if view else 0,
-        n_unchanged=int(plan.wanted[number].sum()) - n_todo - n_known_failures + n_same,
-        n_updated=result.n_updated,
+        n_unchanged=tally.n_wanted[number] - tally.n_todo[number] - n_known_failures + n_same,
+        n_updated=tally.n_updated,
         n_failed=view.n_failed if view else 0,
         n_known_failures=n_known_failures,
         seconds=round(result.seconds, 3),

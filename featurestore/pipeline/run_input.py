@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-import pyarrow as pa
-
 from featurestore.encoders.base import Encoder
+from featurestore.pipeline.listed import Listed
 from featurestore.pipeline.options import EmbedOptions
 from featurestore.pipeline.profile import Clock
-from featurestore.pipeline.stored import StoredItems
 from featurestore.sources.reading import Reader
 from featurestore.storage.dataset_folder import DatasetFolder
 from featurestore.terms.specs import EncoderSpec, Modality, ResolvedEncoder
@@ -21,7 +19,7 @@ class RunInput:
     """What a run is about: these items, these encoders, into this data set."""
 
     folder: DatasetFolder
-    rows: pa.Table  # the listed items, with a ``source`` column
+    listed: Listed
     modality: Modality
     readers: Mapping[str, Reader]  # of each source
     resolved: tuple[ResolvedEncoder, ...]  # one for each view
@@ -30,6 +28,5 @@ class RunInput:
     load: Callable[[Sequence[EncoderSpec]], list[Encoder]]  # called only where there is work
     clock: Clock = field(default_factory=Clock)
     failed: Mapping[str, str] = field(default_factory=dict)  # ids of rows without content → why
-    stored: StoredItems | None = None  # what the data set had of them when they were listed
     labels: tuple[str, ...] = ()  # columns: a tap keeps items that have a value in one of them
     say: Callable[[str], None] = lambda _: None

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from featurestore.encoders.base import Encoder
 from featurestore.errors import NoRoom
@@ -21,8 +20,12 @@ _LEFT_FREE = 100 << 20  # bytes of the disk
 _ROW_BYTES = 80  # of the other columns
 
 
-def announce_taps(given: RunInput, plan: EmbedPlan, encoders: Mapping[int, Encoder]) -> None:
+def announce_taps(
+    given: RunInput, plan: EmbedPlan, encoders: Mapping[int, Encoder], share: float = 1.0
+) -> None:
     """Say what the taps of a run take on disk, by the number of their view.
+
+    Of a run in parts the plan is of the first, and ``share`` says how many times as much all is.
 
     Raises
     ------
@@ -32,12 +35,13 @@ def announce_taps(given: RunInput, plan: EmbedPlan, encoders: Mapping[int, Encod
     need = 0
     for number, encoder in encoders.items():
         tap, spec = encoder.resolved.tap, encoder.resolved.spec
-        n = int(plan.todo[number].sum())
+        n = round(int(plan.todo[number].sum()) * share)
         if tap is None or not n:
             continue
-        each = item_bytes(encoder, given.rows, plan.todo[number])
+        each = item_bytes(encoder, plan.rows.filter(pa.array(plan.todo[number])))
         need += n * each
-        n_wanted, n_rows = int(plan.wanted[number].sum()), len(given.rows)
+        n_wanted = round(int(plan.wanted[number].sum()) * share)
+        n_rows = given.listed.n_rows
         line = f"{spec.label} is a tap: {in_bytes(n * each)} for {n:,} items"
         if n_wanted < n_rows:
             line += (
@@ -57,13 +61,12 @@ def announce_taps(given: RunInput, plan: EmbedPlan, encoders: Mapping[int, Encod
         )
 
 
-def item_bytes(encoder: Encoder, rows: pa.Table, todo: NDArray[np.bool_]) -> int:
-    """Return what a tap stores of an item in the mean, by the tokens of some texts."""
+def item_bytes(encoder: Encoder, rows: pa.Table) -> int:
+    """Return what a tap stores of an item in the mean, by the tokens of some of these texts."""
     tap = encoder.resolved.tap
     assert tap is not None, "an encoder of a tap"
     if not tap.is_ragged:
         return tap.nbytes + _ROW_BYTES
-    due = np.flatnonzero(todo)
-    some = due[np.linspace(0, len(due) - 1, min(_N_SAMPLE, len(due))).astype(int)]
+    some = np.linspace(0, len(rows) - 1, min(_N_SAMPLE, len(rows))).astype(int)
     texts = [one or "" for one in rows.column("text").take(pa.array(some)).to_pylist()]
     return round(tap.nbytes * float(np.mean(encoder.tokenize(texts).lengths))) + _ROW_BYTES

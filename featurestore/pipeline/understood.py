@@ -10,8 +10,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from featurestore.pipeline.counted import Counted
 from featurestore.sources.name_groups import MOST_NAMES, NameGroups, name_groups, said_of_group
-from featurestore.storage.counts import counted_values
 from featurestore.storage.dataset_file import SourceRecord, task_of
 from featurestore.terms.labels import SEPARATOR, class_name
 from featurestore.terms.specs import Modality
@@ -25,36 +25,36 @@ _MISSING = re.compile(
 
 
 def understood(
-    rows: pa.Table, modality: Modality, labels: Sequence[str], sources: Mapping[str, SourceRecord]
+    found: Counted, modality: Modality, labels: Sequence[str], sources: Mapping[str, SourceRecord]
 ) -> list[str]:
     """Say in one line which items, classes, groups and splits there are, then what looks odd.
 
     Parameters
     ----------
-    rows : Table
-        A listing with its ``source`` column.
+    found : Counted
+        Of a listing: its label columns, ``source``, ``group`` and ``split``.
     labels : sequence of str
         Its label columns.
     sources : mapping of str to SourceRecord
         With what the user said of each.
     """
-    named = pc.unique(rows.column("source")).to_pylist()
+    named = found.values("source").to_pylist()
     used = [sources[name] for name in named if name in sources]
     parts, notes = [], []
     for name in labels[:_SHOWN_LABELS]:
-        if name in rows.column_names:
-            counts, n_without = class_counts(rows.column(name))
-            parts.append(_classes(rows.column(name), counts, n_without, _origin(name, used)))
-            if task_of(rows.column(name)) != "regression":
+        if name in found:
+            counts, n_without = class_counts(found[name])
+            parts.append(_classes(found.values(name), counts, n_without, _origin(name, used)))
+            if task_of(found.values(name)) != "regression":
                 notes += _oddities(name, counts)
     if len(labels) > _SHOWN_LABELS:
         parts.append(f"{len(labels) - _SHOWN_LABELS} more label columns")
-    groups = group_sizes(counted_values(rows.column("group")))
+    groups = group_sizes(found["group"])
     if groups is not None:
         given = (str(one.options["group"]) for one in used if one.options.get("group"))
         said = dict.fromkeys(map(said_of_group, given))
         parts.append(f"{describe_groups(groups)}{' by ' + ', '.join(said) if said else ''}")
-    splits = Counter(rows.column("split").to_pylist())
+    splits = Counter(dict(zip(*(one.to_pylist() for one in found["split"].columns), strict=True)))
     n_unsplit = splits.pop(None, 0)
     if splits:
         notes += _split_by_name(splits, n_unsplit, used)
@@ -62,13 +62,12 @@ def understood(
         shown += [f"none {n_unsplit:,}"] if n_unsplit else []
         parts.append(f"splits {', '.join(shown)}")
     if modality is Modality.TEXT:
-        texts = rows.column("text").drop_null()
-        n_copies = len(texts) - len(pc.unique(texts))
-        parts += [f"{n_copies:,} exact copies"] if n_copies else []
-    elif labels and groups is None and (names := named_groups(rows, labels[0])) is not None:
+        parts += [f"{found.n_copies:,} exact copies"] if found.n_copies else []
+    elif labels and groups is None and (names := named_groups(found.first, labels[0])) is not None:
         notes.append(names.sentence())
-    kind = ("picture" if modality is Modality.IMAGE else "text") + "s" * (len(rows) != 1)
-    return [f"{len(rows):,} {kind}: {'; '.join(parts) or 'no labels, groups or splits'}", *notes]
+    kind = ("picture" if modality is Modality.IMAGE else "text") + "s" * (found.n_rows != 1)
+    said_first = f"{found.n_rows:,} {kind}: {'; '.join(parts) or 'no labels, groups or splits'}"
+    return [said_first, *notes]
 
 
 def named_groups(rows: pa.Table, label: str) -> NameGroups | None:
@@ -83,12 +82,11 @@ def named_groups(rows: pa.Table, label: str) -> NameGroups | None:
     return name_groups(names, rows.column(label).to_pylist())
 
 
-def class_counts(column: pa.ChunkedArray) -> tuple[Counter[str], int]:
+def class_counts(values: pa.Table) -> tuple[Counter[str], int]:
     """Return how many items each class has, and how many items have none."""
     counts: Counter[str] = Counter()
     n_without = 0
-    for one in pc.value_counts(column).to_pylist():
-        value, n = one["values"], one["counts"]
+    for value, n in zip(*(one.to_pylist() for one in values.columns), strict=True):
         if value is None or value == "" or value != value:
             n_without += n
             continue

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from featurestore.pipeline.contents import Contents, ContentsOfPart, keys_of
 from featurestore.pipeline.plan import EmbedPlan
 from featurestore.pipeline.todo import Outcome
+from featurestore.sources.reading import Reader
 from featurestore.storage.columns import drop_equal
 from featurestore.storage.remote import StorePath
 from featurestore.storage.shards import (
@@ -47,7 +48,7 @@ class ViewWriter:
     n_failed: int = 0
     remarks: Counter[str] = field(default_factory=Counter)  # how many items each is about
     first_failures: list[str] = field(default_factory=list)
-    first_rows: list[int] = field(default_factory=list)  # the first that were encoded
+    first: list[tuple[str, str]] = field(default_factory=list)  # source and uri, of some encoded
     pending: list[Outcome] = field(default_factory=list)
     copies: list[Outcome] = field(default_factory=list)  # of content encoded, or soon
     waiting: list[Outcome] = field(default_factory=list)  # those not of the batch of their original
@@ -75,6 +76,16 @@ class ViewWriter:
             return
         hashes = plan.content_hash.filter(pa.array(plan.todo[number])).drop_null()
         self.known = ContentsOfPart(self.contents, pa.chunked_array([hashes]))
+
+    def some_contents(self, readers: Mapping[str, Reader]) -> list[bytes]:
+        """Return the bytes of the first images that were encoded and are still there."""
+        contents = []
+        for source, uri in self.first:
+            try:
+                contents.append(readers[source](uri))
+            except OSError:
+                continue  # it has its vector, and has been removed since
+        return contents
 
     def remember(self, hashes: pa.Array) -> None:
         """Take in contents that have just been committed, unless they are in already."""

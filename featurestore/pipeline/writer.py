@@ -19,7 +19,6 @@ from featurestore.pipeline.plan import EmbedPlan, keep_attached
 from featurestore.pipeline.profile import Clock
 from featurestore.pipeline.todo import Outcome, Todo
 from featurestore.pipeline.view_writer import ViewWriter
-from featurestore.sources.reading import Reader
 from featurestore.storage.columns import drop_equal, row_keys
 from featurestore.storage.dataset_folder import DatasetFolder, utc_now
 from featurestore.storage.stopping import finishing
@@ -41,7 +40,7 @@ class Writer:
     folder : DatasetFolder
     plan : EmbedPlan
     views : mapping of int to ViewWriter
-        By the view's number in the plan; those with nothing to do are left out.
+        By the view's number in the plan; those with nothing to do may be left out.
     max_failures : int, optional
         Of one view, before the run stops.
     clock : Clock
@@ -99,19 +98,6 @@ class Writer:
                 content_hash = content if self.plan.is_text else None  # else the file may differ
                 yield Todo(row, source, uri, text, of, reason, content_hash)
 
-    def some_contents(self, view: ViewWriter, readers: Mapping[str, Reader]) -> list[bytes]:
-        """Return the bytes of the first images that were encoded and are still there."""
-        chosen = self.plan.rows.select(["source", "uri"]).take(
-            pa.array(view.first_rows, pa.int64())
-        )
-        contents = []
-        for one in chosen.to_pylist():
-            try:
-                contents.append(readers[one["source"]](one["uri"]))
-            except OSError:
-                continue  # it has its vector, and has been removed since
-        return contents
-
     def id_of(self, row: int) -> str:
         """Return the id of a listed item."""
         item_id: str = self._ids[row].as_py()
@@ -130,8 +116,11 @@ class Writer:
         if outcome.vector is not None:
             view.pending.append(outcome)
             view.n_encoded += 1
-            if len(view.first_rows) < N_SAMPLE:
-                view.first_rows.append(outcome.row)
+            if len(view.first) < N_SAMPLE:
+                rows = self.plan.rows
+                view.first.append(
+                    (rows["source"][outcome.row].as_py(), rows["uri"][outcome.row].as_py())
+                )
             view.remarks.update(outcome.remarks)
             self._pending_bytes += outcome.vector.nbytes
             if outcome.content_hash is not None:

@@ -30,18 +30,32 @@ def value_counts(
     wanted = pa.schema([schema.field(name) for name in dict.fromkeys(names)])
     kept = KeptCounts(folder.local / "cache" / "count-items.json", [table], [version], [shards])
     known, since = _known(kept, wanted)
-    found = {field.name: known.get(field.name, []) for field in wanted}
+    found = {field.name: ColumnCounts(field.type, known.get(field.name, ())) for field in wanted}
     for rows in each_shard([shard.path for shard in since], wanted.names):
         for name, column in zip(wanted.names, fit_to(rows, wanted).columns, strict=True):
-            parts = found[name]
-            parts.append(counted_values(column))
-            if sum(map(len, parts[1:])) > max(_MERGED_AT, len(parts[0])):
-                found[name] = [_summed(parts, column.type)]
-    counts = {field.name: _summed(found[field.name], field.type) for field in wanted}
+            found[name].add(column)
+    counts = {name: one.table() for name, one in found.items()}
     few = {name: one for name, one in counts.items() if len(one) <= _KEPT_VALUES}
     if kept.is_worth_it and since and len(few) == len(counts):
         kept.write({name: one.to_pydict() for name, one in few.items()})
     return counts
+
+
+class ColumnCounts:
+    """How often each value of a column occurs, which comes in parts."""
+
+    def __init__(self, kind: pa.DataType, known: Sequence[pa.Table] = ()) -> None:
+        self._kind, self._parts = kind, list(known)
+
+    def add(self, column: pa.ChunkedArray) -> None:
+        """Count the values of a part as well."""
+        self._parts.append(counted_values(column))
+        if sum(map(len, self._parts[1:])) > max(_MERGED_AT, len(self._parts[0])):
+            self._parts = [self.table()]
+
+    def table(self) -> pa.Table:
+        """Return the values in the order in which they came, ``value`` and ``n``."""
+        return _summed(self._parts, self._kind)
 
 
 def counted_values(column: pa.ChunkedArray) -> pa.Table:

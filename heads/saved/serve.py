@@ -187,7 +187,7 @@ def predict_rows(
         how = EmbedOptions(trust=head.trust)
         made = {spec: str(one["fingerprint"]) for spec, one in zip(specs, blocks, strict=True)}
         job = Job.make(store.path, "items", EmbedRequest([source], names, options, how), made)
-        rows = input_rows(opened, options, job.intake.rows.drop_columns(["source"]))
+        rows = input_rows(opened, options, job.intake.listed.table().drop_columns(["source"]))
         reports = job.run(progress, lambda _: None)
         dataset = store.dataset("items")
         views = [dataset.view(str(spec)) for spec in specs] or dataset.views()

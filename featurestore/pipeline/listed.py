@@ -1,0 +1,71 @@
+"""Listed items, whole or in parts that are planned and embedded one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import pyarrow as pa
+
+from featurestore.pipeline.counted import Counted
+from featurestore.pipeline.stored import StoredItems
+from featurestore.storage.dataset_folder import DatasetFolder
+from featurestore.storage.tables import ITEMS
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """Listed items that are planned together."""
+
+    rows: pa.Table  # with a ``source`` column
+    items: pa.Table  # what a version of the items table has of them, and maybe others
+    version: int
+    n_done: int = 0  # further items that lack nothing
+
+
+class Listed(Protocol):
+    """All items that a run is about."""
+
+    @property
+    def n_rows(self) -> int:
+        """How many there are."""
+
+    def parts(self, folder: DatasetFolder) -> Iterator[Part]:
+        """Yield the items, beside what the data set has of them now."""
+
+    def counted(self, names: Sequence[str]) -> Counted:
+        """Count the values of columns."""
+
+    def table(self) -> pa.Table:
+        """Return all rows."""
+
+
+@dataclass(frozen=True, eq=False)
+class WholeListing:
+    """Items that are held in memory."""
+
+    rows: pa.Table
+    stored: StoredItems  # as it was when they were listed
+
+    @property
+    def n_rows(self) -> int:
+        """How many there are."""
+        return len(self.rows)
+
+    def parts(self, folder: DatasetFolder) -> Iterator[Part]:
+        """Yield all items at once."""
+        # The version first: what others commit from now on is not taken for known.
+        version = folder.items.version() if folder.exists else 0
+        items = self.stored.items
+        if folder.exists and version != self.stored.version:
+            items = folder.items.read(version=version, ids=self.rows.column("item_id"))
+        yield Part(self.rows, items if folder.exists else ITEMS.empty_table(), version)
+
+    def counted(self, names: Sequence[str]) -> Counted:
+        """Count the values of columns."""
+        return Counted([self.rows], names)
+
+    def table(self) -> pa.Table:
+        """Return all rows."""
+        return self.rows
