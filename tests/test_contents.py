@@ -9,6 +9,7 @@ import pytest
 
 from featurestore.pipeline import contents, writer
 from featurestore.pipeline.contents import Contents, ContentsOfPart, known_to_all
+from featurestore.pipeline.options import EmbedOptions
 from featurestore.sources.listing import SourceOptions
 
 ODD = ["", "0" * 64, "0" * 16 + "1" * 48, "of another program", "é" * 32, "F" * 64, "ab"]
@@ -126,3 +127,15 @@ def test_what_only_looked_known_is_encoded_in_the_same_run(empty_store, tmp_path
 def test_a_hash_of_many_letters_is_not_read_beyond_what_is_compared():
     keys = contents.keys_of(column(["00000000000000ff" + "zz" * 24], ["f" * 16]))
     assert keys.tolist() == [0xFF, 2**64 - 1]
+
+
+def test_a_text_that_was_dropped_and_comes_back_takes_its_old_vector(empty_store, tmp_path):
+    path, encoder = tmp_path / "t.parquet", Numbered()
+    rows = {f"i{at}": f"text {at}" for at in range(4)}
+    embed(empty_store, path, rows, encoder)
+    pq.write_table(pa.table({"id": ["i0"], "text": ["text 0"]}), path)
+    empty_store.embed([], dataset="d", encoders=[encoder], embed_options=EmbedOptions(prune=True))
+    assert empty_store.dataset("d").n_items == 1
+    report, vectors = embed(empty_store, path, rows, encoder)
+    assert (report.n_encoded, report.n_unchanged, empty_store.dataset("d").n_items) == (0, 4, 4)
+    assert vectors == {f"i{at}": float(at) for at in range(4)}

@@ -362,7 +362,8 @@ def replace_items(
 def update_metadata(folder: DatasetFolder, plan: EmbedPlan) -> int:
     """Commit changed labels and metadata of items whose content is known unchanged."""
     known = np.asarray(pc.is_valid(plan.content_hash))
-    settled = ~plan.is_new & ~plan.todo.any(axis=0)  # a new one that no tap wants stays out
+    is_wanted = ~plan.is_new | plan.wanted.any(axis=0)  # a new one that no tap wants stays out
+    settled = is_wanted & ~plan.todo.any(axis=0)
     due = np.flatnonzero(plan.is_stale & known & plan.in_part & settled)
     if len(due):
         rows = plan.rows.take(pa.array(due))
