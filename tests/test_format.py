@@ -13,6 +13,7 @@ from featurestore.sources.listing import SourceOptions
 from featurestore.storage.shards import read_shard
 from featurestore.store.store import open_store
 from featurestore.upkeep.verify import verify
+from tests.tapping import Pictures, embed_texts, take_encoders_as_they_are
 
 ROOT = Path(__file__).parents[1]
 BLOCKS = re.findall(
@@ -52,10 +53,10 @@ def rows_of(frame):
     return sorted(rows, key=lambda row: row["item_id"])
 
 
-READERS = ("pyarrow", "duckdb", "distances", "polars", "pandas", "pyspark")
+READERS = ("pyarrow", "duckdb", "distances", "polars", "pandas", "pyspark", "taps")
 
 
-@pytest.mark.parametrize("reader", [one for one in READERS if one != "distances"])
+@pytest.mark.parametrize("reader", [one for one in READERS if one not in ("distances", "taps")])
 def test_the_lines_of_the_page_read_a_store_without_us(reader, view):
     pytest.importorskip(reader)
     names = {"DATASET": str(view.dataset.path)}
@@ -71,6 +72,26 @@ def test_the_lines_of_the_page_read_a_store_without_us(reader, view):
         units = expected.vectors / np.linalg.norm(expected.vectors, axis=1, keepdims=True)
         by_id = dict(names["near"])
         np.testing.assert_allclose([by_id[one] for one in "abc"], 1 - units @ units[0], atol=1e-6)
+
+
+@pytest.mark.parametrize("what", ["pictures", "texts"])
+def test_the_lines_of_the_page_read_a_tap(what, empty_store, tiny_images, tmp_path, monkeypatch):
+    pytest.importorskip("pandas")
+    take_encoders_as_they_are(monkeypatch)
+    if what == "texts":
+        embed_texts(empty_store, tmp_path / "t.csv")
+    else:
+        empty_store.embed([tiny_images], dataset="t", encoders=[Pictures(), "baseline:pixels"])
+    (tap,) = empty_store.dataset("t").taps()
+    tap.table.append(read_shard(tap.table.shards()[0].path))  # two writers did the same work
+    names = {"DATASET": str(tap.dataset.path)}
+    exec(compile(BLOCKS[READERS.index("taps")], "docs/format.md", "exec"), names)
+    assert len(names["valid"]) == tap.n_rows
+    acts = tap.activations(names["valid"]["item_id"].tolist())
+    for row, found in enumerate(names["activations"]):
+        at = np.array([row])
+        own = [acts.ragged(at)[0]] if what == "texts" else [acts.batch(at, v)[0] for v in (0, 1)]
+        np.testing.assert_array_equal(found, own[0] if what == "texts" else np.stack(own))
 
 
 def test_a_store_of_format_1_loads(tmp_path):

@@ -19,7 +19,7 @@ from featurestore.errors import (
     UnknownView,
 )
 from featurestore.exchange.exports import export
-from featurestore.pipeline import tap_room, writer
+from featurestore.pipeline import writer
 from featurestore.pipeline.options import EmbedOptions
 from featurestore.storage import shards, tap_shards
 from featurestore.storage.columns import drop_equal
@@ -202,9 +202,9 @@ def test_a_head_asks_for_the_items_that_it_needs(fs, empty_store, tiny_images):
 
 
 def test_a_tap_larger_than_the_free_disk_is_refused(empty_store, tiny_images, encoder, monkeypatch):
-    usage = shutil.disk_usage(tiny_images)._replace(free=tap_room._LEFT_FREE + 1000)
+    usage = shutil.disk_usage(tiny_images)._replace(free=1000)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
-    with pytest.raises(NoRoom, match=r"takes 1\.6 KB, and 105 MB are free") as raised:
+    with pytest.raises(NoRoom, match=r"takes 1\.6 KB, and 1\.0 KB are free") as raised:
         empty_store.embed([tiny_images], dataset="d", encoders=[encoder])
     assert "--where" in str(raised.value)
     assert empty_store.dataset("d").taps() == []

@@ -64,6 +64,12 @@ def _held(dataset: Any) -> State:
         for item_id, vector in zip(loaded.ids, loaded.vectors, strict=True):
             held[f"vector {item_id} {view.spec}"] = digest(np.round(vector, 4).tolist())
         held[f"index {view.spec}"] = str(view.index_facts is not None)
+    for tap in dataset.taps():
+        acts = tap.activations()
+        assert len(set(acts.ids)) == len(acts), "an item stands twice"
+        for row, item_id in enumerate(acts.ids):
+            numbers = np.round(acts.batch(np.array([row])).astype(float), 2)
+            held[f"activations {item_id} {tap.spec}"] = digest(numbers.tolist())
     for row in dataset.failures().to_pylist():
         held[f"failure {row['item_id']} {row['stage']}"] = digest(row["content_hash"])
     for one in dataset.slices():

@@ -36,9 +36,13 @@ _EMBED = (
     "embed {in}/pictures --dataset %s -e baseline:pixels#size=2 -e builtin:tiny-image "
     "--batch-size 1"
 )
+_TAP = "embed {in}/pictures --dataset p -e builtin:tiny-image#tap=auto --batch-size 1"
 CASES = (
     Case("embed, a new data set", "embed {in}/pictures --dataset n -e baseline:pixels", "n"),
     Case("embed, two encoders", _EMBED % "p", "p"),
+    Case("embed, a tap", _TAP, "p"),
+    Case("delete from a tap", "delete p dark/pictures02.png --yes", "p", first=(_TAP,),
+         is_once=True),
     Case("embed, texts", "embed {in}/texts.csv --dataset t --text text --label kind", "t"),
     Case("embed, more texts", "embed {in}/more.csv --dataset t --text text --label kind", "t",
          first=("embed {in}/texts.csv --dataset t --text text --label kind",)),

@@ -16,7 +16,6 @@ from featurestore.pipeline.run_input import RunInput
 from featurestore.terms.words import in_bytes
 
 _N_SAMPLE = 256  # texts whose tokens are counted
-_LEFT_FREE = 100 << 20  # bytes of the disk
 _ROW_BYTES = 80  # of the other columns
 
 
@@ -53,10 +52,10 @@ def announce_taps(
     if not need or not isinstance(folder, Path):
         return
     free = shutil.disk_usage(folder).free
-    if need > free - _LEFT_FREE:
+    if need > free:
         raise NoRoom(
             f"the tap takes {in_bytes(need)}, and {in_bytes(free)} are free at {folder}: take "
-            "fewer items (--where, --limit, no --all-items), a later cut (a higher number in "
+            "fewer items (--where, --limit; leave out --all-items), a later cut (a higher number in "
             "#tap=), or fewer variants"
         )
 
