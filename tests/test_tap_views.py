@@ -21,6 +21,7 @@ from featurestore.errors import (
 from featurestore.exchange.exports import export
 from featurestore.pipeline import writer
 from featurestore.pipeline.options import EmbedOptions
+from featurestore.sources.listing import SourceOptions
 from featurestore.storage import shards, tap_shards
 from featurestore.storage.columns import drop_equal
 from featurestore.storage.tables import Table
@@ -472,3 +473,12 @@ def test_few_files_are_open_at_once_and_none_is_lost(tmp_path, monkeypatch):
         assert sum(one._file is not None for one in files) <= 3
     with pytest.raises(StoreCorrupt, match="cut short"):
         files[0].read_into(np.empty(5, np.uint8), 0)
+
+
+def test_without_labels_all_items_are_kept(empty_store, tmp_path, monkeypatch):
+    take_encoders_as_they_are(monkeypatch)
+    path = tmp_path / "t.csv"
+    path.write_text("id,words\na,one word\nb,two words more\n")
+    options = SourceOptions(text="words", id="id")
+    empty_store.embed([path], dataset="t", encoders=[Texts()], source_options=options)
+    assert tap_of(empty_store.dataset("t")).activations().lengths.tolist() == [2, 3]

@@ -168,14 +168,19 @@ class Job:
             self.load,
             self.clock,
             self.intake.failed,
-            () if self.request.embed_options.all_items else self.labels,
+            self.kept_for,
         )
 
     @property
-    def labels(self) -> tuple[str, ...]:
-        """The label columns of the data set, those of this run's sources included."""
+    def kept_for(self) -> tuple[str, ...]:
+        """The label columns: a tap keeps items that have a value in one. None: all items."""
+        if self.request.embed_options.all_items or all(one.tap is None for one in self.resolved):
+            return ()
         before = () if self.earlier is None else self.earlier.labels
-        return tuple(dict.fromkeys([*before, *self.intake.labels]))
+        names = tuple(dict.fromkeys([*before, *self.intake.labels]))
+        counted = self.intake.listed.counted(names)
+        has_any = any(name in counted and len(counted.values(name).drop_null()) for name in names)
+        return names if has_any else ()
 
     @property
     def is_whole(self) -> bool:

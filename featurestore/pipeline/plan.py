@@ -165,12 +165,14 @@ def _in_part(rows: pa.Table, part: tuple[int, int] | None) -> NDArray[np.bool_]:
 
 
 def _labelled(rows: pa.Table, columns: Sequence[str]) -> NDArray[np.bool_]:
-    """Mark the rows that have a label, (n_rows,) bool; all where none has."""
+    """Mark the rows that have a value in one of the columns, (n_rows,) bool; without any, all."""
+    if not columns:
+        return np.ones(len(rows), bool)
     has_one = np.zeros(len(rows), bool)
     for name in columns:
         if name in rows.column_names:
             has_one |= np.asarray(pc.is_valid(rows.column(name)))
-    return has_one if has_one.any() else np.ones(len(rows), bool)
+    return has_one
 
 
 def keep_attached(rows: pa.Table, items: pa.Table, attached: Sequence[str]) -> pa.Table:

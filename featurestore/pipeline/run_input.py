@@ -28,5 +28,5 @@ class RunInput:
     load: Callable[[Sequence[EncoderSpec]], list[Encoder]]  # called only where there is work
     clock: Clock = field(default_factory=Clock)
     failed: Mapping[str, str] = field(default_factory=dict)  # ids of rows without content → why
-    labels: tuple[str, ...] = ()  # columns: a tap keeps items that have a value in one of them
+    labels: tuple[str, ...] = ()  # columns: a tap keeps items with a value in one; none: all
     say: Callable[[str], None] = lambda _: None

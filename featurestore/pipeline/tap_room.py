@@ -55,8 +55,8 @@ def announce_taps(
     if need > free:
         raise NoRoom(
             f"the tap takes {in_bytes(need)}, and {in_bytes(free)} are free at {folder}: take "
-            "fewer items (--where, --limit; leave out --all-items), a later cut (a higher number in "
-            "#tap=), or fewer variants"
+            "fewer items (--where, --limit; leave out --all-items), a later cut (a higher number "
+            "in #tap=), or fewer variants"
         )
 
 
