@@ -96,6 +96,7 @@ OWNERS = {
     "torch": (
         "featurestore/encoders/",
         "featurestore/torch_data.py",
+        "heads/estimators/retrain.py",
         "heads/estimators/softmax_gpu.py",
     ),
     "timm": ("featurestore/encoders/",),

@@ -54,9 +54,10 @@ from featurestore.cli.watching import Watch, watched
     "--head",
     help="logistic (the default), logistic-balanced, ridge, lda, prototype, knn, best (of these), "
     "layers (of a view of several layers), mix (weighs heads on several encoders, and TF-IDF of "
-    "texts; mix:HEAD,HEAD), propagate and propagate:strict (unlabelled items teach too), majority, "
-    "tfidf, zero-shot, zero-shot+probe (both :TEMPLATE with {}, or :@prompts.json), or "
-    "python:module:estimator.",
+    "texts; mix:HEAD,HEAD), finetune (retrains the upper blocks of the network; finetune:blocks=2, "
+    "finetune:plain without mirrored pictures), propagate and propagate:strict (unlabelled items "
+    "teach too), majority, tfidf, zero-shot, zero-shot+probe (both :TEMPLATE with {}, or "
+    ":@prompts.json), or python:module:estimator.",
 )
 @label_option
 @task_option
@@ -146,6 +147,11 @@ def train(
     is_flag=True,
     help="Keep near-duplicates in the same fold, and show how the scores differ.",
 )
+@click.option(
+    "--repeats",
+    type=click.IntRange(1, 100),
+    help="How often the folds are dealt anew: 5, or 1 with --head finetune.",
+)
 @reviews_option
 @plot_option
 @overwrite_option
@@ -165,6 +171,7 @@ def compare(
     evaluation: str,
     ignore_groups: bool,
     twins_together: bool,
+    repeats: int | None,
     apply_reviews: bool,
     plot_file: str | None,
     overwrite: bool,
@@ -187,7 +194,7 @@ def compare(
     chosen: dict[str, Any] = {"heads": head_names} if head_names else {}
     run = partial(
         heads.compare, views, label=label, task=task, metric=metric, evaluation=evaluation,
-        seed=seed, group=not ignore_groups, apply_reviews=apply_reviews,
+        seed=seed, group=not ignore_groups, apply_reviews=apply_reviews, repeats=repeats,
         progress=watch.fits, minutes=watch.minutes,
         preview=(lambda now: watch.show(leaderboard(now))) if watch.has_bar else None, **chosen,
     )  # fmt: skip

@@ -78,9 +78,10 @@ class Watch:
 
     def fits(self, n_done: int, n_fits: int, what: str) -> None:
         """Hear of fits, as ``progress`` of `heads.compare` does."""
-        if n_done == 0:  # a step begins, with a time of its own
-            self._counts["fits"] = _Count("fits", what)
-        count = self._counts.setdefault("fits", _Count("fits", what))
+        count = self._counts.get("fits")
+        # Work begins, with a time of its own; or the first fit says how far it is.
+        if count is None or (n_done == 0 and (count.n_done, count.n) != (0, n_fits)):
+            count = self._counts["fits"] = _Count("fits", what)
         if n_done and not what.startswith(_KEPT):
             count.n_timed += max(0, n_done - count.n_done)
         count.n_done, count.n, count.what = n_done, n_fits, what.removeprefix(_KEPT)
@@ -148,7 +149,7 @@ class Watch:
             if not self._counts:
                 self.say(f"reading and loading, since {_duration(n_waits * EVERY_S)}")
             for count in list(self._counts.values()):
-                if 0 < count.n_done < count.n:
+                if count.n_done < count.n and (count.n_done or count.what != count.plan):
                     self.say(count.line())
 
     def _draw(self, *, is_last: bool = False) -> None:
@@ -225,7 +226,9 @@ def watched(*, stops: bool = True, within: float | None = None) -> Callable[[F],
         def run(
             *args: Any, quiet: bool, log: str | None, minutes: float | None = None, **kwargs: Any
         ) -> Any:
-            with Watch(minutes, quiet, log) as watch:
+            from heads.labels.pace import Pace, pacing
+
+            with Watch(minutes, quiet, log) as watch, pacing(Pace(say=watch.say)):
                 watch.note(f"begin: {click.get_current_context().info_name}")
                 done = command(*args, watch=watch, **kwargs)
                 watch.note("end")

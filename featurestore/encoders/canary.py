@@ -21,7 +21,7 @@ N_PROBES = 2  # of each modality
 Canary = dict[str, list[list[float]]]  # modality → (n_probes, dim) vectors of the probes
 
 _IMAGES = ("probe-0.jpg", "probe-1.png")
-_TEXTS = (
+PROBE_TEXTS = (
     "The patient was given 20 mg twice a day; no adverse events were seen.",
     "Überprüfung: order no. 4711 wasn't delivered — please refund €39.90 to my card!",
 )
@@ -31,14 +31,18 @@ def canary_vectors(encoder: Encoder) -> Canary:
     """Embed the probes through the whole path, for each modality of the encoder."""
     canary = {}
     if Modality.IMAGE in encoder.resolved.modalities:
-        folder = files("featurestore") / "probes"
-        contents = [(folder / name).read_bytes() for name in _IMAGES]
-        pictures = [decode_image(one, at_least_px=encoder.decode_px) for one in contents]
+        pictures = [decode_image(one, at_least_px=encoder.decode_px) for one in probe_pictures()]
         vectors = encoder.encode_images([encoder.prepare_image(one) for one in pictures])
         canary[str(Modality.IMAGE)] = _short(vectors, encoder)
     if Modality.TEXT in encoder.resolved.modalities:
-        canary[str(Modality.TEXT)] = _short(encoder.encode_texts(_TEXTS), encoder)
+        canary[str(Modality.TEXT)] = _short(encoder.encode_texts(PROBE_TEXTS), encoder)
     return canary
+
+
+def probe_pictures() -> list[bytes]:
+    """Return the files of the pictures that are embedded as probes."""
+    folder = files("featurestore") / "probes"
+    return [(folder / name).read_bytes() for name in _IMAGES]
 
 
 def _short(vectors: NDArray[Any] | list[NDArray[Any]], encoder: Encoder) -> list[list[float]]:

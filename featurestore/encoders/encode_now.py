@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from featurestore.encoders.base import Encoder
-from featurestore.encoders.canary import check_canary
+from featurestore.encoders.canary import PROBE_TEXTS, check_canary, check_probes, probe_pictures
 from featurestore.encoders.images import decode_image
 from featurestore.encoders.loading import load_encoder
 from featurestore.encoders.trust import Trust, asked_for, either
 from featurestore.errors import EncoderMismatch, ModalityMismatch
-from featurestore.terms.specs import EncoderSpec, Modality
+from featurestore.terms.activations import Activations
+from featurestore.terms.specs import EncoderSpec, Modality, ResolvedEncoder
+
+if TYPE_CHECKING:
+    from featurestore.encoders.torch_network import TorchEncoder
 
 BATCH_ITEMS = 64
 
@@ -48,13 +53,83 @@ def open_encoder(
     else:
         trust = either(trust, asked_for(str(spec)))
     encoder = load_encoder(spec, trust=trust, made=info["fingerprint"])
-    if encoder.resolved.fingerprint != info["fingerprint"]:
-        raise EncoderMismatch(
-            f"{spec} is another encoder now than the one that made these vectors: fingerprint "
-            f"{encoder.resolved.fingerprint[:8]}, expected {info['fingerprint'][:8]}"
-        )
+    _check_same(encoder.resolved, info)
     check_canary(encoder, info["canary"])
     return encoder
+
+
+def _check_same(now: ResolvedEncoder, info: Mapping[str, Any]) -> None:
+    if now.fingerprint != info["fingerprint"]:
+        raise EncoderMismatch(
+            f"{now.spec} is another encoder now than the one that made these vectors: fingerprint "
+            f"{now.fingerprint[:8]}, expected {info['fingerprint'][:8]}"
+        )
+
+
+def open_tap(
+    info: Mapping[str, Any], cut: int, spec: EncoderSpec | None = None, *, trust: Trust = False
+) -> TorchEncoder:
+    """Load the encoder that encoder.json describes, cut after so many blocks; see `open_encoder`.
+
+    That it is the same is seen by the fingerprint that it has without the cut, and by the vectors
+    of the probes, which its upper part gives.
+    """
+    if spec is None:
+        spec = EncoderSpec.parse(info["spec"])
+    else:
+        trust = either(trust, asked_for(str(spec)))
+    encoder = cast("TorchEncoder", load_encoder(spec.with_option("tap", cut), trust=trust))
+    whole = {key: one for key, one in encoder.resolved.chosen.items() if key != "tap"}
+    _check_same(replace(encoder.resolved, spec=spec, chosen=whole), info)
+    probes: dict[Modality, Sequence[str | bytes]] = {
+        Modality.IMAGE: probe_pictures(),
+        Modality.TEXT: PROBE_TEXTS,
+    }
+    now = {str(one): _through_the_cut(encoder, probes[one]) for one in encoder.resolved.modalities}
+    check_probes(now, info["canary"], str(spec))
+    return encoder
+
+
+def _through_the_cut(encoder: TorchEncoder, contents: Sequence[str | bytes]) -> list[list[float]]:
+    """Return the vectors that the upper part makes of contents, one at a time."""
+    import torch
+
+    from featurestore.encoders.upper_part import upper_of
+
+    held, upper = activations(encoder, contents), upper_of(encoder)
+    found = []
+    for at in range(len(held)):
+        row = np.array([at])
+        values, lengths = held.ragged(row) if held.is_ragged else (held.batch(row), None)
+        batch = torch.from_numpy(values[None] if held.is_ragged else values).to(encoder.device)
+        with torch.inference_mode():
+            of_text = None if lengths is None else torch.from_numpy(lengths).to(encoder.device)
+            found.append(upper(batch, of_text)[0].tolist())
+    return found
+
+
+def activations(encoder: TorchEncoder, contents: Sequence[str | bytes]) -> Activations:
+    """Return what a network holds at its cut of texts, or of the bytes of images, as they are.
+
+    Raises
+    ------
+    ModalityMismatch, Undecodable
+        As of `encode_each`.
+    """
+    known, found = encoder.resolved, []
+    for begin in range(0, len(contents), BATCH_ITEMS):
+        batch = contents[begin : begin + BATCH_ITEMS]
+        if isinstance(batch[0], str):
+            check_reads(known.spec, known.modalities, Modality.TEXT)
+            found += encoder.encode_texts([str(one) for one in batch])
+            continue
+        check_reads(known.spec, known.modalities, Modality.IMAGE)
+        px = encoder.decode_px
+        images = [decode_image(one, at_least_px=px) for one in batch if isinstance(one, bytes)]
+        found += list(encoder.encode_images([encoder.prepare_image(one) for one in images]))
+    assert encoder.tap is not None, "an encoder of a tap"
+    is_ragged = encoder.tap.is_ragged
+    return Activations.of(found if is_ragged else np.stack(found), encoder.tap.variants)
 
 
 def check_reads(spec: EncoderSpec, modalities: frozenset[Modality], modality: Modality) -> None:

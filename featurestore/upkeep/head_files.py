@@ -41,8 +41,12 @@ def damaged_heads(folder: DatasetFolder) -> Iterator[tuple[StorePath, str]]:
             yield card_path, str(error)
             continue
         files = [("head.skops", "the head", card.get("head_sha256"))]
-        if (known := card.get("unlike_sha256")) is not None:  # heads of old do not have it
-            files.append(("unlike.safetensors", "the file", known))
+        for key, name in (
+            ("unlike_sha256", "unlike.safetensors"),
+            ("top_sha256", "top.safetensors"),
+        ):
+            if (known := card.get(key)) is not None:  # not every head has them
+                files.append((name, "the file", known))
         for name, kind, digest in files:
             file = card_path.with_name(name)
             try:

@@ -24,8 +24,10 @@ class HeadEntry:
     per_task: Callable[[Task], Build | None] | None = None  # in place of the two
     # or "texts"; "words": vectors, and words of the classes; "layers": vectors of several layers;
     # "pool": vectors, those of unlabelled items too; "witnessed pool": another encoder's as well;
-    # "blocks": several inputs at once
+    # "blocks": several inputs at once; "tap": whole activations at a cut of a network
     reads: str = "vectors"
+    tap: str = "auto"  # where a head that reads one cuts, as ``#tap=`` says
+    variants: str = ""  # and which it reads of each picture, as ``variants=`` says
     members: tuple[str, ...] = ()  # of a mix: heads by name; none: as `with_members` says
     among: tuple[str, ...] = ()  # heads by name that the best is chosen among
     is_baseline: bool = False  # rows of it are named baseline:… in tables

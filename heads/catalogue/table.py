@@ -17,6 +17,7 @@ from featurestore.encoders.trust import PYTHON, find_in_working_folder
 from featurestore.errors import BadName, UnknownHead, nearest
 from heads.catalogue.best_of import ChosenHead
 from heads.catalogue.entry import Build, HeadEntry, per_label_of_texts
+from heads.catalogue.retraining import FINETUNE, TAP, finetune_entry, retrains
 from heads.catalogue.words import read_prompts
 from heads.estimators.knn import KnnHead
 from heads.estimators.layers import LayersHead, LayersRegressor
@@ -80,7 +81,9 @@ def _mix_of(*names: str) -> HeadEntry:
         return (MixRegressor if task is Task.REGRESSION else MixHead)(random_state=seed)
 
     members = {name: head_entry(name) for name in names}
-    several = [n for n, e in members.items() if e.reads == "blocks" or e.reads.endswith("pool")]
+    several = [
+        n for n, e in members.items() if e.reads in ("blocks", TAP) or e.reads.endswith("pool")
+    ]
     if several:
         raise BadName(
             f"{several[0]} cannot be a member of a mix: name heads on one input that learn from "
@@ -159,6 +162,7 @@ HEADS: dict[str, HeadEntry] = {
     **{name: _of_words(make()) for name, make in ZERO_SHOT.items()},
     "propagate": _of_unlabelled(strict=False),
     "propagate:strict": _of_unlabelled(strict=True),
+    FINETUNE: finetune_entry(FINETUNE),
     MIX: _mix_of(),
 }
 POOL_HEAD = "propagate"
@@ -175,7 +179,8 @@ def head_entry(name: str) -> HeadEntry:
     """Look up a head by its name; ``python:module:object`` is a scikit-learn estimator.
 
     ``zero-shot:TEMPLATE`` and ``zero-shot:@FILE`` say what classes are called
-    (`heads.catalogue.words`); ``mix:HEAD,HEAD`` names the members of a mix.
+    (`heads.catalogue.words`); ``mix:HEAD,HEAD`` names the members of a mix; ``finetune:blocks=2``
+    is told in `heads.catalogue.retraining`.
 
     Raises
     ------
@@ -189,6 +194,8 @@ def head_entry(name: str) -> HeadEntry:
         return _of_words(ZERO_SHOT[stem](read_prompts(rest)))
     if colon and stem == MIX:
         return _mix_of(*filter(None, rest.split(",")))
+    if retrains(name):
+        return finetune_entry(name)
     if name == BEST:
         return best_of({name: HEADS[name] for name in DEFAULT_HEADS})
     try:

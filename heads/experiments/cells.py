@@ -22,6 +22,7 @@ from featurestore.storage.files import read_sealed, write_sealed
 from featurestore.storage.remote import StorePath
 from heads.catalogue.entry import Build, HeadEntry
 from heads.experiments.inputs import Cell, Joint, Material
+from heads.labels.pace import Pace, pace, pacing
 from heads.labels.plan import Plan
 from heads.labels.views import AnyDataset, folder_of
 from heads.measures.comparison import ComparedHead
@@ -121,6 +122,15 @@ class Runner:
                 + ("" if self.cache_in is None else "; the same command goes on from what was kept")
             )
 
+    @property
+    def pace(self) -> Pace:
+        """How fits say how far they are."""
+        return Pace(self._tell, pace().say, self._until)
+
+    def _tell(self, how_far: str) -> None:
+        if self.progress is not None:
+            self.progress(self.n_done, self.n_fits, how_far)
+
     def cell(self, material: Material, head: str, entry: HeadEntry, plan: Plan) -> ComparedHead:
         """Evaluate one head on one material, or read what was found before."""
         (found,) = self.cells([(material, head, entry)], plan)
@@ -139,6 +149,10 @@ class Runner:
         TimeIsUp
             If nothing is whole but baselines.
         """
+        with pacing(self.pace):
+            return self._cells(cells, plan)
+
+    def _cells(self, cells: Sequence[Cell], plan: Plan) -> list[ComparedHead]:
         found, begun = self._begun(cells, plan)
         joints = self._joints(cells, begun, found, plan)
         for number, cell in enumerate(cells):

@@ -16,9 +16,11 @@ from featurestore.errors import (
     NotEnoughData,
     nearest,
 )
+from featurestore.terms.embeddings import Embeddings
 from featurestore.terms.words import counted
 from heads.catalogue.entry import HeadEntry
 from heads.catalogue.layers import layers_of, no_layers
+from heads.catalogue.retraining import TAP, retrains
 from heads.catalogue.table import BEST, HEADS, MIX, POOL_HEAD, default_heads, head_entries
 from heads.catalogue.words import reads_words
 from heads.experiments.cells import (
@@ -29,20 +31,30 @@ from heads.experiments.cells import (
     keep_run,
     run_folder,
 )
-from heads.experiments.inputs import Cell, baselines, ngrams_of, of_pool, of_views, pool_notes
+from heads.experiments.inputs import (
+    Cell,
+    Material,
+    baselines,
+    ngrams_of,
+    of_pool,
+    of_tap,
+    of_views,
+    pool_notes,
+)
 from heads.experiments.leaks import Leak, find_leak
 from heads.experiments.ngrams import Ngrams
 from heads.experiments.together import all_together, mixes_of, several_of
 from heads.labels.options import PlanKeywords, PlanOptions, options_from
 from heads.labels.plan import Plan
 from heads.labels.tasks import Task
-from heads.labels.views import AnyDataset
+from heads.labels.views import AnyDataset, AnyView
 from heads.measures.comparison import ComparedHead, Comparison, ComparisonCard
 from heads.measures.evaluate import Report, undefined
 from heads.measures.metrics import METRICS
 from heads.saved.ground import Ground, ground_of
 from heads.saved.mixed import MixView
 from heads.saved.provenance import library_versions, machine
+from heads.saved.tapped import can_be_cut, no_cut
 
 if TYPE_CHECKING:
     from featurestore.store.view import View
@@ -92,17 +104,17 @@ def compare(
     task : {"multiclass", "multilabel", "regression"}, optional
         Default what the labels look like.
     evaluation : {"auto", "test", "folds"}
-        ``auto``: the test split where there is one, else 5 × 5 folds.
+        ``auto``: the test split where there is one, else folds.
     seed : int, default 0
         Of folds and of every drawing within heads.
     group : bool, default True
         Whether items of one group stay together (items of equal content always do).
     apply_reviews : bool, default False
-        Let reviewers' decisions change the training rows. Where they concern test rows, each row
-        has a second value, ``as_reviewed``.
+        Let reviewers' decisions change training rows; of test rows they give ``as_reviewed``.
     twins_together : bool, default False
-        Keep near-duplicates together (`heads.twins`, by the first view): in one fold; test items
-        with a twin in the training split are left out.
+        Keep near-duplicates (`heads.twins`) in one fold, and test none with a twin that teaches.
+    repeats : int, optional
+        How often the folds are dealt anew; default 5, or 1 where a head retrains a network.
 
     Raises
     ------
@@ -111,7 +123,7 @@ def compare(
         If the minutes were too few for any row; what was done is kept.
     """
     known = ("heads", "metric", "progress", "minutes", "preview", "save")
-    options = options_from(PlanOptions, plan, "heads.compare", *known)
+    options = once_over(options_from(PlanOptions, plan, "heads.compare", *known), heads or ())
     ground = ground_of(list(views) if isinstance(views, Sequence) else [views], options)
     dataset, rules = ground.views[0].dataset, ground.plan
     metric = check_metric(metric, rules.task)
@@ -133,6 +145,12 @@ def compare(
     notes = [*ground.notes(), *notes, *word_notes, *leak_notes]
     notes += stopped_notes(runner, [row.report for row in rows], rules)
     return _kept(made.of(rows, notes, leak), dataset, save)
+
+
+def once_over(options: PlanOptions, heads: Sequence[str | Any]) -> PlanOptions:
+    """Deal the folds once where a head retrains a network and nobody asked for more."""
+    is_long = options.repeats is None and any(map(retrains, heads))
+    return replace(options, repeats=1) if is_long else options
 
 
 def _kept(comparison: Comparison, dataset: AnyDataset, save: bool) -> Comparison:
@@ -337,22 +355,33 @@ def cells_of(
         raise ModalityMismatch(f"{', '.join(named)}: no encoder reads words among {specs}")
     if len(flat) == len(ground.views):
         raise BadName(no_layers(flat[0]))
-    pooled = {name for name, entry in entries.items() if entry.reads.endswith("pool")}
+    tapping = [name for name, entry in entries.items() if entry.reads == TAP]
+    solid = [view for view in ground.views if tapping and not can_be_cut(view)]
+    if len(solid) == len(ground.views):
+        raise no_cut(solid[0], tapping[0])
+
+    def material_of(view: AnyView, table: Embeddings, vectors: Material, entry: HeadEntry) -> Any:
+        if entry.reads.endswith("pool"):
+            return of_pool(view, table, ground.plan, entry, seed)
+        return of_tap(view, ground.plan, entry) if entry.reads == TAP else vectors
+
     cells = [
-        (
-            of_pool(view, table, ground.plan, entry, seed) if name in pooled else material,
-            name,
-            entry,
-        )
-        for view, table, material in zip(ground.views, ground.tables, of_views(ground), strict=True)
+        (material_of(view, table, vectors, entry), name, entry)
+        for view, table, vectors in zip(ground.views, ground.tables, of_views(ground), strict=True)
         for name, entry in (of_mixed if isinstance(view, MixView) else entries).items()
-        if not (name in named and view in mute) and not (name in weighing and view in flat)
+        if not (name in named and view in mute)
+        and not (name in weighing and view in flat)
+        and not (name in tapping and view in solid)
     ]
     words = f"does not read words, so {', '.join(named)} was not tried on it."
     layers = f"holds one layer, so {', '.join(weighing)} was not tried on it."
     return cells + mixes, [
         *(f"{view.spec} {words}" for view in mute),
         *(f"{view.spec} {layers}" for view in flat),
+        *(
+            f"{view.spec} has no blocks to retrain, so {', '.join(tapping)} was not tried on it."
+            for view in solid
+        ),
         *(
             f"{view.spec} holds several inputs, which {MIX} reads: {', '.join(apart)} was not "
             "tried on it."

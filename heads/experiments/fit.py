@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -14,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featurestore.errors import BadName, ModalityMismatch
+from featurestore.storage.stopping import finishing
 from featurestore.terms.embeddings import Embeddings
 from featurestore.terms.intervals import wilson
 from featurestore.terms.specs import Modality
@@ -21,10 +23,11 @@ from featurestore.terms.words import counted
 from heads.catalogue.entry import Build, HeadEntry
 from heads.catalogue.layers import layers_of
 from heads.catalogue.members import TEXTS
+from heads.catalogue.retraining import TAP, retrains
 from heads.catalogue.table import head_entries
 from heads.experiments.cells import Progress, Runner
-from heads.experiments.compare import entries_for, stopped_notes
-from heads.experiments.inputs import builder_for, of_pool, pool_notes
+from heads.experiments.compare import entries_for, once_over, stopped_notes
+from heads.experiments.inputs import builder_for, of_pool, of_tap, pool_notes
 from heads.experiments.leaks import MOST_OF_A_FIT, find_leak
 from heads.experiments.together import input_of
 from heads.labels.blocks import Blocks
@@ -32,6 +35,7 @@ from heads.labels.fitting import fit_head
 from heads.labels.folds import make_folds
 from heads.labels.matrix import Matrix
 from heads.labels.options import PlanOptions, renamed
+from heads.labels.pace import pacing
 from heads.labels.plan import Plan, make_plan, task_of
 from heads.labels.tasks import Task, texts_of
 from heads.labels.views import AnyView, slice_facts
@@ -56,6 +60,7 @@ from heads.saved.concat import blocks_of, stored
 from heads.saved.ground import reviews_of
 from heads.saved.mixed import BLOCKS, BLOCKS_AND_TEXTS, MixView, told
 from heads.saved.provenance import library_versions, machine
+from heads.saved.tapped import READS_TAP
 from heads.saved.unlike import Familiar
 
 if TYPE_CHECKING:
@@ -101,8 +106,7 @@ def fit(
     seed : int
         Of folds and of every drawing within the head.
     apply_reviews : bool
-        Let reviewers' decisions change the training rows. Where they concern test rows, the card
-        also says how well the head does against what reviewers say.
+        As of `heads.compare`.
     save : bool
         Write ``heads/<head-id>/`` into the data set's folder.
     progress : callable, optional
@@ -121,9 +125,10 @@ def fit(
     """
     begin, created = time.perf_counter(), datetime.now(UTC)
     asked = PlanOptions(label, task, seed=seed, apply_reviews=apply_reviews)
-    lesson = _lesson_of(*input_of(view, head), asked, coverage)
     runner = Runner(seed, None, progress, minutes=minutes)
-    evaluation, estimator, lesson = _taught(lesson, runner)
+    with pacing(runner.pace), finishing() if retrains(head) else nullcontext():
+        lesson = _lesson_of(*input_of(view, head), once_over(asked, [head]), coverage)
+        evaluation, estimator, lesson = _taught(lesson, runner)
     stopped = stopped_notes(runner, [evaluation.report], lesson.plan)
     conformal = None if coverage is None else _conformal(estimator, lesson, coverage)
     leak, leak_notes = find_leak(stored(lesson.view), lesson.plan, most=MOST_OF_A_FIT)
@@ -194,8 +199,12 @@ def _lesson_of(
     if reads_texts and view.dataset.modality != Modality.TEXT:
         raise ModalityMismatch(f"{name} reads texts, but {view.dataset.name!r} holds pictures")
     plan, calibration = _set_aside(plan, coverage, options.seed)
-    if entry.reads.endswith("pool"):
-        material = of_pool(view, items, plan, entry, options.seed, apart=calibration)
+    if entry.reads == TAP or entry.reads.endswith("pool"):
+        material = (
+            of_tap(view, plan, entry)
+            if entry.reads == TAP
+            else of_pool(view, items, plan, entry, options.seed, apart=calibration)
+        )
         plan = replace(plan, notes=(*plan.notes, *pool_notes(plan, {name: entry}, options.seed)))
         return _Lesson(
             view, items, name, entry, plan, material.read()[0], calibration, material.build(entry)
@@ -227,7 +236,9 @@ def _taught(lesson: _Lesson, runner: Runner) -> tuple[Evaluation, Any, _Lesson]:
         plan.reviewed,
         0 if plan.folds is None else plan.folds.n_folds,
     )
-    ((evaluation,),) = exam.take([(X, [partial(builder, seed)])], tell)
+    n_fits = len(plan.parts) + (plan.folds is not None)  # the last has a share of the time
+    with pacing(runner.pace.share(n_fits / len(plan.parts))):
+        ((evaluation,),) = exam.take([(X, [partial(builder, seed)])], tell)
     assert evaluation is not None, "TimeIsUp is raised where there is none"
     if plan.folds is None:
         return evaluation, evaluation.last, _of_what_is_read(lesson, evaluation.last)
@@ -260,7 +271,8 @@ def _familiar(lesson: _Lesson, seed: int) -> Familiar | None:
     if plan.reviewed is not None:
         rows = rows[plan.reviewed.teaches[rows]]
     codes = plan.taught.values[rows] if plan.task is Task.MULTICLASS else None
-    whole = lesson.X
+    is_tap = lesson.entry.reads == TAP  # then the vectors are those of the network as it was
+    whole: Any = lesson.items.vectors[plan.rows] if is_tap else lesson.X
     if isinstance(whole, Blocks):
         X = told(whole, blocks_of(lesson.view))[rows]
     else:
@@ -290,17 +302,18 @@ def _card_of_lesson(lesson: _Lesson) -> dict[str, Any]:
 
 def _card_of_estimator(lesson: _Lesson, estimator: BaseEstimator) -> dict[str, Any]:
     members = members_of(estimator)
-    reads = "texts" if lesson.reads_texts else "vectors"
+    reads = {TAP: READS_TAP, "texts": "texts"}.get(lesson.entry.reads, "vectors")
     if isinstance(lesson.view, MixView):
         has_texts = any(one.input == TEXTS for one in members or ())
         reads = BLOCKS_AND_TEXTS if has_texts else BLOCKS
-    return {"chosen": chosen_by(estimator), "members": members, "reads": reads}
+    cut = getattr(estimator, "cut", None)
+    return {"chosen": chosen_by(estimator), "members": members, "reads": reads, "cut": cut}
 
 
 def _notes_of(evaluation: Evaluation, estimator: object) -> list[str]:
     """Say what unlabelled items taught, and which metrics have no value on the tested rows."""
     report = evaluation.report
-    said = getattr(getattr(estimator, "head_", estimator), "note_", None)
+    said = getattr(estimator, "note_", getattr(getattr(estimator, "head_", None), "note_", None))
     return ([said] if said else []) + [
         f"{undefined(name)}." for name in report.scores if np.isnan(report.estimate(name).value)
     ]

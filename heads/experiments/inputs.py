@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -15,6 +16,7 @@ from featurestore.terms.specs import EncoderSpec, Modality
 from heads.catalogue.entry import Build, HeadEntry
 from heads.catalogue.layers import build_for
 from heads.catalogue.members import with_members
+from heads.catalogue.retraining import FINETUNE
 from heads.catalogue.table import BEST, HEADS, POOL_HEAD, best_on_counts, counts_builder
 from heads.experiments.ngrams import Ngrams
 from heads.labels.plan import Plan
@@ -26,6 +28,7 @@ from heads.saved.common_items import positions_in
 from heads.saved.concat import concat, stored
 from heads.saved.ground import Ground
 from heads.saved.mixed import MixView
+from heads.saved.tapped import can_be_cut, no_cut, tapped, wanted_tap
 
 if TYPE_CHECKING:
     from featurestore.store.view import View
@@ -234,6 +237,32 @@ def kept_neighbors(
     rows = order[np.searchsorted(ids[order], own).clip(max=len(ids) - 1)]
     place[rows] = np.arange(len(at))
     return np.asarray(place[graph.rows[rows]])
+
+
+def of_tap(view: AnyView, plan: Plan, entry: HeadEntry) -> Material:
+    """Return whole activations of the plan's items, made where the store lacks them.
+
+    Raises
+    ------
+    BadName
+        If the encoder has no blocks to retrain.
+    """
+    if not can_be_cut(view):
+        raise no_cut(view, FINETUNE)
+    (stored_view,) = stored(view)
+    found = cache(lambda: tapped(stored_view, entry, plan.ids))
+
+    def build(entry: HeadEntry) -> Build:
+        builder = entry.builder(plan.task)
+        assert builder is not None, "checked by head_entries"
+        return lambda seed: builder(seed).set_params(upper=found().upper, cut=found().cut)
+
+    identity = {
+        "fingerprint": view.fingerprint,
+        "state": view.state,
+        "tap": wanted_tap(view, entry).label,
+    }
+    return Material(str(view.spec), identity, lambda: (found().activations, 0.0), build)
 
 
 def of_nothing(plan: Plan) -> Material:

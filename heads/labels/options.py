@@ -11,6 +11,7 @@ from featurestore.errors import BadName, nearest
 from heads.labels.tasks import Task
 
 EVALUATIONS = ("auto", "test", "folds")
+MOST_REPEATS = 100
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class PlanOptions:
     seed: int = 0  # of the folds
     apply_reviews: bool = False  # reviewers' decisions change what rows teach
     twins_together: bool = False  # near-duplicates stay together
+    repeats: int | None = None  # of the folds; None: 5, or 1 where a head retrains a network
 
     def __post_init__(self) -> None:
         if self.evaluation not in EVALUATIONS:
@@ -38,6 +40,8 @@ class PlanOptions:
             )
         if self.task is not None and self.task not in list(Task):
             raise BadName(f"no task {self.task!r}: {nearest(self.task, list(Task))}")
+        if self.repeats is not None and not 1 <= self.repeats <= MOST_REPEATS:
+            raise BadName(f"{self.repeats} repeats of the folds: expected 1 to {MOST_REPEATS}")
 
 
 DEFAULT = PlanOptions()
@@ -63,6 +67,7 @@ class PlanKeywords(RowKeywords, total=False):
 
     apply_reviews: bool
     twins_together: bool
+    repeats: int | None
 
 
 Options = TypeVar("Options")

@@ -15,7 +15,7 @@ from featurestore.errors import NotEnoughData
 from featurestore.terms.embeddings import Embeddings
 from featurestore.terms.labels import is_missing
 from heads.labels.estimands import ON_TEST, over_folds
-from heads.labels.folds import Folds, make_folds
+from heads.labels.folds import N_REPEATS, Folds, make_folds
 from heads.labels.labelled import LabelledRows, labelled_rows, lonely_classes, read_labels
 from heads.labels.options import DEFAULT, PlanOptions
 from heads.labels.reviewed import Decisions, Reviewed
@@ -161,7 +161,7 @@ def make_plan(
     if use_test:
         division = _by_test_split(rows, leave_twins_out=twins is not None)
     else:
-        division = _by_folds(rows, options.seed, labels.remark)
+        division = _by_folds(rows, options, labels.remark)
     notes = [*labels.notes(), *division.notes]
     if rows.reviewed is not None:
         taught = np.flatnonzero(rows.is_train) if use_test else np.arange(len(rows.ids))
@@ -220,7 +220,7 @@ def _by_test_split(rows: LabelledRows, *, leave_twins_out: bool) -> _Division:
     return _Division(train, test, None, n_leaked, notes)
 
 
-def _by_folds(rows: LabelledRows, seed: int, remark: str | None) -> _Division:
+def _by_folds(rows: LabelledRows, options: PlanOptions, remark: str | None) -> _Division:
     target, is_tested = rows.target, rows.is_tested
     codes = target.values if target.task is Task.MULTICLASS else target.strata
     try:
@@ -229,7 +229,8 @@ def _by_folds(rows: LabelledRows, seed: int, remark: str | None) -> _Division:
             codes[is_tested],
             rows.block[is_tested],
             classes=target.classes,
-            seed=seed,
+            n_repeats=options.repeats or N_REPEATS,
+            seed=options.seed,
         ).spread(is_tested, rows.block)
     except NotEnoughData as error:
         if remark is None:

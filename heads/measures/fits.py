@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Self
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 
 from heads.labels.fitting import asking, deal_folds, fit_head
 from heads.labels.matrix import Matrix
+from heads.labels.pace import pace, pacing
 from heads.labels.reviewed import Reviewed
 from heads.labels.shared import sharing
 from heads.labels.tasks import Target, Task
@@ -185,7 +187,8 @@ def fits_of(
         for number, bench in enumerate(benches):
             fits: list[Fit] = []
             try:
-                bench.fit(parts[0], partial(on_fit, number), fits)
+                with pacing(pace().share(len(benches) - number)):
+                    bench.fit(parts[0], partial(on_fit, number), fits)
             finally:
                 if fits:
                     yield number, fits
@@ -196,26 +199,32 @@ def fits_of(
         for number in range(len(benches))
         if at >= n_done[number]
     ]
-    heard: SimpleQueue[tuple[int, int]] = SimpleQueue()
+    heard: SimpleQueue[Callable[[], None]] = SimpleQueue()
     is_over = False
+    outer, n_threads = pace(), max(1, min(len(tasks), os.cpu_count() or 1, 8))
+    n_left = len(tasks)
 
     def run(number: int, part: Part) -> list[Fit]:
-        def note(head: int) -> None:
+        nonlocal n_left
+
+        def put(call: Callable[[], None]) -> None:
             if is_over:
                 raise InterruptedError("nobody waits for this fit any more")
-            heard.put((number, head))
+            heard.put(call)
 
-        return benches[number].fit(part, note)
+        own = outer.share(math.ceil(n_left / n_threads))
+        n_left -= 1
+        with pacing(replace(own, tell=lambda what: put(partial(outer.tell, what)))):
+            return benches[number].fit(part, lambda head: put(partial(on_fit, number, head)))
 
-    n_threads = max(1, min(len(tasks), os.cpu_count() or 1, 8))
     with threadpool_limits(limits=1, user_api="blas"), ThreadPoolExecutor(n_threads) as pool:
         try:
             futures = [pool.submit(run, *task) for task in tasks]
             for (number, _), future in zip(tasks, futures, strict=True):
-                _listen(future, heard, on_fit)
+                _listen(future, heard)
                 yield number, future.result()
                 while not heard.empty():  # behind the result: who stops here has all that is done
-                    on_fit(*heard.get())
+                    heard.get()()
         finally:
             is_over = True
             pool.shutdown(wait=False, cancel_futures=True)
@@ -254,13 +263,11 @@ def with_joined(
                 on_fit(len(n_done), head)
 
 
-def _listen(
-    future: Future[Any], heard: SimpleQueue[tuple[int, int]], on_fit: Callable[[int, int], None]
-) -> None:
+def _listen(future: Future[Any], heard: SimpleQueue[Callable[[], None]]) -> None:
     """Pass on what is heard of fits, until a task is done."""
     while not future.done():
         with suppress(Empty):
-            on_fit(*heard.get(timeout=_LISTEN_S))
+            heard.get(timeout=_LISTEN_S)()
 
 
 def chosen_by(head: BaseEstimator) -> dict[str, Any]:

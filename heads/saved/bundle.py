@@ -27,6 +27,7 @@ from featurestore.errors import (
 from featurestore.storage.files import make_folder, sha256_of, written_beside
 from featurestore.storage.remote import RemotePath, StorePath, as_path
 from featurestore.storage.shards import read_shard
+from featurestore.terms.activations import Activations
 from featurestore.terms.embeddings import Embeddings
 from heads.labels.blocks import Blocks
 from heads.labels.tasks import Target, Task, texts_of
@@ -36,6 +37,7 @@ from heads.saved import sealed
 from heads.saved.card import HeadCard, digest_of
 from heads.saved.mixed import BLOCKS_AND_TEXTS, READS, apart, told
 from heads.saved.raw_items import is_raw
+from heads.saved.tapped import READS_TAP
 from heads.saved.unlike import FILE as UNLIKE_FILE
 from heads.saved.unlike import Familiar, Unlike, why_not
 
@@ -48,7 +50,7 @@ if TYPE_CHECKING:
 
 
 # What a head predicts for: vectors of shape (n, dim), or n texts, or n pictures; or several inputs.
-Items: TypeAlias = Embeddings | Blocks | NDArray[Any] | Sequence[Any]
+Items: TypeAlias = Embeddings | Blocks | Activations | NDArray[Any] | Sequence[Any]
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,6 +110,8 @@ class FittedHead:
         if self.familiar is None:
             return None
         inputs = self._inputs(items)
+        if isinstance(inputs, Activations):
+            return self.familiar(self.estimator.vectors(inputs))
         return self.familiar(
             told(inputs, self.blocks) if isinstance(inputs, Blocks) else np.asarray(inputs)
         )
@@ -211,7 +215,19 @@ class FittedHead:
                 )
         return items
 
-    def _inputs(self, items: Items) -> NDArray[Any] | list[str] | Blocks:
+    def _checked_activations(self, items: Activations) -> Activations:
+        """Return activations as they are, with the blocks above them in the head's hands."""
+        if self.card.reads != READS_TAP:
+            raise BadSource(f"head {self.head_id} reads {self.card.reads}, these are activations")
+        if self.estimator.upper is None:
+            from heads.saved.serve import opened_top
+
+            opened_top(self)
+        return items
+
+    def _inputs(self, items: Items) -> NDArray[Any] | list[str] | Blocks | Activations:
+        if isinstance(items, Activations):
+            return self._checked_activations(items)
         if isinstance(items, Blocks):
             return self._checked_blocks(items)
         if not isinstance(items, Embeddings) and is_raw(items):
@@ -219,6 +235,12 @@ class FittedHead:
 
             return encoded_items(self, items)
         reads, texts = self.card.reads, None
+        if reads == READS_TAP:
+            raise BadSource(
+                f"head {self.head_id} reads activations after block {self.card.cut}, and these "
+                "are vectors: give it the items themselves, or tap.activations(ids) of a view "
+                f"{self.card.encoder}#tap={self.card.cut}"
+            )
         if reads in ("texts", BLOCKS_AND_TEXTS):
             if not isinstance(items, Embeddings):
                 what = "texts (str)" + ("" if reads == "texts" else " beside vectors")
@@ -270,7 +292,7 @@ def save_head(head: FittedHead, predictions: pa.Table, folder: StorePath) -> Fit
 
 
 _BUNDLE = frozenset({"card.json", "encoder.json", "head.skops"})
-_MAY_HOLD = _BUNDLE | {UNLIKE_FILE}
+_MAY_HOLD = _BUNDLE | {UNLIKE_FILE, sealed.TOP_FILE}
 
 
 def _is_bundle(folder: StorePath) -> bool:
@@ -287,7 +309,11 @@ def _write(head: FittedHead, folder: Path) -> HeadCard:
     import skops.io
 
     folder.mkdir()
-    skops.io.dump(head.estimator, folder / "head.skops")
+    estimator, learned = head.estimator, None
+    if head.card.reads == READS_TAP:
+        estimator, learned = estimator.apart()
+        sealed.write_top(folder / sealed.TOP_FILE, learned)
+    skops.io.dump(estimator, folder / "head.skops")
     _write_json(folder / "encoder.json", {"blocks": [dict(block) for block in head.blocks]})
     if head.familiar is not None:
         (folder / UNLIKE_FILE).write_bytes(head.familiar.to_bytes())
@@ -295,6 +321,7 @@ def _write(head: FittedHead, folder: Path) -> HeadCard:
         head.card,
         unlike_sha256=sha256_of(folder / UNLIKE_FILE) if head.familiar else None,
         head_sha256=sha256_of(folder / "head.skops"),
+        top_sha256=None if learned is None else sha256_of(folder / sealed.TOP_FILE),
         encoder_sha256=sha256_of(folder / "encoder.json"),
     )
     card = replace(card, card_sha256=digest_of(card))

@@ -167,7 +167,9 @@ class HeadCard(Card):
     snapshot: Snapshot | None
     slice: str | None = None
     slice_digest: str | None = None
-    reads: str  # vectors | texts | blocks | blocks and texts: several inputs, each by itself
+    # vectors | texts | blocks | blocks and texts: several inputs, each by itself | tap
+    reads: str
+    cut: int | None = field(default=None, metadata=ABSENT)  # of a tap: blocks below it
     dim: int
     search_space: str
     chosen: Mapping[str, Any]
@@ -194,6 +196,7 @@ class HeadCard(Card):
     versions: Mapping[str, str]
     head_sha256: str | None = field(default=None, metadata=ABSENT)  # None until written
     encoder_sha256: str | None = field(default=None, metadata=ABSENT)
+    top_sha256: str | None = field(default=None, metadata=ABSENT)  # of heads that retrain
     unlike_sha256: str | None = field(default=None, metadata=ABSENT)  # None: it cannot tell
     card_sha256: str | None = field(default=None, metadata=ABSENT)
 

@@ -19,18 +19,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from featurestore.encoders.canary import N_PROBES
 from featurestore.encoders.trust import Trust, find_in_working_folder, is_trusted, not_trusted
 from featurestore.errors import BadBundle, BadName, FeatureStoreError
 from featurestore.storage.remote import RemotePath, StorePath
 from featurestore.terms.specs import EncoderSpec, Modality
+from heads.estimators.finetune import FinetuneHead, FinetuneRegressor
 from heads.labels.tasks import Task
 from heads.measures.json_types import check_fields
 from heads.saved.archive import MOST_BYTES, check_archive
 from heads.saved.card import CARD_FORMAT, HeadCard, digest_of
 from heads.saved.concat import fingerprint_of
 from heads.saved.mixed import BLOCKS_AND_TEXTS, READS, apart, telling
+from heads.saved.tapped import READS_TAP
 from heads.saved.unlike import FILE as UNLIKE_FILE
 from heads.saved.unlike import Familiar
 
@@ -38,6 +41,8 @@ from heads.saved.unlike import Familiar
 OUR_TYPES = frozenset(
     {
         "heads.chosen.ChosenHead",
+        "heads.estimators.finetune.FinetuneHead",
+        "heads.estimators.finetune.FinetuneRegressor",
         "heads.estimators.knn.KnnHead",
         "heads.estimators.layers.LayersHead",
         "heads.estimators.layers.LayersRegressor",
@@ -64,6 +69,8 @@ OUR_TYPES = frozenset(
 )
 _MOST_JSON_BYTES = 64 << 20
 _MOST_UNLIKE_BYTES = 2 << 30
+_MOST_TOP_BYTES = 16 << 30
+TOP_FILE = "top.safetensors"  # what the runs of a head that retrains learned
 _MOST_DIM = 1_000_000
 _HEAD_ID = re.compile(r"[\w+-][\w.+-]{0,199}")  # the name of its folder
 
@@ -101,8 +108,10 @@ def _check_card(card: HeadCard) -> None:
     if not _HEAD_ID.fullmatch(card.head_id):
         raise ValueError(f"head_id is {card.head_id[:80]!r}: expected the name of a folder")
     datetime.fromisoformat(card.created)
-    if card.reads not in ("vectors", "texts", *READS):
-        raise ValueError(f"reads is {card.reads!r}: expected vectors, texts or blocks")
+    if card.reads not in ("vectors", "texts", READS_TAP, *READS):
+        raise ValueError(f"reads is {card.reads!r}: expected vectors, texts, blocks or a tap")
+    if (card.reads == READS_TAP) != (card.cut is not None and card.cut > 0):
+        raise ValueError(f"cut is {card.cut}, and the head reads {card.reads}")
     if card.modality is not None:
         Modality(card.modality)
     if not 1 <= card.dim <= _MOST_DIM:
@@ -138,6 +147,7 @@ def check_sums(folder: StorePath, card: HeadCard) -> None:
         ("encoder.json", card.encoder_sha256, _MOST_JSON_BYTES),
         # One that no card names is not read: in object storage it may be of a head before.
         (UNLIKE_FILE, card.unlike_sha256, _MOST_UNLIKE_BYTES),
+        (TOP_FILE, card.top_sha256, _MOST_TOP_BYTES),
     )
     for name, digest, most in parts:
         file = folder / name
@@ -259,10 +269,40 @@ def estimator_in(
         if others:
             find_in_working_folder()
         estimator = skops.io.loads(raw, trusted=sorted(OUR_TYPES | others))
+        if card.reads == READS_TAP:
+            _add_top(estimator, folder, card)
+            return estimator  # it predicts with the encoder, which is opened when it is used
         with warnings.catch_warnings(), np.errstate(all="ignore"):
             warnings.simplefilter("ignore")
             _check_prediction(estimator, card, blocks)
     return estimator
+
+
+def write_top(file: Path, learned: Mapping[str, NDArray[Any]]) -> None:
+    """Write what the runs of a head learned, by name."""
+    from safetensors.numpy import save_file
+
+    save_file({name: np.ascontiguousarray(one) for name, one in learned.items()}, file)
+
+
+def _add_top(estimator: Any, folder: StorePath, card: HeadCard) -> None:
+    """Give a head what its runs learned, from a file beside it."""
+    from safetensors.numpy import load
+
+    kind = FinetuneRegressor if card.task is Task.REGRESSION else FinetuneHead
+    if type(estimator) is not kind or estimator.cut != card.cut:
+        raise ValueError(f"it is no {kind.__name__} of cut {card.cut}, as card.json says")
+    if card.task is Task.MULTICLASS:
+        names = {str(one) for one in estimator.classes_}
+        if not names <= set(card.classes):
+            raise ValueError("its classes are not those of card.json")
+    if card.top_sha256 is None:
+        raise ValueError(f"card.json lacks top_sha256, and the head reads {READS_TAP}")
+    with _named(folder / TOP_FILE):
+        learned = load(_content(folder / TOP_FILE, _MOST_TOP_BYTES))
+        if not all(one.dtype == np.float32 and np.isfinite(one).all() for one in learned.values()):
+            raise ValueError("it holds something else than finite float32 numbers")
+        estimator.whole(learned)
 
 
 def _check_prediction(estimator: Any, card: HeadCard, blocks: Sequence[Mapping[str, Any]]) -> None:

@@ -15,6 +15,7 @@ from featurestore.encoders import encode_now
 from featurestore.encoders.canary import check_probes
 from featurestore.errors import BadName, EncoderMismatch
 from featurestore.sources.listing import SourceOptions
+from featurestore.terms.activations import Activations
 from featurestore.terms.specs import LOCAL_DIR, EncoderSpec, Modality
 from heads.catalogue.members import TEXTS
 from heads.labels.blocks import Blocks
@@ -24,8 +25,10 @@ from heads.saved.answered import AnsweredRows
 from heads.saved.answers import Answers
 from heads.saved.mixed import BLOCKS_AND_TEXTS, READS
 from heads.saved.raw_items import contents_of
+from heads.saved.tapped import READS_TAP, upper_from
 
 if TYPE_CHECKING:
+    from featurestore.encoders.torch_network import TorchEncoder
     from featurestore.pipeline.report import Progress
     from featurestore.sources.listing import Source
     from featurestore.store.view import View
@@ -33,7 +36,7 @@ if TYPE_CHECKING:
     from heads.saved.unlike import Unlike
 
 
-Inputs: TypeAlias = "NDArray[Any] | list[str] | Blocks"  # what heads read of n items
+Inputs: TypeAlias = "NDArray[Any] | list[str] | Blocks | Activations"  # what heads read of n items
 
 
 class _Lies(TypedDict):
@@ -99,12 +102,23 @@ def encoded(
     """
     if head.card.reads == "texts":
         return [str(one) for one in contents]
+    if head.card.reads == READS_TAP:
+        return encode_now.activations(opened_top(head, encoder), contents)
     blocks = _blocks(head)
     loaded = [
         encode_now.open_encoder(block, place, trust=head.trust)
         for block, place in zip(blocks, places_of(blocks, encoder), strict=True)
     ]
     return _as_read(head, encode_now.encode_each(loaded, contents), [str(one) for one in contents])
+
+
+def opened_top(head: FittedHead, encoder: str | None = None) -> TorchEncoder:
+    """Open the encoder of a head that retrains, and give the head its blocks above the cut."""
+    block, cut = _blocks(head)[0], head.card.cut
+    assert cut is not None, "checked when the card was read"
+    opened = encode_now.open_tap(block, cut, moved(block, encoder), trust=head.trust)
+    head.estimator.set_params(upper=upper_from(opened))
+    return opened
 
 
 def _as_read(
@@ -179,19 +193,27 @@ def predict_rows(
         store = open_store(Path(folder), create=True)
         blocks = [] if head.card.reads == "texts" else _blocks(head)
         places = places_of(blocks, encoder)
-        for block, place in zip(blocks, places, strict=True):  # refused before it embeds anything
-            encode_now.open_encoder(block, place, trust=head.trust)
+        is_tap = head.card.reads == READS_TAP
+        if is_tap:
+            opened_top(head, encoder)  # refused before it embeds anything
+        else:
+            for block, place in zip(blocks, places, strict=True):
+                encode_now.open_encoder(block, place, trust=head.trust)
         pairs = zip(blocks, places, strict=True)
         specs = [place or EncoderSpec.parse(block["spec"]) for block, place in pairs]
         names = [str(spec) for spec in specs] or ["baseline:hashing"]
         how = EmbedOptions(trust=head.trust)
+        if is_tap:
+            names = [str(spec.with_option("tap", head.card.cut)) for spec in specs]
+            how = EmbedOptions(trust=head.trust, all_items=True)
         made = {spec: str(one["fingerprint"]) for spec, one in zip(specs, blocks, strict=True)}
         job = Job.make(store.path, "items", EmbedRequest([source], names, options, how), made)
         rows = input_rows(opened, options, job.intake.listed.table().drop_columns(["source"]))
         reports = job.run(progress, lambda _: None)
         dataset = store.dataset("items")
-        views = [dataset.view(str(spec)) for spec in specs] or dataset.views()
-        _check_views(head, views, blocks)
+        views = [dataset.view(name) for name in names] if specs else dataset.views()
+        if not is_tap:  # the probes went through its blocks above
+            _check_views(head, views, blocks)
         failed = {row["item_id"]: row["error"] for row in dataset.failures().to_pylist()}
         failures = tuple(f"{one}: {reason}" for one, reason in failed.items())
         if not sum(report.n_encoded + report.n_copied for report in reports):
@@ -258,6 +280,11 @@ def _inputs(
     """Return the ids of items with a vector, in the order given, and what the head reads."""
     from heads.saved.common_items import load_shared, positions_in
 
+    if head.card.reads == READS_TAP:
+        (tap,) = views
+        there = set(tap.items().column("item_id").to_pylist())
+        ids = [one for one in order if one in there]
+        return np.array(ids, dtype=object), tap.activations(ids)
     tables, _ = load_shared(views)
     positions = positions_in(tables[0], np.array(order, dtype=object))
     tables = [table.take(positions[positions >= 0]) for table in tables]
