@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from heads.report_page.report import report
     from heads.saved.bundle import FittedHead, list_heads, load_bundle, load_head, read_predictions
     from heads.saved.concat import concat
+    from heads.saved.export_model import export_model
     from heads.saved.mixed import mix
     from heads.transfer.assess import assess_transfer, assessments
     from heads.transfer.assessment import Assessment
@@ -56,6 +57,7 @@ __all__ = [
     "curve",
     "curves",
     "datalab",
+    "export_model",
     "find_issues",
     "fit",
     "list_heads",
@@ -95,6 +97,7 @@ _HOMES = {
     "concat": "heads.saved.concat",
     "curve": "heads.experiments.curve",
     "curves": "heads.experiments.curve",
+    "export_model": "heads.saved.export_model",
     "fit": "heads.experiments.fit",
     "list_heads": "heads.saved.bundle",
     "load_bundle": "heads.saved.bundle",

@@ -166,7 +166,7 @@ def cli() -> None:
         "Room on disk": "compact vacuum",
         "Data sets and items": "rename relocate drop delete slices",
         "What was made": "index project show",
-        "Read and write": "sql import",
+        "Read and write": "sql import export-model",
     },
     epilog="Example: featurestore store verify photos",
 )
@@ -186,7 +186,7 @@ for command in (
 for command in (
     upkeep.verify, upkeep.repair, upkeep.history, upkeep.compact, upkeep.vacuum, upkeep.rename,
     upkeep.relocate, upkeep.drop, upkeep.delete, search.index, maps.project, maps.slices,
-    runs.show, browse.sql, exchange.import_,
+    runs.show, browse.sql, exchange.import_, exchange.export_model,
 ):  # fmt: skip
     store.add_command(command)
     if command is not upkeep.repair:

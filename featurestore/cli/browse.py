@@ -229,10 +229,14 @@ def list_encoders(as_json: bool) -> None:
         for r in rows
     ]  # fmt: skip
     print_table(["family", "example", "what it is", "#options", ""], table)
-    have_layers = ", ".join(name for name, one in families().items() if "layer" in one.options)
+    have_layers, have_blocks = (
+        ", ".join(name for name, one in families().items() if key in one.options)
+        for key in ("layer", "tap")
+    )
     click.echo(
         "Several layers of a network, for `--head layers`: NAME#layer=3+6+-1 or NAME#layer=all "
-        f"({have_layers})\n"
+        f"({have_layers})\nActivations, for `--head finetune`: NAME#tap=auto or NAME#tap=5 "
+        f"({have_blocks})\n"
     )
     models = [
         [one.spec, one.reads, one.dim, one.licence, one.where or "fetched at first use"]

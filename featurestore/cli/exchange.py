@@ -1,6 +1,8 @@
-"""export, import: vectors to other programs and from them."""
+"""export, import, export-model: vectors to other programs and from them, networks to them."""
 
 from __future__ import annotations
+
+import shlex
 
 import click
 
@@ -9,8 +11,10 @@ from featurestore.cli.layout import command
 from featurestore.cli.options import (
     encoder_option,
     overwrite_option,
+    place_of_head,
     slice_option,
     store_option,
+    trust_option,
     view_of,
 )
 from featurestore.cli.printing import say, say_failed
@@ -118,3 +122,42 @@ def import_(
     say(f"{view.name}: {counted(view.n_rows, 'vector')} of dim {view.dim}")
     say_failed([f"{row}: {why}" for row, why in incoming.failed.items()])
     return FAILED_ITEMS if incoming.failed else 0
+
+
+@command(name="export-model", epilog="Example: featurestore store export-model bundle/ -o network/")
+@click.argument("bundle")
+@click.option("-o", "--output", metavar="FOLDER", required=True, help="Folder to make.")
+@click.option(
+    "--run",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Which of the head's runs; by default the last, whose rate is the smallest.",
+)
+@click.option("-e", "--encoder", metavar="PATH|SPEC", help="Where the head's encoder is now.")
+@overwrite_option
+@trust_option
+@store_option
+def export_model(
+    bundle: str,
+    output: str,
+    run: int | None,
+    encoder: str | None,
+    overwrite: bool,
+    trust: bool,
+    store_path: str,
+) -> None:
+    """Write the network that a head retrained, for other programs.
+
+    BUNDLE is a folder that `train --head finetune --save` wrote, or such a head in the store by
+    its name. FOLDER is then what timm, sentence-transformers or transformers load, whichever the
+    encoder is of; in timm it ends in the classifier. `embed -e timm:local-dir:FOLDER` takes it as
+    an encoder.
+    """
+    from heads.saved.bundle import load_bundle
+    from heads.saved.export_model import export_model as write
+
+    head = load_bundle(place_of_head(bundle, store_path), trust=trust)
+    made = write(head, output, run=run, encoder=encoder, overwrite=overwrite)
+    for line in made.sentences():
+        say(line)
+    say(f"Type next: featurestore embed SOURCE --dataset NAME -e {shlex.quote(str(made.spec))}")

@@ -197,3 +197,22 @@ def plotter(plot_file: str | None, *, overwrite: bool) -> Callable[[Plotted], No
     target = check_plot_file(plot_file)
     check_free(plot_file, overwrite=overwrite)
     return lambda result: say(f"drawn: {save_plot(result.chart(), target)}")
+
+
+def place_of_head(bundle: str, store_path: str) -> str:
+    """Return the folder of a bundle, or that of a head in the store that has this name."""
+    from featurestore.errors import BadName
+    from featurestore.storage.remote import as_path
+    from featurestore.storage.store_marker import check_store
+
+    if as_path(bundle).exists() or not check_store(as_path(store_path)):
+        return bundle
+    dataset, _, head = bundle.rpartition("/")
+    found = [
+        str(card.parent)
+        for card in open_given(store_path).path.glob("datasets/*/heads/*/card.json")
+        if card.parent.name.startswith(head) and dataset in ("", card.parent.parent.parent.name)
+    ]
+    if len(found) > 1:
+        raise BadName(f"{bundle!r} may mean {', '.join(found)}: write more of the one you mean")
+    return found[0] if found else bundle

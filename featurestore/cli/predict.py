@@ -15,8 +15,8 @@ from featurestore.cli.layout import command
 from featurestore.cli.options import (
     check_free,
     json_option,
-    open_given,
     overwrite_option,
+    place_of_head,
     store_option,
     trust_option,
 )
@@ -95,7 +95,7 @@ def predict(
     from heads.saved.bundle import load_bundle
 
     ending = _ending(output, source, as_json=as_json)
-    head = load_bundle(_place_of(bundle, store_path), trust=trust)
+    head = load_bundle(place_of_head(bundle, store_path), trust=trust)
     if most_unlike is not None and (why := head.cannot_tell):
         raise BadName(f"--fail-if-unlike cannot be checked: {why}")
     check_free(output, overwrite=overwrite)
@@ -124,25 +124,6 @@ def predict(
         )
         return UNLIKE_ITEMS
     return FAILED_ITEMS if found.failures else 0
-
-
-def _place_of(bundle: str, store_path: str) -> str:
-    """Return the folder of a bundle, or that of a head in the store that has this name."""
-    from featurestore.errors import BadName
-    from featurestore.storage.remote import as_path
-    from featurestore.storage.store_marker import check_store
-
-    if as_path(bundle).exists() or not check_store(as_path(store_path)):
-        return bundle
-    dataset, _, head = bundle.rpartition("/")
-    found = [
-        str(card.parent)
-        for card in open_given(store_path).path.glob("datasets/*/heads/*/card.json")
-        if card.parent.name.startswith(head) and dataset in ("", card.parent.parent.parent.name)
-    ]
-    if len(found) > 1:
-        raise BadName(f"{bundle!r} may mean {', '.join(found)}: write more of the one you mean")
-    return found[0] if found else bundle
 
 
 def _answered(
