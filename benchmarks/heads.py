@@ -22,6 +22,7 @@ from sklearn.linear_model import LogisticRegression, LogisticRegressionCV, Ridge
 from sklearn.model_selection import PredefinedSplit
 
 import heads
+from benchmarks.finetune import finetune
 from benchmarks.layers import layers
 from benchmarks.memory import views_of
 from benchmarks.mix import mix
@@ -360,6 +361,7 @@ SECTIONS = {
     "mix": mix,
     "layers": layers,
     "propagate": propagate,
+    "finetune": finetune,
 }
 
 

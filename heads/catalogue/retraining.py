@@ -52,7 +52,9 @@ def finetune_entry(name: str) -> HeadEntry:
         return FinetuneRegressor(alone=alone, random_state=seed)
 
     rates = " and ".join(f"{rate:g}" for rate in RATES)
-    frozen = "ridge of numbers, else logistic" + ("" if weight is None else "-balanced")
+    frozen = "ridge of numbers, logistic of several labels, else logistic and lda together"
+    if weight is not None:
+        frozen = "logistic-balanced"
     whole = f"the runs' mean log-probabilities{'' if alone else ', with those of the frozen head'}"
     return HeadEntry(
         f"none: the blocks above the cut ({n_blocks or 'chosen by cost'}) are trained from the "

@@ -15,6 +15,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 from sklearn.utils.validation import check_is_fitted
 
 from featurestore.terms.activations import Activations
+from heads.estimators.lda import LdaHead
 from heads.estimators.logistic import LogisticHead
 from heads.estimators.per_label import PerLabel
 from heads.estimators.regression import RidgeRegressor
@@ -35,8 +36,10 @@ class _Retrained(BaseEstimator):  # type: ignore[misc]
 
     A frozen head learns from the vectors that the network gives as it is. Each run then begins
     from that head: the blocks above the cut are trained with it, at a rate of its own. The answer
-    is the mean of what the frozen head and the runs say [1]_. A run that knows little more than
-    the labels' frequencies in the end has collapsed: it is left out, and ``note_`` says so.
+    is the mean of what the frozen head and the runs say [1]_. (Of classes the frozen head is
+    logistic regression, from which the runs begin, and LDA, the mean of both.) A run that knows
+    little more than the labels' frequencies in the end has collapsed: it is left out, and
+    ``note_`` says so.
 
     Parameters
     ----------
@@ -245,8 +248,12 @@ class FinetuneHead(ClassifierMixin, _Retrained):  # type: ignore[misc]
         self.head_: Any = one if y.ndim == 1 else PerLabel(one)
         self.head_.fit(vectors, y, groups=groups)
         self.classes_ = self.head_.classes_
+        self.beside_: LdaHead | None = None
         if y.ndim == 1:
             codes = np.searchsorted(self.classes_, y)
+            # With one row a class nothing can be held out to tell how sure it may be.
+            if self.class_weight is None and np.median(np.bincount(codes)) > 1:
+                self.beside_ = LdaHead(self.random_state).fit(vectors, y, groups=groups)
             weights = self.head_._weights(codes, len(self.classes_), None)
             self._learn(X, Answers("classes", codes, weights))
         else:
@@ -257,7 +264,9 @@ class FinetuneHead(ClassifierMixin, _Retrained):  # type: ignore[misc]
         if isinstance(self.head_, PerLabel):
             p = np.clip(self.head_.predict_proba(vectors), 1e-12, 1 - 1e-12)
             return np.asarray(np.log(p) - np.log1p(-p))
-        return np.asarray(self.head_._scores(vectors) * self.head_.sharpness_)
+        members = [self.head_] if self.beside_ is None else [self.head_, self.beside_]
+        logs = [log_softmax(one._scores(vectors) * one.sharpness_, axis=1) for one in members]
+        return np.asarray(np.mean(logs, axis=0))
 
     def _layer(self) -> Linear:
         is_several = isinstance(self.head_, PerLabel)
