@@ -33,6 +33,7 @@ from benchmarks.report import (
     dgemm_s,
     run_sections,
 )
+from benchmarks.taps import taps
 from featurestore.exchange.imports import Incoming, import_vectors
 from featurestore.pipeline.options import EmbedOptions
 from featurestore.storage import tables
@@ -60,6 +61,7 @@ def main(chosen: Sequence[str] = ()) -> int:
             "memory": lambda: memory(folder),
             "s3": lambda: elsewhere(folder),
             "disk": lambda: disk(folder),
+            "taps": lambda: taps(folder),
         }
         return run_sections("store", sections, chosen)
 

@@ -32,8 +32,6 @@ from featurestore.storage.tap_shards import tap_rows
 from featurestore.terms.activations import HALF
 from featurestore.terms.specs import ResolvedEncoder
 
-_LONG_TOKENS = 512
-
 
 @dataclass(eq=False)
 class ViewWriter:
@@ -140,14 +138,6 @@ class ViewWriter:
         if self.resolved.tap is None:
             return vectors_of(rows.column(VECTOR), self.resolved.dim)
         return [np.frombuffer(one, HALF) for one in rows.column(ACTIVATIONS).to_pylist()]
-
-    @property
-    def item_bytes(self) -> int:
-        """Bytes of what is stored of an item; of a text in a tap, of a long one."""
-        tap = self.resolved.tap
-        if tap is None:
-            return 4 * self.resolved.dim
-        return tap.nbytes * (_LONG_TOKENS if tap.is_ragged else 1)
 
     def drop_superseded(self) -> None:
         """Drop the old rows of items that this run embedded again."""

@@ -132,7 +132,6 @@ class Writer:
                 view.pending.append(outcome)
             else:
                 view.copies.append(outcome)
-                self._pending_bytes += view.item_bytes
         else:
             view.pending.append(outcome)
             self._count_failure(view, outcome)
@@ -221,8 +220,8 @@ class Writer:
         self._write_items([one for _, outcomes in batch for one in outcomes])
         for view, outcomes in batch:
             made = [one for one in outcomes if one.vector is not None]
-            if made:
-                view.append(self._ids.take(pa.array([one.row for one in made])), made)
+            for part in _portions(made):
+                view.append(self._ids.take(pa.array([one.row for one in part])), part)
         self._write_failures(batch)
 
     def _copied(self, view: ViewWriter, copies: Sequence[Outcome]) -> list[Outcome]:
@@ -234,13 +233,14 @@ class Writer:
         for one in copies:
             wanted.setdefault(str(one.content_hash), []).append(one)
         settled: list[Outcome] = []
-        most = max(1, min(COMMIT_ROWS, COMMIT_BYTES // view.item_bytes))
+        n_bytes = 0
         for found in view.vectors_by_content(wanted.keys()):
             for content, vector in found.items():
                 settled += [self._copy(view, one, vector) for one in wanted.pop(content)]
-            while len(settled) >= most:
-                self._write_outcomes([(view, settled[:most])])
-                settled = settled[most:]
+                n_bytes += vector.nbytes
+            if len(settled) >= COMMIT_ROWS or n_bytes >= COMMIT_BYTES:
+                self._write_outcomes([(view, settled)])
+                settled, n_bytes = [], 0
         for content in wanted.keys() & view.failed_content.keys():
             failed = view.failed_content[content]
             for one in wanted.pop(content):
@@ -324,6 +324,21 @@ class Writer:
             return np.asarray(pc.is_in(keys, value_set=decided))
 
         self.folder.failures.merge(rows, drop=drop, keys=["item_id", "fingerprint"])
+
+
+def _portions(outcomes: Sequence[Outcome]) -> Iterator[list[Outcome]]:
+    """Yield outcomes with vectors in portions for a shard: copies of large ones may be many."""
+    part: list[Outcome] = []
+    n_bytes = 0
+    for one in outcomes:
+        size = 0 if one.vector is None else one.vector.nbytes
+        if part and n_bytes + size > 2 * COMMIT_BYTES:
+            yield part
+            part, n_bytes = [], 0
+        part.append(one)
+        n_bytes += size
+    if part:
+        yield part
 
 
 def put_items(folder: DatasetFolder, rows: pa.Table, *, unseen_at: int | None = None) -> int:
