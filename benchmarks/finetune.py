@@ -117,7 +117,7 @@ def _measured(name: str, budget: str, draw: int) -> Mapping[str, Any] | None:
         "frozen": frozen,
         "answer": score(answer),
         "each": [score(head.classes_[s.argmax(axis=1)]) for s in said],
-        "chosen": head.chosen_,
+        "chosen": head.retrained_,
         "note": head.note_,
         "seconds": seconds,
         "n": len(train),

@@ -15,16 +15,20 @@ from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 from sklearn.utils.validation import check_is_fitted
 
 from featurestore.terms.activations import Activations
+from featurestore.terms.words import counted
 from heads.estimators.lda import LdaHead
 from heads.estimators.logistic import LogisticHead
 from heads.estimators.per_label import PerLabel
 from heads.estimators.regression import RidgeRegressor
+from heads.estimators.softmax import softmax
 from heads.labels.pace import pace
 
 if TYPE_CHECKING:
     from heads.estimators.retrain import Answers, Linear, Recipe, Run, Weights
 
 RATES = (1e-3, 3e-4)
+LEFT_OUT = " left out"  # ends what is said of runs that collapsed
+DOUBT = 1e-3  # of the frozen members, for all classes alike
 TOLD_EVERY_S = 0.5
 TIMED_STEPS = 3  # tell how long the others take
 SPARE = 0.9  # of the time: the rest is for what comes after the steps
@@ -128,9 +132,10 @@ class _Retrained(BaseEstimator):  # type: ignore[misc]
                 + (": the answer is that of the frozen head." if not self.runs_ else ".")
             )
         self.note_ = " ".join(notes)
-        left = f", {len(collapsed)} left out" if collapsed else ""
         who = "alone" if self.alone else "and the frozen head"
-        self.chosen_ = f"{len(self.runs_)} runs of {n_steps} steps {who}{left}"
+        self.retrained_ = f"{counted(len(self.runs_), 'run')} of {n_steps} steps {who}"
+        if collapsed:
+            self.retrained_ += f", {len(collapsed)}{LEFT_OUT}"
 
     def _run(
         self,
@@ -265,7 +270,9 @@ class FinetuneHead(ClassifierMixin, _Retrained):  # type: ignore[misc]
             p = np.clip(self.head_.predict_proba(vectors), 1e-12, 1 - 1e-12)
             return np.asarray(np.log(p) - np.log1p(-p))
         members = [self.head_] if self.beside_ is None else [self.head_, self.beside_]
-        logs = [log_softmax(one._scores(vectors) * one.sharpness_, axis=1) for one in members]
+        each = [softmax(one._scores(vectors) * one.sharpness_) for one in members]
+        # Where every held-out row was right they may be so sure that no other is heard.
+        logs = [np.log((1 - DOUBT) * p + DOUBT / p.shape[1]) for p in each]
         return np.asarray(np.mean(logs, axis=0))
 
     def _layer(self) -> Linear:

@@ -23,6 +23,7 @@ from heads.catalogue.layers import layers_of, no_layers
 from heads.catalogue.retraining import TAP, retrains
 from heads.catalogue.table import BEST, HEADS, MIX, POOL_HEAD, default_heads, head_entries
 from heads.catalogue.words import reads_words
+from heads.estimators.finetune import LEFT_OUT
 from heads.experiments.cells import (
     HELD_BYTES,
     Progress,
@@ -143,7 +144,7 @@ def compare(
     if all(np.isnan(one.report.estimate(metric).value) for one in rows):
         raise NotEnoughData(undefined(metric))
     notes = [*ground.notes(), *notes, *word_notes, *leak_notes]
-    notes += stopped_notes(runner, [row.report for row in rows], rules)
+    notes += [*collapsed_notes(rows), *stopped_notes(runner, [row.report for row in rows], rules)]
     return _kept(made.of(rows, notes, leak), dataset, save)
 
 
@@ -296,6 +297,19 @@ def stopped_notes(runner: Runner, reports: Sequence[Report], plan: Plan) -> list
     if runner.cache_in is not None:
         said.append("what was done is kept, and the same command goes on from there")
     return [f"{said[0]}: {'; '.join(said[1:])}."]
+
+
+def collapsed_notes(rows: Sequence[ComparedHead]) -> list[str]:
+    """Say in how many fits a run of a head that retrains was left out."""
+    notes = []
+    for row in rows:
+        n = sum(str(one.get("retrained", "")).endswith(LEFT_OUT) for one in row.chosen)
+        if n:
+            notes.append(
+                f"{row.head} on {row.encoder}: in {n} of {counted(len(row.chosen), 'fit')} a run "
+                "collapsed and is left out."
+            )
+    return notes
 
 
 def _card_of_ground(

@@ -273,7 +273,7 @@ def _listen(future: Future[Any], heard: SimpleQueue[Callable[[], None]]) -> None
 def chosen_by(head: BaseEstimator) -> dict[str, Any]:
     """Return the settings that a fitted head chose for itself."""
     last = head[-1] if hasattr(head, "steps") else head
-    names = ("chosen_", "normalisation_", "C_", "alpha_", "k_", "temperature_")
+    names = ("chosen_", "normalisation_", "C_", "alpha_", "k_", "temperature_", "retrained_")
     found = {name.rstrip("_"): getattr(last, name) for name in names if hasattr(last, name)}
     plain = {name: v.item() if isinstance(v, np.generic) else v for name, v in found.items()}
     return {name: v for name, v in plain.items() if isinstance(v, (str, int, float, bool))}
