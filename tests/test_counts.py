@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -141,6 +142,23 @@ def test_hashed_keys_are_equal_where_keys_are(tmp_path: Path) -> None:
     assert (hashes_of(rows.slice(100, 300)) == found[:, 100:400]).all()
     halves = pa.concat_tables([rows.slice(0, 7), rows.slice(7)])
     assert (hashes_of(halves) == found).all()
+
+
+@pytest.mark.parametrize("places_of_digits", [(3, 7, 11, 15), (0, 8, 16, 24), (6, 7, 14, 15)])
+def test_ids_that_are_places_of_a_grid_have_keys_of_their_own(
+    places_of_digits: tuple[int, ...],
+) -> None:
+    """Equal contents, and ids of several words that differ in few of their letters."""
+    ids = []
+    for digits in product("0123456789abcdef", repeat=4):
+        letters = ["0"] * 32
+        for at, digit in zip(places_of_digits, digits, strict=True):
+            letters[at] = digit
+        ids.append("".join(letters))
+    found = hashes_of(pa.table({"item_id": ids, "content_hash": ["a" * 64] * len(ids)}))
+    assert [len(np.unique(lane)) for lane in found] == [len(ids)] * 2
+    bits = np.unpackbits(found.view(np.uint8).reshape(2, -1, 8), axis=2).mean(axis=1)
+    assert np.abs(bits - 0.5).max() < 0.02  # each bit is set in half of them
 
 
 def test_places_are_right_where_first_numbers_are_equal() -> None:

@@ -13,8 +13,9 @@ from featurestore.storage.tables import Shard
 
 KEY = ["item_id", "content_hash"]
 _SEEDS = (0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F)
-_ODD = (np.uint64(0xFF51AFD7ED558CCD), np.uint64(0xC4CEB9FE1A85EC53))
-_SHIFT = np.uint64(32)
+_ODD = (np.uint64(0xA0761D6478BD642F), np.uint64(0xE7037ED1A0B428DB))  # of each lane
+# Shifts and factors that carry each bit to all others (splitmix64, Steele et al. 2014).
+_SPREAD = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB), (31, 1))
 _AT_ONCE = 1 << 20  # bytes of texts
 _JOINED_AT_ONCE = 500_000
 _SHA256_LENGTH = 64  # as hex: of a hash, half is enough
@@ -106,8 +107,13 @@ def _mix_all(hashes: NDArray[np.uint64], texts: NDArray[np.uint8]) -> None:
 
 
 def _mix(hashes: NDArray[np.uint64], word: NDArray[np.uint64]) -> None:
-    """Mix one number a row, (n,), into hashes, (2, n), in place."""
+    """Mix one number a row, (n,), into hashes, (2, n), in place.
+
+    Each bit of the number and of a hash reaches all bits: else what differs in one word of two
+    texts is easily undone by the next, as in ids that are the places of a grid.
+    """
     for lane, odd in zip(hashes, _ODD, strict=True):
-        lane ^= word
-        lane *= odd
-        lane ^= lane >> _SHIFT
+        lane ^= word * odd
+        for shift, factor in _SPREAD:
+            lane ^= lane >> np.uint64(shift)
+            lane *= np.uint64(factor)
