@@ -154,7 +154,7 @@ class Runner:
 
     def _cells(self, cells: Sequence[Cell], plan: Plan) -> list[ComparedHead]:
         found, begun = self._begun(cells, plan)
-        joints = self._joints(cells, begun, found, plan)
+        joints = self._joints(cells, begun, plan)
         for number, cell in enumerate(cells):
             n = len(plan.parts) if number in found else len(begun[number].tally.scores)
             if n:
@@ -202,24 +202,24 @@ class Runner:
         return found, begun
 
     def _joints(
-        self,
-        cells: Sequence[Cell],
-        begun: dict[int, _Begun],
-        found: dict[int, ComparedHead],
-        plan: Plan,
+        self, cells: Sequence[Cell], begun: Mapping[int, _Begun], plan: Plan
     ) -> dict[int, Joint]:
-        """Return the heads that are made of others; where those were done before, begin again."""
-        joints = {
-            number: joint
-            for number, one in begun.items()
-            if (joint := one.cell[0].joint(one.cell[2], cells, self.seed)) is not None
-        }
-        whole = {one for number, (members, _) in joints.items() for one in (number, *members)}
-        n_done = {len(begun[one].tally.scores) if one in begun else -1 for one in whole}
-        if len(n_done) > 1 or -1 in n_done:
-            for one in whole:
-                found.pop(one, None)
-                begun[one] = _Begun(cells[one], Tally(plan.target), *self._place(cells[one], plan))
+        """Return the heads that are made of the fits of others, which all begin where they do.
+
+        One whose members are kept from before, or are ahead of it, is fitted by itself.
+        """
+        joints: dict[int, Joint] = {}
+        for number, one in begun.items():
+            joint = one.cell[0].joint(one.cell[2], cells, self.seed)
+            if joint is None or not begun.keys() >= set(joint[0]):
+                continue
+            together = [one.tally, *(begun[member].tally for member in joint[0])]
+            n_done = min(len(tally.scores) for tally in together)
+            if max(len(tally.scores) for tally in together) > n_done + 1:
+                continue
+            for tally in together:  # a run was stopped within a part
+                tally.cut(n_done, plan.parts)
+            joints[number] = joint
         return joints
 
     def _run(

@@ -18,6 +18,7 @@ from heads.catalogue.entry import Build, HeadEntry
 from heads.catalogue.members import TEXTS, TFIDF_HEAD, with_members
 from heads.catalogue.table import MIX, reads_several
 from heads.estimators.mix import MixHead, MixRegressor
+from heads.experiments.cells import HELD_BYTES
 from heads.experiments.inputs import TFIDF, Cell, Joint, Material
 from heads.experiments.ngrams import Ngrams
 from heads.labels.blocks import Blocks
@@ -63,8 +64,11 @@ def of_several(
     }
 
     def joint(entry: HeadEntry, cells: Sequence[Cell], seed: int) -> Joint | None:
+        is_large = sum(table.vectors.nbytes for table in tables) > HELD_BYTES
+        if entry.among or entry.members or is_large:  # those named may not say what they held out
+            return None
         mixed = build(entry)(seed)
-        members = None if entry.among else _members_among(mixed.members, cells)
+        members = _members_among(mixed.members, cells)
         return None if members is None else (members, partial(_join, mixed, plan))
 
     return Material(name, identity, read, build, joint)

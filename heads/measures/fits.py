@@ -95,6 +95,14 @@ class Tally:
             setattr(found, name, list(data[name]))
         return found
 
+    def cut(self, n_parts: int, parts: Sequence[Part]) -> None:
+        """Forget all but the first of the parts."""
+        for _, test in parts[n_parts : len(self.scores)]:
+            self.n_tests[test] -= 1
+        for name in _LISTS:
+            del getattr(self, name)[n_parts:]
+        del self.repeats[int(self.n_tests.max(initial=0)) :]
+
     def add(self, fit: Fit, reviewed: Reviewed | None) -> None:
         """Score a fit, and put its predictions where their rows stand."""
         found, test = fit.predictions, fit.test

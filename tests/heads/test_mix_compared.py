@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+from collections import Counter
+
 import numpy as np
 import pytest
 
@@ -12,7 +15,9 @@ from heads.estimators.lda import LdaHead
 from heads.estimators.logistic import LogisticHead
 from heads.estimators.mix import MixHead, MixRegressor
 from heads.estimators.ridge import RidgeHead
+from heads.experiments import cells
 from heads.labels.blocks import Blocks
+from heads.measures import fits
 from heads.measures.choice import choose
 
 ALL = "mix:all"
@@ -214,22 +219,55 @@ def test_a_mix_of_compared_heads_is_made_of_their_fits(kind, halves, make_view, 
 
 
 def test_a_stopped_comparison_goes_on_with_its_mix(halves, monkeypatch):
-    views = halves(n=100, split=[None] * 100)
+    """Wherever it stops, within a part as well, at most that part is done again."""
+    monkeypatch.setattr(fits.os, "cpu_count", lambda: 1)  # parts are done in their order
+    views = halves(n=60, split=[None] * 60)
     whole = heads.compare(views, save=False)
-    n_seen = iter(range(10**6))
+    n_fits = Counter()
+    fit = LogisticHead.fit
 
-    def stop(*_):
-        if next(n_seen) == 130:
-            raise KeyboardInterrupt
+    def counted(self, *args, **kwargs):
+        n_fits["logistic"] += 1
+        return fit(self, *args, **kwargs)
 
-    with pytest.raises(KeyboardInterrupt):
-        heads.compare(views, progress=stop)
-    again = heads.compare(views)
-    assert [row["value"] for row in again.rows()] == [row["value"] for row in whole.rows()]
+    monkeypatch.setattr(LogisticHead, "fit", counted)
+    for n_before in (41, 130, 141):
+        shutil.rmtree(cells.cell_cache(views[0].dataset), ignore_errors=True)
+        n_fits.clear()
+
+        def stop(done, *_, at=n_before):
+            if done >= at:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            heads.compare(views, progress=stop)
+        again = heads.compare(views)
+        assert again.rows() == [{**row, "seconds": mine["seconds"]} for row, mine in
+                                zip(whole.rows(), again.rows(), strict=True)]  # fmt: skip
+        assert 50 <= n_fits["logistic"] <= 52
+    n_fits.clear()
     third = heads.compare(views[:1])  # what is kept of one serves another comparison
+    assert n_fits["logistic"] == 0
     known = {(one.encoder, one.head): one for one in whole.heads}
     for one in third.heads:
         if one.encoder == "timm:low":
             np.testing.assert_array_equal(
                 one.report.repeats, known[one.encoder, one.head].report.repeats
             )
+
+
+def test_a_mix_that_comes_later_takes_no_row_away(halves, monkeypatch):
+    views = halves(n=60, split=[None] * 60)
+    for view in views:
+        heads.compare(view, ["logistic", "lda", "ridge"])
+    monkeypatch.setattr(RidgeHead, "fit", lambda *_: pytest.fail("the time is up before"))
+    found = heads.compare(views, ["logistic", "lda", "ridge", "mix"], minutes=1e-9)
+    assert {(one.encoder, one.head) for one in found.heads} >= {
+        (str(view.spec), head) for view in views for head in ("logistic", "lda", "ridge")
+    }
+    assert "left out: mix on mix:all" in found.notes[-1]
+    monkeypatch.undo()
+    later = heads.compare(views)  # the mix fits its members itself
+    once = heads.compare(views, save=False)
+    (mixed,), (other,) = ([r for r in run.heads if r.head == "mix"] for run in (later, once))
+    np.testing.assert_array_equal(mixed.report.repeats, other.report.repeats)
