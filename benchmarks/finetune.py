@@ -1,6 +1,7 @@
 """Retraining the top on cached activations: what it gains, where it harms, what it costs.
 
 Run: python -m benchmarks.heads finetune   (hours of one core; what is done is kept)
+     python -m benchmarks.heads finetune_costs   (two minutes)
 
 Each draw is of whole groups: half of them teach (some labels of them), half test. Taps and draws
 are kept in a folder beside the store of the ten sets, so that a run that was cut off goes on.
@@ -14,7 +15,7 @@ import os
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -79,6 +80,68 @@ def finetune() -> list[Row]:
                 print(f"{row.what}: {row.value:.3g} {row.unit}", file=sys.stderr, flush=True)
             rows += new
     return rows + list(_whole(cells))
+
+
+def finetune_costs() -> list[Row]:
+    """CPU seconds of a cached epoch over a full one, and of a fit; bytes of an item."""
+    import torch
+
+    name, n, batch = "sign_digits", 240, 32
+    encoder = _encoder(name)
+    table = ten().view(name, mobilenet()).load()
+    dataset = ten().dataset(name)
+    some = [decode_image(dataset.read_bytes(one)) for one in table.ids[:batch].tolist()]
+    prepared = [encoder.prepare_image(one) for one in some]
+    held = Activations.of(encoder.encode_images(prepared), encoder.tap.variants)
+    tap_s = _cpu_s(lambda: encoder.encode_images(prepared)) / batch
+    codes = np.arange(batch) % 10
+
+    def steps(network: Any, given: Any, n_steps: int) -> float:
+        linear = torch.nn.Linear(1280, 10)
+        learned = [
+            one for one in [*network.parameters(), *linear.parameters()] if one.requires_grad
+        ]
+        optimizer = torch.optim.AdamW(learned, lr=1e-6, fused=True)
+
+        def step() -> None:
+            loss = torch.nn.functional.cross_entropy(
+                linear(network(given)), torch.from_numpy(codes)
+            )
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(learned, 1.0)
+            optimizer.step()
+
+        step()
+        return min(_cpu_s(step) for _ in range(n_steps))
+
+    whole = encoder.network.module
+    pixels = encoder.network.preprocessing.normalize(torch.from_numpy(np.stack(prepared)))
+    upper = upper_of(encoder)
+    cached_s = steps(upper, torch.from_numpy(held.batch(np.arange(batch))), 5)
+    for one in whole.parameters():
+        one.requires_grad_(True)
+    full_s = steps(whole.eval(), pixels, 3)
+    fit_s = 2 * 96 * cached_s
+    full_fit_s = max(100, 20 * n // batch) * full_s  # as benchmarks/savings.py trains
+    return [
+        at_most("one cached epoch over one full epoch, MobileNetV2 at 224 px", cached_s / full_s,
+                f"of its CPU seconds ({1000 * cached_s:.0f} and {1000 * full_s:.0f} ms a step of "
+                f"{batch})", 0.3),
+        at_most(f"a fit with {n} labels, tap included, over full fine-tuning of one rate",
+                (n * tap_s + fit_s) / full_fit_s,
+                f"of its CPU seconds ({n * tap_s + fit_s:.0f} and {full_fit_s:.0f} s)", 0.25),
+        at_most("a second fit on the same tap over the first", fit_s / (n * tap_s + fit_s),
+                f"of its CPU seconds (a tap takes {1000 * tap_s:.0f} ms an item)", 0.6),
+        at_most("bytes of an item in a tap, MobileNetV2 at 224 px",
+                encoder.tap.nbytes / len(encoder.tap.variants) / 1000, "kB a variant", 40),
+    ]  # fmt: skip
+
+
+def _cpu_s(work: Callable[[], object]) -> float:
+    began = time.process_time()
+    work()
+    return time.process_time() - began
 
 
 def _plan() -> list[tuple[str, str]]:

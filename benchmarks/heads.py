@@ -1,7 +1,7 @@
 """Heads: as fast as they should be, and as honest as they say.
 
 Run: python -m benchmarks.heads [speed] [honesty] [wide] [data] [words] [unlike] [twins]
-[layers] [mix] [propagate] (all by default)
+[layers] [mix] [propagate] [finetune] [finetune_costs] (all by default)
 speed takes some 6 minutes on 2 cores, honesty 30, wide 5, data 15, words 5, unlike 10, twins 20,
 layers 20, mix 20, propagate 25 (the last seven need ../shared).
 """
@@ -22,7 +22,7 @@ from sklearn.linear_model import LogisticRegression, LogisticRegressionCV, Ridge
 from sklearn.model_selection import PredefinedSplit
 
 import heads
-from benchmarks.finetune import finetune
+from benchmarks.finetune import finetune, finetune_costs
 from benchmarks.layers import layers
 from benchmarks.memory import views_of
 from benchmarks.mix import mix
@@ -362,6 +362,7 @@ SECTIONS = {
     "layers": layers,
     "propagate": propagate,
     "finetune": finetune,
+    "finetune_costs": finetune_costs,
 }
 
 

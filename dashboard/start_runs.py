@@ -10,13 +10,16 @@ from dashboard.page_data import wording
 from featurestore.store.dataset import DataSet
 from featurestore.terms.specs import Modality, encoder_label
 from heads.catalogue.layers import layers_of
+from heads.catalogue.retraining import FINETUNE
 from heads.catalogue.table import MIX, POOL_HEAD, default_heads
 from heads.experiments.compare import LAYERS_HEAD
 from heads.labels.tasks import Task
+from heads.saved.tapped import can_be_cut
 
 HEADS_SAID = (
     "mix: heads on all encoders together, weighed. propagate: items without a label teach as well. "
-    "layers: the layers of one network, weighed."
+    "layers: the layers of one network, weighed. finetune: the upper blocks of the network are "
+    "trained, which takes minutes."
 )
 
 
@@ -34,6 +37,7 @@ def offer_training(dataset: DataSet) -> None:
             MIX: len(specs) > 1 or dataset.modality == Modality.TEXT,
             POOL_HEAD: task is Task.MULTICLASS,
             LAYERS_HEAD: bool(layers_of(dataset.view(spec))),
+            FINETUNE: can_be_cut(dataset.view(spec)),
         }
         names = [*default_heads(task), "best", *(name for name in able if able[name])]
         head = st.selectbox("Head", names, key="train head", help=HEADS_SAID)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+from featurestore.encoders.families import families
 from featurestore.terms.specs import EncoderSpec
 from heads.labels.tasks import Task
 from heads.measures.comparison import Difference, metric_of, number, unit_of
@@ -238,11 +239,16 @@ def _has_headroom(e: Evidence) -> bool:
 def _say_fine_tuning(e: Evidence) -> str:
     v = e.verdict
     tried = ", and nothing cheap that was tried is better" if e.alternatives else ""
+    way = "retraining its upper blocks (--head finetune)" if _has_blocks(e) else "fine-tuning"
     return (
         f"Frozen features reach {100 * v.encoder_value:.1f} % {v.metric.replace('_', ' ')}{tried}: "
-        f"with {v.n_taught:,} labels fine-tuning, or a larger encoder, is worth a try "
-        f"({FINE_TUNING}, in six to ten times the seconds)."
+        f"with {v.n_taught:,} labels {way}, or a larger encoder, is worth a try ({FINE_TUNING})."
     )
+
+
+def _has_blocks(e: Evidence) -> bool:
+    family = families().get(e.verdict.encoder.partition(":")[0])
+    return family is not None and "tap" in family.options
 
 
 RULES: tuple[Rule, ...] = (
