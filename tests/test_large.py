@@ -177,3 +177,12 @@ def test_without_room_for_the_cache_it_is_read_into_memory(
     assert found.vectors.tobytes() == whole.vectors.tobytes()
     folder = view._rows(view.snapshot).cache_path.parent
     assert not folder.exists() or not list(folder.iterdir())
+
+
+def test_equal_texts_of_a_long_column_are_one_object(monkeypatch: pytest.MonkeyPatch) -> None:
+    column = pa.chunked_array([["a", "b", None] * 500, ["c", "a", ""] * 500])
+    plain = view_rows.objects(column)
+    monkeypatch.setattr(view_rows, "MANY", 1000)
+    found = view_rows.objects(column)
+    assert found.tolist() == plain.tolist()
+    assert found[0] is found[3]

@@ -152,6 +152,10 @@ def train(
     type=click.IntRange(1, 100),
     help="How often the folds are dealt anew: 5, or 1 with --head finetune.",
 )
+@click.option(
+    "--rows", type=click.IntRange(min=2), metavar="N",
+    help="Look at N labelled items, drawn evenly over groups, labels and splits.",
+)  # fmt: skip
 @reviews_option
 @plot_option
 @overwrite_option
@@ -172,6 +176,7 @@ def compare(
     ignore_groups: bool,
     twins_together: bool,
     repeats: int | None,
+    rows: int | None,
     apply_reviews: bool,
     plot_file: str | None,
     overwrite: bool,
@@ -195,7 +200,7 @@ def compare(
     run = partial(
         heads.compare, views, label=label, task=task, metric=metric, evaluation=evaluation,
         seed=seed, group=not ignore_groups, apply_reviews=apply_reviews, repeats=repeats,
-        progress=watch.fits, minutes=watch.minutes,
+        progress=watch.fits, minutes=watch.minutes, rows=rows,
         preview=(lambda now: watch.show(leaderboard(now))) if watch.has_bar else None, **chosen,
     )  # fmt: skip
     comparison = run(twins_together=twins_together)

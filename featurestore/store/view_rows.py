@@ -257,6 +257,10 @@ def ids_of(items: pa.Table) -> NDArray[np.str_] | Ids:
 def objects(column: pa.ChunkedArray) -> NDArray[Any]:
     """Return a column as an array of Python objects, shape (n,); null is None."""
     if pa.types.is_string(column.type):
+        if len(column) > MANY and len(column.slice(0, MANY // 10).unique()) < MANY // 100:
+            coded = column.combine_chunks().dictionary_encode()  # equal texts are one object
+            texts = np.array([*coded.dictionary.to_pylist(), None], object)
+            return np.asarray(texts[np.asarray(coded.indices.fill_null(len(texts) - 1))])
         return np.asarray(column.to_numpy(zero_copy_only=False), object)
     values = np.empty(len(column), object)
     values[:] = column.to_pylist()

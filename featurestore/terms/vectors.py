@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import mmap as mmaps
+from mmap import mmap
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+_BLOCK = 65_536  # rows that are scaled at once
 _SAMPLE = 20_000  # rows that principal directions are found on
 
 _Float = TypeVar("_Float", bound=np.floating[Any])
@@ -19,9 +22,20 @@ def unit_rows(vectors: NDArray[_Float]) -> NDArray[_Float]:
 
 def scale_to_unit(vectors: NDArray[_Float]) -> NDArray[_Float]:
     """Scale each row of (n, dim) to length 1 in place, as `unit_rows` does, and return them."""
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    vectors /= np.where(lengths > 0, lengths, 1)
+    for start in range(0, len(vectors), _BLOCK):  # a norm takes a copy of its rows
+        block = vectors[start : start + _BLOCK]
+        lengths = np.linalg.norm(block, axis=1, keepdims=True)
+        block /= np.where(lengths > 0, lengths, 1)
     return vectors
+
+
+def give_back(vectors: NDArray[Any]) -> None:
+    """Tell the system that what is mapped of vectors, (n, dim), is not needed for now."""
+    base: Any = vectors
+    while isinstance(base, np.ndarray) and base.base is not None:
+        base = base.base
+    if isinstance(base, mmap) and hasattr(base, "madvise"):
+        base.madvise(mmaps.MADV_DONTNEED)
 
 
 def class_sums(

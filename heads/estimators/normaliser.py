@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
@@ -15,6 +17,8 @@ from heads.labels.matrix import Matrix
 from heads.labels.shared import once
 
 _CHUNK_ROWS = 64  # that are float64 at a time: more do not stay in the cache
+MANY_ROWS = 50_000  # of more, heads that need no copy of all rows make none
+LAZY_AT_ONCE = 16_384
 KINDS = ("centre", "l2", "standardise")
 
 
@@ -80,6 +84,39 @@ def normalised(
         return fitted, fitted.apply(X)
 
     return once(("normalised", kind), (X, weights), make)
+
+
+@dataclass(frozen=True, eq=False)
+class LazyRows:
+    """Normalised rows, (n, dim), that are made when they are asked for, and not kept."""
+
+    normaliser: Normaliser
+    X: NDArray[Any]  # (n, dim)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(n, dim)."""
+        n, dim = self.X.shape
+        return n, dim
+
+    def __len__(self) -> int:
+        return len(self.X)
+
+    def __getitem__(self, rows: NDArray[np.intp] | slice) -> NDArray[np.floating[Any]]:
+        return self.normaliser._applied(self.X[rows])
+
+    def blocks(self) -> Iterator[slice]:
+        """Yield slices of rows that together are all."""
+        for start in range(0, len(self), LAZY_AT_ONCE):
+            yield slice(start, start + LAZY_AT_ONCE)
+
+
+def normalised_late(
+    kind: str, X: NDArray[Any], weights: NDArray[np.float64] | None = None
+) -> tuple[Normaliser, LazyRows]:
+    """Do what `normalised` does, without a copy of all rows."""
+    fitted = Normaliser(kind).learn(X, weights)
+    return fitted, LazyRows(fitted, X)
 
 
 def _moments(

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from heads.estimators.base import ScoreHead
-from heads.estimators.normaliser import normalised
+from heads.estimators.normaliser import MANY_ROWS, LazyRows, normalised, normalised_late
 from heads.estimators.softmax import fit_sharpness, softmax
 from heads.estimators.weights import Rows, class_means, taken
 from heads.labels.fitting import Request, asked
@@ -31,17 +31,23 @@ class PrototypeHead(ScoreHead):
         """Learn the class means from X of shape (n, dim), labels y and weights of shape (n,)."""
         rows = self._begin_weighted_fit(X, y, None, sample_weight)
         codes, weights = rows.y, rows.weights
-        self.normaliser_, Z = normalised("l2", rows.X, weights)
-        self.means_, _ = class_means(Z, codes, len(self.classes_), weights)
+        request = asked(self)
+        is_late = len(codes) > MANY_ROWS and request is None
         held_out = np.bincount(codes)[codes] > 1  # the only row of a class has no mean without it
         self.sharpness_ = 1.0
+        if is_late:
+            self.normaliser_, late = normalised_late("l2", rows.X, weights)
+            self.means_ = _late_means(late, codes, len(self.classes_), weights)
+        else:
+            self.normaliser_, Z = normalised("l2", rows.X, weights)
+            self.means_, _ = class_means(Z, codes, len(self.classes_), weights)
         if held_out.any():
             self.sharpness_ = fit_sharpness(
-                self._leave_one_out(Z, codes, weights)[held_out],
+                self._leave_one_out(late if is_late else Z, codes, weights)[held_out],
                 codes[held_out],
                 weights=taken(weights, held_out),
             )
-        if request := asked(self):
+        if request is not None:
             self._answer(request, Z, rows)
         return self
 
@@ -60,7 +66,7 @@ class PrototypeHead(ScoreHead):
 
     def _leave_one_out(
         self,
-        Z: NDArray[Any],
+        Z: NDArray[Any] | LazyRows,
         codes: NDArray[np.intp],
         weights: NDArray[np.float64] | None = None,
     ) -> NDArray[np.float64]:
@@ -69,7 +75,11 @@ class PrototypeHead(ScoreHead):
         Without z of weight w, the mean m of rows of weight n in all becomes
         m - (z - m) w / (n - w), so that the distance to it grows by the factor n / (n - w).
         """
-        scores = _half_distances(Z, self.means_)
+        if isinstance(Z, LazyRows):
+            parts = [_half_distances(Z[some], self.means_) for some in Z.blocks()]
+            scores = np.concatenate(parts)
+        else:
+            scores = _half_distances(Z, self.means_)
         w = np.ones(len(Z)) if weights is None else weights
         n = np.bincount(codes, weights=w)[codes]
         is_alone = np.bincount(codes)[codes] == 1
@@ -78,6 +88,19 @@ class PrototypeHead(ScoreHead):
 
     def _scores(self, X: Matrix) -> NDArray[np.float64]:
         return _half_distances(self.normaliser_.apply(X), self.means_)
+
+
+def _late_means(
+    Z: LazyRows, codes: NDArray[np.intp], n_classes: int, weights: NDArray[np.float64] | None
+) -> NDArray[np.float64]:
+    """Return the mean of each class, (n_classes, dim), of rows that are made block by block."""
+    sums = np.zeros((n_classes, Z.shape[1]))
+    totals = np.zeros(n_classes)
+    for some in Z.blocks():
+        means, of_block = class_means(Z[some], codes[some], n_classes, taken(weights, some))
+        sums += means * of_block[:, None]
+        totals += of_block
+    return np.asarray(sums / np.where(totals > 0, totals, 1)[:, None])
 
 
 def _half_distances(Z: NDArray[Any], means: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -135,7 +135,7 @@ def class_means(
     return sums / np.where(totals > 0, totals, 1)[:, None], totals
 
 
-def taken(values: NDArray[Any] | None, rows: NDArray[Any]) -> NDArray[Any] | None:
+def taken(values: NDArray[Any] | None, rows: NDArray[Any] | slice) -> NDArray[Any] | None:
     """Return some rows of what may not be given."""
     return None if values is None else values[rows]
 

@@ -20,6 +20,7 @@ from heads.catalogue.retraining import FINETUNE
 from heads.catalogue.table import BEST, HEADS, POOL_HEAD, best_on_counts, counts_builder
 from heads.experiments.ngrams import Ngrams
 from heads.labels.plan import Plan
+from heads.labels.sampling import LARGE_ROWS
 from heads.labels.tasks import Task, texts_of
 from heads.labels.unlabelled import MOST_ITEMS, Pooled
 from heads.labels.views import AnyView
@@ -65,7 +66,9 @@ def of_view(view: AnyView, table: Embeddings, plan: Plan) -> Material:
 
     def read() -> Any:
         inputs = view.inputs(table) if isinstance(view, MixView) else table.vectors
-        return inputs[plan.rows]
+        is_all = isinstance(inputs, np.ndarray) and len(inputs) == len(plan.rows)
+        in_order = is_all and bool((np.diff(plan.rows) == 1).all())
+        return inputs if in_order else inputs[plan.rows]
 
     return of_vectors(str(view.spec), read, plan, identity, view)
 
@@ -273,9 +276,20 @@ def of_nothing(plan: Plan) -> Material:
 
 
 def of_texts(ngrams: Ngrams) -> Material:
-    """Return the texts' n-grams, counted once for all folds."""
+    """Return the texts' n-grams, counted once for all folds; of many rows, the texts."""
     task = ngrams.plan.task
+    if len(ngrams.plan.ids) > LARGE_ROWS:  # too many to count: heads learn from few
+        return Material(
+            TFIDF, ngrams.identity, lambda: (ngrams.texts, 0.0), lambda e: built(e, task)
+        )
     return _of_counts(ngrams, lambda entry, n_words: counts_builder(n_words, task))
+
+
+def built(entry: HeadEntry, task: Task) -> Build:
+    """Return what builds a head that needs nothing but its task."""
+    builder = entry.builder(task)
+    assert builder is not None, "checked by head_entries"
+    return builder
 
 
 def of_texts_and_heads(

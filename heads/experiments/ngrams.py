@@ -31,19 +31,20 @@ class Ngrams:
         from heads.estimators.tfidf import count_ngrams
 
         begin = time.perf_counter()
-        counts, n_words = count_ngrams(self._texts.tolist())
+        counts, n_words = count_ngrams(self.texts.tolist())
         # A head of its own would count the n-grams of its training rows.
         share = np.mean([len(train) for train, _ in self.plan.parts]) / len(self.plan.ids)
         return counts, n_words, float((time.perf_counter() - begin) * share)
 
     @property
-    def _texts(self) -> NDArray[Any]:
+    def texts(self) -> NDArray[Any]:
+        """The texts of the plan's rows, (n,)."""
         return texts_of(self.table)[self.plan.rows]
 
     @cached_property
     def identity(self) -> dict[str, str]:
         """What tells these texts from others."""
-        texts = "\0".join(map(str, self._texts))
+        texts = "\0".join(map(str, self.texts))
         return {"texts": hashlib.sha256(texts.encode("utf-8", "surrogatepass")).hexdigest()}
 
     def builder(self) -> Build:

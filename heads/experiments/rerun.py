@@ -90,6 +90,7 @@ def _compare_again(views: list[View], run: Comparison, progress: Progress | None
         metric=run.metric,
         progress=progress,
         save=False,
+        rows=card.rows,
         label=run.label,
         task=run.task,
         evaluation=card.evaluation,

@@ -78,15 +78,27 @@ def blocks(*keys: NDArray[Any]) -> NDArray[np.intp]:
     rows, nodes, n_nodes = [], [], n
     for key in keys:
         known = np.flatnonzero(~is_missing(key))
-        values, code = np.unique(key[known].astype(str), return_inverse=True)
+        code, n_values = numbered(key[known])
+        if n_values == len(known):
+            continue  # no two are equal: it joins nothing
         rows.append(known)
         nodes.append(n_nodes + code)
-        n_nodes += len(values)
+        n_nodes += n_values
+    if not rows:
+        return np.arange(n)
     edges = np.concatenate(rows), np.concatenate(nodes)
     graph = coo_array((np.ones(len(edges[0]), dtype=np.int8), edges), shape=(n_nodes, n_nodes))
     component = connected_components(graph, directed=False)[1][:n]
     _, first, inverse = np.unique(component, return_index=True, return_inverse=True)
     return np.asarray(np.argsort(np.argsort(first))[inverse], dtype=np.intp)
+
+
+def numbered(values: NDArray[Any]) -> tuple[NDArray[np.intp], int]:
+    """Return a number of each value, (n,), equal for equal texts, and how many texts there are."""
+    of_value: dict[str, int] = {}
+    number = of_value.setdefault
+    code = np.fromiter((number(str(one), len(of_value)) for one in values.tolist()), np.intp)
+    return code, len(of_value)
 
 
 def make_folds(

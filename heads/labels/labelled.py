@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from featurestore.errors import MissingColumn, NotEnoughData
 from featurestore.terms.embeddings import Embeddings
 from featurestore.terms.labels import MOST_CLASSES, class_name, is_missing
-from heads.labels.folds import blocks
+from heads.labels.folds import blocks, numbered
 from heads.labels.options import PlanOptions
 from heads.labels.reviewed import Decisions, Reviewed, review_rows
 from heads.labels.tasks import Target, Task, guess_task, read_target
@@ -194,8 +194,8 @@ def labelled_rows(
 
 def _repeats(values: NDArray[Any]) -> bool:
     """Whether a value that is not missing stands more than once; values are (n,)."""
-    given = values[~is_missing(values)].astype(str)
-    return len(np.unique(given)) < len(given)
+    given = values[~is_missing(values)]
+    return numbered(given)[1] < len(given)
 
 
 def lonely_classes(rows: LabelledRows) -> frozenset[str]:

@@ -15,10 +15,11 @@ from featurestore.errors import NotEnoughData
 from featurestore.terms.embeddings import Embeddings
 from featurestore.terms.labels import is_missing
 from heads.labels.estimands import ON_TEST, over_folds
-from heads.labels.folds import N_REPEATS, Folds, make_folds
+from heads.labels.folds import N_REPEATS, Folds, make_folds, numbered
 from heads.labels.labelled import LabelledRows, labelled_rows, lonely_classes, read_labels
 from heads.labels.options import DEFAULT, PlanOptions
 from heads.labels.reviewed import Decisions, Reviewed
+from heads.labels.sampling import LARGE_ROWS
 from heads.labels.tasks import Target, Task
 from heads.labels.unlabelled import NONE, Unlabelled
 
@@ -213,7 +214,8 @@ def _by_test_split(rows: LabelledRows, *, leave_twins_out: bool) -> _Division:
             f"{len(train)} labelled items in the training split"
             + (", of fewer than two classes" if is_multiclass else ": expected two or more")
         )
-    leaked = np.isin(rows.content[test].astype(str), rows.content[train].astype(str))
+    taught = set(rows.content[train].tolist())
+    leaked = np.array([one in taught for one in rows.content[test].tolist()], dtype=bool)
     n_leaked = int((leaked & ~is_missing(rows.content[test])).sum())
     n_shared = int(np.isin(rows.block[test], rows.block[train]).sum()) - n_leaked
     notes += _test_notes(n_leaked, n_shared, rows.target, train, test)
@@ -229,7 +231,7 @@ def _by_folds(rows: LabelledRows, options: PlanOptions, remark: str | None) -> _
             codes[is_tested],
             rows.block[is_tested],
             classes=target.classes,
-            n_repeats=options.repeats or N_REPEATS,
+            n_repeats=options.repeats or (1 if len(rows.ids) > LARGE_ROWS else N_REPEATS),
             seed=options.seed,
         ).spread(is_tested, rows.block)
     except NotEnoughData as error:
@@ -292,10 +294,15 @@ def _test_notes(
 
 
 def _fold_notes(folds: Folds, rows: LabelledRows) -> list[str]:
-    notes, target = [], rows.target
-    n, n_blocks = len(rows.ids), len(np.unique(rows.block))
-    hashes = rows.content[~is_missing(rows.content)].astype(str)
-    n_copies = len(hashes) - len(np.unique(hashes))
+    notes, target, n = [], rows.target, len(rows.ids)
+    if folds.n_repeats == 1 and n > LARGE_ROWS:
+        notes.append(
+            f"The folds were dealt once, not {N_REPEATS} times: of more than {LARGE_ROWS:,} items "
+            "one round tells enough."
+        )
+    n_blocks = len(np.unique(rows.block))
+    hashes = rows.content[~is_missing(rows.content)]
+    n_copies = len(hashes) - numbered(hashes)[1]
     together = " and ".join([*(["copies"] if n_copies else []), *rows.joined_by])
     if n_copies:
         units = f" ({n_blocks:,} independent units)" if rows.joined_by else ""

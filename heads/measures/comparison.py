@@ -174,6 +174,7 @@ class ComparisonCard(RunCard):
     twins: TwinsInTest | None = None
     apply_reviews: bool = False
     reviews: str | None = None  # digest of what reviewers decided
+    rows: int | None = field(default=None, metadata=ABSENT)  # labelled items asked for
 
     readers: ClassVar[Mapping[str, Callable[[Any], Any]]] = {
         **RunCard.readers,

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from featurestore.terms.vectors import give_back
 from heads.labels.fitting import asking, deal_folds, fit_head
 from heads.labels.matrix import Matrix
 from heads.labels.pace import pace, pacing
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 Part = tuple[NDArray[np.intp], NDArray[np.intp]]  # training and test rows
 _LISTS = ("scores", "as_reviewed", "seconds", "chosen")  # of a tally, one entry for each fit
+_ALONE_BYTES = 256 << 20  # of rows whose parts are not fitted side by side
 _LISTEN_S = 0.2  # between looks for what threads have done
 
 
@@ -152,6 +154,8 @@ class Bench:
             seed=self.seed,
         )
         tested = self.X[test]
+        if getattr(self.X, "nbytes", 0) > _ALONE_BYTES:
+            give_back(self.X)
         fits = [] if done is None else done
         with sharing() as kept:
             for number, build in enumerate(self.builds):
@@ -210,6 +214,8 @@ def fits_of(
     heard: SimpleQueue[Callable[[], None]] = SimpleQueue()
     is_over = False
     outer, n_threads = pace(), max(1, min(len(tasks), os.cpu_count() or 1, 8))
+    if any(getattr(one.X, "nbytes", 0) > _ALONE_BYTES for one in benches):
+        n_threads = 1  # a part is a copy of most rows, and large products gain from more cores
     n_left = len(tasks)
 
     def run(number: int, part: Part) -> list[Fit]:
@@ -225,7 +231,8 @@ def fits_of(
         with pacing(replace(own, tell=lambda what: put(partial(outer.tell, what)))):
             return benches[number].fit(part, lambda head: put(partial(on_fit, number, head)))
 
-    with threadpool_limits(limits=1, user_api="blas"), ThreadPoolExecutor(n_threads) as pool:
+    n_blas = 1 if n_threads > 1 else None
+    with threadpool_limits(limits=n_blas, user_api="blas"), ThreadPoolExecutor(n_threads) as pool:
         try:
             futures = [pool.submit(run, *task) for task in tasks]
             for (number, _), future in zip(tasks, futures, strict=True):

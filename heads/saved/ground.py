@@ -13,6 +13,7 @@ from featurestore.terms.embeddings import Embeddings
 from featurestore.terms.snapshots import Snapshot
 from heads.labels.options import DEFAULT, PlanOptions
 from heads.labels.plan import Plan, make_plan, task_of
+from heads.labels.sampling import some_rows
 from heads.labels.views import AnyView, slice_facts
 from heads.measures.card import ReadView
 from heads.saved.common_items import apart_notes, load_shared
@@ -47,9 +48,15 @@ class Ground:
         return tuple(read.values())
 
 
-def ground_of(views: Sequence[AnyView], options: PlanOptions = DEFAULT) -> Ground:
-    """Load views and make one plan for all of them; see `heads.labels.plan.make_plan`."""
+def ground_of(
+    views: Sequence[AnyView], options: PlanOptions = DEFAULT, n_rows: int | None = None
+) -> Ground:
+    """Load views and make one plan for all of them; see `heads.labels.plan.make_plan`.
+
+    Of more than ``n_rows`` labelled items, so many are drawn; see `heads.labels.sampling`.
+    """
     tables, n_apart = load_shared(views)
+    tables, row_notes = some_rows(tables, options, n_rows)
     reviews, review_notes = reviews_of(views[0], tables[0], options)
     plan = make_plan(
         tables[0],
@@ -58,7 +65,7 @@ def ground_of(views: Sequence[AnyView], options: PlanOptions = DEFAULT) -> Groun
         reviews=reviews,
         twins=twin_clusters(cast("View", views[0])) if options.twins_together else None,
     )
-    plan = replace(plan, notes=(*plan.notes, *review_notes))
+    plan = replace(plan, notes=(*row_notes, *plan.notes, *review_notes))
     return Ground(tuple(views), tuple(tables), plan, n_apart)
 
 
