@@ -132,15 +132,10 @@ def compare(
     ground = ground_of(list(views) if isinstance(views, Sequence) else [views], options, rows)
     dataset, rules = ground.views[0].dataset, ground.plan
     metric = check_metric(metric, rules.task)
-    entries = chosen_heads(heads, rules)
-    cells, notes = cells_of(ground, entries, options.seed, ngrams=(ngrams := ngrams_of(ground)))
-    cells += baselines(ground, ngrams)
     cache = cell_cache(dataset) if save else None
     runner = Runner(options.seed, cache, progress, (metric,), minutes)
-    words, word_notes = words_where_few(ground, runner) if heads is None else ([], [])
-    cells += [*words, *(where_several(ground, ngrams) if heads is None else [])]
+    cells, notes = _cells(ground, heads, options.seed, runner)
     asked = dict.fromkeys(name for _, name, entry in cells if not entry.is_baseline)
-    cells, sample_notes = sampled(cells, rules)
     made = _Comparing(ground, options, metric, list(asked), cells, datetime.now(UTC), rows)
     runner.on_repeat = None if preview is None else lambda found: preview(made.of(found))
     runner.begin(len(rules.parts) * len(cells), f"{made.work}{cost(cells, rules, options.seed)}")
@@ -148,9 +143,22 @@ def compare(
     leak, leak_notes = (None, []) if options.twins_together else find_leak(ground.views, rules)
     if all(np.isnan(one.report.estimate(metric).value) for one in found):
         raise NotEnoughData(undefined(metric))
-    notes = [*ground.notes(), *notes, *word_notes, *sample_notes, *leak_notes]
-    notes += [*collapsed_notes(found), *stopped_notes(runner, [row.report for row in found], rules)]
+    notes = [*ground.notes(), *notes, *leak_notes, *collapsed_notes(found)]
+    notes += stopped_notes(runner, [row.report for row in found], rules)
     return _kept(made.of(found, notes, leak), dataset, save)
+
+
+def _cells(
+    ground: Ground, heads: Sequence[str | Any] | None, seed: int, runner: Runner
+) -> tuple[list[Cell], list[str]]:
+    """Return all that is compared, and notes on it."""
+    entries, ngrams = chosen_heads(heads, ground.plan), ngrams_of(ground)
+    cells, notes = cells_of(ground, entries, seed, ngrams=ngrams)
+    cells += baselines(ground, ngrams)
+    words, word_notes = words_where_few(ground, runner) if heads is None else ([], [])
+    cells += [*words, *(where_several(ground, ngrams) if heads is None else [])]
+    cells, sample_notes = sampled(cells, ground.plan)
+    return cells, [*notes, *word_notes, *sample_notes]
 
 
 def once_over(options: PlanOptions, heads: Sequence[str | Any]) -> PlanOptions:
