@@ -119,8 +119,7 @@ def ridge_loo(
     weights : ndarray of shape (n,), optional
         How much the squared error of each row counts. A row is left out with all its weight.
     dtype : dtype, optional
-        Of the decomposition. By default as exact as the penalty needs; float32 is enough to tell
-        one normalisation from another.
+        Of the decomposition; by default as exact as the penalty needs.
 
     References
     ----------
@@ -132,8 +131,7 @@ def ridge_loo(
     U, squares = basis.left, basis.squares
     counts = np.ones(len(Z)) if weights is None else weights
     part = np.sqrt(counts / counts.sum())  # (n,): H of the intercept alone is part partᵀ
-    mean = part**2 @ targets
-    root = np.sqrt(counts)[:, None]
+    mean, root = part**2 @ targets, np.sqrt(counts)[:, None]
     T = ((targets - mean) * root).astype(U.dtype)  # least squares is plain for rows times the root
     UT = U.T @ T
     shrink = (squares[:, None] / (squares[:, None] + np.asarray(alphas))).astype(U.dtype)
