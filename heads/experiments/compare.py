@@ -23,7 +23,6 @@ from heads.catalogue.layers import layers_of, no_layers
 from heads.catalogue.retraining import TAP, retrains
 from heads.catalogue.table import BEST, HEADS, MIX, POOL_HEAD, default_heads, head_entries
 from heads.catalogue.words import reads_words
-from heads.estimators.finetune import LEFT_OUT
 from heads.experiments.cells import (
     HELD_BYTES,
     Progress,
@@ -45,13 +44,14 @@ from heads.experiments.inputs import (
 from heads.experiments.large import cost, sampled
 from heads.experiments.leaks import Leak, find_leak
 from heads.experiments.ngrams import Ngrams
+from heads.experiments.run_notes import collapsed_notes, stopped_notes
 from heads.experiments.together import all_together, mixes_of, several_of
 from heads.labels.options import PlanKeywords, PlanOptions, options_from
 from heads.labels.plan import Plan
 from heads.labels.tasks import Task
 from heads.labels.views import AnyDataset, AnyView
 from heads.measures.comparison import ComparedHead, Comparison, ComparisonCard
-from heads.measures.evaluate import Report, undefined
+from heads.measures.evaluate import undefined
 from heads.measures.metrics import METRICS
 from heads.saved.ground import Ground, ground_of
 from heads.saved.mixed import MixView
@@ -297,34 +297,6 @@ def spread_where_few(plan: Plan) -> dict[str, HeadEntry]:
 
 def _has_letters(name: str) -> bool:
     return any(letter.isalpha() for letter in name)
-
-
-def stopped_notes(runner: Runner, reports: Sequence[Report], plan: Plan) -> list[str]:
-    """Say what was left out because the time was up."""
-    n_parts = min(report.n_parts for report in reports)
-    if n_parts == len(plan.parts) and not runner.left_out:
-        return []
-    said = [f"Stopped after {runner.minutes:g} minutes"]
-    if n_parts < len(plan.parts):
-        said.append(f"{n_parts} of {len(plan.parts)} folds were done")
-    if runner.left_out:
-        said.append(f"left out: {', '.join(runner.left_out)}")
-    if runner.cache_in is not None:
-        said.append("what was done is kept, and the same command goes on from there")
-    return [f"{said[0]}: {'; '.join(said[1:])}."]
-
-
-def collapsed_notes(rows: Sequence[ComparedHead]) -> list[str]:
-    """Say in how many fits a run of a head that retrains was left out."""
-    notes = []
-    for row in rows:
-        n = sum(str(one.get("retrained", "")).endswith(LEFT_OUT) for one in row.chosen)
-        if n:
-            notes.append(
-                f"{row.head} on {row.encoder}: in {n} of {counted(len(row.chosen), 'fit')} a run "
-                "collapsed and is left out."
-            )
-    return notes
 
 
 def _card_of_ground(

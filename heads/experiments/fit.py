@@ -26,9 +26,10 @@ from heads.catalogue.members import TEXTS
 from heads.catalogue.retraining import TAP, retrains
 from heads.catalogue.table import head_entries
 from heads.experiments.cells import Progress, Runner
-from heads.experiments.compare import entries_for, once_over, stopped_notes
+from heads.experiments.compare import entries_for, once_over
 from heads.experiments.inputs import builder_for, of_pool, of_tap, pool_notes
 from heads.experiments.leaks import MOST_OF_A_FIT, find_leak
+from heads.experiments.run_notes import stopped_notes
 from heads.experiments.together import input_of
 from heads.labels.blocks import Blocks
 from heads.labels.fitting import fit_head
