@@ -193,7 +193,9 @@ def _ridge_from_sums(
     shrink = sums.squares[:, None] / (sums.squares[:, None] + np.asarray(alphas))
     together = _shared_rows(groups)
 
-    def errors(some: list[int], dtype: Any) -> Iterator[tuple[NDArray[np.intp], NDArray[Any]]]:
+    def errors(
+        some: list[int], dtype: type[np.floating[Any]]
+    ) -> Iterator[tuple[NDArray[np.intp], NDArray[Any]]]:
         """Yield rows and their errors when left out, (n, n_some, n_targets)."""
         fitted = (shrink[:, some, None] * sums.along[:, None]).astype(dtype)
         for rows, groups_of in pieces(len(Z), Z.shape[1], together):
