@@ -135,7 +135,7 @@ def open_tap(
         Of each item; None where items differ.
     copies : Path
         Folder for copies of shards that cannot be read where they lie: those of an object store,
-        and those that another program has packed. Copies of other shards are deleted.
+        and those that another program has packed. Copies of shards that are gone are deleted.
 
     Returns
     -------
@@ -149,8 +149,10 @@ def open_tap(
         If a shard cannot be read, or an item has another number of bytes.
     """
     wanted = {shard.stem for shard in shards}
-    for copy in copies.glob("*") if copies.is_dir() else ():
-        if not copy.name.startswith(".") and copy.name not in wanted:
+    for copy in copies.glob("*") if shards and copies.is_dir() else ():
+        if copy.name.startswith(".") or copy.name in wanted:
+            continue
+        if not (shards[0].parent / f"{copy.name}.parquet").exists():  # else another state's
             shutil.rmtree(copy, ignore_errors=True)
     files, places = [], [np.empty((0, 3), np.int64)]
     for number, shard in enumerate(shards):

@@ -6,11 +6,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from featurestore.encoders import encode_now
-from featurestore.errors import BadName
+from featurestore.errors import BadName, EncoderMismatch, UnknownItem
+from featurestore.storage.columns import item_keys
+from featurestore.store.commands import command_line
 from featurestore.terms.activations import Activations
+from featurestore.terms.snapshots import Snapshot
 from featurestore.terms.specs import EncoderSpec
 from featurestore.terms.taps import AUTO
 from heads.catalogue.entry import HeadEntry
@@ -68,12 +73,14 @@ class Tapped:
 
 
 def tapped(view: View, entry: HeadEntry, ids: NDArray[Any]) -> Tapped:
-    """Return the activations of items (n,), made or completed where the store lacks some.
+    """Return the activations of items (n,) as the view has them, made where the store lacks some.
 
     Raises
     ------
+    EncoderMismatch
+        If the tap is of other weights than the vectors.
     UnknownItem
-        If an item cannot be read or encoded any more.
+        If an item cannot be read or encoded any more, or has another content than in the view.
     NoRoom
         If the disk has no room for them.
     """
@@ -84,11 +91,79 @@ def tapped(view: View, entry: HeadEntry, ids: NDArray[Any]) -> Tapped:
         hear.tell(f"making a tap of {view.spec.label}: {now.n_done:,} of {now.n_total:,} items")
 
     names = ids.astype(str).tolist()
-    tap = view.dataset.embed_tap(spec, names, progress=tell, say=hear.say)
-    info = tap.info
-    encoder = encode_now.open_encoder(info, trust=tap.trust)
+    n_items = view.snapshot.items  # of before: a run of embed may change them
+
+    def of_these(tap: View) -> tuple[View, list[str]]:
+        """Return a tap with the contents that the view has, and the names that it lacks."""
+        tap = tap.as_of(Snapshot(n_items, tap.table.version()))
+        there = set(tap.items().column("item_id").to_pylist())
+        return tap, [one for one in names if one not in there]
+
+    found = next((one for one in view.dataset.taps() if one.spec == spec), None)
+    tap, lacks = (None, names) if found is None else of_these(found)
+    if tap is None or lacks:
+        _check_contents(view, n_items, lacks)
+        made = view.dataset.embed_tap(spec, names, progress=tell, say=hear.say)
+        tap, lacks = of_these(made)
+    _check_weights(view, tap)
+    if lacks:
+        _check_contents(view, n_items, lacks)
+        raise _not_made(tap, lacks, len(names))
+    encoder = encode_now.open_encoder(tap.info, trust=tap.trust)
     assert tap.tap is not None, "embed_tap returns a tap"
     return Tapped(tap.tap.cut, tap.activations(names), upper_from(encoder))  # type: ignore[arg-type]
+
+
+def _check_weights(view: View, tap: View) -> None:
+    """Raise EncoderMismatch if a tap is of another network than the vectors."""
+    own, other = ({**one.info["chosen"], "tap": None} for one in (view, tap))
+    changed = sorted(key for key in {**own, **other} if own.get(key) != other.get(key))
+    if changed:
+        line = _embed(view, str(view.spec), "-e", str(tap.spec), "--overwrite")
+        raise EncoderMismatch(
+            f"{tap.name} and the vectors of {view.name} are of different networks (other: "
+            f"{', '.join(changed)}), so one head cannot use both. Make both with the network that "
+            f"is there now: `{line}`"
+        )
+
+
+def _check_contents(view: View, n_items: int, names: list[str]) -> None:
+    """Raise UnknownItem if items that a tap lacks have another content now, or are gone."""
+    table = view.dataset.folder.items
+    if table.version() == n_items:
+        return
+    ids, keys = pa.array(names, pa.string()), ["item_id", "content_hash"]
+    before, now = table.read(keys, n_items, ids=ids), table.read(keys, ids=ids)
+    is_same = pc.is_in(item_keys(before), value_set=item_keys(now))
+    other = sorted(before.filter(pc.invert(is_same)).column("item_id").to_pylist())
+    if other:
+        raise UnknownItem(
+            f"{len(other):,} of {len(names):,} items of {view.name} have changed or are gone since "
+            f"the snapshot that is read (first: {other[0]}), and no tap holds what they were. "
+            f"Retrain on the present state: `{_embed(view, str(view.spec))}`, then open the view "
+            "without a snapshot"
+        )
+
+
+def _not_made(tap: View, names: list[str], n: int) -> UnknownItem:
+    """Return the error for items that a run of embed could not add to a tap."""
+    failures = tap.dataset.failures()
+    is_own = pc.is_in(failures.column("fingerprint"), value_set=pa.array(["", tap.fingerprint]))
+    rows = failures.filter(is_own).select(["item_id", "error"]).to_pylist()
+    reasons = {row["item_id"]: row["error"] for row in rows}
+    first = next((one for one in names if one in reasons), names[0])
+    why = reasons.get(first, "it is gone from its source")
+    leave = command_line("delete", tap.dataset.name, first, store=tap.dataset.store.path)
+    return UnknownItem(
+        f"{tap.name} lacks {len(names):,} of {n:,} items, which could not be added. First: {first} "
+        f"({why}). Mend these items, then run `{_embed(tap, str(tap.spec), '--retry-failed')}`; "
+        f"or take each out of the data set: `{leave}`"
+    )
+
+
+def _embed(view: View, *words: str) -> str:
+    dataset = view.dataset
+    return command_line("embed", "--dataset", dataset.name, "-e", *words, store=dataset.store.path)
 
 
 def wanted_tap(view: AnyView, entry: HeadEntry) -> EncoderSpec:

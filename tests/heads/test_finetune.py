@@ -6,7 +6,14 @@ import torch
 from sklearn.metrics import balanced_accuracy_score
 
 import heads
-from featurestore.errors import BadBundle, BadName, BadSource, UnknownHead
+from featurestore.errors import (
+    BadBundle,
+    BadName,
+    BadSource,
+    EncoderMismatch,
+    UnknownHead,
+    UnknownItem,
+)
 from featurestore.terms.activations import Activations
 from heads.catalogue.table import head_entries, head_entry
 from heads.estimators import finetune
@@ -17,6 +24,7 @@ from heads.estimators.retrain import Answers, Recipe, Run
 from heads.labels.pace import Pace, pacing
 from heads.labels.tasks import Task
 from heads.saved.serve import predict_source
+from heads.saved.tapped import tapped
 
 
 class Upper(torch.nn.Module):
@@ -371,3 +379,68 @@ def test_labels_that_came_after_the_tap(pictures, tmp_path):
     dataset.attach(pa.table({"item_id": ids[6:9], "kind": ["a"] * 3}))
     view = dataset.store.dataset("d").view("builtin:tiny-image")
     assert heads.fit(view, "finetune:blocks=3,plain", label="kind", save=False).card.n_items == 15
+
+
+@pytest.fixture
+def own(pictures, tmp_path):
+    """A data set of the same pictures that a test may change."""
+    import shutil
+
+    from featurestore.store.store import open_store
+
+    folder = shutil.copytree(pictures[1], tmp_path / "stripes")
+    store = open_store(tmp_path / "s", create=True)
+    store.embed([folder], dataset="d", encoders=["builtin:tiny-image"])
+    return store.dataset("d"), folder
+
+
+@pytest.mark.usefixtures("few_steps")
+def test_a_snapshot_is_retrained_on_what_its_items_were(own):
+    dataset, folder = own
+    old = dataset.view("builtin:tiny-image").now()
+    content = (folder / "down" / "1.png").read_bytes()
+    for name in ("0.png", "2.png"):
+        (folder / "across" / name).write_bytes(content)
+    dataset.store.embed([folder], dataset="d", encoders=["builtin:tiny-image"])
+    with pytest.raises(UnknownItem, match=r"2 of 20 items .*first: across/0\.png") as raised:
+        heads.fit(old, "finetune:blocks=3,plain", save=False)
+    assert "featurestore embed --dataset d -e builtin:tiny-image" in str(raised.value)
+    assert dataset.taps() == [], "seen before anything is embedded"
+
+
+@pytest.mark.usefixtures("few_steps")
+def test_a_tap_that_has_what_items_were_is_read(own):
+    dataset, folder = own
+    old = dataset.view("builtin:tiny-image").now()
+    tap = dataset.embed_tap("builtin:tiny-image#tap=auto")
+    content = (folder / "down" / "1.png").read_bytes()
+    (folder / "across" / "0.png").write_bytes(content)
+    dataset.store.embed([folder], dataset="d", encoders=["builtin:tiny-image"])
+    read = tapped(old, head_entry("finetune:plain"), old.load().ids)
+    expected = tap.as_of(str(old.snapshot).split(".")[0] + f".{tap.table.version()}").activations()
+    np.testing.assert_array_equal(
+        read.activations.batch(np.arange(20)), expected.batch(np.arange(20))
+    )
+
+
+@pytest.mark.usefixtures("few_steps")
+def test_an_item_that_cannot_be_added_is_named_with_its_reason(own):
+    dataset, folder = own
+    view = dataset.view("builtin:tiny-image")
+    (folder / "across" / "0.png").unlink()
+    with pytest.raises(UnknownItem, match=r"lacks 1 of 20 items.* across/0\.png \(it is gone") as (
+        raised
+    ):
+        heads.fit(view, "finetune:blocks=3,plain", save=False)
+    assert "featurestore delete d across/0.png" in str(raised.value)
+
+
+@pytest.mark.usefixtures("few_steps")
+def test_a_tap_of_other_weights_is_refused(own):
+    dataset, _ = own
+    view = dataset.view("builtin:tiny-image")
+    view.info["chosen"]["weights"] = "of before"
+    with pytest.raises(EncoderMismatch, match=r"different networks.*weights") as raised:
+        heads.fit(view, "finetune:blocks=3,plain", save=False)
+    (tap,) = dataset.taps()
+    assert f"-e builtin:tiny-image -e {tap.spec} --overwrite" in str(raised.value).replace("'", "")
