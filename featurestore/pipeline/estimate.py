@@ -58,7 +58,7 @@ def estimate(given: RunInput) -> list[Estimate]:
     counting = replace(given, options=replace(options, rehash=False))
     tally = Tally(len(resolved))
     samples: list[list[pa.Table]] = [[] for _ in resolved]
-    for part in given.listed.parts(folder):
+    for part in given.listed.parts(counting, infos):
         plan = plan_embedding(counting, infos, part)
         tally.add(plan, part)
         for sample, is_todo in zip(samples, plan.todo, strict=True):

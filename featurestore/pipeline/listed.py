@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import pyarrow as pa
 
 from featurestore.pipeline.counted import Counted
 from featurestore.pipeline.stored import StoredItems
-from featurestore.storage.dataset_folder import DatasetFolder
 from featurestore.storage.tables import ITEMS
+
+if TYPE_CHECKING:
+    from featurestore.pipeline.run_input import RunInput
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,6 +24,7 @@ class Part:
     items: pa.Table  # what a version of the items table has of them, and maybe others
     version: int
     n_done: int = 0  # further items that lack nothing
+    is_all: bool = True  # that the run is about
 
 
 class Listed(Protocol):
@@ -31,8 +34,11 @@ class Listed(Protocol):
     def n_rows(self) -> int:
         """How many there are."""
 
-    def parts(self, folder: DatasetFolder) -> Iterator[Part]:
-        """Yield the items, beside what the data set has of them now."""
+    def parts(self, given: RunInput, existing: Collection[str]) -> Iterator[Part]:
+        """Yield the items, beside what the data set has of them now.
+
+        Those that lack nothing in any of the ``existing`` views (their slugs) may be left out.
+        """
 
     def counted(self, names: Sequence[str]) -> Counted:
         """Count the values of columns."""
@@ -53,8 +59,9 @@ class WholeListing:
         """How many there are."""
         return len(self.rows)
 
-    def parts(self, folder: DatasetFolder) -> Iterator[Part]:
+    def parts(self, given: RunInput, existing: Collection[str]) -> Iterator[Part]:
         """Yield all items at once."""
+        folder = given.folder
         # The version first: what others commit from now on is not taken for known.
         version = folder.items.version() if folder.exists else 0
         items = self.stored.items

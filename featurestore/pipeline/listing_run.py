@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from featurestore.errors import BadSource, DuplicateIds, ModalityMismatch
+from featurestore.errors import BadSource, DuplicateIds
+from featurestore.pipeline.gathered import Gathered
+from featurestore.pipeline.large_listing import LargeListing
 from featurestore.pipeline.listed import Listed, WholeListing
+from featurestore.pipeline.listed_sources import ListedSources
 from featurestore.pipeline.plan import keep_attached
 from featurestore.pipeline.stored import StoredItems
-from featurestore.sources.listing import Listing, Source, SourceOptions, with_stem
-from featurestore.sources.locations import Location
-from featurestore.sources.opening import lies_in, open_source
-from featurestore.storage.columns import agreed, converted, new_columns, widened
+from featurestore.sources.listing import SourceOptions, check_once, with_stem
+from featurestore.storage.columns import converted, new_columns, widened
 from featurestore.storage.dataset_file import DatasetFile, SourceRecord, task_of
 from featurestore.storage.dataset_folder import DatasetFolder
 from featurestore.storage.query import evaluate
@@ -68,6 +68,14 @@ class Selection:
         return rows if self.limit is None else rows.slice(0, self.limit)
 
 
+@dataclass(frozen=True)
+class _Columns:
+    """The columns of a listing; attached ones keep what the store has."""
+
+    schema: pa.Schema
+    attached: Sequence[str]
+
+
 @dataclass(frozen=True, eq=False)
 class Intake:
     """All items that the sources of one run list."""
@@ -99,61 +107,28 @@ class Intake:
         ModalityMismatch
             If it holds images and the data set texts, or the reverse.
         """
-        records = dict(earlier.sources) if earlier else {}
-        if not locations:
-            locations = [where for record in records.values() for where in record.locations]
-        if not locations:
-            raise BadSource(
-                f"data set {folder.name!r} does not exist yet: name a SOURCE to embed, "
-                "a folder of images or a table"
-            )
-        parts: list[pa.Table] = []
-        looked: list[tuple[str, Listing]] = []
-        notes: list[str] = []
-        labels: dict[str, None] = {}
-        modality = earlier.modality if earlier else None
-        for location in {str(Location.of(one)): one for one in locations}.values():  # each once
-            source = open_source(location)
-            name, moved_from = _source_name(source, records)
-            effective = options.over(_options_of(records.get(name)), source.location)
-            listing = _listing(source, effective)
-            if modality is not None and listing.modality is not modality:
-                raise ModalityMismatch(
-                    f"data set {folder.name!r} holds {modality}s, but {source.location} holds "
-                    f"{listing.modality}s: give it another --dataset name"
-                )
-            modality = listing.modality
-            if moved_from:
-                notes.append(f"source {name} moved from {moved_from} to {source.root}")
-            notes += listing.notes
-            labels |= dict.fromkeys(listing.label_columns)
-            records[name] = _record(source, records.get(name), effective)
-            names = pa.array([name] * len(listing.rows), pa.string())
-            parts.append(listing.rows.append_column("source", names))
-            looked.append((name, listing))
-        assert modality is not None, "at least one source"
-        rows = _concatenate(folder, parts, [listing.pointed for _, listing in looked])
+        found = ListedSources.of(folder, earlier, locations, options)
+        selection = selection or Selection()
+        schema = _schema(folder, found.gathered)
         # A column that is just being attached may not be there yet.
         there = folder.items.schema().names if earlier else []
         attached = [name for name in earlier.attached if name in there] if earlier else []
-        stored = StoredItems.look(folder, rows, looked, records)
-        _check_items(rows, stored.items, records)
-        rows = keep_attached(rows, stored.items, attached)
-        retyped = _retyped(folder, rows, earlier)
-        notes += [
+        columns = _Columns(schema, attached)
+        is_large = found.gathered.is_large and replace(selection, known=False).is_all
+        listed: Listed
+        if is_large:
+            listed, stored = _large(folder, found, columns, selection)
+        else:
+            listed, stored = _whole(folder, found, columns, selection)
+        retyped = _retyped(folder, schema, listed, earlier)
+        notes = [
             f"label {name!r} has another type than before, and the task {task}"
             for name, task in retyped.items()
         ]
-        selection = selection or Selection()
-        if selection.known:
-            there = pc.is_in(rows.column("item_id"), value_set=stored.items.column("item_id"))
-            if n_new := len(rows) - pc.sum(there).as_py():
-                notes.append(f"only the items that {folder.name} has: {n_new:,} new ones are left")
-            rows = rows.filter(there)
-        rows = selection.apply(rows)
-        failed = {one: why for _, listing in looked for one, why in listing.failed.items()}
-        listed = WholeListing(rows, stored)
-        return cls(listed, modality, tuple(labels), records, stored, tuple(notes), retyped, failed)
+        return cls(
+            listed, found.modality, tuple(found.labels), found.records, stored,
+            (*found.notes, *notes), retyped, found.failed,
+        )  # fmt: skip
 
     def described(self, earlier: DatasetFile | None) -> DatasetFile:
         """Return dataset.json with this run's labels and sources added."""
@@ -171,104 +146,78 @@ def _draw(seed: int, item_id: str) -> int:
     return int.from_bytes(blake2b(f"{seed} {item_id}".encode(), digest_size=7).digest(), "big")
 
 
-def _listing(source: Source, options: SourceOptions) -> Listing:
-    try:
-        return source.listing(options)
-    except (pa.ArrowException, UnicodeError) as error:  # damaged files, other encodings
-        reason = str(error).splitlines()[0]
-        raise BadSource(f"cannot take items from {source.location}: {reason}") from error
-
-
-def _source_name(source: Source, records: dict[str, SourceRecord]) -> tuple[str, str | None]:
-    """Return the name of a source, and its old root where the folder has moved."""
-    for name, record in records.items():
-        is_it = record.kind == source.kind and record.root == source.root
-        if is_it and (source.kind != "table" or source.location.text in record.locations):
-            return name, None
-    name, number = source.name, 1
-    while name in records:
-        record = records[name]
-        if record.kind == source.kind and record.root == source.root:
-            return name, None
-        is_local = record.root.startswith("/") and source.root.startswith("/")
-        if record.kind == source.kind and is_local and _is_gone(record):
-            return name, record.root
-        number += 1
-        name = f"{source.name}-{number}"
-    return name, None
-
-
-def _is_gone(record: SourceRecord) -> bool:
-    # A table's root is the folder it lies in, which may well stay when the table moves.
-    places = record.locations if record.kind == "table" else (record.root,)
-    return not any(Location(one).exists() for one in places)
-
-
-def _options_of(record: SourceRecord | None) -> SourceOptions | None:
-    if record is None:
-        return None
-    kept: dict[str, Any] = dict(record.options)
-    for name in ("label", "columns"):
-        if kept.get(name) is not None:
-            kept[name] = tuple(kept[name])
-    return SourceOptions(**kept)
-
-
-def _record(source: Source, earlier: SourceRecord | None, options: SourceOptions) -> SourceRecord:
-    said = {key: value for key, value in asdict(options).items() if value is not None}
-    said.pop("follow_links", None)  # asked for each time: who may change links changes what is read
-    before = earlier.locations if earlier and earlier.root == source.root else ()
-    locations = dict.fromkeys((*before, source.location.text))
-    # What lies in another one of them (a folder, some of its shards) would be listed twice.
-    outermost = [
-        one
-        for one in locations
-        if not any(one != other and lies_in(one, other) for other in locations)
-    ]
-    return SourceRecord(source.kind, source.root, tuple(outermost), said)
-
-
-def _concatenate(
-    folder: DatasetFolder, parts: list[pa.Table], pointed: Sequence[frozenset[str]]
-) -> pa.Table:
-    """Join the listings; a column has the type that holds all its values, stored ones included."""
-    have = folder.items.schema() if folder.exists else ITEMS
-    for part in parts:
-        have = widened(have, part.schema)
-        have = pa.unify_schemas([have, pa.schema(new_columns(have, part.schema))])
-    stored = None
-    if folder.exists:
-        known = folder.items.schema()
-        other = {
+def _schema(folder: DatasetFolder, gathered: Gathered) -> pa.Schema:
+    """Return the columns of a listing; their types hold what is listed and what is stored."""
+    known = folder.items.schema() if folder.exists else ITEMS
+    have, others = known, set()
+    for part in gathered.schemas():
+        have = widened(have, part)
+        have = pa.unify_schemas([have, pa.schema(new_columns(have, part))])
+        others |= {
             field.name
-            for part in parts
-            for field in part.schema
+            for field in part
             if field.name in known.names and known.field(field.name).type != field.type
         }
-        stored = folder.items.read(sorted(other)) if other else None
-    agreeing = agreed(parts, pointed, stored)
-    return pa.concat_tables(agreeing, promote_options="permissive").combine_chunks()
+    stored = folder.items.read(sorted(others)) if folder.exists and others else known.empty_table()
+    return gathered.schema({name: stored.column(name) for name in others})
 
 
-def _retyped(folder: DatasetFolder, rows: pa.Table, earlier: DatasetFile | None) -> dict[str, str]:
+def _whole(
+    folder: DatasetFolder, found: ListedSources, columns: _Columns, selection: Selection
+) -> tuple[WholeListing, StoredItems]:
+    """Hold all rows in memory, those of the selection."""
+    rows = pa.concat_tables(found.gathered.tables(columns.schema)).combine_chunks()
+    stored = StoredItems.look(folder, rows, found.looked, found.records)
+    _check_items(rows, stored.items, found)
+    rows = keep_attached(rows, stored.items, columns.attached)
+    if selection.known:
+        there = pc.is_in(rows.column("item_id"), value_set=stored.items.column("item_id"))
+        found.note_new(folder, len(rows) - pc.sum(there).as_py())
+        rows = rows.filter(there)
+    return WholeListing(selection.apply(rows), stored), stored
+
+
+def _large(
+    folder: DatasetFolder, found: ListedSources, columns: _Columns, selection: Selection
+) -> tuple[LargeListing, StoredItems]:
+    """Leave the rows where they are; compare them by numbers."""
+    listed = LargeListing(
+        folder, found.gathered, columns.schema, found.modality, columns.attached,
+        known_only=selection.known,
+    )  # fmt: skip
+    twice, elsewhere = listed.doubtful()
+    nothing = ITEMS.empty_table()
+    _check_items(twice, nothing, found)
+    _check_items(elsewhere, listed.items_of(elsewhere.column("item_id")), found)
+    if selection.known:
+        found.note_new(folder, listed.n_new)
+    return listed, listed.beside(found.looked, found.records)
+
+
+def _retyped(
+    folder: DatasetFolder, schema: pa.Schema, listed: Listed, earlier: DatasetFile | None
+) -> dict[str, str]:
     """Return the tasks of label columns whose stored type gives way to a wider one."""
     tasks: dict[str, str] = {}
     if earlier is None or not folder.exists:
         return tasks
     known = folder.items.schema()
     for name in earlier.labels:
-        if name not in rows.column_names or name not in known.names:
+        if name not in schema.names or name not in known.names:
             continue
-        kind = rows.schema.field(name).type
+        kind = schema.field(name).type
         if kind not in (known.field(name).type, pa.null()):
             stored = converted(folder.items.read([name]).column(name), kind)
-            chunks = [*rows.column(name).chunks, *stored.chunks]
-            tasks[name] = task_of(pa.chunked_array(chunks, kind))
+            listed_too = listed.counted([name]).values(name)
+            tasks[name] = task_of(pa.chunked_array([*listed_too.chunks, *stored.chunks], kind))
     return tasks
 
 
-def _check_items(rows: pa.Table, items: pa.Table, records: dict[str, SourceRecord]) -> None:
-    """Refuse ids that two sources share."""
+def _check_items(rows: pa.Table, items: pa.Table, found: ListedSources) -> None:
+    """Refuse ids that stand twice, in one source or in two."""
+    for one in found.looked:
+        ids = rows.filter(pc.equal(rows.column("source"), one.name)).column("item_id")
+        check_once(ids, one.location)
     counts = pc.value_counts(rows.column("item_id"))
     twice = counts.filter(pc.greater(counts.field("counts"), 1)).field("values").to_pylist()
     if not twice:
@@ -277,7 +226,7 @@ def _check_items(rows: pa.Table, items: pa.Table, records: dict[str, SourceRecor
         other = pc.fill_null(pc.not_equal(theirs, rows.column("source")), False)
         twice = rows.column("item_id").filter(other).to_pylist()
     if twice:
-        roots = ", ".join(f"{name} ({record.root})" for name, record in records.items())
+        roots = ", ".join(f"{name} ({record.root})" for name, record in found.records.items())
         raise DuplicateIds(
             f"{len(twice)} ids come from two sources (first: {twice[0]!r}; sources: {roots}): "
             "embed the folder above them as one source, or give tables unique ids with --id; "

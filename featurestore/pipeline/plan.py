@@ -15,6 +15,7 @@ from featurestore.pipeline.listed import Part
 from featurestore.pipeline.run_input import RunInput
 from featurestore.storage.columns import converted, is_equal, item_keys, row_keys, text_hash, wider
 from featurestore.storage.tables import FAILURES
+from featurestore.terms.specs import Modality
 
 _PAIR = ["item_id", "content_hash"]
 
@@ -68,12 +69,15 @@ def plan_embedding(given: RunInput, existing: Collection[str], part: Part) -> Em
         Slugs of the views that are there.
     """
     folder, rows, options = given.folder, part.rows, given.options
-    compared = _compare(rows, part.items)
+    compared = _compare(rows, part.items, is_text=given.modality is Modality.TEXT)
     ids = rows.column("item_id")
-    failures = folder.failures.read() if folder.exists else FAILURES.empty_table()
-    in_part = _in_part(rows, options.part)
-    is_tapped = in_part & _labelled(rows, given.labels)
-    wanted = np.array([in_part if one.tap is None else is_tapped for one in given.resolved])
+    if not part.is_all:  # one of many: of new items, their content tells whether a vector is there
+        ids = ids.filter(pa.array(~compared.is_new))
+    of_part = rows.column("item_id")
+    failures = folder.failures.read(ids=of_part) if folder.exists else FAILURES.empty_table()
+    is_in_part = in_part(rows, options.part)
+    is_tapped = is_in_part & _labelled(rows, given.labels)
+    wanted = np.array([is_in_part if one.tap is None else is_tapped for one in given.resolved])
     todo = np.zeros((len(given.resolved), len(rows)), bool)
     n_known_failures, pairs = [], []
     failed_before: set[str] = set()
@@ -105,7 +109,7 @@ def plan_embedding(given: RunInput, existing: Collection[str], part: Part) -> Em
         compared.is_stale,
         wanted,
         todo,
-        in_part,
+        is_in_part,
         tuple(n_known_failures),
         frozenset(failed_before),
         compared.is_text,
@@ -125,10 +129,9 @@ class _Compared:
     same_content: NDArray[np.bool_]  # (n_rows,), as far as can be told without reading
 
 
-def _compare(rows: pa.Table, items: pa.Table) -> _Compared:
+def _compare(rows: pa.Table, items: pa.Table, *, is_text: bool) -> _Compared:
     positions = pc.index_in(rows.column("item_id"), value_set=items.column("item_id"))
     is_new = np.asarray(pc.is_null(positions))
-    is_text = rows.column("text").null_count < len(rows)
     if is_text:
         texts = rows.column("text").to_pylist()
         content_hash = pa.array([None if t is None else text_hash(t) for t in texts], pa.string())
@@ -155,7 +158,7 @@ def _in(rows: pa.Table, ids: pa.ChunkedArray) -> pa.ChunkedArray:
     return pc.is_in(rows.column("item_id"), value_set=ids)
 
 
-def _in_part(rows: pa.Table, part: tuple[int, int] | None) -> NDArray[np.bool_]:
+def in_part(rows: pa.Table, part: tuple[int, int] | None) -> NDArray[np.bool_]:
     """Mark the rows of the i-th of n parts, drawn by item id; (n_rows,) bool."""
     if part is None:
         return np.ones(len(rows), bool)

@@ -37,7 +37,7 @@ def run(given: RunInput, progress: Callable[[Progress], None] | None = None) -> 
     started = time.perf_counter()
     infos = given.folder.encoders()
     tally, work = Tally(len(given.resolved)), Work(given, infos)
-    for part in given.listed.parts(given.folder):
+    for part in given.listed.parts(given, infos):
         plan = plan_embedding(given, infos, part)
         tally.add(plan, part)
         tally.n_updated += update_metadata(given.folder, plan)
@@ -50,6 +50,7 @@ def run(given: RunInput, progress: Callable[[Progress], None] | None = None) -> 
             return run(_as_loaded(given, work.encoders), progress)
         if due:
             work.embed(plan, tally, progress)
+        del part, plan  # before the next ones are made
     if not work.encoders:
         return reports_of(given, RunResult(tally, time.perf_counter() - started))
     if given.options.overwrite:

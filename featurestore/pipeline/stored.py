@@ -11,7 +11,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from featurestore.sources.listing import Listing
 from featurestore.storage.columns import fit_to
 from featurestore.storage.dataset_file import SourceRecord
 from featurestore.storage.dataset_folder import DatasetFolder
@@ -20,7 +19,17 @@ from featurestore.storage.shards import read_shard
 from featurestore.storage.tables import ITEMS, TableState
 
 FEW_ROWS = 1 << 18  # stored items that are read whole, at once
-_PLACE = ["item_id", "source", "uri"]
+PLACE = ["item_id", "source", "uri"]
+
+
+@dataclass(frozen=True)
+class Looked:
+    """Where was looked for items: a source, or parts of it; these as in `Listing`."""
+
+    name: str  # of the source
+    location: str
+    covers: tuple[str, ...] | None = None
+    unread: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +47,7 @@ class StoredItems:
         cls,
         folder: DatasetFolder,
         rows: pa.Table,
-        looked: Sequence[tuple[str, Listing]],
+        looked: Sequence[Looked],
         records: Mapping[str, SourceRecord],
     ) -> StoredItems:
         """Look for listed rows among the items, and for items that ``looked`` no longer lists."""
@@ -54,17 +63,26 @@ class StoredItems:
                 items.append(part)
             beside = places.filter(pa.array(~is_listed))
             n_beside += len(beside)
-            gone.append(_missing(beside, looked))
+            gone.append(missing_among(beside, looked))
         found = concatenated(gone, state.schema)
-        stood_in = pa.array(_stands_in(found, records))
-        ids = found.column("item_id").combine_chunks()
-        return cls(
-            state.version,
-            concatenated(items, state.schema),
-            ids.filter(pc.invert(stood_in)),
-            ids.filter(stood_in),
-            is_whole=n_beside == len(found),
+        return cls.beside(
+            state.version, concatenated(items, state.schema), found, n_beside, records
         )
+
+    @classmethod
+    def beside(
+        cls,
+        version: int,
+        items: pa.Table,
+        missing: pa.Table,
+        n_beside: int,
+        records: Mapping[str, SourceRecord],
+    ) -> StoredItems:
+        """Tell apart what is gone; ``n_beside`` items are not listed, of them ``missing``."""
+        stood_in = pa.array(_stands_in(missing, records))
+        ids = missing.column("item_id").combine_chunks()
+        gone, stand_ins = ids.filter(pc.invert(stood_in)), ids.filter(stood_in)
+        return cls(version, items, gone, stand_ins, is_whole=n_beside == len(missing))
 
 
 def _parts(
@@ -76,28 +94,25 @@ def _parts(
     """
     if state.n_rows <= FEW_ROWS:
         rows = all_rows(state.shards, None, state.schema)
-        yield rows, rows.select(_PLACE), np.asarray(pc.is_in(rows["item_id"], value_set=ids))
+        yield rows, rows.select(PLACE), np.asarray(pc.is_in(rows["item_id"], value_set=ids))
         return
     for group in groups_of(state.shards, len(ids)):
-        for shard, places, is_listed in marked(group, ids, _PLACE):
+        for shard, places, is_listed in marked(group, ids, PLACE):
             rows = None
             if is_listed.any():
                 rows = fit_to(read_shard(shard.path).filter(pa.array(is_listed)), state.schema)
             yield rows, places, is_listed
 
 
-def _missing(items: pa.Table, looked: Sequence[tuple[str, Listing]]) -> pa.Table:
+def missing_among(items: pa.Table, looked: Sequence[Looked]) -> pa.Table:
     """Return the items, none of them listed, that lie where we looked."""
     missing = np.zeros(len(items), bool)
     unread = np.zeros(len(items), bool)
-    for name, listing in looked if len(items) else ():
-        own = np.asarray(pc.equal(items.column("source"), name))
-        covered = own
-        if listing.covers is not None:
-            covered = own & _begins(items, listing.covers)
-        missing |= covered
-        if listing.unread:  # nobody can say what is there
-            unread |= own & _begins(items, listing.unread)
+    for one in looked if len(items) else ():
+        own = np.asarray(pc.equal(items.column("source"), one.name))
+        missing |= own if one.covers is None else own & _begins(items, one.covers)
+        if one.unread:  # nobody can say what is there
+            unread |= own & _begins(items, one.unread)
     return items.filter(pa.array(missing & ~unread))
 
 

@@ -130,15 +130,20 @@ def checked(rows: pa.Table, source: Source) -> pa.Table:
         raise BadSource(
             f"{ids.null_count} rows of {source.location} have no id: fill the id column"
         )
+    check_once(ids, str(source.location))
+    return rows
+
+
+def check_once(ids: pa.ChunkedArray, where: str) -> None:
+    """Raise DuplicateIds for ids of which one stands more than once."""
     counts = pc.value_counts(ids)
     repeated = counts.filter(pc.greater(counts.field("counts"), 1))
     if len(repeated):
         shown = ", ".join(map(repr, repeated.field("values").to_pylist()[:3]))
         raise DuplicateIds(
-            f"{len(repeated)} ids stand more than once in {source.location} (first: {shown}): "
+            f"{len(repeated)} ids stand more than once in {where} (first: {shown}): "
             "they must be unique; name a column of unique values with --id"
         )
-    return rows
 
 
 def require_column(name: str, known: list[str], flag: str, location: Location) -> str:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterator
 from pathlib import Path
 
 from featurestore.errors import BadSource
-from featurestore.sources.listing import Source
+from featurestore.sources.listing import Listing, Source, SourceOptions
 from featurestore.sources.locations import Location, check_regular
 
 
@@ -51,6 +52,17 @@ def open_source(path: str | Path) -> Source:
         f"({', '.join(sorted(READERS))}), tar shards, a saved Hugging Face data set or "
         f"{HF_PREFIX}NAME; got a {location.suffix or 'file without ending'}"
     )
+
+
+def listings(source: Source, options: SourceOptions) -> Iterator[Listing]:
+    """Yield what a source lists; a large one in parts, if it can be read so."""
+    from featurestore.sources.table import TableFile
+
+    parts = source.parts(options) if isinstance(source, TableFile) else None
+    if parts is None:
+        yield source.listing(options)
+    else:
+        yield from parts
 
 
 def lies_in(one: str, other: str) -> bool:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json as json_text
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -34,7 +35,11 @@ from featurestore.sources.uris import value_uri
 from featurestore.storage.columns import EXACT
 from featurestore.terms.specs import Modality
 
+if TYPE_CHECKING:
+    import pyarrow.parquet as pq
+
 _AT_ONCE = 64  # requests over a network
+PART_ROWS = 1 << 17  # of a Parquet file, more are read part by part
 
 
 @dataclass(frozen=True)
@@ -57,16 +62,36 @@ class TableFile:
 
     def listing(self, options: SourceOptions) -> Listing:
         """Read the table; columns that no option names are kept as free metadata."""
-        table = READERS[self.location.suffix](self.location, options)
+        return self._listing_of(READERS[self.location.suffix](self.location, options), options)
+
+    def parts(self, options: SourceOptions) -> Iterator[Listing] | None:
+        """Read a large Parquet file part by part; None where it must be read whole.
+
+        What is said of a column is not to depend on where a part ends.
+        """
+        if self.location.suffix != ".parquet" or options.group is not None or options.columns:
+            return None
+        tables = _parquet_parts(self.location)
+        return None if tables is None else self._listings_of(tables, options)
+
+    def _listings_of(self, tables: Iterator[pa.Table], options: SourceOptions) -> Iterator[Listing]:
+        first = 0
+        for table in tables:
+            yield self._listing_of(table, options, first)
+            first += len(table)
+
+    def _listing_of(self, table: pa.Table, options: SourceOptions, first: int = 0) -> Listing:
+        """List the rows of a table, which begin at the row ``first`` of the file."""
         check_names(table.column_names, self.name)
         name = self._content_column(table, options)
         is_text = options.text is not None
-        names = pa.chunked_array([[f"{self.name}:{row}" for row in range(len(table))]], pa.string())
+        rows = range(first, first + len(table))
+        names = pa.chunked_array([[f"{self.name}:{row}" for row in rows]], pa.string())
         bad = bad_rows(table)
         notes, sizes, stamps, ids = self._blank_lines(table, options), None, None, names
         kind = table.column(name).type if name in table.column_names else None
         if kind is None:  # images in a column, which is not read here
-            uris = [value_uri(self.name, name, row) for row in range(len(table))]
+            uris = [value_uri(self.name, name, row) for row in rows]
             content = pa.chunked_array([uris], pa.string())
             size, stamp = self.location.stat()
             sizes, stamps = [size] * len(table), [stamp] * len(table)
@@ -246,15 +271,62 @@ def _exact_jsonl(location: Location) -> pa.Table:
 
 def _read_parquet(location: Location, options: SourceOptions) -> pa.Table:
     """Read all but columns of images, whose names go into the schema's metadata."""
+    _no_columns(location, options.columns)
+    with _parquet(location) as file:
+        chosen, images = _columns_to_read(file)
+        table = file.read(chosen)
+        if not chosen:
+            table = pa.table({"row": range(file.metadata.num_rows)})
+        return _read_as_texts(table, file.schema_arrow, images)
+
+
+def _parquet_parts(location: Location) -> Iterator[pa.Table] | None:
+    """Read as `_read_parquet` does, part by part; None where the file is small or has odd types."""
+    check_regular(location.text)
+    try:
+        with _parquet(location) as file:
+            chosen, _ = _columns_to_read(file)
+            is_large = file.metadata.num_rows > PART_ROWS
+            kinds = [file.schema_arrow.field(name).type for name in chosen]
+    except (pa.ArrowException, OSError):
+        return None  # whoever reads it whole says what is wrong
+    return (
+        _each_part(location) if is_large and kinds and all(map(_is_same_in_parts, kinds)) else None
+    )
+
+
+def _each_part(location: Location) -> Iterator[pa.Table]:
+    with _saying_what(location), _parquet(location) as file:
+        chosen, images = _columns_to_read(file)
+        for batch in file.iter_batches(PART_ROWS, columns=chosen):
+            table = pa.Table.from_batches([batch])
+            table.validate(full=True)
+            yield _read_as_texts(table, file.schema_arrow, images)
+
+
+def _is_same_in_parts(kind: pa.DataType) -> bool:
+    """Whether what becomes of values does not depend on those in other rows."""
+    is_text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
+    is_signed = pa.types.is_signed_integer(kind)
+    return bool(is_text or is_signed or pa.types.is_floating(kind) or pa.types.is_boolean(kind))
+
+
+@contextmanager
+def _parquet(location: Location) -> Iterator[pq.ParquetFile]:
     import pyarrow.parquet as pq
 
-    _no_columns(location, options.columns)
     with pq.ParquetFile(_input(location), pre_buffer=True) as file:
-        schema = file.schema_arrow
-        images = [field.name for field in schema if _holds_bytes(field.type)]
-        table = file.read([name for name in schema.names if name not in images])
-        if not table.column_names:
-            table = pa.table({"row": range(file.metadata.num_rows)})
+        yield file
+
+
+def _columns_to_read(file: pq.ParquetFile) -> tuple[list[str], list[str]]:
+    """Return the columns to read, and those of images, which stay where they are."""
+    schema = file.schema_arrow
+    images = [field.name for field in schema if _holds_bytes(field.type)]
+    return [name for name in schema.names if name not in images], images
+
+
+def _read_as_texts(table: pa.Table, schema: pa.Schema, images: list[str]) -> pa.Table:
     table = with_class_names(table, hub_features(schema))
     table = table.replace_schema_metadata({_UNREAD: json_text.dumps(images)})
     return with_bad_rows(*with_texts(table))
@@ -281,21 +353,28 @@ def _no_columns(location: Location, columns: tuple[str, ...] | None) -> None:
 def _clear(read: Callable[[Location, SourceOptions], pa.Table]) -> Callable[..., pa.Table]:
     def reader(location: Location, options: SourceOptions) -> pa.Table:
         check_regular(location.text)
-        try:
+        with _saying_what(location):
             table = read(location, options)
             table.column_names  # noqa: B018 - decodes the header
             table.validate(full=True)
             return table
-        except BadSource:
-            raise
-        except (pa.ArrowException, ValueError, KeyError, OSError) as error:
-            reason = str(error).splitlines()[0]
-            raise BadSource(
-                f"cannot read {location} as {location.suffix.lstrip('.')}: {reason}; nothing of "
-                "it was taken: mend it and run again"
-            ) from None
 
     return reader
+
+
+@contextmanager
+def _saying_what(location: Location) -> Iterator[None]:
+    """Turn what is raised for a damaged file into BadSource."""
+    try:
+        yield
+    except BadSource:
+        raise
+    except (pa.ArrowException, ValueError, KeyError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise BadSource(
+            f"cannot read {location} as {location.suffix.lstrip('.')}: {reason}; nothing of "
+            "it was taken: mend it and run again"
+        ) from None
 
 
 READERS: dict[str, Callable[[Location, SourceOptions], pa.Table]] = {

@@ -108,18 +108,29 @@ def agreed(
         columns = [one for one in columns if one.null_count < len(one)] or columns[:1]
         if stored is not None and name in stored.column_names:
             columns.append(stored.column(name))
-        kinds = list(dict.fromkeys(column.type for column in columns))
-        kind = shared_type(columns)
-        if kind is None:
-            raise BadSource(
-                f"column {name!r} is {' here and '.join(map(str, kinds))} there: rename it, "
-                "convert it in one of the sources, or embed them into several data sets"
-            )
+        kind = common_type(name, columns)
         for at, part in enumerate(made):
             if name in part.column_names and part.schema.field(name).type != kind:
                 column = converted(part.column(name), kind, has_point=name in pointed[at])
                 made[at] = part.set_column(part.column_names.index(name), name, column)
     return made
+
+
+def common_type(name: str, columns: Sequence[pa.ChunkedArray]) -> pa.DataType:
+    """Return the type that holds the values of a column in all places where there is one.
+
+    Raises
+    ------
+    BadSource
+        If there is none.
+    """
+    if (kind := shared_type(columns)) is not None:
+        return kind
+    kinds = dict.fromkeys(str(column.type) for column in columns)
+    raise BadSource(
+        f"column {name!r} is {' here and '.join(kinds)} there: rename it, "
+        "convert it in one of the sources, or embed them into several data sets"
+    )
 
 
 def widened(have: pa.Schema, come: pa.Schema) -> pa.Schema:
