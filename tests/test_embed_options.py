@@ -136,6 +136,7 @@ def test_a_text_that_is_none_is_a_failed_item_with_exit_code_3(content, fs, tmp_
 
 def test_every_option_is_tried_here_or_said_where_else():
     elsewhere = {
+        "--all-items",
         "--image",
         "--follow-links",
         "--trust",
