@@ -14,6 +14,7 @@ from featurestore.storage import kept_counts
 from featurestore.storage.columns import item_keys
 from featurestore.storage.counts import value_counts
 from featurestore.storage.dataset_folder import DatasetFolder
+from featurestore.storage.kept_counts import KeptCounts
 from featurestore.storage.key_hashes import hashes_of, places
 from featurestore.storage.shards import view_rows
 from featurestore.storage.tables import Table
@@ -181,3 +182,17 @@ def test_history_counts_rows_of_a_commit_that_rewrote_shards(folder: DatasetFold
     true = [(v, len(table.read(["item_id"], v)), len(table.shards(v))) for v in range(9, -1, -1)]
     assert said == true
     assert [(one.version, one.n_rows, one.n_shards) for one in table.history(3)] == true[:3]
+
+
+def test_counts_that_were_read_before_an_erasure_are_not_kept(folder: DatasetFolder) -> None:
+    folder.items.append(items("1", "2", label="a name"))
+    version = folder.items.version()
+    shards = folder.items.shards(version)
+    kept = folder.local / "cache" / "count-items.json"
+    assert value_counts(folder, ["split"], shards, version)["split"]["n"].to_pylist() == [2]
+    assert b"a name" in kept.read_bytes()
+    kept.unlink()
+    erased = KeptCounts(kept, [folder.items], [version], [shards], folder.watch_erasures())
+    folder.count_erasure()  # another process erases between the read and the write
+    erased.write({"split": {"value": ["a name"], "n": [2]}})
+    assert not kept.exists()

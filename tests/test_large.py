@@ -10,6 +10,7 @@ from featurestore.errors import BadQuery, StoreCorrupt
 from featurestore.exchange.imports import Incoming, import_vectors
 from featurestore.search import exact
 from featurestore.storage import cache, key_hashes, scan, taking
+from featurestore.storage.columns import drop_equal
 from featurestore.storage.shards import view_rows as rows_of_view
 from featurestore.store import cache_in_parts, view_rows
 from featurestore.store.view import View
@@ -186,3 +187,14 @@ def test_equal_texts_of_a_long_column_are_one_object(monkeypatch: pytest.MonkeyP
     found = view_rows.objects(column)
     assert found.tolist() == plain.tolist()
     assert found[0] is found[3]
+
+
+def test_a_view_all_of_whose_items_are_gone_is_empty(view: View, as_large) -> None:
+    """As a deletion leaves it that was killed between items and vectors."""
+    folder = view.dataset.folder
+    folder.items.merge(None, drop=drop_equal(folder.items.read(["item_id"]), ["item_id"]),
+                       keys=["item_id"])  # fmt: skip
+    as_large()
+    empty = view.dataset.store.view("d")
+    assert empty.table.shards()
+    assert len(empty.load()) == empty.n_rows == len(list(empty.batches())) == 0

@@ -28,7 +28,10 @@ def value_counts(
     table = folder.items
     schema = table.schema(version)
     wanted = pa.schema([schema.field(name) for name in dict.fromkeys(names)])
-    kept = KeptCounts(folder.local / "cache" / "count-items.json", [table], [version], [shards])
+    kept = KeptCounts(
+        folder.local / "cache" / "count-items.json", [table], [version], [shards],
+        folder.watch_erasures(),
+    )  # fmt: skip
     known, since = _known(kept, wanted)
     found = {field.name: ColumnCounts(field.type, known.get(field.name, ())) for field in wanted}
     for rows in each_shard([shard.path for shard in since], wanted.names):

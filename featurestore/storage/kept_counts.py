@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,7 @@ class KeptCounts:
     tables: Sequence[Table]
     versions: Sequence[int]
     shards: Sequence[Sequence[Shard]]  # of these versions
+    erased_since: Callable[[], bool]  # whether items were erased since this was made
 
     @property
     def is_worth_it(self) -> bool:
@@ -52,6 +53,8 @@ class KeptCounts:
             self.path.parent.mkdir(exist_ok=True)
             kept = {"versions": list(self.versions), "shards": _digests(self.shards)}
             write_sealed(self.path, {**kept, "value": value})
+            if self.erased_since():  # it may name what is gone: a class, a group
+                self.path.unlink(missing_ok=True)
 
 
 def _digests(shards: Sequence[Sequence[Shard]]) -> list[str]:

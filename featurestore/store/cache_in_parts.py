@@ -40,7 +40,8 @@ def _joined(
 
     The second is -1 for a pair that does not count; of equal ones the last one does.
     """
-    ids, keys = [], []
+    ids: list[pa.StringArray] = []
+    keys = [np.empty((2, 0), np.uint64)]  # of no shards, too
     for rows in each_shard([one.path for one in items], KEY):
         ids += rows.column("item_id").chunks
         keys.append(hashes_of(rows))
@@ -48,7 +49,7 @@ def _joined(
     known = np.flatnonzero(item_of_pair >= 0)
     pair_of_item = np.full(sum(map(len, ids)), -1)
     pair_of_item[item_of_pair[known]] = known
-    order = np.asarray(pc.sort_indices(pa.chunked_array(ids))).astype(np.intp)
+    order = np.asarray(pc.sort_indices(pa.chunked_array(ids, pa.string()))).astype(np.intp)
     order = order[pair_of_item[order] >= 0]
     target = np.full(len(item_of_pair), -1)
     target[pair_of_item[order]] = np.arange(len(order))

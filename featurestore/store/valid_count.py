@@ -31,6 +31,7 @@ def count_valid(
         [folder.items, folder.view(slug)],
         [snapshot.items, snapshot.view],
         [items, pairs],
+        folder.watch_erasures(),
     )
     if not kept.is_worth_it:
         return _n_valid(items, pairs)
