@@ -150,8 +150,10 @@ def export_model(
 
     BUNDLE is a folder that `train --head finetune --save` wrote, or such a head in the store by
     its name. FOLDER is then what timm, sentence-transformers or transformers load, whichever the
-    encoder is of; in timm it ends in the classifier. `embed -e timm:local-dir:FOLDER` takes it as
-    an encoder.
+    encoder is of. In timm it ends in the classifier where the head's layer can be one; else it
+    gives vectors, and the first line printed says so. README.md in FOLDER shows the lines of
+    Python that turn its vectors into answers. `embed -e timm:local-dir:FOLDER` takes it as an
+    encoder.
     """
     from heads.saved.bundle import load_bundle
     from heads.saved.export_model import export_model as write

@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from featurestore.encoders.canary import canary_vectors
+from featurestore.encoders.canary import canary_vectors, probe_pictures
+from featurestore.encoders.images import decode_image
 from featurestore.encoders.loading import load_encoder
 from featurestore.encoders.torch_network import TorchEncoder
 from featurestore.errors import BadName, EncoderMismatch
@@ -41,7 +42,7 @@ def export_network(
     learned: Mapping[str, NDArray[np.float32]],
     folder: Path,
     classifier: Classifier | None = None,
-) -> tuple[EncoderSpec, float]:
+) -> tuple[EncoderSpec, float, bool]:
     """Write a network whose upper part was retrained, as its own library writes it.
 
     Parameters
@@ -53,7 +54,8 @@ def export_network(
     folder : Path
         Empty, or not there.
     classifier : Classifier, optional
-        For timm, whose networks may end in one.
+        For timm, whose networks may end in one. It is left out where the network would not give
+        its scores: with ``#pool=`` the classifier comes after another pooling.
 
     Returns
     -------
@@ -62,6 +64,8 @@ def export_network(
     off : float
         How far its vectors of the probes are from those of the network that was written, in
         parts of the largest number.
+    has_classifier : bool
+        Whether the network that was written ends in the classifier.
 
     Raises
     ------
@@ -76,7 +80,13 @@ def export_network(
         able = ", ".join(sorted(_WRITERS))
         raise BadName(f"{spec} is no network of another library: those of {able} can be exported")
     network = _retrained(encoder, learned)
-    _WRITERS[inner.family](network.cpu(), inner, folder, classifier)
+    write, network = _WRITERS[inner.family], network.cpu()
+    if inner.family != "timm" or inner.option("pool", "") != "":
+        classifier = None
+    write(network, inner, folder, classifier)
+    if classifier is not None and not _gives_scores(encoder, network, folder, classifier):
+        classifier = None
+        write(network, inner, folder, None)
     network.to(encoder.device)
     chosen = {name: value for name, value in encoder.resolved.chosen.items() if name != "tap"}
     own = TorchEncoder(
@@ -92,7 +102,7 @@ def export_network(
             f"{there} gives other vectors than the retrained network: off by {off:.1g} of the "
             f"largest number, {MOST_OFF:g} at most is expected"
         )
-    return there, off
+    return there, off, classifier is not None
 
 
 def _retrained(
@@ -115,6 +125,28 @@ def _apart(own: TorchEncoder, there: EncoderSpec) -> float:
         a, b = np.asarray(rows), np.asarray(found[modality])
         off = max(off, float(np.abs(a - b).max() / np.abs(a).max()) if a.shape == b.shape else 1.0)
     return off
+
+
+def _gives_scores(
+    encoder: TorchEncoder, network: torch.nn.Module, folder: Path, classes: Classifier
+) -> bool:
+    """Whether timm, from the folder, gives the scores of the probes that the vectors give."""
+    import timm
+
+    pictures = [decode_image(one, at_least_px=encoder.decode_px) for one in probe_pictures()]
+    prepared = np.stack([encoder.prepare_image(one) for one in pictures])
+    assert encoder.network.preprocessing is not None, "timm's networks read pictures"
+    pixels = encoder.network.preprocessing.normalize(torch.from_numpy(prepared))
+    there = timm.create_model(f"{LOCAL_DIR}{folder.absolute()}", pretrained=True).eval()
+    assert encoder.network.tap is not None, "an encoder with a tap"
+    with torch.inference_mode():
+        vectors = encoder.network.tap.vectors(network, pixels).float().numpy()
+        scores = there(pixels).numpy()
+    expected = vectors @ classes.weight.T + classes.bias
+    summed = np.abs(vectors) @ np.abs(classes.weight.T) + np.abs(classes.bias)
+    return scores.shape == expected.shape and bool(
+        (np.abs(scores - expected) <= MOST_OFF * summed.max()).all()
+    )
 
 
 def _write_timm(

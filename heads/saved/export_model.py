@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 _UPPER = "upper.network."  # how names of what a run learned of the network begin
 LINEAR_FILE = "linear.safetensors"
+README = "README.md"
 Numbers = NDArray[np.float32]
 
 
@@ -36,6 +37,7 @@ class ExportedModel:
     n_runs: int
     off: float  # between vectors of the probes before and after, in parts of the largest number
     has_classifier: bool  # within the network
+    why_vectors: str = ""  # why a network of timm has none
 
     def sentences(self) -> list[str]:
         """Say what is in the folder, and what is not."""
@@ -43,7 +45,13 @@ class ExportedModel:
         layer = f"its classifier is in the network and in {LINEAR_FILE}"
         if not self.has_classifier:
             layer = f"its linear layer is in {LINEAR_FILE}"
+        vectors = (
+            f"the network in {self.folder} gives vectors, not the head's answers: "
+            f"{self.why_vectors}; {README} there holds the few lines of Python that turn its "
+            "vectors into answers"
+        )
         return [
+            *([vectors] if self.why_vectors else []),
             f"{self.folder}: the network as {of} left it; read again with {self.spec.family}, it "
             f"gives the same vectors (largest difference {self.off:.1g}); {layer}",
             "the head answers with the mean of its frozen part and all runs, which no one network "
@@ -64,7 +72,8 @@ def export_model(
     A head of ``finetune`` holds what one or several runs learned above the cut. One of them is
     put into the whole network: timm gets a folder for ``timm.create_model("local-dir:…")``,
     with the head's linear layer as its classifier where it is one; sentence-transformers and
-    transformers their own; the linear layer stands beside it, in ``linear.safetensors``.
+    transformers their own; the linear layer stands beside it, in ``linear.safetensors``, and
+    README.md says how vectors become answers.
     ``featurestore embed -e timm:local-dir:FOLDER`` takes the folder as an encoder.
 
     Parameters
@@ -101,11 +110,22 @@ def export_model(
     classifier = _classifier(head, linear)
     target.parent.mkdir(parents=True, exist_ok=True)
     with written_beside(target) as temporary:
-        spec, off = export_network(opened, learned, temporary, classifier)
+        spec, off, has_classifier = export_network(opened, learned, temporary, classifier)
         _write(temporary, linear, head, run)
+        readme = temporary / README
+        readme.write_text(_readme(head, spec, run, linear, has_classifier), encoding="utf-8")
+        for one in temporary.rglob("*"):
+            if one.is_file():  # safetensors lets nobody else read what it writes
+                one.chmod(readme.stat().st_mode)
+    why = ""
+    if spec.family == "timm" and not has_classifier:
+        why = "timm's classifier would not get the vectors that the head reads"
+        if "length" in linear:
+            why = "the head scales each vector to one length, which no classifier of timm does"
+        elif pool := spec.option("pool", ""):
+            why = f"the head reads vectors of pool={pool}, and timm's classifier those of its own"
     spec = replace(spec, model=f"{LOCAL_DIR}{target.absolute()}")
-    has_classifier = classifier is not None and spec.family == "timm"
-    return ExportedModel(target, spec, run, n_runs, off, has_classifier)
+    return ExportedModel(target, spec, run, n_runs, off, has_classifier, why)
 
 
 def _checked(head: FittedHead, run: int | None) -> tuple[int, int]:
@@ -165,3 +185,73 @@ def _write(folder: Path, linear: Mapping[str, Numbers], head: FittedHead, run: i
         "fingerprint": head.card.fingerprint,
     }
     save_file({k: np.ascontiguousarray(v) for k, v in linear.items()}, folder / LINEAR_FILE, about)
+
+
+_VECTORS = {
+    "timm": """import timm
+import torch
+from PIL import Image
+
+network = timm.create_model("local-dir:" + folder, pretrained=True, num_classes=0).eval()
+transform = timm.data.create_transform(**timm.data.resolve_model_data_config(network))
+pixels = transform(Image.open("picture.jpg").convert("RGB"))[None]
+with torch.inference_mode():
+    vectors = {of_pixels}.numpy()
+""",
+    "st": """from sentence_transformers import SentenceTransformer
+
+vectors = SentenceTransformer(folder).encode(["a text"])
+""",
+    "hf": """vectors = ...  # (n, dim), as `featurestore embed -e {spec}` makes them
+""",
+}
+_OF_PIXELS = {
+    "": "network(pixels)",
+    "cls": "network.forward_features(pixels)[:, 0]",
+    "mean": "(lambda x: x.mean((2, 3)) if x.ndim == 4 else "
+    "x[:, network.num_prefix_tokens :].mean(1))(network.forward_features(pixels))",
+}
+_SCALED = """vectors = vectors - linear["shift"]
+vectors *= linear["length"] / np.linalg.norm(vectors, axis=1, keepdims=True)
+"""
+_ANSWERS = {
+    Task.MULTICLASS: "[classes[best] for best in scores.argmax(axis=1)]",
+    Task.MULTILABEL: "[[name for name, one in zip(classes, row) if one > 0] for row in scores]",
+    Task.REGRESSION: "scores[:, 0]",
+}
+
+
+def _readme(
+    head: FittedHead,
+    spec: EncoderSpec,
+    run: int,
+    linear: Mapping[str, Numbers],
+    has_classifier: bool,
+) -> str:
+    """Say what is in the folder, and how its vectors become answers."""
+    of_pixels = _OF_PIXELS[spec.option("pool", "") if spec.family == "timm" else ""]
+    options = ",".join("=".join(one) for one in spec.options)
+    named = f"{spec.family}:{LOCAL_DIR}FOLDER" + (f"#{options}" if options else "")
+    ends = (
+        ""
+        if not has_classifier
+        else (
+            "Without `num_classes=0` timm gives the scores themselves, as its network ends in this "
+            "layer.\n\n"
+        )
+    )
+    return (
+        f"# A network that featurestore retrained\n\nRun {run} of the head `{head.head_id}` "
+        f"(label: {head.card.label}; encoder: `{head.card.encoder}`), written by `featurestore "
+        "export-model`. The network gives vectors; the head's layer on them is in "
+        f"`{LINEAR_FILE}`, with the names of the classes. {ends}"
+        "These lines turn vectors into answers:\n\n"
+        '```python\nimport numpy as np\nfrom safetensors import safe_open\n\nfolder = "."\n'
+        + _VECTORS[spec.family].format(of_pixels=of_pixels, spec=named)
+        + f'\nwith safe_open(folder + "/{LINEAR_FILE}", "numpy") as file:\n'
+        "    linear = {name: file.get_tensor(name) for name in file.keys()}\n"
+        '    classes = file.metadata()["classes"].split("\\n")\n'
+        + ("" if "length" not in linear else _SCALED)
+        + 'scores = vectors @ linear["weight"].T + linear["bias"]\n'
+        f"print({_ANSWERS[head.task]})\n```\n"
+    )

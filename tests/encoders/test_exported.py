@@ -33,8 +33,9 @@ def test_timm_loads_a_retrained_network(spec, mobilenet, tmp_path):
     rng = np.random.default_rng(1)
     weight = rng.standard_normal((3, upper.dim)).astype(np.float32)
     classes = Classifier(["a", "b", "c"], weight, np.arange(3, dtype=np.float32))
-    there, off = export_network(encoder, learned, tmp_path / "net", classes)
+    there, off, has_classifier = export_network(encoder, learned, tmp_path / "net", classes)
     assert off < 1e-5
+    assert has_classifier
     family, size = there.family, there.option("size", "")
     assert (family, there.local_dir, size) == ("timm", tmp_path / "net", spec.option("size", ""))
     assert {one.name for one in (tmp_path / "net").iterdir()} == {
@@ -60,13 +61,48 @@ def test_timm_loads_a_retrained_network(spec, mobilenet, tmp_path):
     assert np.abs(load_encoder(spec).encode_images(prepared) - expected).max() > 0.05 * scale
 
 
+@pytest.mark.parametrize("case", ["pool", "other scores"])
+def test_no_classifier_where_it_would_give_other_scores(case, monkeypatch, tmp_path):
+    """With ``#pool=`` timm's classifier comes after its own pooling."""
+    import timm
+
+    spec = "random:timm:test_vit#pool=mean,tap=-1"
+    if case == "other scores":
+        spec = "random:timm:test_vit#tap=-1"
+        usual = timm.create_model
+
+        def create(name, **how):
+            made = usual(name, **how)
+            return made if how.get("num_classes") == 0 else _Off(made)
+
+        monkeypatch.setattr(timm, "create_model", create)
+    encoder, learned, upper = retrained(spec)
+    classes = Classifier(["a", "b"], np.ones((2, upper.dim), np.float32), np.ones(2, np.float32))
+    *_, has_classifier = export_network(encoder, learned, tmp_path / "net", classes)
+    assert not has_classifier
+    monkeypatch.undo()
+    network = timm.create_model(f"local-dir:{tmp_path / 'net'}", pretrained=True)
+    assert network.num_classes == 0
+
+
+class _Off(torch.nn.Module):
+    """Another network than was written."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def forward(self, pixels):
+        return self.network(pixels) * 1.5
+
+
 @pytest.mark.parametrize("family", ["st", "hf"])
 def test_texts_are_read_by_a_retrained_network(family, minilm, tmp_path):
     from sentence_transformers import SentenceTransformer
 
     spec = minilm.replace("st:", f"{family}:")
     encoder, learned, upper = retrained(f"{spec}#tap=4")
-    there, off = export_network(encoder, learned, tmp_path / "net")
+    there, off, _ = export_network(encoder, learned, tmp_path / "net")
     assert off < 1e-5
     texts = ["A cat sat.", "A longer text about something else."]
     held = encoder.encode_texts(texts)

@@ -50,6 +50,14 @@ def trained(tmp_path_factory):
     return found
 
 
+def scores_of(held, vectors):
+    """What the layer in the folder gives for vectors, (n, n_classes)."""
+    if "length" in held:
+        vectors = vectors - held["shift"]
+        vectors *= held["length"] / np.linalg.norm(vectors, axis=1, keepdims=True)
+    return vectors @ held["weight"].T + held["bias"]
+
+
 @pytest.mark.parametrize("kind", ["standardise", "l2"])
 def test_timm_loads_what_a_head_retrained(trained, kind, tmp_path, capsys):
     """With its classifier, but for a head that scales vectors to one length."""
@@ -63,9 +71,13 @@ def test_timm_loads_what_a_head_retrained(trained, kind, tmp_path, capsys):
     assert f"-e 'timm:local-dir:{out}#size=64'" in said
     is_within = "its classifier is in the network" in said
     assert is_within == (kind == "standardise")
+    first = f"the network in {out} gives vectors, not the head's answers: the head scales each"
+    assert said.startswith(first) == (not is_within)
     assert sorted(one.name for one in out.iterdir()) == [
-        "config.json", "linear.safetensors", "model.safetensors",
+        "README.md", "config.json", "linear.safetensors", "model.safetensors",
     ]  # fmt: skip
+    (tmp_path / "any").write_text("a")
+    assert {one.stat().st_mode for one in out.iterdir()} == {(tmp_path / "any").stat().st_mode}
 
     files = sorted(trained["folder"].rglob("*.png"))
     (tap,) = store.dataset("d").taps()
@@ -80,11 +92,16 @@ def test_timm_loads_what_a_head_retrained(trained, kind, tmp_path, capsys):
     vectors = there.encode_images(prepared)
     with safe_open(out / "linear.safetensors", "numpy") as file:
         held, about = {name: file.get_tensor(name) for name in SAVED[kind]}, file.metadata()
-    if kind == "l2":
-        vectors = vectors - held["shift"]
-        vectors *= held["length"] / np.linalg.norm(vectors, axis=1, keepdims=True)
-    scores = vectors @ held["weight"].T + held["bias"]
+    scores = scores_of(held, vectors)
     np.testing.assert_allclose(softmax(scores, axis=1), expected, atol=2e-3)  # float16 at the cut
+    code = (out / "README.md").read_text().split("```")[1].removeprefix("python")
+    code = code.replace('folder = "."', f"folder = {str(out)!r}")
+    found = {}
+    exec(code.replace("picture.jpg", str(files[0])), found)
+    its_scores = scores_of(held, there.network.module(found["pixels"]).detach().numpy())
+    np.testing.assert_allclose(found["scores"], its_scores, rtol=1e-3, atol=1e-3)
+    best = ("across", "down")[its_scores[0].argmax()]
+    assert capsys.readouterr().out == f"['{best}']\n"
     assert about["classes"] == "across\ndown"
     assert about["head"] == head.head_id
     network = timm.create_model(f"local-dir:{out}", pretrained=True).eval()
