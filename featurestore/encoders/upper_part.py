@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from featurestore.encoders.blocks import Slot
+from featurestore.encoders.torch_setup import is_convolutional
 from featurestore.errors import BadName
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ class Upper(nn.Module):
         self.vectors = vectors
         self.inputs = inputs
         self.dim = 0
+        self.has_convolutions = is_convolutional(network)
         self.eval()
 
     def train(self, mode: bool = True) -> Self:
@@ -51,8 +53,9 @@ class Upper(nn.Module):
         lengths : Tensor of shape (n,), optional
             Of texts: how many tokens each has.
         """
-        # Of maps as a convolution likes them; a copy, since a network may work in place.
-        order = torch.channels_last if batch.ndim == 4 else torch.preserve_format
+        # A copy, since a network may work in place; maps as convolutions like them.
+        likes_last = batch.ndim == 4 and self.has_convolutions
+        order = torch.channels_last if likes_last else torch.preserve_format
         batch = batch.to(torch.float32, copy=True, memory_format=order)
         self.slot.batch = batch
         try:

@@ -37,6 +37,7 @@ class ExportedModel:
     n_runs: int
     off: float  # between vectors of the probes before and after, in parts of the largest number
     has_classifier: bool  # within the network
+    dataset: str  # that taught it
     why_vectors: str = ""  # why a network of timm has none
 
     def sentences(self) -> list[str]:
@@ -56,6 +57,8 @@ class ExportedModel:
             f"gives the same vectors (largest difference {self.off:.1g}); {layer}",
             "the head answers with the mean of its frozen part and all runs, which no one network "
             "gives: this one alone may do better or worse",
+            f"it has seen the labels of {self.dataset}: a head on its vectors looks better there "
+            "than it is; compare encoders on items that did not teach it",
         ]
 
 
@@ -125,7 +128,8 @@ def export_model(
         elif pool := spec.option("pool", ""):
             why = f"the head reads vectors of pool={pool}, and timm's classifier those of its own"
     spec = replace(spec, model=f"{LOCAL_DIR}{target.absolute()}")
-    return ExportedModel(target, spec, run, n_runs, off, has_classifier, why)
+    taught_by = head.card.dataset
+    return ExportedModel(target, spec, run, n_runs, off, has_classifier, taught_by, why)
 
 
 def _checked(head: FittedHead, run: int | None) -> tuple[int, int]:

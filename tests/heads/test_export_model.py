@@ -69,6 +69,7 @@ def test_timm_loads_what_a_head_retrained(trained, kind, tmp_path, capsys):
     said = " ".join(capsys.readouterr().err.split())
     assert "as run 1 of 2 left it" in said
     assert f"-e 'timm:local-dir:{out}#size=64'" in said
+    assert "it has seen the labels of d: " in said
     is_within = "its classifier is in the network" in said
     assert is_within == (kind == "standardise")
     first = f"the network in {out} gives vectors, not the head's answers: the head scales each"
