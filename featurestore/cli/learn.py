@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -41,6 +42,10 @@ from featurestore.cli.show_results import (
     show_twins,
 )
 from featurestore.cli.watching import Watch, watched
+from featurestore.storage.stopping import finishing
+
+if TYPE_CHECKING:
+    from heads.saved.bundle import FittedHead
 
 
 @command(epilog="Example: featurestore train photos -e baseline:pixels --head ridge")
@@ -99,22 +104,29 @@ def train(
 ) -> None:
     """Train one head, evaluate it, keep it in the store."""
     import heads
+    from heads.catalogue.retraining import retrains
 
     check_free(bundle, overwrite=overwrite)
     views = chosen_views(store_path, dataset, encoders, slice_name, label=label, trust=trust)
     say_likely_groups(views[0].dataset, label)
-    fitted = heads.fit(
-        views,
-        head,
-        label=label,
-        task=task,
-        coverage=coverage,
-        seed=seed,
-        apply_reviews=apply_reviews,
-        progress=watch.fits,
-        minutes=watch.minutes,
-    )
-    watch.finish()
+    # Where Ctrl-C ends training with what was done, the rest still runs.
+    with finishing() if retrains(head) else nullcontext():
+        fitted = heads.fit(
+            views,
+            head,
+            label=label,
+            task=task,
+            coverage=coverage,
+            seed=seed,
+            apply_reviews=apply_reviews,
+            progress=watch.fits,
+            minutes=watch.minutes,
+        )
+        watch.finish()
+        _show_trained(fitted, bundle, as_json=as_json)
+
+
+def _show_trained(fitted: FittedHead, bundle: str | None, *, as_json: bool) -> None:
     if bundle is not None:
         say(f"bundle written to {fitted.save(bundle)}")
     if as_json:

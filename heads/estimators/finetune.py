@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from heads.estimators.retrain import Answers, Linear, Recipe, Run, Weights
 
 RATES = (1e-3, 3e-4)
-LEFT_OUT = " left out"  # ends what is said of runs that collapsed
+LEFT_OUT = " left out"  # said of runs that collapsed
+CUT_SHORT = ", cut short by the time"  # ends what is said of a fit that had too little
 DOUBT = 1e-3  # of the frozen members, for all classes alike
 TOLD_EVERY_S = 0.5
 TIMED_STEPS = 3  # tell how long the others take
@@ -115,6 +116,8 @@ class _Retrained(BaseEstimator):  # type: ignore[misc]
             try:
                 run = self._run(X, answers, rate, number, n_steps, steps)
             except KeyboardInterrupt:
+                if not pace().may_stop:
+                    raise
                 notes.append(
                     f"Stopped by Ctrl-C after {steps.n_done} of {steps.n} steps: the answer is "
                     + ("that of the frozen head." if not self.runs_ else "without the last run.")
@@ -133,9 +136,11 @@ class _Retrained(BaseEstimator):  # type: ignore[misc]
             )
         self.note_ = " ".join(notes)
         who = "alone" if self.alone else "and the frozen head"
-        self.retrained_ = f"{counted(len(self.runs_), 'run')} of {n_steps} steps {who}"
+        self.retrained_ = f"{counted(len(self.runs_), 'run')} of {counted(n_steps, 'step')} {who}"
         if collapsed:
             self.retrained_ += f", {len(collapsed)}{LEFT_OUT}"
+        if (n_steps, rates) != (self.recipe.steps(len(X)), self.rates):
+            self.retrained_ += CUT_SHORT
 
     def _run(
         self,

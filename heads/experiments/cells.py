@@ -21,6 +21,7 @@ from featurestore.storage.dataset_folder import DatasetFolder
 from featurestore.storage.files import read_sealed, write_sealed
 from featurestore.storage.remote import StorePath
 from heads.catalogue.entry import Build, HeadEntry
+from heads.estimators.finetune import CUT_SHORT
 from heads.experiments.inputs import Cell, Joint, Material
 from heads.labels.pace import Pace, pace, pacing
 from heads.labels.plan import Plan
@@ -371,7 +372,8 @@ def _cut(rows: list[ComparedHead]) -> list[ComparedHead]:
 
 def _keep(begun: _Begun, what: str, value: Mapping[str, Any]) -> None:
     """Write a cell, or how far it has come."""
-    if begun.file is None:
+    is_short = any(str(one.get("retrained", "")).endswith(CUT_SHORT) for one in begun.tally.chosen)
+    if begun.file is None or is_short:  # with more time it would be another
         return
     part = begun.file.with_suffix(PART)
     try:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -15,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featurestore.errors import BadName, ModalityMismatch
-from featurestore.storage.stopping import finishing
 from featurestore.terms.embeddings import Embeddings
 from featurestore.terms.intervals import wilson
 from featurestore.terms.specs import Modality
@@ -23,7 +21,7 @@ from featurestore.terms.words import counted
 from heads.catalogue.entry import Build, HeadEntry
 from heads.catalogue.layers import layers_of
 from heads.catalogue.members import TEXTS
-from heads.catalogue.retraining import TAP, retrains
+from heads.catalogue.retraining import TAP
 from heads.catalogue.table import head_entries
 from heads.experiments.cells import Progress, Runner
 from heads.experiments.compare import entries_for, once_over
@@ -36,7 +34,7 @@ from heads.labels.fitting import fit_head
 from heads.labels.folds import make_folds
 from heads.labels.matrix import Matrix
 from heads.labels.options import PlanOptions, renamed
-from heads.labels.pace import pacing
+from heads.labels.pace import pace, pacing
 from heads.labels.plan import Plan, make_plan, task_of
 from heads.labels.tasks import Task, texts_of
 from heads.labels.views import AnyView, slice_facts
@@ -127,7 +125,7 @@ def fit(
     begin, created = time.perf_counter(), datetime.now(UTC)
     asked = PlanOptions(label, task, seed=seed, apply_reviews=apply_reviews)
     runner = Runner(seed, None, progress, minutes=minutes)
-    with pacing(runner.pace), finishing() if retrains(head) else nullcontext():
+    with pacing(replace(runner.pace, may_stop=True)):
         lesson = _lesson_of(*input_of(view, head), once_over(asked, [head]), coverage)
         evaluation, estimator, lesson = _taught(lesson, runner)
     stopped = stopped_notes(runner, [evaluation.report], lesson.plan)
@@ -238,7 +236,7 @@ def _taught(lesson: _Lesson, runner: Runner) -> tuple[Evaluation, Any, _Lesson]:
         0 if plan.folds is None else plan.folds.n_folds,
     )
     n_fits = len(plan.parts) + (plan.folds is not None)  # the last has a share of the time
-    with pacing(runner.pace.share(n_fits / len(plan.parts))):
+    with pacing(pace().share(n_fits / len(plan.parts))):
         ((evaluation,),) = exam.take([(X, [partial(builder, seed)])], tell)
     assert evaluation is not None, "TimeIsUp is raised where there is none"
     if plan.folds is None:

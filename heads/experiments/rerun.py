@@ -98,6 +98,7 @@ def _compare_again(views: list[View], run: Comparison, progress: Progress | None
         group="group" in card.never_part,
         apply_reviews=card.apply_reviews,
         twins_together="twins" in card.never_part,
+        repeats=card.n_repeats or None,
     )
     if comparison.card.reviews != card.reviews:
         raise BadName("reviewers have decided more since: that comparison cannot be run again")

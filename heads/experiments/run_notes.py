@@ -31,7 +31,7 @@ def collapsed_notes(rows: Sequence[ComparedHead]) -> list[str]:
     """Say in how many fits a run of a head that retrains was left out."""
     notes = []
     for row in rows:
-        n = sum(str(one.get("retrained", "")).endswith(LEFT_OUT) for one in row.chosen)
+        n = sum(LEFT_OUT in str(one.get("retrained", "")) for one in row.chosen)
         if n:
             notes.append(
                 f"{row.head} on {row.encoder}: in {n} of {counted(len(row.chosen), 'fit')} a run "

@@ -24,6 +24,7 @@ class Pace:
     tell: Callable[[str], None] = _nobody  # how far it is: the next call replaces the last
     say: Callable[[str], None] = _log.warning  # what is to stay on the screen
     until: float = math.inf
+    may_stop: bool = False  # Ctrl-C ends a fit with what it has; else it ends the work
 
     def share(self, n: float) -> Pace:
         """Return the pace of one of n fits that are still to come, one after another."""

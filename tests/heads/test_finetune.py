@@ -217,7 +217,10 @@ def test_ctrl_c_keeps_what_was_done(monkeypatch):
             raise KeyboardInterrupt
 
     monkeypatch.setattr(finetune, "TOLD_EVERY_S", 0)
-    with pacing(Pace(tell)):
+    with pytest.raises(KeyboardInterrupt), pacing(Pace(tell)):  # as one of many fits
+        FinetuneHead(Upper, **SHORT).fit(X, y)
+    told.clear()
+    with pacing(Pace(tell, may_stop=True)):
         head = FinetuneHead(Upper, **SHORT).fit(X, y)
     assert told[0].startswith("step 1 of 40, about ")
     assert len(head.runs_) == 1
@@ -242,6 +245,7 @@ def test_minutes_are_kept(per_step, runs, monkeypatch):
     with pacing(Pace(until=1.03)):
         head = FinetuneHead(Upper, least_steps=40, epochs=100).fit(X, y)
     assert head.retrained_.startswith(runs)
+    assert head.retrained_.endswith(", cut short by the time")
     assert "time" in head.note_
 
 
@@ -360,6 +364,22 @@ def test_compare_and_curve_take_it(pictures):
         dataset.view("builtin:tiny-image"), "finetune:blocks=3", per_class=[2], n_draws=2
     )
     assert drawn.budgets[0].scores.shape == (2,)
+
+
+@pytest.mark.usefixtures("few_steps")
+def test_what_the_time_cut_short_is_not_kept(pictures, monkeypatch):
+    view = pictures[0].view("builtin:tiny-image")
+    usual = FinetuneHead._affordable
+    monkeypatch.setattr(FinetuneHead, "_affordable", lambda self, *rest: (1, self.rates[:1]))
+    found = heads.compare(view, ["finetune:blocks=3"], seed=5)
+    assert {one.chosen[0].get("retrained", "") for one in found.heads} >= {
+        "1 run of 1 step and the frozen head, cut short by the time"
+    }
+    monkeypatch.setattr(FinetuneHead, "_affordable", usual)
+    told = []
+    heads.compare(view, ["finetune:blocks=3"], seed=5, progress=lambda *now: told.append(now[2]))
+    assert "kept: knn on builtin:tiny-image" in told
+    assert not any(one.startswith("kept: finetune") for one in told)
 
 
 @pytest.mark.usefixtures("few_steps")
