@@ -151,7 +151,8 @@ def index(
 
     Exact search stays up to some 30,000 items, where it is fast enough (and with --recall 1);
     from there on inverted lists, or a graph (HNSW) where these would be slow. Searches use the
-    index from then on, and bring it up to date when items come or go.
+    index from then on. When items come or go, the next search brings it up to date; above 300,000
+    items, where that takes longer, `embed` does, and searches are exact until then and say so.
     """
     from featurestore.search.exact import EXACT
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -29,6 +29,7 @@ from featurestore.search.exact import (
     prepared,
 )
 from featurestore.search.factory import (
+    BITS,
     GRAPH,
     SLOW_FLOATS,
     check_recall,
@@ -36,7 +37,14 @@ from featurestore.search.factory import (
     graph_bytes,
 )
 from featurestore.search.gpu import FaissIndex
-from featurestore.search.index_files import FILES, FORMAT, read_facts, read_files
+from featurestore.search.index_files import (
+    FILES,
+    FORMAT,
+    ROWS,
+    read_facts,
+    read_files,
+    read_rows,
+)
 from featurestore.storage.files import written_beside
 from featurestore.storage.sums import write_sums
 from featurestore.storage.taking import Ids
@@ -44,7 +52,7 @@ from featurestore.terms.intervals import wilson
 
 _SHARE_DEAD = 0.2  # from here on an index is built anew
 _N_QUERIES = 256  # to tune with, and as many others to measure
-_REFINE = 4  # candidates for each neighbor, scored exactly
+_REFINE, _REFINE_BITS = 4, 16  # candidates for each neighbor, scored exactly
 _N_TIMED = 64  # single queries
 
 
@@ -97,7 +105,9 @@ class ApproximateIndex(VectorIndex):
 
         def made(name: str) -> ApproximateIndex:
             index = _filled(name, vectors, metric, seed)
-            return cls(ids, vectors, metric, keys, np.arange(n), 1, {}, index).tuned(recall, seed)
+            return cls(ids, vectors, metric, keys, np.arange(n), 1, {"factory": name}, index).tuned(
+                recall, seed
+            )
 
         name = factory or choose_factory(n, dim, memory_bytes)
         tried = {name: made(name)}
@@ -225,7 +235,8 @@ class ApproximateIndex(VectorIndex):
         self, queries: NDArray[np.float32], k: int, alive: NDArray[np.bool_] | None
     ) -> tuple[NDArray[np.float32], NDArray[np.intp]]:
         """Ask FAISS for some more than k, and score these exactly."""
-        width = min(max(_REFINE * k, k + 16), len(self.position_rows))
+        refine = _REFINE_BITS if str(self.facts.get("factory")).endswith(BITS) else _REFINE
+        width = min(max(refine * k, k + 16), len(self.position_rows))
         scores = np.empty((len(queries), k), np.float32)
         rows = np.empty((len(queries), k), np.intp)
         for start in range(0, len(queries), CHUNK):
@@ -318,17 +329,24 @@ class ApproximateIndex(VectorIndex):
             table = pa.table({"key": self.keys})
             with pa.ipc.new_file(str(temporary / "keys.arrow"), table.schema) as file:
                 file.write_table(table)
+            np.save(temporary / ROWS, self.position_rows)
             text = json.dumps(dict(self.facts), indent=1, sort_keys=True)
             (temporary / "index.json").write_text(text + "\n", encoding="utf-8")
-            write_sums(temporary, ("index.json", *FILES))
+            write_sums(temporary, ("index.json", ROWS, *FILES))
 
     @classmethod
     def open(
-        cls, folder: Path, ids: NDArray[np.str_] | Ids, keys: pa.Array, vectors: NDArray[np.float32]
+        cls,
+        folder: Path,
+        ids: NDArray[np.str_] | Ids,
+        keys: Callable[[], pa.Array],
+        vectors: NDArray[np.float32],
+        state: str | None = None,
     ) -> Self | None:
         """Return the index in a folder for a view as it is now; None if it must be built anew.
 
-        ``ids`` and ``keys`` are (n,), ``vectors`` (n, dim).
+        ``ids``, and what ``keys`` returns, are (n,), ``vectors`` (n, dim). Where the index is of
+        the same ``state``, keys are not looked at.
 
         Raises
         ------
@@ -343,8 +361,11 @@ class ApproximateIndex(VectorIndex):
             metric, effort = Metric(facts["metric"]), int(facts["effort"])
         except (ValueError, KeyError) as error:
             raise StoreCorrupt(f"{folder / 'index.json'} is damaged: {error!r}") from error
+        if state is not None and facts.get("state") == state:
+            rows = read_rows(folder, len(known), len(vectors))
+            return cls(ids, vectors, metric, known, rows, effort, facts, index)
         made = cls(ids, vectors, metric, known, np.arange(len(known)), effort, facts, index)
-        return made.caught_up(ids, keys, vectors)
+        return made.caught_up(ids, keys(), vectors)
 
 
 def _filled(name: str, vectors: NDArray[np.float32], metric: Metric, seed: int) -> Any:

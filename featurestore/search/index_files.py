@@ -6,7 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from featurestore.errors import StoreCorrupt
 from featurestore.search.exact import load_faiss
@@ -14,6 +16,7 @@ from featurestore.storage.sums import damage_of
 
 FORMAT = 1
 FILES = ("index.faiss", "keys.arrow")
+ROWS = "rows.npy"  # of each position, the row in the state that index.json names
 
 
 def read_facts(folder: Path) -> dict[str, Any] | None:
@@ -83,3 +86,20 @@ def read_files(folder: Path, dim: int) -> tuple[Any, pa.Array]:
         reason = " ".join(str(error).split())[:200]
         raise StoreCorrupt(_of_no_use(folder, reason)) from error
     return index, known
+
+
+def read_rows(folder: Path, n_positions: int, n_rows: int) -> NDArray[np.intp]:
+    """Return the row of each position, (n_positions,), mapped; -1 where it has gone.
+
+    Raises
+    ------
+    StoreCorrupt
+        If these are not rows of a view of ``n_rows``.
+    """
+    try:
+        rows: NDArray[np.intp] = np.load(folder / ROWS, mmap_mode="r", allow_pickle=False)
+        if rows.shape != (n_positions,) or rows.max(initial=-1) >= n_rows:
+            raise ValueError(f"{ROWS} is not of these {n_rows} rows")
+    except (OSError, ValueError) as error:
+        raise StoreCorrupt(_of_no_use(folder, str(error))) from error
+    return rows

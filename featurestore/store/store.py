@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -13,7 +14,7 @@ from uuid import uuid4
 import pyarrow as pa
 
 from featurestore.encoders.trust import Trust
-from featurestore.errors import BadName, NotAStore, UnknownDataset, nearest
+from featurestore.errors import BadName, FeatureStoreError, NotAStore, UnknownDataset, nearest
 from featurestore.pipeline.estimate import Estimate, estimate
 from featurestore.pipeline.job import EmbedRequest, Job, embed
 from featurestore.pipeline.listing_run import Selection
@@ -35,6 +36,7 @@ from featurestore.storage.user_cache import local_side
 from featurestore.store.dataset import DataSet, whereabouts
 from featurestore.store.renamed import renamed
 from featurestore.store.view import View
+from featurestore.store.view_index import SOON_ROWS
 
 _RENAMED = {"options": "source_options", "how": "embed_options", "select": "selection"}
 _MARK = "moving.json"  # of a data set that is being renamed, in an object store
@@ -197,7 +199,12 @@ class Store:
             embed_options or EmbedOptions(),
             selection or Selection(),
         )
-        return embed(self.path, dataset, request, progress=progress, say=say)
+        reports = embed(self.path, dataset, request, progress=progress, say=say)
+        for view in self.dataset(dataset).views():
+            with suppress(FeatureStoreError):  # a damaged index: who searches is told
+                if (note := _caught_up(view)) is not None:
+                    say(note)
+        return reports
 
     @renamed(**_RENAMED)
     def estimate(
@@ -316,6 +323,15 @@ class Store:
 
     def _folder(self, name: str) -> DatasetFolder:
         return DatasetFolder(self.path / "datasets" / name)
+
+
+def _caught_up(view: View) -> str | None:
+    """Bring an index of many items up to date; say so where there was something to do."""
+    facts = view.index_facts
+    if facts is None or facts.get("state") == view.state or facts["n"] <= SOON_ROWS:
+        return None  # a search does it
+    index = view.index(metric=facts["metric"])
+    return f"{view.name}: the index is up to date: {index.facts['n']:,} vectors"
 
 
 def _is_half_moved(folder: DatasetFolder, target: DatasetFolder) -> bool:

@@ -18,7 +18,6 @@ from featurestore.encoders.trust import Trust
 from featurestore.errors import BadQuery, MissingColumn, ShapeMismatch, nearest
 from featurestore.search.exact import ExactIndex, Metric, check_metric, combine
 from featurestore.search.factory import check_recall
-from featurestore.storage.cache import Cached
 from featurestore.storage.tables import Table
 from featurestore.store.renamed import renamed
 from featurestore.store.strip import strip
@@ -26,7 +25,7 @@ from featurestore.store.tap import activations_of
 from featurestore.store.view_facts import ViewFacts, facts_of
 from featurestore.store.view_index import Index, ViewIndex
 from featurestore.store.view_info import ViewInfo
-from featurestore.store.view_rows import ViewRows, ids_of, matching, objects, with_nulls
+from featurestore.store.view_rows import ViewRows, matching, objects, with_nulls
 from featurestore.store.view_search import Scope, SearchAmong, SearchOptions, checked, content_of
 from featurestore.terms.activations import Activations
 from featurestore.terms.embeddings import Embeddings, LazyColumns, Neighbors
@@ -236,14 +235,11 @@ class View(ViewInfo):
         be used, a warning says so and searches are exact.
         """
         kept = self._kept_index  # before the rows are read
-        return self._index_of(self._rows(self.snapshot).read(), kept, check_metric(metric), exact)
+        of = self._rows(self.snapshot)
+        return kept.index_of(of.read(), of.state, metric, exact=self._is_exact(exact))
 
-    def _index_of(self, rows: Cached, kept: ViewIndex, metric: str, exact: bool) -> Index:
-        if not exact and self.slice_ is None and self.is_present:
-            index = kept.open(rows, metric)
-            if index is not None:
-                return index
-        return ExactIndex.build(ids_of(rows.items), rows.vectors, metric)
+    def _is_exact(self, exact: bool) -> bool:
+        return exact or self.slice_ is not None or not self.is_present
 
     def build_index(
         self,
@@ -269,8 +265,9 @@ class View(ViewInfo):
         metric = check_metric(metric)
         check_recall(recall)
         kept = self._kept_index  # before the rows are read
+        of = self._rows(self.snapshot)
         return kept.build(
-            self._rows(self.snapshot).read(), recall=recall, memory_bytes=memory_bytes,
+            of.read(), of.state, recall=recall, memory_bytes=memory_bytes,
             metric=metric, factory=factory, seed=seed,
         )  # fmt: skip
 
@@ -366,10 +363,12 @@ class View(ViewInfo):
         exact: bool = False,
     ) -> Scope:
         kept = self._kept_index  # before the rows are read
-        rows = self._rows(self.snapshot).read()
+        of = self._rows(self.snapshot)
+        rows = of.read()
         is_all = where is None and split is None
         among = None if is_all else matching(rows.items, where, split)
-        index = self._index_of(rows, kept, check_metric(metric), exact)
+        is_exact = self._is_exact(exact)
+        index = kept.index_of(rows, of.state, metric, exact=is_exact, waits=False)
         return Scope(index, among, rows.items, partial(strip, self.dataset))
 
     def like(

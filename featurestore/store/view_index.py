@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from featurestore.errors import FeatureStoreError, StoreCorrupt
 from featurestore.search.approximate import ApproximateIndex
-from featurestore.search.exact import ExactIndex
+from featurestore.search.exact import ExactIndex, check_metric
 from featurestore.search.factory import GRAPH, is_exact_enough
 from featurestore.search.index_files import read_facts
 from featurestore.storage.cache import Cached
 from featurestore.storage.columns import item_keys
-from featurestore.storage.dataset_folder import DatasetFolder
+from featurestore.storage.dataset_folder import DatasetFolder, utc_now
 from featurestore.store.view_rows import ids_of
 
+SOON_ROWS = 300_000  # of so many an index is brought up to date within two seconds
 Index = ExactIndex | ApproximateIndex
 
 _log = logging.getLogger(__name__)
@@ -49,13 +51,30 @@ class ViewIndex:
         facts = read_facts(self.path)
         return facts if facts is not None and self._is_of_these(facts) else None
 
-    def open(self, rows: Cached, metric: str) -> ApproximateIndex | None:
-        """Return the index, brought up to date where it must be; None where none is usable."""
+    def index_of(
+        self, rows: Cached, state: str, metric: str, *, exact: bool, waits: bool = True
+    ) -> Index:
+        """Return what `open` does; an exact index where there is none, or one is asked for."""
+        metric = check_metric(metric)
+        found = None if exact else self.open(rows, metric, state, waits=waits)
+        return found or ExactIndex.build(ids_of(rows.items), rows.vectors, metric)
+
+    def open(
+        self, rows: Cached, metric: str, state: str, *, waits: bool = True
+    ) -> ApproximateIndex | None:
+        """Return the index, brought up to date where it must be; None where none is usable.
+
+        Who does not wait has none either where that would take over two seconds.
+        """
         try:
             facts = read_facts(self.path)
             if facts is None or facts.get("metric") != metric:
                 return None
-            return self._opened(facts, rows)
+            is_of_this = facts.get("state") == state and self._is_of_these(facts)
+            if not (waits or is_of_this) and len(rows.items) > SOON_ROWS:
+                _log.warning("%s", self._stale(facts, len(rows.items)))
+                return None
+            return self._opened(facts, rows, state)
         except StoreCorrupt as error:  # it says what to do
             _log.warning("%s; searching exactly meanwhile", error)
             return None
@@ -66,9 +85,19 @@ class ViewIndex:
             )  # fmt: skip
             return None
 
+    def _stale(self, facts: Mapping[str, Any], n: int) -> str:
+        made = f" of {facts['made']}" if "made" in facts else ""
+        name = self.folder.name
+        return (
+            f"the index{made} is of an earlier state ({int(facts['n']):,} vectors, now {n:,}): "
+            f"this search is exact; `featurestore store index {name}`, or the next run that embeds "
+            "something, brings it up to date"
+        )
+
     def build(
         self,
         rows: Cached,
+        state: str,
         *,
         recall: float,
         memory_bytes: int | None,
@@ -86,29 +115,33 @@ class ViewIndex:
             ids, item_keys(rows.items), rows.vectors, recall=recall, memory_bytes=memory_bytes,
             metric=metric, factory=factory, seed=seed,
         )  # fmt: skip
-        return self._saved(index, rows.erased_since)
+        return self._saved(index, rows.erased_since, state)
 
-    def _opened(self, facts: dict[str, Any], rows: Cached) -> ApproximateIndex:
-        ids, keys, index = ids_of(rows.items), item_keys(rows.items), None
+    def _opened(self, facts: dict[str, Any], rows: Cached, state: str) -> ApproximateIndex:
+        ids, index = ids_of(rows.items), None
         if self._is_of_these(facts):
-            index = ApproximateIndex.open(self.path, ids, keys, rows.vectors)
+            keys = partial(item_keys, rows.items)
+            index = ApproximateIndex.open(self.path, ids, keys, rows.vectors, state)
         if index is None:  # too many items have gone, or come
             index = ApproximateIndex.build(
-                ids, keys, rows.vectors, recall=facts["wanted_recall"],
+                ids, item_keys(rows.items), rows.vectors, recall=facts["wanted_recall"],
                 memory_bytes=facts["memory_bytes"], metric=facts["metric"], seed=facts["seed"],
                 factory=facts["factory"] if facts["is_own_choice"] else None,
                 may_be_slow=facts["factory"] == GRAPH,  # who searches does not wait for a graph
             )  # fmt: skip
-        if index.facts != facts:
+        if index.facts != facts or facts.get("state") != state:
             try:
-                return self._saved(index, rows.erased_since)
+                return self._saved(index, rows.erased_since, state)
             except OSError as error:  # a read-only store: the next process does it again
                 _log.info("%s cannot be brought up to date: %s", self.path, error)
         return index
 
-    def _saved(self, index: ApproximateIndex, erased_since: Callable[[], bool]) -> ApproximateIndex:
+    def _saved(
+        self, index: ApproximateIndex, erased_since: Callable[[], bool], state: str
+    ) -> ApproximateIndex:
         """Save an index, unless items were erased since its rows were read."""
-        index = replace(index, facts={**index.facts, "replacements": self.n_replacements})
+        known = {"replacements": self.n_replacements, "state": state, "made": utc_now()}
+        index = replace(index, facts={**index.facts, **known})
         with self._locked():
             if not erased_since():
                 index.save(self.path)

@@ -205,7 +205,7 @@ def test_an_index_of_another_format_or_dim_is_named_and_not_used(view, caplog):
 def test_the_choice_follows_rows_and_memory():
     assert choose_factory(200_000, 512) == "IVF512,SQ8"
     assert choose_factory(1_000_000, 512) == "IVF1024,SQ8"
-    assert choose_factory(200_000, 512, memory_bytes=30_000_000) == "IVF512,PQ128"
+    assert choose_factory(200_000, 512, memory_bytes=30_000_000) == "IVF512,RaBitQ"
     with pytest.raises(BadName, match=r"expected at least 1\.8"):
         choose_factory(200_000, 512, memory_bytes=1_000_000)
 
