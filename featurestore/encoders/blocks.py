@@ -80,12 +80,7 @@ class Blocks:
                 id(one): _posing_as(one, _Zeros(slot, shape, like))
                 for one, shape in self._before(cut)
             }
-        copied = deepcopy(self.network, stubs)
-        for one in copied.modules():  # a buffer that a pass without gradients has made
-            for name, buffer in one.named_buffers(recurse=False):
-                if buffer.is_inference():
-                    setattr(one, name, buffer.clone())
-        return copied, slot
+        return deepcopy(self.network, stubs), slot
 
     def _before(self, cut: int) -> Iterator[tuple[nn.Module, torch.Size]]:
         """Yield what ended before the cut, is no block, and gave one tensor an item."""
@@ -112,8 +107,8 @@ def watch(network: nn.Module, run: Callable[[], object]) -> list[Blocks]:
     -------
     list of Blocks
         Modules in a list, or of one name with numbers behind it, before those that merely follow
-        each other; those that do most of the computation first,
-        and none that does less than half of it.
+        each other; those that do most of the computation first, and none that does less than
+        half of it.
     """
     calls: dict[nn.Module, list[Call]] = defaultdict(list)
     begun: dict[nn.Module, list[tuple[int, int]]] = defaultdict(list)

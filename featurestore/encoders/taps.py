@@ -103,7 +103,7 @@ class Tap:
         """Return the activations of pictures: [(n, variants, *shape)]."""
         each = [pixels, *(VARIANTS[name](pixels) for name in self.shape.variants[1:])]
         held = [self.stop(lambda one=one: run(one)) for one in each]  # type: ignore[misc]
-        return [torch.stack([one.half() for one in held], dim=1).contiguous()]
+        return [torch.stack(held, dim=1).half().contiguous()]
 
     def _tokens(
         self, run: Callable[[dict[str, torch.Tensor]], object], tokens: dict[str, torch.Tensor]

@@ -117,6 +117,16 @@ def test_variants_are_the_pictures_moved_and_mirrored(noise):
     np.testing.assert_array_equal(held[:, 2], flip.encode_images(moved)[:, 0])
 
 
+def test_half_precision_is_near_the_whole_one(noise):
+    whole, half = load(f"{MOBILENET},tap=5", f"{MOBILENET},tap=5,variants=flip,precision=bf16")
+    prepared = [whole.prepare_image(one) for one in noise]
+    exact, rounded = whole.encode_images(prepared)[:, 0], half.encode_images(prepared)[:, 0]
+    assert rounded.dtype == np.float16
+    np.testing.assert_allclose(rounded, exact, atol=0.05 * np.abs(exact).max())
+    assert np.abs(rounded - exact).max() > 0
+    assert whole.resolved.fingerprint != half.resolved.fingerprint
+
+
 def test_a_tap_by_any_name_of_its_cut_is_one_view():
     named = [f"{MOBILENET},tap={one}" for one in ("auto", "5", "-2")]
     encoders = load(*named)
