@@ -63,6 +63,8 @@ def estimate(given: RunInput) -> list[Estimate]:
         tally.add(plan, part)
         for sample, is_todo in zip(samples, plan.todo, strict=True):
             sample.append(_some([part.rows.filter(pa.array(is_todo))]))
+    for kept in given.unchanged:
+        tally.add_unchanged(kept)
     due = [i for i, n in enumerate(tally.n_todo) if n]
     loaded = given.load([resolved[i].spec for i in due]) if due else []
     encoders = dict(zip(due, loaded, strict=True))

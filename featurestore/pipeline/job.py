@@ -17,6 +17,7 @@ from featurestore.encoders.named import encoder_named
 from featurestore.encoders.prompts import prompt_note
 from featurestore.encoders.trust import asked_for, either
 from featurestore.errors import BadName, EncoderChanged, ModalityMismatch
+from featurestore.pipeline.kept_listings import KeptListings
 from featurestore.pipeline.listing_run import Intake, Selection
 from featurestore.pipeline.options import EmbedOptions
 from featurestore.pipeline.profile import Clock
@@ -29,6 +30,7 @@ from featurestore.sources.reading import Reader
 from featurestore.storage.columns import drop_equal
 from featurestore.storage.dataset_file import DatasetFile, SourceRecord
 from featurestore.storage.dataset_folder import DatasetFolder, find_spec
+from featurestore.storage.kept_counts import WORTH_ROWS
 from featurestore.storage.remote import StorePath
 from featurestore.storage.store_marker import check_dataset_name, make_store
 from featurestore.terms.specs import EncoderSpec, Modality, ResolvedEncoder, parse_specs
@@ -55,7 +57,7 @@ def embed(
     say: Callable[[str], None] = lambda _: None,
 ) -> list[EmbedReport]:
     """Embed into a data set of a store; both are made where they are absent."""
-    job = Job.make(store, dataset, request)
+    job = Job.make(store, dataset, request, lists_all=False)
     make_store(store)
     return job.run(progress, say)
 
@@ -80,10 +82,17 @@ class Job:
         dataset: str,
         request: EmbedRequest,
         made: Mapping[EncoderSpec, str] | None = None,
+        *,
+        lists_all: bool = True,
     ) -> Job:
         """List the sources, resolve the encoders and check that they fit; nothing is written.
 
-        ``made`` holds the fingerprints of views elsewhere that the vectors are to be like.
+        Parameters
+        ----------
+        made : mapping of EncoderSpec to str, optional
+            The fingerprints of views elsewhere that the vectors are to be like.
+        lists_all : bool
+            Whether sources are listed that are as they were when each item had a vector.
         """
         folder, clock = DatasetFolder(store / "datasets" / check_dataset_name(dataset)), Clock()
         own = own_encoders(request.encoders)
@@ -93,8 +102,9 @@ class Job:
             family_of(spec)
         check_device_name(request.embed_options.device)
         earlier = folder.read() if folder.exists else None
+        kept = None if lists_all or earlier is None else _kept(folder, earlier, request, specs)
         with clock.stage("list"):
-            intake = _read_intake(folder, earlier, request)
+            intake = _read_intake(folder, earlier, request, kept)
         specs = specs or [EncoderSpec.parse(BUILTIN[intake.modality])]
         job = cls(folder, request, earlier, intake, clock, [], own, made or {})
         # For a new data set there is something to embed: then fail before it is made.
@@ -112,6 +122,8 @@ class Job:
             _check_modality(one, intake.modality, folder.name)
             _check_unchanged(folder, one, overwrite=job.may_replace)
             job.resolved.append(one)
+        if intake.unchanged and (kept is None or kept.slugs != [one.slug for one in job.resolved]):
+            job.intake = _read_intake(folder, earlier, request)  # a spec means another view now
         return job
 
     def run(
@@ -137,7 +149,36 @@ class Job:
         with ExitStack() as locks:
             for slug in sorted({one.slug for one in self.resolved}):  # one order: no deadlock
                 locks.enter_context(self.folder.locked(slug + suffix, on_wait=on_wait))
-            return run(replace(self.run_input, say=say), progress)
+            since = self._versions()
+            reports = run(replace(self.run_input, say=say), progress)
+            if since is not None:
+                self._keep_listings(reports, since)
+            return reports
+
+    def _versions(self) -> dict[str, int] | None:
+        """Return the versions of all tables; None where nothing of the listing is to be kept."""
+        intake, options = self.intake, self.request.embed_options
+        is_all = self.request.selection.is_all and options.part is None
+        is_worth_it = max(intake.stored.n_rows, intake.listed.n_rows) >= WORTH_ROWS
+        if not (intake.stamped and is_all and is_worth_it) or len(intake.stored.gone):
+            return None
+        there = self.folder.encoders()
+        tables = [self.folder.view(one.slug) for one in self.resolved if one.slug in there]
+        versions = {one.path.name: one.version() for one in [self.folder.failures, *tables]}
+        absent = {one.slug: -1 for one in self.resolved if one.slug not in there}
+        return {"items": intake.stored.version, **versions, **absent}
+
+    def _keep_listings(self, reports: Sequence[EmbedReport], since: Mapping[str, int]) -> None:
+        """Keep what sources listed, for the views in which all their items have a vector."""
+        intake = self.intake
+        kept = KeptListings(self.folder, [one.slug for one in self.resolved])
+        is_one = len(intake.stamped) == intake.n_sources == 1
+        for resolved, report in zip(self.resolved, reports, strict=True):
+            n_failures = report.n_known_failures
+            if report.n_failed or resolved.tap is not None or (n_failures and not is_one):
+                continue
+            listings = (replace(one, n_known_failures=n_failures) for one in intake.stamped)
+            kept.keep(listings, resolved.slug, since)
 
     def say_understood(self, say: Callable[[str], None]) -> None:
         """Say what the listed items were taken for."""
@@ -168,6 +209,7 @@ class Job:
             self.load,
             self.clock,
             self.intake.failed,
+            self.intake.unchanged,
             self.kept_for,
         )
 
@@ -268,9 +310,30 @@ def _read_how(sources: Mapping[str, SourceRecord]) -> str:
 
 
 def _read_intake(
-    folder: DatasetFolder, earlier: DatasetFile | None, request: EmbedRequest
+    folder: DatasetFolder,
+    earlier: DatasetFile | None,
+    request: EmbedRequest,
+    kept: KeptListings | None = None,
 ) -> Intake:
-    return Intake.read(folder, earlier, request.sources, request.source_options, request.selection)
+    options, selection = request.source_options, request.selection
+    return Intake.read(folder, earlier, request.sources, options, selection, kept)
+
+
+def _kept(
+    folder: DatasetFolder,
+    earlier: DatasetFile,
+    request: EmbedRequest,
+    specs: Sequence[EncoderSpec],
+) -> KeptListings | None:
+    """Return what is kept of sources for the views of some specs; None where all is looked at."""
+    options, there = request.embed_options, folder.encoders()
+    looks_again = options.overwrite or options.rehash or options.retry_failed or options.all_items
+    if looks_again or options.part is not None or not request.selection.is_all:
+        return None
+    specs = specs or [EncoderSpec.parse(BUILTIN[earlier.modality])]
+    slugs = [slug for spec in specs if (slug := find_spec(there, spec)) is not None]
+    kept = KeptListings(folder, slugs)
+    return kept if len(slugs) == len(specs) and kept.is_worth_it else None
 
 
 def own_encoders(encoders: Sequence[object]) -> dict[EncoderSpec, Encoder]:

@@ -113,7 +113,7 @@ class LargeListing:
         rows = pa.concat_tables([fit_to(one, missing[0].schema) for one in missing])
         nothing = self._state.schema.empty_table()
         n_beside = int(is_beside.sum())
-        return StoredItems.beside(self._state.version, nothing, rows, n_beside, records)
+        return StoredItems.beside(self._state, nothing, rows, n_beside, records)
 
     def doubtful(self) -> tuple[pa.Table, pa.Table]:
         """Return listed rows whose id perhaps stands twice, and perhaps in another source.

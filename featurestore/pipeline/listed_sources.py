@@ -11,10 +11,12 @@ import pyarrow as pa
 
 from featurestore.errors import BadSource, ModalityMismatch
 from featurestore.pipeline.gathered import Gathered
+from featurestore.pipeline.kept_listings import KeptListing, KeptListings, plain
 from featurestore.pipeline.stored import Looked
 from featurestore.sources.listing import Listing, Source, SourceOptions
 from featurestore.sources.locations import Location
 from featurestore.sources.opening import lies_in, listings, open_source
+from featurestore.sources.stamps import stamp_of
 from featurestore.storage.dataset_file import DatasetFile, SourceRecord
 from featurestore.storage.dataset_folder import DatasetFolder
 from featurestore.terms.specs import Modality
@@ -24,13 +26,17 @@ from featurestore.terms.specs import Modality
 class ListedSources:
     """What the sources of a run list."""
 
+    dataset: str
     gathered: Gathered
     records: dict[str, SourceRecord]  # those of earlier runs as well
-    modality: Modality
+    modality: Modality | None
     looked: list[Looked] = field(default_factory=list)
     labels: dict[str, None] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)  # ids of rows that cannot be taken → why
+    unchanged: list[list[KeptListing]] = field(default_factory=list)  # for each view
+    stamped: list[KeptListing] = field(default_factory=list)  # of those that were listed
+    n_sources: int = 0
 
     @classmethod
     def of(
@@ -39,8 +45,11 @@ class ListedSources:
         earlier: DatasetFile | None,
         locations: Sequence[str | Path],
         options: SourceOptions,
+        kept: KeptListings | None = None,
     ) -> ListedSources:
         """List sources; none means those that the data set knows.
+
+        Those that ``kept`` has as they are now are left out.
 
         Raises
         ------
@@ -55,40 +64,61 @@ class ListedSources:
                 f"data set {folder.name!r} does not exist yet: name a SOURCE to embed, "
                 "a folder of images or a table"
             )
-        found = cls(Gathered(folder.path), records, Modality.IMAGE)
-        modality = earlier.modality if earlier else None
+        found = cls(
+            folder.name, Gathered(folder.path), records, earlier.modality if earlier else None
+        )
         for location in {str(Location.of(one)): one for one in locations}.values():  # each once
+            found.n_sources += 1
             source = open_source(location)
             name, moved_from = _source_name(source, records)
-            effective = options.over(_options_of(records.get(name)), source.location)
             if moved_from:
                 found.notes.append(f"source {name} moved from {moved_from} to {source.root}")
-            for listing in _listings(source, effective):
-                if modality is not None and listing.modality is not modality:
-                    raise ModalityMismatch(
-                        f"data set {folder.name!r} holds {modality}s, but {source.location} holds "
-                        f"{listing.modality}s: give it another --dataset name"
-                    )
-                modality = listing.modality
-                found._add(name, source, listing)
-            records[name] = _record(source, records.get(name), effective)
-        assert modality is not None, "at least one source"
-        found.modality = modality
+            effective = options.over(_options_of(records.get(name)), source.location)
+            found._take(source, name, effective, kept)
         return found
 
-    def _add(self, name: str, source: Source, listing: Listing) -> None:
-        self.gathered.add(listing.rows, name, listing.pointed)
-        self.labels |= dict.fromkeys(listing.label_columns)
-        self.notes += [one for one in listing.notes if one not in self.notes]
-        self.failed |= listing.failed
-        looked = Looked(name, str(source.location), listing.covers, listing.unread)
-        if looked not in self.looked:
-            self.looked.append(looked)
+    def _take(
+        self, source: Source, name: str, options: SourceOptions, kept: KeptListings | None
+    ) -> None:
+        """List one source, unless it is kept as it is now."""
+        where, earlier = str(source.location), self.records.get(name)
+        record = _record(source, earlier, options)
+        stamp = stamp_of(source, options)  # first: what changes meanwhile is listed again
+        unchanged = None
+        is_read_alike = earlier is not None and plain(record) == plain(earlier)
+        if kept is not None and stamp is not None and is_read_alike:
+            unchanged = kept.find(name, where, stamp, record)
+        if unchanged is not None:
+            self.unchanged.append(unchanged)
+            self.notes += unchanged[0].notes
+            return
+        n_before, notes = self.gathered.n_rows, []
+        for listing in _listings(source, options):
+            if self.modality not in (None, listing.modality):
+                raise ModalityMismatch(
+                    f"data set {self.dataset!r} holds {self.modality}s, but {where} holds "
+                    f"{listing.modality}s: give it another --dataset name"
+                )
+            self.modality = listing.modality
+            self.gathered.add(listing.rows, name, listing.pointed)
+            self.labels |= dict.fromkeys(listing.label_columns)
+            notes += [one for one in listing.notes if one not in notes]
+            self.failed |= listing.failed
+            looked = Looked(name, where, listing.covers, listing.unread)
+            if looked not in self.looked:
+                self.looked.append(looked)
+        self.notes += notes
+        self.records[name] = record
+        if stamp is not None:
+            n_items = self.gathered.n_rows - n_before
+            self.stamped.append(KeptListing(name, where, stamp, plain(record), notes, n_items))
 
-    def note_new(self, folder: DatasetFolder, n_new: int) -> None:
+    def note_new(self, n_new: int) -> None:
         """Note that items which the data set lacks are left out."""
         if n_new:
-            self.notes.append(f"only the items that {folder.name} has: {n_new:,} new ones are left")
+            self.notes.append(
+                f"only the items that {self.dataset} has: {n_new:,} new ones are left"
+            )
 
 
 def _listings(source: Source, options: SourceOptions) -> Iterator[Listing]:

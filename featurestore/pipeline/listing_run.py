@@ -13,12 +13,13 @@ import pyarrow.compute as pc
 
 from featurestore.errors import BadSource, DuplicateIds
 from featurestore.pipeline.gathered import Gathered
+from featurestore.pipeline.kept_listings import KeptListing, KeptListings
 from featurestore.pipeline.large_listing import LargeListing
 from featurestore.pipeline.listed import Listed, WholeListing
 from featurestore.pipeline.listed_sources import ListedSources
 from featurestore.pipeline.plan import keep_attached
 from featurestore.pipeline.stored import StoredItems
-from featurestore.sources.listing import SourceOptions, check_once, with_stem
+from featurestore.sources.listing import LISTING, SourceOptions, check_once, with_stem
 from featurestore.storage.columns import converted, new_columns, widened
 from featurestore.storage.dataset_file import DatasetFile, SourceRecord, task_of
 from featurestore.storage.dataset_folder import DatasetFolder
@@ -68,6 +69,9 @@ class Selection:
         return rows if self.limit is None else rows.slice(0, self.limit)
 
 
+_NOTHING = pa.schema([*LISTING, ("source", pa.string())]).empty_table()
+
+
 @dataclass(frozen=True)
 class _Columns:
     """The columns of a listing; attached ones keep what the store has."""
@@ -88,6 +92,9 @@ class Intake:
     notes: tuple[str, ...]
     retyped: Mapping[str, str]  # label column whose type changes → its task
     failed: Mapping[str, str]  # ids of rows that cannot be taken → why
+    unchanged: Sequence[Sequence[KeptListing]] = ()  # sources left out, for each view
+    stamped: Sequence[KeptListing] = ()  # those listed that can be told to be as they were
+    n_sources: int = 1
 
     @classmethod
     def read(
@@ -97,8 +104,11 @@ class Intake:
         locations: Sequence[str | Path],
         options: SourceOptions,
         selection: Selection | None = None,
+        kept: KeptListings | None = None,
     ) -> Intake:
         """List the sources; none means those that the data set knows.
+
+        Those that ``kept`` has as they are now are left out.
 
         Raises
         ------
@@ -107,7 +117,8 @@ class Intake:
         ModalityMismatch
             If it holds images and the data set texts, or the reverse.
         """
-        found = ListedSources.of(folder, earlier, locations, options)
+        found = ListedSources.of(folder, earlier, locations, options, kept)
+        assert found.modality is not None, "at least one source"
         selection = selection or Selection()
         schema = _schema(folder, found.gathered)
         # A column that is just being attached may not be there yet.
@@ -128,6 +139,7 @@ class Intake:
         return cls(
             listed, found.modality, tuple(found.labels), found.records, stored,
             (*found.notes, *notes), retyped, found.failed,
+            found.unchanged, found.stamped, found.n_sources,
         )  # fmt: skip
 
     def described(self, earlier: DatasetFile | None) -> DatasetFile:
@@ -166,13 +178,14 @@ def _whole(
     folder: DatasetFolder, found: ListedSources, columns: _Columns, selection: Selection
 ) -> tuple[WholeListing, StoredItems]:
     """Hold all rows in memory, those of the selection."""
-    rows = pa.concat_tables(found.gathered.tables(columns.schema)).combine_chunks()
+    tables = [*found.gathered.tables(columns.schema)] or [_NOTHING]
+    rows = pa.concat_tables(tables).combine_chunks()
     stored = StoredItems.look(folder, rows, found.looked, found.records)
     _check_items(rows, stored.items, found)
     rows = keep_attached(rows, stored.items, columns.attached)
     if selection.known:
         there = pc.is_in(rows.column("item_id"), value_set=stored.items.column("item_id"))
-        found.note_new(folder, len(rows) - pc.sum(there).as_py())
+        found.note_new(len(rows) - pc.sum(there).as_py())
         rows = rows.filter(there)
     return WholeListing(selection.apply(rows), stored), stored
 
@@ -181,6 +194,7 @@ def _large(
     folder: DatasetFolder, found: ListedSources, columns: _Columns, selection: Selection
 ) -> tuple[LargeListing, StoredItems]:
     """Leave the rows where they are; compare them by numbers."""
+    assert found.modality is not None, "there are rows"
     listed = LargeListing(
         folder, found.gathered, columns.schema, found.modality, columns.attached,
         known_only=selection.known,
@@ -190,7 +204,7 @@ def _large(
     _check_items(twice, nothing, found)
     _check_items(elsewhere, listed.items_of(elsewhere.column("item_id")), found)
     if selection.known:
-        found.note_new(folder, listed.n_new)
+        found.note_new(listed.n_new)
     return listed, listed.beside(found.looked, found.records)
 
 

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from featurestore.pipeline.kept_listings import KeptListing
 from featurestore.pipeline.listed import Part
 from featurestore.pipeline.run_input import RunInput
 from featurestore.storage.columns import converted, is_equal, item_keys, row_keys, text_hash, wider
@@ -55,6 +56,13 @@ class Tally:
             self.n_wanted[i] += int(plan.wanted[i].sum()) + part.n_done
             self.n_todo[i] += int(is_todo.sum())
             self.n_known_failures[i] += plan.n_known_failures[i]
+
+    def add_unchanged(self, kept: Sequence[KeptListing]) -> None:
+        """Count a source that was not listed, since it is as it was; ``kept`` is for each view."""
+        self.n_items += kept[0].n_items
+        for i, of_view in enumerate(kept):
+            self.n_wanted[i] += of_view.n_items
+            self.n_known_failures[i] += of_view.n_known_failures
 
 
 def plan_embedding(given: RunInput, existing: Collection[str], part: Part) -> EmbedPlan:

@@ -51,6 +51,8 @@ def run(given: RunInput, progress: Callable[[Progress], None] | None = None) -> 
         if due:
             work.embed(plan, tally, progress)
         del part, plan  # before the next ones are made
+    for kept in given.unchanged:
+        tally.add_unchanged(kept)
     if not work.encoders:
         return reports_of(given, RunResult(tally, time.perf_counter() - started))
     if given.options.overwrite:

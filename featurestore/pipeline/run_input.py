@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from featurestore.encoders.base import Encoder
+from featurestore.pipeline.kept_listings import KeptListing
 from featurestore.pipeline.listed import Listed
 from featurestore.pipeline.options import EmbedOptions
 from featurestore.pipeline.profile import Clock
@@ -28,5 +29,6 @@ class RunInput:
     load: Callable[[Sequence[EncoderSpec]], list[Encoder]]  # called only where there is work
     clock: Clock = field(default_factory=Clock)
     failed: Mapping[str, str] = field(default_factory=dict)  # ids of rows without content → why
+    unchanged: Sequence[Sequence[KeptListing]] = ()  # sources that need not be listed, by view
     labels: tuple[str, ...] = ()  # columns: a tap keeps items with a value in one; none: all
     say: Callable[[str], None] = lambda _: None

@@ -41,6 +41,7 @@ class StoredItems:
     gone: pa.Array  # ids of those that the sources had and no longer list
     stand_ins: pa.Array  # ids of those among them that stood for what could not be read
     is_whole: bool  # all others are listed
+    n_rows: int = 0  # that the version has
 
     @classmethod
     def look(
@@ -55,6 +56,9 @@ class StoredItems:
         if not folder.exists:
             return cls(0, ITEMS.empty_table(), nothing, nothing, is_whole=True)
         state = folder.items.state()
+        if not len(rows) and not looked:
+            none = state.schema.empty_table()
+            return cls(state.version, none, nothing, nothing, False, state.n_rows)
         items: list[pa.Table] = []
         gone: list[pa.Table] = []
         n_beside = 0
@@ -65,14 +69,12 @@ class StoredItems:
             n_beside += len(beside)
             gone.append(missing_among(beside, looked))
         found = concatenated(gone, state.schema)
-        return cls.beside(
-            state.version, concatenated(items, state.schema), found, n_beside, records
-        )
+        return cls.beside(state, concatenated(items, state.schema), found, n_beside, records)
 
     @classmethod
     def beside(
         cls,
-        version: int,
+        state: TableState,
         items: pa.Table,
         missing: pa.Table,
         n_beside: int,
@@ -82,7 +84,8 @@ class StoredItems:
         stood_in = pa.array(_stands_in(missing, records))
         ids = missing.column("item_id").combine_chunks()
         gone, stand_ins = ids.filter(pc.invert(stood_in)), ids.filter(stood_in)
-        return cls(version, items, gone, stand_ins, is_whole=n_beside == len(missing))
+        is_whole = n_beside == len(missing)
+        return cls(state.version, items, gone, stand_ins, is_whole, state.n_rows)
 
 
 def _parts(

@@ -69,6 +69,29 @@ class ImageFolder:
         """The name of the root folder."""
         return Location(self.root).name
 
+    def files(self, options: SourceOptions) -> list[tuple[str, int, int]] | None:
+        """Return uri, size and stamp of all images; None where a folder cannot be listed."""
+        tree = self._tree(options)
+        # Of what is left out, the names are told.
+        others = [(name, -1, 0) for name in sorted([*tree.others, *tree.archives])]
+        return None if tree.unread else [*tree.files, *others, ("", tree.n_links, 0)]
+
+    @property
+    def _prefix(self) -> str:
+        return "" if self.root == self.location.text else f"{self.location.name}/"
+
+    def _tree(self, options: SourceOptions) -> _Tree:
+        """Walk the folder, once."""
+        walked: dict[bool, _Tree] = self.__dict__.setdefault("_walked", {})
+        if (follow := bool(options.follow_links)) not in walked:
+            walked[follow] = tree = _Tree()
+            if self.location.is_url:
+                _list_url(self.location, self._prefix, tree)
+            else:
+                _walk(self.location.text, self.root, follow, tree)
+            tree.files.sort()
+        return walked[follow]
+
     def listing(self, options: SourceOptions) -> Listing:
         """List the images below the folder, sorted by path."""
         for flag in ("image", "text", "id", "split", "columns"):
@@ -83,20 +106,7 @@ class ImageFolder:
                 f"--label names a column of a table, but {self.location} is a folder: "
                 "its class folders are its labels"
             )
-        prefix = "" if self.root == self.location.text else f"{self.location.name}/"
-        tree = _Tree()
-        if self.location.is_url:
-            for path, size, stamp in self.location.files():
-                if any(part.startswith(".") for part in path.split("/")):
-                    continue
-                if _is_image(path):
-                    tree.files.append((prefix + path, size, stamp))
-                elif _ending(path) in _OTHER_PICTURES:
-                    tree.others.append(path)
-                elif is_compressed_tar(path):
-                    tree.archives.append(path)
-        else:
-            _walk(self.location.text, self.root, bool(options.follow_links), tree)
+        prefix, tree = self._prefix, self._tree(options)
         if tree.archives and not tree.files:
             check_uncompressed(self.location.join(min(tree.archives)).text)
         if tree.n_links and not tree.files:
@@ -104,7 +114,7 @@ class ImageFolder:
                 f"all images of {self.location} are behind links that lead out of it: "
                 "--follow-links takes them"
             )
-        files = sorted(tree.files)
+        files = tree.files
         uris = [uri for uri, _, _ in files]
         folders = [tuple(uri.split("/")[:-1]) for uri in uris]
         roles = _roles(folders, options.split, named=bool(prefix))
@@ -157,6 +167,18 @@ class _Tree:
     others: list[str] = field(default_factory=list)  # pictures of kinds that we do not read
     archives: list[str] = field(default_factory=list)  # compressed tar files
     n_links: int = 0  # that lead out of the folder
+
+
+def _list_url(folder: Location, prefix: str, tree: _Tree) -> None:
+    for path, size, stamp in folder.files():
+        if any(part.startswith(".") for part in path.split("/")):
+            continue
+        if _is_image(path):
+            tree.files.append((prefix + path, size, stamp))
+        elif _ending(path) in _OTHER_PICTURES:
+            tree.others.append(path)
+        elif is_compressed_tar(path):
+            tree.archives.append(path)
 
 
 def _is_image(name: str) -> bool:

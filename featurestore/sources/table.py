@@ -74,6 +74,16 @@ class TableFile:
         tables = _parquet_parts(self.location)
         return None if tables is None else self._listings_of(tables, options)
 
+    def holds_all(self, options: SourceOptions) -> bool:
+        """Whether the file tells all: its texts or pictures are in it, not beside it."""
+        if options.text is not None or options.image is None or self.location.suffix != ".parquet":
+            return options.text is not None
+        try:
+            with _parquet(self.location) as file:
+                return options.image in _columns_to_read(file)[1]
+        except (pa.ArrowException, OSError):
+            return False
+
     def _listings_of(self, tables: Iterator[pa.Table], options: SourceOptions) -> Iterator[Listing]:
         first = 0
         for table in tables:

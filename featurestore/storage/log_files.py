@@ -271,6 +271,12 @@ def added_since(table: StorePath, version: int, latest: int) -> set[str]:
     return {action["add"]["path"] for actions in commits for action in actions if "add" in action}
 
 
+def has_removed_since(table: StorePath, version: int, latest: int) -> bool:
+    """Whether a commit after a version, up to the latest one, takes a shard out."""
+    commits = (_actions(table, number) for number in range(version + 1, latest + 1))
+    return any("remove" in action for actions in commits for action in actions)
+
+
 def _actions(table: StorePath, version: int) -> list[dict[str, Any]]:
     content = read_copy(table, version)
     if content is None and _wrong_with(path := commit_file(table, version)) is None:
