@@ -94,9 +94,8 @@ class KeptListings:
         path = self.folder.local / "cache" / f"listed-{key}.json"
         tables = self._tables(slug)
         states = [self._state(table) for table in tables]
-        return KeptCounts(
-            path, tables, [one.version for one in states], [one.shards for one in states]
-        )
+        versions, shards = [one.version for one in states], [one.shards for one in states]
+        return KeptCounts(path, tables, versions, shards, self.folder.watch_erasures())
 
 
 def plain(record: SourceRecord) -> dict[str, object]:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import json
+import sys
 import time
 from collections.abc import Iterable
 
-from featurestore import __version__
 from featurestore.sources.folder import ImageFolder
 from featurestore.sources.listing import Source, SourceOptions
 from featurestore.sources.table import TableFile
@@ -31,7 +30,8 @@ def stamp_of(source: Source, options: SourceOptions) -> str | None:
         files = source.files(options)
     if files is None:
         return None
-    digest = hashlib.sha256(json.dumps([__version__, source.kind, options.follow_links]).encode())
+    release = sys.modules["featurestore"].__version__
+    digest = hashlib.sha256(f"{release} {source.kind} {options.follow_links}".encode())
     newest = 0
     for name, size, stamp in files:
         digest.update(f"{name}\0{size}\0{stamp}\n".encode())
