@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 RATES = (1e-3, 3e-4)
 LEFT_OUT = " left out"  # said of runs that collapsed
 CUT_SHORT = ", cut short by the time"  # ends what is said of a fit that had too little
+LEAST_SCALE = 1e-3  # of a column, of the median of all: it counts less than standardised
 DOUBT = 1e-3  # of the frozen members, for all classes alike
 TOLD_EVERY_S = 0.5
 TIMED_STEPS = 3  # tell how long the others take
@@ -367,7 +368,10 @@ def _linear(head: LogisticHead | RidgeRegressor, mean: float = 0.0, std: float =
     length = None
     if normaliser.kind == "l2":  # rows get one length: that of vectors as they come, on average
         length = float(scale[0])
-    return Linear(shift, weights / scale[:, None], bias, length)
+    # Columns that hardly vary (1e-33 in MiniLM) would have weights whose gradients overflow.
+    known = scale[np.isfinite(scale)]
+    least = LEAST_SCALE * float(np.median(known)) if len(known) else 1.0
+    return Linear(shift, weights / np.maximum(scale, least)[:, None], bias, length)
 
 
 def _linear_of_labels(head: PerLabel) -> Linear:

@@ -119,6 +119,24 @@ def test_a_run_begins_where_the_frozen_head_stands(kind, monkeypatch):
     np.testing.assert_allclose(p, np.exp(frozen), atol=2e-3)
 
 
+class WithADeadColumn(Upper):
+    """One number hardly varies, as in MiniLM."""
+
+    def forward(self, batch, lengths=None):
+        found = super().forward(batch)
+        return torch.cat([found, found[:, :1] * 1e-33], dim=1)
+
+
+def test_a_column_that_hardly_varies_does_no_harm(monkeypatch):
+    monkeypatch.setattr(
+        finetune, "LogisticHead", lambda auto, **rest: LogisticHead("standardise", **rest)
+    )
+    X, y = stripes(40, 0, 3)
+    head = FinetuneHead(WithADeadColumn, **SHORT).fit(X, y)
+    assert np.abs(head._layer().weights).max() < 1e6
+    assert len(head.runs_) == 2, head.note_
+
+
 def test_a_collapsed_run_is_left_out_and_said(monkeypatch):
     X, y = stripes(40, 0)
     usual = FinetuneHead._run
