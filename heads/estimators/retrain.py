@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,10 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
+from featurestore.errors import BadBundle
 from featurestore.terms.activations import Activations
 
+SHARPER = 2.0 ** np.arange(-2, 11)  # by which scores are multiplied, to find the lowest loss
 READ_AT_ONCE = 64  # items that pass at a time where nothing is learned
 MOST_ON_GPU = 0.3  # of its free memory: a tap up to this size is copied there once
 Weights = dict[str, NDArray[np.float32]]  # what a run learned, by name
@@ -106,8 +109,26 @@ class Top(torch.nn.Module):
         }
 
     def take(self, weights: Mapping[str, NDArray[np.float32]]) -> None:
-        """Take what a run had learned."""
-        own = dict(self.named_parameters())
+        """Take what a run had learned.
+
+        Raises
+        ------
+        BadBundle
+            If these are not the parameters that a run changes, by name and shape.
+        """
+        own = {name: one for name, one in self.named_parameters() if one.requires_grad}
+        if odd := sorted(own.keys() ^ weights.keys()):
+            raise BadBundle(
+                f"what a run learned and the network above the cut differ in {odd[0]}"
+                + (f" and {len(odd) - 1} more" if len(odd) > 1 else "")
+                + ": fit the head again"
+            )
+        for name, value in weights.items():
+            if own[name].shape != value.shape:
+                raise BadBundle(
+                    f"what a run learned of {name} has shape {value.shape}, expected "
+                    f"{tuple(own[name].shape)}: fit the head again"
+                )
         with torch.no_grad():
             for name, value in weights.items():
                 own[name].copy_(torch.from_numpy(np.asarray(value)))
@@ -166,8 +187,7 @@ class Feed:
         """Yield rows for passes that learn nothing; texts of about one length together."""
         order = np.arange(len(self.X))
         if self.X.is_ragged:
-            sizes = self.X.ragged(order)[1]
-            order = np.argsort(sizes, kind="stable")
+            order = np.argsort(self.X.lengths, kind="stable")
         for begin in range(0, len(order), READ_AT_ONCE):
             yield order[begin : begin + READ_AT_ONCE]
 
@@ -199,10 +219,15 @@ def outputs(network: torch.nn.Module, X: Activations) -> NDArray[np.float32]:
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """What one run gave."""
+    """What one run gave.
+
+    Smoothed labels keep scores low: where labels are rare, a run that is right everywhere may
+    then have as high a loss as one that knows nothing. So its scores are made as sharp as is best;
+    that takes none below chance who says the same of all rows.
+    """
 
     weights: Weights
-    loss: float  # of the last epoch's batches, labels as they are
+    loss: float  # of the last passage over all rows, labels as they are, scores as sharp as best
 
     def has_collapsed(self, chance: float, share: float = 0.9) -> bool:
         """Whether it knows little more than the labels' frequencies, or broke off."""
@@ -233,17 +258,18 @@ def retrain(
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=n_steps)
     values = torch.from_numpy(np.ascontiguousarray(answers.values))
     counts = None if answers.weights is None else answers.weights / answers.weights.mean()
-    n_last = max(1, min(n_steps, math.ceil(n / recipe.batch)))
-    last: list[float] = []
+    size = min(recipe.batch, n)
+    n_passed = n_steps * size // n * n  # rows within whole passages over all of them
+    last, n_seen = np.zeros(len(SHARPER)), 0
     top.train()
     with _one_core_a_fold(), torch.enable_grad():
-        for step, rows in enumerate(_batches(n, min(recipe.batch, n), n_steps, rng)):
+        for step, rows in enumerate(_batches(n, size, n_steps, rng)):
             variant = rng.integers(feed.n_variants, size=len(rows))
             weights = None if counts is None else torch.from_numpy(counts[rows]).float().to(device)
             with _precision(device):
                 scores = top(*feed.take(rows, variant)).float()
             taught = values[rows].to(device)
-            loss, plain = _losses(answers.kind, scores, taught, weights, recipe.smoothing)
+            loss = _losses(answers.kind, scores, taught, weights, recipe.smoothing)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             norm = torch.nn.utils.clip_grad_norm_(learned, recipe.clip)
@@ -251,10 +277,14 @@ def retrain(
                 return Run(top.learned(), math.inf)
             optimizer.step()
             schedule.step()
-            if step >= n_steps - n_last:
-                last.append(float(plain))
+            at = step * size + np.arange(size)
+            is_last = (at >= n_passed - n) & (at < n_passed) if n_passed else at >= 0
+            if is_last.any():
+                plain = _plain_losses(answers.kind, scores.detach(), taught, weights)
+                last += plain[:, is_last].sum(axis=1)
+                n_seen += int(is_last.sum())
             on_step()
-    return Run(top.learned(), float(np.mean(last)))
+    return Run(top.learned(), float((last / n_seen).min()))
 
 
 def _batches(
@@ -275,27 +305,36 @@ def _losses(
     taught: torch.Tensor,
     weights: torch.Tensor | None,
     smoothing: float,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the loss that is learned from, and that of the labels as they are, without weights."""
-
-    def weighted(losses: torch.Tensor) -> torch.Tensor:
-        return (losses if weights is None else losses * weights).mean()
-
+) -> torch.Tensor:
+    """Return the loss that is learned from."""
     if kind == "numbers":
         losses = functional.smooth_l1_loss(scores, taught.float(), reduction="none").mean(dim=1)
-        plain = functional.mse_loss(scores.detach(), taught.float())
-        return weighted(losses), plain
-    if kind == "classes":
+    elif kind == "classes":
         losses = functional.cross_entropy(
             scores, taught, reduction="none", label_smoothing=smoothing
         )
-        return weighted(losses), weighted(
-            functional.cross_entropy(scores.detach(), taught, reduction="none")
-        )
-    smooth = taught.float() * (1 - smoothing) + smoothing / 2
-    loss = functional.binary_cross_entropy_with_logits
-    losses = loss(scores, smooth, reduction="none").mean(dim=1)
-    return weighted(losses), loss(scores.detach(), taught.float())
+    else:
+        smooth = taught.float() * (1 - smoothing) + smoothing / 2
+        loss = functional.binary_cross_entropy_with_logits
+        losses = loss(scores, smooth, reduction="none").mean(dim=1)
+    return (losses if weights is None else losses * weights).mean()
+
+
+def _plain_losses(
+    kind: str, scores: torch.Tensor, taught: torch.Tensor, weights: torch.Tensor | None
+) -> NDArray[np.float64]:
+    """Return the losses of labels as they are, (len(SHARPER), n): of scores made sharper."""
+    if kind == "numbers":
+        losses = [(scores - taught.float()).square().mean(dim=1)] * len(SHARPER)
+    elif kind == "classes":
+        of_classes = partial(functional.cross_entropy, target=taught, reduction="none")
+        losses = [of_classes(scores * sharper) for sharper in SHARPER]
+        losses = losses if weights is None else [one * weights for one in losses]
+    else:
+        of_labels = functional.binary_cross_entropy_with_logits
+        true = taught.float()
+        losses = [of_labels(scores * k, true, reduction="none").mean(dim=1) for k in SHARPER]
+    return np.asarray(torch.stack(losses).cpu().numpy(), dtype=np.float64)
 
 
 def _device_of(network: torch.nn.Module) -> torch.device:

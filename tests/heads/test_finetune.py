@@ -20,7 +20,7 @@ from heads.estimators import finetune
 from heads.estimators.finetune import FinetuneHead, FinetuneRegressor
 from heads.estimators.lda import LdaHead
 from heads.estimators.logistic import LogisticHead
-from heads.estimators.retrain import Answers, Recipe, Run
+from heads.estimators.retrain import Answers, Linear, Recipe, Run, Top, outputs, retrain
 from heads.labels.pace import Pace, pacing
 from heads.labels.tasks import Task
 from heads.saved.serve import predict_source
@@ -112,7 +112,7 @@ def test_a_run_begins_where_the_frozen_head_stands(kind, monkeypatch):
     monkeypatch.setattr(finetune, "LogisticHead", lambda auto, **rest: LogisticHead(kind, **rest))
     X, y = stripes(40, 0)
     head = FinetuneHead(Upper, rates=(1e-30,), least_steps=1, epochs=1).fit(X, y)
-    head.runs_ = [{}]  # one that learned nothing
+    head.runs_ = [Top(Upper(), head._layer()).learned()]  # one that learned nothing
     head.beside_ = None  # a run begins from the other
     frozen, run = head._said(X)
     p = np.exp(finetune.log_softmax(run, axis=1))
@@ -163,6 +163,58 @@ def test_chance_is_the_loss_of_the_frequencies():
     )
     assert Run({}, 0.6).has_collapsed(0.5)
     assert Run({}, float("nan")).has_collapsed(0.5)
+
+
+class Flat(torch.nn.Module):
+    """A layer on all numbers of a map; blind, it sees none of them."""
+
+    def __init__(self, sees=1.0):
+        super().__init__()
+        self.layer, self.sees = torch.nn.Linear(12, 24), sees
+        with torch.no_grad():
+            self.layer.weight.copy_(torch.linspace(-1, 1, 288).view(24, 12).sin())
+
+    def forward(self, batch, lengths=None):
+        return self.layer(batch.flatten(1) * self.sees)
+
+
+@pytest.mark.parametrize("kind", ["classes", "labels"])
+def test_rare_ones_that_are_told_apart_are_no_collapse(kind):
+    """Smoothed labels alone keep the loss above that of whoever knows the frequencies."""
+    y = np.zeros((810, 1), np.float32)
+    y[::135] = 1  # 6
+    maps = np.random.default_rng(0).normal(size=(810, 1, 3, 2, 2)) * 0.3
+    maps[y[:, 0] == 1] += 2
+    X = Activations.of(maps)
+    n_out = 2 if kind == "classes" else 1
+    answers = Answers(kind, y[:, 0].astype(int) if kind == "classes" else y)
+    for sees in (1.0, 0.0):
+        top = Top(Flat(sees), Linear(np.zeros(24), np.zeros((24, n_out)), np.zeros(n_out)))
+        run = retrain(top, X, answers, 1e-2, Recipe(), seed=0)
+        assert run.has_collapsed(answers.chance()) == (sees == 0)
+    assert run.loss == pytest.approx(answers.chance(), rel=0.1)
+
+
+def test_the_order_of_texts_needs_no_text_read(monkeypatch):
+    X, read = Activations.of([np.ones((n % 7 + 1, 5)) for n in range(200)]), []
+    usual = Activations.ragged
+    monkeypatch.setattr(
+        Activations, "ragged", lambda self, rows: read.append(len(rows)) or usual(self, rows)
+    )
+    outputs(OfTexts(), X)
+    assert read == [64, 64, 64, 8]
+
+
+def test_what_a_run_learned_fits_or_is_refused():
+    top = Top(Flat(), Linear(np.zeros(24), np.zeros((24, 2)), np.zeros(2)))
+    learned = top.learned()
+    top.take(learned)
+    bias = "upper.layer.bias"
+    for odd in ({bias: learned[bias][:1]}, {"upper.other": np.zeros(3, np.float32)}):
+        with pytest.raises(BadBundle, match="fit the head again"):
+            top.take(learned | odd)
+    with pytest.raises(BadBundle, match=f"differ in {bias}"):
+        top.take({name: one for name, one in learned.items() if name != bias})
 
 
 def test_several_labels_and_numbers():
