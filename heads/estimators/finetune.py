@@ -185,19 +185,35 @@ class _Retrained(BaseEstimator):  # type: ignore[misc]
         )
         return 0, ()
 
-    def _said(self, X: Activations) -> list[Scores]:
+    def at_once(self, X: Activations) -> tuple[NDArray[Any], Scores | None, NDArray[np.float32]]:
+        """Return predictions, probabilities (None of numbers) and vectors, from the same passes."""
+        from heads.estimators.retrain import outputs
+
+        network = self._network()
+        vectors = outputs(network, X)
+        return *self._answer(self._said(X, network, vectors)), vectors
+
+    def _said(
+        self, X: Activations, network: Any = None, vectors: NDArray[np.float32] | None = None
+    ) -> list[Scores]:
         """Return what the frozen head and each run say, (n, n_out); alone without the first."""
         from heads.estimators.retrain import Top, outputs
 
         check_is_fitted(self, "runs_")
-        network = self._network()
-        said = [] if self.alone and self.runs_ else [self._frozen(outputs(network, X))]
+        network = self._network() if network is None else network  # changed below
+        said = []
+        if not (self.alone and self.runs_):
+            said.append(self._frozen(outputs(network, X) if vectors is None else vectors))
         top = Top(network, self._layer()) if self.runs_ else None
         for run in self.runs_:
             assert top is not None
             top.take(run)
             said.append(np.asarray(outputs(top, X), dtype=np.float64))
         return said
+
+    def _answer(self, said: Sequence[Scores]) -> tuple[NDArray[Any], Any]:
+        """Return predictions and probabilities (None of numbers) from what each member says."""
+        raise NotImplementedError
 
     def _frozen(self, vectors: NDArray[np.float32]) -> Scores:
         """Return what the frozen head says, as a run would."""
@@ -219,7 +235,7 @@ class _Retrained(BaseEstimator):  # type: ignore[misc]
         """Take back what the runs had learned."""
         runs: dict[int, Weights] = {}
         for name, value in kept.items():
-            number, _, key = name.partition("/")
+            number, _, key = name.partition("/")  # an odd name is a ValueError
             runs.setdefault(int(number), {})[key] = value
         self.runs_ = [runs[number] for number in sorted(runs)]
 
@@ -287,7 +303,10 @@ class FinetuneHead(ClassifierMixin, _Retrained):  # type: ignore[misc]
 
     def predict_both(self, X: Activations) -> tuple[NDArray[Any], NDArray[np.float64]]:
         """Return what `predict` and `predict_proba` do, from the same passes."""
-        p = self.together(self._said(X))
+        return self._answer(self._said(X))
+
+    def _answer(self, said: Sequence[Scores]) -> tuple[NDArray[Any], NDArray[np.float64]]:
+        p = self.together(said)
         if isinstance(self.head_, PerLabel):
             return (p > 0.5).astype(np.intp), p
         return np.asarray(self.classes_[p.argmax(axis=1)]), p
@@ -330,7 +349,10 @@ class FinetuneRegressor(RegressorMixin, _Retrained):  # type: ignore[misc]
 
     def predict(self, X: Activations) -> NDArray[np.float64]:
         """Return the number of each item, (n,)."""
-        return np.asarray(np.mean(self._said(X), axis=0)[:, 0] * self.std_ + self.mean_)
+        return self._answer(self._said(X))[0]
+
+    def _answer(self, said: Sequence[Scores]) -> tuple[NDArray[np.float64], None]:
+        return np.asarray(np.mean(said, axis=0)[:, 0] * self.std_ + self.mean_), None
 
 
 class _Steps:

@@ -90,7 +90,24 @@ class FittedHead:
         NotTrusted
             If raw items need an encoder that is code of its own, and nobody asked for that.
         """
-        said = np.asarray(self.estimator.predict(self._inputs(items)))
+        return self._named(np.asarray(self.estimator.predict(self._inputs(items))))
+
+    def answered(
+        self, inputs: Items
+    ) -> tuple[NDArray[Any], NDArray[np.float64] | None, Unlike | None]:
+        """Return what `predict`, `predict_proba` and `unlike_training` do, from the same passes.
+
+        Probabilities are None where the head gives none.
+        """
+        if isinstance(inputs, Activations):
+            said, proba, vectors = self.estimator.at_once(self._checked_activations(inputs))
+            unlike = None if self.familiar is None else self.familiar(vectors)
+            return self._named(said), proba, unlike
+        gives_proba = hasattr(self.estimator, "predict_proba")
+        proba = self.predict_proba(inputs) if gives_proba else None
+        return self.predict(inputs), proba, self.unlike_training(inputs)
+
+    def _named(self, said: NDArray[Any]) -> NDArray[Any]:
         if self.task is not Task.MULTILABEL:
             return said
         names = np.array(self.classes)

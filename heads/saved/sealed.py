@@ -303,6 +303,23 @@ def _add_top(estimator: Any, folder: StorePath, card: HeadCard) -> None:
         if not all(one.dtype == np.float32 and np.isfinite(one).all() for one in learned.values()):
             raise ValueError("it holds something else than finite float32 numbers")
         estimator.whole(learned)
+        _check_runs(estimator)
+
+
+def _check_runs(estimator: Any) -> None:
+    """Make sure that all runs changed the same parameters, and the layer of the head.
+
+    Those of the network are compared with it when it is opened, before they are put into it.
+    """
+    layer, shapes = estimator._layer(), []
+    for run in estimator.runs_:
+        shapes.append({name: one.shape for name, one in run.items()})
+        wanted = {"linear.weight": layer.weights.T.shape, "linear.bias": layer.bias.shape}
+        for name, shape in wanted.items():
+            if shapes[-1].get(name) != shape:
+                raise ValueError(f"a run has no {name} of shape {shape}")
+        if shapes[-1] != shapes[0]:
+            raise ValueError("its runs hold parameters of other names or shapes")
 
 
 def _check_prediction(estimator: Any, card: HeadCard, blocks: Sequence[Mapping[str, Any]]) -> None:

@@ -312,21 +312,21 @@ def answer(
     """Predict for n ids what is encoded already: vectors (n, dim), or texts for ``tfidf``."""
     if len(ids) == 0:
         return Answers(ids, np.empty(0, dtype=object), tuple(head.classes), failures=failures)
-    predicted = np.empty(len(ids), dtype=object)
-    predicted[:] = head.predict(inputs).tolist()
-    conformal = head.card.conformal
     if least_confidence > 0 and head.task is not Task.MULTICLASS:
         raise BadName(f"abstention is for one class an item; this head's task is {head.task}")
-    lies: _Lies = {"unlike": head.unlike_training(inputs), "cannot_tell": head.cannot_tell}
+    said, proba, unlike = head.answered(inputs)
+    predicted = np.empty(len(ids), dtype=object)
+    predicted[:] = said.tolist()
+    conformal = head.card.conformal
+    lies: _Lies = {"unlike": unlike, "cannot_tell": head.cannot_tell}
     if head.task is Task.REGRESSION:
         interval = None
         if conformal:
             centre = predicted.astype(np.float64)
             interval = np.column_stack([centre - conformal.most, centre + conformal.most])
         return Answers(ids, predicted, (), interval=interval, failures=failures, **lies)
-    proba, confidence, in_set = None, None, None
-    if hasattr(head.estimator, "predict_proba"):
-        proba = head.predict_proba(inputs)
+    confidence, in_set = None, None
+    if proba is not None:
         if conformal:
             in_set = sets(proba, conformal.most, allow_empty=allow_empty)
         if head.task is Task.MULTICLASS:

@@ -1,11 +1,15 @@
 """Heads that retrain the blocks above a cut, on activations in memory and from a store."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import load_file, save_file
 from sklearn.metrics import balanced_accuracy_score
 
 import heads
+from featurestore.encoders.upper_part import Upper as UpperPart
 from featurestore.errors import (
     BadBundle,
     BadName,
@@ -14,6 +18,7 @@ from featurestore.errors import (
     UnknownHead,
     UnknownItem,
 )
+from featurestore.storage.files import sha256_of
 from featurestore.terms.activations import Activations
 from heads.catalogue.table import head_entries, head_entry
 from heads.estimators import finetune
@@ -23,7 +28,8 @@ from heads.estimators.logistic import LogisticHead
 from heads.estimators.retrain import Answers, Linear, Recipe, Run, Top, outputs, retrain
 from heads.labels.pace import Pace, pacing
 from heads.labels.tasks import Task
-from heads.saved.serve import predict_source
+from heads.saved.card import digest_of
+from heads.saved.serve import answer, predict_source
 from heads.saved.tapped import tapped
 
 
@@ -405,8 +411,27 @@ def test_train_makes_the_tap_and_keeps_a_bundle(pictures, tmp_path):
     np.testing.assert_allclose(
         frozen.predict_proba(tap.activations(["across/0.png", "down/1.png"])), expected, atol=1e-6
     )
+    passes, usual = [], UpperPart.forward
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(UpperPart, "forward", lambda *given: passes.append(1) or usual(*given))
+        acts = tap.activations(["across/0.png", "down/1.png"])
+        asked = answer(loaded, acts.ids, acts)
+    n_runs = len(loaded.estimator.runs_)
+    assert len(passes) == 2 + n_runs, "one settles the copy, one is frozen"
+    np.testing.assert_allclose(asked.probabilities, expected, atol=1e-5)
+    assert asked.predicted.tolist() == ["across", "down"]
+    np.testing.assert_allclose(asked.unlike.shares, loaded.unlike_training(some).shares, atol=0.11)
     found = predict_source(loaded, folder)
     assert (found.predicted == [one.split("/")[0] for one in found.ids]).all()
+    learned = load_file(bundle / "top.safetensors")
+    learned.pop("0/linear.bias")
+    save_file(learned, bundle / "top.safetensors")
+    card = json.loads((bundle / "card.json").read_text())
+    card["top_sha256"] = sha256_of(bundle / "top.safetensors")
+    card["card_sha256"] = digest_of(card)
+    (bundle / "card.json").write_text(json.dumps(card))
+    with pytest.raises(BadBundle, match=r"top\.safetensors.* no linear\.bias"):
+        heads.load_bundle(bundle)
     (bundle / "top.safetensors").write_bytes(b"something else")
     with pytest.raises(BadBundle, match=r"top\.safetensors"):
         heads.load_bundle(bundle)
