@@ -306,7 +306,7 @@ def _add_top(estimator: Any, folder: StorePath, card: HeadCard) -> None:
         _check_runs(estimator)
 
 
-def _check_runs(estimator: Any) -> None:
+def _check_runs(estimator: FinetuneHead | FinetuneRegressor) -> None:
     """Make sure that all runs changed the same parameters, and the layer of the head.
 
     Those of the network are compared with it when it is opened, before they are put into it.
