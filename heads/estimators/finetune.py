@@ -24,7 +24,7 @@ from heads.estimators.softmax import softmax
 from heads.labels.pace import pace
 
 if TYPE_CHECKING:
-    from heads.estimators.retrain import Answers, Linear, Recipe, Run, Weights
+    from heads.estimators.retrain import Answers, Linear, Network, Recipe, Run, Weights
 
 RATES = (1e-3, 3e-4)
 LEFT_OUT = " left out"  # said of runs that collapsed
@@ -194,7 +194,10 @@ class _Retrained(BaseEstimator):  # type: ignore[misc]
         return *self._answer(self._said(X, network, vectors)), vectors
 
     def _said(
-        self, X: Activations, network: Any = None, vectors: NDArray[np.float32] | None = None
+        self,
+        X: Activations,
+        network: Network | None = None,
+        vectors: NDArray[np.float32] | None = None,
     ) -> list[Scores]:
         """Return what the frozen head and each run say, (n, n_out); alone without the first."""
         from heads.estimators.retrain import Top, outputs

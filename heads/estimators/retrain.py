@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from featurestore.terms.activations import Activations
 SHARPER = 2.0 ** np.arange(-2, 11)  # by which scores are multiplied, to find the lowest loss
 READ_AT_ONCE = 64  # items that pass at a time where nothing is learned
 MOST_ON_GPU = 0.3  # of its free memory: a tap up to this size is copied there once
+Network: TypeAlias = torch.nn.Module
 Weights = dict[str, NDArray[np.float32]]  # what a run learned, by name
 
 
