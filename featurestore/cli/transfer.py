@@ -91,6 +91,10 @@ if TYPE_CHECKING:
 )
 @evaluation_option
 @groups_option
+@click.option(
+    "--finetune", is_flag=True,
+    help="Also retrain the upper blocks of each network (minutes), and say what it gains.",
+)  # fmt: skip
 @click.option("--no-blend", is_flag=True, help="Do not try raw pixels or class names as well.")
 @plot_option
 @overwrite_option
@@ -117,6 +121,7 @@ def transfer(
     head_names: tuple[str, ...],
     evaluation: str,
     ignore_groups: bool,
+    finetune: bool,
     no_blend: bool,
     plot_file: str | None,
     overwrite: bool,
@@ -156,6 +161,7 @@ def transfer(
         per_class=_numbers("--per-class", budgets) if budgets else (),
         blend=not no_blend,
         rank=rank,
+        finetune=finetune,
         seed=seed,
         progress=watch.fits,
         minutes=watch.minutes,

@@ -11,6 +11,7 @@ from featurestore.errors import BadName
 from featurestore.store.commands import command_line
 from featurestore.store.settings_file import settings_of
 from featurestore.terms.specs import ALL_TOGETHER, EncoderSpec, Modality, encoder_label
+from heads.catalogue.retraining import FINETUNE
 from heads.catalogue.table import HEADS
 from heads.experiments.inputs import MAJORITY, TFIDF
 from heads.experiments.learning_curve import Curve
@@ -181,6 +182,8 @@ def _of_alternative(winner: Alternative, encoder: str, what: str) -> tuple[str, 
         return spec, "best", f"the best head on {EncoderSpec.parse(spec).label}"
     if winner.way is Way.WORDS:
         return encoder, "zero-shot+probe", f"zero-shot+probe on {encoder_label(encoder)}"
+    if winner.way is Way.RETRAINED:
+        return encoder, FINETUNE, f"{encoder_label(encoder)} with its upper blocks retrained"
     return encoder, "best", what
 
 

@@ -185,7 +185,7 @@ class Runner:
         self.left_out += [_name(cell) for n, cell in enumerate(cells) if n not in found]
         if stopped and all(cells[number][2].is_baseline for number in found):
             raise stopped
-        return _cut([found[number] for number in sorted(found)])
+        return paired([found[number] for number in sorted(found)])
 
     def _begun(
         self, cells: Sequence[Cell], plan: Plan
@@ -264,7 +264,7 @@ class Runner:
                 tallies=[[one.tally for one in bench.begun] for bench in benches],
                 on_repeat=None
                 if hear is None
-                else lambda now: hear(_cut([*known.values(), *_rows(benches, now).values()])),
+                else lambda now: hear(paired([*known.values(), *_rows(benches, now).values()])),
                 joined=joined,
             )
             found = _rows(benches, done)
@@ -345,7 +345,7 @@ def _rows(
     }
 
 
-def _cut(rows: list[ComparedHead]) -> list[ComparedHead]:
+def paired(rows: list[ComparedHead]) -> list[ComparedHead]:
     """Cut rows to the repeats of the folds that all have: only equal ones can be paired."""
     shortest = min((row.report for row in rows), key=lambda report: report.n_parts)
     n_parts, repeats = shortest.n_parts, shortest.repeats

@@ -20,6 +20,7 @@ HEADROOM = 0.05  # errors that are left and that nothing cheap removes
 # Of 60, 240 and 400 to 600 labels, those from which on fine-tuning was better than features frozen
 # at the encoder's own resolution, on two of three sets of pictures (benchmarks/savings.py).
 ENOUGH_ROWS = 240
+_FROZEN = "with the best head on frozen features"
 FINE_TUNING = "a small network gained 5 to 8 points by it on roofs and hands, and none on steel"
 
 
@@ -31,6 +32,7 @@ class Way(StrEnum):
     BLEND = "raw features beside the encoder"  # of releases before 0.3
     MIX = "a mix with the reference"
     WORDS = "the words of the classes to begin from"
+    RETRAINED = "its upper blocks retrained"
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,7 @@ class Alternative:
     way: Way
     over_encoder: Difference
     over_reference: Verdict
+    seconds: tuple[float, float] | None = None  # of a fit: this, and what it is compared with
 
     @property
     def wins(self) -> bool:
@@ -112,11 +115,12 @@ def _say_best(e: Evidence) -> str:
         Way.LAYERS: "Put the layers side by side (heads.concat)",
         Way.BLEND: "Put the raw features beside the encoder (heads.concat)",
         Way.WORDS: "Begin from the words of the classes (--head zero-shot+probe)",
+        Way.RETRAINED: "Retrain the upper blocks (--head finetune)",
     }[e.best.way]
     return (
         f"{what}: {e.said(value, '+')} ({e.said(low, '+')} to {e.said(high, '+')}) over "
-        f"{_encoder(e)} alone, and at least {e.said(e.best.over_reference.low)} over "
-        f"{e.verdict.reference}."
+        f"{_encoder(e)} {_FROZEN if e.best.way is Way.RETRAINED else 'alone'}, and at least "
+        f"{e.said(e.best.over_reference.low)} over {e.verdict.reference}."
     )
 
 
@@ -138,6 +142,26 @@ def _say_mix(e: Evidence) -> str:
     if kind is Kind.NEUTRAL:
         return f"{said} is as good as the better of the two: {span} over {better}."
     return f"{said} is not better for sure than the better of the two: {span} over {better}."
+
+
+def _retrained(e: Evidence) -> Alternative | None:
+    return next((one for one in e.alternatives if one.way is Way.RETRAINED), None)
+
+
+def _say_retrained(e: Evidence) -> str:
+    """Say what retraining is worth where it does not win."""
+    tried = _retrained(e)
+    assert tried is not None
+    value, low, high = tried.over_encoder.gain
+    what = {
+        Kind.NEGATIVE: "is worse than",
+        Kind.NEUTRAL: "is as good as",
+        Kind.POSITIVE: "is better than",  # but not for sure than what needs no encoder
+    }.get(decide(low, high, e.verdict.margin), "is not better for sure than")
+    return (
+        f"Retraining the upper blocks (--head finetune) {what} the best head on frozen features: "
+        f"{e.said(value, '+')} ({e.said(low, '+')} to {e.said(high, '+')})."
+    )
 
 
 def _say_unknown(e: Evidence) -> str:
@@ -233,6 +257,7 @@ def _has_headroom(e: Evidence) -> bool:
         and v.encoder_value < 1 - HEADROOM
         and v.n_taught >= ENOUGH_ROWS
         and e.best is None
+        and _retrained(e) is None
     )
 
 
@@ -243,6 +268,7 @@ def _say_fine_tuning(e: Evidence) -> str:
     return (
         f"Frozen features reach {100 * v.encoder_value:.1f} % {v.metric.replace('_', ' ')}{tried}: "
         f"with {v.n_taught:,} labels {way}, or a larger encoder, is worth a try ({FINE_TUNING})."
+        f"{' `transfer --finetune` tells what it gains here.' if _has_blocks(e) else ''}"
     )
 
 
@@ -294,6 +320,11 @@ RULES: tuple[Rule, ...] = (
             and (e.best is None or e.best.way is not Way.MIX)
         ),
         _say_mix,
+    ),
+    Rule(
+        "retrain the upper blocks",
+        lambda e: _retrained(e) is not None and (e.best is None or e.best.way is not Way.RETRAINED),
+        _say_retrained,
     ),
     Rule("label more to know", lambda e: e.verdict.kind is Kind.INCONCLUSIVE, _say_unknown),
     Rule(

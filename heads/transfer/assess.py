@@ -30,6 +30,7 @@ from heads.transfer.cast import cast_of, layers_of
 from heads.transfer.evidence import ranking_of, shifts_of, slices_of
 from heads.transfer.options import TransferKeywords, TransferOptions
 from heads.transfer.rank import LEAST_HEADS, Ranked, agreement
+from heads.transfer.retraining import n_retrained, retrained, with_few_labels
 from heads.transfer.trials import Sides, Trials, alternatives_of, choosable, pretraining_of
 from heads.transfer.verdict import LEAST_ITEMS
 
@@ -87,6 +88,10 @@ def assess_transfer(
     rank : bool, default False
         Also score all views of the data set without training; layers of one network are in any
         case.
+    finetune : bool, default False
+        Also retrain the upper blocks of each encoder (`heads.fit(view, "finetune")`), once through
+        the folds, and compare with its best head when frozen; with ``per_class``, with few labels
+        as well. Takes minutes.
 
     Raises
     ------
@@ -138,7 +143,7 @@ def _assessed(trials: Trials, asked: TransferOptions) -> Assessment:
     """Run all cells, and say what follows from them."""
     cast, plan, metric = trials.cast, trials.plan, trials.metric
     few, few_notes = plans_of(plan, asked.per_class, asked.seed)
-    n_fits = trials.n_fits(few, asked.blend)
+    n_fits = trials.n_fits(few, asked.blend) + asked.finetune * n_retrained(trials, few)
     n_encoders = counted(len(cast.judged), "encoder")
     best = f", each the best of {len(trials.heads)} heads" if len(trials.heads) > 1 else ""
     trials.runner.begin(
@@ -148,7 +153,9 @@ def _assessed(trials: Trials, asked: TransferOptions) -> Assessment:
     n_claims = len(cast.judged)
     verdicts = [trials.verdict(cell, sides, n_claims) for cell in sides.encoders.values()]
     seeds = {str(view.spec): trials.best(trials.material(view)) for view in cast.seeds}
-    alternatives, word_notes = alternatives_of(trials, sides, verdicts, asked.blend)
+    notes: list[str] = []
+    more = retrained(trials, sides, notes) if asked.finetune else ()
+    alternatives, word_notes = alternatives_of(trials, sides, verdicts, asked.blend, more)
     budgets = budget_verdicts(few, trials.sides, metric, trials.margin)
     shifts, shift_notes = shifts_of(cast.judged, trials.tables, plan, asked.shift_to)
     ranking, rank_notes = _ranking(trials, sides, seeds, all_views=asked.rank)
@@ -173,13 +180,22 @@ def _assessed(trials: Trials, asked: TransferOptions) -> Assessment:
         agreement=agreement(ranking, higher_is_better=higher),
         notes=(
             *trials.ground.notes(), *_notes(trials, sides, alternatives), *cast.notes, *few_notes,
-            *word_notes, *shift_notes, *rank_notes,
+            *word_notes, *notes, *shift_notes, *rank_notes,
         ),
         card=_card(trials, asked),
         budgets=budgets,
+        retraining=with_few_labels(trials, _retrained_specs(alternatives), few),
     )  # fmt: skip
     advice = {v.encoder: tuple(advise(without_advice.evidence(v.encoder))) for v in verdicts}
     return replace(without_advice, advice=advice)
+
+
+def _retrained_specs(alternatives: Mapping[str, Sequence[Alternative]]) -> list[str]:
+    return [
+        spec
+        for spec, found in alternatives.items()
+        if any(one.way is Way.RETRAINED for one in found)
+    ]
 
 
 def _card(trials: Trials, asked: TransferOptions) -> AssessmentCard:

@@ -57,6 +57,8 @@ class Assessment(Tabular, Plotted):
     notes: tuple[str, ...]
     card: AssessmentCard
     budgets: Mapping[str, tuple[BudgetVerdict, ...]] = field(default_factory=dict)  # few labels
+    # With few labels the upper blocks retrained, less the best head on frozen features.
+    retraining: Mapping[str, tuple[BudgetVerdict, ...]] = field(default_factory=dict)
 
     def verdict(self, encoder: str) -> Verdict:
         """Return the verdict on one encoder."""
@@ -101,11 +103,12 @@ class Assessment(Tabular, Plotted):
             for spec, (value, low, high) in self.pretraining.items()
         ]
         tried = [one for of_one in self.alternatives.values() for one in of_one]
+        said = {Way.MIX: self._mixed, Way.RETRAINED: self._retrained}
         alternatives = [
-            self._mixed(one) if one.way is Way.MIX else f"{one.over_encoder.sentence()}."
+            said[one.way](one) if one.way in said else f"{one.over_encoder.sentence()}."
             for one in tried
         ]
-        return pretraining + alternatives + self.budget_sentences()
+        return pretraining + alternatives + self.budget_sentences() + self.retraining_sentences()
 
     def _mixed(self, one: Alternative) -> str:
         """Say what a mix of an encoder and the reference is worth."""
@@ -116,6 +119,37 @@ class Assessment(Tabular, Plotted):
             f"({better}): {self._said(value)} {unit_of(self.metric)} ({self._said(low)} to "
             f"{self._said(high)}; {one.over_encoder.estimand})."
         )
+
+    def _retrained(self, one: Alternative) -> str:
+        """Say what retraining the upper blocks is worth, and what it takes."""
+        v, (value, low, high) = one.over_reference, one.over_encoder.gain
+        before, unit = v.encoder_value - one.over_encoder.value, unit_of(self.metric)
+        seconds = ""
+        if one.seconds is not None:
+            seconds = " a fit takes {:.1f} s, frozen {:.1f} s;".format(*one.seconds)
+        return (
+            f"{encoder_label(v.encoder)} with its upper blocks retrained (finetune) minus its best "
+            f"head when frozen: {self._said(value)} {unit} ({self._said(low)} to "
+            f"{self._said(high)}), from {number(before, self.metric)} to "
+            f"{number(v.encoder_value, self.metric)};{seconds} {one.over_encoder.estimand}."
+        )
+
+    def retraining_sentences(self) -> list[str]:
+        """Say from how many labels on retraining pays, a sentence for each encoder."""
+        said = self._said
+        found = []
+        for spec, budgets in self.retraining.items():
+            each = "; ".join(
+                f"{one.n_labels:,} labels {said(one.value)} ({said(one.low)} to {said(one.high)})"
+                for one in budgets
+            )
+            pays = [one.n_labels for one in budgets if one.kind is Kind.POSITIVE]
+            first = f"it begins to pay at {min(pays):,} labels" if pays else "it does not pay yet"
+            found.append(
+                f"{encoder_label(spec)} retrained minus frozen with few labels, "
+                f"{unit_of(self.metric)}: {each}; {first} (exploration, Benjamini-Hochberg at 5 %)."
+            )
+        return found
 
     def shift_sentence(self, encoder: str) -> str:
         """Say how far the test items, or another data set, lie in one encoder's space."""
@@ -159,6 +193,7 @@ class Assessment(Tabular, Plotted):
                         "way": str(one.way),
                         "over_encoder": asdict(one.over_encoder),
                         "over_reference": one.over_reference.to_json(),
+                        **({} if one.seconds is None else {"seconds": list(one.seconds)}),
                     }
                     for one in found
                 ]
@@ -170,10 +205,8 @@ class Assessment(Tabular, Plotted):
             "agreement": dict(self.agreement),
             "notes": list(self.notes),
             "card": self.card.to_json(),
-            "budgets": {
-                name: [asdict(one) | {"kind": str(one.kind)} for one in found]
-                for name, found in self.budgets.items()
-            },
+            "budgets": _budgets_json(self.budgets),
+            "retraining": _budgets_json(self.retraining),
         }
 
     @classmethod
@@ -214,12 +247,8 @@ class Assessment(Tabular, Plotted):
                 data["agreement"],
                 tuple(data["notes"]),
                 AssessmentCard.from_json(data["card"]),
-                {  # absent from assessments of 0.1
-                    name: tuple(
-                        BudgetVerdict(**{**one, "kind": Kind(one["kind"])}) for one in found
-                    )
-                    for name, found in data.get("budgets", {}).items()
-                },
+                _budgets(data.get("budgets", {})),  # absent from assessments of 0.1
+                _budgets(data.get("retraining", {})),  # and of 0.2
             )
         except (KeyError, TypeError, ValueError) as error:
             raise StoreCorrupt(f"this is not a stored assessment: {error!r}") from error
@@ -231,4 +260,19 @@ def _alternative(data: Mapping[str, Any]) -> Alternative:
         Way(data["way"]),
         Difference(**{**over, "first": tuple(over["first"]), "second": tuple(over["second"])}),
         Verdict.from_json(data["over_reference"]),
+        tuple(data["seconds"]) if "seconds" in data else None,
     )
+
+
+def _budgets_json(budgets: Mapping[str, tuple[BudgetVerdict, ...]]) -> dict[str, Any]:
+    return {
+        name: [asdict(one) | {"kind": str(one.kind)} for one in found]
+        for name, found in budgets.items()
+    }
+
+
+def _budgets(data: Mapping[str, Any]) -> dict[str, tuple[BudgetVerdict, ...]]:
+    return {
+        name: tuple(BudgetVerdict(**{**one, "kind": Kind(one["kind"])}) for one in found)
+        for name, found in data.items()
+    }

@@ -22,6 +22,7 @@ class TransferKeywords(RowKeywords, total=False):
     per_class: Sequence[int]
     blend: bool
     rank: bool
+    finetune: bool
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class TransferOptions:
     per_class: Sequence[int] = ()  # labels of each class: the verdict with so few
     blend: bool = True  # try a mix with the reference, and words of classes beside the encoder
     rank: bool = False  # score all views without training
+    finetune: bool = False  # retrain the upper blocks of each encoder as well
 
     @property
     def plan(self) -> PlanOptions:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -52,6 +52,7 @@ class Tried:
     way: Way
     cell: ComparedHead
     instead_of: ComparedHead  # what it is compared with
+    sides: Sides | None = None  # those of its own plan; None: those of all
 
 
 @dataclass(frozen=True, eq=False)
@@ -197,20 +198,29 @@ def pretraining_of(
 
 
 def alternatives_of(
-    trials: Trials, sides: Sides, verdicts: Sequence[Verdict], blend: bool
+    trials: Trials,
+    sides: Sides,
+    verdicts: Sequence[Verdict],
+    blend: bool,
+    more: Iterable[Tried] = (),
 ) -> tuple[dict[str, tuple[Alternative, ...]], list[str]]:
-    """Try layers, mixes and words in the place of each encoder; say what could not be tried."""
+    """Try layers, mixes and words in the place of each encoder; say what could not be tried.
+
+    ``more`` is tried after them.
+    """
     notes: list[str] = []
     tried = list(_layers(trials, sides))
     if blend:
         tried += _mixes(trials, sides, verdicts)
     tried += _words(trials, sides, blend, notes)
+    tried += more
     alternatives: dict[str, tuple[Alternative, ...]] = {}
     for one in tried:
         alternative = Alternative(
             one.way,
             difference_of(one.cell, one.instead_of, trials.metric, len(tried)),
-            trials.verdict(one.cell, sides, len(tried)),
+            trials.verdict(one.cell, one.sides or sides, len(tried)),
+            (one.cell.seconds, one.instead_of.seconds) if one.way is Way.RETRAINED else None,
         )
         alternatives[one.spec] = (*alternatives.get(one.spec, ()), alternative)
     return alternatives, notes

@@ -403,7 +403,8 @@ def test_each_planted_case_gets_its_advice(evidence, expected):
 
 
 def test_every_sentence_names_a_figure():
-    tried = instead(Way.LAYER), mixed(0.03, 0.01, 0.05, over_encoder=0.001)
+    blend = mixed(0.03, 0.01, 0.05, over_encoder=0.001)
+    tried = instead(Way.LAYER), blend, instead(Way.RETRAINED)
     everything = Evidence(VERDICT, tried, (0.0, -0.1, 0.1), SHIFTED, (WORSE,), (FEW,))
     for rule in RULES:
         assert any(character.isdigit() for character in rule.say(everything)), rule.name
