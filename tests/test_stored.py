@@ -5,14 +5,12 @@ import pyarrow as pa
 import pytest
 
 from featurestore.pipeline import stored
-from featurestore.pipeline.stored import StoredItems
-from featurestore.sources.listing import Listing
+from featurestore.pipeline.stored import Looked, StoredItems
 from featurestore.storage import lookups, shards
 from featurestore.storage.columns import drop_equal
 from featurestore.storage.dataset_file import SourceRecord
 from featurestore.storage.dataset_folder import DatasetFolder
 from featurestore.storage.tables import ITEMS
-from featurestore.terms.specs import Modality
 
 RECORDS = {
     "a": SourceRecord("folder", "/a", ("/a",), {}),
@@ -68,7 +66,7 @@ def test_a_large_table_tells_what_a_small_one_tells(folder, seed, request):
     listed = rng.permutation([*known, "new", "x/new"])[: rng.integers(len(known) + 2)].tolist()
     some = rows(listed, "a")
     looked = [
-        (name, Listing(some, Modality.IMAGE, (), covers=covers, unread=unread))
+        Looked(name, RECORDS[name].root, covers, unread)
         for name, covers, unread in [
             ("a", *[(None, ()), (("x/",), ()), (("x/1", "y/"), ("x/12",))][seed % 3]),
             ("b", None, ("x/3",)),

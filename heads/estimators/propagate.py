@@ -99,6 +99,8 @@ class PropagateHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             self.heads_ = [fit_head(clone(head), rows, y, groups) for head in heads]
         self.classes_ = self.heads_[0].classes_
         pool = rows[:0] if pooled is None else pooled.pool_vectors
+        self.note_ = self._why_not(len(pool))
+        pool = rows[:0] if self.note_ else pool  # too few are as good as none
         shown = np.concatenate([rows, pool]) if len(pool) else rows
         said = [_scores(head, shown) for head in self.heads_]
         self.head_sharpness_ = [_sharpness(one) for one in said]
@@ -107,7 +109,6 @@ class PropagateHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.weight_ = 0.0
         guesses = _together(said, self.head_sharpness_)
         answer = guesses
-        self.note_ = self._why_not(len(pool))
         if pooled is not None and not self.note_:
             spread = spread_labels(pooled, np.searchsorted(self.classes_, y), np.exp(guesses))
             self.note_ = self._doubt(pooled, y, spread, guesses[len(y) :])

@@ -206,7 +206,7 @@ class Assessment(Tabular, Plotted):
             "notes": list(self.notes),
             "card": self.card.to_json(),
             "budgets": _budgets_json(self.budgets),
-            "retraining": _budgets_json(self.retraining),
+            **({"retraining": _budgets_json(self.retraining)} if self.retraining else {}),
         }
 
     @classmethod

@@ -201,7 +201,10 @@ def test_estimators_of_the_users_own(make_view, blobs, numbers_view):
 @pytest.mark.parametrize(
     ("head", "said"),
     [
-        ("logistic", "cannot do regression; these can: ridge, layers, knn, majority, tfidf, mix"),
+        (
+            "logistic",
+            "cannot do regression; these can: ridge, layers, knn, majority, tfidf, finetune, mix",
+        ),
         ("python:sklearn.svm:Nothing", "cannot be imported"),
         ("python:numpy:array", "needs arguments"),
         ("python:numpy:pi", "expected python:module:object of an estimator"),
