@@ -72,7 +72,8 @@ class RowJoin:
         records = np.empty(len(rows), _ROWS)
         records["id"] = id_keys(rows)
         records["row"] = row_keys(rows, self._names)
-        records["pair"] = pair_keys(rows) if "content_hash" in rows.column_names else 0
+        is_stored = "content_hash" in rows.column_names
+        records["pair"] = pair_keys(rows, records["id"]) if is_stored else 0
         records["place"] = np.arange(first, first + len(rows))
         codes = pc.index_in(rows.column("source"), value_set=self._sources)
         records["source"] = np.asarray(pc.fill_null(codes, -1))
@@ -115,7 +116,8 @@ class RowJoin:
         of_view = NumberSpill(self._near, _PAIRS, self._n_buckets)
         for rows in pairs:
             records = np.empty(len(rows), _PAIRS)
-            records["id"], records["pair"] = id_keys(rows), pair_keys(rows)
+            records["id"] = id_keys(rows)
+            records["pair"] = pair_keys(rows, records["id"])
             of_view.add(records, self._bucket_of(records["id"]))
         is_held = np.zeros(self._n_stored, bool)
         for bucket in range(self._n_buckets):

@@ -13,8 +13,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from featurestore.pipeline.contents import keys_of
-
 _SEED = 0x9E3779B97F4A7C15
 _NULL = np.uint64(0xC2B2AE3D27D4EB4F)
 _ODD, _SHIFT = np.uint64(0xFF51AFD7ED558CCD), np.uint64(32)
@@ -26,10 +24,11 @@ def id_keys(rows: pa.Table) -> NDArray[np.uint64]:
     return _of_column(rows.column("item_id"))
 
 
-def pair_keys(rows: pa.Table) -> NDArray[np.uint64]:
-    """Return a number for id and content of each row, (n,)."""
-    keys = id_keys(rows)
-    _mix(keys, keys_of(pc.fill_null(rows.column("content_hash"), "")))
+def pair_keys(rows: pa.Table, ids: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Return a number for id and content of each row, (n,), from those of the ids."""
+    keys = ids.copy()
+    _mix(keys, np.uint64(_SEED))  # an id may be equal to its content
+    _mix(keys, _of_column(rows.column("content_hash")))
     return keys
 
 

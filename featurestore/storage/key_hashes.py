@@ -18,7 +18,6 @@ _ODD = (np.uint64(0xA0761D6478BD642F), np.uint64(0xE7037ED1A0B428DB))  # of each
 _SPREAD = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB), (31, 1))
 _AT_ONCE = 1 << 20  # bytes of texts
 _JOINED_AT_ONCE = 500_000
-_SHA256_LENGTH = 64  # as hex: of a hash, half is enough
 
 
 def key_hashes(shards: Sequence[Shard]) -> NDArray[np.uint64]:
@@ -98,8 +97,6 @@ def _stir(hashes: NDArray[np.uint64], texts: pa.StringArray) -> None:
 
 def _mix_all(hashes: NDArray[np.uint64], texts: NDArray[np.uint8]) -> None:
     """Mix texts of one length, (n, length), into hashes, (2, n), in place."""
-    if texts.shape[1] == _SHA256_LENGTH:
-        texts = texts[:, : _SHA256_LENGTH // 2]
     words = np.zeros((len(texts), -(-texts.shape[1] // 8)), np.uint64)
     words.view(np.uint8)[:, : texts.shape[1]] = texts
     for word in words.T:
