@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from heads.saved.concat import concat
     from heads.saved.export_model import export_model
     from heads.saved.mixed import mix
+    from heads.serving.server import serve
     from heads.transfer.assess import assess_transfer, assessments
     from heads.transfer.assessment import Assessment
 
@@ -69,6 +70,7 @@ __all__ = [
     "report",
     "run_again",
     "runs",
+    "serve",
     "suggest",
 ]
 
@@ -107,6 +109,7 @@ _HOMES = {
     "report": "heads.report_page.report",
     "run_again": "heads.experiments.rerun",
     "runs": "heads.experiments.compare",
+    "serve": "heads.serving.server",
 }
 
 

@@ -58,6 +58,7 @@ HEADS = {
         "advice transfer quality experiments saved catalogue estimators twins measures labels "
         "charts"
     ),
+    "serving": "experiments saved catalogue estimators twins measures labels",
     "chosen": "catalogue",  # the home that saved heads name
 }
 DASHBOARD = {
@@ -123,6 +124,8 @@ OWNERS = {
         )
     ),
     "matplotlib": ("heads/charts/axes.py", "heads/charts/plotted.py"),
+    "starlette": ("heads/serving/",),
+    "uvicorn": ("heads/serving/",),
     "jinja2": ("heads/report_page/report.py",),
     "pickle": (),
 }

@@ -29,6 +29,7 @@ from featurestore.cli import (
     report,
     runs,
     search,
+    serve,
     start,
     transfer,
     upkeep,
@@ -143,9 +144,9 @@ def _written(code: int) -> int:
     sections={
         "Embed": "embed encoders",
         "Look": "ls info search dashboard",
-        "Learn": "train predict",
+        "Learn": "train predict serve",
         "Decide": "advise compare curve transfer report",
-        "Curate": "labels split suggest quality review",
+        "Curate": "labels suggest quality review",
         "Keep": "export store",
     },
     epilog="Examples: featurestore embed photos/ --dataset photos\n"
@@ -164,7 +165,7 @@ def cli() -> None:
     sections={
         "Check": "verify repair history",
         "Room on disk": "compact vacuum",
-        "Data sets and items": "rename relocate drop delete slices",
+        "Data sets and items": "split rename relocate drop delete slices",
         "What was made": "index project show",
         "Read and write": "sql import export-model",
     },
@@ -175,18 +176,18 @@ def store() -> None:
 
 
 for command in (
-    embed.embed, embed.labels, embed.split,
+    embed.embed, embed.labels,
     browse.list_datasets, browse.info, search.search, browse.list_encoders,
-    learn.train, learn.compare, predict.predict, advise.advise, transfer.transfer, transfer.curve,
-    report.report,
+    learn.train, learn.compare, predict.predict, serve.serve, advise.advise, transfer.transfer,
+    transfer.curve, report.report,
     quality.quality, quality.review, quality.suggest, exchange.export, start.dashboard,
     hidden(start.demo),
 ):  # fmt: skip
     cli.add_command(command)
 for command in (
     upkeep.verify, upkeep.repair, upkeep.history, upkeep.compact, upkeep.vacuum, upkeep.rename,
-    upkeep.relocate, upkeep.drop, upkeep.delete, search.index, maps.project, maps.slices,
-    runs.show, browse.sql, exchange.import_, exchange.export_model,
+    embed.split, upkeep.relocate, upkeep.drop, upkeep.delete, search.index, maps.project,
+    maps.slices, runs.show, browse.sql, exchange.import_, exchange.export_model,
 ):  # fmt: skip
     store.add_command(command)
     if command is not upkeep.repair:

@@ -270,7 +270,7 @@ def labels(
     return FAILED_ITEMS if failures else 0
 
 
-@command(epilog="Example: featurestore split photos --test 0.2 --group patient")
+@command(epilog="Example: featurestore store split photos --test 0.2 --group patient")
 @click.argument("dataset")
 @click.option("--test", default=0.2, show_default=True, help="Share of the items to test on.")
 @click.option("--val", default=0.0, show_default=True, help="Share to validate on.")

@@ -80,6 +80,29 @@ def decode_image(content: bytes, *, at_least_px: int | None = None) -> Image.Ima
         raise Undecodable(f"{type(error).__name__}: {error}") from None
 
 
+def size_of(content: bytes) -> tuple[int, int]:
+    """Return the width and height that a picture's header says; its pixels are not decoded.
+
+    Raises
+    ------
+    Undecodable
+        If the bytes are no image.
+    """
+    bare = None
+    for _ in range(2):
+        try:
+            with _opened(content if bare is None else bare[0]) as image:
+                return image.size
+        except MemoryError:
+            raise
+        except Exception:  # decoders raise what they like on damaged bytes
+            bare = without_metadata(content)
+        if bare is None:
+            break
+    begins = f"begins with {content[:8]!r}" if content else "the file is empty"
+    raise Undecodable(f"not an image that we can read ({begins})")
+
+
 def _without_metadata(content: bytes, at_least_px: int | None) -> Image.Image | None:
     """Decode a picture from its pixels alone; None where these are damaged too."""
     bare = without_metadata(content)

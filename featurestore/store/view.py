@@ -228,15 +228,16 @@ class View(ViewInfo):
         folder = self.dataset.folder
         return ViewRows(folder, self.slug, self.dim, snapshot, self.slice_, self.check_vectors)
 
-    def index(self, *, metric: str = Metric.COSINE, exact: bool = False) -> Index:
+    def index(
+        self, *, metric: str = Metric.COSINE, exact: bool = False, waits: bool = True
+    ) -> Index:
         """Return the index that `build_index` made, else an exact one.
 
-        An index that no longer fits the items is updated and measured again first. If it cannot
-        be used, a warning says so and searches are exact.
+        One that no longer fits the items is updated and measured again first; without ``waits``
+        only if that is quick. If it cannot be used, a warning says so and searches are exact.
         """
-        kept = self._kept_index  # before the rows are read
-        of = self._rows(self.snapshot)
-        return kept.index_of(of.read(), of.state, metric, exact=self._is_exact(exact))
+        kept, of = self._kept_index, self._rows(self.snapshot)  # before the rows are read
+        return kept.index_of(of.read(), of.state, metric, exact=self._is_exact(exact), waits=waits)
 
     def _is_exact(self, exact: bool) -> bool:
         return exact or self.slice_ is not None or not self.is_present

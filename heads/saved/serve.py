@@ -104,28 +104,28 @@ def encoded(
         return [str(one) for one in contents]
     if head.card.reads == READS_TAP:
         return encode_now.activations(opened_top(head, encoder), contents)
-    blocks = _blocks(head)
+    blocks = blocks_of(head)
     loaded = [
         encode_now.open_encoder(block, place, trust=head.trust)
         for block, place in zip(blocks, places_of(blocks, encoder), strict=True)
     ]
-    return _as_read(head, encode_now.encode_each(loaded, contents), [str(one) for one in contents])
+    return as_read(head, encode_now.encode_each(loaded, contents), [str(one) for one in contents])
 
 
 def opened_top(head: FittedHead, encoder: str | None = None) -> TorchEncoder:
     """Open the encoder of a head that retrains, and give the head its blocks above the cut."""
-    block, cut = _blocks(head)[0], head.card.cut
+    block, cut = blocks_of(head)[0], head.card.cut
     assert cut is not None, "checked when the card was read"
     opened = encode_now.open_tap(block, cut, moved(block, encoder), trust=head.trust)
     head.estimator.set_params(upper=upper_from(opened))
     return opened
 
 
-def _as_read(
+def as_read(
     head: FittedHead, vectors: Sequence[NDArray[np.float32]], texts: Sequence[str]
 ) -> Inputs:
     """Return vectors of each encoder, (n, dim), and texts as a head reads them."""
-    blocks = _blocks(head)
+    blocks = blocks_of(head)
     scaled = [one * np.float32(block["scale"]) for one, block in zip(vectors, blocks, strict=True)]
     if head.card.reads not in READS:
         return np.hstack(scaled)
@@ -191,7 +191,7 @@ def predict_rows(
     options, notes = with_columns(head, opened, options or SourceOptions())
     with tempfile.TemporaryDirectory(prefix="featurestore-predict-") as folder:
         store = open_store(Path(folder), create=True)
-        blocks = [] if head.card.reads == "texts" else _blocks(head)
+        blocks = [] if head.card.reads == "texts" else blocks_of(head)
         places = places_of(blocks, encoder)
         is_tap = head.card.reads == READS_TAP
         if is_tap:
@@ -292,7 +292,7 @@ def _inputs(
     texts = texts_of(tables[0]).tolist() if reads_texts else []
     if head.card.reads == "texts":
         return tables[0].ids, texts
-    return tables[0].ids, _as_read(head, [table.vectors for table in tables], texts)
+    return tables[0].ids, as_read(head, [table.vectors for table in tables], texts)
 
 
 def _worth_saying(notes: Sequence[str]) -> tuple[str, ...]:
@@ -361,7 +361,8 @@ def places_of(blocks: Sequence[Mapping[str, Any]], encoder: str | None) -> list[
     ]
 
 
-def _blocks(head: FittedHead) -> list[Mapping[str, Any]]:
+def blocks_of(head: FittedHead) -> list[Mapping[str, Any]]:
+    """Return what the bundle says of each encoder that the head learned from."""
     if not head.blocks:
         raise EncoderMismatch(
             f"{head.head_id} does not say which encoder it learned from: fit it again"

@@ -1,0 +1,1 @@
+"""Heads behind an address: requests in, answers out, and what keeps the two safe."""
