@@ -33,13 +33,15 @@ FEATURESTORE = {
     "encoders": "storage terms",
     "pipeline": "sources encoders storage terms",
     "curation": "sources storage terms",
+    "workers": "pipeline sources encoders storage terms",
     "store": "pipeline curation sources encoders search storage terms",
     "upkeep": "curation sources encoders search storage terms",
     "maps": "store search storage terms",
     "exchange": "store pipeline curation sources search storage terms",
     "demo": "store sources encoders terms",
     "cli": (
-        "demo exchange maps upkeep store pipeline curation sources encoders search storage terms"
+        "workers demo exchange maps upkeep store pipeline curation sources encoders search "
+        "storage terms"
     ),
 }
 HEADS = {
@@ -81,8 +83,8 @@ RULES = {
     **{f"dashboard.{room}": _rooms for room, _rooms in DASHBOARD.items()},
 }
 CLI_SHARED = (
-    "exit_codes", "layout", "next_lines", "options", "printing", "settings", "show_results",
-    "watching",
+    "embed_parts", "exit_codes", "layout", "next_lines", "options", "printing", "settings",
+    "show_results", "watching",
 )  # fmt: skip
 FREE = {
     "featurestore", "heads", "dashboard", "featurestore.errors", "featurestore.torch_data",

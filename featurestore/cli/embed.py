@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from featurestore.cli.embed_parts import PartsOptions, embed_in_parts, parts_options
 from featurestore.cli.exit_codes import FAILED_ITEMS
 from featurestore.cli.layout import command
 from featurestore.cli.next_lines import next_line
@@ -23,7 +24,9 @@ from featurestore.cli.watching import Watch, watched
 
 if TYPE_CHECKING:
     from featurestore.pipeline.estimate import Estimate
+    from featurestore.pipeline.job import EmbedRequest
     from featurestore.pipeline.report import EmbedReport
+    from featurestore.store.store import Store
 
 
 @command(
@@ -39,6 +42,7 @@ if TYPE_CHECKING:
         "Speed": (
             "device", "batch_size", "num_workers", "decode_in", "compiled", "dry_run", "profile",
         ),
+        "On several machines": ("on", "plan_only", "shard", "commit", "part_items"),
         "What is allowed": ("max_failures", "follow_links", "trust"),
     },
 )  # fmt: skip
@@ -113,6 +117,7 @@ if TYPE_CHECKING:
 @click.option("--max-failures", type=click.IntRange(min=0), help="Stop when more items fail.")
 @click.option("--follow-links", is_flag=True, help="Follow links that lead out of the folder.")
 @trust_option
+@parts_options
 @click.option("--dry-run", is_flag=True, help="Count and estimate; write nothing.")
 @click.option("--profile", is_flag=True, help="Print the seconds of each stage.")
 @store_option
@@ -164,7 +169,7 @@ def embed(
     from featurestore.pipeline.job import EmbedRequest
     from featurestore.pipeline.listing_run import Selection
     from featurestore.pipeline.options import EmbedOptions
-    from featurestore.pipeline.several_devices import devices_of, embed_on
+    from featurestore.pipeline.several_devices import devices_of
     from featurestore.sources.listing import SourceOptions
     from featurestore.store.store import open_store
 
@@ -186,17 +191,30 @@ def embed(
         estimates = store.estimate(dataset=dataset, say=say, **vars(request))
         _show_estimates(estimates, as_json, rehash)
         return 0
+    reports, code = _embed(devices, store, dataset, request, watch)
+    watch.finish()
+    if name is not None and reports:
+        store.dataset(dataset).name_view(reports[0].encoder, name)
+    _show_reports(reports, as_json, profile)
+    if reports and watch.is_shown and not as_json and (line := next_line(store.dataset(dataset))):
+        tell(line, err=True)
+    return code
+
+
+def _embed(
+    devices: Sequence[str], store: Store, dataset: str, request: EmbedRequest, watch: Watch
+) -> tuple[list[EmbedReport], int]:
+    """Embed in one process, in one for each device, or in parts; return reports and exit code."""
+    from featurestore.pipeline.several_devices import embed_on
+
+    parts = PartsOptions.asked()
+    if parts.are_asked_for:
+        return embed_in_parts(parts, devices, store.path, dataset, request, watch)
     if len(devices) > 1:
         reports = embed_on(devices, store.path, dataset, request, **watch.hears)
     else:
         reports = store.embed(dataset=dataset, **watch.hears, **vars(request))
-    watch.finish()
-    if name is not None:
-        store.dataset(dataset).name_view(reports[0].encoder, name)
-    _show_reports(reports, as_json, profile)
-    if watch.is_shown and not as_json and (line := next_line(store.dataset(dataset))):
-        tell(line, err=True)
-    return FAILED_ITEMS if any(one.n_failed for one in reports) else 0
+    return reports, FAILED_ITEMS if any(one.n_failed for one in reports) else 0
 
 
 def _show_reports(reports: Sequence[EmbedReport], as_json: bool, profile: bool) -> None:
@@ -204,7 +222,7 @@ def _show_reports(reports: Sequence[EmbedReport], as_json: bool, profile: bool) 
         print_json([{**vars(one), "items_per_s": one.items_per_s} for one in reports])
     for report in reports:
         say(report.describe())
-    if profile:
+    if profile and reports:
         _show_profile(reports[0])
 
 

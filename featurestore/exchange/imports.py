@@ -32,7 +32,7 @@ from featurestore.exchange.vector_rows import (
     odd_vectors,
     without_text,
 )
-from featurestore.pipeline.writer import replace_items
+from featurestore.pipeline.sink import replace_items
 from featurestore.sources.bad_rows import with_texts
 from featurestore.sources.class_names import hub_features, is_list, with_class_names
 from featurestore.sources.listing import RESERVED, as_strings, canonical_split, require_column

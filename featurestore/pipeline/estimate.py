@@ -71,7 +71,7 @@ def estimate(given: RunInput) -> list[Estimate]:
     seconds: dict[int, float] = {}
     for lane in make_lanes(encoders, given.modality, options):
         most = max(lane.views, key=tally.n_todo.__getitem__)
-        one_s = _seconds_an_item(_some(samples[most]), lane, given)
+        one_s = seconds_an_item(_some(samples[most]), lane, given)
         seconds |= {i: one_s * tally.n_todo[i] for i in lane.views}
     return [
         Estimate(
@@ -103,7 +103,7 @@ def _disk_bytes(
     return item_bytes(encoder, _some(samples))
 
 
-def _seconds_an_item(rows: pa.Table, lane: Lane, given: RunInput) -> float:
+def seconds_an_item(rows: pa.Table, lane: Lane, given: RunInput) -> float:
     """Return seconds for one item, once it runs."""
     todos = [
         Todo(i, one["source"], one["uri"], one["text"], lane.views)

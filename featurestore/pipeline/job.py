@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -129,7 +129,17 @@ class Job:
     def run(
         self, progress: Callable[[Progress], None] | None, say: Callable[[str], None]
     ) -> list[EmbedReport]:
-        """Write the description of the data set, then embed what its views lack.
+        """Write the description of the data set, then embed what its views lack."""
+        with self.begun(say) as given:
+            since = self._versions()
+            reports = run(given, progress)
+            if since is not None:
+                self._keep_listings(reports, since)
+            return reports
+
+    @contextmanager
+    def begun(self, say: Callable[[str], None]) -> Iterator[RunInput]:
+        """Write the description of the data set, and hold its views for a run.
 
         Of two processes that embed into one view, the second waits for the first.
         """
@@ -149,11 +159,7 @@ class Job:
         with ExitStack() as locks:
             for slug in sorted({one.slug for one in self.resolved}):  # one order: no deadlock
                 locks.enter_context(self.folder.locked(slug + suffix, on_wait=on_wait))
-            since = self._versions()
-            reports = run(replace(self.run_input, say=say), progress)
-            if since is not None:
-                self._keep_listings(reports, since)
-            return reports
+            yield replace(self.run_input, say=say)
 
     def _versions(self) -> dict[str, int] | None:
         """Return the versions of all tables; None where nothing of the listing is to be kept."""

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
 from featurestore.encoders.base import Encoder
 from featurestore.encoders.speedups import measure_gains
 from featurestore.pipeline.lane import remember_batch_sizes
-from featurestore.pipeline.plan import Tally, plan_embedding
+from featurestore.pipeline.plan import EmbedPlan, Tally, plan_embedding
 from featurestore.pipeline.report import EmbedReport, Progress, RunResult, reports_of
 from featurestore.pipeline.run_input import RunInput
+from featurestore.pipeline.sink import update_metadata
 from featurestore.pipeline.work import Work
-from featurestore.pipeline.writer import update_metadata
 from featurestore.terms.specs import EncoderSpec, Modality
 
 _LONG_RUN_ITEMS = 1000  # from here on, it is worth a second to measure what would be faster
@@ -37,22 +37,11 @@ def run(given: RunInput, progress: Callable[[Progress], None] | None = None) -> 
     started = time.perf_counter()
     infos = given.folder.encoders()
     tally, work = Tally(len(given.resolved)), Work(given, infos)
-    for part in given.listed.parts(given, infos):
-        plan = plan_embedding(given, infos, part)
-        tally.add(plan, part)
-        tally.n_updated += update_metadata(given.folder, plan)
-        _respell(given, infos)
-        due = [
-            i for i, one in enumerate(given.resolved) if plan.todo[i].any() or one.slug not in infos
-        ]
-        work.load(due)
-        if work.are_others:
-            return run(_as_loaded(given, work.encoders), progress)
-        if due:
-            work.embed(plan, tally, progress)
-        del part, plan  # before the next ones are made
-    for kept in given.unchanged:
-        tally.add_unchanged(kept)
+    for plan in plans(work, tally):
+        work.embed(plan, tally, progress)
+        del plan  # before the next one is made
+    if work.are_others:
+        return run(as_loaded(given, work.encoders), progress)
     if not work.encoders:
         return reports_of(given, RunResult(tally, time.perf_counter() - started))
     if given.options.overwrite:
@@ -68,6 +57,31 @@ def run(given: RunInput, progress: Callable[[Progress], None] | None = None) -> 
     return reports
 
 
+def plans(work: Work, tally: Tally) -> Iterator[EmbedPlan]:
+    """Yield what is to do, part by part, with the encoders loaded that it needs.
+
+    Metadata that alone changed is committed on the way. The plans end early where an encoder is
+    not the one that it was taken for (`Work.are_others`).
+    """
+    given, infos = work.given, work.infos
+    for part in given.listed.parts(given, infos):
+        plan = plan_embedding(given, infos, part)
+        tally.add(plan, part)
+        tally.n_updated += update_metadata(given.folder, plan)
+        _respell(given, infos)
+        due = [
+            i for i, one in enumerate(given.resolved) if plan.todo[i].any() or one.slug not in infos
+        ]
+        work.load(due)
+        if work.are_others:
+            return
+        if due:
+            yield plan
+        del part, plan  # before the next ones are made
+    for kept in given.unchanged:
+        tally.add_unchanged(kept)
+
+
 def _respell(given: RunInput, infos: Mapping[str, Mapping[str, Any]]) -> None:
     """Record where the weights of views are now, if their folder has moved."""
     for resolved in given.resolved:
@@ -76,7 +90,7 @@ def _respell(given: RunInput, infos: Mapping[str, Mapping[str, Any]]) -> None:
             given.folder.note(resolved.slug, spec=str(resolved.spec))
 
 
-def _as_loaded(given: RunInput, encoders: Mapping[int, Encoder]) -> RunInput:
+def as_loaded(given: RunInput, encoders: Mapping[int, Encoder]) -> RunInput:
     """Return the input with the encoders as loaded: the user's cache remembered other weights."""
     now = [encoders[i].resolved if i in encoders else one for i, one in enumerate(given.resolved)]
     loaded = {encoder.resolved.spec: encoder for encoder in encoders.values()}

@@ -66,6 +66,12 @@ class ViewWriter:
                 found.update(part.column("content_hash"))
         return found
 
+    def reset(self) -> None:
+        """Count from zero again, for a part that is told of by itself."""
+        self.n_encoded = self.n_copied = self.n_same = self.n_failed = 0
+        self.remarks, self.first_failures = Counter(), []
+        self.pending, self.copies, self.waiting = [], [], []
+
     def begin(self, plan: EmbedPlan, number: int) -> None:
         """Begin with the items of a plan, in which this view has a number."""
         self.pairs = plan.pairs[number]

@@ -19,6 +19,7 @@ from featurestore.pipeline.plan import EmbedPlan, Tally
 from featurestore.pipeline.prepare import any_is_remote
 from featurestore.pipeline.report import Progress
 from featurestore.pipeline.run_input import RunInput
+from featurestore.pipeline.sink import Sink, TableSink
 from featurestore.pipeline.tap_room import announce_taps
 from featurestore.pipeline.todo import Todo
 from featurestore.pipeline.view_writer import ViewWriter
@@ -39,6 +40,7 @@ class Work:
     new_canaries: dict[int, Canary] = field(default_factory=dict)  # of views that did not exist
     lanes: list[Lane] = field(default_factory=list)
     n_done: dict[int, int] = field(default_factory=dict)
+    sink: Sink | None = None  # where rows go; None: into the tables at once
 
     def load(self, due: Sequence[int]) -> None:
         """Load the encoders of views that are not loaded yet."""
@@ -56,21 +58,27 @@ class Work:
             for i, one in self.encoders.items()
         )
 
+    def open(self, plan: EmbedPlan | None = None, share: float = 1.0) -> None:
+        """Open the views of encoders that are loaded; say what taps take of a plan."""
+        opened = {i: one for i, one in self.encoders.items() if i not in self.views}
+        if plan is not None:
+            announce_taps(self.given, plan, opened, share)
+        self.views |= {i: self._open_view(i, encoder) for i, encoder in opened.items()}
+
     def embed(
         self, plan: EmbedPlan, tally: Tally, progress: Callable[[Progress], None] | None
     ) -> None:
         """Embed what a plan says is to do."""
         given = self.given
         share = given.listed.n_rows / max(1, tally.n_items)  # the rest is taken to be like it
-        opened = {i: one for i, one in self.encoders.items() if i not in self.views}
-        announce_taps(given, plan, opened, share)
-        self.views |= {i: self._open_view(i, encoder) for i, encoder in opened.items()}
+        self.open(plan, share)
         if {*self.encoders} != {view for lane in self.lanes for view in lane.views}:
             self.lanes = make_lanes(self.encoders, given.modality, given.options)
         for i, view in self.views.items():
             view.begin(plan, i)
         most = given.options.max_failures
-        writer = Writer(given.folder, plan, self.views, most, given.clock, given.failed)
+        sink = self.sink or TableSink(given.folder, plan.items_version)
+        writer = Writer(sink, plan, self.views, most, given.clock, given.failed)
 
         n_total = [round(n * share) for n in tally.n_todo]
         labels = [one.spec.label for one in given.resolved]
@@ -142,6 +150,8 @@ class Work:
             folder.write_encoder(
                 resolved, self.new_canaries[i], encoder.device, is_hidden=is_hidden
             )
+        if self.sink is not None:
+            table = self.sink.view(resolved.slug)
         return ViewWriter(table, resolved, options.overwrite)
 
 

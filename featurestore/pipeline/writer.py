@@ -1,9 +1,9 @@
-"""Outcomes to tables: items, then vectors, then failures, committed beside the encoder."""
+"""Outcomes to rows: items, then vectors, then failures, written beside the encoder."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from threading import Lock
@@ -15,12 +15,12 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from featurestore.errors import TooManyFailures
-from featurestore.pipeline.plan import EmbedPlan, keep_attached
+from featurestore.pipeline.plan import EmbedPlan
 from featurestore.pipeline.profile import Clock
+from featurestore.pipeline.sink import Sink
 from featurestore.pipeline.todo import Outcome, Todo
 from featurestore.pipeline.view_writer import ViewWriter
-from featurestore.storage.columns import drop_equal, row_keys
-from featurestore.storage.dataset_folder import DatasetFolder, utc_now
+from featurestore.storage.dataset_folder import utc_now
 from featurestore.storage.stopping import finishing
 from featurestore.storage.tables import FAILURES
 
@@ -37,7 +37,8 @@ class Writer:
 
     Parameters
     ----------
-    folder : DatasetFolder
+    sink : Sink
+        Where the rows go.
     plan : EmbedPlan
     views : mapping of int to ViewWriter
         By the view's number in the plan; those with nothing to do may be left out.
@@ -50,14 +51,14 @@ class Writer:
 
     def __init__(
         self,
-        folder: DatasetFolder,
+        sink: Sink,
         plan: EmbedPlan,
         views: Mapping[int, ViewWriter],
         max_failures: int | None,
         clock: Clock,
         failed: Mapping[str, str],
     ) -> None:
-        self.folder = folder
+        self.sink = sink
         self.plan = plan
         self.views = views
         self.max_failures = max_failures
@@ -66,7 +67,6 @@ class Writer:
         self._ids = plan.rows.column("item_id").combine_chunks()
         self._is_new = plan.is_new.copy()  # not in the items table yet
         self._is_written = np.zeros(len(plan.rows), bool)  # with the state of this run
-        self._items_version = plan.items_version
         self._n_pending = 0
         self._pending_bytes = 0
         self._committed = time.monotonic()
@@ -281,14 +281,10 @@ class Writer:
         rows = np.fromiter(changed, int, len(changed))
         hashes = pa.array(list(changed.values()), pa.string())
         table = self.plan.rows.take(pa.array(rows)).append_column("content_hash", hashes)
-        before = self._items_version if self._is_new[rows].all() else None
-        expected = self._items_version + 1
-        self._items_version = put_items(self.folder, table, unseen_at=before)
+        came = self.sink.put_items(table, all_new=bool(self._is_new[rows].all()))
         self._is_written[rows] = True
-        if self._items_version != expected:  # another writer was here
-            came = self.folder.items.read(["item_id"], self._items_version, since=expected - 1)
-            ids = came.column("item_id")
-            self._is_new &= ~np.asarray(pc.is_in(self._ids, value_set=ids))
+        if came is not None:
+            self._is_new &= ~np.asarray(pc.is_in(self._ids, value_set=came))
         self._is_new[rows] = False
 
     def _write_failures(self, batch: Sequence[tuple[ViewWriter, list[Outcome]]]) -> None:
@@ -318,12 +314,7 @@ class Writer:
         decided = pa.array(
             [f"{item_id}\x1f{of}" for of, ids in settled.items() for item_id in ids], pa.string()
         )
-
-        def drop(part: pa.Table) -> NDArray[np.bool_]:
-            keys = row_keys([part.column("item_id"), part.column("fingerprint")])
-            return np.asarray(pc.is_in(keys, value_set=decided))
-
-        self.folder.failures.merge(rows, drop=drop, keys=["item_id", "fingerprint"])
+        self.sink.put_failures(rows, decided)
 
 
 def _portions(outcomes: Sequence[Outcome]) -> Iterator[list[Outcome]]:
@@ -339,48 +330,3 @@ def _portions(outcomes: Sequence[Outcome]) -> Iterator[list[Outcome]]:
         n_bytes += size
     if part:
         yield part
-
-
-def put_items(folder: DatasetFolder, rows: pa.Table, *, unseen_at: int | None = None) -> int:
-    """Commit item rows, in place of those with the same ids; return the version.
-
-    Columns that were attached keep what the store has by now, not what it had when the rows
-    were planned. ``unseen_at`` says that none of the ids stood in that version: then only what
-    came since is looked at.
-    """
-
-    def over(version: int) -> pa.Table:
-        if version == unseen_at or not (attached := folder.read().attached):
-            return rows
-        there = folder.items.schema(version).names  # a column that is just being attached is not
-        attached = tuple(name for name in attached if name in there)
-        ids = rows.column("item_id")
-        known = folder.items.read(["item_id", *attached], version, since=unseen_at, ids=ids)
-        return keep_attached(rows, known, attached)
-
-    with folder.locked("dataset"):
-        return replace_items(folder, rows.column("item_id"), over, unseen_at=unseen_at)
-
-
-def replace_items(
-    folder: DatasetFolder,
-    ids: pa.ChunkedArray,
-    rows: pa.Table | Callable[[int], pa.Table],
-    *,
-    unseen_at: int | None = None,
-) -> int:
-    """Replace the rows of items in one commit; the caller holds the lock."""
-    drop = drop_equal({"item_id": ids}, ["item_id"])
-    return folder.items.merge(rows, drop=drop, keys=["item_id"], unseen_at=unseen_at, widen=True)
-
-
-def update_metadata(folder: DatasetFolder, plan: EmbedPlan) -> int:
-    """Commit changed labels and metadata of items whose content is known unchanged."""
-    known = np.asarray(pc.is_valid(plan.content_hash))
-    is_wanted = ~plan.is_new | plan.wanted.any(axis=0)  # a new one that no tap wants stays out
-    settled = is_wanted & ~plan.todo.any(axis=0)
-    due = np.flatnonzero(plan.is_stale & known & plan.in_part & settled)
-    if len(due):
-        rows = plan.rows.take(pa.array(due))
-        put_items(folder, rows.append_column("content_hash", plan.content_hash.take(pa.array(due))))
-    return len(due)

@@ -123,6 +123,31 @@ def write_file(path: StorePath, content: bytes | memoryview) -> None:
         temporary.write_bytes(content)
 
 
+def write_new(path: StorePath, content: bytes) -> bool:
+    """Write a file where there is none; False where there is one. Of several writers one wins.
+
+    Raises
+    ------
+    FileNotFoundError
+        If its folder is gone, on this machine.
+    """
+    if isinstance(path, RemotePath):
+        try:
+            path.write_bytes(content, over=ABSENT)
+        except StoreBusy:
+            return False
+        return True
+    with temporary_beside(path) as temporary:
+        temporary.write_bytes(content)
+        sync(temporary)
+        try:
+            os.link(temporary, path)  # whole or not at all, and never over another
+        except FileExistsError:
+            return False
+    sync(path.parent)
+    return True
+
+
 def write_json(path: StorePath, value: object, *, indent: int | None = 1) -> None:
     """Write JSON, with sorted keys."""
     write_file(path, json_bytes(value, indent=indent))

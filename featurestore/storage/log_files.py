@@ -271,6 +271,26 @@ def added_since(table: StorePath, version: int, latest: int) -> set[str]:
     return {action["add"]["path"] for actions in commits for action in actions if "add" in action}
 
 
+@dataclass(frozen=True)
+class Since:
+    """What the commits after a version say."""
+
+    added: set[str]  # names of shards
+    notes: list[dict[str, Any]]  # what each says of itself
+
+
+def said_since(table: StorePath, version: int, latest: int) -> Since:
+    """Return what the commits after a version, up to the latest one, add and say of themselves."""
+    since = Since(set(), [])
+    for number in range(version + 1, latest + 1):
+        for action in _actions(table, number):
+            if "add" in action:
+                since.added.add(action["add"]["path"])
+            if "commitInfo" in action:
+                since.notes.append(action["commitInfo"])
+    return since
+
+
 def has_removed_since(table: StorePath, version: int, latest: int) -> bool:
     """Whether a commit after a version, up to the latest one, takes a shard out."""
     commits = (_actions(table, number) for number in range(version + 1, latest + 1))

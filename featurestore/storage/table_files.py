@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterator
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from featurestore.storage.remote import StorePath
+from featurestore.storage.shards import rows_in
 
 
 @dataclass(frozen=True)
@@ -18,7 +21,7 @@ class Shard:
 
     path: StorePath
     size_bytes: int
-    n_rows: int | None = dataclasses.field(default=None, compare=False)  # what the log says
+    n_rows: int | None = field(default=None, compare=False)  # what the log says
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,28 @@ class Commit:
     when: datetime  # UTC, by the writer's clock
     n_rows: int  # in all, superseded ones included
     n_shards: int
+
+
+@dataclass(frozen=True, eq=False)
+class Staged:
+    """What one commit brings in: shards that lie in the table's folder already, and rows."""
+
+    shards: Sequence[Shard]
+    rows: pa.Table | None = None
+    drop: Callable[[pa.Table], NDArray[np.bool_]] | None = None  # as of `Table.merge`
+    keys: Sequence[str] = ()
+    note: Mapping[str, str] = field(default_factory=dict)  # what the commit says of itself
+    transaction: str = ""  # a Delta transaction id: of two commits with it the later one conflicts
+
+
+def rows_of(shards: Iterable[Shard]) -> int:
+    """Return how many rows files have, by the log; superseded ones count."""
+    return sum(rows_in(one.path) if one.n_rows is None else one.n_rows for one in shards)
+
+
+def digest_of(shards: Iterable[Shard]) -> str:
+    """Return a hash of files, which are named by their bytes."""
+    return hashlib.sha256("\n".join(shard.path.name for shard in shards).encode()).hexdigest()
 
 
 def groups_to_join(shards: list[Shard], target_bytes: int) -> Iterator[list[Shard]]:

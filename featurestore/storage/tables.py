@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import re
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -22,22 +19,29 @@ from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundErr
 from deltalake.transaction import AddAction, CommitProperties, RemoveAction, Transaction
 from numpy.typing import NDArray
 
-from featurestore.errors import StoreBusy, StoreCorrupt, StoreUnreachable, UnknownSnapshot
+from featurestore.errors import StoreBusy, StoreCorrupt, UnknownSnapshot
 from featurestore.storage.columns import fit_to, new_columns, widened
-from featurestore.storage.exhausted import naming
 from featurestore.storage.files import make_folder
 from featurestore.storage.item_columns import FAILURES, ITEMS
 from featurestore.storage.log_files import (
     added_since,
     apply_commit,
     commit_file,
-    missing_commit,
     seal,
 )
 from featurestore.storage.lookups import all_rows, rows_with
-from featurestore.storage.remote import RemotePath, StorePath, delta_options
-from featurestore.storage.shards import read_shard, rows_in, write_shard
-from featurestore.storage.table_files import Commit, Shard, TableState, groups_to_join
+from featurestore.storage.remote import StorePath
+from featurestore.storage.shards import read_shard, write_shard
+from featurestore.storage.table_errors import asked, check_log, log_options, said
+from featurestore.storage.table_files import (
+    Commit,
+    Shard,
+    Staged,
+    TableState,
+    digest_of,
+    groups_to_join,
+    rows_of,
+)
 
 _PART_BYTES = 64 << 20  # of rows that are worth a shard, and a thread, of their own
 COMPACT_BYTES = 256 << 20
@@ -49,7 +53,9 @@ _KEEP_EVERYTHING = {
     "delta.logRetentionDuration": "interval 36500 days",
     "delta.deletedFileRetentionDuration": "interval 36500 days",
 }
-__all__ = ["FAILURES", "ITEMS", "Commit", "Shard", "Table", "TableState"]
+__all__ = [
+    "FAILURES", "ITEMS", "Commit", "Shard", "Staged", "Table", "TableState", "digest_of", "rows_of",
+]  # fmt: skip
 
 
 Rows: TypeAlias = pa.Table | Callable[[int], pa.Table] | None  # of `Table.merge`
@@ -70,10 +76,10 @@ class Table:
     @classmethod
     def create(cls, path: StorePath, schema: pa.Schema) -> Table:
         """Open a table, made empty first where there is none."""
-        options = _options(path)
-        with _asked(path):
+        options = log_options(path)
+        with asked(path):
             if not DeltaTable.is_deltatable(str(path), options):
-                _check_log(path, None)  # of one whose log is gone, the copies are left
+                check_log(path, None)  # of one whose log is gone, the copies are left
                 make_folder(path / "_delta_log")
                 made = DeltaTable.create(
                     str(path),
@@ -96,7 +102,7 @@ class Table:
         """Add the columns of a schema that the table lacks; nulls in the rows that are there."""
         table = self._open(None)
         if new := new_columns(pa.schema(table.schema().to_arrow()), schema):
-            with _asked(self.path):
+            with asked(self.path):
                 table.alter.add_columns(list(_delta_schema(pa.schema(new)).fields))
             self._sealed(table)
 
@@ -160,10 +166,10 @@ class Table:
 
     def append(self, rows: pa.Table) -> int:
         """Add rows as one shard; return the version. Never conflicts with another writer."""
-        _check_log(self.path, None)  # a shard beside a damaged log would look as if it was in it
+        check_log(self.path, None)  # a shard beside a damaged log would look as if it was in it
         add = self._write(rows)
         table = self._open(None)
-        with _asked(self.path):
+        with asked(self.path):
             table.create_write_transaction([add], "append", table.schema())
         return self._sealed(table)
 
@@ -207,14 +213,38 @@ class Table:
         int
             The version; the present one where there was nothing to do.
         """
-        for attempt in range(_MERGE_ATTEMPTS):
+
+        def attempt(table: DeltaTable) -> int:
+            looked = self._shards(table, unseen_at)
+            looked = [one for one in looked if only is None or one in only]
+            return self._try_merge(table, rows, drop, keys, looked, widen=widen)
+
+        return self._until_first(attempt)
+
+    def bring(self, given: Callable[[int], Staged | None]) -> int:
+        """Name shards that lie here already, in one commit; return the version.
+
+        ``given`` is called with the table's version, and with the next one if another writer was
+        first; None says that nothing is left to bring in.
+        """
+
+        def attempt(table: DeltaTable) -> int:
+            if (one := given(int(table.version()))) is None:
+                return int(table.version())
+            looked = [] if one.drop is None else self._shards(table)
+            drop = one.drop or (lambda rows: np.zeros(len(rows), bool))
+            keys = list(one.keys)
+            return self._try_merge(table, one.rows, drop, keys, looked, widen=True, staged=one)
+
+        return self._until_first(attempt)
+
+    def _until_first(self, attempt: Callable[[DeltaTable], int]) -> int:
+        for n in range(_MERGE_ATTEMPTS):
             table = self._open(None)
             try:
-                looked = self._shards(table, unseen_at)
-                looked = [one for one in looked if only is None or one in only]
-                return self._try_merge(table, rows, drop, keys, looked, widen=widen)
+                return attempt(table)
             except CommitFailedError:  # another writer was first, or columns were added
-                time.sleep(0.01 * min(attempt, 20))
+                time.sleep(0.01 * min(n, 20))
         raise StoreBusy(f"{self.path} is being written by other processes: nothing was changed")
 
     def _try_merge(
@@ -226,22 +256,24 @@ class Table:
         looked: list[Shard],
         *,
         widen: bool,
+        staged: Staged | None = None,
     ) -> int:
         schema = pa.schema(table.schema().to_arrow())
         rows = given(table.version()) if callable(given) else given
         wide = widened(schema, rows.schema) if widen and rows is not None and len(rows) else schema
         if wide != schema:
             kept = [fit_to(read_shard(shard.path), wide) for shard in self._shards(table)]
-            adds = self._write_all(pa.concat_tables(kept)) if kept else []
-            self._commit(table, [], adds, wide)
+            anew = self._write_all(pa.concat_tables(kept)) if kept else []
+            self._commit(table, [], anew, wide)
             raise CommitFailedError("columns have wider types: read again")
         if rows is not None and len(rows) and (new := new_columns(schema, rows.schema)):
-            with _asked(self.path):
+            with asked(self.path):
                 table.alter.add_columns(list(_delta_schema(pa.schema(new)).fields))
             self._sealed(table)
             raise CommitFailedError("there are new columns: read again")  # others may have written
         parts: list[pa.Table] = []
-        actions, adds = [], []
+        actions: list[RemoveAction] = []
+        adds = [_add(one.path.name, one.size_bytes, one.n_rows) for one in _shards_of(staged)]
         for shard in looked:
             dropped = drop(read_shard(shard.path, keys))
             if not dropped.any():
@@ -255,10 +287,10 @@ class Table:
                 parts = []
         if rows is not None and len(rows):
             parts.append(fit_to(rows, schema))
-        if not actions and not parts:
+        if not actions and not parts and not adds:
             return int(table.version())
         adds += self._write_all(pa.concat_tables(parts)) if parts else []
-        return self._commit(table, actions, adds)
+        return self._commit(table, actions, adds, staged=staged)
 
     def _commit(
         self,
@@ -266,6 +298,7 @@ class Table:
         actions: list[RemoveAction],
         adds: list[AddAction],
         schema: pa.Schema | None = None,
+        staged: Staged | None = None,
     ) -> int:
         """Take out files and put in others, unless another writer rewrote some meanwhile.
 
@@ -278,20 +311,24 @@ class Table:
             adds = [add for add in adds if add.path not in both]
         if not actions and not adds and schema is None:
             return int(table.version())
-        with _asked(self.path):
+        transactions = [Transaction("featurestore-merge", table.version() + 1)]
+        if staged is not None and staged.transaction:
+            transactions.append(Transaction(staged.transaction, table.version() + 1))
+        with asked(self.path):
             table.create_write_transaction(
                 [*actions, *adds],
                 "append" if schema is None else "overwrite",
                 table.schema() if schema is None else _delta_schema(schema),
                 commit_properties=CommitProperties(
-                    app_transactions=[Transaction("featurestore-merge", table.version() + 1)]
+                    custom_metadata=None if staged is None else dict(staged.note),
+                    app_transactions=transactions,
                 ),
             )
         return self._sealed(table)
 
     def _sealed(self, table: DeltaTable) -> int:
         """Make what was committed last; return the version."""
-        with _asked(self.path):
+        with asked(self.path):
             table.update_incremental()
         version = int(table.version())
         seal(self.path, version)
@@ -311,7 +348,7 @@ class Table:
 
     def times(self, limit: int | None = None) -> list[tuple[int, float]]:
         """Return the versions, newest first, and when they came, in seconds since 1970."""
-        with _asked(self.path):
+        with asked(self.path):
             entries = self._open(None).history(limit)
         return [(int(one["version"]), one["timestamp"] / 1000) for one in entries]
 
@@ -346,10 +383,10 @@ class Table:
         return digest_of(self.shards(version))
 
     def _open(self, version: int | None) -> DeltaTable:
-        _check_log(self.path, version)
+        check_log(self.path, version)
         try:
-            with _asked(self.path):
-                options = _options(self.path)
+            with asked(self.path):
+                options = log_options(self.path)
                 return DeltaTable(str(self.path), version=version, storage_options=options)
         except TableNotFoundError:
             raise StoreCorrupt(
@@ -360,7 +397,7 @@ class Table:
             latest = None if version is None else self.version()
             if version is None or latest is None or 0 <= version <= latest:
                 raise StoreCorrupt(
-                    f"the log of {self.path} cannot be read: {_said(error)}; "
+                    f"the log of {self.path} cannot be read: {said(error)}; "
                     "`featurestore store verify` names the file, `featurestore store repair` "
                     "mends it"
                 ) from None
@@ -379,49 +416,16 @@ class Table:
 
     def _write(self, rows: pa.Table) -> AddAction:
         name, n_bytes = write_shard(rows, self.path)
-        now_ms = int(time.time() * 1000)
-        statistics = json.dumps({"numRecords": len(rows)})
-        return AddAction(name, n_bytes, {}, now_ms, True, statistics)
+        return _add(name, n_bytes, len(rows))
 
 
-def _check_log(path: StorePath, version: int | None) -> None:
-    if (lost := missing_commit(path, version)) is not None:
-        raise StoreCorrupt(
-            f"{lost} is gone, cut off, or holds no action, so this table would show an older "
-            "state: `featurestore store repair` puts it back"
-        )
+def _shards_of(staged: Staged | None) -> Sequence[Shard]:
+    return () if staged is None else staged.shards
 
 
-@contextmanager
-def _asked(path: StorePath) -> Iterator[None]:
-    """Turn delta-rs network errors into StoreUnreachable; name the table on a full disk."""
-    try:
-        with naming(path):
-            yield
-    except OSError as error:
-        if isinstance(path, RemotePath):
-            raise StoreUnreachable(f"{path}: {_said(error)}") from None
-        raise
-
-
-def _options(path: StorePath) -> dict[str, str] | None:
-    return delta_options() if isinstance(path, RemotePath) else None
-
-
-def _said(error: Exception) -> str:
-    """Return what delta-rs said in one line, without the colors of a terminal."""
-    plain = re.sub(r"\x1b\[\d*m|↳", "", str(error))
-    return " ".join(plain.split())[:300]
-
-
-def rows_of(shards: Iterable[Shard]) -> int:
-    """Return how many rows files have, by the log; superseded ones count."""
-    return sum(rows_in(one.path) if one.n_rows is None else one.n_rows for one in shards)
-
-
-def digest_of(shards: Iterable[Shard]) -> str:
-    """Return a hash of files, which are named by their bytes."""
-    return hashlib.sha256("\n".join(shard.path.name for shard in shards).encode()).hexdigest()
+def _add(name: str, n_bytes: int, n_rows: int | None) -> AddAction:
+    statistics = json.dumps({"numRecords": n_rows})
+    return AddAction(name, n_bytes, {}, int(time.time() * 1000), True, statistics)
 
 
 def _remove(shard: Shard) -> RemoveAction:

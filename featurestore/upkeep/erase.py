@@ -19,6 +19,7 @@ from featurestore.storage.files import matching, read_json, remove_folder, sync
 from featurestore.storage.log_files import log_damage
 from featurestore.storage.query import fulfils
 from featurestore.storage.remote import RemotePath, StorePath
+from featurestore.storage.run_folder import drop_runs
 from featurestore.storage.shards import read_shard
 from featurestore.storage.tables import YOUNG_S
 from featurestore.storage.unnamed import unreferenced
@@ -90,10 +91,11 @@ class Erased:
 def erase(folder: DatasetFolder, ids: pa.Array) -> Erased:
     """Delete items and everything that still holds their content, old versions included.
 
-    Old versions that held them can no longer be read. What heads learned stays in them, kNN and
-    TF-IDF keep rows and words as they were: delete those, or train them again. Interrupted, it
-    can be run again. In an object store, files that no version names yet stay for a day, since
-    another machine may be about to commit them: run it again then.
+    Unfinished runs of workers are dropped: embed again. Old versions that held them can no longer
+    be read. What heads learned stays in them, kNN and TF-IDF keep rows and words as they were:
+    delete those, or train them again. Interrupted, it can be run again. In an object store, files
+    that no version names yet stay for a day, since another machine may be about to commit them:
+    run it again then.
     """
     with all_views_locked(folder):
         for _, table in tables_of(folder, replaced=True):
@@ -103,6 +105,7 @@ def erase(folder: DatasetFolder, ids: pa.Array) -> Erased:
         with indexes_locked(folder):  # who saves one afterwards sees that it was counted
             folder.count_erasure()
             folder.forget_erased()
+            drop_runs(folder.path)  # their parts, and shards that nobody names yet, may hold them
             for name in _DERIVED:
                 remove_folder(folder.local / name)
         # What names the items goes before the files that know them: interrupted, `_ids_ever`

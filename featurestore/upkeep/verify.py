@@ -21,6 +21,7 @@ from featurestore.sources.reading import Reader, reason_of
 from featurestore.storage.dataset_folder import DatasetFolder, view_folders
 from featurestore.storage.log_files import copy_file, lacking_copies, log_damage, named_shards
 from featurestore.storage.remote import RemotePath, StorePath
+from featurestore.storage.run_folder import shards_of_runs
 from featurestore.storage.shards import each_group
 from featurestore.storage.tables import Table
 from featurestore.storage.unnamed import unnamed_shards
@@ -134,13 +135,20 @@ def _check_log(table: Table) -> Iterator[Finding]:
             "`featurestore store repair` takes in its rows where they are valid"
         )
         yield Finding(str(path), what, "error")
-    if not damaged and (old := [one for one in unnamed if _age_s(one) > STOPPED_S]):
+    old = [] if damaged else [one for one in unnamed if _age_s(one) > STOPPED_S]
+    if old and (old := [one for one in old if one.name not in _shards_of_runs(table)]):
         what = (
             f"no version names {len(old)} of its shards: a run that was stopped left them, or the "
             "last commits are lost with their copies. `featurestore store repair --unnamed` takes "
             "in their rows where they are valid; vacuum deletes them"
         )
         yield Finding(str(table.path), what, "warning")
+
+
+def _shards_of_runs(table: Table) -> set[str]:
+    """Return the shards that unfinished runs of its data set name."""
+    above = table.path.parent
+    return shards_of_runs(above.parent if above.name == "views" else above)
 
 
 def _age_s(path: StorePath) -> float:

@@ -14,6 +14,7 @@ from featurestore.storage.files import read_json, remove
 from featurestore.storage.log_files import log_damage
 from featurestore.storage.markers import left_by_runs
 from featurestore.storage.remote import StorePath
+from featurestore.storage.run_folder import drop_runs, shards_of_runs
 from featurestore.storage.shards import local_copy
 from featurestore.storage.tables import YOUNG_S
 from featurestore.storage.unnamed import unreferenced
@@ -62,11 +63,14 @@ def vacuum(
 
     Kept are the present state, each snapshot that a head or a run card names, each version that
     was the latest within ``older_than_s``, and each file younger than that. Of a table whose log
-    is damaged, all shards are kept. Temporary files that no writer touched for a day go, too.
+    is damaged, all shards are kept. What workers of an unfinished run made is kept, unless nobody
+    touched the run for a month. Temporary files that no writer touched for a day go, too.
     """
     # A look takes no lock: a store that cannot be written to can be looked at.
     with nullcontext() if dry_run else all_views_locked(folder):
-        keep = _named_versions(folder)
+        if not dry_run:
+            drop_runs(folder.path, only_forgotten=True)
+        keep, spared = _named_versions(folder), shards_of_runs(folder.path)
         tables = [table for _, table in tables_of(folder, replaced=True)]
         damaged = {
             str(one.path): table for table in tables for one in log_damage(table.path, briefly=True)
@@ -76,6 +80,7 @@ def vacuum(
             for table in tables
             if table not in damaged.values()
             for path in unreferenced(table, keep.get(table.path, set()), older_than_s=older_than_s)
+            if path.name not in spared
         ]
         size = sum(path.stat().st_size for path in found)
         leftovers = [path for path in _leftovers(folder) if path not in found]

@@ -1,0 +1,186 @@
+"""Drive a run: hand out its parts, begin again what died, and bring in what is done."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from featurestore.errors import FeatureStoreError, TooManyFailures
+from featurestore.pipeline.job import EmbedRequest, Job
+from featurestore.pipeline.report import EmbedReport, Progress
+from featurestore.storage.dataset_folder import DatasetFolder
+from featurestore.storage.remote import StorePath
+from featurestore.storage.run_folder import RunFolder
+from featurestore.storage.store_marker import make_store
+from featurestore.workers.committing import Committer
+from featurestore.workers.outcome import close_run
+from featurestore.workers.planning import Planned, open_run, plan_parts
+from featurestore.workers.worker import Ended
+
+_WAIT_S = 1.0
+_IDLE_DEATHS = 3  # of workers that died before they began a part: it is not the items
+_LATE, _LATE_S = 4.0, 60.0  # a part that takes so many times the median is begun once more
+
+
+@dataclass(frozen=True)
+class Died:
+    """A worker that ended with a part, without a word; another one is there."""
+
+    part: str
+    how: str = ""
+
+
+class Workers(Protocol):
+    """Workers of a run, wherever they are; each does one part at a time."""
+
+    @property
+    def n_free(self) -> int:
+        """How many have nothing to do."""
+
+    def give(self, part: str) -> None:
+        """Let a free worker begin a part."""
+
+    def wait(self, timeout_s: float) -> Sequence[Ended | Died]:
+        """Return what ended, after some time at most; raises what a worker raised."""
+
+    def close(self) -> None:
+        """End all workers; parts that they are at are begun again some day."""
+
+
+def planned(
+    store: StorePath,
+    dataset: str,
+    request: EmbedRequest,
+    say: Callable[[str], None],
+    part_items: int | None = None,
+) -> Planned:
+    """Return the run of a request: one that is unfinished, or a new one."""
+    job = Job.make(store, dataset, request, lists_all=False)
+    make_store(store)
+    if (run := open_run(job)) is None:
+        return plan_parts(job, say, part_items)
+    say(f"going on with a run of {_time_of(run)}: {len(run.left()):,} parts are left")
+    return Planned(run)
+
+
+def _time_of(run: RunFolder) -> str:
+    return str(run.facts["planned"])
+
+
+@dataclass(eq=False)
+class Drive:
+    """A run being driven."""
+
+    folder: DatasetFolder
+    run: RunFolder
+    progress: Callable[[Progress], None] | None = None
+    say: Callable[[str], None] = lambda _: None
+    max_failures: int | None = None
+    commits: bool = True  # else it only makes parts, and others bring them in
+    n_idle_deaths: int = 0
+    given: dict[str, float] = field(default_factory=dict)  # parts under way → since when
+    taken_s: list[float] = field(default_factory=list)
+    again: set[str] = field(default_factory=set)  # parts that were given twice, being late
+
+    def __post_init__(self) -> None:
+        self.committer = Committer(self.folder, self.run)
+
+    def do(self, parts: Sequence[str], workers: Workers) -> None:
+        """Do parts, with what they are cut into; commit now and then, and at the end.
+
+        Raises
+        ------
+        TooManyFailures
+            If more items failed than is allowed; what was done is kept.
+        FeatureStoreError
+            If workers die before they begin.
+        """
+        queue = deque(parts)
+        with closing(workers):
+            try:
+                while queue or self.given:
+                    self._hand_out(queue, workers)
+                    for one in workers.wait(_WAIT_S):
+                        queue.extend(self._heard(one))
+                    if self.commits and self.committer.is_due():
+                        self.committer.commit()
+                    self._show()
+            except BaseException:  # an interrupt, a worker that failed: what was done is kept
+                if self.commits and self.run.is_open:
+                    self.committer.commit()
+                raise
+
+    def _hand_out(self, queue: deque[str], workers: Workers) -> None:
+        while queue and workers.n_free:
+            self._give(queue.popleft(), workers)
+        if queue or not workers.n_free or not self.taken_s:
+            return
+        late_s = max(_LATE_S, _LATE * statistics.median(self.taken_s))
+        for part, since in self.given.items():  # its worker hangs, or its node is slow
+            if part not in self.again and time.monotonic() - since > late_s and workers.n_free:
+                self.again.add(part)
+                workers.give(part)
+
+    def _give(self, part: str, workers: Workers) -> None:
+        self.given[part] = time.monotonic()
+        workers.give(part)
+
+    def _heard(self, one: Ended | Died) -> Sequence[str]:
+        """Take in how a part ended; return parts that are to do now."""
+        since = self.given.get(one.part)
+        if isinstance(one, Died):
+            if since is None:  # the late one of two, and the part is done
+                return ()
+            del self.given[one.part]
+            self._look_at_death(one)
+            return [one.part]
+        if since is not None:
+            self.taken_s.append(time.monotonic() - self.given.pop(one.part))
+        self.n_idle_deaths = 0
+        return one.halves if since is not None else ()
+
+    def _look_at_death(self, one: Died) -> None:
+        has_begun = self.run.n_attempts(one.part) > 0
+        self.n_idle_deaths = 0 if has_begun else self.n_idle_deaths + 1
+        self.say(f"a worker died{one.how}; part {one.part} is begun again")
+        if self.n_idle_deaths >= _IDLE_DEATHS:
+            raise FeatureStoreError(
+                f"{_IDLE_DEATHS} workers died before they began a part{one.how}: memory may be "
+                "too small for the encoder; what was done is kept"
+            )
+
+    def _show(self) -> None:
+        done = [one for one in self.committer.manifests.values() if "halves" not in one]
+        n_done = sum(one["n_rows"] for one in done)
+        for number, view in enumerate(self.run.facts["views"]):
+            of_view = [one["views"][view["slug"]] for one in done]
+            n_failed = sum(one["n_failed"] for one in of_view)
+            if self.progress is not None:
+                n_total = self.run.facts["tally"]["n_todo"][number]
+                self.progress(Progress(view["spec"], min(n_done, n_total), n_total, n_failed, "…"))
+            if self.max_failures is not None and n_failed > self.max_failures:
+                first = next(text for one in of_view for text in one["failures"])
+                raise TooManyFailures(
+                    f"{n_failed} items failed, more than --max-failures {self.max_failures}; "
+                    f"first: {first}; what was done is kept"
+                )
+
+    def finish(self, seconds: float) -> list[EmbedReport] | None:
+        """Bring in all that is done; return the reports if the run is whole, and close it."""
+        try:
+            self.committer.look()
+            if self.committer.is_whole:
+                self.committer.commit()
+                manifests = list(self.committer.manifests.values())
+                return close_run(self.folder, self.run, manifests, seconds)
+            if self.committer.is_due():
+                self.committer.commit()
+        except (FeatureStoreError, OSError):
+            if self.run.is_open:
+                raise
+        return None  # others have parts left, or were first to close it

@@ -1,0 +1,80 @@
+"""What all workers of a run did, as the reports of any run."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from featurestore.encoders.images import METADATA_UNREAD, RANGE_ASSUMED
+from featurestore.pipeline.report import EmbedReport
+from featurestore.pipeline.todo import CUT, UNKNOWN
+from featurestore.storage.dataset_folder import DatasetFolder
+from featurestore.storage.run_folder import RunFolder
+
+_N_SHOWN = 5  # failures
+
+
+def close_run(
+    folder: DatasetFolder, run: RunFolder, manifests: Sequence[Mapping[str, Any]], seconds: float
+) -> list[EmbedReport]:
+    """Write the cards of a run that is committed, and delete its folder; return its reports."""
+    done = [one for one in manifests if "halves" not in one]
+    reports = [
+        _report(folder.name, run.facts, number, view, done, seconds)
+        for number, view in enumerate(run.facts["views"])
+    ]
+    for report in reports:
+        folder.write_run("embed", {**asdict(report), "items_per_s": report.items_per_s})
+    run.close()
+    return reports
+
+
+def _report(
+    dataset: str,
+    facts: Mapping[str, Any],
+    number: int,
+    view: Mapping[str, str],
+    done: Sequence[Mapping[str, Any]],
+    seconds: float,
+) -> EmbedReport:
+    counts = [one["views"][view["slug"]] for one in done if view["slug"] in one["views"]]
+    total = Counter[str]()
+    remarks = Counter[str]()
+    for one in counts:
+        total.update({name: one[name] for name in ("n_encoded", "n_copied", "n_same", "n_failed")})
+        remarks.update(one["remarks"])
+    tally, first = facts["tally"], done[0] if done else {}
+    n_known_failures = tally["n_known_failures"][number]
+    n_lacking = tally["n_todo"][number] + n_known_failures
+    return EmbedReport(
+        dataset,
+        view["spec"],
+        n_items=tally["n_items"],
+        n_encoded=total["n_encoded"],
+        n_copied=total["n_copied"],
+        n_unchanged=tally["n_wanted"][number] - n_lacking + total["n_same"],
+        n_updated=tally["n_updated"],
+        n_failed=total["n_failed"],
+        n_known_failures=n_known_failures,
+        seconds=round(seconds, 3),
+        n_cut=remarks[CUT],
+        n_metadata_unread=remarks[METADATA_UNREAD],
+        n_range_assumed=remarks[RANGE_ASSUMED],
+        n_unknown=remarks[UNKNOWN],
+        batch_size=first.get("batch_size"),
+        batch_unit=first.get("batch_unit"),
+        device=first.get("device"),
+        failures=tuple(text for one in counts for text in one["failures"])[:_N_SHOWN],
+        stages=_stages(done),
+    )
+
+
+def _stages(done: Sequence[Mapping[str, Any]]) -> dict[str, tuple[float, int]]:
+    seconds, items = Counter[str](), Counter[str]()
+    for one in done:
+        for name, (taken, n) in one["stages"].items():
+            seconds[name] += taken
+            items[name] += n
+    return {name: (round(taken, 4), items[name]) for name, taken in seconds.items()}
