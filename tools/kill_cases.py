@@ -11,6 +11,17 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
+from featurestore.pipeline import (
+    gathered,
+    job,
+    kept_listings,
+    large_listing,
+    row_join,
+    stored,
+)
+from featurestore.sources import stamps
+from featurestore.storage import kept_counts
+
 N, DIM = 40, 8
 
 
@@ -25,6 +36,7 @@ class Case:
     at_once: str = ""  # another command, which runs at the same time and is not killed
     is_damaged: bool = False  # the last commit of each table of the data set is lost before
     is_once: bool = False  # done, it cannot be done again: exit code 1
+    is_large: bool = False  # its listings are taken for large ones (`in_small_parts`)
 
     def __str__(self) -> str:
         return self.name
@@ -37,6 +49,8 @@ _EMBED = (
     "--batch-size 1"
 )
 _TAP = "embed {in}/pictures --dataset p -e builtin:tiny-image#tap=auto --batch-size 1"
+_TEXTS = "embed %s --dataset n --text text --id id --label kind -e baseline:hashing#size=16"
+_CHANGED = " --group kind"  # of all rows
 CASES = (
     Case("embed, a new data set", "embed {in}/pictures --dataset n -e baseline:pixels", "n"),
     Case("embed, two encoders", _EMBED % "p", "p"),
@@ -49,6 +63,16 @@ CASES = (
     Case("embed --prune", "embed {in}/fewer --dataset p --prune", "p",
          first=("relocate p {in}/fewer",)),
     Case("embed --overwrite", "embed --dataset p --overwrite", "p"),
+    Case("embed, large: a new data set", _TEXTS % "{in}/more.csv", "n", is_large=True),
+    Case("embed, large: changed and more texts", _TEXTS % "{in}/texts.csv {in}/more.csv" + _CHANGED,
+         "n", first=(_TEXTS % "{in}/texts.csv",), is_large=True),
+    Case("embed, large: nothing to do", _TEXTS % "{in}/texts.csv", "n",
+         first=(_TEXTS % "{in}/texts.csv",), is_large=True),
+    Case("embed, large --overwrite", _TEXTS % "{in}/texts.csv" + " --overwrite", "n",
+         first=(_TEXTS % "{in}/texts.csv",), is_large=True),
+    Case("embed, large: pictures, two encoders", _EMBED % "p", "p", is_large=True),
+    Case("embed, large --prune", "embed {in}/fewer --dataset p --prune", "p",
+         first=("relocate p {in}/fewer",), is_large=True),
     Case("import, a new data set", _IMPORT % ("b", "n"), "n", is_once=True),
     Case("import", _IMPORT % ("b", "d"), is_once=True),
     Case("import --overwrite", _IMPORT % ("changed", "d") + " --overwrite"),
@@ -84,9 +108,24 @@ CASES = (
     Case("two writers: embed, labels", "embed {in}/more --dataset p", "p",
          at_once="labels p {in}/stars.csv --id id"),
     Case("two writers: the same embed", _EMBED % "p", "p", at_once=_EMBED % "p"),
+    Case("two writers: large, the same embed", _TEXTS % "{in}/more.csv", "n",
+         at_once=_TEXTS % "{in}/more.csv", first=(_TEXTS % "{in}/texts.csv",), is_large=True),
+    Case("two writers: large, two sources", _TEXTS % "{in}/more.csv", "n",
+         at_once=_TEXTS % "{in}/texts.csv" + _CHANGED, first=(_TEXTS % "{in}/texts.csv",),
+         is_large=True),
     Case("two writers: import, compact", _IMPORT % ("b", "d"), at_once="compact d",
          is_once=True),
 )  # fmt: skip
+
+
+def in_small_parts() -> None:
+    """Take every listing for a large one: on the disk, in several parts, chunks and buckets."""
+    gathered.LARGE_ROWS, gathered.CHUNK_ROWS = 1, 8
+    large_listing.PART_ROWS, row_join.BUCKET_ROWS = 12, 16
+    stored.FEW_ROWS = 0
+    for module in (job, kept_counts, kept_listings):
+        module.WORTH_ROWS = 0
+    stamps._SETTLED_S = -1e9
 
 
 def make_inputs(folder: Path) -> None:
