@@ -46,8 +46,11 @@ ITEMS = {
 
 
 @contextmanager
-def server(program: str, pictures: Path, port: int = PORT) -> Iterator[Server]:
-    """Run a server with data of its own, from which nothing leaves, and end it."""
+def server(program: str, pictures: Path, port: int = PORT, **more: str) -> Iterator[Server]:
+    """Run a server with data of its own, from which nothing leaves, and end it.
+
+    ``more`` are further settings of Label Studio.
+    """
     with tempfile.TemporaryDirectory() as folder:
         settings = {
             "HOME": folder, "COLLECT_ANALYTICS": "false", "LATEST_VERSION_CHECK": "false",
@@ -62,7 +65,9 @@ def server(program: str, pictures: Path, port: int = PORT) -> Iterator[Server]:
             "--enable-legacy-api-token", "--data-dir", folder, "--log-level", "ERROR",
         ]  # fmt: skip
         with (Path(folder) / "server.log").open("w") as log:
-            process = subprocess.Popen(command, env=os.environ | settings, stdout=log, stderr=log)
+            process = subprocess.Popen(
+                command, env=os.environ | settings | more, stdout=log, stderr=log
+            )
         try:
             yield Server(f"http://127.0.0.1:{port}")
         finally:

@@ -55,6 +55,14 @@ _TOKEN_VARIABLE = "FEATURESTORE_SERVE_TOKEN"
     "--batch-size", default=32, show_default=True, type=click.IntRange(1),
     help="Items that go through the encoder together.",
 )  # fmt: skip
+@click.option(
+    "--label-studio", metavar="DATASET",
+    help="Be the ML backend of Label Studio at /label-studio; labels go to this data set.",
+)  # fmt: skip
+@click.option(
+    "--retrain-after", default=1, show_default=True, type=click.IntRange(0), metavar="N",
+    help="Train the head again after so many labels from Label Studio; 0: when it asks.",
+)  # fmt: skip
 @click.option("-e", "--encoder", metavar="PATH|SPEC", help="Where the heads' encoder is now.")
 @trust_option
 @store_option
@@ -70,6 +78,8 @@ def serve(
     queue: int,
     timeout: float,
     batch_size: int,
+    label_studio: str | None,
+    retrain_after: int,
     encoder: str | None,
     trust: bool,
     store_path: str,
@@ -91,7 +101,17 @@ def serve(
         body_bytes=max_mb << 20, held_bytes=max(256, 2 * max_mb) << 20, waiting=queue,
         answer_s=timeout, batch_items=batch_size, items=min(queue, Limits.items),
     )  # fmt: skip
-    options = ServeOptions(host, port, _token(token_file), allow_folder, encoder, trust, limits)
+    options = ServeOptions(
+        host,
+        port,
+        _token(token_file),
+        allow_folder,
+        encoder,
+        trust,
+        limits,
+        label_studio,
+        retrain_after,
+    )
     is_default = context.get_parameter_source("store_path") is ParameterSource.DEFAULT
     store: Store | None = None if is_default else open_given(store_path, trust=trust)
     places = [place_of_head(one, store_path) for one in bundles]

@@ -426,6 +426,18 @@ def _text(value: Any) -> str:
     return "" if value is None or value != value else class_name(value)
 
 
+def reviews_of(history: Sequence[Review], annotations: Iterable[str]) -> list[Review]:
+    """Return the decisions that annotations of these ids made, and that were not undone."""
+    gone = set(annotations)
+    undone = {one.value for one in history if one.action is Action.UNDO}
+    return [
+        one
+        for one in history
+        if one.id not in undone
+        and any(one.id.startswith(f"ls-{_digest(one.item_id, a, one.label)}-") for a in gone)
+    ]
+
+
 def known_labels(labels: Iterable[str], label: str) -> set[str]:
     """Return the names of all columns that a question may be about."""
     return {label, *labels} - {""}

@@ -153,7 +153,7 @@ class Reader:
         if kind == "texts":
             return Question([_whole(one) for one in values], options)
         if kind == "images":
-            return Question([_from_base64(one) for one in values], options)
+            return Question([from_base64(one) for one in values], options)
         return Question(self._files(values), options)
 
     def _files(self, names: Sequence[str]) -> list[str | bytes]:
@@ -234,7 +234,8 @@ def _whole(text: str) -> str:
     return text
 
 
-def _from_base64(text: str) -> bytes:
+def from_base64(text: str) -> bytes:
+    """Return the bytes of base64, or of an address that begins with data:."""
     _, comma, after = text.partition(",") if text.startswith("data:") else ("", "", "")
     try:
         return base64.b64decode(after if comma else text, validate=True)

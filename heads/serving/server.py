@@ -26,6 +26,7 @@ try:
 
     from heads.serving.answering import Desk
     from heads.serving.app import App
+    from heads.serving.label_studio import LabelStudio
     from heads.serving.served import Served
 except ImportError as _error:
     if _error.name not in ("uvicorn", "starlette", "multipart", "python_multipart", "h11"):
@@ -52,6 +53,8 @@ class ServeOptions:
     encoder: str | None = None  # where the heads' encoder is now
     trust: Trust = False
     limits: Limits = field(default_factory=Limits)
+    label_studio: str | None = None  # a data set of the store: where its labels go
+    retrain_after: int = 1  # labels of Label Studio; 0: only when it asks
 
 
 class _Connection(H11Protocol):
@@ -101,6 +104,7 @@ class Server(uvicorn.Server):
         )
         self.desk = Desk(served, limits)
         self.app = App(self.desk, Reader(limits, folder), guard)
+        self.label_studio = self._label_studio(store)
         self.socket: socket.socket | None = None
         config = uvicorn.Config(
             self.app.asgi(), http=_Connection, ws="none", loop="asyncio", lifespan="off",
@@ -110,6 +114,16 @@ class Server(uvicorn.Server):
             timeout_graceful_shutdown=int(limits.whole_s) + 1,
         )  # fmt: skip
         super().__init__(config)
+
+    def _label_studio(self, store: Store | None) -> LabelStudio | None:
+        """Add the addresses that Label Studio asks, if they are wanted."""
+        name = self.options.label_studio
+        if name is None:
+            return None
+        if store is None or not self.desk.served.heads:
+            raise BadName("--label-studio needs a head, and --store with the data set")
+        after = self.options.retrain_after
+        return LabelStudio(self.app, store.dataset(name), retrain_after=after)
 
     def listen(self) -> str:
         """Begin to listen; return the address.
