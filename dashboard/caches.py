@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 import heads
 from dashboard.launch import STORE_VARIABLE, TRUST_VARIABLE
-from dashboard.page_data import classes, coloring, item_rows, wording
+from dashboard.page_data import classes, coloring, home, item_rows, labeling, runnable, wording
 from dashboard.page_data import overview as overview_data
 from dashboard.page_data.coloring import Coloring
 from dashboard.url_state import recall
@@ -24,7 +24,7 @@ from featurestore.store.dataset import DataSet
 from featurestore.store.store import Store, open_store
 from featurestore.store.view import View
 from featurestore.store.view_index import Index
-from heads import Assessment, Comparison, Curve, Issues
+from heads import Assessment, Comparison, Curve, FittedHead, Issues
 
 Owner = TypeVar("Owner", Store, DataSet, View)
 P = ParamSpec("P")
@@ -106,12 +106,27 @@ def _runs_stamp(kind: str) -> Callable[[DataSet], object]:
     return stamp
 
 
+def _views_and_comparisons(dataset: DataSet) -> object:
+    return _runs_stamp("compare")(dataset), [view.slug for view in dataset.views()]
+
+
+def _whole(dataset: DataSet) -> object:
+    runs = [_runs_stamp(kind)(dataset) for kind in ("compare", "transfer", "quality")]
+    failures = dataset.folder.failures
+    views, has_heads = [view.slug for view in dataset.views()], (dataset.path / "heads").is_dir()
+    return _items_stamp(dataset), runs, views, has_heads, failures.digest(failures.version())
+
+
 def _encoder(view: View) -> object:
     return str(view.dataset.path), view.slug, view.fingerprint, view.trust is True
 
 
 def _vectors(view: View) -> object:
     return str(view.dataset.path), view.slug, view.state
+
+
+def _vectors_and_labels(view: View) -> object:
+    return _vectors(view), view.dataset.folder.items.version()
 
 
 def _vectors_and_erasures(view: View) -> object:
@@ -137,6 +152,18 @@ def dataset() -> DataSet:
 def overview(store: Store) -> list[wording.Row]:
     """Return `page_data.overview`."""
     return overview_data.overview(store)
+
+
+@follows(_whole, max_entries=64, spinner="Reading the store…")
+def summary(dataset: DataSet) -> home.Summary:
+    """Return `home.summary`."""
+    return home.summary(dataset)
+
+
+@follows(_views_and_comparisons, max_entries=16)
+def default_spec(dataset: DataSet) -> str | None:
+    """Return `runnable.default_spec`."""
+    return runnable.default_spec(dataset)
 
 
 @follows(_items_stamp, max_entries=8, spinner="Reading the items…")
@@ -191,16 +218,33 @@ def colorings(view: View, column: str, head: str | None) -> Coloring:
     return coloring.head_coloring(table, predictions(view.dataset, head), card, column)
 
 
+@follows(_vectors_and_labels, max_entries=4, spinner="Reading the items…")
+def label_base(view: View, label: str) -> labeling.Base:
+    """Return `labeling.base_of`."""
+    return labeling.base_of(view, label)
+
+
 @follows(_encoder, max_entries=64, spinner="Asking the encoder…", copies=True)
 def encode(view: View, content: str | bytes) -> NDArray[np.float32]:
     """Encode a query, words or a picture's bytes, with the view's encoder, (1, dim)."""
     return _loaded(view).encode([content], as_queries=True)
 
 
+def encode_items(view: View, contents: Sequence[str | bytes]) -> NDArray[np.float32]:
+    """Encode contents as items are, (n, dim), with an encoder that stays loaded."""
+    return _loaded(view).encode(contents)
+
+
 @follows(_encoder, max_entries=2)
 def _loaded(view: View) -> View:
     """Return the same view each time: its encoder stays loaded."""
     return view
+
+
+@follows(_erasures, max_entries=4, spinner="Loading the head…")
+def head(dataset: DataSet, head_id: str) -> FittedHead:
+    """Return a registered head."""
+    return heads.load_head(dataset, head_id)
 
 
 @follows(_erasures, max_entries=8)

@@ -1,11 +1,11 @@
-"""Train, compare, or look for issues from a page, with progress."""
+"""Train a head from a page, with progress."""
 
 from __future__ import annotations
 
 import streamlit as st
 
 import heads
-from dashboard import url_state
+from dashboard import caches, url_state
 from dashboard.page_data import wording
 from featurestore.store.dataset import DataSet
 from featurestore.terms.specs import Modality, encoder_label
@@ -24,15 +24,16 @@ HEADS_SAID = (
 
 
 def offer_training(dataset: DataSet) -> None:
-    """Offer to train a head, or to compare all, with progress."""
+    """Offer to train a head, with progress."""
     specs = [str(view.spec) for view in dataset.views()]
     labels = dataset.label_columns
     if not specs or not labels:
         return
-    with st.popover("Train or compare heads", icon=":material/model_training:"):
+    with st.popover("Train a head", icon=":material/model_training:"):
         label = st.selectbox("Label", labels, key="train label")
         task = Task(dataset.description.labels[label]["task"])
-        spec = st.selectbox("Encoder", specs, format_func=encoder_label, key="train encoder")
+        at = specs.index(caches.default_spec(dataset) or specs[0])
+        spec = st.selectbox("Encoder", specs, at, format_func=encoder_label, key="train encoder")
         able = {
             MIX: len(specs) > 1 or dataset.modality == Modality.TEXT,
             POOL_HEAD: task is Task.MULTICLASS,
@@ -43,47 +44,19 @@ def offer_training(dataset: DataSet) -> None:
         head = st.selectbox("Head", names, key="train head", help=HEADS_SAID)
         reviews = st.checkbox("Apply reviews to the training rows", key="train reviews")
         trains = st.button("Train this head")
-        compares = st.button("Compare all heads on all encoders")
-    if not (trains or compares):
+    if not trains:
         return
     bar = st.progress(0.0, "Reading the vectors…")
 
     def tell(n_done: int, n_fits: int, what: str) -> None:
         bar.progress(n_done / n_fits, wording.plain(f"{n_done} of {n_fits} fits: {what}"))
 
-    if trains:
-        read = dataset.views() if head == MIX else dataset.view(spec)
-        fitted = heads.fit(read, head, label=label, apply_reviews=reviews, progress=tell)
-        url_state.remember("head", fitted.head_id)
-        bar.empty()
-        metric, found = next(iter(fitted.card["metrics"].items()))
-        st.success(
-            wording.plain(
-                f"Trained {fitted.head_id}: {metric.replace('_', ' ')} {found['value']:.3f}"
-            )
-        )
-        st.page_link("screens/one_head.py", label="See this head", icon=":material/fact_check:")
-    else:
-        run = heads.compare(dataset.views(), label=label, apply_reviews=reviews, progress=tell)
-        url_state.remember("run", str(run.card["created"]))
-        st.rerun()
-
-
-def offer_inspection(dataset: DataSet) -> None:
-    """Offer to look for issues, with progress."""
-    specs = [str(view.spec) for view in dataset.views()]
-    if not specs:
-        return
-    with st.popover("Look for issues", icon=":material/troubleshoot:"):
-        spec = st.selectbox("Encoder", specs, format_func=encoder_label, key="inspect encoder")
-        starts = st.button("Look now")
-    if not starts:
-        return
-    bar = st.progress(0.0, "Reading the vectors…")
-
-    def tell(n_done: int, n: int, what: str) -> None:
-        bar.progress(n_done / max(1, n), f"{what}: {n_done:,} of {n:,}")
-
-    found = heads.find_issues(dataset.view(spec), progress=tell)
-    url_state.remember("report", str(found.card["created"]))
-    st.rerun()
+    read = dataset.views() if head == MIX else dataset.view(spec)
+    fitted = heads.fit(read, head, label=label, apply_reviews=reviews, progress=tell)
+    url_state.remember("head", fitted.head_id)
+    bar.empty()
+    metric, found = next(iter(fitted.card["metrics"].items()))
+    st.success(
+        wording.plain(f"Trained {fitted.head_id}: {metric.replace('_', ' ')} {found['value']:.3f}")
+    )
+    st.page_link("screens/one_head.py", label="See this head", icon=":material/fact_check:")

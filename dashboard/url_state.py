@@ -10,6 +10,12 @@ from dashboard.page_data import wording
 from featurestore.errors import FeatureStoreError, nearest
 from featurestore.store.store import Store
 
+CLEARED = (  # by another data set
+    "encoder", "item", "run", "assessment", "of", "curve", "head", "color", "where", "slice",
+    "lasso", "map_head", "look", "q", "beside", "first", "second", "by", "report", "kind", "at",
+    "grid", "cell", "label", "strategy",
+)  # fmt: skip
+
 
 class UnknownChoice(FeatureStoreError, LookupError):
     """The URL asks for something that the store does not have."""

@@ -32,16 +32,20 @@ def choose_item(item_id: str) -> None:
 def choose_encoder(dataset: DataSet, *, clears: Sequence[str] = ()) -> View:
     """Let people choose among a data set's views; return it pinned to its present state.
 
-    The default is the first encoder that is no baseline. Without views, say so and stop.
+    The default is the best encoder that is no baseline. Without views, say so and stop.
     """
     specs = [str(view.spec) for view in dataset.views()]
     if not specs:
         st.info("This data set has no vectors yet. Embed it:")
         url_state.show_command(dataset.store, "embed", "--dataset", dataset.name, "-e", "ENCODER")
         st.stop()
-    default = next((one for one in specs if not one.startswith(("baseline:", "random:"))), specs[0])
     chosen = url_state.select(
-        "Encoder", specs, key="encoder", default=default, show=encoder_label, clears=clears
+        "Encoder",
+        specs,
+        key="encoder",
+        default=caches.default_spec(dataset),
+        show=encoder_label,
+        clears=clears,
     )
     return dataset.view(chosen).now()  # one state for all that the page reads of it
 

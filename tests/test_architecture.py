@@ -66,16 +66,18 @@ HEADS = {
 DASHBOARD = {
     "launch": "",
     "colors": "",
-    "jobs": "page_data",
+    "jobs": "launch page_data",
+    "worker": "",
+    "background": "",
     "page_data": "colors",
     "url_state": "page_data",
     "caches": "url_state page_data launch",
     "gallery": "page_data",
     "scatter": "page_data",
-    "start_runs": "url_state page_data",
+    "start_runs": "caches url_state page_data",
     "widgets": "gallery caches url_state page_data",
-    "screens": "widgets start_runs jobs gallery scatter caches url_state page_data",
-    "app": "caches url_state page_data",
+    "screens": "widgets background start_runs jobs gallery scatter caches url_state page_data",
+    "app": "caches jobs url_state page_data",
 }
 RULES = {
     **{f"featurestore.{room}": _rooms for room, _rooms in FEATURESTORE.items()},
@@ -114,6 +116,7 @@ OWNERS = {
         f"dashboard/{name}"
         for name in (
             "app.py",
+            "background.py",
             "caches.py",
             "gallery.py",
             "jobs.py",

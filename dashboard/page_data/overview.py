@@ -1,4 +1,4 @@
-"""What the overview shows: data sets and views, failures, what to do next."""
+"""Tables of Home: data sets and views, failures."""
 
 from __future__ import annotations
 
@@ -70,27 +70,3 @@ def _file_of(dataset: DataSet, item_id: str) -> str | None:
         return dataset.uri(item_id)
     except FeatureStoreError:  # a text, or gone
         return None
-
-
-def next_steps(dataset: DataSet) -> list[tuple[str, tuple[str, ...]]]:
-    """Return what has not been done yet, each with its command."""
-    name, folder = dataset.name, dataset.folder
-    specs = [str(view.spec) for view in dataset.views()]
-    if not specs:
-        return [("Embed it", ("embed", "--dataset", name, "-e", "ENCODER"))]
-    if not dataset.label_columns:
-        return [
-            ("Give it labels", ("labels", name, "LABELS.csv", "--id", "ID", "--label", "COLUMN"))
-        ]
-    steps: list[tuple[str, tuple[str, ...]]] = []
-    if not folder.runs("compare"):
-        steps.append(("Compare heads and encoders", ("compare", name)))
-    if not folder.runs("transfer"):
-        steps.append(("Ask whether pretraining helps", ("transfer", name, "--rank")))
-    if not folder.runs("curve"):
-        steps.append(("Ask how many labels are enough", ("curve", name)))
-    if not folder.runs("quality"):
-        steps.append(("Look for wrong labels and twins", ("quality", name, "-e", specs[-1])))
-    if not (dataset.path / "heads").is_dir():
-        steps.append(("Train a head to keep", ("train", name, "-e", specs[-1], "--head", "best")))
-    return steps

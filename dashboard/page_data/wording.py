@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from featurestore.store.store import Store
@@ -41,4 +41,9 @@ def when(card: Mapping[str, Any]) -> str:
 
 def command(store: Store, *words: str) -> str:
     """Return a line to type, with this store."""
-    return shlex.join(["featurestore", *words, "--store", str(store.path)])
+    return line_of([*words, "--store", str(store.path)])
+
+
+def line_of(words: Sequence[str]) -> str:
+    """Return words of ours as a line to type."""
+    return shlex.join(["featurestore", *words])

@@ -2,15 +2,17 @@
 
 import streamlit as st
 
-from dashboard import caches, url_state, widgets
+from dashboard import caches, jobs, url_state, widgets
 from dashboard.page_data import transfer as shown
 from dashboard.page_data import wording
 from featurestore.terms.specs import encoder_label
 
 dataset = caches.dataset()
+jobs.offer(dataset, "curve", is_first=not caches.curves(dataset))
 found = widgets.choose_run(
     dataset, caches.curves(dataset), "Learning curve", key="curve", show=shown.curve_title,
-    none="No learning curve of this data set yet. Draw one:", words=("curve", dataset.name),
+    none="No learning curve of this data set yet. Draw one with the button above, or type:",
+    words=("curve", dataset.name),
 )  # fmt: skip
 name = found.metric.replace("_", " ")
 st.plotly_chart(shown.curve_figure(found), alt=f"{name} over the number of labels")

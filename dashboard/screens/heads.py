@@ -2,16 +2,20 @@
 
 import streamlit as st
 
-from dashboard import caches, start_runs, widgets
+from dashboard import caches, jobs, start_runs, widgets
 from dashboard.page_data import leaderboard, wording
 from heads.advice.next_step import after_comparison
 
 dataset = caches.dataset()
-start_runs.offer_training(dataset)
+trains, compares = st.columns(2)
+with compares:
+    jobs.offer(dataset, "compare", is_first=not caches.comparisons(dataset))
+with trains:
+    start_runs.offer_training(dataset)
 encoders = [word for view in dataset.views() for word in ("-e", str(view.spec))]
 run = widgets.choose_run(
     dataset, caches.comparisons(dataset), "Comparison", key="run", show=leaderboard.run_title,
-    none="No comparison of this data set yet. Make one:",
+    none="No comparison of this data set yet. Make one with the button above, or type:",
     words=("compare", dataset.name, *encoders),
 )  # fmt: skip
 metric = run.metric.replace("_", " ").capitalize()

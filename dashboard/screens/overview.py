@@ -1,34 +1,70 @@
-"""Which data sets and encoders there are, what failed, how classes and splits are spread."""
+"""Where each data set stands and what to do next; classes and failures of the chosen one."""
 
 import streamlit as st
 
-from dashboard import caches, url_state
-from dashboard.page_data import classes, overview, wording
+from dashboard import caches, jobs, url_state
+from dashboard.page_data import classes, home, item_rows, overview, runnable, wording
+from dashboard.page_data import jobs as known
 
 store = caches.store()
+names = store.datasets()
+
+
+def open_page(name: str, page: str) -> None:
+    """Turn to a data set, and to a page of it."""
+    if url_state.recall("dataset") != name:
+        for key in url_state.CLEARED:
+            url_state.remember(key, None)
+    url_state.remember("dataset", name)
+    st.session_state["page to open"] = page
+
+
+def draw_card(name: str) -> None:
+    """Draw where a data set stands, some of its items, and what to do next."""
+    one = store.dataset(name)
+    found = caches.summary(one)
+    about, beside = st.columns([4, 1], vertical_alignment="center")
+    with about:
+        st.markdown(f"#### {wording.plain(name)}")
+        st.caption(wording.plain(found.facts()))
+        rows = item_rows.rows_of(caches.items(one), found.shown)
+        st.html(home.strip_html(caches.cards(one, rows)))
+        if found.best:
+            word = f" · pretraining: **{found.verdict}**" if found.verdict else ""
+            st.markdown(
+                f"Best head: **{wording.plain(found.best)}**, {wording.plain(str(found.score))}"
+                f"{word}"
+            )
+    with beside:
+        st.button(
+            "Explore", key=f"explore {name}", width="stretch",
+            on_click=open_page, args=(name, "explore"),
+        )  # fmt: skip
+        step = found.step
+        running = [job for job in known.jobs(str(store.path))
+                   if job.is_running and job.request.dataset == name]  # fmt: skip
+        if running:
+            st.caption(wording.plain(f"Running: {runnable.title(running[0])}"))
+        elif step.command:
+            jobs.start_button(
+                one, step.command, step.title, key="next", encoder=caches.default_spec(one),
+                minutes=runnable.RUNNABLE[step.command].minutes, width="stretch",
+            )  # fmt: skip
+        else:
+            st.button(
+                step.title, key=f"next {name}", type="primary", width="stretch",
+                on_click=open_page, args=(name, step.page),
+            )  # fmt: skip
+        st.caption(step.why)
+
+
+if page := st.session_state.pop("page to open", None):
+    st.switch_page(f"screens/{page}.py")
+for name in names:
+    with st.container(border=True):
+        draw_card(name)
 dataset = caches.dataset()
 items = caches.items(dataset)
-
-st.subheader("Data sets and encoders")
-st.dataframe(
-    caches.overview(store),
-    hide_index=True,
-    column_config={
-        "items": st.column_config.NumberColumn(format="localized"),
-        "embedded": st.column_config.NumberColumn(
-            format="localized", help="Items with a vector of their present content"
-        ),
-        "failed": st.column_config.NumberColumn(help="Items that could not be read or encoded"),
-        "to do": st.column_config.NumberColumn(help="Run `featurestore embed` again for these"),
-        "dim": st.column_config.NumberColumn(help="Numbers in one vector"),
-        "MB": st.column_config.NumberColumn(format="%.1f", help="Vectors on disk"),
-        "snapshot": st.column_config.TextColumn(help="Versions of items and vectors"),
-        "last run": st.column_config.DatetimeColumn(format="YYYY-MM-DD HH:mm", timezone="UTC"),
-        "items/s": st.column_config.NumberColumn(
-            format="%.0f", help="In the last run, loading the encoder included"
-        ),
-    },
-)
 
 st.subheader(wording.plain(dataset.name))
 counts = classes.class_counts(items)
@@ -51,13 +87,6 @@ else:
     st.info("No labels yet. Embed it from class folders, or name the column that holds them:")
     url_state.show_command(store, "embed", "SOURCE", "--dataset", dataset.name, "--label", "COLUMN")
 
-steps = overview.next_steps(dataset)
-if steps:
-    st.markdown("**What to do next**")
-    for what, words in steps:
-        st.caption(f"{what}:")
-        url_state.show_command(store, *words)
-
 st.markdown("**Failures**")
 failed = overview.failures(dataset)
 if failed:
@@ -74,3 +103,24 @@ if failed:
     )
 else:
     st.caption("None: every item could be read.")
+
+with st.expander("All data sets and encoders", icon=":material/table:"):
+    st.dataframe(
+        caches.overview(store),
+        hide_index=True,
+        column_config={
+            "items": st.column_config.NumberColumn(format="localized"),
+            "embedded": st.column_config.NumberColumn(
+                format="localized", help="Items with a vector of their present content"
+            ),
+            "failed": st.column_config.NumberColumn(help="Items that could not be read or encoded"),
+            "to do": st.column_config.NumberColumn(help="Run `featurestore embed` again for these"),
+            "dim": st.column_config.NumberColumn(help="Numbers in one vector"),
+            "MB": st.column_config.NumberColumn(format="%.1f", help="Vectors on disk"),
+            "snapshot": st.column_config.TextColumn(help="Versions of items and vectors"),
+            "last run": st.column_config.DatetimeColumn(format="YYYY-MM-DD HH:mm", timezone="UTC"),
+            "items/s": st.column_config.NumberColumn(
+                format="%.0f", help="In the last run, loading the encoder included"
+            ),
+        },
+    )

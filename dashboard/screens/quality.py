@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from dashboard import caches, start_runs, url_state, widgets
+from dashboard import caches, jobs, url_state, widgets
 from dashboard.gallery import gallery
 from dashboard.page_data import item_rows, wording
 from dashboard.page_data import quality as shown
@@ -22,7 +22,7 @@ from featurestore.terms.specs import encoder_label
 from heads.quality.issues import TITLES, Kind
 
 dataset = caches.dataset()
-start_runs.offer_inspection(dataset)
+jobs.offer(dataset, "quality", is_first=not caches.quality_reports(dataset))
 left, right = st.columns([3, 2])
 with left:
     report = widgets.choose_run(

@@ -2,16 +2,18 @@
 
 import streamlit as st
 
-from dashboard import caches, url_state, widgets
+from dashboard import caches, jobs, url_state, widgets
 from dashboard.page_data import transfer as shown
 from dashboard.page_data import wording
 from featurestore.terms.specs import encoder_label
 from heads.advice.next_step import after_assessment
 
 dataset = caches.dataset()
+jobs.offer(dataset, "transfer", is_first=not caches.assessments(dataset))
 found = widgets.choose_run(
     dataset, caches.assessments(dataset), "Assessment", key="assessment",
-    show=shown.assessment_title, none="No verdict on this data set yet. Ask for one:",
+    show=shown.assessment_title,
+    none="No verdict on this data set yet. Ask for one with the button above, or type:",
     words=("transfer", dataset.name, "--rank"),
 )  # fmt: skip
 digits = "%.1f" if shown.scale_of(found) == 100 else "%.3f"

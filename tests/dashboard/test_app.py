@@ -34,7 +34,7 @@ def cards(app: AppTest, key: str) -> list[dict[str, str]]:
 
 
 @pytest.mark.usefixtures("store_variable")
-def test_overview_shows_the_counts_of_the_first_data_set() -> None:
+def test_home_shows_where_each_data_set_stands_and_the_counts_of_the_first_data_set() -> None:
     app = opened()
     assert {one.label: one.value for one in app.metric} == {
         "Items": "31",
@@ -42,8 +42,17 @@ def test_overview_shows_the_counts_of_the_first_data_set() -> None:
         "Encoders": "1",
         "Failures": "1",
     }
-    assert app.dataframe[0].value["embedded"].tolist() == [30, 4]
-    assert app.dataframe[1].value["item"].tolist() == ["train/white/broken.png"]
+    assert app.dataframe[0].value["item"].tolist() == ["train/white/broken.png"]
+    assert app.dataframe[1].value["embedded"].tolist() == [30, 4]
+    assert (
+        texts_of(app.main.caption)[0]
+        == "31 images · 3 classes: white, black, grey · 1 encoder · 1 failed"
+    )
+    starts = {one.key: one.label for one in app.button if one.key.startswith("next")}
+    assert starts == {
+        "next transfer pictures": "Ask whether pretraining helps",
+        "next advise texts": "Ask what to take",
+    }
     assert dict(app.query_params) == {"dataset": "pictures"}
 
 

@@ -147,7 +147,7 @@ def test_open_click_an_item_see_its_neighbors_by_mouse_and_by_key(
 ) -> None:
     page.goto(address)
     expect(page.get_by_test_id("stMetricValue")).to_have_text(["33", "3", "1", "1"])
-    expect(page).to_have_title("Overview · featurestore")
+    expect(page).to_have_title("Home · featurestore")
 
     open_page(page, "Search")
     items = page.get_by_role("group", name="Items").locator("button")
@@ -216,7 +216,7 @@ def test_explore_lasso_slice_neighbors_train_compare_export(
     expect_neighbors(page, full_store, str(ids[0]))
 
     open_page(page, "Leaderboard")
-    page.get_by_role("button", name="Train or compare heads").click()
+    page.get_by_role("button", name="Train a head").click()
     page.get_by_role("button", name="Train this head").click()
     expect(page.get_by_text(re.compile("Trained logistic"))).to_be_visible()
     assert heads.list_heads(dataset)[0]["head"] == "logistic"

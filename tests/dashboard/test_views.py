@@ -11,7 +11,7 @@ from PIL import Image
 
 import heads
 from dashboard.colors import NEUTRAL, colors
-from dashboard.page_data import classes, item_rows, leaderboard, overview, wording
+from dashboard.page_data import classes, home, item_rows, leaderboard, overview, wording
 from featurestore.errors import UnknownItem
 from featurestore.sources.listing import SourceOptions
 from featurestore.store.store import Store
@@ -230,6 +230,29 @@ def test_splits_of_the_users_own_names_are_shown() -> None:
     )
 
 
-def test_next_steps_are_what_nobody_did_yet(full_store: Store) -> None:
-    steps = overview.next_steps(full_store.dataset("pictures"))
-    assert [words[0] for _, words in steps] == ["transfer", "curve"]
+def test_home_says_where_a_data_set_stands_and_what_nobody_did_yet(full_store: Store) -> None:
+    found = home.summary(full_store.dataset("pictures"))
+    [run] = heads.runs(full_store.dataset("pictures"))
+    best = run.rows()[0]
+    assert found.facts().startswith("33 images · 3 classes: black, ")
+    assert (found.best, found.n_failed) == (f"{best['head']} on {PIXELS}", 1)
+    assert str(found.score).startswith(f"{100 * best['value']:.3g} % balanced accuracy (")
+    assert (found.verdict, found.step.command) == (None, "transfer")
+    assert found.n_issues
+    labels = {row["item_id"]: row["label"] for row in
+              item_rows.browse(full_store.dataset("pictures")).to_pylist()}  # fmt: skip
+    assert {labels[item] for item in found.shown[:3]} == {"black", "grey", "white"}
+
+
+def test_in_a_mixture_the_classes_take_turns() -> None:
+    labels = ["a"] * 5 + ["b"] * 2 + [None]
+    order = home.mixed(pa.array(labels))
+    assert sorted(order) == list(range(8))
+    assert [labels[row] for row in order] == ["a", "b", None, "a", "b", "a", "a", "a"]
+    assert home.mixed(pa.array([], pa.string())).tolist() == []
+
+
+def test_what_stands_in_a_strip_is_text_and_no_markup() -> None:
+    made = home.strip_html([{"id": "<a>", "image": None, "label": "<b>", "text": "<script>"}])
+    assert "<script>" not in made
+    assert "&lt;script&gt;" in made
