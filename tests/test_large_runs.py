@@ -202,6 +202,20 @@ def test_an_id_of_two_sources_is_refused_wherever_it_stands(store, tmp_path):
     check(store, rows)
 
 
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_equal_texts_of_several_parts_are_encoded_once(store, tmp_path, overwrite):
+    """Also those that another part of this run has encoded, and those of before."""
+    before = texts(5, "old")
+    rows = {f"i{at}": f"text {number}" for at, number in enumerate([*range(6)] * 4)}
+    path = write(tmp_path / "t.parquet", before)
+    embed(store, path)
+    rows |= before | {"copy": "text of old 2"}
+    report = embed(store, write(path, rows), overwrite=overwrite)
+    n_old = 5 if overwrite else 0
+    assert (report.n_encoded, report.n_copied) == (6 + n_old, 19)
+    check(store, rows)
+
+
 # Two runs at once
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -56,15 +55,34 @@ class ViewWriter:
         self.old_shards = self.table.shards()
         self.known: Contents | ContentsOfPart = Contents()
         self.pairs: frozenset[str] = frozenset()
+        self._has_begun = False
+        # Content that has a vector in this view; grows as the run goes. Of a large view it is
+        # read when a second part begins: the first one is often all that there is to do.
+        self._contents: Contents | None = None if self.old_shards else Contents()
 
-    @cached_property
+    @property
     def contents(self) -> Contents:
         """Content that has a vector in this view; grows as the run goes."""
-        found = Contents()
-        if not self.overwrite:
-            for part in each_shard(_paths(self.old_shards), ["content_hash"]):
-                found.update(part.column("content_hash"))
+        if self._contents is None:
+            self._contents = Contents()
+            for part in each_shard(_paths(self._shards()), ["content_hash"]):
+                self._contents.update(part.column("content_hash"))
+        return self._contents
+
+    def _contents_among(self, hashes: pa.ChunkedArray) -> Contents:
+        """Return those of some contents that have a vector in this view, and maybe a few more."""
+        asked, found = Contents(), Contents()
+        asked.update(hashes)
+        for part in each_shard(_paths(self._shards()), ["content_hash"]):
+            of_part = part.column("content_hash")
+            if (is_asked := asked.marks(of_part)).any():
+                found.update(of_part.filter(pa.array(is_asked)))
         return found
+
+    def _shards(self) -> list[Shard]:
+        """Return those of this run, and the older ones, unless their vectors are being replaced."""
+        new = [one for one in self.table.shards() if one not in self.old_shards]
+        return new if self.overwrite else [*new, *self.old_shards]
 
     def reset(self) -> None:
         """Count from zero again, for a part that is told of by itself."""
@@ -78,8 +96,11 @@ class ViewWriter:
         if not plan.is_text:
             self.known = self.contents
             return
-        hashes = plan.content_hash.filter(pa.array(plan.todo[number])).drop_null()
-        self.known = ContentsOfPart(self.contents, pa.chunked_array([hashes]))
+        due = plan.content_hash.filter(pa.array(plan.todo[number])).drop_null()
+        hashes = pa.chunked_array([due])
+        is_only = self._contents is None and not self._has_begun
+        known = self._contents_among(hashes) if is_only else self.contents
+        self.known, self._has_begun = ContentsOfPart(known, hashes), True
 
     def some_contents(self, readers: Mapping[str, Reader]) -> list[bytes]:
         """Return the bytes of the first images that were encoded and are still there."""
@@ -93,8 +114,8 @@ class ViewWriter:
 
     def remember(self, hashes: pa.Array) -> None:
         """Take in contents that have just been committed, unless they are in already."""
-        if self.known is not self.contents:
-            self.contents.update(pa.chunked_array([hashes]))
+        if self._contents is not None and self.known is not self._contents:
+            self._contents.update(pa.chunked_array([hashes]))
 
     def append(self, ids: pa.Array, outcomes: Sequence[Outcome]) -> None:
         """Commit the vectors (of a tap: activations) of items, shape (n,)."""
@@ -116,10 +137,7 @@ class ViewWriter:
         """
         left = set(wanted)
         keys = np.sort(keys_of(pa.chunked_array([pa.array(wanted, pa.string())])))
-        shards = [one for one in self.table.shards() if one not in self.old_shards]
-        if not self.overwrite:  # vectors that are being replaced are not copied
-            shards += self.old_shards
-        for shard in shards:
+        for shard in self._shards():
             if not left:
                 return
             own = keys_of(read_shard(shard.path, ["content_hash"]).column("content_hash"))
