@@ -31,7 +31,7 @@ from featurestore.terms.snapshots import Snapshot
 
 _KEY = ["item_id", "content_hash"]
 MANY = 100_000  # items whose ids are not all made Python objects
-IN_MEMORY_BYTES = 512 << 20  # of vectors; of more, the cache is written first, and mapped
+IN_MEMORY_BYTES = 500_000_000  # of vectors; of more, the cache is written first, and mapped
 
 
 @dataclass(frozen=True, eq=False)

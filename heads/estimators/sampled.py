@@ -15,7 +15,7 @@ from heads.labels.matrix import Matrix
 from heads.labels.sampling import fair_rows
 
 SAMPLED_ROWS = 50_000
-_AT_ONCE = 20_000  # rows that are predicted at once
+_AT_ONCE = 5_000  # rows that are predicted at once
 
 
 class SampledHead(MetaEstimatorMixin, BaseEstimator):  # type: ignore[misc]
