@@ -112,6 +112,10 @@ class BadSource(FeatureStoreError, ValueError):
     """A folder or table that cannot be embedded."""
 
 
+class BadTarget(FeatureStoreError, ValueError):
+    """A vector database, or a table in it, that cannot be published to."""
+
+
 class MissingColumn(BadSource, LookupError):
     """The table has no column of that name."""
 

@@ -38,9 +38,10 @@ FEATURESTORE = {
     "upkeep": "curation sources encoders search storage terms",
     "maps": "store search storage terms",
     "exchange": "store pipeline curation sources search storage terms",
+    "publish": "store storage terms",
     "demo": "store sources encoders terms",
     "cli": (
-        "workers demo exchange maps upkeep store pipeline curation sources encoders search "
+        "workers demo publish exchange maps upkeep store pipeline curation sources encoders search "
         "storage terms"
     ),
 }
@@ -132,6 +133,9 @@ OWNERS = {
     "starlette": ("heads/serving/",),
     "uvicorn": ("heads/serving/",),
     "jinja2": ("heads/report_page/report.py",),
+    "lancedb": ("featurestore/publish/lance.py",),
+    "psycopg": ("featurestore/publish/postgres.py",),
+    "qdrant_client": ("featurestore/publish/qdrant.py",),
     "pickle": (),
 }
 

@@ -188,6 +188,7 @@ for command in (
     upkeep.verify, upkeep.repair, upkeep.history, upkeep.compact, upkeep.vacuum, upkeep.rename,
     embed.split, upkeep.relocate, upkeep.drop, upkeep.delete, search.index, maps.project,
     maps.slices, runs.show, browse.sql, exchange.import_, exchange.export_model,
+    exchange.publish,
 ):  # fmt: skip
     store.add_command(command)
     if command is not upkeep.repair:

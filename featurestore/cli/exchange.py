@@ -1,4 +1,4 @@
-"""export, import, export-model: vectors to other programs and from them, networks to them."""
+"""export, import, publish, export-model: vectors and networks to other programs and back."""
 
 from __future__ import annotations
 
@@ -122,6 +122,47 @@ def import_(
     say(f"{view.name}: {counted(view.n_rows, 'vector')} of dim {view.dim}")
     say_failed([f"{row}: {why}" for row, why in incoming.failed.items()])
     return FAILED_ITEMS if incoming.failed else 0
+
+
+@command(epilog="Example: featurestore store publish photos lancedb:vectors/")
+@click.argument("dataset")
+@click.argument("target")
+@encoder_option
+@click.option("--table", metavar="NAME", help="The table's name; the data set's by default.")
+@click.option(
+    "--columns",
+    metavar="A,B",
+    help="Columns of items to write; by default all but sizes, times and sources of files.",
+)
+@click.option(
+    "--purge",
+    is_flag=True,
+    help="Take deleted rows out of the database's files, too; done after an erasure in any case.",
+)
+@store_option
+def publish(
+    dataset: str,
+    target: str,
+    encoder: str | None,
+    table: str | None,
+    columns: str | None,
+    purge: bool,
+    store_path: str,
+) -> None:
+    """Bring a table of a vector database to the state of a view.
+
+    TARGET is lancedb:FOLDER, pgvector:postgresql://USER@HOST/DATABASE or qdrant:http://HOST:6333.
+    The first time all rows are written; later those that are new or changed, and those that are
+    gone are deleted. A run that was killed is finished by the next. A table that holds vectors of
+    another encoder or data set is refused.
+    """
+    from featurestore.publish.publish import publish as bring
+
+    view = view_of(store_path, dataset, encoder)
+    names = None if columns is None else [one.strip() for one in columns.split(",") if one.strip()]
+    done = bring(view, target, table=table, columns=names, purge=purge, say=say)
+    say(done.sentence())
+    say(f"Search it in Python: {done.type_next}")
 
 
 @command(name="export-model", epilog="Example: featurestore store export-model bundle/ -o network/")

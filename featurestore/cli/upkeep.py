@@ -182,6 +182,8 @@ def delete(
 
     A later embed of a source that still has them takes them in again.
     """
+    from featurestore.storage.published import published
+    from featurestore.store.commands import command_line
     from featurestore.upkeep import erase as erasure
 
     if not ids and where is None:
@@ -210,6 +212,10 @@ def delete(
             f"{gone.n_young} files that hold some are younger than a day, and another machine may "
             "be about to commit them: run this again tomorrow"
         )
+    for place in published(folder):
+        words = ("store", "publish", dataset, place.target, "-e", place.encoder)
+        line = command_line(*words, "--table", place.table)
+        say(f"rows were published to {place.target}; `{line}` takes them out there, too")
     if gone.heads:
         say(
             "what heads learned stays in them, kNN and TF-IDF keep rows and words: delete or train "

@@ -31,13 +31,16 @@ def key_hashes(shards: Sequence[Shard]) -> NDArray[np.uint64]:
 
 def hashes_of(rows: pa.Table) -> NDArray[np.uint64]:
     """Return hashes, (2, n), of id and content."""
-    parts = []
-    for batch in rows.select(KEY).to_batches():
-        found = np.repeat(np.array(_SEEDS, np.uint64)[:, None], len(batch), axis=1)
-        for column in batch.columns:
-            _stir(found, column)
-        parts.append(found)
+    parts = [text_hashes(batch.columns) for batch in rows.select(KEY).to_batches()]
     return np.concatenate(parts, axis=1) if parts else np.empty((2, 0), np.uint64)
+
+
+def text_hashes(columns: Sequence[pa.StringArray]) -> NDArray[np.uint64]:
+    """Return hashes, (2, n), of rows of texts; null is a text of its own."""
+    found = np.repeat(np.array(_SEEDS, np.uint64)[:, None], len(columns[0]), axis=1)
+    for column in columns:
+        _stir(found, column)
+    return found
 
 
 def places(keys: NDArray[np.uint64], asked: NDArray[np.uint64]) -> NDArray[np.intp]:
@@ -49,27 +52,33 @@ def places(keys: NDArray[np.uint64], asked: NDArray[np.uint64]) -> NDArray[np.in
     found = np.full(asked.shape[1], -1, np.intp)
     for part in range(int(n_parts)):
         known, wanted = (np.flatnonzero(one[1] % n_parts == part) for one in (keys, asked))
-        place = _places(keys[:, known], asked[:, wanted])
+        place = SortedKeys(keys[:, known]).places(asked[:, wanted])
         is_there = place >= 0
         found[wanted[is_there]] = known[place[is_there]]
     return found
 
 
-def _places(keys: NDArray[np.uint64], asked: NDArray[np.uint64]) -> NDArray[np.intp]:
-    found = np.full(asked.shape[1], -1, np.intp)
-    order, in_turn = np.argsort(keys[0]), np.argsort(asked[0])  # both sorted, the search is quick
-    first = keys[0, order]
-    at = np.searchsorted(first, asked[0, in_turn])
-    left = np.arange(len(at))
-    while len(left):  # one round, unless the first numbers of two keys are equal
-        left = left[at[left] < len(order)]
-        left = left[first[at[left]] == asked[0, in_turn[left]]]
-        place = order[at[left]]
-        is_equal = keys[1, place] == asked[1, in_turn[left]]
-        found[in_turn[left[is_equal]]] = place[is_equal]
-        left = left[~is_equal]
-        at[left] += 1
-    return found
+class SortedKeys:
+    """Keys, (2, n), of which none are equal, ready to be looked up again and again."""
+
+    def __init__(self, keys: NDArray[np.uint64]) -> None:
+        self._order = np.argsort(keys[0])
+        self._first, self._second = keys[0, self._order], keys[1, self._order]
+
+    def places(self, asked: NDArray[np.uint64]) -> NDArray[np.intp]:
+        """Return where each key asked for, (2, m), stands, or -1; (m,)."""
+        found = np.full(asked.shape[1], -1, np.intp)
+        in_turn = np.argsort(asked[0])  # both sorted, the search is quick
+        at = np.searchsorted(self._first, asked[0, in_turn])
+        left = np.arange(len(at))
+        while len(left):  # one round, unless the first numbers of two keys are equal
+            left = left[at[left] < len(self._order)]
+            left = left[self._first[at[left]] == asked[0, in_turn[left]]]
+            is_equal = self._second[at[left]] == asked[1, in_turn[left]]
+            found[in_turn[left[is_equal]]] = self._order[at[left[is_equal]]]
+            left = left[~is_equal]
+            at[left] += 1
+        return found
 
 
 def _stir(hashes: NDArray[np.uint64], texts: pa.StringArray) -> None:

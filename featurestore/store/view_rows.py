@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,8 @@ from featurestore.storage.columns import item_keys
 from featurestore.storage.dataset_folder import DatasetFolder
 from featurestore.storage.key_hashes import key_hashes, places
 from featurestore.storage.query import fulfils
-from featurestore.storage.shards import each_shard, vectors_of
+from featurestore.storage.remote import StorePath
+from featurestore.storage.shards import each_shard, read_shard, vectors_of
 from featurestore.storage.tables import Shard, Table, digest_of, rows_of
 from featurestore.storage.taking import Ids, ShardRows, taken
 from featurestore.storage.tap_shards import ShardFile, open_tap
@@ -31,6 +32,7 @@ from featurestore.terms.snapshots import Snapshot
 
 _KEY = ["item_id", "content_hash"]
 MANY = 100_000  # items whose ids are not all made Python objects
+TakeVectors = Callable[[NDArray[np.intp]], NDArray[np.float32]]  # of rows, (n, dim)
 IN_MEMORY_BYTES = 500_000_000  # of vectors; of more, the cache is written first, and mapped
 
 
@@ -185,11 +187,28 @@ class ViewRows:
             valid = np.flatnonzero(item_of_row[start : start + len(block)] >= 0)
             for at in range(0, len(valid), n):
                 rows = valid[at : at + n]
-                found = rest.take(item_of_row[start + rows])
-                for name in _KEY:  # as the item has them
-                    found = found.append_column(name, [taken(shard.column(name), rows)])
+                found = _with_keys(rest.take(item_of_row[start + rows]), shard, rows)
                 yield found.select(list(columns)), block[rows]
             start += len(block)
+
+    def by_shard(self, columns: Sequence[str]) -> Iterator[tuple[pa.Table, TakeVectors]]:
+        """Yield the items of each shard, and what reads vectors of some of them."""
+        self.check()
+        items, pairs = self._shards
+        item_of_row = self._item_of_pair()
+        rest = ShardRows(items, [one for one in columns if one not in _KEY], self._schema)
+        start = 0
+        paths = [one.path for one in pairs]
+        for path, shard in zip(paths, each_shard(paths, _KEY), strict=True):
+            valid = np.flatnonzero(item_of_row[start : start + len(shard)] >= 0)
+            found = _with_keys(rest.take(item_of_row[start + valid]), shard, valid)
+            yield found.select(list(columns)), partial(self._vectors_of, path, valid)
+            start += len(shard)
+
+    def _vectors_of(
+        self, path: StorePath, valid: NDArray[np.intp], rows: NDArray[np.intp]
+    ) -> NDArray[np.float32]:
+        return vectors_of(read_shard(path, ["vector"]).column("vector"), self.dim)[valid[rows]]
 
     @property
     def _schema(self) -> pa.Schema:
@@ -214,6 +233,12 @@ class ViewRows:
             return np.ones(len(items), bool)
         ids = pa.array(self.slice_.item_ids, pa.string())
         return np.asarray(pc.is_in(items.column("item_id"), value_set=ids))
+
+
+def _with_keys(found: pa.Table, shard: pa.Table, rows: NDArray[np.intp]) -> pa.Table:
+    for name in _KEY:  # as the item has them
+        found = found.append_column(name, [taken(shard.column(name), rows)])
+    return found
 
 
 def resolve(items: pa.Table, pairs: pa.Table) -> NDArray[np.intp]:

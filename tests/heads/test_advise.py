@@ -104,7 +104,7 @@ def test_raw_pixels_are_added_as_the_reference_and_few_labels_are_enough_to_run(
     empty_store, tiny_images
 ):
     empty_store.embed([tiny_images], dataset="tiny", encoders=["builtin:tiny-image"])
-    advice = heads.advise(empty_store, "tiny", minutes=0.3)
+    advice = heads.advise(empty_store, "tiny", minutes=3)
     assert [str(view.spec) for view in empty_store.dataset("tiny").views()] == [
         "baseline:pixels", "builtin:tiny-image",
     ]  # fmt: skip

@@ -1,0 +1,1 @@
+"""A view's rows in a vector database, kept as the view is."""
