@@ -112,6 +112,7 @@ OWNERS = {
     "deltalake": ("featurestore/storage/tables.py",),
     "duckdb": ("featurestore/storage/query.py",),
     "obstore": ("featurestore/storage/remote.py",),
+    "ray": ("featurestore/workers/on_ray.py",),
     "faiss": ("featurestore/search/exact.py",),
     "streamlit": tuple(  # page data and colors are computed without it
         f"dashboard/{name}"

@@ -112,10 +112,10 @@ def test_without_extras_the_built_in_encoders_do_the_whole_job(clean, tiny_image
     assert "Traceback" not in said.stderr
 
 
-def test_the_extra_all_has_every_other_but_the_gpu(clean):
+def test_the_extra_all_has_every_other_but_those_of_gpus_and_clusters(clean):
     extras = PROJECT["optional-dependencies"]
     (words,) = extras["all"]
     named = set(words.removeprefix("featurestore[").removesuffix("]").split(","))
     (families,) = extras["encoders"]
     named |= set(families.removeprefix("featurestore[").removesuffix("]").split(","))
-    assert named == extras.keys() - {"all", "gpu"}
+    assert named == extras.keys() - {"all", "gpu", "ray"}

@@ -404,7 +404,7 @@ def test_shares_of_two_processes_make_the_whole(undisturbed, pictures, capsys):
     ("asked", "said"),
     [
         (["--shard", "2/2"], "expected I/N, such as 0/8 to 7/8"),
-        (["--on", "moon"], "--on moon is no way to start workers: known: here"),
+        (["--on", "moon"], "--on moon is no way to start workers: known: here, ray"),
         (["--on", "here:0"], "expected a number of processes"),
         (["--on", "here", "--overwrite"], "--overwrite runs on one device"),
     ],

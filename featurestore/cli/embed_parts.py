@@ -88,7 +88,8 @@ def parts_options(command: Callable[..., int]) -> Callable[..., int]:
         ),
         click.option(
             "--on", metavar="WAY",
-            help="Let workers embed parts of the items: here:4 for four processes on this machine.",
+            help="Let workers embed parts of the items: here:4 (processes of this machine), "
+            "ray:ADDRESS (a cluster).",
             **_NOTED,
         ),
     ):  # fmt: skip

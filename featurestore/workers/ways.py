@@ -27,7 +27,16 @@ def _here(
     return Here(folder, run, [replace(options[i % len(options)]) for i in range(n)])
 
 
-WAYS: dict[str, Way] = {"here": _here}
+def _on_ray(
+    folder: DatasetFolder, run: RunFolder, options: list[WorkerOptions], rest: str
+) -> Workers:
+    """Start actors on a Ray cluster that runs, at an address."""
+    from featurestore.workers.on_ray import OnRay
+
+    return OnRay(folder, run, options[0], rest)
+
+
+WAYS: dict[str, Way] = {"here": _here, "ray": _on_ray}
 
 
 def workers_on(
