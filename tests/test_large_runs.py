@@ -15,6 +15,7 @@ from featurestore.pipeline import (
     job,
     kept_listings,
     large_listing,
+    listed,
     listed_sources,
     row_join,
     stored,
@@ -27,6 +28,7 @@ from featurestore.sources.listing import SourceOptions
 from featurestore.storage import kept_counts
 from featurestore.storage.files import write_json
 from featurestore.store.store import open_store
+from featurestore.upkeep import erase as erase_module
 from featurestore.upkeep.erase import delete, erase
 from featurestore.upkeep.verify import verify
 
@@ -252,6 +254,65 @@ def test_two_new_runs_over_the_same_rows_leave_them_once(store, tmp_path, monkey
     embed(store, path)
     assert done
     check(store, rows, (Numbers, Others))
+
+
+@pytest.mark.parametrize("same", [False, True])
+def test_small_runs_beside_much_see_what_others_add(store, tmp_path, monkeypatch, same):
+    """Each lists before the other writes; only an id that both have is refused."""
+    rows = texts(14)
+    embed(store, write(tmp_path / "t.parquet", rows))
+    monkeypatch.setattr(gathered, "LARGE_ROWS", 100)
+    first, second = texts(5, "u"), texts(5, "u" if same else "v") | {"v9": "text of i 3"}
+    paths = [write(tmp_path / f"{n}.parquet", one) for n, one in enumerate([first, second])]
+    real, times = job._read_intake, []
+
+    def read_intake(*given):
+        found = real(*given)
+        times.append(1)
+        if len(times) == 1:
+            embed(store, paths[0])
+        return found
+
+    monkeypatch.setattr(job, "_read_intake", read_intake)
+    if same:
+        with pytest.raises(DuplicateIds, match="5 ids come from two sources"):
+            embed(store, paths[1])
+        check(store, rows | first)
+        return
+    report = embed(store, paths[1])
+    assert (report.n_encoded, report.n_copied, len(times)) == (5, 1, 2)
+    check(store, rows | first | second)
+
+
+@pytest.mark.parametrize("how", ["delete", "compact", "drop"])
+def test_small_runs_see_what_others_took_out(store, tmp_path, monkeypatch, how):
+    rows = texts(14)
+    path = write(tmp_path / "t.parquet", rows)
+    embed(store, path)
+    monkeypatch.setattr(gathered, "LARGE_ROWS", 100)
+    real, done = listed.WholeListing.parts, []
+
+    def parts(self, *given):
+        if not done:
+            done.append(1)
+            found = open_store(tmp_path / "s").dataset("d").folder
+            others[how](found)
+        return real(self, *given)
+
+    others = {
+        "delete": lambda found: erase_module._delete(found, pa.array(["i1", "i3"])),
+        "compact": lambda found: found.items.compact(),
+        "drop": lambda found: [table.clear() for table in (found.items, *found_views(found))],
+    }
+    monkeypatch.setattr(listed.WholeListing, "parts", parts)
+    rows["i3"] = "text 103"
+    report = embed(store, write(path, rows))
+    assert report.n_encoded == {"delete": 2, "compact": 1, "drop": 14}[how]
+    check(store, rows)
+
+
+def found_views(folder):
+    return [folder.view(slug) for slug in folder.encoders()]
 
 
 @pytest.mark.parametrize("is_new", [True, False])

@@ -273,8 +273,9 @@ class Job:
         folder = self.folder
 
         def described(now: DatasetFile | None) -> DatasetFile:
-            if now != self.earlier:  # another process was here: what we read may not fit any more
-                self.intake = _read_intake(folder, now, self.request)
+            if now != self.earlier:  # another process was here
+                if not self._still_fits(now):
+                    self.intake = _read_intake(folder, now, self.request)
                 self.earlier = now
             if now is None:
                 folder.check_new()
@@ -299,6 +300,16 @@ class Job:
             drop = drop_equal({"item_id": dropped}, ["item_id"])
             folder.items.merge(None, drop=drop, keys=["item_id"])
             folder.failures.merge(None, drop=drop, keys=["item_id"])
+
+    def _still_fits(self, now: DatasetFile | None) -> bool:
+        """Whether what was listed would be listed now: others only added sources of their own."""
+        if now is None or self.earlier is None or not self.request.sources:
+            return False
+        own = self.intake.sources.keys() - self.earlier.sources.keys()
+        known = {name: now.sources.get(name) for name in self.earlier.sources}
+        is_added = known == self.earlier.sources and not own & now.sources.keys()
+        is_alike = is_added and replace(now, sources=self.earlier.sources) == self.earlier
+        return is_alike and self.intake.listed.is_apart(self.folder)
 
 
 def _used_in(store: StorePath) -> Iterator[str]:

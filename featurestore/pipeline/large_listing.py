@@ -210,6 +210,10 @@ class LargeListing:
                 found.append(fit_to(rows, self._state.schema))
         return concatenated(found, self._state.schema)
 
+    def is_apart(self, folder: DatasetFolder) -> bool:
+        """Whether no item has by now come from another source: only listing again would tell."""
+        return False
+
     def counted(self, names: Sequence[str]) -> Counted:
         """Count the values of columns."""
         return Counted(self._chunks(), names)

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from featurestore.pipeline.counted import Counted
-from featurestore.pipeline.stored import StoredItems
+from featurestore.pipeline.stored import FEW_ROWS, StoredItems
+from featurestore.storage.dataset_folder import DatasetFolder
 from featurestore.storage.tables import ITEMS
 
 if TYPE_CHECKING:
@@ -40,6 +42,9 @@ class Listed(Protocol):
         Those that lack nothing in any of the ``existing`` views (their slugs) may be left out.
         """
 
+    def is_apart(self, folder: DatasetFolder) -> bool:
+        """Whether no item has by now come from another source; False where it takes long to say."""
+
     def counted(self, names: Sequence[str]) -> Counted:
         """Count the values of columns."""
 
@@ -62,12 +67,19 @@ class WholeListing:
     def parts(self, given: RunInput, existing: Collection[str]) -> Iterator[Part]:
         """Yield all items at once."""
         folder = given.folder
-        # The version first: what others commit from now on is not taken for known.
-        version = folder.items.version() if folder.exists else 0
-        items = self.stored.items
-        if folder.exists and version != self.stored.version:
-            items = folder.items.read(version=version, ids=self.rows.column("item_id"))
-        yield Part(self.rows, items if folder.exists else ITEMS.empty_table(), version)
+        if not folder.exists:
+            yield Part(self.rows, ITEMS.empty_table(), 0)
+            return
+        version, items = self.stored.now(folder, self.rows.column("item_id"))
+        # Beside many items, contents tell of a new one whether a vector is there.
+        yield Part(self.rows, items, version, is_all=self.stored.n_rows <= FEW_ROWS)
+
+    def is_apart(self, folder: DatasetFolder) -> bool:
+        """Whether no item has by now come from another source."""
+        _, items = self.stored.now(folder, self.rows.column("item_id"))
+        places = pc.index_in(self.rows.column("item_id"), value_set=items.column("item_id"))
+        theirs = items.column("source").take(places)
+        return not pc.any(pc.not_equal(theirs, self.rows.column("source"))).as_py()
 
     def counted(self, names: Sequence[str]) -> Counted:
         """Count the values of columns."""

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from featurestore.storage.columns import fit_to
 from featurestore.storage.dataset_file import SourceRecord
 from featurestore.storage.dataset_folder import DatasetFolder
-from featurestore.storage.lookups import all_rows, concatenated, groups_of, marked
+from featurestore.storage.lookups import all_rows, concatenated, groups_of, marked, rows_with
 from featurestore.storage.shards import read_shard
-from featurestore.storage.tables import ITEMS, TableState
+from featurestore.storage.tables import ITEMS, Shard, TableState
 
 FEW_ROWS = 1 << 18  # stored items that are read whole, at once
 PLACE = ["item_id", "source", "uri"]
@@ -42,6 +42,23 @@ class StoredItems:
     stand_ins: pa.Array  # ids of those among them that stood for what could not be read
     is_whole: bool  # all others are listed
     n_rows: int = 0  # that the version has
+    shards: Sequence[Shard] = ()  # of the version
+
+    def now(self, folder: DatasetFolder, ids: pa.ChunkedArray) -> tuple[int, pa.Table]:
+        """Return the latest version, and what it has of some items, which were looked for here.
+
+        Where others only added rows meanwhile, theirs alone are read.
+        """
+        state = folder.items.state()
+        if state.version == self.version:
+            return state.version, self.items
+        known = {one.path for one in self.shards}
+        came = [one for one in state.shards if one.path not in known]
+        if len(came) + len(known) != len(state.shards):
+            return state.version, rows_with(state.shards, ids, None, state.schema)
+        found = rows_with(came, ids, None, state.schema)
+        both = [fit_to(one, state.schema) for one in (self.items, found)]
+        return state.version, pa.concat_tables(both)
 
     @classmethod
     def look(
@@ -58,7 +75,7 @@ class StoredItems:
         state = folder.items.state()
         if not len(rows) and not looked:
             none = state.schema.empty_table()
-            return cls(state.version, none, nothing, nothing, False, state.n_rows)
+            return cls(state.version, none, nothing, nothing, False, state.n_rows, state.shards)
         items: list[pa.Table] = []
         gone: list[pa.Table] = []
         n_beside = 0
@@ -85,7 +102,7 @@ class StoredItems:
         ids = missing.column("item_id").combine_chunks()
         gone, stand_ins = ids.filter(pc.invert(stood_in)), ids.filter(stood_in)
         is_whole = n_beside == len(missing)
-        return cls(state.version, items, gone, stand_ins, is_whole, state.n_rows)
+        return cls(state.version, items, gone, stand_ins, is_whole, state.n_rows, state.shards)
 
 
 def _parts(

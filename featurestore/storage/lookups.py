@@ -37,7 +37,7 @@ def rows_with(
 ) -> pa.Table:
     """Return the rows of shards whose item is one of ``ids``, with the columns of a schema."""
     found = []
-    for group in groups_of(shards, len(ids)):
+    for group in groups_of(shards, len(ids)) if len(ids) else ():
         for shard, _, is_wanted in marked(group, ids, ["item_id"]):
             if is_wanted.any():
                 rows = read_shard(shard.path, columns).filter(pa.array(is_wanted))
