@@ -29,17 +29,20 @@ FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-backgroun
 ENCODER = "import:made"
 EMPTY = "import streamlit as st\nst.title('empty')\n"
 PAGES = {
-    "overview": ("", "[data-testid=stMetricValue]"),
+    "home": ("", "[data-testid=stMetricValue]"),
     "explore": ("explore", ".map[data-points] >> visible=true"),
-    "search": ("search?item=i000000", "[aria-label=Neighbours] button"),
+    "search": ("search?item=i000000", "[aria-label=Neighbors] button"),
     "leaderboard": ("heads", "[data-testid=stPlotlyChart]"),
     "one head": ("one_head", "[data-testid=stPlotlyChart]"),
     "compare": ("compare", "[data-testid=stDataFrame]"),
     "quality": ("quality?kind=outlier", "[data-testid=stProgress]"),
     "transfer": ("transfer", "[data-testid=stPlotlyChart]"),
     "labels needed": ("curves", "[data-testid=stPlotlyChart]"),
+    "label": ("label", "[data-testid=stAlert]"),
+    "try it": ("try_it", "textarea"),
+    "run": ("run", "[data-testid=stPopover]"),
 }
-AT_1M = ("overview", "search")
+AT_1M = ("home", "search")
 N_VISITS = 3
 WAIT_MS = 300_000
 
@@ -139,7 +142,7 @@ def measured(n: int, name: str, pages: tuple[str, ...]) -> list[Row]:
         with serving(plain) as (address, _):
             empty = median(first_paint_s(browser, address, "h1") for _ in range(N_VISITS + 1))
         rows.append(Row(f"{name}: an empty Streamlit page, first paint", empty, "s"))
-        bar = 1.5 * empty + 2
+        bar = 1.5 * empty + 1.5
         command = [sys.executable, "-m", "featurestore.cli", "dashboard", "--store",
                    str(store.path), "--port", "PORT", "--no-browser"]  # fmt: skip
         with serving(command) as (address, pid):
@@ -178,9 +181,9 @@ def interactions(browser: Any, address: str, pages: tuple[str, ...]) -> list[tup
         found.append((what, time.perf_counter() - begin))
 
     page.goto(f"{address}/search?item=i000000")
-    card = page.get_by_role("group", name="Neighbours").locator("button").first
+    card = page.get_by_role("group", name="Neighbors").locator("button").first
     card.wait_for()
-    for turn in ("search, a click to its neighbours (index being read)", "search, a click"):
+    for turn in ("search, a click to its neighbors (index being read)", "search, a click"):
         item = str(card.get_attribute("data-id"))
         shown = page.get_by_role("group", name="Item", exact=True).locator(f'[data-id="{item}"]')
         timed(turn, card.click, lambda shown=shown: wait_for(shown))
@@ -208,7 +211,7 @@ def interactions(browser: Any, address: str, pages: tuple[str, ...]) -> list[tup
         )  # fmt: skip
         page.wait_for_timeout(1500)
         card = page.get_by_role("group", name="Items").locator("button").first
-        near = page.get_by_role("group", name="Neighbours").locator("button").first
+        near = page.get_by_role("group", name="Neighbors").locator("button").first
         for turn in ("first", "second"):
             timed(
                 f"explore, the {turn} click on one of the selected",

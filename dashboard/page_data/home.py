@@ -103,10 +103,12 @@ def summary(dataset: DataSet) -> Summary:
 
 def _of_label(cards: Sequence[Mapping[str, Any]], label: str | None) -> list[Mapping[str, Any]]:
     """Return runs on all items by one label, newest first."""
-    return [
-        one for one in cards
-        if one.get("label") == label and not one.get("card", {}).get("slice")
-    ]  # fmt: skip
+    return [one for one in cards if one.get("label") == label and not _is_of_slice(one)]
+
+
+def _is_of_slice(one: Mapping[str, Any]) -> bool:
+    card = one.get("card", {})
+    return bool(card.get("slice") or any(view.get("slice") for view in card.get("views", ())))
 
 
 def best_of(compared: Sequence[Mapping[str, Any]]) -> tuple[str | None, str | None]:
@@ -162,7 +164,8 @@ def mixed(labels: pa.ChunkedArray | pa.Array) -> NDArray[np.intp]:
     n = len(labels)
     if isinstance(labels, pa.ChunkedArray):
         labels = labels.combine_chunks()
-    codes = np.asarray(pc.fill_null(labels.fill_null(NO_LABEL).dictionary_encode().indices, 0))
+    names = labels.cast(pa.string()).fill_null(NO_LABEL)
+    codes = np.asarray(names.dictionary_encode().indices)
     drawn = np.random.default_rng(0).permutation(n)
     by_class = drawn[np.argsort(codes[drawn], kind="stable")]
     starts = np.searchsorted(codes[by_class], codes[by_class])

@@ -292,8 +292,7 @@ def stop_sentence(trained: Trained) -> str:
     if len(points) < 2:
         if trained.n_tested < LEAST_TESTED:
             return (
-                "No score yet: it takes labels of two classes, and of "
-                f"{LEAST_TESTED} held-out items."
+                f"No score yet: {trained.n_tested} of {LEAST_TESTED} held-out items have a label."
             )
         return "No score yet: it takes labels of two classes."
     last = points[-1]

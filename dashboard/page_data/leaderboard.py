@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import csv
+import io
+from collections.abc import Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +18,9 @@ from heads.measures.choice import choose
 
 if TYPE_CHECKING:
     from heads import Comparison
+
+
+TAKE, AS_GOOD = "take this", "as good"  # what is said of rows beside their score
 
 
 def head_title(card: Mapping[str, Any]) -> str:
@@ -46,7 +51,7 @@ def leaderboard(run: Comparison) -> list[Row]:
     As good as the best are the rows of which the sentence below says so (`heads.measures.choice`).
     """
     choice = choose(run)
-    as_good = {choice.taken, *choice.as_good}
+    standing = {**dict.fromkeys(choice.as_good, AS_GOOD), choice.taken: TAKE}
     return [
         {
             "head": row["head"],
@@ -54,7 +59,7 @@ def leaderboard(run: Comparison) -> list[Row]:
             "value": _shown(run, row["value"]),
             "low": _shown(run, row["low"]),
             "high": _shown(run, row["high"]),
-            "as good": (row["encoder"], row["head"]) in as_good,
+            "standing": standing.get((row["encoder"], row["head"]), ""),
             "seconds": row["seconds"],
             **({"as reviewed": _shown(run, row["as_reviewed"])} if "as_reviewed" in row else {}),
             **(
@@ -65,6 +70,73 @@ def leaderboard(run: Comparison) -> list[Row]:
         }
         for row in run.rows()
     ]
+
+
+def all_rows(runs: Sequence[Comparison], label: str, metric: str) -> list[Row]:
+    """Return the rows of all comparisons by a label and a metric, best first.
+
+    Each has ``run``, the time that names its comparison, and what rows were tested on: rows of
+    one run are tested on the same items, those of others need not be.
+    """
+    found = [
+        {
+            "head": row["head"],
+            "encoder": encoder_label(row["encoder"]),
+            "value": _shown(run, row["value"]),
+            "low": _shown(run, row["low"]),
+            "high": _shown(run, row["high"]),
+            "when": f"{str(run.card['created'])[:16].replace('T', ' ')}",
+            "items": run.n_items,
+            "tested on": run.estimand.rpartition(", ")[2].removeprefix("on "),
+            "slice": next((view.slice for view in run.card.views if view.slice), ""),
+            "run": str(run.card["created"]),
+        }
+        for run in runs
+        if (run.label, run.metric) == (label, metric)
+        for row in run.rows()
+    ]
+    sign = -1 if next((run.higher_is_better for run in runs if run.metric == metric), True) else 1
+    return sorted(found, key=lambda row: sign * row["value"])
+
+
+def columns_of(rows: Sequence[Row]) -> list[str]:
+    """Return the columns of `all_rows` to show: slices only where there are some."""
+    hidden = {"run"} if any(row["slice"] for row in rows) else {"run", "slice"}
+    return [name for name in (rows[0] if rows else {}) if name not in hidden]
+
+
+def holding(rows: Sequence[Row], words: str) -> list[Row]:
+    """Return the rows that hold all words, in any of their columns."""
+    wanted = words.casefold().split()
+    return [
+        row for row in rows
+        if all(word in " ".join(map(str, row.values())).casefold() for word in wanted)
+    ]  # fmt: skip
+
+
+def better_before(rows: Sequence[Row], run: Comparison) -> str | None:
+    """Say that the best row of all runs is of another one; None where it is not."""
+    if not rows or rows[0]["run"] == str(run.card["created"]):
+        return None
+    best = rows[0]
+    own = next((row for row in rows if row["run"] == str(run.card["created"])), None)
+    if own is not None and own["value"] == best["value"]:
+        return None
+    place = f", slice {best['slice']}" if best["slice"] else ""
+    return (
+        f"The best row of all runs is of {best['when']} UTC{place}: {best['head']} on "
+        f"{best['encoder']}, {best['value']:.4g}. It was tested on {best['items']:,} items."
+    )
+
+
+def csv_of(rows: Sequence[Row]) -> bytes:
+    """Write rows as CSV."""
+    sink = io.StringIO()
+    if rows:
+        writer = csv.DictWriter(sink, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    return sink.getvalue().encode()
 
 
 def _shown(run: Comparison, value: float | None) -> float | None:

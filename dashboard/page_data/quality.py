@@ -8,6 +8,7 @@ import pyarrow as pa
 
 from dashboard.page_data.wording import Row, when
 from featurestore.curation.reviews import Action, Review, standing
+from featurestore.terms.specs import encoder_label
 from heads import Issue, Issues
 from heads.quality.issues import Kind
 
@@ -15,7 +16,9 @@ from heads.quality.issues import Kind
 def report_title(found: Issues) -> str:
     """Name a stored report in a list."""
     part = f" · slice {found.card['slice']}" if found.card.get("slice") else ""
-    return f"{when(found.card)} · {found.encoder}{part} · {len(found.issues):,} issues"
+    return (
+        f"{when(found.card)} · {encoder_label(found.encoder)}{part} · {len(found.issues):,} issues"
+    )
 
 
 def queue(

@@ -43,11 +43,11 @@ RUNNABLE = {
             "All heads on all encoders, beside baselines, each with its interval.", "heads",
         ),
         Runnable(
-            "transfer", "Ask whether pretraining helps",
+            "transfer", "Does pretraining help?",
             "A verdict on each encoder against what needs no pretraining.", "transfer",
         ),
         Runnable(
-            "curve", "Ask how many labels are enough",
+            "curve", "How many labels are enough?",
             "The score of a head with 1, 2, 4, … labels a class.", "curves",
         ),
         Runnable(

@@ -4,7 +4,15 @@ import numpy as np
 import streamlit as st
 
 from dashboard import caches, jobs, url_state, widgets
-from dashboard.page_data import classes, coloring, head_details, leaderboard, selection, wording
+from dashboard.page_data import (
+    classes,
+    coloring,
+    head_details,
+    home,
+    leaderboard,
+    selection,
+    wording,
+)
 from dashboard.page_data import explore as shown
 from dashboard.scatter import scatter
 from featurestore.curation.slices import slices as read_slices
@@ -12,11 +20,13 @@ from featurestore.errors import BadQuery, FeatureStoreError
 from featurestore.maps.projection import is_projected
 
 MAPS = {"pca": "PCA, at once", "umap": "UMAP"}
+SHARES = {"half": [1, 1], "map": [5, 2], "gallery": [2, 5]}  # of the width
+WIDE = {"half": "map and gallery", "map": "a wide map", "gallery": "a wide gallery"}
 NO_HEAD, ALL = "none", "all items"
 BY_HEAD = "head: "
 
 dataset = caches.dataset()
-boxes = st.columns([3, 2, 2, 2])
+boxes = st.columns([3, 2, 2, 2, 2])
 with boxes[0]:
     view = widgets.choose_encoder(dataset, clears=("lasso",))
 items = caches.view_items(view)
@@ -45,6 +55,9 @@ columns += [*coloring.columns_to_color(items), coloring.ONE_COLOR]
 with boxes[3]:
     default = label if label in columns else columns[0]
     column = url_state.select("Color", columns, key="color", default=default)
+
+with boxes[4]:
+    share = url_state.select("Room for", list(WIDE), key="wide", show=lambda one: WIDE[one])
 
 slices = {one.name: one for one in read_slices(dataset.folder)}
 left, right = st.columns([3, 1])
@@ -111,7 +124,7 @@ point_colors = caches.colorings(view, column.removeprefix(BY_HEAD), head if is_h
 key = f"{view.slug} {view.state} {method} {where} {slice_name}"
 color_key = f"{column} {head}"
 sent = st.session_state.get("map sent")
-drawn, beside = st.columns([3, 2], gap="large")
+drawn, beside = st.columns(SHARES[share], gap="medium")
 with drawn:
     scatter(
         shown.point_data(
@@ -158,6 +171,9 @@ with beside:
         widgets.draw_neighbors(view, selected)
         st.button("Back to the selection", on_click=url_state.remember, args=("item", None))
     elif len(picked):
-        widgets.draw_items(dataset, picked, name="Items", key="items")
+        mixture = picked
+        if label in items.column_names:  # the classes take turns
+            mixture = picked.take(home.mixed(items.column(label).filter(chosen)))
+        widgets.draw_items(dataset, mixture, name="Items", key="items")
     else:
         st.info("No item within the outline: draw around some points.")

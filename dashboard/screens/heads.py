@@ -2,10 +2,33 @@
 
 import streamlit as st
 
-from dashboard import caches, jobs, start_runs, widgets
+from dashboard import caches, jobs, start_runs, url_state, widgets
 from dashboard.page_data import leaderboard, wording
 from heads.advice.next_step import after_comparison
 
+
+def choose_two(rows: list[wording.Row], created: str) -> None:
+    """Turn two rows of a comparison into what the page Compare two shows."""
+    for key, row in zip(("first", "second"), rows, strict=True):
+        url_state.remember(key, f"{row['head']} on {row['encoder']}")
+    url_state.remember("run", created)
+    st.session_state["compare now"] = True
+
+
+def offer_comparison(rows: list[wording.Row], created: str | None, *, key: str) -> None:
+    """Offer to compare the ticked rows, where these are two of one run."""
+    if len(rows) == 2 and created is not None:
+        st.button(
+            "Compare these two", key=key, type="primary", icon=":material/compare_arrows:",
+            on_click=choose_two, args=(rows, created),
+        )  # fmt: skip
+    elif rows:
+        said = "Tick one more row of the same run to compare the two."
+        st.caption(said if len(rows) == 1 else "Two rows of one run can be compared.")
+
+
+if st.session_state.pop("compare now", False):
+    st.switch_page("screens/compare.py")
 dataset = caches.dataset()
 trains, compares = st.columns(2)
 with compares:
@@ -32,16 +55,24 @@ st.plotly_chart(
     leaderboard.interval_figure(run, leaderboard.encoder_colors(dataset, run)),
     alt=f"{metric} of each head with its 95 % interval",
 )
-st.dataframe(
-    leaderboard.leaderboard(run),
+every = leaderboard.all_rows(caches.comparisons(dataset), run.label, run.metric)
+if said := leaderboard.better_before(every, run):
+    st.info(wording.plain(said))
+rows = leaderboard.leaderboard(run)
+event = st.dataframe(
+    rows,
     hide_index=True,
+    on_select="rerun",
+    selection_mode="multi-row",
+    key=f"rows of {run.card['created']}",
     column_config={
         "value": st.column_config.NumberColumn(unit.capitalize(), format=digits),
         "low": st.column_config.NumberColumn("From", format=digits),
         "high": st.column_config.NumberColumn("To", format=digits),
-        "as good": st.column_config.CheckboxColumn(
-            "As good",
-            help="Too close to the best row for these items to tell which is better",
+        "standing": st.column_config.TextColumn(
+            "Standing",
+            help="As good: too close to the best row for these items to tell which is better. "
+            "Take this: the cheapest of these",
         ),
         "as reviewed": st.column_config.NumberColumn(
             "As reviewed",
@@ -60,6 +91,45 @@ st.dataframe(
         ),
     },
 )
+ticked = [rows[place] for place in event.selection.rows]
+offer_comparison(ticked, str(run.card["created"]), key="compare ticked")
 for note in run.notes:
     st.caption(wording.plain(note))
 widgets.say_next(after_comparison(run, dataset))
+
+runs = {row["run"] for row in every}
+if len(runs) > 1:
+    st.subheader(f"All {len(runs):,} runs")
+    left, right = st.columns([3, 1], vertical_alignment="bottom")
+    with left:
+        words = url_state.text(
+            "Filter: words of head, encoder, slice or date", key="rows",
+            placeholder="ridge mobilenet 2026-11",
+        )  # fmt: skip
+    found = leaderboard.holding(every, words)
+    right.download_button(
+        "Download CSV", leaderboard.csv_of(found), f"{dataset.name}-leaderboard.csv", "text/csv",
+        on_click="ignore", icon=":material/download:",
+    )  # fmt: skip
+    over_all = st.dataframe(
+        found,
+        hide_index=True,
+        on_select="rerun",
+        selection_mode="multi-row",
+        key=f"all rows {words}",
+        column_order=leaderboard.columns_of(found),
+        column_config={
+            "value": st.column_config.NumberColumn(unit.capitalize(), format=digits),
+            "low": st.column_config.NumberColumn("From", format=digits),
+            "high": st.column_config.NumberColumn("To", format=digits),
+            "items": st.column_config.NumberColumn(format="localized", help="That were tested"),
+            "when": st.column_config.TextColumn("When (UTC)"),
+        },
+    )
+    chosen = [found[place] for place in over_all.selection.rows]
+    one_run = {row["run"] for row in chosen}
+    offer_comparison(chosen, one_run.pop() if len(one_run) == 1 else None, key="compare all")
+    st.caption(
+        "Scores of different runs are of different items or folds where the column says so: "
+        "compare rows of one run."
+    )

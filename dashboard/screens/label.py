@@ -65,6 +65,9 @@ if strategy == DISAGREEMENT:
 base = caches.label_base(view, label)
 reviews = read_reviews(dataset.folder)
 labels = labeling.labels_of(base, reviews, label, new_classes.get((dataset.name, label), ()))
+if not labels.is_open.any() and not labels.turns:
+    st.success("Every item has a label. Whether they are right is looked at on the page Quality.")
+    st.stop()
 here = (str(dataset.path), str(view.spec), label, strategy)
 skipped = st.session_state.setdefault("put off", {}).setdefault(here, [])
 kept = st.session_state.setdefault("labeling", {}).setdefault(here, background.Kept())

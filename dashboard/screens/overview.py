@@ -23,7 +23,7 @@ def draw_card(name: str) -> None:
     """Draw where a data set stands, some of its items, and what to do next."""
     one = store.dataset(name)
     found = caches.summary(one)
-    about, beside = st.columns([4, 1], vertical_alignment="center")
+    about, beside = st.columns([7, 2], vertical_alignment="center")
     with about:
         st.markdown(f"#### {wording.plain(name)}")
         st.caption(wording.plain(found.facts()))

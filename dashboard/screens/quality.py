@@ -160,6 +160,8 @@ else:
     with beside:
         words = "Its twins" if current.kind in (Kind.DUPLICATE, Kind.LEAK) else "Its neighbors"
         st.markdown(f"**{words}** · by {wording.plain(encoder_label(report.encoder))}")
+        if current.kind in (Kind.DUPLICATE, Kind.LEAK):
+            st.caption(wording.plain(" · ".join(here[: widgets.PAGE_ITEMS])))
         rows = item_rows.rows_of(caches.items(dataset), here[: widgets.PAGE_ITEMS])
         gallery(caches.cards(dataset, rows), name=words, key="others", on_click=widgets.choose_item)
         looked_at = url_state.recall("item")

@@ -18,7 +18,7 @@ found = widgets.choose_run(
 )  # fmt: skip
 digits = "%.1f" if shown.scale_of(found) == 100 else "%.3f"
 for verdict in found.verdicts:
-    st.markdown(f"#### {str(verdict.kind).capitalize()}")
+    st.markdown(f"#### {wording.plain(encoder_label(verdict.encoder))}: {verdict.kind}")
     st.markdown(wording.plain(shown.verdict_sentence(found, verdict.encoder)))
     for line in found.advice[verdict.encoder]:
         st.markdown(f"- {wording.plain(line)}")

@@ -50,7 +50,7 @@ def test_home_shows_where_each_data_set_stands_and_the_counts_of_the_first_data_
     )
     starts = {one.key: one.label for one in app.button if one.key.startswith("next")}
     assert starts == {
-        "next transfer pictures": "Ask whether pretraining helps",
+        "next transfer pictures": "Does pretraining help?",
         "next advise texts": "Ask what to take",
     }
     assert dict(app.query_params) == {"dataset": "pictures"}
@@ -64,7 +64,7 @@ def test_the_leaderboard_shows_the_stored_comparison_and_its_sentence() -> None:
     said = " ".join(texts_of(app.markdown))
     assert "9 items of 3 classes" in said
     assert "these fitted heads, on the test split" in said
-    assert app.dataframe[0].value["as good"].tolist() == [True, False, False]
+    assert app.dataframe[0].value["standing"].tolist() == ["take this", "", ""]
     twins, *_ = texts_of(app.main.caption)
     assert "Take prototype on baseline:pixels: " in said
     assert app.code[-1].value.startswith(

@@ -212,8 +212,10 @@ def test_explore_lasso_slice_neighbors_train_compare_export(
     expect(page).to_have_url(re.compile("lasso="))
     page.get_by_role("button", name="Clear selection").click()
     expect(page.get_by_text("32 items on the map")).to_be_visible()
-    page.get_by_role("group", name="Items").locator("button").first.click()
-    expect_neighbors(page, full_store, str(ids[0]))
+    card = page.get_by_role("group", name="Items").locator("button").first
+    first = str(card.get_attribute("data-id"))
+    card.click()
+    expect_neighbors(page, full_store, first)
 
     open_page(page, "Leaderboard")
     page.get_by_role("button", name="Train a head").click()

@@ -128,7 +128,7 @@ def test_labels_land_in_reviews_teach_or_test_and_say_when_to_stop(tmp_path: Pat
 
     first = labeling.train(now())
     assert (first.points, first.n_given, len(first.questions)) == ((), 0, 10)
-    assert "5 held-out items" in labeling.stop_sentence(first)
+    assert "0 of 5 held-out items" in labeling.stop_sentence(first)
     tests = [one.item_id for one in first.questions if one.is_test]
     assert len(tests) == 2
     for _ in range(8):

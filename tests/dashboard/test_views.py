@@ -3,6 +3,7 @@ from __future__ import annotations
 import base64
 import io
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -256,3 +257,28 @@ def test_what_stands_in_a_strip_is_text_and_no_markup() -> None:
     made = home.strip_html([{"id": "<a>", "image": None, "label": "<b>", "text": "<script>"}])
     assert "<script>" not in made
     assert "&lt;script&gt;" in made
+
+
+def test_all_runs_stand_in_one_table_and_a_better_one_of_before_is_named(
+    full_store: Store,
+) -> None:
+    dataset = full_store.dataset("pictures")
+    [run] = heads.runs(dataset)
+    earlier = replace(run, card=replace(run.card, created="2025-01-02T03:04:05+00:00"))
+    rows = leaderboard.all_rows([run, earlier], run.label, run.metric)
+    assert len(rows) == 2 * len(run.heads)
+    values = [row["value"] for row in rows]
+    assert values == sorted(values, reverse=True)
+    assert leaderboard.all_rows([run], "another", run.metric) == []
+    found = leaderboard.holding(rows, "RIDGE 2025-01")
+    assert [(row["head"], row["run"]) for row in found] == [("ridge", earlier.card.created)]
+    assert leaderboard.better_before(rows, run) is None  # as good is not better
+    rows[0] = {**rows[0], "value": 101.0, "run": "2025", "when": "2025-01-02 03:04"}
+    said = str(leaderboard.better_before(rows, run))
+    assert said.startswith("The best row of all runs is of 2025-01-02 03:04 UTC: ")
+    shown = leaderboard.columns_of(rows)
+    assert shown == ["head", "encoder", "value", "low", "high", "when", "items", "tested on"]
+    assert {row["tested on"] for row in rows} == {"the test split"}
+    lines = leaderboard.csv_of(rows).decode().splitlines()
+    assert lines[0] == "head,encoder,value,low,high,when,items,tested on,slice,run"
+    assert len(lines) == len(rows) + 1
