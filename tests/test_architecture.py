@@ -90,8 +90,8 @@ CLI_SHARED = (
     "show_results", "watching",
 )  # fmt: skip
 FREE = {
-    "featurestore", "heads", "dashboard", "featurestore.errors", "featurestore.torch_data",
-    "featurestore.__main__",
+    "featurestore", "heads", "dashboard", "featurestore.errors", "featurestore.ray",
+    "featurestore.torch_data", "featurestore.__main__",
 }  # fmt: skip
 
 EDGES = graph(ROOT, types_too=True)

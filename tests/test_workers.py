@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from featurestore.cli import run as command
-from featurestore.errors import BadName, FeatureStoreError, StoreBusy
+from featurestore.errors import BadName, BadSource, FeatureStoreError, StoreBusy
 from featurestore.pipeline.job import EmbedRequest, Job
 from featurestore.pipeline.options import EmbedOptions
 from featurestore.sources.listing import SourceOptions
@@ -19,6 +19,7 @@ from featurestore.storage.run_folder import RunFolder, open_runs
 from featurestore.storage.shards import read_shard
 from featurestore.upkeep import erase, versions
 from featurestore.upkeep.verify import verify
+from featurestore.workers.batches import Encoder, RowSink
 from featurestore.workers.committing import Committer
 from featurestore.workers.doors import Shard
 from featurestore.workers.drive import Died, Drive, planned
@@ -455,6 +456,34 @@ def test_a_process_that_is_killed_by_an_item_is_begun_again(undisturbed, picture
     folder = DatasetFolder(undisturbed.path / "datasets" / "d")
     assert folder.failures.read()["item_id"].to_pylist() == ["a/black.png"]
     assert undisturbed.dataset("d").view("python:deadly:Deadly", trust=True).n_rows == 2
+
+
+def test_batches_of_another_pipeline_become_a_data_set(undisturbed, pictures):
+    """Without Ray: what `featurestore.ray` hands on; a part that comes twice counts once."""
+    paths = sorted(pictures.rglob("*.png"))
+    ids = [path.relative_to(pictures).as_posix() for path in paths]
+    contents = np.array([path.read_bytes() for path in paths], object)
+    encoder = Encoder(PIXELS, column="bytes")
+    sink = RowSink(str(undisturbed.path), "d", PIXELS, root=str(pictures))
+    parts = [slice(0, 9), slice(9, 22)]
+    rows = [
+        encoder({"item_id": np.array(ids[one]), "uri": np.array(ids[one]), "bytes": contents[one]})
+        for one in parts
+    ]
+    assert rows[0].column_names == ["item_id", "uri", "content_hash", "vector", "error"]
+    run = sink.begin(rows[0].column_names)
+    assert [sink.write(run, f"{n:06d}", one) for n, one in enumerate(rows)] == [True, True]
+    assert not sink.write(run, "000000", rows[0])
+    (report,) = sink.complete(run, 1.0)
+    assert (report.n_items, report.n_encoded, report.n_failed) == (22, 21, 1)
+    mine, theirs = rows_of(undisturbed), rows_of(undisturbed, PIXELS, "one")
+    assert mine[1] == theirs[1]
+    np.testing.assert_array_equal(mine[2], theirs[2])
+    assert [one["item_id"] for one in mine[3]] == ["b/none.png"]
+    assert undisturbed.dataset("d").read_bytes("a/00.png") == contents[0]
+    assert verify(sink.folder) == []
+    with pytest.raises(BadSource, match="no column error"):
+        sink.begin([name for name in rows[0].column_names if name != "error"])
 
 
 def test_ways_are_a_table():

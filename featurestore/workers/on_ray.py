@@ -9,14 +9,18 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
+
+import pyarrow as pa
 
 from featurestore.errors import FeatureStoreError, MissingExtra
+from featurestore.pipeline.report import EmbedReport
 from featurestore.storage.dataset_folder import DatasetFolder
-from featurestore.storage.remote import as_path
+from featurestore.storage.remote import RemotePath, as_path
 from featurestore.storage.run_folder import RunFolder
+from featurestore.workers.batches import RowSink
 from featurestore.workers.drive import Died
 from featurestore.workers.worker import Ended, Worker, WorkerOptions
 
@@ -25,6 +29,7 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_AUTH_MODE", "token")
 try:
     import ray
+    import ray.data
     from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 except ImportError:
@@ -177,3 +182,60 @@ def _slots(nodes: Sequence[Mapping[str, Any]]) -> list[_Slot]:
         n = max(1, n_gpus)
         slots += [_Slot(node["NodeID"], i, max(1, n_cpus // n), min(1, n_gpus)) for i in range(n)]
     return slots
+
+
+class _Task(Protocol):
+    task_idx: int
+
+
+class Datasink(ray.data.Datasink):  # type: ignore[misc]  # Ray ships types that mypy cannot follow
+    """Writes a data set of Ray Data, with vectors of an `Encoder`, into a store.
+
+    ``dataset.write_datasink(Datasink("store", "photos", SPEC))``. Tasks write shards and
+    manifests; a task that Ray runs twice counts once; the driver commits. If the driver dies,
+    ``featurestore embed --dataset photos --commit`` brings in what was written.
+
+    Parameters
+    ----------
+    store, dataset, spec : str
+        The spec of the `Encoder` that made the vectors.
+    labels : sequence of str
+        Label columns.
+    root : str, optional
+        Folder or URL that a column ``uri`` is relative to, so that pictures can be shown.
+    """
+
+    def __init__(
+        self,
+        store: str,
+        dataset: str,
+        spec: str,
+        *,
+        labels: Sequence[str] = (),
+        root: str | None = None,
+    ) -> None:
+        path = as_path(store)
+        where = path if isinstance(path, RemotePath) else path.absolute()
+        self._rows = RowSink(str(where), dataset, spec, tuple(labels), root)
+        self._run: RunFolder | None = None
+        self._began = 0.0
+        self.reports: list[EmbedReport] = []
+
+    def on_write_start(self, schema: pa.Schema | None = None) -> None:
+        """Make data set, view and run."""
+        self._began = time.monotonic()
+        self._run = self._rows.begin([] if schema is None else schema.names)
+
+    def write(self, blocks: Iterable[pa.Table], ctx: _Task) -> int:
+        """Write the rows of a task."""
+        assert self._run is not None, "begun"
+        tables = [ray.data.block.BlockAccessor.for_block(one).to_arrow() for one in blocks]
+        rows = pa.concat_tables([one for one in tables if len(one)] or tables[:1])
+        if len(rows):
+            self._rows.write(self._run, f"{ctx.task_idx:06d}", rows)
+        return len(rows)
+
+    def on_write_complete(self, write_result: object) -> None:
+        """Bring all in; what was done stands in ``reports``."""
+        assert self._run is not None, "begun"
+        self.reports = self._rows.complete(self._run, time.monotonic() - self._began)
