@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from heads.saved.bundle import FittedHead, list_heads, load_bundle, load_head, read_predictions
     from heads.saved.concat import concat
     from heads.saved.export_model import export_model
+    from heads.saved.export_onnx import export_onnx
     from heads.saved.mixed import mix
     from heads.serving.server import serve
     from heads.transfer.assess import assess_transfer, assessments
@@ -59,6 +60,7 @@ __all__ = [
     "curves",
     "datalab",
     "export_model",
+    "export_onnx",
     "find_issues",
     "fit",
     "list_heads",
@@ -100,6 +102,7 @@ _HOMES = {
     "curve": "heads.experiments.curve",
     "curves": "heads.experiments.curve",
     "export_model": "heads.saved.export_model",
+    "export_onnx": "heads.saved.export_onnx",
     "fit": "heads.experiments.fit",
     "list_heads": "heads.saved.bundle",
     "load_bundle": "heads.saved.bundle",

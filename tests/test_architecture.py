@@ -131,6 +131,8 @@ OWNERS = {
         )
     ),
     "matplotlib": ("heads/charts/axes.py", "heads/charts/plotted.py"),
+    "onnx": ("heads/saved/export_onnx.py",),
+    "onnxruntime": ("heads/saved/export_onnx.py",),
     "starlette": ("heads/serving/",),
     "uvicorn": ("heads/serving/",),
     "jinja2": ("heads/report_page/report.py",),

@@ -167,7 +167,7 @@ def cli() -> None:
         "Room on disk": "compact vacuum",
         "Data sets and items": "split rename relocate drop delete slices",
         "What was made": "index project show",
-        "Read and write": "sql import export-model",
+        "Read and write": "sql import export-model export-onnx",
     },
     epilog="Example: featurestore store verify photos",
 )
@@ -188,7 +188,7 @@ for command in (
     upkeep.verify, upkeep.repair, upkeep.history, upkeep.compact, upkeep.vacuum, upkeep.rename,
     embed.split, upkeep.relocate, upkeep.drop, upkeep.delete, search.index, maps.project,
     maps.slices, runs.show, browse.sql, exchange.import_, exchange.export_model,
-    exchange.publish,
+    exchange.publish, exchange.export_onnx,
 ):  # fmt: skip
     store.add_command(command)
     if command is not upkeep.repair:

@@ -204,3 +204,35 @@ def export_model(
     for line in made.sentences():
         say(line)
     say(f"Type next: featurestore embed SOURCE --dataset NAME -e {shlex.quote(str(made.spec))}")
+
+
+@command(name="export-onnx", epilog="Example: featurestore store export-onnx bundle/ -o onnx/")
+@click.argument("bundle")
+@click.option("-o", "--output", metavar="FOLDER", required=True, help="Folder to make.")
+@click.option("--head-only", is_flag=True, help="Leave the encoder out: vectors go in.")
+@click.option("-e", "--encoder", metavar="PATH|SPEC", help="Where the head's encoder is now.")
+@overwrite_option
+@trust_option
+@store_option
+def export_onnx(
+    bundle: str,
+    output: str,
+    head_only: bool,
+    encoder: str | None,
+    overwrite: bool,
+    trust: bool,
+    store_path: str,
+) -> None:
+    """Write a head and its encoder as one ONNX graph.
+
+    BUNDLE is a folder that `train --save` wrote, or a head in the store by its name. FOLDER is
+    there only if onnxruntime gives the same answers. Its README.md has the lines that run
+    it without featurestore.
+    """
+    from heads.saved.bundle import load_bundle
+    from heads.saved.export_onnx import export_onnx as write
+
+    head = load_bundle(place_of_head(bundle, store_path), trust=trust)
+    made = write(head, output, encoder=encoder, head_only=head_only, overwrite=overwrite)
+    for line in made.sentences():
+        say(line)
