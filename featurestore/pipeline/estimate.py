@@ -62,7 +62,7 @@ def estimate(given: RunInput) -> list[Estimate]:
         plan = plan_embedding(counting, infos, part)
         tally.add(plan, part)
         for sample, is_todo in zip(samples, plan.todo, strict=True):
-            sample.append(_some([part.rows.filter(pa.array(is_todo))]))
+            sample.append(some_of([part.rows.filter(pa.array(is_todo))]))
     for kept in given.unchanged:
         tally.add_unchanged(kept)
     due = [i for i, n in enumerate(tally.n_todo) if n]
@@ -71,7 +71,7 @@ def estimate(given: RunInput) -> list[Estimate]:
     seconds: dict[int, float] = {}
     for lane in make_lanes(encoders, given.modality, options):
         most = max(lane.views, key=tally.n_todo.__getitem__)
-        one_s = seconds_an_item(_some(samples[most]), lane, given)
+        one_s = seconds_an_item(some_of(samples[most]), lane, given)
         seconds |= {i: one_s * tally.n_todo[i] for i in lane.views}
     return [
         Estimate(
@@ -87,7 +87,7 @@ def estimate(given: RunInput) -> list[Estimate]:
     ]
 
 
-def _some(parts: Sequence[pa.Table]) -> pa.Table:
+def some_of(parts: Sequence[pa.Table]) -> pa.Table:
     """Return some of the rows, evenly spread."""
     rows = pa.concat_tables(parts)
     places = np.linspace(0, len(rows) - 1, min(_DRY_RUN_ITEMS, len(rows))).astype(int)
@@ -100,7 +100,7 @@ def _disk_bytes(
     """Return what an item takes on disk."""
     if encoder is None or resolved.tap is None:
         return 4 * resolved.dim + 80
-    return item_bytes(encoder, _some(samples))
+    return item_bytes(encoder, some_of(samples))
 
 
 def seconds_an_item(rows: pa.Table, lane: Lane, given: RunInput) -> float:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featurestore.errors import BadName
-from featurestore.pipeline.estimate import seconds_an_item
+from featurestore.pipeline.estimate import seconds_an_item, some_of
 from featurestore.pipeline.job import Job
 from featurestore.pipeline.lane import make_lanes
 from featurestore.pipeline.plan import EmbedPlan, Tally
@@ -122,9 +122,9 @@ class _Cutter:
 
     def _measured(self, plan: EmbedPlan, rows: NDArray[np.intp], n_rows: int) -> int:
         """Return how many items a part is to have, by what some of them take here."""
-        seconds = 1e-5
+        seconds, some = 1e-5, some_of([plan.rows.take(rows)])
         for lane in make_lanes(self.work.encoders, self.given.modality, self.given.options):
-            seconds += seconds_an_item(plan.rows.take(rows), lane, self.given)
+            seconds += seconds_an_item(some, lane, self.given)
         least, most = LEAST_S / seconds, PART_S / seconds
         return int(np.clip(min(max(n_rows / _MANY_PARTS, least), most), 1, _MOST_ITEMS))
 
