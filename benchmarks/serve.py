@@ -13,6 +13,7 @@ import csv
 import http.client
 import itertools
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -38,7 +39,7 @@ DATA = SHARED / "data"
 MOBILENET = f"timm:local-dir:{(SHARED / 'encoders' / 'mobilenetv2_100-imagenet').resolve()}"
 TINY_TEXT = "builtin:tiny-text"
 CLIENTS, DRAWS = 16, 5
-N_PICTURES, N_TEXTS, N_MANY = 240, 3000, 50_000
+N_PICTURES, N_TEXTS, N_MANY = 64, 1000, 50_000
 KINDS = {str: "text/plain", bytes: "image/jpeg"}
 _kept = local()
 
@@ -82,14 +83,15 @@ def server(bundle: Path) -> Iterator[tuple[Client, psutil.Process]]:
 
 def picture_bundle(folder: Path) -> tuple[Path, list[bytes]]:
     """Return a logistic head on MobileNetV2 of steel surfaces, and files of pictures."""
+    files = sorted((DATA / "neu_steel").rglob("*.jpg"))[::10]
+    for path in files:
+        (folder / "photos" / path.parent.name).mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, folder / "photos" / path.parent.name)
     store = open_store(folder / "store", create=True)
-    store.embed([DATA / "neu_steel"], dataset="steel", encoders=[MOBILENET])
-    bundle = heads.fit(store.dataset("steel").views()[0], "logistic", save=False)
-    files = sorted((DATA / "neu_steel").rglob("*.*"))
-    step = max(1, len(files) // N_PICTURES)
-    return Path(str(bundle.save(folder / "steel"))), [f.read_bytes() for f in files[::step]][
-        :N_PICTURES
-    ]
+    store.embed([folder / "photos"], dataset="steel", encoders=[MOBILENET])
+    head = heads.fit(store.dataset("steel").views()[0], "logistic", save=False)
+    contents = [path.read_bytes() for path in files]
+    return Path(str(head.save(folder / "steel"))), contents[:N_PICTURES]
 
 
 def text_bundle(folder: Path) -> tuple[Path, list[str]]:
