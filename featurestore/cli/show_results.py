@@ -28,9 +28,14 @@ def show_head(card: HeadCard) -> None:
     tell(f"{card['head']} on {card['dataset']}@{card['encoder']}, label {card['label']!r}")
     if card.members:
         _show_members(card)
-    chosen = ", ".join(f"{key} {value}" for key, value in card["chosen"].items())
-    if chosen:
+    settings = dict(card["chosen"])
+    retrained = settings.pop("retrained", "")
+    names = {"chosen": "head"}
+    if settings:
+        chosen = ", ".join(f"{names.get(key, key)} {value}" for key, value in settings.items())
         tell(f"  chosen on training rows: {chosen}")
+    if retrained:
+        tell(f"  retrained: {retrained}")
     for metric, found in card["metrics"].items():
         interval = ""
         if found["low"] is not None:

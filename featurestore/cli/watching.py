@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from featurestore.cli.printing import say
+from featurestore.terms.words import in_time
 
 if TYPE_CHECKING:
     from featurestore.pipeline.report import Progress
@@ -92,7 +93,7 @@ class Watch:
             if total >= WORTH_SAYING_S:
                 stops = self.minutes is not None and total > 60 * self.minutes
                 at_most = f", of which {self.minutes:g} min at most" if stops else ""
-                self.say(f"about {_duration(total)}{at_most}: {count.plan}")
+                self.say(f"about {in_time(total)}{at_most}: {count.plan}")
         self._draw()
 
     def steps(self, n_done: int, n: int, what: str) -> None:
@@ -147,7 +148,7 @@ class Watch:
         while not self._is_over.wait(EVERY_S):
             n_waits += 1
             if not self._counts:
-                self.say(f"reading and loading, since {_duration(n_waits * EVERY_S)}")
+                self.say(f"reading and loading, since {in_time(n_waits * EVERY_S)}")
             for count in list(self._counts.values()):
                 if count.n_done < count.n and (count.n_done or count.what != count.plan):
                     self.say(count.line())
@@ -194,24 +195,13 @@ class _Count:
     def line(self) -> str:
         """Say how far it is."""
         left = self.seconds_left()
-        rest = "" if left is None or self.n_done >= self.n else f", about {_duration(left)} left"
+        knows = self.what.endswith(" left")  # of fits that take longer than the others
+        is_over = left is None or self.n_done >= self.n or knows
+        rest = "" if is_over or left is None else f", about {in_time(left)} left"
         rate = self.n_timed / max(1e-9, time.monotonic() - self.began)
         speed = f" ({rate:,.0f} a second)" if self.unit == "items" else ""
         what = f": {self.what}" if self.what else ""
         return f"{self.n_done:,} of {self.n:,} {self.unit}{speed}{rest}{what}"
-
-
-def _duration(seconds: float) -> str:
-    """Write a time that is not known better than by a tenth.
-
-    >>> _duration(4.2), _duration(43), _duration(400), _duration(9000)
-    ('4 s', '45 s', '7 min', '2.5 h')
-    """
-    if seconds < 10:
-        return f"{max(1, round(seconds))} s"
-    if seconds < 100:
-        return f"{5 * round(seconds / 5)} s"
-    return f"{round(seconds / 60)} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def watched(*, stops: bool = True, within: float | None = None) -> Callable[[F], F]:

@@ -78,7 +78,11 @@ def export_network(
     inner = EncoderSpec.parse(spec.model) if spec.family == "random" else spec
     if inner.family not in _WRITERS:
         able = ", ".join(sorted(_WRITERS))
-        raise BadName(f"{spec} is no network of another library: those of {able} can be exported")
+        raise BadName(
+            f"{spec} is no network of another library: those of {able} can be exported. What was "
+            "retrained stays in the bundle, which `featurestore predict` and heads.load_bundle "
+            "use; for a network to hand on, retrain an encoder of one of these families"
+        )
     network = _retrained(encoder, learned)
     write, network = _WRITERS[inner.family], network.cpu()
     if inner.family != "timm" or inner.option("pool", "") != "":
@@ -161,7 +165,7 @@ def _write_timm(
     more: dict[str, Any] = {}
     if (size := spec.option("size", "")) != "":
         sides = [network.pretrained_cfg["input_size"][0], int(size), int(size)]
-        more["pretrained_cfg"] = {"input_size": sides, "test_input_size": None, "crop_pct": None}
+        more["pretrained_cfg"] = {"input_size": sides, "test_input_size": None}
     if classes is not None:
         network.reset_classifier(len(classes.names))
         layer = network.get_classifier()

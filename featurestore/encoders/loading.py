@@ -49,6 +49,15 @@ def known_encoder(spec: EncoderSpec, made: str | None = None) -> ResolvedEncoder
     return next((one for one in all_known if one and made in (None, one.fingerprint)), None)
 
 
+def with_known_cut(spec: EncoderSpec) -> EncoderSpec:
+    """Return a tap's spec with its cut as a number from below (``tap=5``), if that is known.
+
+    That of ``tap=auto`` and ``tap=-3`` is known once the encoder was loaded.
+    """
+    known = None if spec.option("tap", "").isdecimal() else known_encoder(spec)
+    return spec if known is None else known.spec
+
+
 def _known(spec: EncoderSpec, key: str) -> ResolvedEncoder | None:
     known, family = user_cache.recall("encoders", key), family_of(spec)
     if not known or known["files"] != _files(spec) or known["versions"] != versions_of(family):

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from featurestore.encoders.loading import with_known_cut
 from featurestore.encoders.named import encoder_named
 from featurestore.errors import UnknownItem, UnknownView
 from featurestore.pipeline.listing_run import Selection
@@ -108,6 +109,7 @@ def embed_tap(
 def _there(dataset: DataSet, spec: EncoderSpec) -> View | None:
     """Return the tap of a spec, if there is one."""
     is_open = spec.option("tap", "") == AUTO
+    spec = spec if is_open else with_known_cut(spec)
     for tap in dataset.taps():
         if tap.spec == spec or (is_open and tap.spec.with_option("tap", AUTO) == spec):
             return tap

@@ -22,3 +22,16 @@ def in_bytes(n: int) -> str:
     value = n / 10**unit
     letter = {3: "K", 6: "M", 9: "G", 12: "T"}[unit]
     return f"{value:,.{0 if value >= 9.95 else 1}f} {letter}B"
+
+
+def in_time(seconds: float) -> str:
+    """Write a time that is not known better than by a tenth.
+
+    >>> in_time(4.2), in_time(43), in_time(400), in_time(9000)
+    ('4 s', '45 s', '7 min', '2.5 h')
+    """
+    if seconds < 10:
+        return f"{max(1, round(seconds))} s"
+    if seconds < 100:
+        return f"{5 * round(seconds / 5)} s"
+    return f"{round(seconds / 60)} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -26,7 +26,10 @@ from heads.experiments.inputs import TFIDF
 from heads.labels.options import PlanOptions, RowKeywords, options_from
 from heads.measures.choice import Choice, choose
 from heads.measures.comparison import Comparison, Difference
+from heads.measures.metrics import METRICS
 from heads.saved.ground import ground_of
+from heads.saved.tapped import can_be_cut
+from heads.transfer.advice import ENOUGH_ROWS, HEADROOM
 from heads.transfer.assessment import Assessment
 from heads.transfer.cast import WITHOUT_PRETRAINING
 from heads.transfer.verdict import Verdict
@@ -133,7 +136,11 @@ def _advised(
         reason,
         labels,
         _cost(choice, comparison, views),
-        (*study.left_out, *_other_labels(dataset, ground.plan.label)),
+        (
+            *study.left_out,
+            *_retraining(study, choice, dataset),
+            *_other_labels(dataset, ground.plan.label),
+        ),
         comparison.estimand,
         comparison=comparison,
         assessment=assessment,
@@ -285,6 +292,22 @@ def _label_like(table: Embeddings) -> list[str]:
         if 2 <= n_classes <= min(MOST_CLASSES, len(known) / 4):
             found.append(name)
     return found
+
+
+def _retraining(study: Study, choice: Choice, dataset: DataSet) -> list[str]:
+    """Name the command that tries retraining, where errors are left and labels suffice for it."""
+    taken = next((one for one in study.judged if str(one.spec) == choice.taken[0]), None)
+    about = METRICS[study.ground.plan.task][study.metric]
+    may_gain = about.is_share and about.higher_is_better and choice.value < 1 - HEADROOM
+    if taken is None or not may_gain or len(study.ground.plan.ids) < ENOUGH_ROWS:
+        return []
+    if not can_be_cut(taken):
+        return []
+    line = typed(
+        dataset, "transfer", dataset.name, "-e", str(taken.spec), "--finetune",
+        **rows_asked(study.options),
+    )  # fmt: skip
+    return [f"retraining the upper blocks of {taken.spec.label}, which takes minutes ({line})"]
 
 
 def _other_labels(dataset: DataSet, label: str) -> list[str]:

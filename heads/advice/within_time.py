@@ -99,7 +99,7 @@ class Study:
         try:
             return assess_transfer(self.judged, blend=False, minutes=minutes, **self._how)
         except TimeIsUp:
-            self.left_out.append("the verdict")
+            self.left_out.append("the test whether the encoder helps")
             return None
 
     def _kept_assessment(self) -> Assessment | None:
@@ -140,8 +140,11 @@ class Study:
                 return Labels(n, n, open_reason)
             return Labels(n, None, f"there are {n:,}; whether more would help was not looked at")
         few, many, gain = last
-        rose = f"rose by {amount(gain, self.metric)}" if gain > 0 else "did not rise"
-        said = f"from {few:,} to {many:,} labels the score of {choice.taken[1]} {rose}"
+        better = f"{amount(gain, self.metric)} better" if gain > 0 else "no better"
+        said = (
+            f"in a trial {choice.taken[1]} that learned from {many:,} of your labels was {better} "
+            f"than from {few:,}"
+        )
         if gain > margin:
             return Labels(n, n, said)
         if open_reason:
@@ -170,7 +173,7 @@ class Study:
             try:
                 row = runner.cell(*cell, replace(plan, draws=tuple(draws)))
             except TimeIsUp:
-                self.left_out.append("the learning curve")
+                self.left_out.append("the test whether more labels help")
                 return None
             n = round(float(np.mean([len(train) for train, _ in draws])))
             found.append((n, float(np.mean(row.report.scores[self.metric]))))

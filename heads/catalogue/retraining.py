@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from featurestore.errors import BadName, UnknownHead, nearest
@@ -17,6 +18,11 @@ _WORDS = ("alone", "balanced", "plain", "blocks=")
 def retrains(head: str | Any) -> bool:
     """Whether a head, given by name, retrains a network, so that a fit takes long."""
     return isinstance(head, str) and head.partition(":")[0] == FINETUNE
+
+
+def retraining_among(heads: Sequence[str | Any]) -> list[HeadEntry]:
+    """Return the entries of those heads that retrain a network."""
+    return [finetune_entry(head) for head in heads if retrains(head)]
 
 
 def finetune_entry(name: str) -> HeadEntry:

@@ -14,14 +14,17 @@ from scipy.special import expit, log_expit, log_softmax
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 from sklearn.utils.validation import check_is_fitted
 
+from featurestore.errors import TimeIsUp
 from featurestore.terms.activations import Activations
 from featurestore.terms.words import counted
+from heads.estimators.kept_runs import KeptRuns
+from heads.estimators.layer_of_head import layer_of_head, layer_of_labels
 from heads.estimators.lda import LdaHead
 from heads.estimators.logistic import LogisticHead
 from heads.estimators.per_label import PerLabel
 from heads.estimators.regression import RidgeRegressor
 from heads.estimators.softmax import softmax
-from heads.labels.pace import pace
+from heads.labels.pace import Work, pace
 
 if TYPE_CHECKING:
     from heads.estimators.retrain import Answers, Linear, Network, Recipe, Run, Weights
@@ -29,9 +32,7 @@ if TYPE_CHECKING:
 RATES = (1e-3, 3e-4)
 LEFT_OUT = " left out"  # said of runs that collapsed
 CUT_SHORT = ", cut short by the time"  # ends what is said of a fit that had too little
-LEAST_SCALE = 1e-3  # of a column, of the median of all: it counts less than standardised
 DOUBT = 1e-3  # of the frozen members, for all classes alike
-TOLD_EVERY_S = 0.5
 TIMED_STEPS = 3  # tell how long the others take
 SPARE = 0.9  # of the time: the rest is for what comes after the steps
 Scores = NDArray[np.float64]
@@ -69,6 +70,8 @@ class _Retrained(BaseEstimator):  # type: ignore[misc]
        from a trained head); Wortsman et al., "Robust fine-tuning", CVPR 2022 (the average).
     """
 
+    keep: KeptRuns | None = None  # where runs that are done are kept, and read from
+
     def __init__(
         self,
         upper: Callable[[], Any] | None = None,
@@ -105,25 +108,43 @@ class _Retrained(BaseEstimator):  # type: ignore[misc]
             raise ValueError("this head needs the blocks above the cut: give it upper=…")
         return self.upper()
 
-    def _learn(self, X: Activations, answers: Answers) -> None:
+    def n_steps(self, n_rows: int) -> int:
+        """Return how many steps all runs take on so many rows."""
+        return len(self.rates) * self.recipe.steps(n_rows)
+
+    def least(self, n_rows: int) -> int:
+        """Return how many steps the shortest run takes that is worth making."""
+        return min(self.recipe.steps(n_rows), self.least_steps)
+
+    def seconds_a_step(self, X: Activations, n_out: int) -> float:
+        """Time some steps of the blocks on rows of a tap; nothing of it is kept."""
+        from heads.estimators.retrain import seconds_a_step
+
+        some = X[np.linspace(0, len(X) - 1, min(len(X), 4 * self.recipe.batch)).astype(np.intp)]
+        return seconds_a_step(self._network(), some, n_out, min(self.rates), self.recipe)
+
+    def _learn(self, X: Activations, answers: Answers, groups: NDArray[Any] | None) -> None:
         """Make the runs, and keep those that did not collapse."""
         self.runs_: list[Weights] = []
         notes: list[str] = []
         chance = answers.chance()
         n_steps, rates = self._affordable(X, answers, notes)
         collapsed: list[float] = []
-        steps = _Steps(n_steps * len(rates))
+        steps = _Steps(n_steps * len(rates), self.n_steps(len(X)))
         for number, rate in enumerate(rates):
             try:
-                run = self._run(X, answers, rate, number, n_steps, steps)
+                run = self._kept_run(X, answers, groups, rate, number, n_steps, steps)
             except KeyboardInterrupt:
                 if not pace().may_stop:
                     raise
+                if self.keep is not None:
+                    self.keep.is_stopped = True
                 notes.append(
                     f"Stopped by Ctrl-C after {steps.n_done} of {steps.n} steps: the answer is "
                     + ("that of the frozen head." if not self.runs_ else "without the last run.")
                 )
                 break
+            steps.reach((number + 1) * n_steps)
             if run.has_collapsed(chance):
                 collapsed.append(rate)
             else:
@@ -142,6 +163,30 @@ class _Retrained(BaseEstimator):  # type: ignore[misc]
             self.retrained_ += f", {len(collapsed)}{LEFT_OUT}"
         if (n_steps, rates) != (self.recipe.steps(len(X)), self.rates):
             self.retrained_ += CUT_SHORT
+
+    def _kept_run(
+        self,
+        X: Activations,
+        answers: Answers,
+        groups: NDArray[Any] | None,
+        rate: float,
+        number: int,
+        n_steps: int,
+        on_step: Callable[[], None],
+    ) -> Run:
+        """Make a run, or read it where an equal one was made before."""
+        if self.keep is None or self.random_state is None:
+            return self._run(X, answers, rate, number, n_steps, on_step)
+        decides = {
+            "rate": rate, "number": number, "steps": n_steps, "recipe": str(self.recipe),
+            "seed": self.random_state, "params": repr(getattr(self, "class_weight", None)),
+        }  # fmt: skip
+        file = self.keep.file(decides, X, answers, groups)
+        run = self.keep.read(file)
+        if run is None:
+            run = self._run(X, answers, rate, number, n_steps, on_step)
+            self.keep.write(file, run)
+        return run
 
     def _run(
         self,
@@ -164,14 +209,14 @@ class _Retrained(BaseEstimator):  # type: ignore[misc]
     ) -> tuple[int, Sequence[float]]:
         """Return the steps of each run, and its rates, as far as the time allows."""
         n_steps, until = self.recipe.steps(len(X)), pace().until
-        if until == math.inf:
+        if until == math.inf or not pace().may_shorten:
             return n_steps, self.rates
         begin = time.perf_counter()
         self._run(X, answers, min(self.rates), 0, TIMED_STEPS)
         one = (time.perf_counter() - begin) / TIMED_STEPS
         most = max(0, int(SPARE * (until - time.monotonic()) / one))
         for rates in (self.rates, self.rates[-1:]):  # one gentle run rather than two cut short
-            if most >= len(rates) * min(n_steps, self.least_steps):
+            if most >= len(rates) * self.least(len(X)):
                 n = min(n_steps, most // len(rates))
                 if n < n_steps or len(rates) < len(self.rates):
                     notes.append(
@@ -231,6 +276,7 @@ class _Retrained(BaseEstimator):  # type: ignore[misc]
         check_is_fitted(self, "runs_")
         bare = copy(self)
         bare.upper, bare.runs_ = None, []
+        bare.__dict__.pop("keep", None)
         found = {f"{n}/{key}": one for n, run in enumerate(self.runs_) for key, one in run.items()}
         return bare, found
 
@@ -285,9 +331,9 @@ class FinetuneHead(ClassifierMixin, _Retrained):  # type: ignore[misc]
             if self.class_weight is None and np.median(np.bincount(codes)) > 1:
                 self.beside_ = LdaHead(self.random_state).fit(vectors, y, groups=groups)
             weights = self.head_._weights(codes, len(self.classes_), None)
-            self._learn(X, Answers("classes", codes, weights))
+            self._learn(X, Answers("classes", codes, weights), groups)
         else:
-            self._learn(X, Answers("labels", y.astype(np.float32)))
+            self._learn(X, Answers("labels", y.astype(np.float32)), groups)
         return self
 
     def _frozen(self, vectors: NDArray[np.float32]) -> Scores:
@@ -302,7 +348,7 @@ class FinetuneHead(ClassifierMixin, _Retrained):  # type: ignore[misc]
 
     def _layer(self) -> Linear:
         is_several = isinstance(self.head_, PerLabel)
-        return _linear_of_labels(self.head_) if is_several else _linear(self.head_)
+        return layer_of_labels(self.head_) if is_several else layer_of_head(self.head_)
 
     def predict_both(self, X: Activations) -> tuple[NDArray[Any], NDArray[np.float64]]:
         """Return what `predict` and `predict_proba` do, from the same passes."""
@@ -341,14 +387,14 @@ class FinetuneRegressor(RegressorMixin, _Retrained):  # type: ignore[misc]
         self.head_ = RidgeRegressor(random_state=self.random_state).fit(vectors, y, groups=groups)
         self.mean_, self.std_ = float(y.mean()), float(y.std()) or 1.0
         values = ((y - self.mean_) / self.std_)[:, None].astype(np.float32)
-        self._learn(X, Answers("numbers", values))
+        self._learn(X, Answers("numbers", values), groups)
         return self
 
     def _frozen(self, vectors: NDArray[np.float32]) -> Scores:
         return np.asarray(((self.head_.predict(vectors) - self.mean_) / self.std_)[:, None])
 
     def _layer(self) -> Linear:
-        return _linear(self.head_, self.mean_, self.std_)
+        return layer_of_head(self.head_, self.mean_, self.std_)
 
     def predict(self, X: Activations) -> NDArray[np.float64]:
         """Return the number of each item, (n,)."""
@@ -359,63 +405,34 @@ class FinetuneRegressor(RegressorMixin, _Retrained):  # type: ignore[misc]
 
 
 class _Steps:
-    """Counts steps, and says how far they are and how long the rest takes."""
+    """Counts the steps of a fit, and stops it where the time is up."""
 
-    def __init__(self, n: int) -> None:
+    def __init__(self, n: int, n_usual: int) -> None:
         self.n, self.n_done = n, 0
         self.pace = pace()
-        self.began = self.told = time.monotonic()
+        if self.pace.work is None:
+            self.work = Work(n)
+        else:
+            self.work = self.pace.work
+            self.work.drop(n_usual - n)
+        self.work.begin()
 
     def __call__(self) -> None:
         self.n_done += 1
-        now = time.monotonic()
-        if now - self.told >= TOLD_EVERY_S or self.n_done == self.n:
-            self.told = now
-            left = (now - self.began) / self.n_done * (self.n - self.n_done)
-            self.pace.tell(f"step {self.n_done:,} of {self.n:,}, about {left:.0f} s left")
+        self.work.step(self.pace.tell)
+        if not self.pace.may_shorten and time.monotonic() > self.pace.until:
+            raise TimeIsUp("the time was over before a fit was done")
+
+    def reach(self, n: int) -> None:
+        """Leave out the steps of a run that was read, or broke off."""
+        self.work.drop(n - self.n_done)
+        self.n_done = n
 
 
 def _seed(random_state: int | None, number: int) -> int:
     if random_state is None:
         return int(np.random.default_rng().integers(2**31))
     return int(np.random.default_rng([random_state, number]).integers(2**31))
-
-
-def _linear(head: LogisticHead | RidgeRegressor, mean: float = 0.0, std: float = 1.0) -> Linear:
-    """Return a fitted logistic or ridge head as a layer on vectors as they come."""
-    from heads.estimators.retrain import Linear
-
-    sharp = getattr(head, "sharpness_", 1.0) / std
-    weights, bias = sharp * head.weights_[:-1], sharp * (head.weights_[-1] - mean)
-    if (normaliser := head.normaliser_) is None:
-        return Linear(np.zeros(len(weights)), weights, bias)
-    shift, scale = normaliser.shift_, normaliser.scale_
-    length = None
-    if normaliser.kind == "l2":  # rows get one length: that of vectors as they come, on average
-        length = float(scale[0])
-    # Columns that hardly vary (1e-33 in MiniLM) would have weights whose gradients overflow.
-    known = scale[np.isfinite(scale)]
-    least = LEAST_SCALE * float(np.median(known)) if len(known) else 1.0
-    return Linear(shift, weights / np.maximum(scale, least)[:, None], bias, length)
-
-
-def _linear_of_labels(head: PerLabel) -> Linear:
-    """Return one layer for heads of two classes, one for each label."""
-    from heads.estimators.retrain import Linear
-
-    layers = [None if one is None else _linear(one) for one in head.heads_]
-    known = [one for one in layers if one is not None]
-    if not known:
-        raise ValueError("no label is there in some rows and absent in others")
-    dim = len(known[0].shift)
-    weights, bias = np.zeros((dim, len(layers))), np.zeros(len(layers))
-    for column, (layer, always) in enumerate(zip(layers, head.always_, strict=True)):
-        if layer is None:
-            bias[column] = 6.0 if always > 0.5 else -6.0
-        else:
-            weights[:, column] = layer.weights[:, 1] - layer.weights[:, 0]
-            bias[column] = layer.bias[1] - layer.bias[0]
-    return Linear(known[0].shift, weights, bias)
 
 
 def _log_odds(said: Sequence[Scores]) -> Scores:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeAlias
@@ -21,6 +22,7 @@ from featurestore.terms.activations import Activations
 SHARPER = 2.0 ** np.arange(-2, 11)  # by which scores are multiplied, to find the lowest loss
 READ_AT_ONCE = 64  # items that pass at a time where nothing is learned
 MOST_ON_GPU = 0.3  # of its free memory: a tap up to this size is copied there once
+LEAST_TIMED, ENOUGH_S = 5, 3.0  # steps and seconds that tell how long the others take
 Network: TypeAlias = torch.nn.Module
 Weights = dict[str, NDArray[np.float32]]  # what a run learned, by name
 
@@ -288,6 +290,25 @@ def retrain(
     return Run(top.learned(), float((last / n_seen).min()))
 
 
+def seconds_a_step(
+    network: torch.nn.Module, X: Activations, n_out: int, rate: float, recipe: Recipe
+) -> float:
+    """Time steps of a network, which is changed: some, or more where they take no time."""
+    ends: list[float] = []
+
+    def on_step() -> None:
+        ends.append(time.perf_counter())
+        if len(ends) > LEAST_TIMED and ends[-1] - ends[0] > ENOUGH_S:
+            raise StopIteration
+
+    dim = outputs(network, X[:1]).shape[1]
+    top = Top(network, Linear(np.zeros(dim), np.zeros((dim, n_out)), np.zeros(n_out)))
+    answers = Answers("classes", np.arange(len(X)) % n_out)
+    with suppress(StopIteration):
+        retrain(top, X, answers, rate, recipe, seed=0, n_steps=3 * LEAST_TIMED, on_step=on_step)
+    return float(np.median(np.diff(ends)[1:]))  # the first ones are slower
+
+
 def _batches(
     n: int, size: int, n_steps: int, rng: np.random.Generator
 ) -> Iterator[NDArray[np.intp]]:
@@ -336,6 +357,11 @@ def _plain_losses(
         true = taught.float()
         losses = [of_labels(scores * k, true, reduction="none").mean(dim=1) for k in SHARPER]
     return np.asarray(torch.stack(losses).cpu().numpy(), dtype=np.float64)
+
+
+def has_gpu() -> bool:
+    """Whether runs may be made on a GPU, in another precision."""
+    return torch.cuda.is_available()
 
 
 def _device_of(network: torch.nn.Module) -> torch.device:

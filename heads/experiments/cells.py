@@ -21,9 +21,11 @@ from featurestore.storage.dataset_folder import DatasetFolder
 from featurestore.storage.files import read_sealed, write_sealed
 from featurestore.storage.remote import StorePath
 from heads.catalogue.entry import Build, HeadEntry
+from heads.catalogue.retraining import TAP
 from heads.estimators.finetune import CUT_SHORT
 from heads.experiments.inputs import Cell, Joint, Material
-from heads.labels.pace import Pace, pace, pacing
+from heads.experiments.price import price_of
+from heads.labels.pace import Pace, Work, pace, pacing
 from heads.labels.plan import Plan
 from heads.labels.views import AnyDataset, folder_of
 from heads.measures.comparison import ComparedHead
@@ -95,9 +97,10 @@ class Runner:
     n_done: int = 0
     on_repeat: Callable[[list[ComparedHead]], None] | None = None  # hears each repeat of folds
     left_out: list[str] = field(default_factory=list)  # cells for which there was no time
+    priced: set[str] = field(default_factory=set)  # cells whose price was said before
 
     def __post_init__(self) -> None:
-        self._until = math.inf if self.minutes is None else time.monotonic() + 60 * self.minutes
+        self.until = math.inf if self.minutes is None else time.monotonic() + 60 * self.minutes
 
     def begin(self, n_fits: int, what: str) -> None:
         """Say what is to be done, before the first fit."""
@@ -116,17 +119,20 @@ class Runner:
         if self.progress is not None:
             self.progress(self.n_done, self.n_fits, what)
         is_kept = what.startswith(KEPT)  # to read it took no time
-        if n and not is_kept and self.n_done < self.n_fits and time.monotonic() > self._until:
-            raise TimeIsUp(
-                f"{self.minutes:g} minutes were not enough: {self.n_done} of {self.n_fits} fits "
-                "were done"
-                + ("" if self.cache_in is None else "; the same command goes on from what was kept")
-            )
+        if n and not is_kept and self.n_done < self.n_fits and time.monotonic() > self.until:
+            raise self._time_is_up()
+
+    def _time_is_up(self) -> TimeIsUp:
+        return TimeIsUp(
+            f"{self.minutes:g} minutes were not enough: {self.n_done} of {self.n_fits} fits "
+            "were done"
+            + ("" if self.cache_in is None else "; the same command goes on from what was kept")
+        )
 
     @property
     def pace(self) -> Pace:
         """How fits say how far they are."""
-        return Pace(self._tell, pace().say, self._until)
+        return Pace(self._tell, pace().say, self.until, may_shorten=False)
 
     def _tell(self, how_far: str) -> None:
         if self.progress is not None:
@@ -166,26 +172,41 @@ class Runner:
             if number not in joints:
                 key = id(one.cell[0]), len(one.tally.scores)
                 todo.setdefault(key, {})[number] = one
-        # Members of one head run in one go, so they come first.
-        in_order = sorted(todo.values(), key=members.isdisjoint)
+        # Members of one head run in one go, so they come first; what takes minutes comes last.
+        in_order = sorted(todo.values(), key=lambda of: (_retrains(of), members.isdisjoint(of)))
         n_of_members = sum(not members.isdisjoint(numbers) for numbers in in_order)
         together: list[_Bench] = []
         stopped: TimeIsUp | None = None
         for n_read, of_one in enumerate(in_order, start=1):
             together.append(_Bench(of_one, *next(iter(of_one.values())).cell[0].read()))
             is_full = sum(one.n_bytes for one in together) > HELD_BYTES
+            is_full |= n_read < len(todo) and _retrains(in_order[n_read])
             if n_read < len(todo) and (n_read < n_of_members or not is_full):
                 continue
             try:
-                found |= self._run(together, plan, found, {n: begun[n] for n in joints}, joints)
+                with pacing(self._priced(together, plan)):
+                    found |= self._run(together, plan, found, {n: begun[n] for n in joints}, joints)
             except TimeIsUp as error:
-                stopped = error
+                stopped = error if self.minutes is None else self._time_is_up()
                 break
             together, joints = [], {}
         self.left_out += [_name(cell) for n, cell in enumerate(cells) if n not in found]
         if stopped and all(cells[number][2].is_baseline for number in found):
             raise stopped
         return paired([found[number] for number in sorted(found)])
+
+    def _priced(self, benches: Sequence[_Bench], plan: Plan) -> Pace:
+        """Say what fits take that retrain a network; return a pace that counts their steps."""
+        n_steps = 0
+        for bench, one in ((of, one) for of in benches for one in of.begun):
+            if one.cell[2].reads != TAP:
+                continue
+            head = one.cell[0].build(one.cell[2])(self.seed)
+            n_rows = [len(train) for train, _ in plan.parts[len(one.tally.scores) :]]
+            n_steps += sum(head.n_steps(n) for n in n_rows)
+            if (name := _name(one.cell)) not in self.priced:
+                price_of(name, head, bench.X, plan.target, n_rows).say(self.until)
+        return replace(pace(), work=Work(n_steps)) if n_steps else pace()
 
     def _begun(
         self, cells: Sequence[Cell], plan: Plan
@@ -276,6 +297,7 @@ class Runner:
             for number, begun in bench.cells.items():
                 if number in whole:
                     _keep(begun, "cell", whole[number].to_json(repeats=True))
+                    begun.cell[0].forget()
         if len(whole) < sum(len(bench.cells) for bench in benches):
             self._keep_begun([bench for bench in benches if not whole.keys() & bench.cells.keys()])
         return found
@@ -321,6 +343,10 @@ def keep_run(dataset: AnyDataset, kind: str, card: Mapping[str, Any]) -> StorePa
             "this run is not kept, so `featurestore store show` does not know it: %s", said
         )
         return None
+
+
+def _retrains(cells: Mapping[int, _Begun]) -> bool:
+    return any(one.cell[2].reads == TAP for one in cells.values())
 
 
 def _name(cell: Cell) -> str:

@@ -20,7 +20,7 @@ from featurestore.terms.embeddings import Embeddings
 from featurestore.terms.words import counted
 from heads.catalogue.entry import HeadEntry
 from heads.catalogue.layers import layers_of, no_layers
-from heads.catalogue.retraining import TAP, retrains
+from heads.catalogue.retraining import TAP, retraining_among, retrains
 from heads.catalogue.table import BEST, HEADS, MIX, POOL_HEAD, default_heads, head_entries
 from heads.catalogue.words import reads_words
 from heads.experiments.cells import (
@@ -44,6 +44,7 @@ from heads.experiments.inputs import (
 from heads.experiments.large import cost, sampled
 from heads.experiments.leaks import Leak, find_leak
 from heads.experiments.ngrams import Ngrams
+from heads.experiments.on_taps import ground_on_taps
 from heads.experiments.run_notes import collapsed_notes, stopped_notes
 from heads.experiments.together import all_together, mixes_of, several_of
 from heads.labels.options import PlanKeywords, PlanOptions, options_from
@@ -53,7 +54,7 @@ from heads.labels.views import AnyDataset, AnyView
 from heads.measures.comparison import ComparedHead, Comparison, ComparisonCard
 from heads.measures.evaluate import undefined
 from heads.measures.metrics import METRICS
-from heads.saved.ground import Ground, ground_of
+from heads.saved.ground import Ground
 from heads.saved.mixed import MixView
 from heads.saved.provenance import library_versions, machine
 from heads.saved.tapped import can_be_cut, no_cut
@@ -129,7 +130,8 @@ def compare(
     """
     known = ("heads", "metric", "progress", "minutes", "preview", "save", "rows")
     options = once_over(options_from(PlanOptions, plan, "heads.compare", *known), heads or ())
-    ground = ground_of(list(views) if isinstance(views, Sequence) else [views], options, rows)
+    each = list(views) if isinstance(views, Sequence) else [views]
+    ground = ground_on_taps(each, options, rows, retraining_among(heads or ()))
     dataset, rules = ground.views[0].dataset, ground.plan
     metric = check_metric(metric, rules.task)
     cache = cell_cache(dataset) if save else None

@@ -13,16 +13,18 @@ from numpy.typing import NDArray
 from featurestore.errors import BadName, NotEnoughData, TimeIsUp
 from featurestore.terms.words import counted
 from heads.catalogue.entry import HeadEntry
+from heads.catalogue.retraining import retraining_among
 from heads.catalogue.table import MIX, head_entries, reads_several
 from heads.experiments.cells import Progress, Runner, cell_cache, keep_run, run_folder
 from heads.experiments.compare import cells_of, check_metric
 from heads.experiments.inputs import Cell, baselines, ngrams_of
 from heads.experiments.learning_curve import Budget, Curve, CurveCard
+from heads.experiments.on_taps import ground_on_taps
 from heads.labels.options import LabelKeywords, PlanOptions, options_from
 from heads.labels.plan import Plan
 from heads.labels.tasks import Task
 from heads.labels.views import AnyDataset
-from heads.saved.ground import Ground, ground_of
+from heads.saved.ground import Ground
 from heads.saved.mixed import MixView
 from heads.saved.provenance import library_versions, machine
 
@@ -77,7 +79,7 @@ def curve(
     views = list(views) if isinstance(views, Sequence) else [views]
     own = ("head", "metric", "per_class", "n_draws", "progress", "minutes", "save")
     options = options_from(PlanOptions, of_label, "heads.curve", *own)
-    seed, ground = options.seed, ground_of(views, options)
+    seed, ground = options.seed, ground_on_taps(views, options, None, retraining_among([head]))
     metric = check_metric(metric, ground.plan.task)
     ((name, entry),) = head_entries([head], ground.plan.task).items()
     _check_inputs(views, name, entry)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featurestore.errors import BadName, ModalityMismatch
+from featurestore.terms.activations import Activations
 from featurestore.terms.embeddings import Embeddings
 from featurestore.terms.intervals import wilson
 from featurestore.terms.specs import Modality
@@ -21,12 +22,14 @@ from featurestore.terms.words import counted
 from heads.catalogue.entry import Build, HeadEntry
 from heads.catalogue.layers import layers_of
 from heads.catalogue.members import TEXTS
-from heads.catalogue.retraining import TAP
+from heads.catalogue.retraining import TAP, retraining_among
 from heads.catalogue.table import head_entries
 from heads.experiments.cells import Progress, Runner
 from heads.experiments.compare import entries_for, once_over
 from heads.experiments.inputs import builder_for, of_pool, of_tap, pool_notes
 from heads.experiments.leaks import MOST_OF_A_FIT, find_leak
+from heads.experiments.on_taps import ground_on_taps
+from heads.experiments.price import priced_training
 from heads.experiments.run_notes import stopped_notes
 from heads.experiments.together import input_of
 from heads.labels.blocks import Blocks
@@ -35,7 +38,7 @@ from heads.labels.folds import make_folds
 from heads.labels.matrix import Matrix
 from heads.labels.options import PlanOptions, renamed
 from heads.labels.pace import pace, pacing
-from heads.labels.plan import Plan, make_plan, task_of
+from heads.labels.plan import Plan
 from heads.labels.tasks import Task, texts_of
 from heads.labels.views import AnyView, slice_facts
 from heads.measures.conformal import misfit, sets, threshold
@@ -56,7 +59,6 @@ from heads.saved.card import (
 )
 from heads.saved.common_items import apart_notes
 from heads.saved.concat import blocks_of, stored
-from heads.saved.ground import reviews_of
 from heads.saved.mixed import BLOCKS, BLOCKS_AND_TEXTS, MixView, told
 from heads.saved.provenance import library_versions, machine
 from heads.saved.tapped import READS_TAP
@@ -125,7 +127,7 @@ def fit(
     begin, created = time.perf_counter(), datetime.now(UTC)
     asked = PlanOptions(label, task, seed=seed, apply_reviews=apply_reviews)
     runner = Runner(seed, None, progress, minutes=minutes)
-    with pacing(replace(runner.pace, may_stop=True)):
+    with pacing(replace(runner.pace, may_stop=True, may_shorten=True)):
         lesson = _lesson_of(*input_of(view, head), once_over(asked, [head]), coverage)
         evaluation, estimator, lesson = _taught(lesson, runner)
     stopped = stopped_notes(runner, [evaluation.report], lesson.plan)
@@ -147,8 +149,8 @@ def fit(
         machine=machine(),
         versions=library_versions(),
     )
-    fitted = _fitted(lesson, estimator, card)
-    said = _predictions(evaluation, lesson.plan)
+    fitted, said = _fitted(lesson, estimator, card), _predictions(evaluation, lesson.plan)
+    lesson.forget()
     return save_head(fitted, said, heads_folder(lesson.view.dataset)) if save else fitted
 
 
@@ -176,6 +178,7 @@ class _Lesson:
     X: Matrix | Blocks  # (n, dim) vectors, (n,) texts or several inputs of the plan's rows
     calibration: NDArray[np.intp]  # rows that teach prediction sets, not the head
     builder: Build
+    forget: Callable[[], None] = lambda: None  # deletes what an interrupted fit would go on from
 
     @property
     def reads_texts(self) -> bool:
@@ -186,11 +189,10 @@ class _Lesson:
 def _lesson_of(
     view: AnyView, head: str | Any, options: PlanOptions, coverage: float | None
 ) -> _Lesson:
-    items = view.load()
-    reviews, review_notes = reviews_of(view, items, options)
-    plan = make_plan(items, options, recorded=task_of(view.dataset, options.label), reviews=reviews)
+    ground = ground_on_taps([view], options, None, retraining_among([head]))
+    (items,), plan = ground.tables, ground.plan
     apart = apart_notes(getattr(view, "n_apart", 0))
-    plan = replace(plan, notes=(*plan.notes, *review_notes, *apart))
+    plan = replace(plan, notes=(*plan.notes, *apart))
     is_several = isinstance(view, MixView)  # whose best is among heads on each, and a mix
     entries = head_entries([head], plan.task) if is_several else entries_for([head], plan)
     ((name, entry),) = entries.items()
@@ -205,9 +207,8 @@ def _lesson_of(
             else of_pool(view, items, plan, entry, options.seed, apart=calibration)
         )
         plan = replace(plan, notes=(*plan.notes, *pool_notes(plan, {name: entry}, options.seed)))
-        return _Lesson(
-            view, items, name, entry, plan, material.read()[0], calibration, material.build(entry)
-        )
+        X, builder = material.read()[0], material.build(entry)
+        return _Lesson(view, items, name, entry, plan, X, calibration, builder, material.forget)
     inputs = view.inputs(items) if isinstance(view, MixView) else items.vectors
     X = (texts_of(items) if reads_texts else inputs)[plan.rows]
     builder = builder_for(entry, view, plan)
@@ -236,13 +237,17 @@ def _taught(lesson: _Lesson, runner: Runner) -> tuple[Evaluation, Any, _Lesson]:
         0 if plan.folds is None else plan.folds.n_folds,
     )
     n_fits = len(plan.parts) + (plan.folds is not None)  # the last has a share of the time
-    with pacing(pace().share(n_fits / len(plan.parts))):
+    outer = pace()
+    if isinstance(X, Activations):
+        outer = priced_training(lesson.head, builder(seed), X, plan, runner)
+    with pacing(outer.share(n_fits / len(plan.parts))):
         ((evaluation,),) = exam.take([(X, [partial(builder, seed)])], tell)
     assert evaluation is not None, "TimeIsUp is raised where there is none"
     if plan.folds is None:
         return evaluation, evaluation.last, _of_what_is_read(lesson, evaluation.last)
     rows = plan.train
-    estimator = fit_head(builder(seed), X[rows], plan.taught.lesson[rows], plan.block[rows])
+    with pacing(outer):
+        estimator = fit_head(builder(seed), X[rows], plan.taught.lesson[rows], plan.block[rows])
     if runner.n_done == len(plan.parts):  # else the time was up
         tell()
     return evaluation, estimator, _of_what_is_read(lesson, estimator)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from featurestore.storage.dataset_folder import DatasetFolder
 from featurestore.terms.embeddings import Embeddings
 from featurestore.terms.specs import EncoderSpec, Modality
 from heads.catalogue.entry import Build, HeadEntry
@@ -18,17 +19,19 @@ from heads.catalogue.layers import build_for
 from heads.catalogue.members import with_members
 from heads.catalogue.retraining import FINETUNE
 from heads.catalogue.table import BEST, HEADS, POOL_HEAD, best_on_counts, counts_builder
+from heads.estimators.kept_runs import KeptRuns
 from heads.experiments.ngrams import Ngrams
 from heads.labels.plan import Plan
 from heads.labels.sampling import LARGE_ROWS
 from heads.labels.tasks import Task, texts_of
 from heads.labels.unlabelled import MOST_ITEMS, Pooled
-from heads.labels.views import AnyView
+from heads.labels.views import AnyView, folder_of
 from heads.measures.fits import Join
 from heads.saved.common_items import positions_in
 from heads.saved.concat import concat, stored
 from heads.saved.ground import Ground
 from heads.saved.mixed import MixView
+from heads.saved.provenance import library_versions
 from heads.saved.tapped import can_be_cut, no_cut, tapped, wanted_tap
 
 if TYPE_CHECKING:
@@ -54,6 +57,7 @@ class Material:
     build: Callable[[HeadEntry], Build]  # how a head is built for it
     # Which of some cells are all that a head on it is made of, and how; None: it needs fits.
     joint: Callable[[HeadEntry, Sequence[Cell], int], Joint | None] = lambda *_: None
+    forget: Callable[[], None] = lambda: None  # deletes what parts of fits had left to go on from
 
 
 Cell = tuple[Material, str, HeadEntry]  # what is read, and the head by name
@@ -255,17 +259,29 @@ def of_tap(view: AnyView, plan: Plan, entry: HeadEntry) -> Material:
     (stored_view,) = stored(view)
     found = cache(lambda: tapped(stored_view, entry, plan.ids))
 
-    def build(entry: HeadEntry) -> Build:
-        builder = entry.builder(plan.task)
-        assert builder is not None, "checked by head_entries"
-        return lambda seed: builder(seed).set_params(upper=found().upper, cut=found().cut)
-
     identity = {
         "fingerprint": view.fingerprint,
         "state": view.state,
         "tap": wanted_tap(view, entry).label,
     }
-    return Material(str(view.spec), identity, lambda: (found().activations, 0.0), build)
+    folder = DatasetFolder(folder_of(view.dataset)).local / "cache" / "retrained"
+    keep = KeptRuns(folder, {**identity, "versions": library_versions()})
+
+    def build(entry: HeadEntry) -> Build:
+        builder = entry.builder(plan.task)
+        assert builder is not None, "checked by head_entries"
+
+        def made(seed: int) -> Any:
+            head = builder(seed).set_params(upper=found().upper, cut=found().cut)
+            head.keep = keep
+            return head
+
+        return made
+
+    def read() -> tuple[Any, float]:
+        return found().activations, 0.0
+
+    return Material(str(view.spec), identity, read, build, forget=keep.forget)
 
 
 def of_nothing(plan: Plan) -> Material:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from featurestore.terms.activations import Activations
 from featurestore.terms.vectors import give_back
 from heads.labels.fitting import asking, deal_folds, fit_head
 from heads.labels.matrix import Matrix
@@ -154,7 +155,7 @@ class Bench:
             seed=self.seed,
         )
         tested = self.X[test]
-        if getattr(self.X, "nbytes", 0) > _ALONE_BYTES:
+        if _is_copied(self.X) and getattr(self.X, "nbytes", 0) > _ALONE_BYTES:
             give_back(self.X)
         fits = [] if done is None else done
         with sharing() as kept:
@@ -213,8 +214,8 @@ def fits_of(
     ]
     heard: SimpleQueue[Callable[[], None]] = SimpleQueue()
     is_over = False
-    outer, n_threads = pace(), max(1, min(len(tasks), os.cpu_count() or 1, 8))
-    if any(getattr(one.X, "nbytes", 0) > _ALONE_BYTES for one in benches):
+    outer, n_threads = pace(), n_at_once(len(tasks))
+    if any(_is_copied(one.X) and getattr(one.X, "nbytes", 0) > _ALONE_BYTES for one in benches):
         n_threads = 1  # a part is a copy of most rows, and large products gain from more cores
     n_left = len(tasks)
 
@@ -243,6 +244,16 @@ def fits_of(
         finally:
             is_over = True
             pool.shutdown(wait=False, cancel_futures=True)
+
+
+def n_at_once(n_fits: int) -> int:
+    """Return how many of some fits run side by side."""
+    return max(1, min(n_fits, os.cpu_count() or 1, 8))
+
+
+def _is_copied(X: object) -> bool:
+    """Whether rows of it are a copy in memory; those of a tap are read batch by batch."""
+    return hasattr(X, "nbytes") and not isinstance(X, Activations)
 
 
 def with_joined(

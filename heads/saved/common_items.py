@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import reduce
 from typing import Any
 
@@ -34,6 +34,11 @@ def load_shared(views: Sequence[AnyView]) -> tuple[list[Embeddings], int]:
     shared = reduce(np.intersect1d, ids)
     n_apart = len(reduce(np.union1d, ids)) - len(shared)
     return [table.take(positions_in(table, shared)) for table in tables], n_apart
+
+
+def left_out_of(table: Embeddings, ids: Collection[str]) -> Embeddings:
+    """Return a table without some items, by id."""
+    return table.take(np.flatnonzero(~np.isin(table.ids.astype(str), np.array(list(ids)))))
 
 
 def apart_notes(n_apart: int) -> list[str]:

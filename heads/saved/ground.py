@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, cast
 
@@ -16,7 +16,7 @@ from heads.labels.plan import Plan, make_plan, task_of
 from heads.labels.sampling import some_rows
 from heads.labels.views import AnyView, slice_facts
 from heads.measures.card import ReadView
-from heads.saved.common_items import apart_notes, load_shared
+from heads.saved.common_items import apart_notes, left_out_of, load_shared
 from heads.saved.concat import blocks_of
 
 if TYPE_CHECKING:
@@ -49,13 +49,20 @@ class Ground:
 
 
 def ground_of(
-    views: Sequence[AnyView], options: PlanOptions = DEFAULT, n_rows: int | None = None
+    views: Sequence[AnyView],
+    options: PlanOptions = DEFAULT,
+    n_rows: int | None = None,
+    *,
+    without: Collection[str] = (),
 ) -> Ground:
     """Load views and make one plan for all of them; see `heads.labels.plan.make_plan`.
 
-    Of more than ``n_rows`` labelled items, so many are drawn; see `heads.labels.sampling`.
+    Of more than ``n_rows`` labelled items, so many are drawn; see `heads.labels.sampling`. Items
+    ``without`` which it is to be are left out by id.
     """
     tables, n_apart = load_shared(views)
+    if without:
+        tables = [left_out_of(table, without) for table in tables]
     tables, row_notes = some_rows(tables, options, n_rows)
     reviews, review_notes = reviews_of(views[0], tables[0], options)
     plan = make_plan(

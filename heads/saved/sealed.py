@@ -280,9 +280,10 @@ def estimator_in(
 
 def write_top(file: Path, learned: Mapping[str, NDArray[Any]]) -> None:
     """Write what the runs of a head learned, by name."""
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save
 
-    save_file({name: np.ascontiguousarray(one) for name, one in learned.items()}, file)
+    # Not `save_file`, whose files nobody else may read.
+    file.write_bytes(save({name: np.ascontiguousarray(one) for name, one in learned.items()}))
 
 
 def _add_top(estimator: Any, folder: StorePath, card: HeadCard) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from featurestore.encoders import encode_now
+from featurestore.encoders.loading import with_known_cut
 from featurestore.errors import BadName, EncoderMismatch, UnknownItem
 from featurestore.storage.columns import item_keys
 from featurestore.store.commands import command_line
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from featurestore.store.view import View
 
 READS_TAP = "tap"
+_NAMED = 3  # of items that are left out
 
 
 def upper_from(encoder: TorchEncoder) -> Callable[[], Any]:
@@ -84,13 +86,47 @@ def tapped(view: View, entry: HeadEntry, ids: NDArray[Any]) -> Tapped:
     NoRoom
         If the disk has no room for them.
     """
+    tap, lacks = _made(view, entry, ids.astype(str).tolist())
+    if lacks:
+        raise _not_made(tap, lacks, len(ids))
+    encoder = encode_now.open_encoder(tap.info, trust=tap.trust)
+    assert tap.tap is not None, "embed_tap returns a tap"
+    names = ids.astype(str).tolist()
+    return Tapped(tap.tap.cut, tap.activations(names), upper_from(encoder))  # type: ignore[arg-type]
+
+
+def untapped(
+    views: Sequence[AnyView], entries: Sequence[HeadEntry], ids: NDArray[Any]
+) -> tuple[list[str], list[str]]:
+    """Make what taps lack of items (n,); return those that no tap can hold, and notes on them.
+
+    Raises
+    ------
+    UnknownItem
+        If that is every item.
+    EncoderMismatch, NoRoom
+        As of `tapped`.
+    """
+    names, found, notes = ids.astype(str).tolist(), set[str](), []
+    for view in filter(can_be_cut, views):
+        for entry in entries:
+            tap, lacks = _made(stored(view)[0], entry, names)
+            if len(lacks) == len(names):
+                raise _not_made(tap, lacks, len(names))
+            if lacks:
+                notes.append(_apart_note(tap, lacks, len(names)))
+            found |= set(lacks)
+    return sorted(found), notes
+
+
+def _made(view: View, entry: HeadEntry, names: list[str]) -> tuple[View, list[str]]:
+    """Return the tap of a view, made where the store lacks some items, and those it cannot hold."""
     spec = wanted_tap(view, entry)
     hear = pace()
 
     def tell(now: Progress) -> None:
         hear.tell(f"making a tap of {view.spec.label}: {now.n_done:,} of {now.n_total:,} items")
 
-    names = ids.astype(str).tolist()
     n_items = view.snapshot.items  # of before: a run of embed may change them
 
     def of_these(tap: View) -> tuple[View, list[str]]:
@@ -108,10 +144,7 @@ def tapped(view: View, entry: HeadEntry, ids: NDArray[Any]) -> Tapped:
     _check_weights(view, tap)
     if lacks:
         _check_contents(view, n_items, lacks)
-        raise _not_made(tap, lacks, len(names))
-    encoder = encode_now.open_encoder(tap.info, trust=tap.trust)
-    assert tap.tap is not None, "embed_tap returns a tap"
-    return Tapped(tap.tap.cut, tap.activations(names), upper_from(encoder))  # type: ignore[arg-type]
+    return tap, lacks
 
 
 def _check_weights(view: View, tap: View) -> None:
@@ -145,19 +178,38 @@ def _check_contents(view: View, n_items: int, names: list[str]) -> None:
         )
 
 
-def _not_made(tap: View, names: list[str], n: int) -> UnknownItem:
-    """Return the error for items that a run of embed could not add to a tap."""
+def _reasons(tap: View) -> dict[str, str]:
+    """Return why items are not in a tap, by name, as far as it is known."""
     failures = tap.dataset.failures()
     is_own = pc.is_in(failures.column("fingerprint"), value_set=pa.array(["", tap.fingerprint]))
     rows = failures.filter(is_own).select(["item_id", "error"]).to_pylist()
-    reasons = {row["item_id"]: row["error"] for row in rows}
+    return {row["item_id"]: row["error"] for row in rows}
+
+
+_GONE = "it is gone from its source"
+
+
+def _apart_note(tap: View, names: list[str], n: int) -> str:
+    """Say which items are left out, as a tap cannot hold them."""
+    reasons = _reasons(tap)
+    said = ", ".join(f"{one} ({reasons.get(one, _GONE)})" for one in names[:_NAMED])
+    more = f" and {len(names) - _NAMED:,} more" if len(names) > _NAMED else ""
+    is_one = len(names) == 1
+    return (
+        f"{len(names):,} of {n:,} items {'has' if is_one else 'have'} no activations in "
+        f"{tap.name} and {'is' if is_one else 'are'} not used: {said}{more}. To try "
+        f"{'it' if is_one else 'them'} again: `{_embed(tap, str(tap.spec), '--retry-failed')}`."
+    )
+
+
+def _not_made(tap: View, names: list[str], n: int) -> UnknownItem:
+    """Return the error for items that a run of embed could not add to a tap."""
+    reasons = _reasons(tap)
     first = next((one for one in names if one in reasons), names[0])
-    why = reasons.get(first, "it is gone from its source")
-    leave = command_line("delete", tap.dataset.name, first, store=tap.dataset.store.path)
     return UnknownItem(
         f"{tap.name} lacks {len(names):,} of {n:,} items, which could not be added. First: {first} "
-        f"({why}). Mend these items, then run `{_embed(tap, str(tap.spec), '--retry-failed')}`; "
-        f"or take each out of the data set: `{leave}`"
+        f"({reasons.get(first, _GONE)}). Mend these items, then run "
+        f"`{_embed(tap, str(tap.spec), '--retry-failed')}`"
     )
 
 
@@ -178,4 +230,4 @@ def wanted_tap(view: AnyView, entry: HeadEntry) -> EncoderSpec:
                 spec.option("variants", "")
             ):
                 return tap.spec
-    return spec
+    return with_known_cut(spec)

@@ -10,10 +10,19 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 
-from featurestore.errors import NotEnoughData
+from featurestore.errors import (
+    BadSource,
+    EncoderMismatch,
+    NoRoom,
+    NotEnoughData,
+    UnknownItem,
+)
 from featurestore.terms.words import counted
+from heads.catalogue.retraining import FINETUNE
+from heads.catalogue.table import HEADS
 from heads.experiments.cells import Progress, Runner, cell_cache, keep_run, run_folder
 from heads.experiments.compare import check_metric
+from heads.experiments.on_taps import ground_on_taps
 from heads.labels.options import options_from, renamed
 from heads.labels.plan import Plan
 from heads.labels.tasks import Task
@@ -21,16 +30,16 @@ from heads.labels.views import AnyDataset
 from heads.measures.choice import margin_of
 from heads.measures.comparison import ComparedHead
 from heads.measures.metrics import METRICS
-from heads.saved.ground import ground_of
+from heads.saved.ground import Ground, ground_of
 from heads.saved.provenance import library_versions, machine
 from heads.transfer.advice import Alternative, Way, advise
 from heads.transfer.assessment import Assessment, AssessmentCard
 from heads.transfer.budgets import budget_verdicts, check_budgets, plans_of
-from heads.transfer.cast import cast_of, layers_of
+from heads.transfer.cast import Cast, cast_of, layers_of
 from heads.transfer.evidence import ranking_of, shifts_of, slices_of
 from heads.transfer.options import TransferKeywords, TransferOptions
 from heads.transfer.rank import LEAST_HEADS, Ranked, agreement
-from heads.transfer.retraining import n_retrained, retrained, with_few_labels
+from heads.transfer.retraining import Retraining
 from heads.transfer.trials import Sides, Trials, alternatives_of, choosable, pretraining_of
 from heads.transfer.verdict import LEAST_ITEMS
 
@@ -104,7 +113,7 @@ def assess_transfer(
         TransferOptions, options, "heads.assess_transfer", "progress", "minutes", "save", "heads"
     )
     cast = cast_of(views if isinstance(views, Sequence) else [views], reference)
-    ground = ground_of(cast.loaded, asked.plan)
+    ground = _ground(cast, asked)
     plan = ground.plan
     _check_classes(plan)
     if asked.by is not None:
@@ -119,6 +128,18 @@ def assess_transfer(
     if save:
         keep_run(cast.dataset, "transfer", assessment.to_json())
     return assessment
+
+
+def _ground(cast: Cast, asked: TransferOptions) -> Ground:
+    """Return the common ground: of retraining without the items that no tap can hold."""
+    if asked.finetune:
+        try:
+            return ground_on_taps(
+                cast.loaded, asked.plan, None, [HEADS[FINETUNE]], tapped=cast.judged
+            )
+        except (NoRoom, BadSource, EncoderMismatch, UnknownItem):
+            pass  # it is said of each encoder
+    return ground_of(cast.loaded, asked.plan)
 
 
 def assessments(dataset: AnyDataset) -> list[Assessment]:
@@ -143,7 +164,8 @@ def _assessed(trials: Trials, asked: TransferOptions) -> Assessment:
     """Run all cells, and say what follows from them."""
     cast, plan, metric = trials.cast, trials.plan, trials.metric
     few, few_notes = plans_of(plan, asked.per_class, asked.seed)
-    n_fits = trials.n_fits(few, asked.blend) + asked.finetune * n_retrained(trials, few)
+    retraining = Retraining(trials, few) if asked.finetune else None
+    n_fits = trials.n_fits(few, asked.blend)
     n_encoders = counted(len(cast.judged), "encoder")
     best = f", each the best of {len(trials.heads)} heads" if len(trials.heads) > 1 else ""
     trials.runner.begin(
@@ -153,13 +175,14 @@ def _assessed(trials: Trials, asked: TransferOptions) -> Assessment:
     n_claims = len(cast.judged)
     verdicts = [trials.verdict(cell, sides, n_claims) for cell in sides.encoders.values()]
     seeds = {str(view.spec): trials.best(trials.material(view)) for view in cast.seeds}
-    notes: list[str] = []
-    more = retrained(trials, sides, notes) if asked.finetune else ()
+    more = () if retraining is None else retraining.tried(sides)
     alternatives, word_notes = alternatives_of(trials, sides, verdicts, asked.blend, more)
     budgets = budget_verdicts(few, trials.sides, metric, trials.margin)
     shifts, shift_notes = shifts_of(cast.judged, trials.tables, plan, asked.shift_to)
     ranking, rank_notes = _ranking(trials, sides, seeds, all_views=asked.rank)
     higher = METRICS[plan.task][metric].higher_is_better
+    by_labels = {} if retraining is None else retraining.with_few_labels()
+    notes = [] if retraining is None else retraining.notes
     without_advice = Assessment(
         dataset=cast.dataset.name,
         label=plan.label,
@@ -184,18 +207,10 @@ def _assessed(trials: Trials, asked: TransferOptions) -> Assessment:
         ),
         card=_card(trials, asked),
         budgets=budgets,
-        retraining=with_few_labels(trials, _retrained_specs(alternatives), few),
+        retraining=by_labels,
     )  # fmt: skip
     advice = {v.encoder: tuple(advise(without_advice.evidence(v.encoder))) for v in verdicts}
     return replace(without_advice, advice=advice)
-
-
-def _retrained_specs(alternatives: Mapping[str, Sequence[Alternative]]) -> list[str]:
-    return [
-        spec
-        for spec, found in alternatives.items()
-        if any(one.way is Way.RETRAINED for one in found)
-    ]
 
 
 def _card(trials: Trials, asked: TransferOptions) -> AssessmentCard:

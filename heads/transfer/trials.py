@@ -243,6 +243,9 @@ def _mixes(trials: Trials, sides: Sides, verdicts: Sequence[Verdict]) -> Iterato
         if verdict.kind is not Kind.POSITIVE and verdict.reference not in CONSTANTS:
             spec = str(view.spec)
             yield Tried(spec, Way.MIX, trials.mix(view), sides.encoders[spec])
+        else:
+            trials.runner.n_fits -= len(trials.plan.parts)  # counted, and not wanted
+            trials.runner.count("a mix is not needed", 0)
 
 
 def _words(trials: Trials, sides: Sides, blend: bool, notes: list[str]) -> Iterator[Tried]:

@@ -5,6 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
+from featurestore.encoders import exported
 from featurestore.encoders.exported import Classifier, export_network
 from featurestore.encoders.loading import load_encoder
 from featurestore.encoders.upper_part import upper_of
@@ -125,3 +126,16 @@ def test_what_no_library_loads_or_does_not_fit_is_refused(tmp_path):
     with pytest.raises(EncoderMismatch, match=r"has no blocks.9.weight of shape \(2,\)"):
         export_network(encoder, {"blocks.9.weight": np.zeros(2)}, tmp_path / "net")
     assert not (tmp_path / "net").exists()
+
+
+def test_pictures_are_prepared_as_before_whatever_the_crop(tmp_path):
+    """A network that takes whole pictures (crop_pct 1) still does at another size."""
+    import timm
+
+    encoder = load_encoder(EncoderSpec.parse("random:timm:mobilenetv2_050#size=64"))
+    network = encoder.network.module.to(memory_format=torch.contiguous_format)
+    network.pretrained_cfg = {**network.pretrained_cfg, "crop_pct": 1.0, "crop_mode": "squash"}
+    exported._write_timm(network, EncoderSpec.parse("timm:mobilenetv2_050#size=64"), tmp_path, None)
+    there = timm.create_model(f"local-dir:{tmp_path}", pretrained=True, num_classes=0)
+    found = timm.data.resolve_model_data_config(there)
+    assert (found["crop_pct"], found["input_size"]) == (1.0, (3, 64, 64))

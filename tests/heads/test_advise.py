@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import pytest
 import heads
 from featurestore.cli import run
 from featurestore.store.commands import command_line
+from heads.advice.advise import _retraining
 from heads.advice.clock import LEAST, Clock
 from heads.advice.next_step import rows_asked, typed
 from heads.advice.within_time import allowed, little_left
@@ -111,6 +113,24 @@ def test_raw_pixels_are_added_as_the_reference_and_few_labels_are_enough_to_run(
     assert "raw pixels" in advice.sentences()[1]
     assert advice.kind is Kind.INCONCLUSIVE  # six pictures
     assert advice.labels.n_more > 0
+
+
+def test_retraining_is_named_where_errors_are_left_and_labels_suffice(empty_store, tiny_images):
+    empty_store.embed([tiny_images], dataset="tiny", encoders=["builtin:tiny-image"])
+    dataset = empty_store.dataset("tiny")
+    view, options = dataset.view("builtin:tiny-image"), PlanOptions(evaluation="folds")
+
+    def said(value, n):
+        plan = SimpleNamespace(task=Task.MULTICLASS, ids=range(n))
+        study = SimpleNamespace(
+            judged=[view], metric="accuracy", options=options, ground=SimpleNamespace(plan=plan)
+        )
+        choice = SimpleNamespace(taken=("builtin:tiny-image", "lda"), value=value)
+        return _retraining(study, choice, dataset)
+
+    assert said(0.97, 500) == said(0.8, 60) == []
+    (line,) = said(0.8, 500)
+    assert "transfer tiny -e builtin:tiny-image --finetune --evaluation folds" in line
 
 
 def test_only_a_baseline_ends_in_a_first_encoder(empty_store, tiny_images):

@@ -26,6 +26,7 @@ from heads.estimators.finetune import FinetuneHead, FinetuneRegressor
 from heads.estimators.lda import LdaHead
 from heads.estimators.logistic import LogisticHead
 from heads.estimators.retrain import Answers, Linear, Recipe, Run, Top, outputs, retrain
+from heads.labels import pace
 from heads.labels.pace import Pace, pacing
 from heads.labels.tasks import Task
 from heads.saved.card import digest_of
@@ -273,7 +274,7 @@ def test_classes_weigh_as_asked(monkeypatch):
     monkeypatch.setattr(
         FinetuneHead,
         "_learn",
-        lambda self, X, answers: seen.append(answers) or usual(self, X, answers),
+        lambda self, X, answers, groups: seen.append(answers) or usual(self, X, answers, groups),
     )
     for weight in (None, "balanced", {0: 1, 1: 3}):
         FinetuneHead(Upper, class_weight=weight, **SHORT).fit(X[rows], y[rows])
@@ -292,7 +293,7 @@ def test_ctrl_c_keeps_what_was_done(monkeypatch):
         if how_far.startswith("step 30 "):
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(finetune, "TOLD_EVERY_S", 0)
+    monkeypatch.setattr(pace, "TOLD_EVERY_S", 0)
     with pytest.raises(KeyboardInterrupt), pacing(Pace(tell)):  # as one of many fits
         FinetuneHead(Upper, **SHORT).fit(X, y)
     told.clear()
@@ -311,7 +312,7 @@ def test_minutes_are_kept(per_step, runs, monkeypatch):
     X, y = stripes(40, 0)
     clock = [0.0]
 
-    def run(self, X, answers, rate, number, n_steps, *rest):
+    def run(self, X, answers, rate, number, n_steps, *_):
         clock[0] += per_step * n_steps
         return Run({}, 0.0)
 
@@ -346,6 +347,7 @@ def test_names_of_the_head():
 def few_steps(monkeypatch):
     """Two steps a run: what is tested is the way through the store."""
     monkeypatch.setattr(Recipe, "steps", lambda self, n_rows: 2)
+    monkeypatch.setattr(FinetuneHead, "seconds_a_step", lambda *_: 1e-3)
 
 
 @pytest.fixture(scope="module")
@@ -455,9 +457,12 @@ def test_compare_and_curve_take_it(pictures):
     assert "kept: finetune:blocks=3 on builtin:tiny-image" in told
     with pytest.raises(BadName, match="pixels has none"):
         heads.compare(dataset.view("baseline:pixels"), ["finetune"])
-    drawn = heads.curve(
-        dataset.view("builtin:tiny-image"), "finetune:blocks=3", per_class=[2], n_draws=2
-    )
+    said = []
+    with pacing(Pace(say=said.append)):
+        drawn = heads.curve(
+            dataset.view("builtin:tiny-image"), "finetune:blocks=3", per_class=[2], n_draws=2
+        )
+    assert said == [], "blocks=3 is the cut that is there: nothing goes through embed again"
     assert drawn.budgets[0].scores.shape == (2,)
 
 
@@ -539,15 +544,35 @@ def test_a_tap_that_has_what_items_were_is_read(own):
 
 
 @pytest.mark.usefixtures("few_steps")
-def test_an_item_that_cannot_be_added_is_named_with_its_reason(own):
+def test_a_second_comparison_reads_the_first_where_auto_chose_the_cut(own):
+    view, told = own[0].view("builtin:tiny-image"), []
+    for _ in range(2):
+        told.clear()
+        heads.compare(view, ["finetune"], progress=lambda *now: told.append(now[2]))
+    assert "kept: finetune on builtin:tiny-image" in told
+
+
+@pytest.mark.usefixtures("few_steps")
+def test_items_that_a_tap_cannot_hold_are_left_out_and_named(own):
     dataset, folder = own
     view = dataset.view("builtin:tiny-image")
     (folder / "across" / "0.png").unlink()
-    with pytest.raises(UnknownItem, match=r"lacks 1 of 20 items.* across/0\.png \(it is gone") as (
-        raised
-    ):
-        heads.fit(view, "finetune:blocks=3,plain", save=False)
-    assert "featurestore delete d across/0.png" in str(raised.value)
+    (folder / "down" / "1.png").write_bytes(b"no picture any more")
+    dataset.store.embed([folder], dataset="d", encoders=["builtin:tiny-image"])
+    view = dataset.view("builtin:tiny-image")
+    fitted = heads.fit(view, "finetune:blocks=3,plain", save=False)
+    assert fitted.card.n_items == 18
+    note = next(one for one in fitted.card.notes if "activations" in one)
+    assert note.startswith("1 of 19 items has no activations in d@builtin:tiny-image#tap=3 and is")
+    assert "across/0.png (it is gone from its source)" in note
+    assert "--retry-failed" in note
+    found = heads.compare([view], ["finetune:blocks=3,plain", "logistic"], save=False)
+    assert note in found.notes
+    assert {len(row.report.truth) for row in found.heads} == {18}, "all rows on the same items"
+    for one in folder.rglob("*.png"):
+        one.unlink()
+    with pytest.raises(BadSource, match=r"holds no items"):
+        heads.fit(view, "finetune:blocks=2,plain", save=False)
 
 
 @pytest.mark.usefixtures("few_steps")

@@ -7,6 +7,7 @@ import pytest
 import heads
 from featurestore.errors import NoRoom
 from heads.advice import next_step
+from heads.estimators.finetune import FinetuneHead
 from heads.estimators.retrain import Recipe
 from heads.transfer import budgets
 from heads.transfer.advice import Way, advise
@@ -20,6 +21,7 @@ assert pictures  # a fixture
 def few_steps(monkeypatch):
     """Two steps a run: what is tested is the row, not what is learned."""
     monkeypatch.setattr(Recipe, "steps", lambda self, n_rows: 2)
+    monkeypatch.setattr(FinetuneHead, "seconds_a_step", lambda *_: 1e-3)
 
 
 @pytest.mark.usefixtures("few_steps")
