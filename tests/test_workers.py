@@ -124,6 +124,21 @@ def test_parts_of_two_encoders_end_as_one_process_does(undisturbed, pictures):
     assert [card["n_items"] for card in folder.runs("embed")] == [22, 22]
 
 
+def test_a_plan_takes_its_measure_from_a_few_items(undisturbed, pictures, monkeypatch):
+    """Not from all: a plan of many items would take as long as the run."""
+    measured = []
+
+    def seconds(rows, lane, given):
+        measured.append(rows.column("item_id").to_pylist())
+        return 1.0
+
+    monkeypatch.setattr("featurestore.workers.planning.seconds_an_item", seconds)
+    monkeypatch.setattr("featurestore.pipeline.estimate._DRY_RUN_ITEMS", 6)
+    _, run = planned_run(undisturbed, pictures, PIXELS, GRAY, items=None)
+    assert [len(rows) for rows in measured] == [6, 6]  # of each encoder
+    assert 1 < len(run.parts()) <= 22
+
+
 def test_changes_are_taken_in_by_parts_as_by_one_process(undisturbed, pictures, write_image):
     """A new picture, one changed, one only touched, one mended, and a label of one item."""
     store = undisturbed

@@ -167,7 +167,7 @@ def cli() -> None:
         "Room on disk": "compact vacuum",
         "Data sets and items": "split rename relocate drop delete slices",
         "What was made": "index project show",
-        "Read and write": "sql import export-model export-onnx",
+        "Read and write": "sql import publish export-model export-onnx",
     },
     epilog="Example: featurestore store verify photos",
 )
