@@ -400,15 +400,18 @@ def test_erasure_reaches_parts_and_shards_that_nobody_named(undisturbed, picture
 def test_shares_of_two_processes_make_the_whole(undisturbed, pictures, capsys):
     """Plan, one share after the other, each with --commit: the last one closes the run."""
     where = ["--dataset", "d", "--store", str(undisturbed.path)]
-    plan = ["embed", str(pictures), *where, "-e", PIXELS, "--part-items", "4", "--plan-only"]
-    assert command(plan) == 0
-    assert "6 parts: embed them with" in capsys.readouterr().err
+    plan = ["embed", str(pictures), *where, "-e", PIXELS, "--plan-only", "--part-items"]
+    assert command([*plan, "9"]) == 0
+    assert "3 parts: embed with" in capsys.readouterr().err
+    plan.append("4")
+    assert command(plan) == 0  # nothing has begun: planned anew
+    assert "6 parts: embed with" in capsys.readouterr().err
     assert command(plan) == 0  # again: nothing is planned twice
     assert "going on with a run" in capsys.readouterr().err
     folder = DatasetFolder(undisturbed.path / "datasets" / "d")
     assert len(open_runs(folder.path)) == 1
     assert command(["embed", *where, "--shard", "0/2", "--commit"]) == 0
-    assert "3 parts of the run are left" in capsys.readouterr().err
+    assert "3 parts of the run left" in capsys.readouterr().err
     assert command(["embed", *where, "--shard", "1/2", "--commit"]) == 3
     assert "b/none.png" in capsys.readouterr().err
     assert_same(undisturbed, undisturbed)
@@ -427,7 +430,8 @@ def test_shares_of_two_processes_make_the_whole(undisturbed, pictures, capsys):
 )
 def test_what_cannot_be_is_refused(undisturbed, pictures, capsys, asked, said):
     where = ["--dataset", "d", "--store", str(undisturbed.path), "-e", PIXELS]
-    assert command(["embed", str(pictures), *where, *asked]) == 1
+    code = 2 if "--shard" in asked else 1  # misuse of an option
+    assert command(["embed", str(pictures), *where, *asked]) == code
     assert said in capsys.readouterr().err
 
 

@@ -209,7 +209,8 @@ def draw_score() -> None:
             f"{100 * last.low:.1f} to {100 * last.high:.1f}. These items never teach.",
         )  # fmt: skip
         st.plotly_chart(labeling.curve_figure(found.points), alt="Score over the number of labels")
-    st.markdown(wording.plain(labeling.stop_sentence(found)))
+    if n_open:
+        st.markdown(wording.plain(labeling.stop_sentence(found)))
     if kept.is_busy:
         st.caption("A head learns from the new labels…")
     elif found.n_given < len(labels.turns):

@@ -10,6 +10,8 @@ import click
 
 from featurestore.cli.exit_codes import FAILED_ITEMS
 from featurestore.cli.watching import Watch
+from featurestore.errors import BadName
+from featurestore.terms.words import counted
 
 if TYPE_CHECKING:
     from featurestore.pipeline.job import EmbedRequest
@@ -118,14 +120,19 @@ def embed_in_parts(
         return reports, _code(sum(one.n_failed for one in reports))
     if parts.plan_only:
         run = doors.plan_only(store, dataset, request, hears, part_items=parts.part_items)
+        finer = "" if parts.part_items else "; --part-items N cuts parts of N items"
         hears.say(
             "nothing is to do" if run is None else
-            f"{len(run.left()):,} parts: embed them with `featurestore embed --dataset {dataset} "
-            "--shard 0/N --commit` to N-1/N, on any machine"
+            f"{counted(len(run.left()), 'part')}: embed with "
+            f"`featurestore embed --dataset {dataset} "
+            f"--shard 0/N --commit` to N-1/N, on any machine{finer}"
         )  # fmt: skip
         return [], 0
     if parts.shard is not None:
-        shard = doors.Shard.parse(parts.shard)
+        try:
+            shard = doors.Shard.parse(parts.shard)
+        except BadName as error:
+            raise click.UsageError(str(error)) from None
         encoders = [one for one in request.encoders if isinstance(one, str)]
         done = doors.embed_shard(
             store, dataset, shard, options, hears, encoders=encoders, commits=parts.commits
@@ -138,7 +145,7 @@ def embed_in_parts(
 
 def _say_left(done: Share, hears: Hears) -> None:
     if done.reports is None and done.n_left:
-        hears.say(f"done; {done.n_left:,} parts of the run are left to other shards")
+        hears.say(f"done; {counted(done.n_left, 'part')} of the run left to other shards")
     elif done.reports is None:
         hears.say("done; `--commit` brings it into the data set")
 

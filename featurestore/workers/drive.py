@@ -17,6 +17,7 @@ from featurestore.storage.dataset_folder import DatasetFolder
 from featurestore.storage.remote import StorePath
 from featurestore.storage.run_folder import RunFolder
 from featurestore.storage.store_marker import make_store
+from featurestore.terms.words import counted
 from featurestore.workers.committing import Committer
 from featurestore.workers.outcome import close_run
 from featurestore.workers.planning import Planned, open_run, plan_parts
@@ -62,10 +63,21 @@ def planned(
     """Return the run of a request: one that is unfinished, or a new one."""
     job = Job.make(store, dataset, request, lists_all=False)
     make_store(store)
-    if (run := open_run(job)) is None:
+    run = open_run(job)
+    other = run is not None and part_items not in (None, run.facts["part_items"])
+    if run is not None and other and _is_untouched(run):
+        run.close()  # planned anew
+        run = None
+    if run is None:
         return plan_parts(job, say, part_items)
-    say(f"going on with a run of {_time_of(run)}: {len(run.left()):,} parts are left")
+    n_left = counted(len(run.left()), "part")
+    kept = "; they stay as they were cut, since work has begun" if other else ""
+    say(f"going on with a run of {_time_of(run)}: {n_left} left{kept}")
     return Planned(run)
+
+
+def _is_untouched(run: RunFolder) -> bool:
+    return not run.done() and not any(run.n_attempts(part) for part in run.parts())
 
 
 def _time_of(run: RunFolder) -> str:
@@ -155,6 +167,7 @@ class Drive:
             )
 
     def _show(self) -> None:
+        self.committer.look()
         done = [one for one in self.committer.manifests.values() if "halves" not in one]
         n_done = sum(one["n_rows"] for one in done)
         for number, view in enumerate(self.run.facts["views"]):
@@ -162,7 +175,9 @@ class Drive:
             n_failed = sum(one["n_failed"] for one in of_view)
             if self.progress is not None:
                 n_total = self.run.facts["tally"]["n_todo"][number]
-                self.progress(Progress(view["spec"], min(n_done, n_total), n_total, n_failed, "…"))
+                self.progress(
+                    Progress(view["spec"], min(n_done, n_total), n_total, n_failed, "workers")
+                )
             if self.max_failures is not None and n_failed > self.max_failures:
                 first = next(text for one in of_view for text in one["failures"])
                 raise TooManyFailures(

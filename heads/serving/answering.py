@@ -25,6 +25,8 @@ from heads.serving.served import Served
 T = TypeVar("T")
 _DIGITS = 6  # of numbers in answers
 
+_OTHER_HEADS = "; `head` names another head than the first (GET /heads lists them)"
+
 
 class Desk:
     """Takes questions of requests to the lanes, and their answers back."""
@@ -45,7 +47,7 @@ class Desk:
         least = question.number("min_confidence", 0.0, 0.0, 1.0)
         if least and one.head.task is not Task.MULTICLASS:
             raise Refused(422, "min_confidence is for heads that name one class an item")
-        check_contents(question.contents, modality_of(one.head))
+        check_contents(question.contents, modality_of(one.head), hint=_OTHER_HEADS)
         found = await self.ask(one.lane, question.contents, one.head)
         predictions = [
             {"error": said.args[0]} if isinstance(said, Unanswered) else told(one.head, said, least)
@@ -188,16 +190,16 @@ def _at_once(work: Callable[[Content], Any], content: Content) -> asyncio.Future
     return future
 
 
-def check_contents(contents: Sequence[Content], *modalities: str) -> None:
+def check_contents(contents: Sequence[Content], *modalities: str, hint: str = "") -> None:
     """Refuse a request without items, or with items that are not read here."""
     if not contents:
-        raise Refused(422, "nothing was sent: give texts, images or paths")
+        raise Refused(422, "nothing was sent: give texts, images or paths, under these names")
     kinds = {Modality.TEXT if isinstance(one, str) else Modality.IMAGE for one in contents}
     if len(kinds) > 1:
         raise Refused(422, "texts and pictures in one request: send them one by one")
     (kind,) = kinds
     if kind not in modalities:
-        raise Refused(422, f"{kind}s cannot be read here: {' and '.join(modalities)}s can")
+        raise Refused(422, f"{kind}s cannot be read here: {' and '.join(modalities)}s can{hint}")
 
 
 def told(head: FittedHead, said: Said, least_confidence: float = 0.0) -> dict[str, Any]:
