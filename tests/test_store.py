@@ -26,7 +26,7 @@ from featurestore.errors import (
 )
 from featurestore.pipeline.options import EmbedOptions
 from featurestore.sources.listing import SourceOptions
-from featurestore.storage import user_cache
+from featurestore.storage import store_marker, user_cache
 from featurestore.storage.files import read_json, write_json
 from featurestore.store.store import open_store
 from featurestore.terms.specs import EncoderSpec
@@ -381,3 +381,15 @@ def test_thumbnails_are_kept_by_content(empty_store, tiny_images):
     assert dataset.thumbnail("dark/0.png", size_px=16) == first
     with pytest.raises(UnknownItem, match="is gone"):
         dataset.thumbnail("dark/1.png", size_px=16)
+
+
+def test_a_store_that_another_process_makes_meanwhile_is_one(tmp_path, monkeypatch):
+    """Its marker comes after the first look and before the second: it is no foreign folder."""
+    (tmp_path / "datasets").mkdir()
+
+    def seen(path):
+        (tmp_path / store_marker.MARKER).write_text('{"format": 1}')
+        return True
+
+    monkeypatch.setattr(store_marker, "_is_foreign", seen)
+    assert store_marker.check_store(tmp_path)

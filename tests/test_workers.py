@@ -2,6 +2,7 @@
 
 import os
 import random
+import sys
 import time
 
 import numpy as np
@@ -475,6 +476,19 @@ def test_a_process_that_is_killed_by_an_item_is_begun_again(undisturbed, picture
     folder = DatasetFolder(undisturbed.path / "datasets" / "d")
     assert folder.failures.read()["item_id"].to_pylist() == ["a/black.png"]
     assert undisturbed.dataset("d").view("python:deadly:Deadly", trust=True).n_rows == 2
+
+
+def test_workers_do_not_run_the_script_of_the_caller_again(
+    undisturbed, pictures, monkeypatch, tmp_path
+):
+    """A script needs no guard, and one of another program cannot fail in a worker."""
+    script = tmp_path / "script.py"
+    script.write_text("raise SystemExit(7)")
+    monkeypatch.setattr(sys.modules["__main__"], "__file__", str(script), raising=False)
+    monkeypatch.setattr(sys.modules["__main__"], "__spec__", None, raising=False)
+    where = ["--dataset", "d", "--store", str(undisturbed.path), "-e", PIXELS]
+    assert command(["embed", str(pictures), *where, "--on", "here:1"]) == 3
+    assert_same(undisturbed, undisturbed)
 
 
 def test_batches_of_another_pipeline_become_a_data_set(undisturbed, pictures):

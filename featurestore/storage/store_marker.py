@@ -26,10 +26,11 @@ def check_store(path: StorePath) -> bool:
     if not marker.exists():
         if not path.exists() or (path.is_dir() and not any(map(_is_foreign, path.iterdir()))):
             return False
-        raise NotAStore(
-            f"{path} is not a store: expected {MARKER} in it; name another folder with --store, "
-            "or an empty one for a new store"
-        )
+        if not marker.exists():  # else another process has made the store meanwhile
+            raise NotAStore(
+                f"{path} is not a store: expected {MARKER} in it; name another folder with "
+                "--store, or an empty one for a new store"
+            )
     version = read_json(marker).get("format")
     if not isinstance(version, int):
         raise NotAStore(

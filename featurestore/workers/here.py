@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 from collections.abc import Sequence
@@ -52,7 +51,11 @@ class Here:
             self._workers.append(self._start(one))
 
     def _start(self, options: WorkerOptions) -> _Process:
-        context = multiprocessing.get_context("spawn")  # delta-rs and CUDA do not survive fork
+        from joblib.externals.loky.backend import get_context
+
+        # Not fork, which delta-rs and CUDA do not survive; not spawn, which runs the caller's
+        # script again.
+        context = get_context("loky")
         ours, theirs = context.Pipe()
         n_threads = str(options.n_workers)
         arguments = (str(self._folder.path), str(self._run.path), options, theirs, n_threads)
