@@ -43,6 +43,7 @@ class Desk:
 
     async def predict(self, question: Question) -> dict[str, Any]:
         """Answer what a head says of each item."""
+        question.check_options("head", "min_confidence")
         one = self.served.head(question.text("head"))
         least = question.number("min_confidence", 0.0, 0.0, 1.0)
         if least and one.head.task is not Task.MULTICLASS:
@@ -63,6 +64,7 @@ class Desk:
 
     async def embed(self, question: Question) -> dict[str, Any]:
         """Answer the vector of each item."""
+        question.check_options("encoder")
         lane, at = self.served.lane(question.text("encoder"))
         known = lane.encoders[at].encoder.resolved
         check_contents(question.contents, *known.modalities)
@@ -82,6 +84,7 @@ class Desk:
 
     async def search(self, question: Question) -> dict[str, Any]:
         """Answer the nearest items of a data set for each text, picture, or item by its id."""
+        question.check_options("dataset", "item", "k", "encoder")
         dataset, item = question.text("dataset"), question.text("item")
         if dataset is None:
             raise Refused(422, 'say which data set: {"dataset": "…", "texts": ["…"]}')

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from featurestore.errors import nearest
 from heads.serving.allowed_folder import read_inside
 from heads.serving.limits import Limits, Refused, Room
 
@@ -29,6 +30,12 @@ class Question:
 
     contents: list[str | bytes] = field(default_factory=list)
     options: Mapping[str, Any] = field(default_factory=dict)  # all other keys
+
+    def check_options(self, *known: str) -> None:
+        """Refuse an option that nobody reads: a misspelt one would count as not given."""
+        for name in self.options:
+            if name not in known:
+                raise Refused(422, f"no key {name!r}: {nearest(name, (*known, *KINDS), n=9)}")
 
     def text(self, name: str) -> str | None:
         """Return an option that is a text; None where it is not given."""

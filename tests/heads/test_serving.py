@@ -188,6 +188,8 @@ def png_of(width, height):
         ({"texts": [1]}, 422, "must be a list"),
         ({"texts": []}, 422, "nothing was sent"),
         ({}, 422, "nothing was sent"),
+        ({"text": ["a"]}, 422, "no key 'text': did you mean 'texts'?"),
+        ({"texts": ["a"], "min_confidense": 0.9}, 422, "did you mean 'min_confidence'?"),
         ({"texts": ["a"], "images": []}, 422, "texts and images"),
         ({"texts": ["a"], "min_confidence": True}, 422, "min_confidence"),
         ({"texts": ["a"], "head": 3}, 422, "head is int"),
