@@ -105,19 +105,25 @@ def imports(
     import table`` gives ``featurestore.sources.table``; a name that is no module gives its module.
     ``packages`` are those whose modules are wanted; None gives all top-level names.
     """
+    for name in _imported(path, root, types_too):
+        top = name.split(".")[0]
+        if packages is None:
+            yield top
+        elif top in packages:
+            yield name
+
+
+@cache
+def _imported(path: Path, root: Path, types_too: bool) -> tuple[str, ...]:
     known = set(_modules(root))
+    found: list[str] = []
     for node in _walk(parsed(path), types_too):
         if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
+            found += (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
-            inner = [f"{node.module}.{alias.name}" for alias in node.names]
-            names = [one if one in known else node.module for one in inner]
-        else:
-            continue
-        if packages is None:
-            yield from (name.split(".")[0] for name in names)
-        else:
-            yield from (name for name in names if name.split(".")[0] in packages)
+            inner = (f"{node.module}.{alias.name}" for alias in node.names)
+            found += (one if one in known else node.module for one in inner)
+    return tuple(found)
 
 
 def _walk(node: ast.AST, types_too: bool) -> Iterator[ast.AST]:
