@@ -18,6 +18,7 @@ from featurestore.store.view import View
 
 SHARED = Path(__file__).parents[2] / "shared"
 LONG_FIRST = (
+    "test_ray.py",
     "transfer/test_assess.py", "dashboard/test_browser.py", "test_faults.py", "test_docs.py",
     "dashboard/test_pages.py", "test_demo.py", "heads/test_runs.py", "test_examples.py",
     "test_damaged_derived.py", "remote/test_machines.py", "heads/test_zero_shot.py",

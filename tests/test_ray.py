@@ -86,8 +86,10 @@ with cluster(2) as made:
     assert [one for one in verify(DatasetFolder(mine.path)) if one.severity == "error"] == []
 
 
-def test_three_runs_in_which_workers_nodes_and_drivers_are_killed():
-    code, out, err = alone("tools.worker_kills", "3", "--seed", "7")
+def test_runs_in_which_workers_nodes_and_drivers_are_killed():
+    """Three where CI requires Ray (75 s), else one."""
+    n = 3 if os.environ.get("FEATURESTORE_REQUIRE_RAY") == "1" else 1
+    code, out, err = alone("tools.worker_kills", str(n), "--seed", "7")
     assert code == 0, out + err[-4000:]
-    assert out.count("as it should be") == 3
-    assert "3 runs, 0 findings" in out
+    assert out.count("as it should be") == n
+    assert f"{n} runs, 0 findings" in out

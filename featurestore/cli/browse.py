@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -12,6 +13,7 @@ from featurestore.cli.layout import command
 from featurestore.cli.next_lines import next_line
 from featurestore.cli.options import at_view, json_option, open_given, store_option
 from featurestore.cli.printing import print_json, print_table, say, tell
+from featurestore.store.commands import command_line
 from featurestore.terms.words import counted
 
 if TYPE_CHECKING:
@@ -40,9 +42,12 @@ def list_datasets(store_path: str, as_json: bool) -> int:
             views, taps = (
                 [str(view.spec) for view in found] for found in (dataset.views(), dataset.taps())
             )
+            planned = dataset.unfinished()
             rows.append({"dataset": name, "modality": str(dataset.modality),
-                         "items": dataset.n_items, "views": views, "taps": taps})  # fmt: skip
-            listed = "\n".join([*dataset.listed_views(), *(f"tap {one}" for one in taps)])
+                         "items": dataset.n_items, "views": views, "taps": taps,
+                         "unfinished": [asdict(one) for one in planned]})  # fmt: skip
+            named = [*dataset.listed_views(), *(f"tap {one}" for one in taps)]
+            listed = "\n".join([*named, *map(str, planned)])
         except StoreCorrupt as error:
             damaged[name] = str(error)
             rows.append({"dataset": name, "damaged": str(error)})
@@ -88,6 +93,7 @@ def info(dataset: str, store_path: str, as_json: bool) -> None:
         "views": [_view_facts(view, runs) for view in found.views()],
         "taps": [_tap_facts(tap, runs) for tap in found.taps()],
         "failures": failures,
+        "unfinished": [asdict(one) for one in found.unfinished()],
     }  # fmt: skip
     if as_json:
         value["counts"] = {
@@ -116,7 +122,13 @@ def info(dataset: str, store_path: str, as_json: bool) -> None:
     print_table(["view", "dim", "rows", "MB", "snapshot", "items/s", "search"], rows)
     for one in failures:
         click.echo(f"  failed ({one['stage']}): {one['item_id']}: {one['error']}")
-    if line := next_line(found):
+    unfinished = found.unfinished()
+    for run in unfinished:
+        words, store = ("embed", "--dataset", dataset), found.store.path
+        go_on = command_line(*words, "--shard", "0/1", "--commit", store=store)
+        give_up = command_line(*words, "--drop-plan", store=store)
+        tell(f"{run}. To go on: `{go_on}`; to give it up: `{give_up}`")
+    if not unfinished and (line := next_line(found)):
         tell(line)
 
 

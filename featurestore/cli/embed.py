@@ -42,7 +42,7 @@ if TYPE_CHECKING:
         "Speed": (
             "device", "batch_size", "num_workers", "decode_in", "compiled", "dry_run", "profile",
         ),
-        "On several machines": ("on", "plan_only", "shard", "commit", "part_items"),
+        "On several machines": ("on", "plan_only", "shard", "commit", "drop_plan", "part_items"),
         "What is allowed": ("max_failures", "follow_links", "trust"),
     },
 )  # fmt: skip

@@ -36,13 +36,14 @@ class PartsOptions:
     plan_only: bool
     shard: str | None
     commits: bool
+    drops: bool
     part_items: int | None
 
     @classmethod
     def asked(cls) -> PartsOptions:
         """Return what the command that runs was asked for."""
         meta = click.get_current_context().meta
-        names = ("on", "plan_only", "shard", "commit", "part_items")
+        names = ("on", "plan_only", "shard", "commit", "drop_plan", "part_items")
         return cls(*(meta[f"{__name__}.{name}"] for name in names))
 
     @property
@@ -54,10 +55,10 @@ class PartsOptions:
         UsageError
             If options exclude each other.
         """
-        chosen = [self.way is not None, self.plan_only, self.shard is not None]
+        chosen = [self.way is not None, self.plan_only, self.shard is not None, self.drops]
         if sum(chosen) > 1:
-            raise click.UsageError("give one of --on, --plan-only and --shard")
-        if self.commits and (self.way is not None or self.plan_only):
+            raise click.UsageError("give one of --on, --plan-only, --shard and --drop-plan")
+        if self.commits and (self.way is not None or self.plan_only or self.drops):
             raise click.UsageError("--commit goes with --shard, or stands alone")
         if self.part_items is not None and not (self.way is not None or self.plan_only):
             raise click.UsageError("--part-items goes with --on or --plan-only")
@@ -76,6 +77,11 @@ def parts_options(command: Callable[..., int]) -> Callable[..., int]:
             "--commit", is_flag=True,
             help="With --shard: also bring what all workers have done into the data set; the last "
             "one completes the run. Alone: only that.",
+            **_NOTED,
+        ),
+        click.option(
+            "--drop-plan", is_flag=True,
+            help="Give up the planned run; what its workers have done is kept.",
             **_NOTED,
         ),
         click.option(
@@ -127,6 +133,13 @@ def embed_in_parts(
             f"`featurestore embed --dataset {dataset} "
             f"--shard 0/N --commit` to N-1/N, on any machine{finer}"
         )  # fmt: skip
+        return [], 0
+    if parts.drops:
+        was = doors.drop_run(store, dataset)
+        hears.say(
+            f"given up ({was}); what was done is in the data set, as far as nothing was erased "
+            "since. To plan it again: `featurestore embed … --plan-only`"
+        )
         return [], 0
     if parts.shard is not None:
         try:

@@ -35,6 +35,23 @@ _FORGOTTEN_S = 30 * 86_400.0  # a run that nobody touched for so long is over
 _MANIFEST, _FACTS = "done", "run.json"
 
 
+@dataclass(frozen=True)
+class Unfinished:
+    """A run that was planned and is not done yet."""
+
+    name: str
+    planned: str  # when
+    encoders: tuple[str, ...]
+    n_items: int  # to embed
+    n_parts: int
+    n_done: int  # parts that workers have done
+
+    def __str__(self) -> str:
+        what = " + ".join(self.encoders)
+        done = f"{self.n_done} of {self.n_parts} parts done"
+        return f"planned: {self.n_items:,} items for {what}, {done}"
+
+
 @dataclass(eq=False)
 class RunFolder:
     """A run that is under way; its facts are read once."""
@@ -134,6 +151,19 @@ class RunFolder:
 
     def _attempt(self, name: str, number: int) -> StorePath:
         return self.path / "attempts" / f"{name}-{number}.json"
+
+    @property
+    def state(self) -> Unfinished:
+        """What was planned, and how much of it is done."""
+        facts, done = self.facts, self.done()
+        halved = sum("." in name for name in self.parts()) // 2  # each pair stands for one part
+        n_parts = len(self.parts()) - halved
+        specs = tuple(one["spec"] for one in facts["views"])
+        n_items = max(facts["tally"]["n_todo"])
+        return Unfinished(
+            self.name, facts["planned"], specs, n_items, n_parts,
+            min(len(done) - halved, n_parts),
+        )  # fmt: skip
 
     @property
     def is_forgotten(self) -> bool:

@@ -27,6 +27,7 @@ from featurestore.storage.dataset_file import DatasetFile
 from featurestore.storage.dataset_folder import DatasetFolder
 from featurestore.storage.files import write_file
 from featurestore.storage.remote import RemotePath, StorePath
+from featurestore.storage.run_folder import Unfinished, open_runs
 from featurestore.storage.tables import rows_of
 from featurestore.store.default_view import default_view
 from featurestore.store.strip import strip
@@ -250,6 +251,10 @@ class DataSet(Shown):
     def runs(self, kind: str | None = None) -> list[dict[str, Any]]:
         """Return the cards of runs, newest first: embed, compare, curve, transfer, quality."""
         return self.folder.runs(kind or "*")
+
+    def unfinished(self) -> list[Unfinished]:
+        """Return the runs that were planned in parts and are not done, the oldest first."""
+        return [run.state for run in open_runs(self.folder.path)]
 
     def uri(self, item_id: str) -> str:
         """Return the path or URL of an image item, with its position in a larger file."""

@@ -7,8 +7,9 @@ were joined meanwhile: what counts is what commits said, not which files are the
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -44,37 +45,57 @@ class _Read:
 class Committer:
     """Brings the parts of a run that are done into the tables."""
 
-    def __init__(self, folder: DatasetFolder, run: RunFolder) -> None:
-        self.folder, self.run = folder, run
+    def __init__(
+        self, folder: DatasetFolder, run: RunFolder, now: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.folder, self.run, self.now = folder, run, now
         self.manifests: dict[str, dict[str, Any]] = {}  # of the parts that are done
+        self._undone = set(run.parts())  # parts that are not, as far as was looked
         self._own: set[str] = set()  # names of their shards
         self._read = {name: _Read(version) for name, version in run.facts["since"].items()}
         self._committed: set[str] = set()  # parts that were brought in, here or by others
+        self._next = -math.inf  # no commit is due before
 
     @property
     def is_whole(self) -> bool:
         """Whether all parts are done, as far as was looked."""
-        return not [name for name in self.run.parts() if name not in self.manifests]
+        return not self._undone
 
     def look(self) -> None:
-        """Read the manifests that came since."""
+        """Read the manifests that came since, whoever wrote them."""
         for name in sorted(self.run.done() - self.manifests.keys()):
-            manifest = self.run.manifest(name)
-            self.manifests[name] = manifest
-            self._own |= {
-                one for shards in manifest.get("shards", {}).values() for one, *_ in shards
-            }
+            self.take(name)
+
+    def take(self, name: str) -> None:
+        """Read the manifest of a part that is done."""
+        if name in self.manifests:
+            return
+        try:
+            manifest = self.manifests[name] = self.run.manifest(name)
+        except FileNotFoundError:
+            if self.run.is_open:
+                raise
+            return  # another driver brought all in, and closed the run
+        self._own |= {one for shards in manifest.get("shards", {}).values() for one, *_ in shards}
+        self._undone.discard(name)
+        self._undone.update(one for one in manifest.get("halves", ()) if one not in self.manifests)
 
     def is_due(self) -> bool:
         """Whether something is done and the last commit is as old as the interval, or all is."""
-        self.look()
-        if self.manifests.keys() <= self._committed:
+        if len(self.manifests) == len(self._committed):
             return False
         if self.is_whole:
             return True
+        if self.now() < self._next:  # others may have committed since, not undone a commit
+            return False
+        self._next = self.now() + COMMIT_S - (idle_s := self.idle_s())
+        return idle_s >= COMMIT_S
+
+    def idle_s(self) -> float:
+        """Seconds since the last commit of anybody."""
         views = [name for name in self.run.facts["since"] if name not in (_ITEMS, _FAILURES)]
         tables = [self.folder.items, *map(self.folder.view, views)]
-        return time.time() - max(one.times(1)[0][1] for one in tables) >= COMMIT_S
+        return time.time() - max(one.times(1)[0][1] for one in tables)
 
     def commit(self) -> None:
         """Bring in what is done: items, then vectors, then failures.

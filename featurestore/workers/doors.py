@@ -11,7 +11,7 @@ from featurestore.pipeline.job import EmbedRequest
 from featurestore.pipeline.report import EmbedReport, Progress
 from featurestore.storage.dataset_folder import DatasetFolder
 from featurestore.storage.remote import StorePath
-from featurestore.storage.run_folder import RunFolder, open_runs
+from featurestore.storage.run_folder import RunFolder, Unfinished, open_runs
 from featurestore.storage.store_marker import check_dataset_name
 from featurestore.terms.specs import EncoderSpec
 from featurestore.workers.drive import Drive, planned
@@ -130,6 +130,20 @@ def commit_run(store: StorePath, dataset: str, hears: Hears) -> Share:
     drive = Drive(folder, run, hears.progress, hears.say)
     drive.committer.commit()
     return _share(drive, Shard(0, 1), 0.0, commits=True)
+
+
+def drop_run(store: StorePath, dataset: str) -> Unfinished:
+    """Give up a planned run; what its workers have done is brought in first.
+
+    Returns what it was. A worker that is at a part of it ends with StoreBusy.
+    """
+    folder = DatasetFolder(store / "datasets" / check_dataset_name(dataset))
+    run = _run_of(folder, ())
+    was = run.state
+    if folder.n_erasures == run.facts["n_erasures"]:  # else parts may hold what was erased
+        Drive(folder, run).committer.commit()
+    run.close()
+    return was
 
 
 def _share(drive: Drive, shard: Shard, seconds: float, *, commits: bool) -> Share:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import statistics
+import bisect
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -19,13 +20,14 @@ from featurestore.storage.run_folder import RunFolder
 from featurestore.storage.store_marker import make_store
 from featurestore.terms.words import counted
 from featurestore.workers.committing import Committer
-from featurestore.workers.outcome import close_run
+from featurestore.workers.outcome import Count, close_run
 from featurestore.workers.planning import Planned, open_run, plan_parts
 from featurestore.workers.worker import Ended
 
 _WAIT_S = 1.0
 _IDLE_DEATHS = 3  # of workers that died before they began a part: it is not the items
-_LATE, _LATE_S = 4.0, 60.0  # a part that takes so many times the median is begun once more
+_LOOK_S = 5.0  # between looks at what other drivers and shards did
+_LATE, _LATE_S = 2.0, 60.0  # a part that takes so many times the median is begun once more
 
 
 @dataclass(frozen=True)
@@ -94,13 +96,16 @@ class Drive:
     say: Callable[[str], None] = lambda _: None
     max_failures: int | None = None
     commits: bool = True  # else it only makes parts, and others bring them in
+    now: Callable[[], float] = time.monotonic  # benchmarks/cluster.py has a clock of its own
     n_idle_deaths: int = 0
     given: dict[str, float] = field(default_factory=dict)  # parts under way → since when
-    taken_s: list[float] = field(default_factory=list)
+    taken_s: list[float] = field(default_factory=list)  # of parts that are done, sorted
     again: set[str] = field(default_factory=set)  # parts that were given twice, being late
+    looked_s: float = -math.inf
+    count: Count = field(default_factory=Count)
 
     def __post_init__(self) -> None:
-        self.committer = Committer(self.folder, self.run)
+        self.committer = Committer(self.folder, self.run, self.now)
 
     def do(self, parts: Sequence[str], workers: Workers) -> None:
         """Do parts, with what they are cut into; commit now and then, and at the end.
@@ -119,6 +124,7 @@ class Drive:
                     self._hand_out(queue, workers)
                     for one in workers.wait(_WAIT_S):
                         queue.extend(self._heard(one))
+                    self._look()
                     if self.commits and self.committer.is_due():
                         self.committer.commit()
                     self._show()
@@ -132,14 +138,14 @@ class Drive:
             self._give(queue.popleft(), workers)
         if queue or not workers.n_free or not self.taken_s:
             return
-        late_s = max(_LATE_S, _LATE * statistics.median(self.taken_s))
+        late_s = max(_LATE_S, _LATE * self.taken_s[len(self.taken_s) // 2])
         for part, since in self.given.items():  # its worker hangs, or its node is slow
-            if part not in self.again and time.monotonic() - since > late_s and workers.n_free:
+            if part not in self.again and self.now() - since > late_s and workers.n_free:
                 self.again.add(part)
                 workers.give(part)
 
     def _give(self, part: str, workers: Workers) -> None:
-        self.given[part] = time.monotonic()
+        self.given[part] = self.now()
         workers.give(part)
 
     def _heard(self, one: Ended | Died) -> Sequence[str]:
@@ -152,8 +158,9 @@ class Drive:
             self._look_at_death(one)
             return [one.part]
         if since is not None:
-            self.taken_s.append(time.monotonic() - self.given.pop(one.part))
+            bisect.insort(self.taken_s, self.now() - self.given.pop(one.part))
         self.n_idle_deaths = 0
+        self.committer.take(one.part)
         return one.halves if since is not None else ()
 
     def _look_at_death(self, one: Died) -> None:
@@ -166,23 +173,25 @@ class Drive:
                 "too small for the encoder; what was done is kept"
             )
 
+    def _look(self) -> None:
+        """Look now and then what others did: a folder of ten thousand parts is long to list."""
+        if self.now() - self.looked_s >= _LOOK_S:
+            self.looked_s = self.now()
+            self.committer.look()
+
     def _show(self) -> None:
-        self.committer.look()
-        done = [one for one in self.committer.manifests.values() if "halves" not in one]
-        n_done = sum(one["n_rows"] for one in done)
+        """Say how far it is."""
+        self.count.add(self.committer.manifests)
         for number, view in enumerate(self.run.facts["views"]):
-            of_view = [one["views"][view["slug"]] for one in done]
-            n_failed = sum(one["n_failed"] for one in of_view)
+            n_failed, slug = self.count.n_failed[view["slug"]], view["slug"]
             if self.progress is not None:
                 n_total = self.run.facts["tally"]["n_todo"][number]
-                self.progress(
-                    Progress(view["spec"], min(n_done, n_total), n_total, n_failed, "workers")
-                )
+                n_done = min(self.count.n_rows, n_total)
+                self.progress(Progress(view["spec"], n_done, n_total, n_failed, "workers"))
             if self.max_failures is not None and n_failed > self.max_failures:
-                first = next(text for one in of_view for text in one["failures"])
                 raise TooManyFailures(
                     f"{n_failed} items failed, more than --max-failures {self.max_failures}; "
-                    f"first: {first}; what was done is kept"
+                    f"first: {self.count.first_failure[slug]}; what was done is kept"
                 )
 
     def finish(self, seconds: float) -> list[EmbedReport] | None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
+from itertools import islice
 from typing import Any
 
 from featurestore.encoders.images import METADATA_UNREAD, RANGE_ASSUMED
@@ -14,6 +15,28 @@ from featurestore.storage.dataset_folder import DatasetFolder
 from featurestore.storage.run_folder import RunFolder
 
 _N_SHOWN = 5  # failures
+
+
+@dataclass(eq=False)
+class Count:
+    """What parts that are done add up to, while more come."""
+
+    n_rows: int = 0
+    n_failed: Counter[str] = field(default_factory=Counter)  # by view
+    first_failure: dict[str, str] = field(default_factory=dict)  # by view
+    n_counted: int = 0  # manifests
+
+    def add(self, manifests: Mapping[str, Mapping[str, Any]]) -> None:
+        """Count the manifests that came since."""
+        for manifest in islice(manifests.values(), self.n_counted, None):
+            if "halves" in manifest:
+                continue
+            self.n_rows += manifest["n_rows"]
+            for view, said in manifest["views"].items():
+                self.n_failed[view] += said["n_failed"]
+                for text in said["failures"][:1]:
+                    self.first_failure.setdefault(view, text)
+        self.n_counted = len(manifests)
 
 
 def close_run(
