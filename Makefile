@@ -16,7 +16,7 @@ demo: $(VENV)/run.stamp  ## the main job on real data, offline
 # Two files at a time, each with one thread for its sums: half the time of one after another.
 # tests/conftest.py says which come first: the long ones, so that none is left for the end.
 test: $(VENV)/dev.stamp  ## the whole suite; ARGS="-k store -x" goes to pytest, WORKERS=1 is one at a time
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
+	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: $(VENV)/dev.stamp  ## ruff, mypy --strict, codespell
 	$(BIN)/ruff check .

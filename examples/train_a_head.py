@@ -9,7 +9,7 @@ import featurestore
 import heads
 from featurestore.demo.data import write_digits
 
-photos = write_digits(Path("digits"))  # digits/0/0000.png, digits/1/0001.png, …
+photos = write_digits(Path("digits"), every=3)  # digits/0/0000.png, digits/3/0003.png, …
 
 store = featurestore.open_store("store", create=True)
 store.embed([photos], dataset="digits", encoders=["builtin:tiny-image"])

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -176,20 +179,41 @@ def test_pca_agrees_with_scikit_learn_and_does_not_depend_on_signs() -> None:
     assert ratio[0] == pytest.approx(ratio[1], rel=1e-5)  # shapes stay
 
 
+PROJECT = """
+import sys
+import numpy as np
+from featurestore import open_store
+from featurestore.maps.projection import project
+
+dataset = open_store(sys.argv[1]).dataset("texts")
+xy = project(dataset.view("builtin:tiny-text").within("few"), "umap")
+np.save(dataset.folder.path / "x.npy", xy)
+"""
+
+
 def test_umap_keeps_neighbours_together_and_is_kept(view: View) -> None:
     pytest.importorskip("umap", reason="umap-learn is not installed")
-    xy = project(view, "umap")
+    save_slice(view.dataset.folder, "few", [f"t{n:02d}" for n in range(24)])
+    view = view.within("few")
+    done = subprocess.run(
+        [sys.executable, "-c", PROJECT, str(view.dataset.folder.path.parents[1])],
+        capture_output=True, text=True, check=False,
+        # The same steps without a compiler, which alone takes half a minute where it has no cache.
+        env={**os.environ, "NUMBA_DISABLE_JIT": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
     labels = view.load().labels
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("featurestore.maps.projection.find_spec", lambda name: None)
+        xy = project(view, "umap")  # made before: nothing is needed
+        with pytest.raises(MissingExtra, match="featurestore\\[maps\\]"):
+            project(view, "umap", seed=1)
     assert xy.shape == (len(labels), 2)
     assert np.abs(xy).max() <= 0.95 + 1e-6
     distance = np.linalg.norm(xy[:, None] - xy[None], axis=2)
     np.fill_diagonal(distance, np.inf)
     assert (labels[distance.argmin(axis=1)] == labels).mean() > 0.9
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("featurestore.maps.projection.find_spec", lambda name: None)
-        np.testing.assert_array_equal(project(view, "umap"), xy)  # made before: nothing is needed
-        with pytest.raises(MissingExtra, match="featurestore\\[maps\\]"):
-            project(view, "umap", seed=1)
+    np.testing.assert_array_equal(np.load(view.dataset.folder.path / "x.npy"), xy)
     with pytest.raises(BadName, match="no map 'tsne'"):
         project(view, "tsne")
 

@@ -214,7 +214,7 @@ def _share_of_target(fourth: float, squares: float, trace: float, n: float, dim:
     return 0.0 if spread <= 0 or noise <= 0 else min(noise, spread) / spread
 
 
-def shrunk_covariance(R: NDArray[Any]) -> tuple[NDArray[np.float64], float]:
+def shrunk_covariance(R: NDArray[Any], dim: int | None = None) -> tuple[NDArray[np.float64], float]:
     """Shrink the covariance of centred rows towards a multiple of the identity.
 
     Equal to ``sklearn.covariance.ledoit_wolf(R, assume_centered=True)`` with one matrix
@@ -222,19 +222,22 @@ def shrunk_covariance(R: NDArray[Any]) -> tuple[NDArray[np.float64], float]:
 
     Parameters
     ----------
-    R : ndarray of shape (n, dim)
+    R : ndarray of shape (n, k)
+    dim : int, optional
+        Columns of the rows, where R has them rotated into the k directions that they span.
 
     Returns
     -------
-    covariance : ndarray of shape (dim, dim), float64
+    covariance : ndarray of shape (k, k), float64
     shrinkage : float
         In [0, 1].
     """
-    n, dim = R.shape
+    n, k = R.shape
+    dim = k if dim is None else dim
     S = (R.T @ R).astype(np.float64) / n
     trace = float(np.trace(S))
     lengths = np.einsum("ij,ij->i", R, R, dtype=np.float64)
     a = _share_of_target(float(lengths @ lengths) / n, float(np.vdot(S, S)), trace, n, dim)
     S *= 1 - a
-    S.flat[:: dim + 1] += a * trace / dim
+    S.flat[:: k + 1] += a * trace / dim
     return S, a

@@ -236,6 +236,8 @@ def fits_of(
     with threadpool_limits(limits=n_blas, user_api="blas"), ThreadPoolExecutor(n_threads) as pool:
         try:
             futures = [pool.submit(run, *task) for task in tasks]
+            for future in futures:  # its end wakes who listens
+                future.add_done_callback(lambda _: heard.put(lambda: None))
             for (number, _), future in zip(tasks, futures, strict=True):
                 _listen(future, heard)
                 yield number, future.result()

@@ -227,16 +227,17 @@ def h_score(F: NDArray[Any], y: NDArray[Any], *, shrink: bool = True) -> float:
     """
     F, _, codes, n_classes = _checked(F, y, only_classes="h_score")
     assert codes is not None
-    Z = F - F.mean(axis=0)
+    Z = _rotated(F - F.mean(axis=0))
     sums, counts = class_sums(Z, codes, n_classes)
     means = sums / counts[:, None]
-    between = (means.T * (counts / len(F))) @ means
-    if not shrink:
-        return float(np.trace(np.linalg.pinv(Z.T @ Z / len(F), hermitian=True) @ between))
-    covariance, shrinkage = shrunk_covariance(Z)
-    if shrinkage >= 1 or np.trace(covariance) <= 0:
-        return 0.0
-    return float((1 - shrinkage) * np.trace(np.linalg.solve(covariance, between)))
+    if shrink:
+        covariance, shrinkage = shrunk_covariance(Z, F.shape[1])
+        if shrinkage >= 1 or np.trace(covariance) <= 0:
+            return 0.0
+        solved = np.linalg.solve(covariance, means.T)
+    else:
+        shrinkage, solved = 0.0, np.linalg.pinv(Z.T @ Z / len(F), hermitian=True) @ means.T
+    return float((1 - shrinkage) * (counts / len(F)) @ np.einsum("cd,dc->c", means, solved))
 
 
 def gbc(F: NDArray[Any], y: NDArray[Any], *, n_directions: int | None = GBC_DIRECTIONS) -> float:
@@ -255,7 +256,7 @@ def gbc(F: NDArray[Any], y: NDArray[Any], *, n_directions: int | None = GBC_DIRE
     F, _, codes, n_classes = _checked(F, y, only_classes="gbc")
     assert codes is not None
     if n_directions is not None and F.shape[1] > n_directions:
-        Z = F - F.mean(axis=0)
+        Z = _rotated(F - F.mean(axis=0))
         _, directions = np.linalg.eigh(Z.T @ Z)
         F = Z @ directions[:, -n_directions:]
     sums, counts = class_sums(F, codes, n_classes)
@@ -309,6 +310,11 @@ def _checked(
     if len(names) < 2:
         raise NotEnoughData(f"a score needs two classes or more, found {len(names)}")
     return F, y, codes.astype(np.intp), len(names)
+
+
+def _rotated(Z: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Rotate rows that are fewer than their columns, (n, dim), to (n, n): products stay."""
+    return Z if len(Z) >= Z.shape[1] else np.transpose(np.linalg.qr(Z.T, mode="r"))
 
 
 def _mean_recall(rows: NDArray[np.float64], codes: NDArray[np.intp] | None) -> float:

@@ -16,7 +16,7 @@ ROOT = Path(dashboard.__path__[0])
 
 def opened(page: str = "overview", **query: str) -> AppTest:
     """Run one page under a URL."""
-    app = AppTest.from_file(ROOT / "app.py", default_timeout=60).run()
+    app = AppTest.from_file(ROOT / "app.py", default_timeout=60)
     app.query_params.update(query)
     app.switch_page(f"screens/{page}.py").run()
     assert not app.exception

@@ -30,44 +30,46 @@ def hub(tmp_path_factory):
     return home
 
 
-@pytest.fixture
-def fs(hub, tmp_path):
-    environment = {
-        **os.environ, "HF_HOME": str(hub), "HF_HUB_OFFLINE": "1",
-        "FEATURESTORE_STORE": str(tmp_path / "store"),
-    }  # fmt: skip
+# One process for all lines: most of its time goes to importing transformers.
+LINES = """
+import contextlib, io, json, sys
+from featurestore.cli import run
 
-    def command(*arguments, module=True):
-        return subprocess.run(
-            [sys.executable, *["-m", "featurestore.cli"][: 2 * module], *map(str, arguments)],
-            env=environment, capture_output=True, text=True,
-        )  # fmt: skip
-
-    return command
-
-
-def test_a_cached_model_is_listed_with_its_licence_and_embeds_offline(fs, tiny_images):
-    listed = json.loads(fs("encoders", "--json").stdout)["encoders"]
-    (cached,) = [one for one in listed if one["where"].startswith("cached")]
-    assert (cached["spec"], cached["reads"], cached["dim"], cached["licence"]) == (
-        "hf:someone/tiny-vit", "images", 16, "mit",
-    )  # fmt: skip
-    done = fs("embed", tiny_images, "--dataset", "d", "-e", "hf:someone/tiny-vit", "--json")
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)[0]["n_encoded"] == 6
+said = []
+for words in json.loads(sys.argv[1]):
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        with contextlib.redirect_stderr(io.StringIO()) as err:
+            code = run(words)
+    said.append((code, out.getvalue(), err.getvalue()))
+print(json.dumps(said))
+"""
 
 
-def test_what_is_not_cached_says_how_to_get_it_and_makes_nothing(fs, tiny_images, tmp_path):
+def test_what_is_cached_is_used_offline_and_what_is_not_says_how_to_get_it(
+    hub, tiny_images, tmp_path
+):
     specs = ("hf:someone/else", "timm:resnet18.a1_in1k", "st:nobody/nothing")
-    tried = [["embed", str(tiny_images), "--dataset", "d", "-e", spec] for spec in specs]
-    # One process for all: most of its time goes to importing transformers.
-    program = "import json, sys; from featurestore.cli import run\n"
-    program += "sys.exit([run(one) for one in json.loads(sys.argv[1])] != [1, 1, 1])"
-    done = fs("-c", program, json.dumps(tried), module=False)
+    lines = [["embed", str(tiny_images), "--dataset", "d", "-e", spec] for spec in specs]
+    lines += [["ls", "--json"], ["encoders", "--json"]]
+    lines += [[*lines[0][:-1], "hf:someone/tiny-vit", "--json"]]
+    done = subprocess.run(
+        [sys.executable, "-c", LINES, json.dumps(lines)], capture_output=True, text=True,
+        env={
+            **os.environ, "HF_HOME": str(hub), "HF_HUB_OFFLINE": "1",
+            "FEATURESTORE_STORE": str(tmp_path / "store"),
+        },
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    for spec in specs:
-        family = spec.partition(":")[0]
-        assert f"cannot load {spec}" in done.stderr
-        assert f"or use {family}:local-dir:/path" in done.stderr
-    assert "Traceback" not in done.stderr
-    assert not (tmp_path / "store").exists()
+    *absent, (_, found, _), (_, listed, _), (code, embedded, said) = json.loads(done.stdout)
+    for spec, (refused, _, why) in zip(specs, absent, strict=True):
+        assert refused == 1
+        assert f"cannot load {spec}" in why
+        assert f"or use {spec.partition(':')[0]}:local-dir:/path" in why
+        assert "Traceback" not in why
+    assert found == ""  # they made nothing: there is no store
+    cached = [one for one in json.loads(listed)["encoders"] if one["where"].startswith("cached")]
+    assert [(one["spec"], one["reads"], one["dim"], one["licence"]) for one in cached] == [
+        ("hf:someone/tiny-vit", "images", 16, "mit")
+    ]
+    assert code == 0, said
+    assert json.loads(embedded)[0]["n_encoded"] == 6

@@ -284,9 +284,9 @@ def test_one_item_alone_is_put_into_a_list(bundle):
 
 
 def test_a_head_without_probabilities_cannot_abstain(world):
-    from sklearn.svm import LinearSVC
+    from sklearn.linear_model import RidgeClassifier
 
     _, dataset = world
-    fitted = heads.fit(dataset.view("baseline:pixels"), LinearSVC(), save=False)
+    fitted = heads.fit(dataset.view("baseline:pixels"), RidgeClassifier(), save=False)
     with pytest.raises(BadName, match="cannot abstain"):
         answer(fitted, np.array(["a"], dtype=object), np.zeros((1, 3072)), 0.5)

@@ -135,7 +135,7 @@ def test_a_network_that_fails_later_is_no_corrupt_store(s3, tiny_images, monkeyp
     store = open_store(s3, create=True)
     embed(store, tiny_images)
     view = store.view("d", PIXELS)
-    monkeypatch.setattr(remote, "_PATIENCE_S", 1)
+    monkeypatch.setattr(remote, "_PATIENCE_S", 0.2)
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     for fails in (
         view.load,
@@ -203,7 +203,7 @@ def test_who_cannot_get_in_is_told_what_is_asked_for(s3, monkeypatch, capsys, na
     url = str(s3) if name else value
     if name:
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(remote, "_PATIENCE_S", 1)
+    monkeypatch.setattr(remote, "_PATIENCE_S", 0.2)
     remote._client.cache_clear()
     with pytest.raises(StoreUnreachable, match=reason):
         open_store(url, create=True)

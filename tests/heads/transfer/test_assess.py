@@ -288,7 +288,7 @@ def test_texts_are_judged_against_tfidf_with_all_heads(make_view):
     ]
     view = make_view(rng.normal(size=(80, 3)), labels, spec="st:m", texts=texts)
     view = replace(view, dataset=Family(view.dataset, (view,)))
-    found = heads.assess_transfer(view, heads=("logistic", "prototype"))
+    found = heads.assess_transfer(view, heads=("logistic", "prototype"), blend=False)
     verdict = found.verdict("st:m")
     assert verdict.reference == "TF-IDF"
     assert verdict.reference_value > 0.6 > verdict.encoder_value

@@ -97,6 +97,17 @@ def test_h_score_with_shrinkage():
     assert h_score(*toy(12, 3)) == 0  # shrinkage is 1: nothing is left
 
 
+def test_with_fewer_rows_than_columns_h_score_is_that_of_the_whole_matrices():
+    F, y = toy(12, 40)
+    Z = F - F.mean(axis=0)
+    means = np.stack([Z[y == c].mean(axis=0) for c in np.unique(y)])
+    weights = np.array([(y == c).mean() for c in np.unique(y)])
+    covariance, shrinkage = ledoit_wolf(Z, assume_centered=True)
+    of_classes = np.linalg.solve(covariance, (means.T * weights) @ means)
+    assert h_score(F, y) == pytest.approx((1 - shrinkage) * np.trace(of_classes))
+    assert h_score(F, y) > 0.01
+
+
 def test_gbc():
     x = np.array([[-1.0], [1], [3], [5]])
     assert gbc(x, np.array([0, 0, 1, 1])) == pytest.approx(-2 * math.exp(-2))
