@@ -30,8 +30,7 @@ page = st.navigation(
     ]
 )
 st.set_page_config(page_title=f"{page.title} · featurestore")
-# Streamlit leaves 6 rem above the title, and 5 beside what it shows.
-st.html("<style>.stMainBlockContainer { padding: 2.5rem 2rem 4rem }</style>")
+st.html(Path(__file__).with_name("static") / "page.css")
 st.title(page.title)
 try:
     store = caches.store()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
+import signal
+import sys
 import time
 from http import HTTPStatus
 from pathlib import Path
@@ -16,7 +18,7 @@ from featurestore.storage.remote import StorePath
 
 STORE_VARIABLE = "FEATURESTORE_STORE"
 TRUST_VARIABLE = "FEATURESTORE_DASHBOARD_TRUST"  # 1: code that the store names may run
-APP = Path(__file__).with_name("app.py")
+SERVER = Path(__file__).with_name("server.py")
 _PATIENCE_S = 60  # until pages are served
 _LOCAL = {"localhost", "127.0.0.1", "::1"}
 
@@ -69,8 +71,11 @@ def launch(
     options = {"server.port": port, "server.address": host, "server.headless": not open_browser}
     flags = [f"--{name}={str(value).lower()}" for name, value in options.items()]
     Thread(target=_say_when_served, args=(host, port), daemon=True).start()
+    # uvicorn closes and then passes the signal on: who stops the server has it ended well.
+    for sent in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(sent, lambda *_: sys.exit(0))
     try:
-        cli.main(["run", str(APP), *flags], standalone_mode=False)
+        cli.main(["run", str(SERVER), *flags], standalone_mode=False)
     except SystemExit as stop:  # say, the port is taken: Streamlit has said so
         return stop.code if isinstance(stop.code, int) else 1
     return 0

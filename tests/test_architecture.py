@@ -79,6 +79,7 @@ DASHBOARD = {
     "widgets": "gallery caches url_state page_data",
     "screens": "widgets background start_runs jobs gallery scatter caches url_state page_data",
     "app": "caches jobs url_state page_data",
+    "server": "",
 }
 RULES = {
     **{f"featurestore.{room}": _rooms for room, _rooms in FEATURESTORE.items()},
@@ -130,6 +131,7 @@ OWNERS = {
             "launch.py",
             "scatter.py",
             "screens/",
+            "server.py",
             "start_runs.py",
             "url_state.py",
             "widgets.py",
@@ -138,7 +140,7 @@ OWNERS = {
     "matplotlib": ("heads/charts/axes.py", "heads/charts/plotted.py"),
     "onnx": ("heads/saved/export_onnx.py",),
     "onnxruntime": ("heads/saved/export_onnx.py",),
-    "starlette": ("heads/serving/",),
+    "starlette": ("heads/serving/", "dashboard/server.py"),
     "uvicorn": ("heads/serving/",),
     "jinja2": ("heads/report_page/report.py",),
     "lancedb": ("featurestore/publish/lance.py",),

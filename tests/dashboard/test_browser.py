@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
@@ -139,6 +140,30 @@ def test_the_first_link_of_a_server_restores_its_state(
     page.goto(f"{address}/search?dataset=pictures&item={picture_id}")
     expect(page.get_by_role("heading", name="Search")).to_be_visible()
     expect_neighbors(page, full_store, picture_id)
+
+
+LOOKED_AT = "explore", "heads", "quality"
+CONTRASTS = Path(__file__).with_name("contrast.js").read_text(encoding="utf-8")
+
+
+@pytest.mark.usefixtures("problems")  # a deep link must not ask for what is not there
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_pages_fit_1280_pixels_and_can_be_read_in_both_themes(
+    page: Page, address: str, scheme: Literal["light", "dark"]
+) -> None:
+    page.emulate_media(color_scheme=scheme)
+    page.set_viewport_size({"width": 1280, "height": 900})
+    for name in LOOKED_AT:
+        page.goto(f"{address}/{name}?dataset=pictures")
+        expect(page.get_by_test_id("stMain").locator("button").first).to_be_visible()
+        expect(page.get_by_test_id("stApp")).to_have_attribute(
+            "data-test-script-state", "notRunning"
+        )
+        expect(page.locator(".dot, .scatterlayer .point").first).to_be_visible()
+        looked = page.evaluate(CONTRASTS)
+        assert looked["n"] > 30
+        assert looked["found"] == []
+        assert page.evaluate("document.documentElement.scrollWidth") == 1280
 
 
 @pytest.mark.usefixtures("problems")

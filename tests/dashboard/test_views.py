@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 import heads
-from dashboard.colors import NEUTRAL, colors
+from dashboard.colors import NEUTRAL, SCALE, colors, contrast
 from dashboard.page_data import classes, home, item_rows, leaderboard, overview, wording
 from featurestore.errors import UnknownItem
 from featurestore.sources.listing import SourceOptions
@@ -114,11 +114,19 @@ def test_a_filter_changes_no_color(small_store: Store) -> None:
     items = item_rows.browse(small_store.dataset("pictures"))
     assert classes.class_colors(items) == {
         "black": "#0072B2",
-        "grey": "#E69F00",
+        "grey": "#C38600",
         "white": "#009E73",
         "no label": NEUTRAL,
     }
     assert colors(["white", "grey", "black"]) == colors(["black", "grey", "white"])
+
+
+def test_marks_have_a_contrast_of_3_with_light_and_with_dark_pages() -> None:
+    hues = {*colors(map(str, range(24))).values(), *SCALE, NEUTRAL}
+    assert len(hues) == 24 + len(SCALE) + 1
+    pages = "#FFFFFF", "#171614"  # Streamlit's
+    assert contrast("#000000", "#FFFFFF") == 21
+    assert min(contrast(hue, page) for hue in hues for page in pages) >= 3
 
 
 def test_rows_come_in_the_order_of_the_ids(small_store: Store) -> None:

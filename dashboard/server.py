@@ -1,0 +1,28 @@
+"""What is served: Streamlit's app, whose pages know where its server is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import streamlit as st
+from starlette.requests import Request
+from starlette.responses import HTMLResponse
+from starlette.routing import Route
+
+_HERE = Path(__file__).parent
+# Without it a page at /explore asks /explore/_stcore/health first, which is a 404 on the console.
+_KNOWS_ITS_SERVER = (
+    "<script>window.__streamlit = {BACKEND_BASE_URL: new URL('.', location).href}</script>"
+)
+
+
+async def _page(_: Request) -> HTMLResponse:
+    html = (Path(st.__file__).parent / "static" / "index.html").read_text(encoding="utf-8")
+    told = html.replace("<head>", f"<head>{_KNOWS_ITS_SERVER}", 1)
+    return HTMLResponse(told, headers={"Cache-Control": "no-cache"})
+
+
+_NAMES = [path.stem for path in sorted((_HERE / "screens").glob("[a-z]*.py"))]
+app = st.App(
+    _HERE / "app.py", routes=[Route(f"/{name}", _page, methods=["GET"]) for name in ["", *_NAMES]]
+)
