@@ -3,6 +3,7 @@
 import os
 import random
 import sys
+import threading
 import time
 
 import numpy as np
@@ -376,6 +377,30 @@ def test_vacuum_spares_what_an_unfinished_run_names(undisturbed, pictures):
     versions.vacuum(folder, older_than_s=0)  # nobody has touched the run for a month
     assert not run.path.exists()
     assert not any(path.is_file() for path in named)
+
+
+def test_an_erasure_comes_before_a_commit_or_after_it(undisturbed, pictures, monkeypatch):
+    store = undisturbed
+    store.embed([pictures], dataset="d", encoders=[GRAY])
+    folder, run = planned_run(store, pictures)
+    worker, committer = Worker(folder, run), Committer(folder, run)
+    for part in run.parts():
+        worker.embed(part)
+    gone, bring = pa.array(["a/04.png"]), committer._bring_vectors
+    other = threading.Thread(target=lambda: erase.erase(DatasetFolder(folder.path), gone))
+
+    def between(slug, parts):
+        other.start()
+        other.join(1.0)
+        bring(slug, parts)
+
+    monkeypatch.setattr(committer, "_bring_vectors", between)
+    committer.commit()
+    other.join()
+    assert not run.is_open  # an erasure drops what workers have planned
+    found = folder.view(next(one["slug"] for one in run.facts["views"])).read(["item_id"])
+    assert len(found) == 20
+    assert "a/04.png" not in found.column("item_id").to_pylist()
 
 
 def test_erasure_reaches_parts_and_shards_that_nobody_named(undisturbed, pictures):

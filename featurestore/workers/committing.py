@@ -106,18 +106,24 @@ class Committer:
             If items were erased since the run was planned.
         """
         self.look()
+        with self.folder.locked("dataset"):  # an erasure comes before all of it, or after
+            self._check_erasures("nothing more of it is brought in; run embed again")
+            parts = list(self.manifests)  # what comes while we commit waits: items come first
+            self.folder.items.bring(lambda version: self._items(version, parts))
+            for slug in self.run.facts["since"]:
+                if slug not in (_ITEMS, _FAILURES):
+                    self._bring_vectors(slug, parts)
+            self.folder.failures.bring(lambda version: self._failures(version, parts))
+            self._committed.update(parts)
+            # On another machine the lock is not seen.
+            self._check_erasures("some were brought in meanwhile: erase these items once more")
+
+    def _check_erasures(self, then: str) -> None:
         if self.folder.n_erasures != self.run.facts["n_erasures"]:
             raise StoreBusy(
                 f"items were erased since the run {self.run.name} was planned, and its parts may "
-                "hold them: nothing more of it is brought in; run embed again"
+                f"hold them: {then}"
             )
-        parts = list(self.manifests)  # what comes while we commit waits: it needs its items first
-        self.folder.items.bring(lambda version: self._items(version, parts))
-        for slug in self.run.facts["since"]:
-            if slug not in (_ITEMS, _FAILURES):
-                self._bring_vectors(slug, parts)
-        self.folder.failures.bring(lambda version: self._failures(version, parts))
-        self._committed.update(parts)
 
     def _left(self, table: Table, name: str, version: int, parts: Sequence[str]) -> list[str]:
         """Return the parts that no commit up to a version has brought into a table."""
