@@ -13,9 +13,11 @@ from typing import Literal
 from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 import heads
+from dashboard.page_data import home
 from dashboard.page_data.explore import inside as within
 from dashboard.page_data.explore import parse_outline
 from featurestore.curation.reviews import read_reviews
@@ -26,7 +28,7 @@ from featurestore.store.store import Store
 REQUIRED = os.environ.get("FEATURESTORE_REQUIRE_BROWSER") == "1"
 if not REQUIRED:
     pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-from playwright.sync_api import Page, expect, sync_playwright  # noqa: E402 (optional)
+from playwright.sync_api import Browser, Page, expect, sync_playwright  # noqa: E402 (optional)
 
 pytestmark = pytest.mark.browser
 
@@ -84,18 +86,26 @@ def address(chromium: Path, full_store: Store) -> Iterator[str]:
     assert "Traceback" not in rest
 
 
-@pytest.fixture
-def page(chromium: Path) -> Iterator[Page]:
-    """A tab; at its end, nothing outside of this machine was asked for."""
+@pytest.fixture(scope="module")
+def browser(chromium: Path) -> Iterator[Browser]:
+    """A browser that all tests share; each has a context of its own."""
     with sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=str(chromium), args=FLAGS)
-        tab = browser.new_page(viewport={"width": 1400, "height": 1000})
-        tab.set_default_timeout(WAIT_MS)
-        asked: set[str | None] = set()
-        tab.on("request", lambda request: asked.add(urlsplit(request.url).hostname))
-        yield tab
-        browser.close()
-        assert asked <= {"localhost", None}  # None: blob and data
+        made = driver.chromium.launch(executable_path=str(chromium), args=FLAGS)
+        yield made
+        made.close()
+
+
+@pytest.fixture
+def page(browser: Browser) -> Iterator[Page]:
+    """A tab; at its end, nothing outside of this machine was asked for."""
+    context = browser.new_context(viewport={"width": 1400, "height": 1000})
+    tab = context.new_page()
+    tab.set_default_timeout(WAIT_MS)
+    asked: set[str | None] = set()
+    tab.on("request", lambda request: asked.add(urlsplit(request.url).hostname))
+    yield tab
+    context.close()
+    assert asked <= {"localhost", None}  # None: blob and data
 
 
 @pytest.fixture
@@ -237,8 +247,10 @@ def test_explore_lasso_slice_neighbors_train_compare_export(
     expect(page).to_have_url(re.compile("lasso="))
     page.get_by_role("button", name="Clear selection").click()
     expect(page.get_by_text("32 items on the map")).to_be_visible()
+    # The selection's cards stand there until those of all items are drawn, classes in turn.
+    first = ids[int(home.mixed(pa.array(view.load().labels))[0])]
     card = page.get_by_role("group", name="Items").locator("button").first
-    first = str(card.get_attribute("data-id"))
+    expect(card).to_have_attribute("data-id", first)
     card.click()
     expect_neighbors(page, full_store, first)
 
