@@ -19,11 +19,14 @@ from featurestore.store.view import View
 SHARED = Path(__file__).parents[2] / "shared"
 LONG_FIRST = (
     "test_ray.py",
-    "transfer/test_assess.py", "dashboard/test_browser.py", "test_faults.py", "test_docs.py",
-    "dashboard/test_pages.py", "test_demo.py", "heads/test_runs.py", "test_examples.py",
-    "test_damaged_derived.py", "remote/test_machines.py", "heads/test_zero_shot.py",
-    "encoders/test_installed.py", "test_slices.py", "heads/test_serve.py",
-    "heads/test_estimators.py", "test_tutorials.py", "test_notebooks.py",
+    "dashboard/test_browser.py", "test_faults.py", "transfer/test_assess.py",
+    "heads/test_finetune.py", "remote/test_machines.py", "test_notebooks.py", "test_tutorials.py",
+    "heads/test_runs.py", "heads/test_advise.py", "heads/test_export_onnx.py",
+    "test_large_runs.py", "dashboard/test_pages.py", "test_limits.py", "test_examples.py",
+    "remote/test_damage.py", "remote/test_remote_store.py", "heads/test_mix_compared.py",
+    "heads/test_zero_shot.py", "encoders/test_encoders.py", "test_large_listing.py",
+    "test_demo.py", "test_kill.py", "heads/test_serve_command.py", "heads/test_serve.py",
+    "test_site.py", "test_docs.py", "heads/test_export_model.py",
 )  # fmt: skip
 
 

@@ -18,11 +18,16 @@ from featurestore.store.store import open_store
 from featurestore.upkeep.versions import _named_versions
 
 
+def some_names(folder):
+    table = write_pictographs(folder / "names.jsonl")
+    table.write_text("".join(table.read_text().splitlines(keepends=True)[::3]))
+    return table
+
+
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
-    table = write_pictographs(folder / "names.jsonl")
-    table.write_text("".join(table.read_text().splitlines(keepends=True)[::3]))
+    table = some_names(folder)
     store = open_store(folder / "store", create=True)
     options = SourceOptions(text="text", label=("kind",), id="id")
     store.embed([table], dataset="names", source_options=options)
@@ -91,10 +96,10 @@ def test_show_lists_runs_and_prints_each_kind_again(dataset, capsys):
     heads.compare(dataset.views(), ["prototype"])
     assert run(["show", "names", "latest", "--store", store]) == 0
     assert "prototype" in capsys.readouterr().out
-    heads.curve(dataset.views(), "prototype", per_class=(1, 2))
+    heads.curve(dataset.views(), "prototype", per_class=(1, 2), n_draws=2)
     assert run(["show", "names", "latest", "--store", store]) == 0
     assert "labels in all" in capsys.readouterr().out
-    heads.assess_transfer(dataset.views(), heads=("prototype",))
+    heads.assess_transfer(dataset.views(), heads=("prototype",), blend=False)
     assert run(["show", "names", "latest", "--store", store]) == 0
     assert "What to do with builtin:tiny-text" in capsys.readouterr().out
     assert run(["show", "names", "--store", store, "--json"]) == 0
@@ -162,7 +167,7 @@ def test_versions_of_one_number_that_hold_other_vectors_are_told_apart(make_view
 
 
 def test_vacuum_keeps_what_reports_of_every_kind_name(tmp_path):
-    table = write_pictographs(tmp_path / "names.jsonl")
+    table = some_names(tmp_path)
     store = open_store(tmp_path / "store", create=True)
     options = SourceOptions(text="text", label=("kind",), id="id")
     encoders = ["builtin:tiny-text", "baseline:hashing"]
@@ -178,8 +183,8 @@ def test_vacuum_keeps_what_reports_of_every_kind_name(tmp_path):
     at = view.snapshot
     expected = {"items": [at.items], "builtin-tiny-text": [at.view]}
     for make in (
-        lambda: heads.curve(view, "prototype", per_class=(1, 2)),
-        lambda: heads.assess_transfer(view, heads=("prototype",)),
+        lambda: heads.curve(view, "prototype", per_class=(1, 2), n_draws=2),
+        lambda: heads.assess_transfer(view, heads=("prototype",), blend=False),
     ):
         make()
         assert named() == expected

@@ -107,7 +107,7 @@ def test_an_encoder_that_adds_what_tells_is_found_helpful(family, planted):
     rng = np.random.default_rng(1)
     random = {f"random:timm:x#seed={s}": rng.normal(size=(200, 5)) for s in range(3)}
     views = family({"baseline:pixels": raw[:, 1:], "timm:x": raw, **random}, labels)
-    found = heads.assess_transfer(views["timm:x"], heads=HEADS)
+    found = heads.assess_transfer(views["timm:x"], heads=HEADS, blend=False)
     assert found.verdict("timm:x").kind is Kind.POSITIVE
     value, low, high = found.pretraining["timm:x"]
     assert 0 < low < value < high
@@ -131,7 +131,9 @@ def test_permuted_labels_are_seldom_claimed(family, planted):
 def test_identical_encoders_are_neutral_against_each_other(family, planted):
     raw, labels = planted
     views = family({"timm:x": raw, "timm:y": raw}, labels)
-    found = heads.assess_transfer(views["timm:x"], reference=views["timm:y"], heads=HEADS)
+    found = heads.assess_transfer(
+        views["timm:x"], reference=views["timm:y"], heads=HEADS, blend=False
+    )
     verdict = found.verdict("timm:x")
     assert verdict.value == 0
     assert verdict.kind in (Kind.NEUTRAL, Kind.INCONCLUSIVE)
@@ -313,7 +315,7 @@ def test_what_cannot_be_judged_is_said(family, planted, specs, judged, said):
 def test_vectors_that_do_not_vary_are_judged_as_no_better_than_nothing(family, planted):
     raw, labels = planted
     views = family({"baseline:pixels": raw, "timm:x": np.ones((200, 3))}, labels)
-    found = heads.assess_transfer(views["timm:x"], heads=HEADS, rank=True, save=False)
+    found = heads.assess_transfer(views["timm:x"], heads=HEADS, rank=True, save=False, blend=False)
     verdict = found.verdict("timm:x")
     assert verdict.kind is Kind.NEGATIVE
     assert verdict.encoder_value == pytest.approx(0.5)
