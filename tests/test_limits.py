@@ -299,11 +299,18 @@ def work(**options):
 cli.cli.main = work
 cli.main([])
 """
+AT_ONCE = "os.kill(os.getppid(), signal.SIGTERM); time.sleep(60)"
+# The child is faster than the process that waits for it.
+SLOW_FORK = """
+import os, time
+fork = os.fork
+os.fork = lambda: (pid := fork(), pid and time.sleep(0.3))[0]
+"""
 ENDS = {
     "os.abort()": (1, "out of memory: under this limit (ulimit -v) a library ended"),
     "os.kill(os.getpid(), signal.SIGKILL)": (1, "with SIGKILL; what was committed"),
     "return 3": (3, ""),
-    "os.kill(os.getppid(), signal.SIGTERM); time.sleep(60)": (143, ""),
+    AT_ONCE: (143, ""),
 }
 
 
@@ -317,3 +324,11 @@ def test_under_ulimit_v_an_end_that_python_does_not_see_is_told(work):
     assert (done.returncode, done.stdout) == (code, "begun\n"), done.stderr
     assert words in done.stderr
     assert done.stderr.count("out of memory") == bool(words)
+
+
+def test_under_ulimit_v_a_signal_that_comes_at_once_is_handed_on():
+    done = subprocess.run(
+        [sys.executable, "-c", SLOW_FORK + LIMITED.replace("{work}", AT_ONCE)],
+        capture_output=True, text=True, check=False, cwd=ROOT,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (143, "begun\n"), done.stderr

@@ -28,8 +28,15 @@ def is_limited() -> bool:
 def go_on_in_a_child() -> None:
     """Return in a child; here, wait for its end and end as it did."""
     parent = os.getpid()
+    numbers = [
+        number
+        for name in ("SIGINT", "SIGTERM", "SIGHUP")
+        if signal.getsignal(number := getattr(signal, name)) is not signal.SIG_IGN
+    ]
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)  # until they can be handed on
     pid = os.fork()
     if pid == 0:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
         if sys.platform == "linux":  # who kills the one kills the other
             ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
             if os.getppid() != parent:
@@ -40,10 +47,9 @@ def go_on_in_a_child() -> None:
         if number != signal.SIGINT or not os.isatty(0):  # a terminal sends it to both
             os.kill(pid, number)
 
-    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
-        number = getattr(signal, name)
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, hand_on)
+    for number in numbers:
+        signal.signal(number, hand_on)
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)
     code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     if code >= 0:
         os._exit(code)
