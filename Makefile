@@ -13,7 +13,7 @@ help:  ## what the targets do
 demo: $(VENV)/run.stamp  ## the main job on real data, offline
 	$(BIN)/featurestore demo --store $(STORE)
 
-# Three files at a time, each with one thread for its sums: a quarter of a file's time is waiting
+# Three files at a time, each with one thread for its sums: a quarter of the time of a file is waiting
 # (browsers, servers, kills), so that three keep two cores busy.
 # tests/conftest.py says which come first: the long ones, so that none is left for the end.
 test: $(VENV)/dev.stamp  ## the whole suite; ARGS="-k store -x" goes to pytest, WORKERS=1 is one at a time
