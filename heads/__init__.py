@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from heads.saved.export_model import export_model
     from heads.saved.export_onnx import export_onnx
     from heads.saved.mixed import mix
+    from heads.saved.on_mlflow import log_to_mlflow
     from heads.serving.server import serve
     from heads.transfer.assess import assess_transfer, assessments
     from heads.transfer.assessment import Assessment
@@ -66,6 +67,7 @@ __all__ = [
     "list_heads",
     "load_bundle",
     "load_head",
+    "log_to_mlflow",
     "mix",
     "quality_reports",
     "read_predictions",
@@ -107,6 +109,7 @@ _HOMES = {
     "list_heads": "heads.saved.bundle",
     "load_bundle": "heads.saved.bundle",
     "load_head": "heads.saved.bundle",
+    "log_to_mlflow": "heads.saved.on_mlflow",
     "mix": "heads.saved.mixed",
     "read_predictions": "heads.saved.bundle",
     "report": "heads.report_page.report",

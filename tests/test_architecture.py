@@ -138,6 +138,7 @@ OWNERS = {
         )
     ),
     "matplotlib": ("heads/charts/axes.py", "heads/charts/plotted.py"),
+    "mlflow": ("heads/saved/on_mlflow.py",),
     "onnx": ("heads/saved/export_onnx.py",),
     "onnxruntime": ("heads/saved/export_onnx.py",),
     "starlette": ("heads/serving/", "dashboard/server.py"),

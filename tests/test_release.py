@@ -118,4 +118,4 @@ def test_the_extra_all_has_every_other_but_those_of_gpus_and_clusters(clean):
     named = set(words.removeprefix("featurestore[").removesuffix("]").split(","))
     (families,) = extras["encoders"]
     named |= set(families.removeprefix("featurestore[").removesuffix("]").split(","))
-    assert named == extras.keys() - {"all", "gpu", "ray"}
+    assert named == extras.keys() - {"all", "gpu", "mlflow", "ray"}

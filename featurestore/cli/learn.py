@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import nullcontext
 from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -45,6 +47,7 @@ from featurestore.cli.watching import Watch, watched
 from featurestore.storage.stopping import finishing
 
 if TYPE_CHECKING:
+    from featurestore.store.dataset import DataSet
     from heads.saved.bundle import FittedHead
 
 
@@ -77,6 +80,12 @@ if TYPE_CHECKING:
     metavar="FOLDER",
     help="Also write a bundle that predict takes, apart from the store.",
 )
+@click.option(
+    "--mlflow",
+    "mlflow_uri",
+    metavar="URI",
+    help="Also log it to MLflow, such as sqlite:///mlflow.db or http://localhost:5000.",
+)
 @overwrite_option
 @reviews_option
 @slice_option
@@ -93,6 +102,7 @@ def train(
     task: str | None,
     coverage: float | None,
     bundle: str | None,
+    mlflow_uri: str | None,
     overwrite: bool,
     apply_reviews: bool,
     slice_name: str | None,
@@ -124,6 +134,21 @@ def train(
         )
         watch.finish()
         _show_trained(fitted, bundle, as_json=as_json)
+        if mlflow_uri is not None:
+            _log(fitted, views[0].dataset, mlflow_uri)
+
+
+def _log(fitted: FittedHead, dataset: DataSet, uri: str) -> None:
+    """Log a head to MLflow, with a report of what the store knows by now."""
+    import heads
+
+    with TemporaryDirectory() as folder:
+        report = heads.report(
+            dataset.store, dataset, Path(folder) / "report.html",
+            label=fitted.card.label, minutes=0.0, save=False,
+        )  # fmt: skip
+        run = heads.log_to_mlflow(fitted, uri, report=report)
+    say(f"logged to {uri} as run {run}, with the model under `model` and a report")
 
 
 def _show_trained(fitted: FittedHead, bundle: str | None, *, as_json: bool) -> None:

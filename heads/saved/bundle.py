@@ -148,6 +148,12 @@ class FittedHead:
 
         return predict_frame(self, frame, **options)
 
+    def to_mlflow(self, folder: str | Path) -> Path:
+        """Write it as a model that MLflow serves; see `heads.saved.on_mlflow.to_mlflow`."""
+        from heads.saved.on_mlflow import to_mlflow
+
+        return to_mlflow(self, folder)
+
     def ask(self, items: Sequence[Any], **options: Unpack[AskOptions]) -> Answers:
         """Predict for raw items, with confidence and sets; see `serve.predict_items`."""
         from heads.saved.serve import predict_items

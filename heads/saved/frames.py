@@ -73,6 +73,12 @@ def predict_frame(
     return _beside(frame, AnsweredRows(rows, answers, failed).ours())
 
 
+def column_of(head: FittedHead) -> str:
+    """Return what the training table called the column of its items; else text or image."""
+    flag = "text" if modality_of(head) is Modality.TEXT else "image"
+    return (head.card.columns or {}).get(flag) or flag
+
+
 def _names(frame: Any) -> list[str]:
     package = type(frame).__module__.partition(".")[0]
     is_pandas = package == "pandas" and hasattr(frame, "assign")  # not a Series
