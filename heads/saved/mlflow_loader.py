@@ -12,6 +12,8 @@ from heads.saved.frames import column_of
 from heads.saved.serve import modality_of
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from heads.saved.bundle import FittedHead
 
 
@@ -22,7 +24,7 @@ class Model:
     head: FittedHead
     encoder: str | None  # where the head's encoder is on this machine
 
-    def predict(self, model_input: Any, params: Mapping[str, Any] | None = None) -> Any:
+    def predict(self, model_input: pd.DataFrame, params: Mapping[str, Any] | None = None) -> Any:
         """Return the rows' answers as a pandas.DataFrame, without the column that was asked.
 
         Parameters
