@@ -26,6 +26,7 @@ from featurestore.store.view import View
 from featurestore.store.view_index import Index
 from heads import Assessment, Comparison, Curve, FittedHead, Issues
 
+UNLIKENESS = "unlikeness"  # a color of the map
 Owner = TypeVar("Owner", Store, DataSet, View)
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -212,6 +213,8 @@ def index(view: View) -> Index:
 def colorings(view: View, column: str, head: str | None) -> Coloring:
     """Return the colors of all items of a view by a column, or by what a head said."""
     table = view_items(view)
+    if head is not None and column == UNLIKENESS:
+        return coloring.coloring(pa.chunked_array([unlikeness(view, head)]))
     if head is None:
         return coloring.item_coloring(table, column)
     card = next(one for one in heads.list_heads(view.dataset) if one["head_id"] == head)
@@ -245,6 +248,14 @@ def _loaded(view: View) -> View:
 def head(dataset: DataSet, head_id: str) -> FittedHead:
     """Return a registered head."""
     return heads.load_head(dataset, head_id)
+
+
+@follows(_vectors, max_entries=4, spinner="Looking how far out items lie…")
+def unlikeness(view: View, head_id: str) -> NDArray[np.float64]:
+    """Return the share of a head's training items that lie less far out, (n_items,)."""
+    found = head(view.dataset, head_id).unlike_training(view.load().vectors)
+    assert found is not None, "asked only of a head that can tell"
+    return found.shares
 
 
 @follows(_erasures, max_entries=8)

@@ -27,6 +27,7 @@ def scatter(
     key: str,
     on_lasso: Callable[[list[list[float]]], None],
     on_click: Callable[[int], None],
+    on_brush: Callable[[list[int]], None],
     on_clear: Callable[[], None],
     on_lost: Callable[[], None],
 ) -> None:
@@ -36,9 +37,9 @@ def scatter(
     ----------
     key : str
         Streamlit's key.
-    on_lasso, on_click, on_clear : callable
-        Get the corners of what was drawn, the number of the point that was clicked, nothing;
-        before the page runs again.
+    on_lasso, on_click, on_brush, on_clear : callable
+        Get the corners of what was drawn, the number of the point that was clicked, the
+        categories whose bars were brushed, nothing; before the page runs again.
     on_lost : callable
         Hears that the browser does not have the points that were not sent again.
     """
@@ -56,6 +57,7 @@ def scatter(
         data=data,
         on_lasso_change=heard("lasso", on_lasso),
         on_clicked_change=heard("clicked", on_click),
+        on_brushed_change=heard("brushed", on_brush),
         on_cleared_change=lambda: on_clear(),
         on_lost_change=lambda: on_lost(),
     )

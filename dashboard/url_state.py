@@ -13,7 +13,7 @@ from featurestore.store.store import Store
 CLEARED = (  # by another data set
     "encoder", "item", "run", "assessment", "of", "curve", "head", "color", "where", "slice",
     "lasso", "map_head", "look", "q", "beside", "first", "second", "by", "report", "kind", "at",
-    "grid", "cell", "label", "strategy", "rows",
+    "grid", "cell", "label", "strategy", "rows", "only", "second_map", "score",
 )  # fmt: skip
 
 

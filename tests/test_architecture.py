@@ -77,9 +77,12 @@ DASHBOARD = {
     "scatter": "page_data",
     "start_runs": "caches url_state page_data",
     "widgets": "gallery caches url_state page_data",
-    "screens": "widgets background start_runs jobs gallery scatter caches url_state page_data",
+    "screens": (
+        "widgets hover background start_runs jobs gallery scatter caches url_state page_data"
+    ),
     "app": "caches jobs url_state page_data",
-    "server": "",
+    "server": "hover page_data",
+    "hover": "page_data",
 }
 RULES = {
     **{f"featurestore.{room}": _rooms for room, _rooms in FEATURESTORE.items()},

@@ -39,8 +39,8 @@ class Coloring:
         """Return a line for each category that some point has."""
         counts = np.bincount(self.codes, minlength=len(self.names))
         return [
-            {"name": name, "color": hue, "n": int(n)}
-            for name, hue, n in zip(self.names, self.hues, counts, strict=True)
+            {"name": name, "color": hue, "n": int(n), "code": code}
+            for code, (name, hue, n) in enumerate(zip(self.names, self.hues, counts, strict=True))
             if n
         ]
 
@@ -71,7 +71,7 @@ def head_coloring(
     said = predicted(items.column("item_id"), predictions).column(column)
     if column == "outcome":
         return coloring(said, _RIGHT_COLORS)
-    if column == "confidence":
+    if column in ("confidence", "margin"):
         return coloring(said)
     label = card["label"]
     known = items.column(label).cast(pa.string()) if label in items.column_names else said
@@ -128,8 +128,8 @@ def _stepped(values: NDArray[np.float64]) -> Coloring:
 def predicted(ids: pa.ChunkedArray, predictions: pa.Table) -> pa.Table:
     """Return what a head predicted of items, null for those that it was not tested on.
 
-    Columns: item_id, predicted, outcome (right, wrong, not tested), confidence, in the order of
-    ``ids``.
+    Columns: item_id, predicted, outcome (right, wrong, not tested), confidence, margin (the
+    highest probability less the second), in the order of ``ids``.
     """
     rows = pc.index_in(ids, value_set=predictions.column("item_id"))
     known = predictions.take(rows)
@@ -142,4 +142,12 @@ def predicted(ids: pa.ChunkedArray, predictions: pa.Table) -> pa.Table:
     }
     if "confidence" in known.column_names:
         columns["confidence"] = known.column("confidence")
+    if "probabilities" in known.column_names:
+        columns["margin"] = _margins(predictions).take(rows)
     return pa.table(columns)
+
+
+def _margins(predictions: pa.Table) -> pa.Array:
+    proba = predictions.column("probabilities").combine_chunks()
+    ordered = np.sort(proba.flatten().to_numpy().reshape(len(proba), -1), axis=1)
+    return pa.array(ordered[:, -1] - ordered[:, -2])

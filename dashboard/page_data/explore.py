@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -78,19 +79,36 @@ def point_data(
     color_key: str,
     lasso: Outline | None,
     item: int | None,
+    rows: NDArray[np.intp],
+    hover: str,
+    only: Sequence[int] = (),
+    among: NDArray[np.bool_] | None = None,
     has_points: bool = False,
 ) -> Row:
     """Return what the map's component draws of points, (n, 2).
 
     ``key`` names the points, ``color_key`` their colors: while both stay, nothing is drawn
     anew. With ``has_points`` the browser has the points already, and they are not sent.
+
+    Parameters
+    ----------
+    rows : ndarray of shape (n,)
+        The points' rows in the table that ``hover`` names (`dashboard.hover`).
+    only : sequence of int
+        The categories that were brushed; none: all.
+    among : ndarray of shape (n,), optional
+        Marks what was chosen elsewhere, say on another map.
     """
     return {
         "name": name,
         "key": key,
         "color_key": color_key,
         "points": None if has_points else _base64(xy),
-        "codes": None if has_points else _base64(coloring.codes.astype(np.float32)),
+        "codes": None if has_points else _base64(coloring.codes),
+        "rows": None if has_points else _base64(rows),
+        "hover": hover,
+        "only": list(only),
+        "among": None if among is None else _base64(among),
         "names": coloring.names,
         "hues": coloring.hues,
         "legend": coloring.legend(),
@@ -99,5 +117,18 @@ def point_data(
     }
 
 
-def _base64(values: NDArray[np.float32]) -> str:
+def _base64(values: NDArray[Any]) -> str:
     return base64.b64encode(np.ascontiguousarray(values, "<f4").tobytes()).decode()
+
+
+def parse_only(text: str | None, coloring: Coloring) -> list[int]:
+    """Read the brushed categories of the URL, ``0,3``; those that are none are ignored."""
+    said = [part for part in (text or "").split(",") if part.isdecimal()]
+    return [code for code in map(int, said) if code < len(coloring.names)]
+
+
+def places(ids: pa.ChunkedArray, of: pa.ChunkedArray) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Return which of n ids another view has, (m,), and their rows there, (m,)."""
+    found = pc.index_in(ids, value_set=of)
+    known = np.flatnonzero(np.asarray(found.is_valid()))
+    return known, np.asarray(found.drop_null()).astype(np.intp)

@@ -37,6 +37,11 @@ def is_of_classes(card: Mapping[str, Any]) -> bool:
     return bool(card.get("task", Task.MULTICLASS) == Task.MULTICLASS)
 
 
+def tells_unlike(head: heads.FittedHead) -> bool:
+    """Whether a head can tell from one view's vectors which items are unlike its own."""
+    return head.familiar is not None and head.card.reads == "vectors"
+
+
 def view_of_head(dataset: DataSet, card: Mapping[str, Any]) -> View | None:
     """Return the view that a head reads, else any; None without views."""
     views = dataset.views()

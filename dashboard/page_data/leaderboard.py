@@ -12,6 +12,7 @@ import plotly.graph_objects as go
 
 from dashboard.colors import NEUTRAL, colors
 from dashboard.page_data.wording import Row, when
+from featurestore.curation.run_notes import RunNote
 from featurestore.store.dataset import DataSet
 from featurestore.terms.specs import encoder_label
 from heads.measures.choice import choose
@@ -72,7 +73,9 @@ def leaderboard(run: Comparison) -> list[Row]:
     ]
 
 
-def all_rows(runs: Sequence[Comparison], label: str, metric: str) -> list[Row]:
+def all_rows(
+    runs: Sequence[Comparison], label: str, metric: str, notes: Mapping[str, RunNote] | None = None
+) -> list[Row]:
     """Return the rows of all comparisons by a label and a metric, best first.
 
     Each has ``run``, the time that names its comparison, and what rows were tested on: rows of
@@ -89,6 +92,7 @@ def all_rows(runs: Sequence[Comparison], label: str, metric: str) -> list[Row]:
             "items": run.n_items,
             "tested on": run.estimand.rpartition(", ")[2].removeprefix("on "),
             "slice": next((view.slice for view in run.card.views if view.slice), ""),
+            **_noted((notes or {}).get(str(run.card["created"]))),
             "run": str(run.card["created"]),
         }
         for run in runs
@@ -99,10 +103,14 @@ def all_rows(runs: Sequence[Comparison], label: str, metric: str) -> list[Row]:
     return sorted(found, key=lambda row: sign * row["value"])
 
 
+def _noted(one: RunNote | None) -> Row:
+    return {"tags": ", ".join(one.tags) if one else "", "note": one.note if one else ""}
+
+
 def columns_of(rows: Sequence[Row]) -> list[str]:
-    """Return the columns of `all_rows` to show: slices only where there are some."""
-    hidden = {"run"} if any(row["slice"] for row in rows) else {"run", "slice"}
-    return [name for name in (rows[0] if rows else {}) if name not in hidden]
+    """Return the columns of `all_rows` to show: slices, tags and notes where there are some."""
+    empty = {name for name in ("slice", "tags", "note") if not any(row[name] for row in rows)}
+    return [name for name in (rows[0] if rows else {}) if name not in empty | {"run"}]
 
 
 def holding(rows: Sequence[Row], words: str) -> list[Row]:

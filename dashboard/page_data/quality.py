@@ -12,6 +12,8 @@ from featurestore.terms.specs import encoder_label
 from heads import Issue, Issues
 from heads.quality.issues import Kind
 
+TOGETHER = "together "  # begins the note of decisions that were one press of a button
+
 
 def report_title(found: Issues) -> str:
     """Name a stored report in a list."""
@@ -39,6 +41,48 @@ def queue(
     ]
     turn = {item: i for i, item in enumerate(skipped)}
     return sorted(open_, key=lambda one: turn.get(one.item_id, -1))  # stable: the worst first
+
+
+def clusters(
+    issues: Sequence[Issue], decided: Mapping[str, Review], known: Collection[str]
+) -> list[list[str]]:
+    """Return the clusters of twins that are open: items that are twins of each other, sorted.
+
+    Twins of a twin belong to the cluster. Items that were decided or deleted are left out, as are
+    clusters of which one item is left.
+    """
+    root: dict[str, str] = {}
+
+    def find(item: str) -> str:
+        while root.setdefault(item, item) != item:
+            item = root[item]
+        return item
+
+    for one in issues:
+        for other in one.others:
+            root[find(other)] = find(one.item_id)
+    found: dict[str, list[str]] = {}
+    for item in sorted(root):
+        if item not in decided and item in known:
+            found.setdefault(find(item), []).append(item)
+    return [members for members in found.values() if len(members) > 1]
+
+
+def duplicates(members: Sequence[Sequence[str]], label: str, note: str) -> list[Review]:
+    """Return decisions that of each cluster all but the first are duplicates of the first."""
+    return [
+        Review(item, Action.DUPLICATE, label, first, note=note)
+        for first, *rest in members
+        for item in rest
+    ]
+
+
+def to_take_back(decided: Mapping[str, Review], who: str) -> list[Review]:
+    """Return a person's latest decision; if it was one of a whole cluster, all of that decision."""
+    own = sorted((one for one in decided.values() if one.who == who), key=lambda one: one.when)
+    if not own or not own[-1].note.startswith(TOGETHER):
+        return own[-1:]
+    return [one for one in own if one.note == own[-1].note]
 
 
 def issue_table(issues: Sequence[Issue]) -> pa.Table:

@@ -14,6 +14,7 @@ from heads.experiments.learning_curve import Curve
 from heads.labels.tasks import Task
 from heads.measures.comparison import metric_of, unit_of
 from heads.transfer.assessment import Assessment
+from heads.transfer.cast import by_depth
 from heads.transfer.verdict import Kind, Verdict
 
 # Readable for color-blind people, and named in words beside.
@@ -124,6 +125,68 @@ def ranking_rows(assessment: Assessment) -> list[Row]:
     ]
 
 
+def depth_figure(assessment: Assessment) -> go.Figure | None:
+    """Draw the head's value layer by layer of each network; None where none has several."""
+    networks = by_depth(assessment.ranking)
+    if not networks:
+        return None
+    scale, palette = scale_of(assessment), colors(networks)
+    figure = go.Figure()
+    for network, found in networks.items():
+        figure.add_scatter(
+            name=escape(encoder_label(network)),
+            x=[layer for layer, _ in found],
+            y=[scale * (one.head_value or 0.0) for _, one in found],
+            customdata=[[one.dim] for _, one in found],
+            mode="lines+markers",
+            line={"color": palette[network]},
+            marker={"size": 9},
+            hovertemplate="layer %{x}: %{y:.3g} (%{customdata[0]:,} numbers)",
+        )
+    figure.update_layout(
+        height=320,
+        margin={"l": 0, "r": 0, "t": 10, "b": 40},
+        xaxis={"title": "layer, from the lowest to the last", "type": "category"},
+        yaxis={"title": _metric_title(assessment)},
+        legend={"orientation": "h", "y": 1.15},
+        showlegend=True,
+    )
+    return figure
+
+
+def score_figure(assessment: Assessment, score: str) -> go.Figure | None:
+    """Draw a score without training against the trained head, a point an encoder."""
+    known = [
+        one for one in assessment.ranking if one.head_value is not None and score in one.scores
+    ]
+    if len(known) < 2:
+        return None
+    scale, palette = scale_of(assessment), colors(one.encoder for one in known)
+    figure = go.Figure()
+    for one in known:
+        figure.add_scatter(
+            x=[one.scores[score]],
+            y=[scale * (one.head_value or 0.0)],
+            name=escape(encoder_label(one.encoder)),
+            mode="markers",
+            marker={"color": palette[one.encoder], "size": 12},
+            hovertemplate=f"{score} %{{x:.3g}}, head %{{y:.3g}}",
+        )
+    figure.update_layout(
+        height=320,
+        margin={"l": 0, "r": 0, "t": 10, "b": 40},
+        xaxis={"title": f"{score}, without training"},
+        yaxis={"title": _metric_title(assessment)},
+        legend={"orientation": "h", "y": 1.15},
+        showlegend=True,
+    )
+    return figure
+
+
+def _metric_title(run: Assessment | Curve) -> str:
+    return f"{run.metric.replace('_', ' ')}{' (%)' if scale_of(run) == 100 else ''}"
+
+
 def slice_rows(assessment: Assessment, encoder: str) -> list[Row]:
     """Return classes or values of a column, worst first: percent right, or error saved."""
     scale = 1.0 if assessment.task is Task.REGRESSION else 100.0
@@ -184,7 +247,6 @@ def curve_figure(curve: Curve) -> go.Figure:
             customdata=list(zip(low, high, strict=True)),
             hovertemplate="%{x} labels: %{y:.3g} (%{customdata[0]:.3g} to %{customdata[1]:.3g})",
         )
-    name = curve.metric.replace("_", " ")
     ticks = sorted({one.n_labels for one in curve.budgets})
     figure.update_layout(
         height=420,
@@ -195,7 +257,7 @@ def curve_figure(curve: Curve) -> go.Figure:
             "tickvals": ticks,
             "ticktext": [f"{n:,}" for n in ticks],
         },
-        yaxis={"title": f"{name}{' (%)' if scale == 100 else ''}"},
+        yaxis={"title": _metric_title(curve)},
         legend={"orientation": "h", "y": 1.12},
     )
     return figure

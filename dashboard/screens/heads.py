@@ -4,6 +4,7 @@ import streamlit as st
 
 from dashboard import caches, jobs, start_runs, url_state, widgets
 from dashboard.page_data import leaderboard, wording
+from featurestore.curation.run_notes import note_run, run_notes
 from heads.advice.next_step import after_comparison
 
 
@@ -25,6 +26,27 @@ def offer_comparison(rows: list[wording.Row], created: str | None, *, key: str) 
     elif rows:
         said = "Tick one more row of the same run to compare the two."
         st.caption(said if len(rows) == 1 else "Two rows of one run can be compared.")
+
+
+def note_this_run(created: str) -> None:
+    """Say what was noted about a comparison, and let people change it."""
+    last = notes.get(created)
+    if last is not None:
+        said = " · ".join([*(f"#{tag}" for tag in last.tags), *([last.note] if last.note else [])])
+        st.markdown(wording.plain(said))
+        st.caption(wording.plain(f"Noted by {last.who}, {last.when[:16].replace('T', ' ')} UTC"))
+    with (
+        st.popover("Tags and note", icon=":material/sell:"),
+        st.form(f"note {created}", border=False),
+    ):
+        tags = st.text_input(
+            "Tags, with commas between", ", ".join(last.tags) if last else "",
+            placeholder="baseline, paper", key=f"tags {created}",
+        )  # fmt: skip
+        note = st.text_input("Note", last.note if last else "", key=f"note of {created}")
+        if st.form_submit_button("Keep them with the run"):
+            note_run(dataset.folder, created, tags=tags.split(","), note=note)
+            st.rerun()
 
 
 if st.session_state.pop("compare now", False):
@@ -55,7 +77,9 @@ st.plotly_chart(
     leaderboard.interval_figure(run, leaderboard.encoder_colors(dataset, run)),
     alt=f"{metric} of each head with its 95 % interval",
 )
-every = leaderboard.all_rows(caches.comparisons(dataset), run.label, run.metric)
+notes = run_notes(dataset.folder)
+note_this_run(str(run.card["created"]))
+every = leaderboard.all_rows(caches.comparisons(dataset), run.label, run.metric, notes)
 if said := leaderboard.better_before(every, run):
     st.info(wording.plain(said))
 rows = leaderboard.leaderboard(run)
@@ -103,7 +127,7 @@ if len(runs) > 1:
     left, right = st.columns([3, 1], vertical_alignment="bottom")
     with left:
         words = url_state.text(
-            "Filter: words of head, encoder, slice or date", key="rows",
+            "Filter: words of head, encoder, slice, tag or date", key="rows",
             placeholder="ridge mobilenet 2026-11",
         )  # fmt: skip
     found = leaderboard.holding(every, words)

@@ -1,5 +1,7 @@
 """What may be wrong with the data, item by item, and what people decide: by mouse or by key."""
 
+from uuid import uuid4
+
 import streamlit as st
 
 from dashboard import caches, jobs, url_state, widgets
@@ -14,7 +16,6 @@ from featurestore.curation.reviews import (
     contested_sentences,
     decisions_on,
     read_reviews,
-    undo,
     user_name,
 )
 from featurestore.errors import FeatureStoreError
@@ -70,13 +71,25 @@ def go_on() -> None:
     url_state.remember("item", None)
 
 
-def take_back() -> None:
-    """Undo this person's latest decision."""
-    who = st.session_state.get("reviewer") or user_name()
-    own = sorted((one for one in decided.values() if one.who == who), key=lambda one: one.when)
+def decide_clusters(members: list[list[str]]) -> None:
+    """Keep the first of each cluster, and mark its twins as duplicates, as one decision."""
+    who = st.session_state.get("reviewer") or None
+    made = shown.duplicates(members, label, f"{shown.TOGETHER}{uuid4().hex[:8]}")
     try:
+        add_reviews(dataset.folder, made, who=who)
+    except FeatureStoreError as error:
+        st.session_state["review error"] = str(error)
+    go_on()
+
+
+def take_back() -> None:
+    """Undo this person's latest decision, of a whole cluster at once."""
+    who = st.session_state.get("reviewer") or user_name()
+    own = shown.to_take_back(decided, who)
+    lines = [Review(one.item_id, Action.UNDO, one.label, one.id) for one in own]
+    try:
+        add_reviews(dataset.folder, lines, who=who)
         if own:
-            undo(dataset.folder, own[-1].id, who=who)
             url_state.remember("at", own[-1].item_id)
     except FeatureStoreError as error:  # someone else was here
         st.session_state["review error"] = str(error)
@@ -106,6 +119,14 @@ if view is not None and issues:
     )
 if error := st.session_state.pop("review error", None):
     st.error(wording.plain(error))
+twins = shown.clusters(issues, decided, known) if kind in (Kind.DUPLICATE, Kind.LEAK) else []
+if twins:
+    n_copies = sum(map(len, twins)) - len(twins)
+    st.button(
+        f"Keep one of each of {len(twins):,} clusters, mark {n_copies:,} duplicates",
+        on_click=decide_clusters, args=(twins,), icon=":material/content_copy:", key="all clusters",
+        help="The first by name is kept. One press of Undo takes all of it back.",
+    )  # fmt: skip
 n_decided = len({one.item_id for one in issues} & set(decided))
 st.progress(n_decided / max(1, len(issues)), f"{n_decided:,} of {len(issues):,} decided")
 wanted = url_state.recall("at")  # in the address: the item that is looked at
@@ -141,6 +162,14 @@ else:
             second.button(
                 "A duplicate", shortcut="d", on_click=decide,
                 args=(item, Action.DUPLICATE, here[0]), key=f"duplicate {item}", width="stretch",
+            )  # fmt: skip
+        whole = next((one for one in twins if item in one), [])
+        if len(whole) > 2:
+            rest = [one for one in whole if one != item]
+            second.button(
+                f"Keep this, its {len(rest):,} twins are duplicates", shortcut="a",
+                on_click=decide_clusters, args=([[item, *rest]],), key=f"cluster {item}",
+                width="stretch",
             )  # fmt: skip
         first.button(
             "Exclude", shortcut="x", on_click=decide, args=(item, Action.EXCLUDE),

@@ -64,8 +64,18 @@ if encoders:
     )
     st.caption("These are many comparisons of the same items: treat them as hints.")
 
+depths = shown.depth_figure(found)
+if depths is not None:
+    st.subheader("Layers by depth")
+    st.plotly_chart(depths, alt="What a head reaches on each layer of a network")
 if found.ranking:
     st.subheader("Scores without training")
+    score = url_state.select(
+        "Score", list(found.ranking[0].scores), key="score", default="ridge_loo"
+    )
+    against = shown.score_figure(found, score)
+    if against is not None:
+        st.plotly_chart(against, alt=f"{score} of each encoder against its trained head")
     st.dataframe(shown.ranking_rows(found), hide_index=True)
     if found.agreement:
         taus = ", ".join(f"{name} {tau:+.2f}" for name, tau in found.agreement.items())

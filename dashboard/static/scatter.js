@@ -116,8 +116,8 @@ class PointMap {
   show(data) {
     this.bar.setAttribute("aria-label", data.name);
     this.canvas.setAttribute("aria-label", data.name);
-    this.legend.replaceChildren(...data.legend.map(legendLine));
-    this.clearer.disabled = !data.lasso && data.item === null;
+    this.drawLegend(data);
+    this.clearer.disabled = !data.lasso && data.item === null && !data.only.length;
     if (!this.plot) return;
     this.wanted = data;
     this.busy = this.busy.then(() => this.update(data)).catch((error) => {
@@ -148,6 +148,7 @@ class PointMap {
     this.x = Array.from({ length: n }, (_, i) => xy[2 * i]);
     this.y = Array.from({ length: n }, (_, i) => xy[2 * i + 1]);
     this.codes = Array.from(floats(data.codes));
+    this.rows = floats(data.rows);
     this.names = data.names;
     this.painted = undefined;
     this.paint(data);
@@ -185,11 +186,11 @@ class PointMap {
   // Show what the page holds as chosen: an outline, one point. What lies without the outline
   // fades: the library's own mark of selected points draws each of them three times more.
   async mark(data) {
-    const outline = JSON.stringify(data.lasso);
+    const outline = JSON.stringify([data.lasso, data.only, data.among]);
     if (outline !== this.outline) {
       this.outline = outline;
       await this.plot.draw(
-        { x: this.x, y: this.y, z: this.codes, w: this.inside(data.lasso) },
+        { x: this.x, y: this.y, z: this.codes, w: this.chosen(data) },
         { zDataType: "categorical", wDataType: "categorical" },
       );
       if (this.isClosed) return;
@@ -198,6 +199,56 @@ class PointMap {
     this.item = data.item;
     if (data.item === null) this.plot.deselect({ preventEvent: true });
     else this.plot.select(data.item, { preventEvent: true });
+  }
+
+  // Within the outline, of a brushed category, and chosen on the other map: 1, else 0.
+  chosen({ lasso, only, among }) {
+    const wanted = new Set(only);
+    const there = among && floats(among);
+    return this.inside(lasso).map((isIn, i) =>
+      Number(isIn && (!wanted.size || wanted.has(this.codes[i])) && (!there || there[i] === 1)),
+    );
+  }
+
+  // A bar for each category: a click or a drag over several chooses these, on the map at once.
+  drawLegend(data) {
+    const most = Math.max(...data.legend.map((one) => one.n));
+    const lines = data.legend.map((one) => legendLine(one, most, data.only));
+    const bars = lines.map((line) => line.firstChild);
+    let from = null; // where a drag began
+    const over = (to) => {
+      const [a, b] = [Math.min(from, to), Math.max(from, to)];
+      const only = data.legend.slice(a, b + 1).map((one) => one.code);
+      bars.forEach((bar, i) => bar.setAttribute("aria-pressed", String(a <= i && i <= b)));
+      return only;
+    };
+    const end = (to) => {
+      if (from === null) return;
+      const only = over(to);
+      from = null;
+      const isSame = String(only) === String(data.only); // once more: all again
+      const next = { ...data, only: isSame ? [] : only };
+      this.tell("brushed", [data.key, next.only]);
+      this.show(next);
+    };
+    bars.forEach((bar, i) => {
+      bar.onpointerdown = (event) => {
+        event.preventDefault();
+        bar.releasePointerCapture(event.pointerId);
+        from = i;
+        over(i);
+      };
+      bar.onpointerenter = () => from !== null && over(i);
+      bar.onpointerup = () => end(i);
+      bar.onkeydown = (event) => {
+        if (event.key !== "Enter" && event.key !== " ") return;
+        event.preventDefault();
+        from = i;
+        end(i);
+      };
+    });
+    this.legend.onpointerleave = () => (from = null);
+    this.legend.replaceChildren(...lines);
   }
 
   // As dashboard.page_data.explore.inside: 1 for a point within, 0 for one without.
@@ -254,12 +305,29 @@ class PointMap {
     return x >= 0 && y >= 0 && x <= width && y <= height;
   }
 
-  point(i) {
+  // The name at once; picture or text as soon as the server has sent them.
+  async point(i) {
     const [x, y] = this.plot.getScreenPosition(i) ?? [0, 0];
-    this.tip.textContent = this.names[this.codes[i]] ?? "";
-    this.tip.style.left = `${x + 10}px`;
-    this.tip.style.top = `${y + 10}px`;
+    const { width, height } = this.size();
+    const name = this.names[this.codes[i]] ?? "";
+    this.tip.textContent = name;
+    this.tip.style.left = `${x}px`;
+    this.tip.style.top = `${y}px`;
+    const beside = (isFar) => (isFar ? "calc(-100% - 10px)" : "10px");
+    this.tip.style.transform = `translate(${beside(x > width / 2)}, ${beside(y > height / 2)})`;
     this.tip.hidden = false;
+    this.asked?.abort();
+    this.asked = new AbortController();
+    const from = new URL(`hover/${this.wanted.hover}/${this.rows[i]}`, document.baseURI);
+    try {
+      const answer = await fetch(from, { signal: this.asked.signal });
+      if (!answer.ok) return; // the server was started anew: the page comes again
+      const item = await answer.json();
+      this.tip.replaceChildren(itemShown(item), element("div", "", name));
+      this.tip.dataset.id = item.id;
+    } catch (error) {
+      if (error.name !== "AbortError") throw error;
+    }
   }
 
   size() {
@@ -292,12 +360,28 @@ const TOOLS = [
   ["box", "Box"],
 ];
 
-function legendLine(one) {
+function legendLine(one, most, only) {
   const line = element("li");
-  const dot = element("span", "dot");
-  dot.style.background = one.color;
-  line.append(dot, element("span", "", one.name), element("span", "n", one.n.toLocaleString("en")));
+  const bar = element("button", "bar-of-one");
+  bar.type = "button";
+  bar.title = `Show ${one.name} only; drag over several bars for these`;
+  bar.setAttribute("aria-pressed", String(only.includes(one.code)));
+  const length = element("span", "length");
+  length.style.background = one.color;
+  length.style.width = `${Math.max(2, (100 * one.n) / most)}%`;
+  const track = element("span", "track");
+  track.append(length);
+  bar.append(element("span", "name", one.name), track, element("span", "n", one.n.toLocaleString("en")));
+  line.append(bar);
   return line;
+}
+
+function itemShown(item) {
+  if (!item.image) return element("div", "words", item.text ?? item.reason);
+  const image = element("img");
+  image.src = item.image;
+  image.alt = item.id;
+  return image;
 }
 
 // At most 60 corners: they stand in the page's address.

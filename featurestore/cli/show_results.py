@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from featurestore.cli.printing import Contents, print_items, print_table, tell
-from featurestore.terms.specs import EncoderSpec, Modality, encoder_label
+from featurestore.terms.specs import Modality, encoder_label
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from heads import Assessment, Comparison, Curve, Issues
     from heads.saved.bundle import FittedHead
     from heads.saved.card import HeadCard
-    from heads.transfer.rank import Ranked
 
 FIT_S = "fit (s): the median of one fit alone on one core, with the choice of its settings."
 KINDS = ("label", "leak", "duplicate", "outlier")
@@ -269,22 +268,14 @@ def _show_ranking(assessment: Assessment) -> None:
 
 def _show_depths(assessment: Assessment) -> None:
     """Print the primary score and the head's value by depth, for networks of several layers."""
-    from heads.transfer.cast import depth_of
+    from heads.transfer.cast import by_depth
 
-    networks: dict[str, list[tuple[float, Ranked]]] = {}
-    for one in assessment.ranking:
-        spec = EncoderSpec.parse(one.encoder)
-        if one.head_value is not None and spec.family not in ("baseline", "random"):
-            networks.setdefault(str(spec.network), []).append((depth_of(spec), one))
-    for network, found in networks.items():
-        if len(found) < 2:
-            continue
+    for network, found in by_depth(assessment.ranking).items():
         highest = max(max(one.scores["ridge_loo"] for _, one in found), 1e-9)
         rows = [
-            [EncoderSpec.parse(one.encoder).option("layer", "the last"), one.dim,
-             f"{one.scores['ridge_loo']:.3f}", f"{one.head_value:.3f}",
+            [layer, one.dim, f"{one.scores['ridge_loo']:.3f}", f"{one.head_value:.3f}",
              "█" * max(0, round(20 * one.scores["ridge_loo"] / highest))]
-            for _, one in sorted(found, key=lambda pair: pair[0])
+            for layer, one in found
         ]  # fmt: skip
         tell(f"\n{encoder_label(network)} by depth:")
         print_table(["layer", "dim", "ridge_loo", "head", ""], rows)

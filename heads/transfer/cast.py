@@ -14,6 +14,7 @@ from heads.transfer.views import PIXELS
 if TYPE_CHECKING:
     from featurestore.store.dataset import DataSet
     from featurestore.store.view import View
+    from heads.transfer.rank import Ranked
 
 WITHOUT_PRETRAINING = ("baseline", "random")
 LEAST_SEEDS = 3  # of random weights, for a mean over seeds
@@ -128,6 +129,27 @@ def layers_of(judged: Sequence[View]) -> list[list[View]]:
         for views in networks.values()
         if len(views) > 1
     ]
+
+
+def by_depth(ranking: Sequence[Ranked]) -> dict[str, list[tuple[str, Ranked]]]:
+    """Return the scored layers of each network that has several, by its name: (layer, scores).
+
+    The lowest comes first, ``the last`` is the network's own output. Baselines and random weights
+    are left out, as are layers that no head was trained on.
+    """
+    networks: dict[str, list[tuple[EncoderSpec, Ranked]]] = {}
+    for one in ranking:
+        spec = EncoderSpec.parse(one.encoder)
+        if one.head_value is not None and spec.family not in ("baseline", "random"):
+            networks.setdefault(str(spec.network), []).append((spec, one))
+    return {
+        network: [
+            (spec.option("layer", "the last"), one)
+            for spec, one in sorted(found, key=lambda pair: depth_of(pair[0]))
+        ]
+        for network, found in networks.items()
+        if len(found) > 1
+    }
 
 
 def depth_of(spec: EncoderSpec) -> float:

@@ -54,7 +54,7 @@
       const isDrawn = node instanceof SVGElement;
       let bar = texts.length ? 4.5 : 0;
       let color = isDrawn ? style.fill : style.color;
-      if (node.matches(".dot, .scatterlayer .point")) {
+      if (node.matches(".dot, .length, .scatterlayer .point")) {
         bar = 3;
         color = isDrawn ? style.fill : style.backgroundColor;
       }

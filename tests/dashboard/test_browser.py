@@ -133,9 +133,14 @@ def expect_neighbors(page: Page, store: Store, item_id: str) -> None:
         assert image.evaluate("image => image.naturalWidth") == 32
 
 
+def expect_drawn(page: Page) -> None:
+    """Wait until the page has run."""
+    expect(page.get_by_test_id("stApp")).to_have_attribute("data-test-script-state", "notRunning")
+
+
 def press(page: Page, key: str) -> None:
     """Press a key once the page is drawn: what is pressed before decides nothing."""
-    expect(page.get_by_test_id("stApp")).to_have_attribute("data-test-script-state", "notRunning")
+    expect_drawn(page)
     page.keyboard.press(key)
 
 
@@ -166,10 +171,8 @@ def test_pages_fit_1280_pixels_and_can_be_read_in_both_themes(
     for name in LOOKED_AT:
         page.goto(f"{address}/{name}?dataset=pictures")
         expect(page.get_by_test_id("stMain").locator("button").first).to_be_visible()
-        expect(page.get_by_test_id("stApp")).to_have_attribute(
-            "data-test-script-state", "notRunning"
-        )
-        expect(page.locator(".dot, .scatterlayer .point").first).to_be_visible()
+        expect_drawn(page)
+        expect(page.locator(".dot, .length, .scatterlayer .point").first).to_be_visible()
         looked = page.evaluate(CONTRASTS)
         assert looked["n"] > 30
         assert looked["found"] == []
@@ -339,7 +342,7 @@ def test_the_points_of_the_map_are_reached_by_keyboard(
     expect(page.locator(".map")).to_have_attribute("data-points", "32")
     page.locator(".frame canvas").focus()
     page.keyboard.press("ArrowRight")
-    expect(page.get_by_role("status").filter(visible=True)).not_to_be_empty()
+    expect(page.get_by_role("status").filter(visible=True).locator("img")).to_be_visible()
     page.keyboard.press("Enter")
     # From the middle, the point to the right that is nearest, twice as far counted across.
     costs = np.where(xy[:, 0] > 0, xy[:, 0] + 2 * np.abs(xy[:, 1]), np.inf)

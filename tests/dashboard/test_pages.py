@@ -50,9 +50,9 @@ def store(full_store: Store, monkeypatch: pytest.MonkeyPatch) -> Store:
     return full_store
 
 
-def map_of(app: AppTest) -> dict[str, object]:
+def map_of(app: AppTest, drawing: str = "pca") -> dict[str, object]:
     """Return what the map's component was given."""
-    found: dict[str, object] = json.loads(app.get_by_key("map").proto.json)
+    found: dict[str, object] = json.loads(app.get_by_key(f"map {drawing}").proto.json)
     return found
 
 
@@ -72,7 +72,7 @@ def test_the_map_shows_every_vector_in_the_color_of_its_class(store: Store) -> N
     names = [line["name"] for line in found["legend"]]  # type: ignore[attr-defined]
     assert found["names"] == [*names]
     assert [names[int(code)] for code in floats(found["codes"])] == labels
-    assert found["name"] == "Map of 32 items of pictures, colored by label"
+    assert found["name"] == "Map of 32 items of pictures by baseline:pixels, colored by label"
     assert "**32 items on the map**" in texts_of(app.markdown)
 
 
@@ -195,7 +195,12 @@ def test_numbers_are_colored_in_steps_and_gaps_are_grey() -> None:
     found = coloring.coloring(pa.chunked_array([[float(n) for n in range(30)] + [None]]))
     assert found.codes.tolist() == [n // 3 for n in range(30)] + [10]
     assert found.names[0] == "0 to 2.9"
-    assert found.legend()[-1] == {"name": "nothing", "color": NEUTRAL, "n": 1}
+    assert found.legend()[-1] == {
+        "name": "nothing",
+        "color": NEUTRAL,
+        "n": 1,
+        "code": len(found.names) - 1,
+    }
     named = coloring.coloring(pa.chunked_array([["b", None, "a", "b"]]))
     assert [line["name"] for line in named.legend()] == ["b", "a", "nothing"]
     assert named.codes.tolist() == [0, 2, 1, 0]
@@ -228,7 +233,7 @@ def test_the_points_are_sent_once_and_again_when_the_browser_lost_them() -> None
     assert map_of(app)["points"] is not None
     app.run()
     assert map_of(app)["points"] is None
-    app.session_state["map sent"] = None
+    app.session_state["sent pca"] = None
     app.run()
     assert map_of(app)["points"] is not None
 

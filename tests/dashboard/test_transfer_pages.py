@@ -46,6 +46,27 @@ def test_tables_and_figures_say_what_the_verdict_says(judged: heads.Assessment) 
     assert set(shown.VERDICT_COLORS) == set(Kind)
 
 
+def test_layers_are_drawn_by_depth_and_scores_against_heads(judged: heads.Assessment) -> None:
+    one = judged.ranking[0]
+    assert shown.depth_figure(judged) is None  # a baseline has no layers
+    assert shown.score_figure(judged, "ridge_loo") is None  # one encoder shows nothing
+    layers = [
+        replace(one, encoder=f"builtin:tiny-image{name}", head_value=value, dim=dim)
+        for name, value, dim in (("", 0.9, 320), ("#layer=4", 0.8, 64), ("#layer=2", 0.5, 24))
+    ]
+    several = replace(judged, ranking=(*layers, replace(one, head_value=0.4)))
+    depths = shown.depth_figure(several)
+    assert depths is not None
+    [line] = depths.data
+    assert line.x == ("2", "4", "the last")
+    assert line.y == (50.0, 80.0, 90.0)
+    scores = shown.score_figure(several, "ridge_loo")
+    assert scores is not None
+    assert [(point.x, point.y) for point in scores.data] == [
+        ((one.scores["ridge_loo"],), (value,)) for value in (90.0, 80.0, 50.0, 40.0)
+    ]
+
+
 def test_a_curve_is_drawn_with_its_band(judged: heads.Assessment, small_store: Store) -> None:
     (found,) = heads.curves(small_store.dataset("pictures"))
     band, line = shown.curve_figure(found).data
