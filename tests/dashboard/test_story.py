@@ -15,10 +15,10 @@ from featurestore.sources.listing import SourceOptions
 from featurestore.store.store import Store, open_store
 
 from tests.dashboard.test_browser import (  # isort: skip
-    Page, address, chromium, expect, expect_drawn, open_page, page, press, problems,
+    Page, address, browser, chromium, expect, expect_drawn, open_page, page, press, problems,
 )  # fmt: skip
 
-__all__ = ["address", "chromium", "page", "problems"]  # fixtures
+__all__ = ["address", "browser", "chromium", "page", "problems"]  # fixtures
 pytestmark = pytest.mark.browser
 WORDS = {"car": ("engine", "wheel", "brake", "gear"), "fruit": ("apple", "pear", "plum", "cherry")}
 
