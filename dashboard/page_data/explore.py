@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -70,6 +71,16 @@ def parse_outline(text: str) -> tuple[str, Outline]:
     return method, outline
 
 
+@dataclass(frozen=True, eq=False)
+class Chosen:
+    """What is selected of a map's n points."""
+
+    lasso: Outline | None  # drawn on this map
+    item: int | None  # a point
+    only: Sequence[int] = ()  # the categories that were brushed; none: all
+    among: NDArray[np.bool_] | None = None  # (n,), what was selected on another map
+
+
 def point_data(
     xy: NDArray[np.float32],
     coloring: Coloring,
@@ -77,12 +88,9 @@ def point_data(
     name: str,
     key: str,
     color_key: str,
-    lasso: Outline | None,
-    item: int | None,
     rows: NDArray[np.intp],
     hover: str,
-    only: Sequence[int] = (),
-    among: NDArray[np.bool_] | None = None,
+    chosen: Chosen,
     has_points: bool = False,
 ) -> Row:
     """Return what the map's component draws of points, (n, 2).
@@ -94,10 +102,6 @@ def point_data(
     ----------
     rows : ndarray of shape (n,)
         The points' rows in the table that ``hover`` names (`dashboard.hover`).
-    only : sequence of int
-        The categories that were brushed; none: all.
-    among : ndarray of shape (n,), optional
-        Marks what was chosen elsewhere, say on another map.
     """
     return {
         "name": name,
@@ -107,13 +111,13 @@ def point_data(
         "codes": None if has_points else _base64(coloring.codes),
         "rows": None if has_points else _base64(rows),
         "hover": hover,
-        "only": list(only),
-        "among": None if among is None else _base64(among),
+        "only": list(chosen.only),
+        "among": None if chosen.among is None else _base64(chosen.among),
         "names": coloring.names,
         "hues": coloring.hues,
         "legend": coloring.legend(),
-        "lasso": lasso,
-        "item": item,
+        "lasso": chosen.lasso,
+        "item": chosen.item,
     }
 
 
