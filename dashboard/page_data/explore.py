@@ -126,7 +126,7 @@ def _base64(values: NDArray[Any]) -> str:
 
 
 def parse_only(text: str | None, coloring: Coloring) -> list[int]:
-    """Read the brushed categories of the URL, ``0,3``; those that are none are ignored."""
+    """Read the brushed categories of the URL, ``0,3``; other values are ignored."""
     said = [part for part in (text or "").split(",") if part.isdecimal()]
     return [code for code in map(int, said) if code < len(coloring.names)]
 
