@@ -6,7 +6,6 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -16,10 +15,10 @@ from sentence_transformers import SentenceTransformer
 from transformers.utils import logging as transformers_logging
 
 from featurestore.encoders import families
-from featurestore.encoders.base import LoadOptions, Tokenized
+from featurestore.encoders.base import LoadOptions
 from featurestore.encoders.depths import Depth
 from featurestore.encoders.prompts import Prompts, prompts_of, prompts_of_0_1, said
-from featurestore.encoders.tokens import collator, n_tokens, of_like_length, unpadded
+from featurestore.encoders.tokens import Tokens, collator, tokenizer_of, unpadded
 from featurestore.encoders.torch_network import Network, TorchEncoder, cut_where_asked
 from featurestore.encoders.torch_setup import (
     config_of,
@@ -175,20 +174,12 @@ def _split(
 ) -> Network:
     """Tokenize in the workers, sort by tokens, pad each batch to its own longest text."""
     tokenizer = pipeline.tokenizer
-    limit, side = pipeline.max_seq_length, getattr(tokenizer, "padding_side", "right")
-    one_at_a_time = Lock()  # a fast tokenizer is parallel inside, and not safe to share
+    side = getattr(tokenizer, "padding_side", "right")
 
-    def tokenize(texts: Sequence[str]) -> Tokenized:
-        with one_at_a_time:
-            tokens = of_like_length(
-                texts, lambda some: unpadded(pipeline.preprocess(some, prompt=prompt), side)
-            )
-            lengths = [len(one["input_ids"]) for one in tokens]
-            is_cut = [
-                n == limit and n_tokens(tokenizer, (prompt or "") + text) > n
-                for n, text in zip(lengths, texts, strict=True)
-            ]
-        return Tokenized(tokens, lengths, is_cut)
+    def library(texts: list[str]) -> list[Tokens]:
+        return unpadded(pipeline.preprocess(texts, prompt=prompt), side)
+
+    tokenize = tokenizer_of(tokenizer, pipeline.max_seq_length, prompt or "", library)
 
     def forward(
         module: SentenceTransformer, tokens: dict[str, Any], _: Sequence[Depth]

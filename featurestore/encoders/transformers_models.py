@@ -13,7 +13,6 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
-from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,7 +26,7 @@ from featurestore.encoders import families
 from featurestore.encoders.base import LoadOptions, Tokenized
 from featurestore.encoders.depths import Depth, Depths, depths_of, pool_tokens
 from featurestore.encoders.preprocessing import Preprocessing, decode_px_of
-from featurestore.encoders.tokens import collator, n_tokens
+from featurestore.encoders.tokens import Tokens, collator, tokenizer_of
 from featurestore.encoders.torch_network import Network, TorchEncoder, check_channels, encoders_of
 from featurestore.encoders.torch_setup import (
     loading,
@@ -388,27 +387,17 @@ def _tokenize(
         tokenizer.pad_token = tokenizer.eos_token
     if not fixed:
         tokenizer.padding_side = "right"  # our mean leaves padding out wherever it stands
-    one_at_a_time = Lock()  # a fast tokenizer is parallel inside, and not safe to share
 
-    def tokenize(texts: Sequence[str]) -> Tokenized:
-        with one_at_a_time:
-            batch = tokenizer(
-                list(texts), padding="max_length" if fixed else False, truncation=True,
-                max_length=limit,
-            )  # fmt: skip
-            names = [name for name in tokenizer.model_input_names if name in batch]
-            tokens = [
-                {name: np.array(batch[name][i], np.int64) for name in names}
-                for i in range(len(texts))
-            ]
-            lengths = [len(one["input_ids"]) for one in tokens]
-            is_cut = [
-                n == limit and len(text) > limit and n_tokens(tokenizer, text) > limit
-                for n, text in zip(lengths, texts, strict=True)
-            ]
-        return Tokenized(tokens, lengths, is_cut)
+    def library(texts: list[str]) -> list[Tokens]:
+        batch = tokenizer(
+            texts, padding="max_length" if fixed else False, truncation=True, max_length=limit
+        )
+        names = [name for name in tokenizer.model_input_names if name in batch]
+        return [
+            {name: np.array(batch[name][i], np.int64) for name in names} for i in range(len(texts))
+        ]
 
-    return tokenize
+    return tokenizer_of(tokenizer, limit, "", library)
 
 
 def _knows_none(tokenizer: PreTrainedTokenizerBase, tokens: dict[str, NDArray[Any]]) -> bool:
