@@ -115,7 +115,9 @@ def _whole(dataset: DataSet) -> object:
     runs = [_runs_stamp(kind)(dataset) for kind in ("compare", "transfer", "quality")]
     failures = dataset.folder.failures
     views, has_heads = [view.slug for view in dataset.views()], (dataset.path / "heads").is_dir()
-    return _items_stamp(dataset), runs, views, has_heads, failures.digest(failures.version())
+    planned = [str(one) for one in dataset.unfinished()]
+    failed = failures.digest(failures.version())
+    return _items_stamp(dataset), runs, views, has_heads, failed, planned
 
 
 def _encoder(view: View) -> object:

@@ -17,7 +17,8 @@ from dashboard.page_data.runnable import RUNNABLE
 from dashboard.page_data.wording import NO_LABEL, Row
 from featurestore.store.dataset import DataSet
 from featurestore.terms.specs import encoder_label
-from heads.measures.comparison import metric_of
+from heads.measures.choice import choose
+from heads.measures.comparison import Comparison, metric_of
 
 N_IN_STRIP = 9
 MOST_NAMED = 4  # classes
@@ -50,6 +51,7 @@ class Summary:
     n_issues: int | None  # None: nobody looked
     step: Step
     shown: tuple[str, ...]  # items of the strip
+    planned: tuple[str, ...] = ()  # runs that were planned and are not done, in words
 
     def facts(self) -> str:
         """Say in a line what it holds."""
@@ -83,6 +85,7 @@ def summary(dataset: DataSet) -> Summary:
     judged = _of_label(dataset.runs("transfer"), main)
     quality = dataset.runs("quality")
     best, score = best_of(compared)
+    planned = tuple(map(str, dataset.unfinished()))
     order = mixed(labels)[:N_IN_STRIP]
     return Summary(
         name=dataset.name,
@@ -96,8 +99,11 @@ def summary(dataset: DataSet) -> Summary:
         score=score,
         verdict=_verdict(judged),
         n_issues=sum(quality[0].get("found", {}).values()) if quality else None,
-        step=_next(dataset, compared, judged, quality),
+        step=_next(dataset, compared, judged, quality)
+        if len(items) or not planned
+        else _wait(dataset.name),
         shown=tuple(items.column("item_id").take(order).to_pylist()),
+        planned=planned,
     )
 
 
@@ -112,18 +118,23 @@ def _is_of_slice(one: Mapping[str, Any]) -> bool:
 
 
 def best_of(compared: Sequence[Mapping[str, Any]]) -> tuple[str | None, str | None]:
-    """Return the best row of all comparisons by the newest one's metric, and its score."""
+    """Return what to take of the comparison with the best row, as `advise` says it, and its score.
+
+    All comparisons by the newest one's metric are looked at; of rows that are as good as the best
+    the cheapest is taken.
+    """
     if not compared:
         return None, None
     metric = str(compared[0]["metric"])
-    about = metric_of(metric)
-    rows = [row for one in compared if one["metric"] == metric for row in one["rows"][:1]]
-    row = max(rows, key=lambda one: one["value"] * (1 if about.higher_is_better else -1))
-    scale, unit = (100, " %") if about.is_share else (1, "")
-    score = f"{scale * row['value']:.3g}{unit} {metric.replace('_', ' ')}"
-    if row["low"] is not None:
-        score += f" ({scale * row['low']:.3g} to {scale * row['high']:.3g})"
-    return f"{row['head']} on {encoder_label(row['encoder'])}", score
+    sign = 1 if metric_of(metric).higher_is_better else -1
+    alike = [one for one in compared if one["metric"] == metric]
+    choice = choose(Comparison.from_json(max(alike, key=lambda one: sign * _best_value(one))))
+    encoder, head = choice.taken
+    return f"{head} on {encoder_label(encoder)}", choice.score
+
+
+def _best_value(card: Mapping[str, Any]) -> float:
+    return float(card["rows"][0]["value"])
 
 
 def _verdict(judged: Sequence[Mapping[str, Any]]) -> str | None:
@@ -132,6 +143,11 @@ def _verdict(judged: Sequence[Mapping[str, Any]]) -> str | None:
     if not verdicts:
         return None
     return str(max(verdicts, key=lambda one: one["value"])["kind"])
+
+
+def _wait(name: str) -> Step:
+    line = f"featurestore embed --dataset {name} --shard 0/1 --commit"
+    return Step("See what runs", f"No part of the plan is done yet. Type: `{line}`", page="run")
 
 
 def _next(

@@ -27,6 +27,8 @@ def draw_card(name: str) -> None:
     with about:
         st.markdown(f"#### {wording.plain(name)}")
         st.caption(wording.plain(found.facts()))
+        for line in found.planned:
+            st.markdown(wording.plain(line[:1].upper() + line[1:]))
         rows = item_rows.rows_of(caches.items(one), found.shown)
         st.html(home.strip_html(caches.cards(one, rows)))
         if found.best:

@@ -15,7 +15,9 @@ from dashboard.colors import NEUTRAL, SCALE, colors, contrast
 from dashboard.page_data import classes, home, item_rows, leaderboard, overview, wording
 from featurestore.errors import UnknownItem
 from featurestore.sources.listing import SourceOptions
-from featurestore.store.store import Store
+from featurestore.store.store import Store, open_store
+from heads.measures.choice import choose
+from tests.test_workers import planned_run
 
 PIXELS = "baseline:pixels"
 
@@ -242,10 +244,11 @@ def test_splits_of_the_users_own_names_are_shown() -> None:
 def test_home_says_where_a_data_set_stands_and_what_nobody_did_yet(full_store: Store) -> None:
     found = home.summary(full_store.dataset("pictures"))
     [run] = heads.runs(full_store.dataset("pictures"))
-    best = run.rows()[0]
+    choice = choose(run)
+    encoder, head = choice.taken
     assert found.facts().startswith("33 images · 3 classes: black, ")
-    assert (found.best, found.n_failed) == (f"{best['head']} on {PIXELS}", 1)
-    assert str(found.score).startswith(f"{100 * best['value']:.3g} % balanced accuracy (")
+    assert (found.best, found.n_failed, encoder) == (f"{head} on {PIXELS}", 1, PIXELS)
+    assert found.score == choice.score  # as advise names it
     assert (found.verdict, found.step.command) == (None, "transfer")
     assert found.n_issues
     labels = {row["item_id"]: row["label"] for row in
@@ -288,5 +291,16 @@ def test_all_runs_stand_in_one_table_and_a_better_one_of_before_is_named(
     assert shown == ["head", "encoder", "value", "low", "high", "when", "items", "tested on"]
     assert {row["tested on"] for row in rows} == {"the test split"}
     lines = leaderboard.csv_of(rows).decode().splitlines()
-    assert lines[0] == "head,encoder,value,low,high,when,items,tested on,slice,run"
+    assert lines[0] == "head,encoder,value,low,high,when,items,tested on,slice,tags,note,run"
     assert len(lines) == len(rows) + 1
+
+
+def test_home_says_what_is_planned_of_a_data_set_that_is_empty_so_far(
+    small_store: Store, tmp_path: Path
+) -> None:
+    store = open_store(tmp_path / "store", create=True)
+    root = small_store.dataset("pictures").description.sources["pictures"].root
+    planned_run(store, Path(root))
+    found = home.summary(store.dataset("d"))
+    assert (found.n_items, found.best, found.step.page) == (0, None, "run")
+    assert found.planned == ("planned: 31 items for baseline:pixels#size=4, 0 of 8 parts done",)
