@@ -79,6 +79,37 @@ def test_a_dry_run_counts_and_writes_nothing(fs, table, tmp_path):
     assert not (tmp_path / "store" / "datasets" / "d").exists()
 
 
+def test_a_dry_run_says_which_stage_limits_and_what_to_type(fs, tiny_images, monkeypatch):
+    def of_stages(*, encode, decode):
+        def seconds_an_item(rows, lane, given, clock):
+            clock.seconds |= {"read": 0.1, "decode": decode, "encode": encode}
+            return 0.5
+
+        monkeypatch.setattr("featurestore.pipeline.estimate.seconds_an_item", seconds_an_item)
+        words = ("embed", tiny_images, "--dataset", "d", "-e", "baseline:pixels", "--num-workers")
+        code, out, err = fs(*words, 3, "--dry-run", "--json")
+        assert code == 0
+        (one,) = json.loads(out)
+        return one, err
+
+    one, err = of_stages(encode=0.2, decode=2.0)  # of 6 pictures; 3 threads decode, 6 read
+    assert one["rates"] == {"read": 360.0, "decode": 9.0, "encode": 30.0}
+    assert one["limit"] == "decode"
+    assert "items/s here, each stage by itself: read 360, decode 9, encode 30\n" in err
+    assert "decode sets the pace: more cores lift it (--num-workers)" in err
+    one, err = of_stages(encode=2.0, decode=0.1)
+    assert one["limit"] == "encode"
+    assert "encode sets the pace: a smaller encoder is faster (see `featurestore encoders`)" in err
+
+
+def test_the_stages_of_a_dry_run_are_measured(fs, tiny_images):
+    code, out, _ = fs("embed", tiny_images, "--dataset", "d", "-e", PIXELS, "--dry-run", "--json")
+    (one,) = json.loads(out)
+    assert code == 0
+    assert set(one["rates"]) == {"read", "decode", "encode"}
+    assert one["limit"] == min(one["rates"], key=one["rates"].get)
+
+
 def test_prune_drops_what_is_gone_and_nothing_else_does(fs, tiny_images, tmp_path):
     words = (tiny_images, "--dataset", "d", "-e", PIXELS)
     assert report_of(fs, *words)["n_encoded"] == 6

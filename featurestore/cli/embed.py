@@ -118,7 +118,11 @@ if TYPE_CHECKING:
 @click.option("--follow-links", is_flag=True, help="Follow links that lead out of the folder.")
 @trust_option
 @parts_options
-@click.option("--dry-run", is_flag=True, help="Count and estimate; write nothing.")
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Count, and measure on a few items how long each stage takes; write nothing.",
+)
 @click.option("--profile", is_flag=True, help="Print the seconds of each stage.")
 @store_option
 @json_option

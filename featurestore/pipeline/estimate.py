@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pyarrow as pa
@@ -13,12 +14,15 @@ from featurestore.encoders.base import Encoder
 from featurestore.pipeline.embed_items import embed_items
 from featurestore.pipeline.lane import Lane, make_lanes
 from featurestore.pipeline.plan import Tally, plan_embedding
+from featurestore.pipeline.prepare import readers_per_decoder
+from featurestore.pipeline.profile import Clock
 from featurestore.pipeline.run_input import RunInput
 from featurestore.pipeline.tap_room import item_bytes
 from featurestore.pipeline.todo import Todo
-from featurestore.terms.specs import ResolvedEncoder
+from featurestore.terms.specs import EncoderSpec, Modality, ResolvedEncoder
 
 _DRY_RUN_ITEMS = 64
+_STAGES = ("read", "decode", "tokenize", "encode")
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,9 @@ class Estimate:
     n_known_failures: int
     disk_bytes: int  # of the vectors to come
     seconds: float | None  # None where nothing is to do
+    rates: dict[str, float] = field(default_factory=dict)  # items/s of each stage by itself
+    limit: str | None = None  # the slowest stage
+    hint: str = ""  # what would lift the limit
 
     def describe(self) -> str:
         """Say it in a line."""
@@ -39,7 +46,10 @@ class Estimate:
         if self.seconds is None:
             return line
         amount = f"{self.disk_bytes / 1e6:,.1f} MB"
-        return f"{line}, about {_duration(self.seconds)} and {amount} on disk"
+        line = f"{line}, about {_duration(self.seconds)} and {amount} on disk"
+        rates = ", ".join(f"{stage} {rate:,.0f}" for stage, rate in self.rates.items())
+        lines = [line, f"  items/s here, each stage by itself: {rates}"]
+        return "\n".join([*lines, f"  {self.limit} sets the pace: {self.hint}"])
 
 
 def _duration(seconds: float) -> str:
@@ -69,10 +79,13 @@ def estimate(given: RunInput) -> list[Estimate]:
     loaded = given.load([resolved[i].spec for i in due]) if due else []
     encoders = dict(zip(due, loaded, strict=True))
     seconds: dict[int, float] = {}
+    rates: dict[int, dict[str, float]] = {}
     for lane in make_lanes(encoders, given.modality, options):
         most = max(lane.views, key=tally.n_todo.__getitem__)
-        one_s = seconds_an_item(some_of(samples[most]), lane, given)
+        sample, clock = some_of(samples[most]), Clock()
+        one_s = seconds_an_item(sample, lane, given, clock)
         seconds |= {i: one_s * tally.n_todo[i] for i in lane.views}
+        rates |= dict.fromkeys(lane.views, _rates(clock, sample, given))
     return [
         Estimate(
             folder.name,
@@ -82,6 +95,7 @@ def estimate(given: RunInput) -> list[Estimate]:
             tally.n_known_failures[i],
             tally.n_todo[i] * _disk_bytes(encoders.get(i), one, samples[i]),
             seconds.get(i),
+            *_limit(encoders.get(i), rates.get(i, {})),
         )
         for i, one in enumerate(resolved)
     ]
@@ -103,14 +117,55 @@ def _disk_bytes(
     return item_bytes(encoder, some_of(samples))
 
 
-def seconds_an_item(rows: pa.Table, lane: Lane, given: RunInput) -> float:
-    """Return seconds for one item, once it runs."""
+def _rates(clock: Clock, rows: pa.Table, given: RunInput) -> dict[str, float]:
+    """Return the items/s of each stage, with all its threads; stages that took no time left out."""
+    n_threads = {}
+    if given.modality is Modality.IMAGE:
+        n_workers = given.options.n_workers or os.cpu_count() or 1
+        per_decoder = readers_per_decoder(given.readers, rows.column("uri").to_pylist())
+        n_threads = {"read": n_workers * per_decoder, "decode": n_workers}
+    return {
+        stage: len(rows) * n_threads.get(stage, 1) / clock.seconds[stage]
+        for stage in _STAGES
+        if clock.seconds[stage]
+    }
+
+
+def _limit(
+    encoder: Encoder | None, rates: dict[str, float]
+) -> tuple[dict[str, float], str | None, str]:
+    """Return the rates, the slowest stage, and what would lift it."""
+    if encoder is None or not rates:
+        return {}, None, ""
+    limit = min(rates, key=rates.__getitem__)
+    return rates, limit, _hint(encoder, encoder.resolved.spec, limit)
+
+
+def _hint(encoder: Encoder, spec: EncoderSpec, limit: str) -> str:
+    def try_it(option: str, value: str) -> str:
+        return f'-e "{spec.with_option(option, value)}" --dry-run measures what #{option} gains'
+
+    if limit == "decode" and encoder.shrink_px is not None and encoder.decode_px is None:
+        return try_it("decode", "fast")
+    if limit == "encode" and encoder.device != "cpu" and encoder.in_half_precision() is not None:
+        return try_it("precision", "bf16")
+    if limit == "encode":
+        return "a smaller encoder is faster (see `featurestore encoders`), and so is a GPU"
+    if limit == "read":
+        return "a disk that is nearer, or tar shards in place of single files, lift it"
+    return "more cores lift it (--num-workers), or --on (several processes or machines)"
+
+
+def seconds_an_item(
+    rows: pa.Table, lane: Lane, given: RunInput, clock: Clock | None = None
+) -> float:
+    """Return seconds for one item, once it runs; ``clock`` gets the stages of the last pass."""
     todos = [
         Todo(i, one["source"], one["uri"], one["text"], lane.views)
         for i, one in enumerate(rows.to_pylist())
     ]
     taken = []
-    for _ in range(2):  # the first pass warms up
+    for of_pass in (Clock(), clock or Clock()):  # the first pass warms up
         started = time.perf_counter()
         outcomes = embed_items(
             todos,
@@ -119,6 +174,7 @@ def seconds_an_item(rows: pa.Table, lane: Lane, given: RunInput) -> float:
             known=[frozenset()] * (max(lane.views) + 1),
             readers=given.readers,
             n_workers=given.options.n_workers,
+            clock=of_pass,
         )
         for _ in outcomes:
             pass

@@ -60,9 +60,7 @@ class Preparation:
         todos = iter(todos)
         first = list(islice(todos, 1))
         todos = chain(first, todos)
-        is_remote = any_is_remote(self.readers)
-        is_remote = is_remote or any("://" in (one.uri or "") for one in first)  # a table of URLs
-        per_decoder = _READERS_PER_DECODER_REMOTE if is_remote else _READERS_PER_DECODER
+        per_decoder = readers_per_decoder(self.readers, [one.uri for one in first])
         n_threads = self.n_workers * per_decoder
 
         def prepare(todo: Todo) -> Prepared:
@@ -211,6 +209,12 @@ class Preparation:
 def any_is_remote(readers: Mapping[str, Reader]) -> bool:
     """Whether one of the sources is read over a network."""
     return any(one.is_remote for one in readers.values())
+
+
+def readers_per_decoder(readers: Mapping[str, Reader], uris: Iterable[str | None]) -> int:
+    """Return how many threads read for each that decodes; ``uris`` are some of the items'."""
+    is_remote = any_is_remote(readers) or any("://" in (uri or "") for uri in uris)  # URLs
+    return _READERS_PER_DECODER_REMOTE if is_remote else _READERS_PER_DECODER
 
 
 def _preparer(lane: Lane) -> Prepare:
