@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from deltalake.exceptions import CommitFailedError, TableNotFoundError
 
 from featurestore.errors import BadSource, StoreCorrupt
 from featurestore.storage import tables
@@ -235,3 +236,24 @@ def test_rows_that_are_new_look_at_no_shard_but_those_that_came_meanwhile(tmp_pa
     table.merge(items(["g"]), drop=drop, keys=["item_id"], unseen_at=latest)
     assert read == []
     assert sorted(table.read(["item_id"])["item_id"].to_pylist()) == list("abcdefg")
+
+
+def test_a_table_that_another_process_makes_meanwhile_is_taken(tmp_path, monkeypatch):
+    create = tables.DeltaTable.create
+
+    def late(*args, **options):
+        create(*args, **options)
+        raise CommitFailedError("Protocol changed since last commit")
+
+    schema = pa.schema([("item_id", pa.string())])
+    monkeypatch.setattr(tables.DeltaTable, "create", late)
+    table = Table.create(tmp_path / "t", schema)
+    table.append(pa.table({"item_id": ["a"]}))
+    assert table.read().column("item_id").to_pylist() == ["a"]
+
+    def refused(*_, **__):
+        raise CommitFailedError("something else")
+
+    monkeypatch.setattr(tables.DeltaTable, "create", refused)
+    with pytest.raises(TableNotFoundError):  # there is none: nothing is hidden
+        Table.create(tmp_path / "u", schema)

@@ -81,13 +81,13 @@ class Table:
             if not DeltaTable.is_deltatable(str(path), options):
                 check_log(path, None)  # of one whose log is gone, the copies are left
                 make_folder(path / "_delta_log")
-                made = DeltaTable.create(
-                    str(path),
-                    _delta_schema(schema),
-                    mode="ignore",
-                    configuration=_KEEP_EVERYTHING,
-                    storage_options=options,
-                )
+                try:
+                    made = DeltaTable.create(
+                        str(path), _delta_schema(schema), mode="ignore",
+                        configuration=_KEEP_EVERYTHING, storage_options=options,
+                    )  # fmt: skip
+                except CommitFailedError:  # another process made it meanwhile
+                    made = DeltaTable(str(path), storage_options=options)
                 seal(path, int(made.version()))
         return cls(path)
 
