@@ -2,6 +2,7 @@
 
 import os
 import random
+import signal
 import sys
 import threading
 import time
@@ -26,8 +27,8 @@ from featurestore.workers.committing import Committer
 from featurestore.workers.doors import Shard
 from featurestore.workers.drive import Died, Drive, planned
 from featurestore.workers.planning import plan_parts
-from featurestore.workers.ways import WAYS
-from featurestore.workers.worker import KILLED, Ended, Worker
+from featurestore.workers.ways import WAYS, workers_on
+from featurestore.workers.worker import KILLED, Ended, Worker, WorkerOptions
 
 PIXELS, GRAY = "baseline:pixels#size=4", "baseline:pixels#size=2"
 HASHING = "baseline:hashing#size=64"
@@ -576,3 +577,15 @@ def test_a_planned_run_is_shown_and_given_up_with_what_was_done_kept(empty_store
     )
     empty_store.embed([pictures], dataset="one", encoders=[PIXELS])
     assert_same(empty_store, empty_store)
+
+
+def test_workers_that_stand_still_are_ended_and_their_part_is_not_to_blame(empty_store, pictures):
+    folder, run = planned_run(empty_store, pictures)
+    workers = workers_on("here:1", folder, run, [WorkerOptions()])
+    workers.give("000000")
+    (worker,) = workers._workers
+    os.kill(worker.process.pid, signal.SIGSTOP)
+    workers.close()
+    assert not worker.process.is_alive()
+    assert run.n_attempts("000000") == 0
+    assert run.left() == run.parts()

@@ -105,14 +105,20 @@ class Here:
         for worker in self._workers:
             worker.line.close()
             if worker.part is not None:
-                worker.process.kill()
+                _kill(worker.process)
         for worker in self._workers:
             worker.process.join(_LAST_S)
             if worker.process.is_alive():
-                worker.process.kill()
+                _kill(worker.process)
                 worker.process.join()
             if worker.part is not None:  # we ended it: the part is not to blame
                 self._run.forget_last_attempt(worker.part)
+
+
+def _kill(process: BaseProcess) -> None:
+    """End a process, also one that stands still; those of loky have no `kill`."""
+    if process.is_alive() and process.pid is not None:
+        os.kill(process.pid, signal.SIGKILL)
 
 
 def _work(store: str, run: str, options: WorkerOptions, line: Connection, n_threads: str) -> None:
