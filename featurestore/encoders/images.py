@@ -129,7 +129,7 @@ def _decoded(
     if at_least_px is not None:
         image.draft(None, (at_least_px, at_least_px))
     # torchcodec 0.17 gives a JPEG's same pixels, but with Pillow's header and an Image made of
-    # them it is 0.9 to 1.0 times as fast (128 × 128 to 640 × 427, one core): not taken.
+    # them it is 0.8 to 1.0 times as fast (128 × 128 to 640 × 427, one core): not taken.
     image.load()
     image = _turned(image, orientation)
     if image.mode in _WIDE:
