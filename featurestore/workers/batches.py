@@ -18,6 +18,7 @@ from featurestore.encoders.loading import load_encoder
 from featurestore.encoders.trust import Trust, asked_for, either
 from featurestore.errors import (
     BadSource,
+    DuplicateIds,
     EncoderFailed,
     FeatureStoreError,
     ModalityMismatch,
@@ -197,6 +198,7 @@ class RowSink:
                 "n_erasures": folder.n_erasures,
                 "modality": str(modality),
                 "is_new": is_new,
+                "ids_are_unchecked": True,
                 "views": [
                     {"slug": slug, "spec": self.spec, "fingerprint": encoder.resolved.fingerprint}
                 ],
@@ -238,9 +240,19 @@ class RowSink:
         )
 
     def complete(self, run: RunFolder, seconds: float) -> list[EmbedReport]:
-        """Bring all parts in, and close the run."""
+        """Bring all parts in, and close the run.
+
+        Raises
+        ------
+        DuplicateIds
+            If two rows have one id: nothing is brought in, and the run is given up.
+        """
         committer = Committer(self.folder, run)
-        committer.commit()
+        try:
+            committer.commit()
+        except DuplicateIds:
+            run.close()
+            raise
         manifests = list(committer.manifests.values())
         n = sum(one["n_rows"] for one in manifests)
         run.facts["tally"] |= {"n_items": n, "n_wanted": [n], "n_todo": [n]}

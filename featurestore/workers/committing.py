@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from featurestore.errors import StoreBusy
+from featurestore.errors import DuplicateIds, StoreBusy
 from featurestore.pipeline.plan import keep_attached
 from featurestore.pipeline.sink import drop_decided
 from featurestore.storage.columns import drop_equal, row_keys
@@ -104,10 +104,14 @@ class Committer:
         ------
         StoreBusy
             If items were erased since the run was planned.
+        DuplicateIds
+            If rows of a pipeline have one id.
         """
         self.look()
         with self.folder.locked("dataset"):  # an erasure comes before all of it, or after
             self._check_erasures("nothing more of it is brought in; run embed again")
+            if self.run.facts.get("ids_are_unchecked"):
+                self._check_ids()
             parts = list(self.manifests)  # what comes while we commit waits: items come first
             self.folder.items.bring(lambda version: self._items(version, parts))
             for slug in self.run.facts["since"]:
@@ -117,6 +121,22 @@ class Committer:
             self._committed.update(parts)
             # On another machine the lock is not seen.
             self._check_erasures("some were brought in meanwhile: erase these items once more")
+
+    def _check_ids(self) -> None:
+        """Refuse rows of somebody's pipeline of which two have one id: nobody looked before."""
+        items = self.folder.items
+        paths = [one.path for part in self.manifests for one in self._shards(items, _ITEMS, part)]
+        schema = pa.schema([("item_id", pa.string())])
+        ids = concatenated([read_shard(one, ["item_id"]) for one in paths], schema)
+        counts = ids.column("item_id").value_counts()
+        twice = counts.filter(pc.greater(counts.field("counts"), 1)).field("values").to_pylist()
+        if twice:
+            shown = ", ".join(map(repr, twice[:3]))
+            more = f" and {len(twice) - 3:,} more" if len(twice) > 3 else ""
+            raise DuplicateIds(
+                f"several rows written to {self.folder.name!r} have one id: {shown}{more}; nothing "
+                "is brought in: give each row an id of its own, and run the pipeline again"
+            )
 
     def _check_erasures(self, then: str) -> None:
         if self.folder.n_erasures != self.run.facts["n_erasures"]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
-from featurestore.errors import BadName
+from featurestore.errors import BadName, DuplicateIds
 from featurestore.pipeline.job import EmbedRequest
 from featurestore.pipeline.report import EmbedReport, Progress
 from featurestore.storage.dataset_folder import DatasetFolder
@@ -141,7 +142,8 @@ def drop_run(store: StorePath, dataset: str) -> Unfinished:
     run = _run_of(folder, ())
     was = run.state
     if folder.n_erasures == run.facts["n_erasures"]:  # else parts may hold what was erased
-        Drive(folder, run).committer.commit()
+        with suppress(DuplicateIds):  # what cannot be brought in is given up with the rest
+            Drive(folder, run).committer.commit()
     run.close()
     return was
 
