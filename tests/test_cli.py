@@ -69,7 +69,14 @@ def test_failed_items_give_exit_code_3_once(fs, tiny_images):
 def test_ls_and_info_count(embedded):
     _, out, _ = embedded("ls", "--json")
     assert json.loads(out) == [
-        {"dataset": "tiny", "modality": "image", "items": 6, "views": [PIXELS], "taps": []}
+        {
+            "dataset": "tiny",
+            "modality": "image",
+            "items": 6,
+            "views": [PIXELS],
+            "taps": [],
+            "unfinished": [],
+        }
     ]
     _, out, _ = embedded("info", "tiny", "--json")
     found = json.loads(out)

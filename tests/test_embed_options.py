@@ -177,7 +177,14 @@ def test_every_option_is_tried_here_or_said_where_else():
         "--group-from",
         "--log",
         "--quiet",
-        *("--on", "--plan-only", "--shard", "--commit", "--part-items"),  # test_workers.py
+        *(
+            "--on",
+            "--plan-only",
+            "--shard",
+            "--commit",
+            "--part-items",
+            "--drop-plan",
+        ),  # test_workers.py
     }
     text = Path(__file__).read_text(encoding="utf-8")
     names = {name for option in embed.params for name in option.opts if name.startswith("--")}
