@@ -349,11 +349,14 @@ def start_column(dataset: DataSet, name: str, classes: Sequence[str]) -> tuple[s
     Raises
     ------
     BadName
-        If there is no name, or fewer than two classes.
+        If there is no name, or fewer than two classes; if the items have such a column.
     """
     wanted = tuple(dict.fromkeys(one.strip() for one in classes if one.strip()))
     if not name.strip() or len(wanted) < 2:
         raise BadName("expected a name of the label, and two classes or more")
+    items = dataset.folder.items
+    if name.strip() in items.schema(items.version()).names:
+        raise BadName(f"the items have a column {name.strip()!r}: take another name for the label")
     first = dataset.items(["item_id"]).column("item_id").slice(0, 1)
     for value in (wanted[0], None):  # a column of nothing alone is not written: it changes no row
         values = pa.array([value], pa.string())

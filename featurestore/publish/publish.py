@@ -93,7 +93,9 @@ def publish(
             return Published(opened.where, mark.n_rows, type_next=opened.type_next())
         place = Place(without_password(target), name, str(view.spec))
         note_published(view.dataset.folder, place)  # before anything is there
-        opened.write_mark(mark.to_json())
+        # Only what is whole has counted an erasure: cut off, the next run still purges.
+        counted_before = (before or mark).n_erasures
+        opened.write_mark(replace(mark, n_erasures=counted_before).to_json())
         opened.prepare(schema)
         written = _Difference(opened, view, schema)
         opened.upsert(written.rows())

@@ -82,8 +82,8 @@ def blocks_of(view: View, schema: pa.Schema) -> Iterator[Block]:
 
 
 def digests(rows: pa.Table, fingerprint: str) -> NDArray[np.int64]:
-    """Return a digest of each row's values, names and encoder, (n,)."""
-    named = f"{fingerprint} {' '.join(rows.column_names)}"
+    """Return a digest of each row's values, names, types and encoder, (n,)."""
+    named = f"{fingerprint} {' '.join(f'{one.name}:{one.type}' for one in rows.schema)}"
     texts = [pa.array([named]).take(pa.array(np.zeros(len(rows), np.int64)))]
     texts += [_as_text(rows.column(name)) for name in rows.column_names]
     found: NDArray[np.int64] = text_hashes(texts)[0].view(np.int64)

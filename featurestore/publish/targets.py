@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from importlib import import_module
@@ -86,6 +87,9 @@ def open_target(address: str, table: str) -> AbstractContextManager[Target]:
     return opened(place, table)
 
 
+_SECRET = re.compile(r"(?i)\b(ssl)?pass(word|file)\s*=\s*('(\\.|[^'\\])*'|\S+)\s*")
+
+
 def without_password(address: str) -> str:
     """Return an address as people may read it.
 
@@ -99,4 +103,8 @@ def without_password(address: str) -> str:
         parts = parts._replace(netloc=f"{user.partition(':')[0]}@{host}")
     if parts.scheme and parts.netloc:
         place = urlunsplit(parts._replace(query="", fragment=""))
+    elif "://" in place:  # a socket: what PostgreSQL takes behind the "?" may be a password
+        place = place.partition("?")[0]
+    elif kind == "pgvector":  # keywords and values
+        place = _SECRET.sub("", place).strip()
     return f"{kind}{colon}{place}"

@@ -74,7 +74,10 @@ def planned(
         return plan_parts(job, say, part_items)
     n_left = counted(len(run.left()), "part")
     kept = "; they stay as they were cut, since work has begun" if other else ""
-    say(f"going on with a run of {_time_of(run)}: {n_left} left{kept}")
+    say(
+        f"going on with a run of {_time_of(run)}: {n_left} left{kept}; what came to the sources "
+        "since is not in it: type the same once more when it is done"
+    )
     return Planned(run)
 
 

@@ -117,6 +117,8 @@ def test_labels_land_in_reviews_teach_or_test_and_say_when_to_stop(tmp_path: Pat
     dataset = made(tmp_path).dataset("made")
     with pytest.raises(BadName, match="two classes"):
         labeling.start_column(dataset, "kind", ["a", " "])
+    with pytest.raises(BadName, match="have a column 'text'"):
+        labeling.start_column(dataset, "text", ["odd", "even"])
     assert labeling.start_column(dataset, " kind ", ["odd", "even", "odd"]) == ("odd", "even")
     assert dataset.items(["kind"]).column("kind").null_count == 120
     view = dataset.views()[0].now()
