@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 MODEL, TOKENIZER, README = "model.onnx", "tokenizer.json", "README.md"
 MOST_OFF = 1e-4  # of a probability; of a number in parts of the largest
+_FILES = {MODEL, TOKENIZER, README}
 ABOUT = "featurestore"  # the key of the metadata
 _PACKAGES = ("onnx", "onnxruntime")
 
@@ -89,8 +90,9 @@ def export_onnx(
             f"export-onnx needs {' and '.join(missing)}: pip install 'featurestore[onnx]'"
         )
     target = Path(folder)
-    is_ours = (target / MODEL).is_file() and overwrite
-    if target.exists() and not is_ours and (not target.is_dir() or any(target.iterdir())):
+    there = {one.name for one in target.iterdir()} if target.is_dir() else set()
+    is_ours = overwrite and MODEL in there and there <= _FILES
+    if target.is_file() or (there and not is_ours):
         raise FileExistsError(f"{target} holds something: name another folder")
     if head.card.reads != "vectors":
         raise BadName(f"a head that reads {head.card.reads} cannot be written as a graph")

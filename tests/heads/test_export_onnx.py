@@ -128,6 +128,7 @@ def test_what_cannot_be_a_graph_is_said(store, tmp_path, monkeypatch):
     assert not (tmp_path / "onnx").exists()
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "mine.txt").write_text("mine")
+    (tmp_path / "other" / "model.onnx").write_bytes(b"mine, too")
     with pytest.raises(FileExistsError):
         heads.export_onnx(knn, tmp_path / "other", overwrite=True)
     found = __import__("importlib.util").util.find_spec
