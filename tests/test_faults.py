@@ -69,7 +69,7 @@ def load(store_path, spec):
 
 @pytest.mark.parametrize(
     ("spec", "n_kills"),
-    [("python:slow_encoder:Slow", 5), ("builtin:tiny-image", 1)],
+    [("python:slow_encoder:Slow", 6), ("builtin:tiny-image", 2)],
     ids=["no torch", "a real encoder"],
 )
 def test_kill_9_at_random_moments_loses_nothing(

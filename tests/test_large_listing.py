@@ -94,7 +94,7 @@ def changes(seed):
         yield [{k: v for k, v in rows.items() if k[0] == c} for c in "ab"]
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(6))
 def test_runs_over_sources_that_change_end_alike(tmp_path, seed, request):
     """Where dropped texts come back, their vectors may be found or copied: other counts, then."""
     pruned_at = 1 + seed % 2

@@ -4,7 +4,7 @@ import pyarrow as pa
 import pytest
 
 from featurestore.cli import run as command
-from featurestore.errors import DuplicateIds
+from featurestore.errors import BadSource, DuplicateIds, ModalityMismatch
 from featurestore.workers.batches import Encoder, RowSink
 
 SPEC = "baseline:hashing#size=16"
@@ -46,3 +46,15 @@ def test_what_a_dead_driver_left_is_refused_too_and_can_be_given_up(empty_store,
     assert command([*words, "--drop-plan"]) == 0
     assert empty_store.dataset("d").unfinished() == []
     assert empty_store.dataset("d").n_items == 0
+
+
+def test_rows_of_another_kind_or_without_an_id_are_refused(empty_store, tiny_images):
+    empty_store.embed([tiny_images], dataset="d", encoders=["baseline:pixels#size=2"])
+    with pytest.raises(ModalityMismatch, match="holds images, and the rows are texts"):
+        written(empty_store, ["1"])
+    assert empty_store.dataset("d").unfinished() == []
+    encoder, sink = Encoder(SPEC, column="text"), RowSink(str(empty_store.path), "texts", SPEC)
+    rows = encoder(pa.table({"item_id": ["1", None], "text": ["a", "b"]}))
+    run = sink.begin(rows.column_names)
+    with pytest.raises(BadSource, match="item_id is empty in 1 of 2 rows"):
+        sink.write(run, "000000", rows)

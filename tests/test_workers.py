@@ -560,34 +560,6 @@ def test_ways_are_a_table():
     assert not Shard.parse("1/3").has("000003")
 
 
-def test_a_planned_run_is_shown_and_given_up_with_what_was_done_kept(empty_store, pictures, capsys):
-    folder, run = planned_run(empty_store, pictures)
-    worker = Worker(folder, run)
-    worker.embed("000000")
-    (shown,) = empty_store.dataset("d").unfinished()
-    assert (shown.n_items, shown.n_parts, shown.n_done) == (22, 6, 1)
-    assert command(["ls", "--store", str(empty_store.path)]) == 0
-    assert f"planned: 22 items for {PIXELS}, 1 of 6 parts done" in " ".join(
-        capsys.readouterr().out.split()
-    )
-    assert command(["info", "d", "--store", str(empty_store.path)]) == 0
-    assert "embed --dataset d --drop-plan" in capsys.readouterr().out
-
-    assert (
-        command(["embed", "--dataset", "d", "--drop-plan", "--store", str(empty_store.path)]) == 0
-    )
-    assert empty_store.dataset("d").unfinished() == []
-    kept = empty_store.view("d", PIXELS).load().ids.tolist()
-    assert len(kept) == 4
-    with pytest.raises(StoreBusy, match="dropped"):
-        worker.embed("000001")
-    command(
-        ["embed", str(pictures), "--dataset", "d", "-e", PIXELS, "--store", str(empty_store.path)]
-    )
-    empty_store.embed([pictures], dataset="one", encoders=[PIXELS])
-    assert_same(empty_store, empty_store)
-
-
 def test_workers_that_stand_still_are_ended_and_their_part_is_not_to_blame(empty_store, pictures):
     folder, run = planned_run(empty_store, pictures)
     workers = workers_on("here:1", folder, run, [WorkerOptions()])

@@ -78,6 +78,7 @@ def info(dataset: str, store_path: str, as_json: bool) -> None:
     shards = found.folder.items.shards(version)
     names = found.folder.items.schema(version).names
     failures, runs = found.failures().to_pylist(), found.runs("embed")
+    unfinished = found.unfinished()
     # A run that was stopped before its first commit has named labels that no item has yet.
     columns = [one for one in (*found.label_columns, "split") if one in names]
     groups = ["group"] if "group" in names else []
@@ -93,7 +94,7 @@ def info(dataset: str, store_path: str, as_json: bool) -> None:
         "views": [_view_facts(view, runs) for view in found.views()],
         "taps": [_tap_facts(tap, runs) for tap in found.taps()],
         "failures": failures,
-        "unfinished": [asdict(one) for one in found.unfinished()],
+        "unfinished": [asdict(one) for one in unfinished],
     }  # fmt: skip
     if as_json:
         value["counts"] = {
@@ -122,7 +123,6 @@ def info(dataset: str, store_path: str, as_json: bool) -> None:
     print_table(["view", "dim", "rows", "MB", "snapshot", "items/s", "search"], rows)
     for one in failures:
         click.echo(f"  failed ({one['stage']}): {one['item_id']}: {one['error']}")
-    unfinished = found.unfinished()
     for run in unfinished:
         words, store = ("embed", "--dataset", dataset), found.store.path
         go_on = command_line(*words, "--shard", "0/1", "--commit", store=store)

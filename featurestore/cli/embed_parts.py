@@ -135,11 +135,11 @@ def embed_in_parts(
         )  # fmt: skip
         return [], 0
     if parts.drops:
-        was = doors.drop_run(store, dataset)
-        hears.say(
-            f"given up ({was}); what was done is in the data set, as far as nothing was erased "
-            "since. To plan it again: `featurestore embed … --plan-only`"
-        )
+        was, why_not = doors.drop_run(store, dataset)
+        kept = f"nothing of it was brought in: {why_not}" if why_not else (
+            f"what its workers had done ({counted(was.n_done, 'part')}) is in the data set"
+        )  # fmt: skip
+        hears.say(f"given up; {kept}. To plan it again: `featurestore embed … --plan-only`")
         return [], 0
     if parts.shard is not None:
         try:

@@ -18,6 +18,7 @@ from uuid import uuid4
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from featurestore.errors import StoreCorrupt
 from featurestore.storage.files import (
     json_bytes,
     make_folder,
@@ -30,6 +31,7 @@ from featurestore.storage.files import (
 from featurestore.storage.remote import StorePath
 
 SUFFIX = "-parts"
+FORMAT = 1  # of run.json
 ATTEMPTS = 3  # that may die with a part before it is halved, and with an item before it fails
 _FORGOTTEN_S = 30 * 86_400.0  # a run that nobody touched for so long is over
 _MANIFEST, _FACTS = "done", "run.json"
@@ -45,8 +47,11 @@ class Unfinished:
     n_items: int  # to embed
     n_parts: int
     n_done: int  # parts that workers have done
+    problem: str = ""  # why it cannot be gone on with
 
     def __str__(self) -> str:
+        if self.problem:
+            return f"planned, but {self.problem}"
         what = " + ".join(self.encoders)
         done = f"{self.n_done} of {self.n_parts} parts done"
         return f"planned: {self.n_items:,} items for {what}, {done}"
@@ -74,8 +79,20 @@ class RunFolder:
 
     @cached_property
     def facts(self) -> dict[str, Any]:
-        """What all its workers have to know; see `workers.planning`."""
-        return read_json(self.path / _FACTS)
+        """What all its workers have to know; see `workers.planning`.
+
+        Raises
+        ------
+        StoreCorrupt
+            If they are damaged, or another version of featurestore wrote them.
+        """
+        found = read_json(self.path / _FACTS)
+        if found.get("format") != FORMAT:
+            raise StoreCorrupt(
+                f"{self.path / _FACTS} was written by another version of featurestore: end the "
+                "run with that one, or give it up with `featurestore embed --drop-plan`"
+            )
+        return found
 
     @property
     def is_open(self) -> bool:
@@ -84,7 +101,7 @@ class RunFolder:
 
     def open(self, facts: Mapping[str, Any]) -> None:
         """Let workers begin: all its parts are there."""
-        write_json(self.path / _FACTS, dict(facts))
+        write_json(self.path / _FACTS, {"format": FORMAT, **facts})
 
     def close(self) -> None:
         """Delete it: all that was made is in the tables, or is not wanted any more."""
@@ -155,15 +172,21 @@ class RunFolder:
     @property
     def state(self) -> Unfinished:
         """What was planned, and how much of it is done."""
-        facts, done = self.facts, self.done()
-        halved = sum("." in name for name in self.parts()) // 2  # each pair stands for one part
-        n_parts = len(self.parts()) - halved
-        specs = tuple(one["spec"] for one in facts["views"])
-        n_items = max(facts["tally"]["n_todo"])
+        try:
+            facts = self.facts
+        except StoreCorrupt as error:
+            return Unfinished(self.name, "", (), 0, 0, 0, f"it cannot be gone on with: {error}")
+        parts, done = self.parts(), self.done()
+        halved = sum("." in name for name in parts) // 2  # each pair stands for one part
+        n_parts = len(parts) - halved
         return Unfinished(
-            self.name, facts["planned"], specs, n_items, n_parts,
+            self.name,
+            facts["planned"],
+            tuple(one["spec"] for one in facts["views"]),
+            max(facts["tally"]["n_todo"]),
+            n_parts,
             min(len(done) - halved, n_parts),
-        )  # fmt: skip
+        )
 
     @property
     def is_forgotten(self) -> bool:

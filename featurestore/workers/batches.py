@@ -157,18 +157,27 @@ class RowSink:
         ------
         BadSource
             If columns are missing.
+        ModalityMismatch
+            If the data set holds texts and these are pictures, or the reverse.
         """
         if absent := {"item_id", *_MADE, *self.labels} - {*names}:
             raise BadSource(f"no column {', '.join(sorted(absent))}: those there: {list(names)}")
         folder, spec = self.folder, EncoderSpec.parse(self.spec)
+        encoder = load_encoder(spec, device="cpu", trust=asked_for(self.spec))
         make_store(as_path(self.store))
         is_text, is_new = "text" in names, not folder.exists
         record = SourceRecord("folder", self.root or "", (), {})
         modality = Modality.TEXT if is_text else Modality.IMAGE
 
         def described(now: DatasetFile | None) -> DatasetFile:
-            folder.create_tables()
             before = now or DatasetFile(modality, {}, {})
+            if before.modality != modality:
+                raise ModalityMismatch(
+                    f"data set {self.dataset!r} holds {before.modality}s, and the rows are "
+                    f"{modality}s (they have {'a' if is_text else 'no'} column text): name "
+                    "another data set"
+                )
+            folder.create_tables()
             tasks = {one: {"task": "multiclass"} for one in self.labels if one not in before.labels}
             sources = {**before.sources, _SOURCE: record}
             labels = {**before.labels, **tasks}
@@ -176,7 +185,6 @@ class RowSink:
 
         with folder.locked("dataset"):
             folder.update(described)
-        encoder = load_encoder(spec, device="cpu", trust=asked_for(self.spec))
         nothing = pa.nulls(0, pa.string())
         listed = WholeListing(
             ITEMS.empty_table(), StoredItems(0, ITEMS.empty_table(), nothing, nothing, False)
@@ -215,6 +223,10 @@ class RowSink:
         (view,) = run.facts["views"]
         at = rows.column_names.index("item_id")
         rows = rows.set_column(at, "item_id", rows.column("item_id").cast(pa.string()))
+        if n_without := rows.column("item_id").null_count:
+            raise BadSource(
+                f"item_id is empty in {n_without:,} of {len(rows):,} rows: give each row one"
+            )
         is_made = rows.column("vector").is_valid()
         made = rows.filter(is_made)
         stage.put_items(_item_rows(rows), all_new=run.facts["is_new"])

@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from featurestore.errors import DuplicateIds, StoreBusy
+from featurestore.errors import DuplicateIds, StoreBusy, StoreCorrupt
 from featurestore.pipeline.plan import keep_attached
 from featurestore.pipeline.sink import drop_decided
 from featurestore.storage.columns import drop_equal, row_keys
@@ -72,7 +72,7 @@ class Committer:
             return
         try:
             manifest = self.manifests[name] = self.run.manifest(name)
-        except FileNotFoundError:
+        except StoreCorrupt:
             if self.run.is_open:
                 raise
             return  # another driver brought all in, and closed the run

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 
-from featurestore.errors import BadName, DuplicateIds
+from featurestore.errors import BadName, DuplicateIds, StoreBusy, StoreCorrupt
 from featurestore.pipeline.job import EmbedRequest
 from featurestore.pipeline.report import EmbedReport, Progress
 from featurestore.storage.dataset_folder import DatasetFolder
@@ -133,19 +132,29 @@ def commit_run(store: StorePath, dataset: str, hears: Hears) -> Share:
     return _share(drive, Shard(0, 1), 0.0, commits=True)
 
 
-def drop_run(store: StorePath, dataset: str) -> Unfinished:
-    """Give up a planned run; what its workers have done is brought in first.
+def drop_run(store: StorePath, dataset: str) -> tuple[Unfinished, str]:
+    """Give up the oldest planned run; what its workers have done is brought in first.
 
-    Returns what it was. A worker that is at a part of it ends with StoreBusy.
+    A worker that is at a part of it ends with StoreBusy.
+
+    Returns
+    -------
+    was : Unfinished
+    why_not : str
+        Why what was done could not be brought in; empty where it was.
     """
     folder = DatasetFolder(store / "datasets" / check_dataset_name(dataset))
-    run = _run_of(folder, ())
+    runs = open_runs(folder.path)
+    if not runs:
+        raise BadName(_none_planned(folder))
+    run, why_not = runs[0], ""
     was = run.state
-    if folder.n_erasures == run.facts["n_erasures"]:  # else parts may hold what was erased
-        with suppress(DuplicateIds):  # what cannot be brought in is given up with the rest
-            Drive(folder, run).committer.commit()
+    try:
+        Drive(folder, run).committer.commit()
+    except (DuplicateIds, StoreBusy, StoreCorrupt) as error:  # nothing of it can come in any more
+        why_not = str(error)
     run.close()
-    return was
+    return was, why_not
 
 
 def _share(drive: Drive, shard: Shard, seconds: float, *, commits: bool) -> Share:
@@ -166,7 +175,11 @@ def _run_of(folder: DatasetFolder, encoders: Sequence[str]) -> RunFolder:
     for run in open_runs(folder.path):
         if not wanted or wanted == sorted(one["spec"] for one in run.facts["views"]):
             return run
-    raise BadName(
+    raise BadName(_none_planned(folder))
+
+
+def _none_planned(folder: DatasetFolder) -> str:
+    return (
         f"no run of {folder.name!r} is planned: `featurestore embed … --plan-only` plans one; "
         "one that is done is closed"
     )

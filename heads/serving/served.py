@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from featurestore import __version__
 from featurestore.encoders.encode_now import open_encoder
 from featurestore.encoders.trust import Trust
-from featurestore.errors import BadName, UnknownEncoder, UnknownHead, nearest
+from featurestore.errors import BadName, UnknownDataset, UnknownEncoder, UnknownHead, nearest
 from featurestore.terms.specs import EncoderSpec
 from heads.saved.bundle import FittedHead
 from heads.saved.serve import blocks_of, modality_of, opened_top, places_of
@@ -150,7 +150,11 @@ class Served:
 
         if self.store is None:
             raise BadName("there is nothing to search: start the server with --store")
-        found = self.store.dataset(dataset)
+        try:
+            found = self.store.dataset(dataset)
+        except UnknownDataset:  # which says where the store lies
+            known = nearest(dataset, self.store.datasets())
+            raise UnknownDataset(f"no data set {dataset!r} here: {known}") from None
         view = found.view(encoder) if encoder else default_view(found, None)[0]
         if view is None:
             raise BadName(f"name the encoder: {', '.join(found.listed_views()) or 'no vectors'}")

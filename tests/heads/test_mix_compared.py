@@ -231,7 +231,7 @@ def test_a_stopped_comparison_goes_on_with_its_mix(halves, monkeypatch):
         return fit(self, *args, **kwargs)
 
     monkeypatch.setattr(LogisticHead, "fit", counted)
-    for n_before in (41, 141):
+    for n_before in (41, 130, 141):
         shutil.rmtree(cells.cell_cache(views[0].dataset), ignore_errors=True)
         n_fits.clear()
 

@@ -38,7 +38,9 @@ def errors(store):
 DAMAGE = {"gone": RemotePath.unlink, "empty": lambda path: path.write_bytes(b"")}
 
 
-@pytest.mark.parametrize(("kind", "version"), [("gone", 3), ("empty", 2), ("gone", 0)])
+@pytest.mark.parametrize(
+    ("kind", "version"), [("gone", 3), ("empty", 3), ("gone", 2), ("empty", 2), ("gone", 0)]
+)
 def test_a_commit_that_is_lost_comes_back(kind, version, store):
     whole = store.view("d", "import:x").load().vectors
     table = store.view("d", "import:x").table

@@ -280,7 +280,7 @@ def test_numbers_get_a_verdict(family):
     assert by_error.verdict("timm:x").margin == pytest.approx(0.01 * np.std(t))
 
 
-def test_texts_are_judged_against_tfidf_with_the_same_heads(make_view):
+def test_texts_are_judged_against_tfidf_with_all_heads(make_view):
     rng = np.random.default_rng(0)
     words = np.array(["plate", "crack", "rust", "dent", "scale", "pit", "roll", "edge"])
     labels = ["a", "b"] * 40
@@ -290,7 +290,7 @@ def test_texts_are_judged_against_tfidf_with_the_same_heads(make_view):
     ]
     view = make_view(rng.normal(size=(80, 3)), labels, spec="st:m", texts=texts)
     view = replace(view, dataset=Family(view.dataset, (view,)))
-    found = heads.assess_transfer(view, heads=HEADS, blend=False)
+    found = heads.assess_transfer(view, heads=("logistic", "prototype"))
     verdict = found.verdict("st:m")
     assert verdict.reference == "TF-IDF"
     assert verdict.reference_value > 0.6 > verdict.encoder_value
