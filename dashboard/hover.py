@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 from hashlib import sha256
 
 import pyarrow as pa
@@ -13,7 +14,8 @@ from featurestore.store.view import View
 
 _MOST_KEPT = 16  # maps
 _MOST_LETTERS = 300
-_kept: OrderedDict[str, tuple[View, pa.Table]] = OrderedDict()
+# View, items, and whether any were erased since.
+_kept: OrderedDict[str, tuple[View, pa.Table, Callable[[], bool]]] = OrderedDict()
 
 
 def keep(view: View, items: pa.Table) -> str:
@@ -25,7 +27,7 @@ def keep(view: View, items: pa.Table) -> str:
         Those of the view, with ``item_id`` and ``text``.
     """
     name = sha256(f"{view.dataset.path} {view.slug} {view.state}".encode()).hexdigest()[:24]
-    _kept[name] = view, items
+    _kept[name] = view, items, view.dataset.folder.watch_erasures()
     _kept.move_to_end(name)
     while len(_kept) > _MOST_KEPT:
         _kept.popitem(last=False)
@@ -34,8 +36,13 @@ def keep(view: View, items: pa.Table) -> str:
 
 def item(name: str, row: int) -> Row | None:
     """Return an item's id with its thumbnail or text; None where no such map or row is kept."""
-    view, items = _kept.get(name, (None, None))
-    if view is None or items is None or not 0 <= row < len(items):
+    if (found := _kept.get(name)) is None:
+        return None
+    view, items, is_erased = found
+    if is_erased():
+        _kept.pop(name, None)  # the page keeps what is left, when it runs again
+        return None
+    if not 0 <= row < len(items):
         return None
     one = items.slice(row, 1).select(["item_id", "text"]).to_pylist()[0]
     if one["text"] is not None:

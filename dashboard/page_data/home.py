@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from dashboard.page_data.classes import class_column
 from dashboard.page_data.runnable import RUNNABLE
 from dashboard.page_data.wording import NO_LABEL, Row
+from featurestore.store.commands import command_line
 from featurestore.store.dataset import DataSet
 from featurestore.terms.specs import encoder_label
 from heads.measures.choice import choose
@@ -101,7 +102,7 @@ def summary(dataset: DataSet) -> Summary:
         n_issues=sum(quality[0].get("found", {}).values()) if quality else None,
         step=_next(dataset, compared, judged, quality)
         if len(items) or not planned
-        else _wait(dataset.name),
+        else _wait(dataset),
         shown=tuple(items.column("item_id").take(order).to_pylist()),
         planned=planned,
     )
@@ -145,9 +146,11 @@ def _verdict(judged: Sequence[Mapping[str, Any]]) -> str | None:
     return str(max(verdicts, key=lambda one: one["value"])["kind"])
 
 
-def _wait(name: str) -> Step:
-    line = f"featurestore embed --dataset {name} --shard 0/1 --commit"
-    return Step("See what runs", f"No part of the plan is done yet. Type: `{line}`", page="run")
+def _wait(dataset: DataSet) -> Step:
+    words = ("embed", "--dataset", dataset.name, "--shard", "0/1", "--commit")
+    line = command_line(*words, store=dataset.store.path)
+    why = f"Nothing of the plan is in the data set yet. Type: `{line}`"
+    return Step("See what runs", why, page="run")
 
 
 def _next(

@@ -12,6 +12,8 @@ from dashboard.page_data import coloring, item_rows
 from dashboard.page_data import explore as shown
 from featurestore.maps.projection import project
 from featurestore.store.store import Store
+from featurestore.store.view import View
+from featurestore.upkeep.erase import erase
 from tests.dashboard.test_app import opened, texts_of
 from tests.dashboard.test_pages import floats, map_of
 
@@ -74,6 +76,14 @@ def test_the_item_under_the_mouse_is_answered_without_a_run_of_the_page(
     assert hover.item("another", 0) is None
     texts = small_store.view("texts", "baseline:hashing").now()
     assert hover.item(hover.keep(texts, texts.items()), 0) == {"id": "a", "text": "red apple"}
+
+
+def test_what_was_erased_is_not_under_the_mouse_any_more(texts_view: View) -> None:
+    name = hover.keep(texts_view, texts_view.items())
+    assert hover.item(name, 0) is not None
+    erase(texts_view.dataset.folder, pa.array([texts_view.load().ids[0]]))
+    assert hover.item(name, 0) is None
+    assert name not in hover._kept
 
 
 def test_places_are_the_rows_of_the_same_items_in_another_view() -> None:
