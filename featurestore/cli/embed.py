@@ -13,6 +13,7 @@ from featurestore.cli.layout import command
 from featurestore.cli.next_lines import next_line
 from featurestore.cli.options import (
     LIMIT,
+    boxes_options,
     json_option,
     open_given,
     say_likely_groups,
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
         "Columns of a table, and groups": (
             "text", "image", "label", "split", "group", "group_from", "id_column", "columns",
         ),
+        "Boxes as items": ("boxes", "box", "box_margin"),
         "A part of the items": ("where", "limit", "sample", "seed", "all_items"),
         "Items that are known already": ("overwrite", "retry_failed", "rehash", "prune"),
         "Speed": (
@@ -77,6 +79,7 @@ if TYPE_CHECKING:
 )  # fmt: skip
 @click.option("--id", "id_column", metavar="COLUMN", help="Column of unique ids.")
 @click.option("--columns", metavar="A,B", help="Column names of a table without a header.")
+@boxes_options
 @click.option("--where", metavar="SQL", help="Only items that fulfill a condition, in this run.")
 @click.option(
     *LIMIT, type=click.IntRange(min=1), metavar="N", help="Only the first N items, in this run."
@@ -140,6 +143,9 @@ def embed(
     group_from: str | None,
     id_column: str | None,
     columns: str | None,
+    boxes: str | None,
+    box: tuple[str, ...] | None,
+    box_margin: float | None,
     where: str | None,
     limit: int | None,
     sample: int | None,
@@ -180,6 +186,7 @@ def embed(
     source_options = SourceOptions(
         image, text, label or None, split, _group_of(group, group_from), id_column,
         tuple(columns.split(",")) if columns else None, follow_links or None,
+        boxes, box, box_margin,
     )  # fmt: skip
     devices = devices_of(device)
     if name is not None and len(encoders) > 1:

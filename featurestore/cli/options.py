@@ -92,6 +92,31 @@ plot_option = click.option(
 )
 
 
+def boxes_options(command: Callable[..., int]) -> Callable[..., int]:
+    """Give a command the options of boxes as items."""
+    for option in (
+        click.option(
+            "--box-margin", type=float, metavar="SHARE",
+            help="Let each box grow by this share of its sides, at each side, such as 0.1.",
+        ),
+        click.option(
+            "--box", metavar="X,Y,W,H", callback=_four,
+            help="Columns of a table that hold a box in pixels: each row is a part of its --image.",
+        ),
+        click.option(
+            "--boxes", metavar="PATH",
+            help="Annotations of a folder's pictures, whose boxes become items: a COCO .json file, "
+            "or a folder of Pascal VOC's .xml or YOLO's .txt files.",
+        ),
+    ):  # fmt: skip
+        command = option(command)
+    return command
+
+
+def _four(_context: click.Context, _option: click.Parameter, value: str | None) -> object:
+    return None if value is None else tuple(one.strip() for one in value.split(","))
+
+
 def check_free(path: str | None, *, overwrite: bool) -> None:
     """Refuse to replace a file or folder that nobody offered."""
     from featurestore.errors import BadName

@@ -13,6 +13,7 @@ import click
 from featurestore.cli.exit_codes import FAILED_ITEMS, UNLIKE_ITEMS
 from featurestore.cli.layout import command
 from featurestore.cli.options import (
+    boxes_options,
     check_free,
     json_option,
     overwrite_option,
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 @click.option("--text", metavar="COLUMN", help="Column of texts, if NEW is a table.")
 @click.option("--image", metavar="COLUMN", help="Column of image paths, if NEW is a table.")
 @click.option("--id", "id_column", metavar="COLUMN", help="Column of ids, if NEW is a table.")
+@boxes_options
 @click.option("-e", "--encoder", metavar="PATH|SPEC", help="Where the head's encoder is now.")
 @click.option(
     "--min-confidence",
@@ -72,6 +74,9 @@ def predict(
     text: str | None,
     image: str | None,
     id_column: str | None,
+    boxes: str | None,
+    box: tuple[str, ...] | None,
+    box_margin: float | None,
     encoder: str | None,
     min_confidence: float,
     allow_empty: bool,
@@ -99,7 +104,9 @@ def predict(
     if most_unlike is not None and (why := head.cannot_tell):
         raise BadName(f"--fail-if-unlike cannot be checked: {why}")
     check_free(output, overwrite=overwrite)
-    options = SourceOptions(text=text, image=image, id=id_column)
+    options = SourceOptions(
+        text=text, image=image, id=id_column, boxes=boxes, box=box, box_margin=box_margin
+    )
     how: AskOptions = {
         "encoder": encoder,
         "least_confidence": min_confidence,
@@ -137,7 +144,8 @@ def _answered(
     from heads.saved.answered import AnsweredRows
     from heads.saved.serve import predict_items, predict_rows
 
-    if Path(source).suffix.lower() in IMAGE_ENDINGS and Path(source).is_file():
+    is_picture = Path(source).suffix.lower() in IMAGE_ENDINGS and Path(source).is_file()
+    if is_picture and options.boxes is None and options.box is None:
         answers = predict_items(head, [source], **how)
         return AnsweredRows(InputRows(pa.array(answers.ids), pa.table({})), answers)
     with progress_bar() as progress:

@@ -12,12 +12,14 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from featurestore.encoders.bare_files import orientation_of, without_metadata
+from featurestore.encoders.crops import REMARKS_ON_BOXES, TURNED, cut_out
 from featurestore.errors import Undecodable
+from featurestore.terms.boxes import unboxed
 
 # In `Image.info`: what is to be said of a picture that was decoded.
 METADATA_UNREAD = "featurestore: metadata unread"
 RANGE_ASSUMED = "featurestore: range assumed"
-REMARKS = (METADATA_UNREAD, RANGE_ASSUMED)
+REMARKS = (METADATA_UNREAD, RANGE_ASSUMED, *REMARKS_ON_BOXES)
 # What Pillow warns of is metadata, mostly: a file that cannot be embedded is a failure of ours.
 # Once for the process, behind the filters that a user has; to switch them meets other threads.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.", append=True)
@@ -56,7 +58,8 @@ def decode_image(content: bytes, *, at_least_px: int | None = None) -> Image.Ima
     content : bytes
     at_least_px : int, optional
         Lets a JPEG be halved, up to three times, while it is decoded, as long as both sides
-        keep so many pixels: faster, and other pixels than decoding it whole.
+        keep so many pixels: faster, and other pixels than decoding it whole. A box is always
+        cut out of the whole picture.
 
     Raises
     ------
@@ -64,6 +67,16 @@ def decode_image(content: bytes, *, at_least_px: int | None = None) -> Image.Ima
         If the bytes are no image, cut short, too large, or of a kind that has no one
         reading as RGB.
     """
+    picture, box = unboxed(content)
+    if box is None:
+        return _whole(picture, at_least_px)
+    crop = cut_out(picture, box, lambda whole: _whole(whole, None))
+    _check_shape(crop.size)
+    return crop
+
+
+def _whole(content: bytes, at_least_px: int | None) -> Image.Image:
+    """Decode a picture; raises as `decode_image` does."""
     if not content:
         raise Undecodable("the file is empty")
     try:
@@ -83,12 +96,14 @@ def decode_image(content: bytes, *, at_least_px: int | None = None) -> Image.Ima
 def size_of(content: bytes) -> tuple[int, int]:
     """Return the width and height that a picture's header says; its pixels are not decoded.
 
+    Of a box, those of the picture that has to be decoded for it.
+
     Raises
     ------
     Undecodable
         If the bytes are no image.
     """
-    bare = None
+    content, bare = unboxed(content)[0], None
     for _ in range(2):
         try:
             with _opened(content if bare is None else bare[0]) as image:
@@ -153,6 +168,7 @@ def _turned(image: Image.Image, orientation: int | None) -> Image.Image:
     turn = _TURNS.get(orientation) if isinstance(orientation, int) else None
     if turn is not None:
         image = image.transpose(turn)
+        image.info[TURNED] = orientation
     if unread:
         image.info[METADATA_UNREAD] = True
     return image
@@ -178,15 +194,21 @@ def _opened(content: bytes) -> Image.Image:
 
 
 def _check_size(image: Image.Image) -> None:
-    size = f"{image.width} × {image.height} pixels"
     limit = Image.MAX_IMAGE_PIXELS
     if limit is not None and image.width * image.height > limit:
         raise Undecodable(
-            f"{size}: over the limit of {limit}; scale it down or, from Python and if you trust "
-            "the file, raise PIL.Image.MAX_IMAGE_PIXELS"
+            f"{image.width} × {image.height} pixels: over the limit of {limit}; scale it down or, "
+            "from Python and if you trust the file, raise PIL.Image.MAX_IMAGE_PIXELS"
         )
-    if max(image.size) > _LONGEST * min(image.size):
-        raise Undecodable(f"{size}: over {_LONGEST} times as long as wide; cut it into pieces")
+    _check_shape(image.size)
+
+
+def _check_shape(size: tuple[int, int]) -> None:
+    if max(size) > _LONGEST * min(size):
+        raise Undecodable(
+            f"{size[0]} × {size[1]} pixels: over {_LONGEST} times as long as wide; cut it into "
+            "pieces"
+        )
 
 
 def _check_bands(tags: dict[int, Any]) -> None:
@@ -239,7 +261,7 @@ def _scaled(image: Image.Image, tags: dict[int, Any], *, is_tiff: bool) -> Image
         pixels = low + top - pixels
     gray = np.round((pixels - low) * (255.0 / (top - low))).astype(np.uint8)
     scaled = Image.fromarray(gray).convert("RGB")
-    scaled.info |= {one: True for one in REMARKS if one in image.info}
+    scaled.info |= {one: image.info[one] for one in (*REMARKS, TURNED) if one in image.info}
     if not is_declared:
         scaled.info[RANGE_ASSUMED] = True
     return scaled
@@ -251,4 +273,13 @@ def thumbnail(content: bytes, size_px: int = 128) -> bytes:
     image.thumbnail((size_px, size_px))
     sink = io.BytesIO()
     image.save(sink, "JPEG", quality=85)
+    return sink.getvalue()
+
+
+def as_file(content: bytes) -> bytes:
+    """Return the bytes of a picture's file as they are; of a box, a PNG of its pixels alone."""
+    if unboxed(content)[1] is None:
+        return content
+    sink = io.BytesIO()
+    decode_image(content).save(sink, "PNG", exif=b"")
     return sink.getvalue()

@@ -9,10 +9,12 @@ import pyarrow as pa
 
 from featurestore.errors import BadName, BadSource
 from featurestore.sources.locations import Location
-from featurestore.sources.reading import Reader, reason_of
+from featurestore.sources.reading import reason_of
 from featurestore.sources.uris import MEMBER, VALUE
 from featurestore.storage.dataset_file import SourceRecord
+from featurestore.store.dataset import picture_file
 from featurestore.store.view import View
+from featurestore.terms.boxes import split_box
 from featurestore.terms.specs import Modality
 
 AS = ("path", "bytes")
@@ -70,7 +72,7 @@ def _picture(
         absent.append(f"{uri} is not a file of its own; --pictures bytes takes its bytes")
         return None
     try:
-        content = Reader(record.kind, record.root)(uri)
+        content = picture_file(record, uri)
     except (OSError, ValueError) as error:
         absent.append(f"{uri} cannot be read ({reason_of(error)})")
         return None
@@ -78,6 +80,8 @@ def _picture(
 
 
 def _is_file(kind: str, uri: str) -> bool:
+    if split_box(uri)[1] is not None:
+        return False
     if kind == "datasets":
         return False
     if kind == "webdataset":

@@ -159,7 +159,7 @@ def _options_of(record: SourceRecord | None) -> SourceOptions | None:
     if record is None:
         return None
     kept: dict[str, Any] = dict(record.options)
-    for name in ("label", "columns"):
+    for name in ("label", "columns", "box"):
         if kept.get(name) is not None:
             kept[name] = tuple(kept[name])
     return SourceOptions(**kept)

@@ -16,6 +16,7 @@ from featurestore.pipeline.listed import Part
 from featurestore.pipeline.run_input import RunInput
 from featurestore.storage.columns import converted, is_equal, item_keys, row_keys, text_hash, wider
 from featurestore.storage.tables import FAILURES
+from featurestore.terms.boxes import BOX_MARK
 from featurestore.terms.specs import Modality
 
 _PAIR = ["item_id", "content_hash"]
@@ -148,6 +149,9 @@ def _compare(rows: pa.Table, items: pa.Table, *, is_text: bool) -> _Compared:
         same_content = np.logical_and.reduce(
             [is_equal(rows, items, positions, name) for name in ("size", "mtime_ns")]
         )
+        # A box is other content where its margin is another, whatever the file says of itself.
+        is_box = np.asarray(pc.fill_null(pc.match_substring(rows.column("uri"), BOX_MARK), False))
+        same_content &= ~is_box | is_equal(rows, items, positions, "uri")
         stored = items.column("content_hash").take(positions).combine_chunks()
         content_hash = pc.if_else(pa.array(same_content), stored, pa.nulls(len(rows), pa.string()))
     names = [name for name in rows.column_names if name not in ("size", "mtime_ns")]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from featurestore.encoders.crops import CLIPPED, ON_TURNED, TINY, TINY_PX
 from featurestore.encoders.images import METADATA_UNREAD, RANGE_ASSUMED
 from featurestore.pipeline.lane import Lane
 from featurestore.pipeline.plan import Tally
@@ -14,12 +15,15 @@ from featurestore.pipeline.view_writer import ViewWriter
 from featurestore.sources.bad_rows import line_note
 
 _WORTH_SAYING = 1.1
-_COUNTED = {
+COUNTED = {
     "n_cut": CUT,
     "n_metadata_unread": METADATA_UNREAD,
     "n_range_assumed": RANGE_ASSUMED,
     "n_unknown": UNKNOWN,
-}
+    "n_clipped": CLIPPED,
+    "n_tiny": TINY,
+    "n_on_turned": ON_TURNED,
+}  # field of a report: the remark that it counts
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,9 @@ class EmbedReport:
     n_metadata_unread: int = 0  # pictures embedded whose pixels are whole and metadata damaged
     n_range_assumed: int = 0  # pictures of more than 8 bits embedded that declare no range
     n_unknown: int = 0  # texts embedded of which the encoder knows no token
+    n_clipped: int = 0  # boxes embedded that reach over the edge of their picture
+    n_tiny: int = 0  # boxes embedded of few pixels
+    n_on_turned: int = 0  # boxes embedded of pictures that EXIF turns; nothing says how boxes lie
     batch_size: int | None = None
     batch_unit: str | None = None  # items, or tokens with padding
     device: str | None = None
@@ -101,6 +108,27 @@ class EmbedReport:
                 f"{self.encoder} knows: their vectors are all alike; an encoder of their language "
                 "tells them apart, such as -e st:paraphrase-multilingual-MiniLM-L12-v2"
             )
+        return [*notes, *self._notes_on_boxes()]
+
+    def _notes_on_boxes(self) -> list[str]:
+        notes = []
+        if self.n_clipped:
+            notes.append(
+                f"  boxes that reach over the edge of their picture: {self.n_clipped:,}; the part "
+                "inside was taken. Where there are many, the boxes may be of other pictures"
+            )
+        if self.n_tiny:
+            notes.append(
+                f"  boxes under {TINY_PX} pixels wide or high, which show little: "
+                f'{self.n_tiny:,}; where boxes are in pixels, --where "box_w >= {TINY_PX} and '
+                f'box_h >= {TINY_PX}" leaves them out'
+            )
+        if self.n_on_turned:
+            notes.append(
+                f"  boxes of pictures that EXIF turns: {self.n_on_turned:,}; they were taken on "
+                "the turned picture, as people see it. Where they were drawn on the pixels as stored, "
+                "save the pictures without EXIF and embed again"
+            )
         return notes
 
     def _hints(self) -> list[str]:
@@ -148,7 +176,7 @@ def _report_of(given: RunInput, result: RunResult, number: int) -> EmbedReport:
         n_failed=view.n_failed if view else 0,
         n_known_failures=n_known_failures,
         seconds=round(result.seconds, 3),
-        **{name: view.remarks[remark] if view else 0 for name, remark in _COUNTED.items()},
+        **{name: view.remarks[remark] if view else 0 for name, remark in COUNTED.items()},
         batch_size=lane.batch_size.size if lane else None,
         batch_unit=unit,
         device=lane.encoder.device if lane else None,

@@ -19,7 +19,7 @@ from queue import Empty
 
 from featurestore.errors import BadName, FeatureStoreError
 from featurestore.pipeline.job import EmbedRequest, embed
-from featurestore.pipeline.report import EmbedReport, Progress
+from featurestore.pipeline.report import COUNTED, EmbedReport, Progress
 from featurestore.storage import stopping
 from featurestore.storage.exhausted import is_out_of_memory
 from featurestore.storage.remote import StorePath, as_path
@@ -241,8 +241,7 @@ def _sum(parts: Sequence[EmbedReport]) -> EmbedReport:
     """Return one report of several processes: counts add up, the slowest one sets the time."""
     first = parts[0]
     counts = (
-        "n_encoded", "n_copied", "n_unchanged", "n_failed", "n_known_failures", "n_cut",
-        "n_metadata_unread", "n_range_assumed", "n_unknown",
+        "n_encoded", "n_copied", "n_unchanged", "n_failed", "n_known_failures", *COUNTED,
     )  # fmt: skip
     stages: dict[str, tuple[float, int]] = {}
     for one in parts:

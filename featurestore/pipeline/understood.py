@@ -19,6 +19,7 @@ from featurestore.terms.specs import Modality
 _ENOUGH_TO_WONDER = 5  # labels that are all alike
 _MANY_CLASSES = 20  # so many with one item each are ids, it seems
 _SHOWN_LABELS = 3
+_BY_PICTURE = "picture: boxes of one stay together in evaluation"
 _MISSING = re.compile(
     r"\s*(?:n/?a|nan|null|none|nil|\?+|-+|#n/a|<na>|-1(?:\.0)?|)\s*", re.IGNORECASE
 )
@@ -51,8 +52,8 @@ def understood(
         parts.append(f"{len(labels) - _SHOWN_LABELS} more label columns")
     groups = group_sizes(found["group"])
     if groups is not None:
-        given = (str(one.options["group"]) for one in used if one.options.get("group"))
-        said = dict.fromkeys(map(said_of_group, given))
+        given = (said_of_group(one) for one in map(_group_of, used) if one)
+        said = dict.fromkeys(given)
         parts.append(f"{describe_groups(groups)}{' by ' + ', '.join(said) if said else ''}")
     splits = Counter(dict(zip(*(one.to_pylist() for one in found["split"].columns), strict=True)))
     n_unsplit = splits.pop(None, 0)
@@ -65,7 +66,10 @@ def understood(
         parts += [f"{found.n_copies:,} exact copies"] if found.n_copies else []
     elif labels and groups is None and (names := named_groups(found.first, labels[0])) is not None:
         notes.append(names.sentence())
-    kind = ("picture" if modality is Modality.IMAGE else "text") + "s" * (found.n_rows != 1)
+    kind = "picture" if modality is Modality.IMAGE else "text"
+    if used and all(map(_has_boxes, used)):
+        kind = "box"
+    kind += ("es" if kind == "box" else "s") * (found.n_rows != 1)
     said_first = f"{found.n_rows:,} {kind}: {'; '.join(parts) or 'no labels, groups or splits'}"
     return [said_first, *notes]
 
@@ -130,7 +134,19 @@ def _span(least: int, most: int) -> str:
     return f"{least:,}–{most:,}" if least < most else f"{least:,}"
 
 
+def _has_boxes(record: SourceRecord) -> bool:
+    return bool(record.options.get("boxes") or record.options.get("box"))
+
+
+def _group_of(record: SourceRecord) -> str | None:
+    """Return what groups the items of a source: boxes are grouped by their picture."""
+    given = record.options.get("group")
+    return str(given) if given else _BY_PICTURE if _has_boxes(record) else None
+
+
 def _origin(name: str, used: Sequence[SourceRecord]) -> str:
+    if name == "label" and used and all(one.options.get("boxes") for one in used):
+        return "from the annotations"
     kinds = {one.kind for one in used if not one.options.get("label")}
     if name == "label" and kinds == {"folder"}:
         return "from folder names"

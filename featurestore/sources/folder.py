@@ -70,7 +70,12 @@ class ImageFolder:
         return Location(self.root).name
 
     def files(self, options: SourceOptions) -> list[tuple[str, int, int]] | None:
-        """Return uri, size and stamp of all images; None where a folder cannot be listed."""
+        """Return uri, size and stamp of all images.
+
+        None where a folder cannot be listed, and where annotations beside it tell the items.
+        """
+        if options.boxes is not None:
+            return None
         tree = self._tree(options)
         # Of what is left out, the names are told.
         others = [(name, -1, 0) for name in sorted([*tree.others, *tree.archives])]
@@ -101,23 +106,24 @@ class ImageFolder:
                     f"--{flag} names a column of a table, but {self.location} is a folder: name "
                     f"the tables in it one by one, as with {self.location}/*.parquet"
                 )
-        if options.label not in (None, ("label",)):
+        if options.boxes is None and options.label not in (None, ("label",)):
             raise BadSource(
                 f"--label names a column of a table, but {self.location} is a folder: "
                 "its class folders are its labels"
             )
         prefix, tree = self._prefix, self._tree(options)
-        if tree.archives and not tree.files:
-            check_uncompressed(self.location.join(min(tree.archives)).text)
-        if tree.n_links and not tree.files:
-            raise BadSource(
-                f"all images of {self.location} are behind links that lead out of it: "
-                "--follow-links takes them"
-            )
+        self._check_found(tree)
         files = tree.files
         uris = [uri for uri, _, _ in files]
         folders = [tuple(uri.split("/")[:-1]) for uri in uris]
         roles = _roles(folders, options.split, named=bool(prefix))
+        notes = [*roles.notes(), *tree.notes(self.location)]
+        splits = [roles.split_of(one) for one in folders]
+        if options.boxes is not None and files:
+            from featurestore.sources.boxed import FolderFiles, boxes_of_folder
+
+            found = FolderFiles(files, splits, prefix, tuple(tree.unread), notes)
+            return boxes_of_folder(self, found, options)
         labels = [roles.label_of(one) for one in folders]
         columns = {
             "item_id": uris,
@@ -125,7 +131,7 @@ class ImageFolder:
             "text": [None] * len(files),
             "size": [size for _, size, _ in files],
             "mtime_ns": [mtime_ns for _, _, mtime_ns in files],
-            "split": [roles.split_of(one) for one in folders],
+            "split": splits,
             "group": [None] * len(files),
         }
         rows = checked(pa.table(columns, schema=LISTING), self)
@@ -134,22 +140,6 @@ class ImageFolder:
             rows = rows.append_column("label", pa.array(labels, pa.string()))
         if options.group is not None:
             rows = evaluate_group(rows, options.group)
-        notes = roles.notes()
-        if tree.n_links:
-            notes.append(
-                f"{tree.n_links:,} links lead out of {self.location} and were left out: "
-                "--follow-links takes them"
-            )
-        if tree.others:
-            notes.append(
-                f"{len(tree.others):,} pictures of kinds that we do not read were left out "
-                f"(first: {min(tree.others)}): convert them to JPEG or PNG"
-            )
-        if tree.archives:
-            notes.append(
-                f"{len(tree.archives):,} compressed archives were left out (first: "
-                f"{min(tree.archives)}): unpack them where they hold pictures that you mean"
-            )
         return Listing(
             rows,
             Modality.IMAGE,
@@ -159,6 +149,16 @@ class ImageFolder:
             unread=tuple(tree.unread),
         )
 
+    def _check_found(self, tree: _Tree) -> None:
+        """Say why no picture was found where something stands in the way."""
+        if tree.archives and not tree.files:
+            check_uncompressed(self.location.join(min(tree.archives)).text)
+        if tree.n_links and not tree.files:
+            raise BadSource(
+                f"all images of {self.location} are behind links that lead out of it: "
+                "--follow-links takes them"
+            )
+
 
 @dataclass
 class _Tree:
@@ -167,6 +167,26 @@ class _Tree:
     others: list[str] = field(default_factory=list)  # pictures of kinds that we do not read
     archives: list[str] = field(default_factory=list)  # compressed tar files
     n_links: int = 0  # that lead out of the folder
+
+    def notes(self, location: Location) -> list[str]:
+        """Say what was left out."""
+        notes = []
+        if self.n_links:
+            notes.append(
+                f"{self.n_links:,} links lead out of {location} and were left out: "
+                "--follow-links takes them"
+            )
+        if self.others:
+            notes.append(
+                f"{len(self.others):,} pictures of kinds that we do not read were left out "
+                f"(first: {min(self.others)}): convert them to JPEG or PNG"
+            )
+        if self.archives:
+            notes.append(
+                f"{len(self.archives):,} compressed archives were left out (first: "
+                f"{min(self.archives)}): unpack them where they hold pictures that you mean"
+            )
+        return notes
 
 
 def _list_url(folder: Location, prefix: str, tree: _Tree) -> None:

@@ -16,6 +16,7 @@ from featurestore.errors import BadSource, DuplicateIds, MissingColumn
 from featurestore.sources.locations import Location
 from featurestore.sources.name_groups import is_from_names
 from featurestore.storage.columns import new_columns, without_nan
+from featurestore.terms.boxes import picture_of
 from featurestore.terms.specs import Modality
 
 LISTING = pa.schema(
@@ -55,6 +56,9 @@ class SourceOptions:
     id: str | None = None
     columns: tuple[str, ...] | None = None  # names for a table without a header
     follow_links: bool | None = None  # also links that leave the folder
+    boxes: str | None = None  # annotations of a folder's pictures, whose boxes are the items
+    box: tuple[str, ...] | None = None  # columns of x, y, width, height, in pixels
+    box_margin: float | None = None  # share of its sides by which a box grows, at each side
 
     def over(self, earlier: SourceOptions | None, location: Location) -> SourceOptions:
         """Return these options, with what they leave open taken from an earlier run.
@@ -64,18 +68,30 @@ class SourceOptions:
         BadSource
             If they name other contents or ids: every item would become another one.
         """
-        if earlier is None:
-            return self
         said = {name: value for name, value in asdict(self).items() if value is not None}
-        for flag in ("image", "text", "id"):
+        if self.boxes is not None:
+            said["boxes"] = Location.of(self.boxes).text
+        if earlier is None:
+            return replace(self, **said)
+        for flag in ("image", "text", "id", "box"):
             before = getattr(earlier, flag)
             if said.get(flag, before) != before:
-                earlier_flag = f"--{flag} {before}" if before else f"no --{flag}"
-                raise BadSource(
-                    f"{location} was embedded with {earlier_flag}, not with --{flag} {said[flag]}: "
-                    "its items would be others; give it another --dataset name"
-                )
+                earlier_flag = f"--{flag} {_said(before)}" if before else f"no --{flag}"
+                raise _other_items(location, earlier_flag, f"--{flag} {_said(said[flag])}")
+        if self.boxes is not None and earlier.boxes is None:
+            raise _other_items(location, "no --boxes", f"--boxes {self.boxes}")
         return replace(earlier, **said)
+
+
+def _said(value: str | tuple[str, ...]) -> str:
+    return value if isinstance(value, str) else ",".join(value)
+
+
+def _other_items(location: Location, before: str, now: str) -> BadSource:
+    return BadSource(
+        f"{location} was embedded with {before}, not with {now}: its items would be others; give "
+        "it another --dataset name"
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -187,7 +203,7 @@ def evaluate_group(rows: pa.Table, expression: str) -> pa.Table:
 
 def with_stem(rows: pa.Table) -> pa.Table:
     """Add the column ``stem`` that expressions may use: an image's name without its ending."""
-    names = [posixpath.basename(one) for one in rows.column("item_id").to_pylist()]
+    names = [posixpath.basename(picture_of(one)) for one in rows.column("item_id").to_pylist()]
     stems = [posixpath.splitext(one)[0] for one in names]
     return rows.append_column("stem", pa.array(stems, pa.string()))
 

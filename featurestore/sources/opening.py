@@ -56,8 +56,10 @@ def open_source(path: str | Path) -> Source:
 
 def listings(source: Source, options: SourceOptions) -> Iterator[Listing]:
     """Yield what a source lists; a large one in parts, if it can be read so."""
+    from featurestore.sources.boxed import check_boxes
     from featurestore.sources.table import TableFile
 
+    check_boxes(source, options)
     parts = source.parts(options) if isinstance(source, TableFile) else None
     if parts is None:
         yield source.listing(options)

@@ -16,6 +16,7 @@ from typing import Any
 from featurestore.errors import FeatureStoreError
 from featurestore.sources.locations import Location, is_url
 from featurestore.sources.uris import MEMBER, VALUE, image_bytes, parse_value_uri
+from featurestore.terms.boxes import boxed, split_box
 
 # Errors that a second try would not change.
 _FINAL = (FileNotFoundError, IsADirectoryError, PermissionError, ValueError, FeatureStoreError)
@@ -65,6 +66,11 @@ class Reader:
             raise ValueError(str(error)) from None
 
     def _bytes(self, uri: str) -> bytes:
+        uri, box = split_box(uri)
+        picture = self._picture(uri)
+        return picture if box is None else boxed(picture, box)
+
+    def _picture(self, uri: str) -> bytes:
         if self.kind == "datasets":
             from featurestore.sources.hf_datasets import read_value
 

@@ -6,7 +6,7 @@ import json as json_text
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -21,6 +21,7 @@ from featurestore.sources.bad_rows import (
     with_texts,
     without_blanks,
 )
+from featurestore.sources.boxed import BoxedRows, boxes_of_rows
 from featurestore.sources.class_names import hub_features, with_class_names
 from featurestore.sources.csv_rows import BLOCK_BYTES, form_of, n_blank_lines, read_csv
 from featurestore.sources.json_rows import is_deep, json_rows
@@ -100,6 +101,11 @@ class TableFile:
         bad = bad_rows(table)
         notes, sizes, stamps, ids = self._blank_lines(table, options), None, None, names
         kind = table.column(name).type if name in table.column_names else None
+        if kind is None and options.box is not None:
+            raise BadSource(
+                f"column {name!r} of {self.name} holds the bytes of pictures, and --box cuts boxes "
+                "out of files: write the pictures to files and name their paths with --image"
+            )
         if kind is None:  # images in a column, which is not read here
             uris = [value_uri(self.name, name, row) for row in rows]
             content = pa.chunked_array([uris], pa.string())
@@ -114,6 +120,11 @@ class TableFile:
             if not is_text:  # a row without a path is a failure, which has a name
                 ids = pc.coalesce(content, names)
                 sizes, stamps = _stats(Location(self.root), content.to_pylist())
+            if options.box is not None:
+                found = self._boxes(table, content, options)
+                content, ids = found.uris, pc.coalesce(found.ids, names)
+                bad = found.bad | bad
+                options = replace(options, group=options.group or name)
         unread = [one for one in _unread_columns(table) if one != name]
         if unread:
             notes.append(f"columns of bytes in {self.name} were left out: {', '.join(unread)}")
@@ -136,6 +147,15 @@ class TableFile:
             bad=bad,
         )
         return as_listing(self, options, items)
+
+    def _boxes(
+        self, table: pa.Table, content: pa.ChunkedArray, options: SourceOptions
+    ) -> BoxedRows:
+        for column in options.box or ():
+            require_column(column, table.column_names, "--box", self.location)
+        if options.text is not None:
+            raise BadSource("--box is about pictures: name their paths with --image COLUMN")
+        return boxes_of_rows(table, content.to_pylist(), options)
 
     def _blank_lines(self, table: pa.Table, options: SourceOptions) -> list[str]:
         """Say how many lines of a single column are blank: they might be meant as rows."""

@@ -1,7 +1,7 @@
 """What a uri of a listing names, relative to the root of its source.
 
 A path; ``shard.tar#512+965``, bytes 512 to 1477 of a tar file; or ``table.parquet#image[17]``, a
-value of a column.
+value of a column. A box of a picture has ``#xywh=10,20,30,40`` behind it (`terms.boxes`).
 """
 
 from __future__ import annotations

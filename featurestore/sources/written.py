@@ -19,6 +19,7 @@ from featurestore.sources.json_rows import json_rows
 from featurestore.sources.listing import RESERVED, Source, SourceOptions
 from featurestore.sources.locations import Location
 from featurestore.sources.table import READERS, TableFile
+from featurestore.terms.boxes import picture_of
 
 JSON_TEXT = {b"featurestore": b"json"}  # marks a column whose values are JSON, one a row
 _FIRST_LINES = 100  # of JSON lines, looked at for names of columns
@@ -77,6 +78,10 @@ def _matched(
             value if value and value.strip() else by_row
             for value, by_row in zip(own, ids, strict=True)
         ]
+    if options.box is not None and options.id is None:  # a row is named by picture and box
+        if len(listed) != len(table):
+            return None
+        holder, ids = None, listed.column("item_id").to_pylist()
     known = set(ids)
     if len(known) < len(ids) or not known.issuperset(listed.column("item_id").to_pylist()):
         return None
@@ -94,7 +99,8 @@ def _listed_rows(source: Source, listed: pa.Table) -> InputRows:
     columns: dict[str, Any] = {}
     if isinstance(source, ImageFolder):
         root = Location(source.root)
-        paths = [None if one is None else root.join(one).text for one in listed["uri"].to_pylist()]
+        uris = listed["uri"].to_pylist()
+        paths = [None if one is None else root.join(picture_of(one)).text for one in uris]
         columns["path"] = pa.array(paths, pa.string())
     for name in ("text", "split", "group"):
         if listed.column(name).null_count < len(listed):

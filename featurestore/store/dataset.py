@@ -18,12 +18,12 @@ import pyarrow.compute as pc
 from featurestore.curation.labels import attach
 from featurestore.curation.reviews import Review, add_reviews, read_reviews, undo
 from featurestore.curation.slices import Slice, drop_slice, read_slice, save_slice, slices
-from featurestore.encoders.images import thumbnail
+from featurestore.encoders.images import as_file, thumbnail
 from featurestore.encoders.trust import Trust, either
 from featurestore.errors import BadName, UnknownItem, UnknownView, nearest
 from featurestore.sources.locations import Location
 from featurestore.sources.reading import Reader, reason_of
-from featurestore.storage.dataset_file import DatasetFile
+from featurestore.storage.dataset_file import DatasetFile, SourceRecord
 from featurestore.storage.dataset_folder import DatasetFolder
 from featurestore.storage.files import write_file
 from featurestore.storage.remote import RemotePath, StorePath
@@ -266,7 +266,11 @@ class DataSet(Shown):
         return Location(self.description.sources[row["source"]].root).join(row["uri"]).text
 
     def read_bytes(self, item_id: str) -> bytes:
-        """Return the bytes of an image item, from its source."""
+        """Return the bytes of an image item, from its source; of a box, a PNG of its pixels."""
+        return as_file(self._content(item_id))
+
+    def _content(self, item_id: str) -> bytes:
+        """Return what the content hash of an image item is of."""
         row = self._item(item_id)
         uri = self._uri(item_id, row)
         record = self.description.sources[row["source"]]
@@ -283,7 +287,7 @@ class DataSet(Shown):
         path = self.folder.local / "thumbnails" / f"{content_hash}-{size_px}.jpg"
         if content_hash is not None and path.exists():
             return path.read_bytes()
-        content = self.read_bytes(item_id)
+        content = self._content(item_id)
         made = thumbnail(content, size_px)
         if hashlib.sha256(content).hexdigest() == content_hash:  # the file may have changed
             path.parent.mkdir(exist_ok=True)
@@ -318,3 +322,14 @@ class DataSet(Shown):
 def whereabouts(folder: DatasetFolder, version: int) -> pa.Table:
     """Return source and uri of each item; cached, since a page asks for many thumbnails."""
     return folder.items.read(["item_id", "source", "uri", "content_hash"], version)
+
+
+def picture_file(record: SourceRecord, uri: str) -> bytes:
+    """Return the bytes of a picture of a source; of a box, a PNG of its pixels.
+
+    Raises
+    ------
+    OSError, ValueError
+        If it cannot be read, or has no such box.
+    """
+    return as_file(Reader(record.kind, record.root)(uri))

@@ -8,9 +8,7 @@ from dataclasses import asdict, dataclass, field
 from itertools import islice
 from typing import Any
 
-from featurestore.encoders.images import METADATA_UNREAD, RANGE_ASSUMED
-from featurestore.pipeline.report import EmbedReport
-from featurestore.pipeline.todo import CUT, UNKNOWN
+from featurestore.pipeline.report import COUNTED, EmbedReport
 from featurestore.storage.dataset_folder import DatasetFolder
 from featurestore.storage.run_folder import RunFolder
 
@@ -74,6 +72,7 @@ def _report(
     tally, first = facts["tally"], done[0] if done else {}
     n_known_failures = tally["n_known_failures"][number]
     n_lacking = tally["n_todo"][number] + n_known_failures
+    counted: dict[str, Any] = {name: remarks[remark] for name, remark in COUNTED.items()}
     return EmbedReport(
         dataset,
         view["spec"],
@@ -85,15 +84,12 @@ def _report(
         n_failed=total["n_failed"],
         n_known_failures=n_known_failures,
         seconds=round(seconds, 3),
-        n_cut=remarks[CUT],
-        n_metadata_unread=remarks[METADATA_UNREAD],
-        n_range_assumed=remarks[RANGE_ASSUMED],
-        n_unknown=remarks[UNKNOWN],
         batch_size=first.get("batch_size"),
         batch_unit=first.get("batch_unit"),
         device=first.get("device"),
         failures=tuple(text for one in counts for text in one["failures"])[:_N_SHOWN],
         stages=_stages(done),
+        **counted,
     )
 
 
