@@ -126,8 +126,8 @@ class EmbedReport:
         if self.n_on_turned:
             notes.append(
                 f"  boxes of pictures that EXIF turns: {self.n_on_turned:,}; they were taken on "
-                "the turned picture, as people see it. Where they were drawn on the pixels as stored, "
-                "save the pictures without EXIF and embed again"
+                "the turned picture, as people see it. Where they were drawn on the pixels as "
+                "stored, save the pictures without EXIF and embed again"
             )
         return notes
 

@@ -76,7 +76,7 @@ def read_annotations(location: Location) -> Annotations:
         )
     if location.suffix != ".json":
         raise BadSource(
-            f"{location.name} is no file of boxes that we read: expected COCO .json, or a folder "
+            f"{location.name} cannot be read as boxes: expected COCO .json, or a folder "
             "of Pascal VOC's .xml or YOLO's .txt files; a table of boxes is a source of its own: "
             f"featurestore embed {location.name} --image COLUMN --box x,y,w,h"
         )
@@ -119,7 +119,7 @@ def _coco(location: Location) -> Annotations:
     if not is_whole:
         keys = ", ".join(map(str, said)) if isinstance(said, dict) else type(said).__name__
         raise BadSource(
-            f"{location.name} is no COCO file: expected an object with the lists images and "
+            f"{location.name} cannot be read as COCO: expected an object with the lists images and "
             f"annotations, found {keys[:200]}"
         )
     pictures = _by_id(said["images"], "images", location)
@@ -127,7 +127,9 @@ def _coco(location: Location) -> Annotations:
     found, n_crowds, astray = [], 0, []
     for one in said["annotations"]:
         if not isinstance(one, dict):
-            raise BadSource(f"{location.name}: an annotation is no object: {one!r:.80}")
+            raise BadSource(
+                f"{location.name}: expected an object for each annotation, found {one!r:.80}"
+            )
         picture = _named(pictures, one.get("image_id"))
         if picture is None or not isinstance(picture.get("file_name"), str):
             astray.append(one.get("id"))

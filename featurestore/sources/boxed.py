@@ -47,13 +47,13 @@ def check_boxes(source: Source, options: SourceOptions) -> None:
     where = source.location
     if options.boxes is not None and source.kind != "folder":
         raise BadSource(
-            f"--boxes is about a folder of pictures, and {where} is none: of a table, "
-            "--box x,y,w,h names the columns of boxes"
+            f"--boxes is for a folder of pictures, and {where} is a source of another kind; for a "
+            "table, --box x,y,w,h names the columns of boxes"
         )
     if options.box is not None and source.kind != "table":
         raise BadSource(
-            f"--box names columns of a table, and {where} is none: of a folder, --boxes names the "
-            "file or folder of annotations"
+            f"--box is for a table, and {where} is a source of another kind; for a folder, --boxes "
+            "names the file or folder of annotations"
         )
     if options.box is not None and len(options.box) != len(_NUMBERS):
         raise BadSource(

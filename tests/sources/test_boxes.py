@@ -291,7 +291,7 @@ def test_each_odd_annotation_of_coco_is_said(stripes, fs, tmp_path):
         ('{"images": [], "annotations": {}}', "found images, annotations"),
         ('{"images": [{"id": 1}, {"id": 1}], "annotations": []}', "ids stand more than once"),
         ('{"images": [{"name": 1}], "annotations": []}', "not all of its images have an id"),
-        ('{"images": [], "annotations": [7]}', "an annotation is no object: 7"),
+        ('{"images": [], "annotations": [7]}', "expected an object for each annotation, found 7"),
         ('{"images": [], "annotations": []}', "has no box in these pictures: it names none"),
         ("[" * 100_000, "as JSON"),
     ],
@@ -309,8 +309,8 @@ def test_options_that_do_not_fit_say_what_does(stripes, real, fs, tmp_path):
     (tmp_path / "nothing").mkdir()
     boxes = ("--boxes", real / "coco.json")
     for given, reason in (
-        ((tmp_path / "t.csv", "--image", "file", *boxes), "--boxes is about a folder of pictures"),
-        ((stripes, "--box", "x,y,w,h"), "--box names columns of a table"),
+        ((tmp_path / "t.csv", "--image", "file", *boxes), "--boxes is for a folder of pictures"),
+        ((stripes, "--box", "x,y,w,h"), "--box is for a table"),
         ((tmp_path / "t.csv", "--image", "file", "--box", "x,y,w"), "expected four columns"),
         ((tmp_path / "t.csv", "--image", "file", "--box", "x,y,w,hh"), "did you mean 'h'?"),
         ((stripes, "--box-margin", "0.1"), "name them with --boxes or --box"),
