@@ -185,6 +185,7 @@ def test_every_option_is_tried_here_or_said_where_else():
             "--part-items",
             "--drop-plan",
         ),  # test_workers.py
+        *("--box", "--boxes", "--box-margin"),  # sources/test_boxes.py
     }
     text = Path(__file__).read_text(encoding="utf-8")
     names = {name for option in embed.params for name in option.opts if name.startswith("--")}
