@@ -21,6 +21,7 @@ from featurestore.store.dataset import DataSet
 from featurestore.store.view import View
 from featurestore.terms.labels import SEPARATOR
 from heads.saved.answers import Answers
+from heads.saved.beside import numbers_of
 from heads.saved.bundle import FittedHead
 from heads.saved.serve import answer, as_read, encoded, predict_rows
 
@@ -52,6 +53,7 @@ def try_items(
     """
     if not named:
         return Tried(answer(head, np.empty(0, dtype=object), np.empty((0, 0))), [])
+    numbers_of(head, None, len(named))  # columns cannot be given here: says what can be done
     own = {view.fingerprint: view for view in views}
     blocks = [own.get(str(block["fingerprint"])) for block in head.blocks]
 

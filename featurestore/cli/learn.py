@@ -16,6 +16,7 @@ from featurestore.cli.options import (
     at_view,
     check_free,
     chosen_views,
+    columns_option,
     dataset_of,
     encoders_option,
     evaluation_option,
@@ -67,6 +68,7 @@ if TYPE_CHECKING:
     "teach too), majority, tfidf, zero-shot, zero-shot+probe (both :TEMPLATE with {}, or "
     ":@prompts.json), or python:module:estimator.",
 )
+@columns_option
 @label_option
 @task_option
 @click.option(
@@ -98,6 +100,7 @@ def train(
     dataset: str,
     encoders: Sequence[str],
     head: str | None,
+    columns: tuple[str, ...],
     label: str | None,
     task: str | None,
     coverage: float | None,
@@ -122,7 +125,7 @@ def train(
     # Where Ctrl-C ends training with what was done, the rest still runs.
     with finishing() if retrains(head) else nullcontext():
         fitted = heads.fit(
-            views,
+            heads.concat(views, columns=columns) if columns else views,
             head,
             label=label,
             task=task,
@@ -174,6 +177,7 @@ def _show_trained(fitted: FittedHead, bundle: str | None, *, as_json: bool) -> N
     metavar="NAME",
     help="Head; repeatable; all that do the task by default.",
 )
+@columns_option
 @label_option
 @task_option
 @metric_option
@@ -206,6 +210,7 @@ def compare(
     dataset: str,
     encoders: Sequence[str],
     head_names: tuple[str, ...],
+    columns: tuple[str, ...],
     label: str | None,
     task: str | None,
     metric: str | None,
@@ -237,7 +242,7 @@ def compare(
     run = partial(
         heads.compare, views, label=label, task=task, metric=metric, evaluation=evaluation,
         seed=seed, group=not ignore_groups, apply_reviews=apply_reviews, repeats=repeats,
-        progress=watch.fits, minutes=watch.minutes, rows=rows,
+        progress=watch.fits, minutes=watch.minutes, rows=rows, columns=columns,
         preview=(lambda now: watch.show(leaderboard(now))) if watch.has_bar else None, **chosen,
     )  # fmt: skip
     comparison = run(twins_together=twins_together)

@@ -33,6 +33,22 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON f
 label_option = click.option(
     "--label", metavar="COLUMN", help="Label column; the main one by default."
 )
+
+
+def _split(
+    _context: click.Context, _option: click.Parameter, value: tuple[str, ...]
+) -> tuple[str, ...]:
+    return tuple(one.strip() for given in value for one in given.split(",") if one.strip())
+
+
+columns_option = click.option(
+    "--columns",
+    multiple=True,
+    metavar="NAME,NAME",
+    callback=_split,
+    help="Columns of the items to read beside the vectors, such as age,site: numbers are scaled, "
+    "others one-hot (site:category, age:number say which). New items need them too.",
+)
 task_option = click.option(
     "--task",
     type=click.Choice(["multiclass", "multilabel", "regression"]),

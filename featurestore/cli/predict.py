@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from featurestore.sources.listing import SourceOptions
     from heads.saved.answered import AnsweredRows
     from heads.saved.bundle import FittedHead
-    from heads.saved.serve import AskOptions
+    from heads.saved.serve import HowOptions
 
 
 @command(epilog="Example: featurestore predict bundle/ new-photos/ -o predictions.csv")
@@ -107,7 +107,7 @@ def predict(
     options = SourceOptions(
         text=text, image=image, id=id_column, boxes=boxes, box=box, box_margin=box_margin
     )
-    how: AskOptions = {
+    how: HowOptions = {
         "encoder": encoder,
         "least_confidence": min_confidence,
         "allow_empty": allow_empty,
@@ -134,7 +134,7 @@ def predict(
 
 
 def _answered(
-    head: FittedHead, source: str, options: SourceOptions, how: AskOptions
+    head: FittedHead, source: str, options: SourceOptions, how: HowOptions
 ) -> AnsweredRows:
     """Predict for the rows of a source, or for one picture."""
     import pyarrow as pa

@@ -90,6 +90,8 @@ def predict_line(fitted: FittedHead, folder: str) -> str:
     source = "NEW.csv" if {"text", "image"} & set(known) else "NEW_FOLDER/"
     if card.modality == Modality.TEXT and "text" not in known:
         source, known = "NEW.csv", {"text": "TEXT_COLUMN"}
+    elif card.metadata_columns is not None and source != "NEW.csv":
+        source, known = "NEW.csv", {"image": "IMAGE_COLUMN"}
     flags = [f"--{flag} {shlex.quote(known[flag])}" for flag in COLUMNS if flag in known]
     words = ["featurestore predict", shlex.quote(folder), source, *flags, "-o predictions.csv"]
     return " ".join(words)

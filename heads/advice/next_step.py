@@ -16,6 +16,7 @@ from heads.catalogue.table import HEADS
 from heads.experiments.inputs import MAJORITY, TFIDF
 from heads.experiments.learning_curve import Curve
 from heads.labels.options import PlanOptions
+from heads.measures.card import WithColumns
 from heads.measures.choice import choose
 from heads.measures.comparison import Cell, Comparison
 from heads.transfer.advice import Alternative, Way
@@ -120,10 +121,28 @@ def after_comparison(comparison: Comparison, dataset: DataSet) -> list[str]:
     choice = choose(comparison, costs_of(dataset.views()))
     said = choice.sentences()
     inputs = [view.encoder for view in comparison.card.views]
-    if _can_be_typed(choice.taken, dataset, inputs):
-        command = train_command(dataset, choice.taken, inputs=inputs, label=comparison.label)
+    taken, read = choice.taken, comparison.card.with_columns
+    options: dict[str, object] = {"label": comparison.label}
+    if read is not None and taken[0] in read.encoders:
+        taken = read.encoders[taken[0]], taken[1]
+        options["columns"] = ",".join(read.columns)
+    if _can_be_typed(taken, dataset, inputs):
+        command = train_command(dataset, taken, inputs=inputs, **options)
         said.append(NEXT + command)
+    if read is not None and read.leaks and (others := _without_leaks(read)):
+        command = typed(dataset, "compare", dataset.name, columns=others, label=comparison.label)
+        said.append(f"To see what the other columns add: {command}")
     return said
+
+
+def _without_leaks(read: WithColumns) -> str:
+    """Return the columns that do not tell the label, as `--columns` takes them."""
+    kept = [
+        one
+        for one in read.columns
+        if one.removesuffix(":number").removesuffix(":category") not in read.leaks
+    ]
+    return ",".join(kept)
 
 
 def _can_be_typed(cell: Cell, dataset: DataSet, inputs: Sequence[str] = ()) -> bool:

@@ -43,6 +43,7 @@ from heads.experiments.inputs import (
 )
 from heads.experiments.large import cost, sampled
 from heads.experiments.leaks import Leak, find_leak
+from heads.experiments.metadata import columns_alone, judged, views_with
 from heads.experiments.ngrams import Ngrams
 from heads.experiments.on_taps import ground_on_taps
 from heads.experiments.run_notes import collapsed_notes, stopped_notes
@@ -78,6 +79,7 @@ def compare(
     preview: Callable[[Comparison], None] | None = None,
     save: bool = True,
     rows: int | None = None,
+    columns: Sequence[str] = (),
     **plan: Unpack[PlanKeywords],
 ) -> Comparison:
     """Compare heads on the encoders of one data set, beside baselines.
@@ -105,6 +107,9 @@ def compare(
         Keep it in the data set's ``runs/``, and each row in its ``cache/heads/``.
     rows : int, optional
         Look at so many labelled items, drawn evenly: whole groups, labels and splits as shares.
+    columns : sequence of str, optional
+        Of the items, as of `heads.concat`: each view is compared without and with them, and they
+        alone; it says whether they help, and which of them tell the label by themselves.
     label : str, optional
         Label column; default the data set's main label.
     task : {"multiclass", "multilabel", "regression"}, optional
@@ -128,9 +133,9 @@ def compare(
     TimeIsUp
         If the minutes were too few for any row; what was done is kept.
     """
-    known = ("heads", "metric", "progress", "minutes", "preview", "save", "rows")
+    known = ("heads", "metric", "progress", "minutes", "preview", "save", "rows", "columns")
     options = once_over(options_from(PlanOptions, plan, "heads.compare", *known), heads or ())
-    each = list(views) if isinstance(views, Sequence) else [views]
+    each = views_with(list(views) if isinstance(views, Sequence) else [views], columns)
     ground = ground_on_taps(each, options, rows, retraining_among(heads or ()))
     dataset, rules = ground.views[0].dataset, ground.plan
     metric = check_metric(metric, rules.task)
@@ -147,7 +152,7 @@ def compare(
         raise NotEnoughData(undefined(metric))
     notes = [*ground.notes(), *notes, *leak_notes, *collapsed_notes(found)]
     notes += stopped_notes(runner, [row.report for row in found], rules)
-    return _kept(made.of(found, notes, leak), dataset, save)
+    return _kept(judged(made.of(found, notes, leak), ground), dataset, save)
 
 
 def _cells(
@@ -156,7 +161,7 @@ def _cells(
     """Return all that is compared, and notes on it."""
     entries, ngrams = chosen_heads(heads, ground.plan), ngrams_of(ground)
     cells, notes = cells_of(ground, entries, seed, ngrams=ngrams)
-    cells += baselines(ground, ngrams)
+    cells += [*baselines(ground, ngrams), *columns_alone(ground)]
     words, word_notes = words_where_few(ground, runner) if heads is None else ([], [])
     cells += [*words, *(where_several(ground, ngrams) if heads is None else [])]
     cells, sample_notes = sampled(cells, ground.plan)

@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featurestore.errors import BadName, ModalityMismatch
+from featurestore.errors import ModalityMismatch
 from featurestore.terms.activations import Activations
 from featurestore.terms.embeddings import Embeddings
-from featurestore.terms.intervals import wilson
 from featurestore.terms.specs import Modality
 from featurestore.terms.words import counted
 from heads.catalogue.entry import Build, HeadEntry
@@ -28,30 +27,28 @@ from heads.experiments.cells import Progress, Runner
 from heads.experiments.compare import entries_for, once_over
 from heads.experiments.inputs import builder_for, of_pool, of_tap, pool_notes
 from heads.experiments.leaks import MOST_OF_A_FIT, find_leak
+from heads.experiments.metadata import leaks_of
 from heads.experiments.on_taps import ground_on_taps
+from heads.experiments.prediction_sets import calibrated_sets, set_aside
 from heads.experiments.price import priced_training
 from heads.experiments.run_notes import stopped_notes
 from heads.experiments.together import input_of
 from heads.labels.blocks import Blocks
 from heads.labels.fitting import fit_head
-from heads.labels.folds import make_folds
 from heads.labels.matrix import Matrix
 from heads.labels.options import PlanOptions, renamed
 from heads.labels.pace import pace, pacing
 from heads.labels.plan import Plan
 from heads.labels.tasks import Task, texts_of
 from heads.labels.views import AnyView, slice_facts
-from heads.measures.conformal import misfit, sets, threshold
 from heads.measures.evaluate import Evaluation, Exam, Report, undefined
-from heads.measures.fits import chosen_by, predictions
+from heads.measures.fits import chosen_by
 from heads.measures.metrics import METRICS
 from heads.saved.bundle import FittedHead, heads_folder, said_of, save_head
 from heads.saved.card import (
     CARD_FORMAT,
     COLUMNS,
     AsReviewed,
-    Conformal,
-    CoverageOnTest,
     Evaluated,
     HeadCard,
     Seconds,
@@ -131,7 +128,9 @@ def fit(
         lesson = _lesson_of(*input_of(view, head), once_over(asked, [head]), coverage)
         evaluation, estimator, lesson = _taught(lesson, runner)
     stopped = stopped_notes(runner, [evaluation.report], lesson.plan)
-    conformal = None if coverage is None else _conformal(estimator, lesson, coverage)
+    conformal = None
+    if coverage is not None:
+        conformal = calibrated_sets(estimator, lesson.X, lesson.plan, lesson.calibration, coverage)
     leak, leak_notes = find_leak(stored(lesson.view), lesson.plan, most=MOST_OF_A_FIT)
     card = HeadCard(
         format=CARD_FORMAT,
@@ -143,7 +142,13 @@ def fit(
         **_card_of_lesson(lesson),
         **_card_of_plan(lesson.plan, evaluation.report),
         **_card_of_evaluation(evaluation, lesson.plan),
-        notes=[*lesson.plan.notes, *leak_notes, *_notes_of(evaluation, estimator), *stopped],
+        notes=[
+            *lesson.plan.notes,
+            *_notes_on_columns(lesson),
+            *leak_notes,
+            *_notes_of(evaluation, estimator),
+            *stopped,
+        ],
         twins=None if leak is None else leak.card(leak.metrics_without(evaluation.report)),
         seconds=Seconds(evaluation.seconds, time.perf_counter() - begin),
         machine=machine(),
@@ -199,7 +204,7 @@ def _lesson_of(
     reads_texts = entry.reads == "texts"
     if reads_texts and view.dataset.modality != Modality.TEXT:
         raise ModalityMismatch(f"{name} reads texts, but {view.dataset.name!r} holds pictures")
-    plan, calibration = _set_aside(plan, coverage, options.seed)
+    plan, calibration = set_aside(plan, coverage, options.seed)
     if entry.reads == TAP or entry.reads.endswith("pool"):
         material = (
             of_tap(view, plan, entry)
@@ -295,6 +300,7 @@ def _card_of_lesson(lesson: _Lesson) -> dict[str, Any]:
         "dataset": view.dataset.name,
         "modality": str(view.dataset.modality),
         "columns": _columns_of(view),
+        "metadata_columns": getattr(view, "coding", None),
         "encoder": "baseline:tfidf" if lesson.reads_texts else str(view.spec),
         "fingerprint": "" if lesson.reads_texts else view.fingerprint,
         "snapshot": lesson.items.snapshot,
@@ -323,6 +329,16 @@ def _notes_of(evaluation: Evaluation, estimator: object) -> list[str]:
     ]
 
 
+def _notes_on_columns(lesson: _Lesson) -> list[str]:
+    """Say how columns beside the vectors are read, and which may come from the label."""
+    coding = getattr(lesson.view, "coding", None)
+    if coding is None:
+        return []
+    return [column.said() for column in coding.columns] + [
+        one.sentence(lesson.plan.label) for one in leaks_of(coding, lesson.items, lesson.plan)
+    ]
+
+
 def _columns_of(view: AnyView) -> dict[str, str] | None:
     """Return the column names on which all tables of a data set agree."""
     records = view.dataset.description.sources.values()
@@ -332,60 +348,6 @@ def _columns_of(view: AnyView) -> dict[str, str] | None:
         if len(names) == 1 and (name := names.pop()) is not None:
             found[flag] = str(name)
     return found or None
-
-
-def _set_aside(plan: Plan, coverage: float | None, seed: int) -> tuple[Plan, NDArray[np.intp]]:
-    """Return the plan without its calibration rows among the training rows, and those rows."""
-    nobody = np.empty(0, dtype=np.intp)
-    if coverage is None:
-        return plan, nobody
-    if not 0 < coverage < 1:
-        raise BadName(f"coverage {coverage}: expected a share between 0 and 1, such as 0.9")
-    if plan.task is Task.MULTILABEL:
-        raise BadName("prediction sets are for one class or a number an item, not several labels")
-    is_val = plan.split == "val"
-    if plan.reviewed is not None:
-        is_val &= plan.reviewed.teaches & plan.reviewed.is_tested
-    val = np.flatnonzero(is_val)
-    val = val[~np.isin(plan.block[val], plan.block[plan.train])]
-    if plan.folds is None and len(val):
-        return plan, val
-    strata = plan.target.values if plan.task is Task.MULTICLASS else plan.target.strata
-    train = plan.train
-    folds = make_folds(
-        plan.ids[train], strata[train], plan.block[train], classes=plan.classes, n_repeats=1,
-        seed=seed,
-    )  # fmt: skip
-    teach, calibrate = next(folds.parts())
-    return replace(plan, train=train[teach]), train[calibrate]
-
-
-def _conformal(estimator: BaseEstimator, lesson: _Lesson, coverage: float) -> Conformal:
-    """Calibrate prediction sets, and say how they do on a test split."""
-    plan, rows = lesson.plan, lesson.calibration
-
-    def said(rows: NDArray[np.intp]) -> Any:
-        predicted = predictions(estimator, lesson.X[rows], plan.target.take(rows))
-        if plan.task is Task.REGRESSION:
-            return predicted.predicted
-        if predicted.proba is None:
-            raise BadName("prediction sets need a head with probabilities (predict_proba)")
-        return predicted.proba
-
-    truth = plan.target.values
-    limit = threshold(misfit(plan.task, truth[rows], said(rows)), coverage)
-    calibrated = Conformal(coverage, len(rows), None if limit == np.inf else limit)
-    if not len(plan.test):
-        return calibrated
-    on_test = said(plan.test)
-    is_held = misfit(plan.task, truth[plan.test], on_test) <= limit + 1e-12
-    mean_size = None
-    if plan.task is Task.MULTICLASS:
-        in_set = sets(on_test, limit)  # as predict gives them
-        is_held = in_set[np.arange(len(plan.test)), truth[plan.test]]
-        mean_size = float(in_set.sum(axis=1).mean())
-    low, high = wilson(float(is_held.mean()), len(is_held))
-    return replace(calibrated, on_test=CoverageOnTest(float(is_held.mean()), low, high, mean_size))
 
 
 def _card_of_plan(plan: Plan, report: Report) -> dict[str, Any]:

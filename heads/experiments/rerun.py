@@ -55,6 +55,8 @@ def run_again(
     """
     own = str(ALL_TOGETHER)
     encoders = {row["encoder"] for row in run.rows()}
+    if isinstance(run, Comparison) and run.card.with_columns is not None:
+        encoders -= run.card.with_columns.encoders.keys()
     if any(one.startswith(("concat:", "mix:")) and one != own for one in encoders):
         raise BadName("a run with views side by side, or mixed, is run again from its views")
     trust = either(dataset.store.trust, trust)
@@ -91,6 +93,7 @@ def _compare_again(views: list[View], run: Comparison, progress: Progress | None
         progress=progress,
         save=False,
         rows=card.rows,
+        columns=() if card.with_columns is None else card.with_columns.columns,
         label=run.label,
         task=run.task,
         evaluation=card.evaluation,

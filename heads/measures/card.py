@@ -94,6 +94,23 @@ class ReadView:
         return cls(**{**known, "snapshot": known["snapshot"] and Snapshot(**known["snapshot"])})
 
 
+@dataclass(frozen=True)
+class WithColumns:
+    """Columns of items beside vectors, in a comparison."""
+
+    columns: list[str]  # as they were asked for
+    encoders: Mapping[str, str]  # the rows that read them: encoder → the encoder without them
+    alone: str  # the rows that read nothing else
+    leaks: Mapping[
+        str, float
+    ]  # columns that nearly tell the label → how far: 0 guessing, 1 perfect
+    gain: list[float] | None  # of the best head with them: value, low, high; more is better
+
+    def reads(self, encoder: str) -> bool:
+        """Whether the rows of an encoder read the columns."""
+        return encoder in self.encoders or encoder == self.alone
+
+
 def views_from_json(data: Sequence[Mapping[str, Any]]) -> tuple[ReadView, ...]:
     """Read the ``views`` of a run card."""
     return tuple(ReadView.from_json(one) for one in data)

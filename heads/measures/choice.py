@@ -162,7 +162,8 @@ def choose(
     As good is a row whose difference from the best one is at most the margin, and may be 0 (the
     interval is wide enough for all pairs of rows). A baseline is cheaper than an encoder; on one
     encoder the head that is fitted fastest is the cheapest, and kNN, which keeps all training
-    vectors, the most expensive. A mix of all inputs is taken only where its interval says that it
+    vectors, the most expensive. Rows that read columns of the items are not taken where one of
+    these tells the label. A mix of all inputs is taken only where its interval says that it
     is better than the best row on one input.
 
     Parameters
@@ -176,6 +177,9 @@ def choose(
     """
     rows = [row for row in comparison.rows() if np.isfinite(row["value"])]
     rows = [row for row in rows if among is None or row["encoder"] in among]
+    columns = comparison.card.with_columns
+    if columns is not None and columns.leaks:  # new items will not have what tells the label
+        rows = [row for row in rows if not columns.reads(row["encoder"])]
     cells: Sequence[Cell] = [(row["encoder"], row["head"]) for row in rows]
     if not cells and among is not None:  # none of theirs was done in time
         return choose(comparison, costs, margin=margin)
@@ -189,11 +193,13 @@ def choose(
         if low <= 0 and value <= width:
             as_good.append(cell)
 
-    def cost(cell: Cell) -> tuple[Cost, bool, float]:
+    def cost(cell: Cell) -> tuple[Cost, bool, bool, float]:
         encoder, head = cell
         unknown: Cost = () if encoder.startswith("baseline:") or not costs else (np.inf,)
         of_encoder: Cost = () if encoder.startswith("baseline:") else (1.0,)
-        return (*of_encoder, *(costs or {}).get(encoder, unknown)), head == "knn", seconds[cell]
+        of_columns = columns is not None and encoder in columns.encoders
+        cost_of = (*of_encoder, *(costs or {}).get(encoder, unknown))
+        return cost_of, of_columns, head == "knn", seconds[cell]
 
     taken = min(as_good, key=cost)
     rest = [cell for cell in others if cell not in as_good]

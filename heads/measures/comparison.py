@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from featurestore.errors import StoreCorrupt, UnknownHead, nearest
 from featurestore.terms.specs import EncoderSpec
 from heads.labels.tasks import Task
-from heads.measures.card import ABSENT, RunCard, TwinsInTest, known_fields
+from heads.measures.card import ABSENT, RunCard, TwinsInTest, WithColumns, known_fields
 from heads.measures.evaluate import CLOSED_FORM, Report
 from heads.measures.intervals import LEVEL, detectable, level_of_each, likely
 from heads.measures.metrics import METRICS, Metric
@@ -175,10 +175,12 @@ class ComparisonCard(RunCard):
     apply_reviews: bool = False
     reviews: str | None = None  # digest of what reviewers decided
     rows: int | None = field(default=None, metadata=ABSENT)  # labelled items asked for
+    with_columns: WithColumns | None = field(default=None, metadata=ABSENT)
 
     readers: ClassVar[Mapping[str, Callable[[Any], Any]]] = {
         **RunCard.readers,
         "twins": lambda data: TwinsInTest(**known_fields(TwinsInTest, data)),
+        "with_columns": lambda data: WithColumns(**known_fields(WithColumns, data)),
     }
 
 

@@ -29,6 +29,7 @@ class Answers(Shown):
     unlike: Unlike | None = None  # how far out they lie
     cannot_tell: str | None = None  # why nothing is known of that
     failures: tuple[str, ...] = ()  # items that could not be read, with the reason
+    notes: tuple[str, ...] = ()  # what was unusual about the columns that the head reads
 
     def about(self) -> str:
         """Count items and failures."""

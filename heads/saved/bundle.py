@@ -278,7 +278,7 @@ class FittedHead:
                     f"head {self.head_id} learned from {self.card.encoder} "
                     f"({self.card.fingerprint[:8]}), these vectors come from "
                     f"{items.encoder[:8]}: load the view of the head's own encoder"
-                    + (f", {several}" if len(self.blocks) > 1 else "")
+                    + (f", {several}" if len(self.blocks) > 1 or self.card.metadata_columns else "")
                 )
             items = items.vectors
         vectors = np.asarray(items)

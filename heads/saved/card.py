@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from featurestore.terms.snapshots import Snapshot
+from heads.labels.metadata import MetadataCoding
 from heads.labels.tasks import Task
 from heads.measures.card import ABSENT, Card, TwinsInTest, known_fields
 from heads.measures.evaluate import Estimate
@@ -162,6 +163,8 @@ class HeadCard(Card):
     dataset: str
     modality: str | None = field(default=None, metadata=ABSENT)
     columns: Mapping[str, str] | None = field(default=None, metadata=ABSENT)  # flag → column
+    # Columns that the head reads beside vectors, and how they become numbers
+    metadata_columns: MetadataCoding | None = field(default=None, metadata=ABSENT)
     encoder: str  # spec; baseline:tfidf for heads that read texts
     fingerprint: str  # of the encoder; empty for heads that read texts
     snapshot: Snapshot | None
@@ -221,6 +224,7 @@ class HeadCard(Card):
 
     readers: ClassVar[Mapping[str, Callable[[Any], Any]]] = {
         "snapshot": _read(Snapshot),
+        "metadata_columns": MetadataCoding.from_json,
         "members": lambda data: [_read(Member)(one) for one in data],
         "conformal": _conformal,
         "task": Task,

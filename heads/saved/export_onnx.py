@@ -96,6 +96,11 @@ def export_onnx(
         raise FileExistsError(f"{target} holds something: name another folder")
     if head.card.reads != "vectors":
         raise BadName(f"a head that reads {head.card.reads} cannot be written as a graph")
+    if head.card.metadata_columns is not None:
+        raise BadName(
+            "a head that reads columns beside vectors cannot be written as a graph: train one "
+            "without --columns, or serve it (featurestore serve)"
+        )
     from featurestore.encoders.onnx_graph import export_graph
 
     blocks = blocks_of(head)

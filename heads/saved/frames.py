@@ -13,6 +13,7 @@ from featurestore.errors import BadSource, MissingColumn, Undecodable, nearest
 from featurestore.sources.written import InputRows
 from featurestore.terms.specs import Modality
 from heads.saved.answered import AnsweredRows
+from heads.saved.beside import columns_of, numbers_of
 from heads.saved.raw_items import content_of
 from heads.saved.serve import answer, encoded, modality_of
 
@@ -61,7 +62,11 @@ def predict_frame(
     ids = np.empty(len(contents), dtype=object)
     ids[:] = [str(at) for at in contents]
     if contents:
-        inputs = encoded(head, list(contents.values()), encoder)
+        at = list(contents)
+        given = {one: _values(frame, one) for one in columns_of(head) if one in names}
+        some = {one: [values[row] for row in at] for one, values in given.items()}
+        beside, _ = numbers_of(head, some or None, len(at))
+        inputs = encoded(head, list(contents.values()), encoder, beside)
         answers = answer(head, ids, inputs, least_confidence)
     else:
         answers = answer(head, ids, [])

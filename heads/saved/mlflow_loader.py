@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from featurestore.errors import BadSource
 from featurestore.terms.specs import Modality
+from heads.saved.beside import columns_of
 from heads.saved.frames import column_of
 from heads.saved.serve import modality_of
 
@@ -30,7 +31,7 @@ class Model:
         Parameters
         ----------
         model_input : pandas.DataFrame
-            One column: texts, or files of pictures as bytes.
+            Texts, or files of pictures as bytes, and the columns that the head reads beside them.
 
         Raises
         ------
@@ -45,8 +46,9 @@ class Model:
                         f"column {name!r} holds {type(one).__name__}: send the bytes of pictures "
                         "(base64 in JSON), since a server reads no paths that it is sent"
                     )
-        answers = self.head.predict_frame(model_input[[name]], column=name, encoder=self.encoder)
-        return answers.drop(columns=[name])
+        read = [name, *(one for one in columns_of(self.head) if one in model_input)]
+        answers = self.head.predict_frame(model_input[read], column=name, encoder=self.encoder)
+        return answers.drop(columns=read)
 
 
 def _load_pyfunc(path: str, model_config: Mapping[str, Any] | None = None) -> Model:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from featurestore.errors import BadName, MissingExtra
 from featurestore.terms.specs import Modality
+from heads.labels.metadata import NUMBER
 from heads.saved.frames import column_of
 from heads.saved.serve import modality_of
 
@@ -82,7 +83,8 @@ def to_mlflow(head: FittedHead, folder: str | Path) -> Path:
 
     The model is the bundle, read by `heads.saved.mlflow_loader`: no pickle. A frame with one
     column goes in, texts or files of pictures (bytes; paths are refused, since who asks a server
-    must not read its disk); the columns of `featurestore predict` come out.
+    must not read its disk), and those that the head reads beside it; the columns of `featurestore
+    predict` come out.
 
     Raises
     ------
@@ -98,7 +100,12 @@ def to_mlflow(head: FittedHead, folder: str | Path) -> Path:
     from mlflow.types import ColSpec, Schema
 
     kind = "string" if modality_of(head) is Modality.TEXT else "binary"
-    inputs = Schema([ColSpec(kind, column_of(head))])
+    beside = head.card.metadata_columns
+    columns = [
+        ColSpec("double" if one.kind == NUMBER else "string", one.name, required=False)
+        for one in (beside.columns if beside else ())
+    ]
+    inputs = Schema([ColSpec(kind, column_of(head)), *columns])
     with TemporaryDirectory() as temporary:
         bundle = head.save(Path(temporary) / "bundle")
         mlflow.pyfunc.save_model(

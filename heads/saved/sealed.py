@@ -114,6 +114,8 @@ def _check_card(card: HeadCard) -> None:
         raise ValueError(f"cut is {card.cut}, and the head reads {card.reads}")
     if card.modality is not None:
         Modality(card.modality)
+    if card.metadata_columns is not None and card.reads != "vectors":
+        raise ValueError(f"metadata_columns stand beside vectors, and the head reads {card.reads}")
     if not 1 <= card.dim <= _MOST_DIM:
         raise ValueError(f"dim is {card.dim}: expected 1 to {_MOST_DIM:,}")
     if card.task is not Task.REGRESSION and not card.classes:
@@ -235,10 +237,13 @@ def _check_block(block: Any, at: str) -> None:
 
 def _check_fit(card: HeadCard, blocks: Sequence[Mapping[str, Any]]) -> None:
     """Make sure that blocks side by side are the vectors that the card says."""
-    if (dim := sum(block["dim"] for block in blocks)) != card.dim:
-        raise ValueError(f"its encoders give {dim} numbers, the head reads {card.dim}")
-    found = blocks[0]["fingerprint"] if len(blocks) == 1 else fingerprint_of(blocks)
-    if found != card.fingerprint or (len(blocks) == 1 and blocks[0]["scale"] != 1):
+    columns = card.metadata_columns
+    dim = sum(block["dim"] for block in blocks) + (0 if columns is None else columns.dim)
+    if dim != card.dim:
+        raise ValueError(f"its encoders and columns give {dim} numbers, the head reads {card.dim}")
+    is_one = len(blocks) == 1 and columns is None
+    found = blocks[0]["fingerprint"] if is_one else fingerprint_of(blocks, columns)
+    if found != card.fingerprint or (is_one and blocks[0]["scale"] != 1):
         raise ValueError("its fingerprint and scale are not those of card.json")
     modality = card.modality or Modality.IMAGE
     if not all(modality in block["modalities"] for block in blocks):

@@ -23,6 +23,7 @@ from heads.labels.tasks import Task, texts_of
 from heads.measures.conformal import sets
 from heads.saved.answered import AnsweredRows
 from heads.saved.answers import Answers
+from heads.saved.beside import check_beside, numbers_of, values_beside
 from heads.saved.mixed import BLOCKS_AND_TEXTS, READS
 from heads.saved.raw_items import contents_of
 from heads.saved.tapped import READS_TAP, upper_from
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from featurestore.encoders.torch_network import TorchEncoder
     from featurestore.pipeline.report import Progress
     from featurestore.sources.listing import Source
+    from featurestore.sources.written import InputRows
     from featurestore.store.view import View
     from heads.saved.bundle import FittedHead
     from heads.saved.unlike import Unlike
@@ -44,18 +46,25 @@ class _Lies(TypedDict):
     cannot_tell: str | None
 
 
-class AskOptions(TypedDict, total=False):
-    """Keywords of `predict_items`."""
+class HowOptions(TypedDict, total=False):
+    """Keywords that `predict_items` and `predict_rows` share."""
 
     encoder: str | None
     least_confidence: float
     allow_empty: bool
 
 
+class AskOptions(HowOptions, total=False):
+    """Keywords of `predict_items`."""
+
+    columns: Mapping[str, Sequence[Any]] | None
+
+
 def predict_items(
     head: FittedHead,
     items: Sequence[Any],
     *,
+    columns: Mapping[str, Sequence[Any]] | None = None,
     encoder: str | None = None,
     least_confidence: float = 0.0,
     allow_empty: bool = False,
@@ -66,6 +75,8 @@ def predict_items(
     ----------
     items : sequence
         Texts where the head's encoder reads texts, else images: paths, bytes or PIL images.
+    columns : mapping of str to sequence, optional
+        Where the head reads columns beside vectors: the values of the items, by column.
     encoder : str, optional
         Where the head's encoder is now: a folder, or a spec. Its fingerprint must be the same.
     least_confidence : float
@@ -80,25 +91,32 @@ def predict_items(
     BadSource, Undecodable
         If an item is of another type, or an image is not there, or cannot be read.
     """
-    inputs = encoded_items(head, items, encoder)
+    beside, notes = numbers_of(head, columns, len(items))
+    inputs = encoded(head, contents_of(items, modality_of(head)), encoder, beside)
     ids = np.empty(len(items), dtype=object)
     ids[:] = [str(one if isinstance(one, (str, Path)) else i) for i, one in enumerate(items)]
-    return answer(head, ids, inputs, least_confidence, allow_empty=allow_empty)
+    found = answer(head, ids, inputs, least_confidence, allow_empty=allow_empty)
+    return replace(found, notes=tuple(notes))
 
 
 def encoded_items(
     head: FittedHead, items: Sequence[Any] | NDArray[Any], encoder: str | None = None
 ) -> Inputs:
     """Return what a head reads of n raw items, in their order: vectors (n, dim), or texts."""
-    return encoded(head, contents_of(items, modality_of(head)), encoder)
+    beside, _ = numbers_of(head, None, len(items))
+    return encoded(head, contents_of(items, modality_of(head)), encoder, beside)
 
 
 def encoded(
-    head: FittedHead, contents: Sequence[str | bytes], encoder: str | None = None
+    head: FittedHead,
+    contents: Sequence[str | bytes],
+    encoder: str | None = None,
+    beside: NDArray[np.float32] | None = None,
 ) -> Inputs:
     """Return what a head reads of texts or bytes: vectors (n, dim), or the texts themselves.
 
-    Every item is decoded once, whatever the number of encoders.
+    Every item is decoded once, whatever the number of encoders. ``beside`` are the numbers of
+    columns, (n, ·), of a head that reads them.
     """
     if head.card.reads == "texts":
         return [str(one) for one in contents]
@@ -109,7 +127,8 @@ def encoded(
         encode_now.open_encoder(block, place, trust=head.trust)
         for block, place in zip(blocks, places_of(blocks, encoder), strict=True)
     ]
-    return as_read(head, encode_now.encode_each(loaded, contents), [str(one) for one in contents])
+    texts = [str(one) for one in contents]
+    return as_read(head, encode_now.encode_each(loaded, contents), texts, beside)
 
 
 def opened_top(head: FittedHead, encoder: str | None = None) -> TorchEncoder:
@@ -122,13 +141,16 @@ def opened_top(head: FittedHead, encoder: str | None = None) -> TorchEncoder:
 
 
 def as_read(
-    head: FittedHead, vectors: Sequence[NDArray[np.float32]], texts: Sequence[str]
+    head: FittedHead,
+    vectors: Sequence[NDArray[np.float32]],
+    texts: Sequence[str],
+    beside: NDArray[np.float32] | None = None,
 ) -> Inputs:
-    """Return vectors of each encoder, (n, dim), and texts as a head reads them."""
+    """Return vectors of each encoder, (n, dim), columns and texts as a head reads them."""
     blocks = blocks_of(head)
     scaled = [one * np.float32(block["scale"]) for one, block in zip(vectors, blocks, strict=True)]
     if head.card.reads not in READS:
-        return np.hstack(scaled)
+        return np.hstack(scaled if beside is None else [*scaled, beside])
     found: dict[str, Any] = {block["spec"]: one for block, one in zip(blocks, scaled, strict=True)}
     if head.card.reads == BLOCKS_AND_TEXTS:
         found[TEXTS] = np.array(texts, dtype=object)
@@ -209,6 +231,7 @@ def predict_rows(
         made = {spec: str(one["fingerprint"]) for spec, one in zip(specs, blocks, strict=True)}
         job = Job.make(store.path, "items", EmbedRequest([source], names, options, how), made)
         rows = input_rows(opened, options, job.intake.listed.table().drop_columns(["source"]))
+        check_beside(head, rows)
         reports = job.run(progress, lambda _: None)
         dataset = store.dataset("items")
         views = [dataset.view(name) for name in names] if specs else dataset.views()
@@ -219,8 +242,9 @@ def predict_rows(
         if not sum(report.n_encoded + report.n_copied for report in reports):
             found = answer(head, np.empty(0, dtype=object), _nothing(head), 0.0, failures)
         else:
-            ids, inputs = _inputs(head, views, rows.ids.to_pylist())
+            ids, inputs, said = _inputs(head, views, rows)
             found = answer(head, ids, inputs, least_confidence, failures, allow_empty=allow_empty)
+            notes += said
         wait_until_written()
         return AnsweredRows(rows, found, failed, (*notes, *_worth_saying(job.intake.notes)))
 
@@ -275,24 +299,27 @@ def _check_views(
 
 
 def _inputs(
-    head: FittedHead, views: Sequence[View], order: Sequence[str]
-) -> tuple[NDArray[Any], Inputs]:
-    """Return the ids of items with a vector, in the order given, and what the head reads."""
+    head: FittedHead, views: Sequence[View], rows: InputRows
+) -> tuple[NDArray[Any], Inputs, list[str]]:
+    """Return the ids of items with a vector, in the order given, what the head reads, and notes."""
     from heads.saved.common_items import load_shared, positions_in
 
+    order = rows.ids.to_pylist()
     if head.card.reads == READS_TAP:
         (tap,) = views
         there = set(tap.items().column("item_id").to_pylist())
-        ids = [one for one in order if one in there]
-        return np.array(ids, dtype=object), tap.activations(ids)
+        known = [one for one in order if one in there]
+        return np.array(known, dtype=object), tap.activations(known), []
     tables, _ = load_shared(views)
     positions = positions_in(tables[0], np.array(order, dtype=object))
     tables = [table.take(positions[positions >= 0]) for table in tables]
     reads_texts = head.card.reads in ("texts", BLOCKS_AND_TEXTS)
     texts = texts_of(tables[0]).tolist() if reads_texts else []
+    ids = tables[0].ids
     if head.card.reads == "texts":
-        return tables[0].ids, texts
-    return tables[0].ids, as_read(head, [table.vectors for table in tables], texts)
+        return ids, texts, []
+    beside, notes = numbers_of(head, values_beside(head, rows, ids), len(ids))
+    return ids, as_read(head, [table.vectors for table in tables], texts, beside), notes
 
 
 def _worth_saying(notes: Sequence[str]) -> tuple[str, ...]:

@@ -6,15 +6,18 @@ import asyncio
 import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import numpy as np
 from joblib import cpu_count
+from numpy.typing import NDArray
 
 from featurestore.errors import FeatureStoreError
 from featurestore.terms.embeddings import Neighbors
 from featurestore.terms.specs import Modality
 from heads.labels.tasks import Task
+from heads.saved.beside import numbers_of
 from heads.saved.bundle import FittedHead
 from heads.saved.serve import modality_of
 from heads.serving.lane import Content, Lane, Said
@@ -43,13 +46,14 @@ class Desk:
 
     async def predict(self, question: Question) -> dict[str, Any]:
         """Answer what a head says of each item."""
-        question.check_options("head", "min_confidence")
+        question.check_options("head", "min_confidence", "columns")
         one = self.served.head(question.text("head"))
         least = question.number("min_confidence", 0.0, 0.0, 1.0)
         if least and one.head.task is not Task.MULTICLASS:
             raise Refused(422, "min_confidence is for heads that name one class an item")
         check_contents(question.contents, modality_of(one.head), hint=_OTHER_HEADS)
-        found = await self.ask(one.lane, question.contents, one.head)
+        beside, notes = numbers_of(one.head, question.columns(), len(question.contents))
+        found = await self.ask(one.lane, question.contents, one.head, beside=beside)
         predictions = [
             {"error": said.args[0]} if isinstance(said, Unanswered) else told(one.head, said, least)
             for said in found
@@ -59,6 +63,7 @@ class Desk:
             "predictions": predictions,
             "unlike_from": unlike_from(found),
             "cannot_tell_unlike": one.head.cannot_tell,
+            **({"notes": notes} if notes else {}),
             "versions": one.versions(),
         }
 
@@ -124,8 +129,11 @@ class Desk:
         head: FittedHead | None = None,
         *,
         as_query: bool = False,
+        beside: NDArray[np.float32] | None = None,
     ) -> list[Said | Unanswered]:
         """Take items through a lane; an item that cannot be read has its reason.
+
+        ``beside`` are the numbers of columns that the head reads, (n, ·).
 
         Raises
         ------
@@ -147,6 +155,12 @@ class Desk:
                             if contents and isinstance(contents[0], bytes)
                             else [_at_once(prepared, one) for one in contents]
                         )
+                        if beside is not None:
+                            pairs = zip(asked, beside, strict=True)
+                            asked = [
+                                one if isinstance(one, Unanswered) else replace(one, beside=row)
+                                for one, row in pairs
+                            ]
                         good = [one for one in asked if not isinstance(one, Unanswered)]
                         futures = [asyncio.wrap_future(one) for one in lane.ask(good)]
                     answers = iter(await _all(futures))

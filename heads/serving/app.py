@@ -16,6 +16,7 @@ from starlette.routing import Route
 
 from featurestore.errors import (
     FeatureStoreError,
+    MissingColumn,
     NotTrusted,
     StoreBusy,
     StoreCorrupt,
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 Handler: TypeAlias = Callable[["Request"], Awaitable[Response]]
 _STATUS: Mapping[type[FeatureStoreError], int] = {
+    MissingColumn: 422,
     NotTrusted: 403,
     StoreBusy: 503,
     StoreCorrupt: 503,

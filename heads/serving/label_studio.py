@@ -20,7 +20,7 @@ from xml.etree import ElementTree
 
 from starlette.routing import Route
 
-from featurestore.errors import FeatureStoreError, NotEnoughData
+from featurestore.errors import BadName, FeatureStoreError, NotEnoughData
 from featurestore.exchange.label_studio import pictures, read_json, reviews_of
 from featurestore.store.dataset import DataSet
 from featurestore.terms.labels import SEPARATOR
@@ -28,6 +28,7 @@ from featurestore.terms.specs import Modality
 from heads.experiments.fit import fit
 from heads.experiments.suggest import suggest
 from heads.labels.tasks import Task
+from heads.saved.beside import columns_of
 from heads.saved.bundle import FittedHead
 from heads.saved.serve import modality_of
 from heads.serving.allowed_folder import read_inside
@@ -107,6 +108,11 @@ class LabelStudio:
         self.desk: Desk = app.desk
         self.reader, self.dataset = app.reader, dataset
         self.name = next(iter(app.desk.served.heads))
+        if names := columns_of(self.head):
+            raise BadName(
+                f"Label Studio shows items, and head {self.name} also reads their columns "
+                f"{', '.join(names)}: serve one that was trained without --columns"
+            )
         self.retrainer = Retrainer(self._retrained, retrain_after)
         self._order: tuple[object, dict[str, int]] = (None, {})
         answers: dict[str, Callable[[Question], Any]] = {

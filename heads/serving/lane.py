@@ -36,6 +36,7 @@ class Asked:
     pictures: tuple[NDArray[Any], ...] = ()  # as each encoder of the lane takes it
     head: FittedHead | None = None  # who is asked; None: its vectors are wanted
     as_query: bool = False  # a text that items are looked for with
+    beside: NDArray[np.float32] | None = None  # numbers of columns that the head reads, (·,)
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,24 +136,29 @@ class Lane:
                 for n in rows:
                     said[n] = Said(vectors=tuple(one[n] for one in found))
                 continue
-            texts = [asked[n].text for n in rows]
-            inputs = self._inputs(head, [[one[n] for n in rows] for one in found], texts)
+            inputs = self._inputs(
+                head, [[one[n] for n in rows] for one in found], [asked[n] for n in rows]
+            )
             answers = answer(head, np.array(rows, dtype=object), inputs)
             for at, n in enumerate(rows):
                 said[n] = Said(answers, at)
         return said
 
     def _inputs(
-        self, head: FittedHead, found: Sequence[Sequence[Any]], texts: Sequence[str]
+        self, head: FittedHead, found: Sequence[Sequence[Any]], asked: Sequence[Asked]
     ) -> Inputs:
+        texts = [one.text for one in asked]
         if head.card.reads == "texts":
-            return list(texts)
+            return texts
         if head.card.reads == READS_TAP:
             tap = self.encoders[0].encoder.tap
             assert tap is not None, "the encoder of a tap"
             (held,) = found
             return Activations.of(list(held) if tap.is_ragged else np.stack(held), tap.variants)
-        return as_read(head, [np.stack(one) for one in found], texts)
+        beside = [one.beside for one in asked if one.beside is not None]
+        return as_read(
+            head, [np.stack(one) for one in found], texts, np.stack(beside) if beside else None
+        )
 
 
 def _encoded(encoder: Encoder, at: int, asked: Sequence[Asked], *, as_query: bool) -> list[Any]:

@@ -25,6 +25,10 @@ _OPTIONS: Mapping[str, Mapping[str, Any]] = {
     "predict": {
         "head": {"type": "string", "description": "A head's id; the first by default."},
         "min_confidence": {"type": "number", "minimum": 0, "maximum": 1},
+        "columns": {
+            "type": "object",
+            "description": "Where the head reads columns: a list of values an item, by column.",
+        },
     },
     "embed": {"encoder": {"type": "string", "description": "Its spec, where there are several."}},
     "search": {

@@ -37,6 +37,16 @@ class Question:
             if name not in known:
                 raise Refused(422, f"no key {name!r}: {nearest(name, (*known, *KINDS), n=9)}")
 
+    def columns(self) -> dict[str, list[Any]] | None:
+        """Return the option columns: values of the items by column; None where it is not given."""
+        given = self._of("columns", dict, 'an object, such as {"age": [61]}')
+        for name, values in (given or {}).items():
+            if not isinstance(values, list) or len(values) != len(self.contents):
+                raise Refused(422, f"columns.{name}: expected a list with a value for each item")
+            if not all(one is None or isinstance(one, (str, int, float)) for one in values):
+                raise Refused(422, f"columns.{name}: expected texts, numbers or null")
+        return given  # type: ignore[no-any-return]
+
     def text(self, name: str) -> str | None:
         """Return an option that is a text; None where it is not given."""
         value: str | None = self._of(name, str, "a text")

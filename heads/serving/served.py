@@ -13,6 +13,7 @@ from featurestore.encoders.encode_now import open_encoder
 from featurestore.encoders.trust import Trust
 from featurestore.errors import BadName, UnknownDataset, UnknownEncoder, UnknownHead, nearest
 from featurestore.terms.specs import EncoderSpec
+from heads.saved.beside import columns_of
 from heads.saved.bundle import FittedHead
 from heads.saved.serve import blocks_of, modality_of, opened_top, places_of
 from heads.saved.tapped import READS_TAP
@@ -43,6 +44,7 @@ class ServedHead:
             "reads": str(modality_of(self.head)),
             "classes": list(self.head.classes),
             "encoder": card.encoder,
+            "columns": list(columns_of(self.head)),
             "has_sets": card.conformal is not None,
             "cannot_tell_unlike": self.head.cannot_tell,
             "versions": self.versions(),
