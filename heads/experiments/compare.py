@@ -84,32 +84,29 @@ def compare(
 ) -> Comparison:
     """Compare heads on the encoders of one data set, beside baselines.
 
-    All rows share the items that every view has a vector of, and the same folds; results of an
-    equal run are read. Near-duplicates across a given split are counted and left out of a second
-    metric.
+    All rows share the items that every view has a vector of, and the same folds. Near-duplicates
+    across a given split are counted and left out of a second metric.
 
     Parameters
     ----------
-    views : View or sequence of View
-        Of one data set; `heads.concat` puts several into one.
+    views : View or sequence of View, of one data set
     heads : sequence of str or estimator, optional
         Names as of `featurestore train`, or unfitted scikit-learn estimators; by default all that
         do the task, a mix of all inputs, and where they help layers, zero-shot+probe, propagate.
     metric : str, optional
         Of `heads.measures.metrics.METRICS`; default balanced accuracy, macro F1 or R², by task.
     progress : callable, optional
-        Called with fits done, fits in all, and what was fitted; first with what is to be done.
+        Called with fits done, fits in all, and what was fitted or is to be.
     minutes : float, optional
-        Stop after so long, with whole repeats of the folds; an equal call goes on from there.
+        Stop after so long, with whole repeats; an equal call goes on from there.
     preview : callable, optional
         Called with the comparison as it stands after each repeat of the folds but the last.
     save : bool
-        Keep it in the data set's ``runs/``, and each row in its ``cache/heads/``.
+        Keep it in ``runs/``, and each row in ``cache/heads/``.
     rows : int, optional
-        Look at so many labelled items, drawn evenly: whole groups, labels and splits as shares.
+        Look at so many labelled items, drawn evenly.
     columns : sequence of str, optional
-        Of the items, as of `heads.concat`: each view is compared without and with them, and they
-        alone; it says whether they help, and which of them tell the label by themselves.
+        As of `heads.concat`: views are compared without and with them, and they alone.
     label : str, optional
         Label column; default the data set's main label.
     task : {"multiclass", "multilabel", "regression"}, optional
@@ -129,9 +126,7 @@ def compare(
 
     Raises
     ------
-    UnknownHead, MissingColumn, NotEnoughData, BadName, BadSource
-    TimeIsUp
-        If the minutes were too few for any row; what was done is kept.
+    UnknownHead, MissingColumn, NotEnoughData, BadName, BadSource, TimeIsUp
     """
     known = ("heads", "metric", "progress", "minutes", "preview", "save", "rows", "columns")
     options = once_over(options_from(PlanOptions, plan, "heads.compare", *known), heads or ())

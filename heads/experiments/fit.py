@@ -128,9 +128,7 @@ def fit(
         lesson = _lesson_of(*input_of(view, head), once_over(asked, [head]), coverage)
         evaluation, estimator, lesson = _taught(lesson, runner)
     stopped = stopped_notes(runner, [evaluation.report], lesson.plan)
-    conformal = None
-    if coverage is not None:
-        conformal = calibrated_sets(estimator, lesson.X, lesson.plan, lesson.calibration, coverage)
+    conformal = calibrated_sets(estimator, lesson.X, lesson.plan, lesson.calibration, coverage)
     leak, leak_notes = find_leak(stored(lesson.view), lesson.plan, most=MOST_OF_A_FIT)
     card = HeadCard(
         format=CARD_FORMAT,
@@ -142,13 +140,7 @@ def fit(
         **_card_of_lesson(lesson),
         **_card_of_plan(lesson.plan, evaluation.report),
         **_card_of_evaluation(evaluation, lesson.plan),
-        notes=[
-            *lesson.plan.notes,
-            *_notes_on_columns(lesson),
-            *leak_notes,
-            *_notes_of(evaluation, estimator),
-            *stopped,
-        ],
+        notes=[*_notes_of(lesson, evaluation, estimator), *leak_notes, *stopped],
         twins=None if leak is None else leak.card(leak.metrics_without(evaluation.report)),
         seconds=Seconds(evaluation.seconds, time.perf_counter() - begin),
         machine=machine(),
@@ -320,11 +312,12 @@ def _card_of_estimator(lesson: _Lesson, estimator: BaseEstimator) -> dict[str, A
     return {"chosen": chosen_by(estimator), "members": members, "reads": reads, "cut": cut}
 
 
-def _notes_of(evaluation: Evaluation, estimator: object) -> list[str]:
-    """Say what unlabelled items taught, and which metrics have no value on the tested rows."""
+def _notes_of(lesson: _Lesson, evaluation: Evaluation, estimator: object) -> list[str]:
+    """Say what the rows are, what columns and unlabelled items taught, and what is undefined."""
     report = evaluation.report
     said = getattr(estimator, "note_", getattr(getattr(estimator, "head_", None), "note_", None))
-    return ([said] if said else []) + [
+    notes = [*lesson.plan.notes, *_notes_on_columns(lesson), *([said] if said else [])]
+    return notes + [
         f"{undefined(name)}." for name in report.scores if np.isnan(report.estimate(name).value)
     ]
 

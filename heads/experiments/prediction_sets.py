@@ -56,9 +56,14 @@ def calibrated_sets(
     X: Matrix | Blocks | Activations,
     plan: Plan,
     rows: NDArray[np.intp],
-    coverage: float,
-) -> Conformal:
-    """Calibrate prediction sets on rows of a plan, and say how they do on a test split."""
+    coverage: float | None,
+) -> Conformal | None:
+    """Calibrate prediction sets on rows of a plan, and say how they do on a test split.
+
+    None where no coverage is asked for.
+    """
+    if coverage is None:
+        return None
 
     def said(rows: NDArray[np.intp]) -> Any:
         predicted = predictions(estimator, X[rows], plan.target.take(rows))

@@ -87,12 +87,12 @@ class MetadataColumn:
             found[:, -1] = lacks
         elif lacks.any():
             then = "the mean is taken" if self.kind == NUMBER else "the head decides without it"
-            n = counted(int(lacks.sum()), "item")
-            notes.append(f"{n} without {self.name}, which every training item had: {then}")
+            items = counted(int(lacks.sum()), "item")
+            notes.append(f"{items} without {self.name}, which every training item had: {then}")
         return found, notes
 
     @staticmethod
-    def _value(value: Any, known: Collection[str]) -> str:
+    def _value(value: object, known: Collection[str]) -> str:
         """Return the name of a value; a text of 1.0 is 1, and true is True, where that is known."""
         name, number = class_name(value), _as_number(value)
         spellings = (name, name.capitalize(), name if number is None else class_name(number))
@@ -260,7 +260,7 @@ def _category(name: str, values: Sequence[str], *, may_lack: bool) -> MetadataCo
     return MetadataColumn(name, CATEGORY, values=tuple(sorted(kept)), may_lack=may_lack)
 
 
-def _as_number(value: Any) -> float | None:
+def _as_number(value: object) -> float | None:
     """Return a value as a number: also one in a text, and a date as days; None if it is none."""
     if isinstance(value, (bool, np.bool_)):
         return None

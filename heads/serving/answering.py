@@ -143,24 +143,21 @@ class Desk:
         """
         loop = asyncio.get_running_loop()
 
-        def prepared(content: Content) -> Any:
-            return lane.prepare(content, head, as_query=as_query)
+        def prepared(content: Content, row: NDArray[np.float32] | None) -> Any:
+            return replace(lane.prepare(content, head, as_query=as_query), beside=row)
+
+        rows = [None] * len(contents) if beside is None else list(beside)
+        pairs = list(zip(contents, rows, strict=True))
 
         with self.room.held(len(contents)):
             try:
                 async with asyncio.timeout(self.limits.answer_s):
                     with lane.arriving():
                         asked = await _all(
-                            [loop.run_in_executor(self.decoders, prepared, one) for one in contents]
+                            [loop.run_in_executor(self.decoders, prepared, *one) for one in pairs]
                             if contents and isinstance(contents[0], bytes)
-                            else [_at_once(prepared, one) for one in contents]
+                            else [_at_once(prepared, *one) for one in pairs]
                         )
-                        if beside is not None:
-                            pairs = zip(asked, beside, strict=True)
-                            asked = [
-                                one if isinstance(one, Unanswered) else replace(one, beside=row)
-                                for one, row in pairs
-                            ]
                         good = [one for one in asked if not isinstance(one, Unanswered)]
                         futures = [asyncio.wrap_future(one) for one in lane.ask(good)]
                     answers = iter(await _all(futures))
@@ -198,10 +195,14 @@ async def _all(futures: Sequence[asyncio.Future[Any]]) -> list[Any]:
     return found
 
 
-def _at_once(work: Callable[[Content], Any], content: Content) -> asyncio.Future[Any]:
+def _at_once(
+    work: Callable[[Content, NDArray[np.float32] | None], Any],
+    content: Content,
+    row: NDArray[np.float32] | None,
+) -> asyncio.Future[Any]:
     future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
     try:
-        future.set_result(work(content))
+        future.set_result(work(content, row))
     except FeatureStoreError as error:
         future.set_exception(error)
     return future
