@@ -1,8 +1,8 @@
 """The command line: arguments, output, exit codes. Data to stdout, messages to stderr.
 
 Exit codes: 0 success, 1 error, 2 usage, 3 finished with failed items, 4 more items than allowed
-are unlike the training items; 128 and the signal's number where one ended it, with what was done
-kept: 130 by Ctrl-C, 143 by SIGTERM, 129 by SIGHUP.
+are unlike the training items, 5 drift, 6 too few items to tell of drift; 128 and the signal's
+number where one ended it, with what was done kept: 130 by Ctrl-C, 143 by SIGTERM, 129 by SIGHUP.
 Everything heavy is imported inside the commands, so that ``--help`` starts at once.
 """
 
@@ -19,6 +19,7 @@ from featurestore import __version__
 from featurestore.cli import (
     advise,
     browse,
+    drift,
     embed,
     exchange,
     learn,
@@ -166,7 +167,7 @@ def cli() -> None:
         "Check": "verify repair history",
         "Room on disk": "compact vacuum",
         "Data sets and items": "split rename relocate drop delete slices",
-        "What was made": "index project show",
+        "What was made": "index project show drift",
         "Read and write": "sql import publish export-model export-onnx",
     },
     epilog="Example: featurestore store verify photos",
@@ -188,7 +189,7 @@ for command in (
     upkeep.verify, upkeep.repair, upkeep.history, upkeep.compact, upkeep.vacuum, upkeep.rename,
     embed.split, upkeep.relocate, upkeep.drop, upkeep.delete, search.index, maps.project,
     maps.slices, runs.show, browse.sql, exchange.import_, exchange.export_model,
-    exchange.publish, exchange.export_onnx,
+    exchange.publish, exchange.export_onnx, drift.drift,
 ):  # fmt: skip
     store.add_command(command)
     if command is not upkeep.repair:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from featurestore.store.store import Store
     from featurestore.store.view import View
     from heads.charts.plotted import Plotted
+    from heads.saved.answer_log import AnswerLog
 
 
 store_option = click.option(
@@ -49,6 +50,36 @@ columns_option = click.option(
     help="Columns of the items to read beside the vectors, such as age,site: numbers are scaled, "
     "others one-hot (site:category, age:number say which). New items need them too.",
 )
+
+
+def log_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options of a log of answers."""
+    for option in (
+        click.option(
+            "--log-vectors", is_flag=True, help="Keep vectors in the log, too (2 bytes a number)."
+        ),
+        click.option(
+            "--log-items",
+            is_flag=True,
+            help="Keep texts, paths and unlike pictures in the log, too.",
+        ),
+        click.option(
+            "--log-to",
+            metavar="FOLDER",
+            help="Keep ids, predictions and unlikeness there; `featurestore drift` reads them.",
+        ),
+    ):
+        function = option(function)
+    return function
+
+
+def answer_log(folder: str, *, items: bool, vectors: bool) -> AnswerLog:
+    """Open a log of answers."""
+    from heads.saved.answer_log import AnswerLog
+
+    return AnswerLog(folder, items=items, vectors=vectors, say=say)
+
+
 task_option = click.option(
     "--task",
     type=click.Choice(["multiclass", "multilabel", "regression"]),

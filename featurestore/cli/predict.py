@@ -13,9 +13,11 @@ import click
 from featurestore.cli.exit_codes import FAILED_ITEMS, UNLIKE_ITEMS
 from featurestore.cli.layout import command
 from featurestore.cli.options import (
+    answer_log,
     boxes_options,
     check_free,
     json_option,
+    log_options,
     overwrite_option,
     place_of_head,
     store_option,
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from featurestore.sources.listing import SourceOptions
+    from heads.saved.answer_log import About
     from heads.saved.answered import AnsweredRows
     from heads.saved.bundle import FittedHead
     from heads.saved.serve import HowOptions
@@ -64,6 +67,7 @@ if TYPE_CHECKING:
 @click.option(
     "-o", "--output", metavar="FILE.csv|.parquet|.jsonl|.json", help="CSV to stdout by default."
 )
+@log_options
 @overwrite_option
 @trust_option
 @store_option
@@ -82,6 +86,9 @@ def predict(
     allow_empty: bool,
     most_unlike: float | None,
     output: str | None,
+    log_to: str | None,
+    log_items: bool,
+    log_vectors: bool,
     overwrite: bool,
     trust: bool,
     store_path: str,
@@ -112,7 +119,10 @@ def predict(
         "least_confidence": min_confidence,
         "allow_empty": allow_empty,
     }
+    log = None if log_to is None else answer_log(log_to, items=log_items, vectors=log_vectors)
     found = _answered(head, source, options, how)
+    if log is not None:
+        log.write(head, found.answers, about_each(found, source))
     for note in found.notes:
         say(note)
     write_answers(found.to_arrow(), output, ending)
@@ -150,6 +160,15 @@ def _answered(
         return AnsweredRows(InputRows(pa.array(answers.ids), pa.table({})), answers)
     with progress_bar() as progress:
         return predict_rows(head, source, options=options, progress=progress, **how)
+
+
+def about_each(found: AnsweredRows, source: str) -> list[About]:
+    """Return what a log may keep of each answered item."""
+    from heads.saved.answer_log import About, digest_of
+
+    if not found.origins and len(found.answers.ids) == 1:  # a picture by itself
+        return [About(digest_of(Path(source).read_bytes()), path=str(Path(source).absolute()))]
+    return [found.origins[one] for one in found.answers.ids.tolist()]
 
 
 def _share(value: str | None) -> float | None:

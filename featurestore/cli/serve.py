@@ -9,7 +9,14 @@ import click
 from click.core import ParameterSource
 
 from featurestore.cli.layout import command
-from featurestore.cli.options import open_given, place_of_head, store_option, trust_option
+from featurestore.cli.options import (
+    answer_log,
+    log_options,
+    open_given,
+    place_of_head,
+    store_option,
+    trust_option,
+)
 from featurestore.cli.printing import say
 from featurestore.storage import stopping
 
@@ -64,6 +71,7 @@ _TOKEN_VARIABLE = "FEATURESTORE_SERVE_TOKEN"
     help="Train the head again after so many labels from Label Studio; 0: when it asks.",
 )  # fmt: skip
 @click.option("-e", "--encoder", metavar="PATH|SPEC", help="Where the heads' encoder is now.")
+@log_options
 @trust_option
 @store_option
 @click.pass_context
@@ -81,6 +89,9 @@ def serve(
     label_studio: str | None,
     retrain_after: int,
     encoder: str | None,
+    log_to: str | None,
+    log_items: bool,
+    log_vectors: bool,
     trust: bool,
     store_path: str,
 ) -> None:
@@ -111,6 +122,7 @@ def serve(
         limits,
         label_studio,
         retrain_after,
+        None if log_to is None else answer_log(log_to, items=log_items, vectors=log_vectors),
     )
     is_default = context.get_parameter_source("store_path") is ParameterSource.DEFAULT
     store: Store | None = None if is_default else open_given(store_path, trust=trust)

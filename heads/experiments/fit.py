@@ -48,9 +48,11 @@ from heads.saved.bundle import FittedHead, heads_folder, said_of, save_head
 from heads.saved.card import (
     CARD_FORMAT,
     COLUMNS,
+    NO_LABEL,
     AsReviewed,
     Evaluated,
     HeadCard,
+    Predicted,
     Seconds,
     members_of,
 )
@@ -375,9 +377,23 @@ def _card_of_evaluation(evaluation: Evaluation, plan: Plan) -> dict[str, Any]:
     if report.n_reviewed:
         scores = {name: float(values.mean()) for name, values in report.as_reviewed.items()}
         facts["as_reviewed"] = AsReviewed(report.n_reviewed, scores)
+    facts["predicted"] = _predicted(report.predicted, plan)
     if plan.task is Task.MULTICLASS:
         facts["confusion"] = report.confusion(len(plan.classes)).tolist()
     return facts
+
+
+def _predicted(said: NDArray[Any], plan: Plan) -> Predicted:
+    """Return how often each class was predicted of the tested rows, or quantiles of numbers."""
+    if plan.task is Task.REGRESSION:
+        return Predicted(len(said), quantiles=np.quantile(said, np.linspace(0, 1, 101)).tolist())
+    if plan.task is Task.MULTILABEL:
+        counts = dict(zip(plan.classes, said.astype(bool).sum(axis=0).tolist(), strict=True))
+        return Predicted(
+            len(said), {**counts, NO_LABEL: int((~said.astype(bool).any(axis=1)).sum())}
+        )
+    of_class = np.bincount(said, minlength=len(plan.classes)).tolist()
+    return Predicted(len(said), dict(zip(plan.classes, of_class, strict=True)))
 
 
 def _predictions(evaluation: Evaluation, plan: Plan) -> pa.Table:

@@ -12,6 +12,7 @@ import numpy as np
 
 from featurestore.sources.written import InputRows
 from featurestore.terms.shown import Shown
+from heads.saved.answer_log import About
 from heads.saved.answers import Answers
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ class AnsweredRows(Shown):
     answers: Answers
     failed: Mapping[str, str] = field(default_factory=dict)  # item id → reason
     notes: Sequence[str] = ()  # for the user's eyes
+    origins: Mapping[str, About] = field(default_factory=dict)  # item id → what a log keeps of it
 
     def about(self) -> str:
         """Count rows and failures."""

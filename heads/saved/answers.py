@@ -30,6 +30,7 @@ class Answers(Shown):
     cannot_tell: str | None = None  # why nothing is known of that
     failures: tuple[str, ...] = ()  # items that could not be read, with the reason
     notes: tuple[str, ...] = ()  # what was unusual about the columns that the head reads
+    vectors: NDArray[np.float32] | None = None  # (n, dim), what the head read, if one an item
 
     def about(self) -> str:
         """Count items and failures."""

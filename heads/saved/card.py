@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from sklearn.base import BaseEstimator
 
 CARD_FORMAT = 1
+NO_LABEL = "(none)"  # what an item without any of several labels counts as
 COLUMNS = ("text", "image", "id")  # what a table's columns may hold, as the options of embed say
 
 
@@ -109,6 +110,15 @@ def members_of(estimator: BaseEstimator) -> list[Member] | None:
 
 
 @dataclass(frozen=True)
+class Predicted:
+    """What a head says of the items that it was tested on, to compare new items with."""
+
+    n: int
+    counts: Mapping[str, int] = field(default_factory=dict)  # by class, or label; (none): no label
+    quantiles: list[float] | None = field(default=None, metadata=ABSENT)  # of numbers: 0 to 100 %
+
+
+@dataclass(frozen=True)
 class AsReviewed:
     """Metrics against the labels that reviewers gave to test rows."""
 
@@ -193,6 +203,7 @@ class HeadCard(Card):
     metrics: Mapping[str, Estimate]
     as_reviewed: AsReviewed | None = field(default=None, metadata=ABSENT)
     confusion: list[list[int]] | None = field(default=None, metadata=ABSENT)  # true × predicted
+    predicted: Predicted | None = field(default=None, metadata=ABSENT)  # since December 2026
     twins: TwinsInTest | None = None
     seconds: Seconds
     machine: Mapping[str, Any] | None = field(default=None, metadata=ABSENT)
@@ -231,9 +242,18 @@ class HeadCard(Card):
         "evaluation": _read(Evaluated),
         "metrics": lambda data: {name: _estimate(one) for name, one in data.items()},
         "as_reviewed": _read(AsReviewed),
+        "predicted": _read(Predicted),
         "twins": _read(TwinsInTest),
         "seconds": _read(Seconds),
     }
+
+
+def predicted_by(card: HeadCard) -> Predicted | None:
+    """Return what a head says of the items that it was tested on; None where no card says it."""
+    if card.predicted is not None or card.confusion is None:
+        return card.predicted
+    counts = [sum(column) for column in zip(*card.confusion, strict=True)]
+    return Predicted(sum(counts), dict(zip(card.classes, counts, strict=True)))
 
 
 def digest_of(card: Mapping[str, Any]) -> str:

@@ -15,12 +15,14 @@ from featurestore.encoders import encode_now
 from featurestore.encoders.canary import check_probes
 from featurestore.errors import BadName, EncoderMismatch
 from featurestore.sources.listing import SourceOptions
+from featurestore.sources.locations import Location
 from featurestore.terms.activations import Activations
 from featurestore.terms.specs import LOCAL_DIR, EncoderSpec, Modality
 from heads.catalogue.members import TEXTS
 from heads.labels.blocks import Blocks
 from heads.labels.tasks import Task, texts_of
 from heads.measures.conformal import sets
+from heads.saved.answer_log import About
 from heads.saved.answered import AnsweredRows
 from heads.saved.answers import Answers
 from heads.saved.beside import check_beside, numbers_of, values_beside
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from featurestore.pipeline.report import Progress
     from featurestore.sources.listing import Source
     from featurestore.sources.written import InputRows
+    from featurestore.store.dataset import DataSet
     from featurestore.store.view import View
     from heads.saved.bundle import FittedHead
     from heads.saved.unlike import Unlike
@@ -44,6 +47,7 @@ Inputs: TypeAlias = "NDArray[Any] | list[str] | Blocks | Activations"  # what he
 class _Lies(TypedDict):
     unlike: Unlike | None
     cannot_tell: str | None
+    vectors: NDArray[np.float32] | None
 
 
 class HowOptions(TypedDict, total=False):
@@ -246,7 +250,22 @@ def predict_rows(
             found = answer(head, ids, inputs, least_confidence, failures, allow_empty=allow_empty)
             notes += said
         wait_until_written()
-        return AnsweredRows(rows, found, failed, (*notes, *_worth_saying(job.intake.notes)))
+        notes += _worth_saying(job.intake.notes)
+        return AnsweredRows(rows, found, failed, notes, _about(dataset))
+
+
+def _about(dataset: DataSet) -> dict[str, About]:
+    """Return what a log of answers may keep of each item: its hash, its text, or where it is."""
+    sources = {name: Location(one.root) for name, one in dataset.description.sources.items()}
+    rows = dataset.items(["item_id", "content_hash", "text", "uri", "source"]).to_pylist()
+    return {
+        row["item_id"]: About(
+            row["content_hash"],
+            row["text"],
+            row["uri"] and sources[row["source"]].join(row["uri"]).text,
+        )
+        for row in rows
+    }
 
 
 def with_columns(
@@ -342,10 +361,11 @@ def answer(
     if least_confidence > 0 and head.task is not Task.MULTICLASS:
         raise BadName(f"abstention is for one class an item; this head's task is {head.task}")
     said, proba, unlike = head.answered(inputs)
+    vectors = inputs if isinstance(inputs, np.ndarray) and inputs.ndim == 2 else None
     predicted = np.empty(len(ids), dtype=object)
     predicted[:] = said.tolist()
     conformal = head.card.conformal
-    lies: _Lies = {"unlike": unlike, "cannot_tell": head.cannot_tell}
+    lies: _Lies = {"unlike": unlike, "cannot_tell": head.cannot_tell, "vectors": vectors}
     if head.task is Task.REGRESSION:
         interval = None
         if conformal:

@@ -17,10 +17,12 @@ from featurestore.errors import FeatureStoreError
 from featurestore.terms.embeddings import Neighbors
 from featurestore.terms.specs import Modality
 from heads.labels.tasks import Task
+from heads.saved.answer_log import AnswerLog
 from heads.saved.beside import numbers_of
 from heads.saved.bundle import FittedHead
 from heads.saved.serve import modality_of
-from heads.serving.lane import Content, Lane, Said
+from heads.serving.lane import Content, Lane, Said, Unanswered
+from heads.serving.later_log import LaterLog
 from heads.serving.limits import Limits, Refused, Room
 from heads.serving.reading import Question
 from heads.serving.served import Served
@@ -34,8 +36,9 @@ _OTHER_HEADS = "; `head` names another head than the first (GET /heads lists the
 class Desk:
     """Takes questions of requests to the lanes, and their answers back."""
 
-    def __init__(self, served: Served, limits: Limits) -> None:
+    def __init__(self, served: Served, limits: Limits, log: AnswerLog | None = None) -> None:
         self.served, self.limits = served, limits
+        self.log = None if log is None else LaterLog(log)
         self.room = Room(limits.waiting, "items")
         self.decoders = ThreadPoolExecutor(min(4, cpu_count()), "featurestore-decode")
 
@@ -43,10 +46,12 @@ class Desk:
         """Answer what was taken, then end."""
         self.decoders.shutdown()
         self.served.close()
+        if self.log is not None:
+            self.log.close()
 
     async def predict(self, question: Question) -> dict[str, Any]:
         """Answer what a head says of each item."""
-        question.check_options("head", "min_confidence", "columns")
+        question.check_options("head", "min_confidence", "columns", "ids")
         one = self.served.head(question.text("head"))
         least = question.number("min_confidence", 0.0, 0.0, 1.0)
         if least and one.head.task is not Task.MULTICLASS:
@@ -58,6 +63,8 @@ class Desk:
             {"error": said.args[0]} if isinstance(said, Unanswered) else told(one.head, said, least)
             for said in found
         ]
+        if self.log is not None:
+            self.log.write(one.head, question.contents, found, question.ids())
         return {
             "head": one.head.head_id,
             "predictions": predictions,
@@ -170,10 +177,6 @@ class Desk:
 
     def _late(self) -> Refused:
         return Refused(503, f"no answer within {self.limits.answer_s:g} s", {"Retry-After": "5"})
-
-
-class Unanswered(Exception):
-    """An item without an answer, and the reason."""
 
 
 async def _all(futures: Sequence[asyncio.Future[Any]]) -> list[Any]:

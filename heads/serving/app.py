@@ -107,6 +107,8 @@ class App:
         if self.is_stopping:
             return said({"status": "STOPPING"}, 503)
         found: dict[str, Any] = {"status": "UP", "model_class": "featurestore"}
+        if self.desk.log is not None and self.desk.log.n_lost:
+            found["answers_not_logged"] = self.desk.log.n_lost
         if self.guard.knows(request):
             found["heads"] = [one.head.head_id for one in self.desk.served.heads.values()]
         return said(found)

@@ -32,9 +32,9 @@ from heads.saved.beside import columns_of
 from heads.saved.bundle import FittedHead
 from heads.saved.serve import modality_of
 from heads.serving.allowed_folder import read_inside
-from heads.serving.answering import Desk, Unanswered, told
+from heads.serving.answering import Desk, told
 from heads.serving.app import App, said
-from heads.serving.lane import Content, Said
+from heads.serving.lane import Content, Said, Unanswered
 from heads.serving.limits import Refused
 from heads.serving.reading import Question, from_base64
 

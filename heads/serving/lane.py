@@ -48,6 +48,10 @@ class Said:
     vectors: tuple[NDArray[np.float32], ...] = field(default=())  # of each encoder, (dim,)
 
 
+class Unanswered(Exception):
+    """An item without an answer, and the reason."""
+
+
 class OpenEncoder(NamedTuple):
     """An encoder, and the lock that its lanes take while it encodes."""
 

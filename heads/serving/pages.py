@@ -25,6 +25,7 @@ _OPTIONS: Mapping[str, Mapping[str, Any]] = {
     "predict": {
         "head": {"type": "string", "description": "A head's id; the first by default."},
         "min_confidence": {"type": "number", "minimum": 0, "maximum": 1},
+        "ids": {**_TEXTS, "description": "What a log of answers calls the items."},
         "columns": {
             "type": "object",
             "description": "Where the head reads columns: a list of values an item, by column.",

@@ -47,6 +47,15 @@ class Question:
                 raise Refused(422, f"columns.{name}: expected texts, numbers or null")
         return given  # type: ignore[no-any-return]
 
+    def ids(self) -> list[str] | None:
+        """Return the option ids: what a log calls the items; None where it is not given."""
+        given: list[str] | None = self._of("ids", list, "a list of texts")
+        if given is not None and (
+            len(given) != len(self.contents) or not all(isinstance(one, str) for one in given)
+        ):
+            raise Refused(422, "ids: expected a list with a text for each item")
+        return given
+
     def text(self, name: str) -> str | None:
         """Return an option that is a text; None where it is not given."""
         value: str | None = self._of(name, str, "a text")

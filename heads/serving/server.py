@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from featurestore.encoders.trust import Trust
 from featurestore.errors import BadName, MissingExtra
+from heads.saved.answer_log import AnswerLog
 from heads.saved.bundle import FittedHead
 from heads.serving.guard import Guard, is_local
 from heads.serving.limits import Limits
@@ -55,6 +56,7 @@ class ServeOptions:
     limits: Limits = field(default_factory=Limits)
     label_studio: str | None = None  # a data set of the store: where its labels go
     retrain_after: int = 1  # labels of Label Studio; 0: only when it asks
+    log: AnswerLog | None = None  # of what is answered
 
 
 class _Connection(H11Protocol):
@@ -102,7 +104,7 @@ class Server(uvicorn.Server):
         served = Served(
             heads, limits=limits, store=store, encoder=options.encoder, trust=options.trust
         )
-        self.desk = Desk(served, limits)
+        self.desk = Desk(served, limits, options.log)
         self.app = App(self.desk, Reader(limits, folder), guard)
         self.label_studio = self._label_studio(store)
         self.socket: socket.socket | None = None

@@ -1,0 +1,1 @@
+"""What comes in, compared with what a head learned from."""
