@@ -22,6 +22,7 @@ page = st.navigation(
         st.Page("screens/heads.py", title="Leaderboard", icon=":material/leaderboard:"),
         st.Page("screens/one_head.py", title="One head", icon=":material/fact_check:"),
         st.Page("screens/try_it.py", title="Try it", icon=":material/upload:"),
+        st.Page("screens/drift.py", title="Drift", icon=":material/trending_up:"),
         st.Page("screens/compare.py", title="Compare two", icon=":material/compare_arrows:"),
         st.Page("screens/quality.py", title="Quality", icon=":material/rule:"),
         st.Page("screens/transfer.py", title="Transfer", icon=":material/balance:"),

@@ -21,7 +21,7 @@ _DAYS = 7
 _SHOWN = 10
 
 
-@command(epilog="Example: featurestore drift bundle/ answers/ --days 7")
+@command(epilog="Example: featurestore store drift bundle/ answers/ --days 7")
 @click.argument("bundle")
 @click.argument("folder", metavar="LOG")
 @click.option(

@@ -274,7 +274,7 @@ def _of_predictions(
     return Test("predictions", sentence, float(statistics[0]), limit, p), shares
 
 
-def _names(one: Any) -> list[str]:
+def _names(one: object) -> list[str]:
     """Return the labels of one prediction; none of several counts as one of its own."""
     return ([str(name) for name in one] or [NO_LABEL]) if isinstance(one, list) else [str(one)]
 
@@ -332,7 +332,7 @@ def _of_vectors(training: NDArray[np.float32], vectors: NDArray[np.float32], see
     training = training.astype(np.float16).astype(np.float32)  # as the log has them
     found = domain_shift(training, vectors, between="training items and these", seed=seed)
     sentence = (
-        f"a linear classifier tells them from the training items: A-distance "
+        f"a linear classifier parts them and the training items: A-distance "
         f"{found.a_distance:.2f} of 2 (chance: up to {found.floor:.2f})"
     )
     return Test("vectors", sentence, found.a_distance, found.floor, found.p)
