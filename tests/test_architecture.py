@@ -61,6 +61,7 @@ HEADS = {
         "advice transfer quality experiments saved catalogue estimators twins measures labels "
         "charts"
     ),
+    "upgrade": "experiments saved catalogue measures labels",
     "drift": "transfer experiments saved catalogue estimators twins measures labels",
     "serving": "experiments saved catalogue estimators twins measures labels",
     "chosen": "catalogue",  # the home that saved heads name

@@ -33,6 +33,7 @@ from featurestore.cli import (
     serve,
     start,
     transfer,
+    upgrade,
     upkeep,
 )
 from featurestore.cli.exit_codes import INTERRUPTED
@@ -167,7 +168,7 @@ def cli() -> None:
         "Check": "verify repair history",
         "Room on disk": "compact vacuum",
         "Data sets and items": "split rename relocate drop delete slices",
-        "What was made": "index project show drift",
+        "What was made": "index project show drift upgrade",
         "Read and write": "sql import publish export-model export-onnx",
     },
     epilog="Example: featurestore store verify photos",
@@ -189,7 +190,7 @@ for command in (
     upkeep.verify, upkeep.repair, upkeep.history, upkeep.compact, upkeep.vacuum, upkeep.rename,
     embed.split, upkeep.relocate, upkeep.drop, upkeep.delete, search.index, maps.project,
     maps.slices, runs.show, browse.sql, exchange.import_, exchange.export_model,
-    exchange.publish, exchange.export_onnx, drift.drift,
+    exchange.publish, exchange.export_onnx, drift.drift, upgrade.upgrade,
 ):  # fmt: skip
     store.add_command(command)
     if command is not upkeep.repair:

@@ -40,7 +40,8 @@ def list_datasets(store_path: str, as_json: bool) -> int:
         try:
             dataset = store.dataset(name)
             views, taps = (
-                [str(view.spec) for view in found] for found in (dataset.views(), dataset.taps())
+                [str(view.spec) for view in found]
+                for found in (dataset.views(coming=True), dataset.taps())
             )
             planned = dataset.unfinished()
             rows.append({"dataset": name, "modality": str(dataset.modality),
@@ -91,7 +92,7 @@ def info(dataset: str, store_path: str, as_json: bool) -> None:
         "columns": names,
         "counts": {name: _counter(counts[name]) for name in columns},
         "groups": group_sizes(counts["group"]) if groups else None,
-        "views": [_view_facts(view, runs) for view in found.views()],
+        "views": [_view_facts(view, runs) for view in found.views(coming=True)],
         "taps": [_tap_facts(tap, runs) for tap in found.taps()],
         "failures": failures,
         "unfinished": [asdict(one) for one in unfinished],

@@ -271,7 +271,7 @@ def drop(dataset: str, yes: bool, store_path: str) -> None:
         what = f"what is left of {dataset}"
         with suppress(UnknownDataset, StoreCorrupt):
             found = store.dataset(dataset)
-            n_items, n_views = (found.n_items, "item"), (len(found.views()), "view")
+            n_items, n_views = (found.n_items, "item"), (len(found.views(coming=True)), "view")
             what = f"{dataset} ({counted(*n_items)}, {counted(*n_views)})"
         click.confirm(f"delete {what} for ever?", abort=True, err=True)
     store.drop(dataset)

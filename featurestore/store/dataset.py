@@ -32,6 +32,7 @@ from featurestore.storage.tables import rows_of
 from featurestore.store.default_view import default_view
 from featurestore.store.strip import strip
 from featurestore.store.tap import embed_tap
+from featurestore.store.upgrading import Upgrade, progress_of, read_upgrade
 from featurestore.store.view import View
 from featurestore.terms.names import meant_by
 from featurestore.terms.shown import Shown
@@ -119,9 +120,19 @@ class DataSet(Shown):
         """Return the items that have no vector, with the reason."""
         return self.folder.failures.read()
 
-    def views(self) -> list[View]:
-        """Return the views of vectors, sorted by encoder."""
-        return [view for view in self._all_views() if view.tap is None]
+    def views(self, *, coming: bool = False) -> list[View]:
+        """Return the views of vectors, sorted by encoder.
+
+        One that an upgrade has begun and not finished (`store.upgrading`) only if ``coming``.
+        """
+        upgrade = None if coming else self.upgrade
+        hidden = None if upgrade is None else upgrade.hidden
+        return [one for one in self._all_views() if one.tap is None and str(one.spec) != hidden]
+
+    @property
+    def upgrade(self) -> Upgrade | None:
+        """The upgrade from one encoder to another that was begun last, as it stands now."""
+        return read_upgrade(self.folder)
 
     def taps(self) -> list[View]:
         """Return the taps: views of whole activations, which heads alone read that retrain."""
@@ -196,9 +207,16 @@ class DataSet(Shown):
 
     def listed_views(self) -> list[str]:
         """Return the views with number and name, as ``ls`` prints: ``@1 tiny (builtin:…)``."""
-        views = enumerate(self.views(), start=1)
-        named = ((n, str(view.spec), view.info.get("name")) for n, view in views)
-        return [f"@{n} {name} ({spec})" if name else f"@{n} {spec}" for n, spec, name in named]
+        upgrade = self.upgrade
+        hidden = None if upgrade is None else upgrade.hidden
+        listed = []
+        for n, view in enumerate(self.views(coming=True), start=1):
+            spec, name = str(view.spec), view.info.get("name")
+            shown = f"@{n} {name} ({spec})" if name else f"@{n} {spec}"
+            if upgrade is not None and spec == hidden:
+                shown += f" ({upgrade.state}: {progress_of(self, upgrade).share:.0%} is there)"
+            listed.append(shown)
+        return listed
 
     def name_view(self, view: str, name: str) -> None:
         """Give a view a name of its own, which then means it in all commands.

@@ -268,7 +268,7 @@ class Store:
                 continue
             dataset = self.dataset(name)
             tables[name] = scan(dataset.folder.items)
-            for view in dataset.views():
+            for view in dataset.views(coming=True):
                 if view.name in statement:
                     tables[view.name] = view.to_arrow(columns=[])
             for tap in dataset.taps():

@@ -1,0 +1,1 @@
+"""What a new encoder would change, before everything is embedded again."""
