@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from featurestore.store.upgrading import COMING, DONE, progress_of
 from featurestore.terms.specs import encoder_label
 
 if TYPE_CHECKING:
@@ -22,6 +21,8 @@ def default_view(dataset: DataSet, label: str | None = None) -> tuple[View | Non
     by a pretrained encoder; else the best of these in the last comparison by that label (the main
     one by default). None where nothing tells them apart.
     """
+    from featurestore.store.upgrading import COMING, progress_of  # pyarrow: --help does without
+
     view, why = _chosen(dataset, label)
     upgrade = dataset.upgrade
     if view is None or upgrade is None or upgrade.state != COMING:
@@ -65,5 +66,5 @@ def _of_upgrade(dataset: DataSet, views: Sequence[View]) -> tuple[View, str] | N
     newest = next(iter(dataset.runs("compare")), {})
     if upgrade is None or view is None or str(newest.get("when", "")) > upgrade.when:
         return None
-    what = "the upgrade" if upgrade.state == DONE else "the rollback"
+    what = "the rollback" if upgrade.is_back else "the upgrade"
     return view, f"using {encoder_label(str(view.spec))} since {what} of {upgrade.when[:10]}"

@@ -40,6 +40,11 @@ class Upgrade:
         """The encoder that somebody chose by it; None where nothing is decided."""
         return {DONE: self.new, BACK: self.old}.get(self.state)
 
+    @property
+    def is_back(self) -> bool:
+        """Whether it was rolled back."""
+        return self.state in (BACK, STOPPED)
+
     def at(self, state: str) -> Upgrade:
         """Return it in another state, as of now."""
         return replace(self, state=state, when=utc_now())

@@ -6,6 +6,7 @@ import hashlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -221,7 +222,7 @@ def _encode_rows(
     return len(contents)
 
 
-def _kept(file: Any) -> dict[str, NDArray[np.float32]]:
+def _kept(file: Path) -> dict[str, NDArray[np.float32]]:
     """Return what an earlier trial encoded, by content hash; nothing of a damaged file."""
     try:
         with np.load(file, allow_pickle=False) as held:

@@ -18,7 +18,7 @@ from heads.labels.options import PlanOptions
 from heads.labels.tasks import Task
 from heads.measures.comparison import Comparison, Difference, number, unit_of
 from heads.saved.ground import ground_of
-from heads.upgrade.mapping import K, chosen_map, nearest, overlap, recall
+from heads.upgrade.mapping import K, Vectors, chosen_map, nearest, overlap, recall
 from heads.upgrade.sample import draw
 
 if TYPE_CHECKING:
@@ -198,11 +198,10 @@ def try_encoder(
     )  # fmt: skip
 
 
-def _searches(old: Any, new: Any, seed: int) -> Searches:
-    found, apply, rows = chosen_map(old, new, seed)
+def _searches(old: Vectors, new: Vectors, seed: int) -> Searches:
+    found, _, rows = chosen_map(old, new, seed)
     k = min(K, len(old) - 1)
     same = overlap(nearest(old[rows], old, rows, k), nearest(new[rows], new, rows, k))
-    assert apply is not None
     unmapped = recall(old[rows], new, rows) if old.shape[1] == new.shape[1] else None
     return Searches(same, found.recall, unmapped, k / (len(old) - 1), found.name)
 
