@@ -56,7 +56,7 @@ def upgrade(
     as_json: bool,
     watch: Watch,
 ) -> int:
-    """Try encoder NEW in the place of OLD on a sample, or go over to it.
+    """Try another encoder on a sample, or go over to it.
 
     Without --go it is a trial on a sample, and nothing of the store's views changes. With --go
     everything is embedded by NEW while OLD is in use; NEW becomes the default once it is whole.
