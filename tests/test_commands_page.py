@@ -75,11 +75,11 @@ def test_the_page_names_every_command():
     top = {name for name, one in cli.commands.items() if not one.hidden}
     inside = {f"store {name}" for name in cli.commands["store"].commands}
     assert isinstance(cli.commands["store"], click.Group)
-    # test_publish.py; tests/heads: test_drift.py, test_upgrade.py, test_export_model.py,
-    # test_export_onnx.py and test_serve_command.py run these
+    # test_publish.py; tests/heads: test_drift.py, test_hub.py, test_upgrade.py,
+    # test_export_model.py, test_export_onnx.py and test_serve_command.py run these
     in_words = {
         "dashboard", "serve", "store export-model", "store export-onnx", "store publish",
-        "store drift", "store upgrade",
+        "store drift", "store upgrade", "store push", "store pull",
     }  # fmt: skip
     assert (top | inside) - named == {"store", *in_words}
     assert all(f"`featurestore {one}" in PAGE for one in in_words)

@@ -22,6 +22,7 @@ from featurestore.cli import (
     drift,
     embed,
     exchange,
+    handover,
     learn,
     limited,
     maps,
@@ -169,7 +170,7 @@ def cli() -> None:
         "Room on disk": "compact vacuum",
         "Data sets and items": "split rename relocate drop delete slices",
         "What was made": "index project show drift upgrade",
-        "Read and write": "sql import publish export-model export-onnx",
+        "Read and write": "sql import publish push pull export-model export-onnx",
     },
     epilog="Example: featurestore store verify photos",
 )
@@ -190,8 +191,18 @@ for command in (
     upkeep.verify, upkeep.repair, upkeep.history, upkeep.compact, upkeep.vacuum, upkeep.rename,
     embed.split, upkeep.relocate, upkeep.drop, upkeep.delete, search.index, maps.project,
     maps.slices, runs.show, browse.sql, exchange.import_, exchange.export_model,
-    exchange.publish, exchange.export_onnx, drift.drift, upgrade.upgrade,
+    exchange.publish, exchange.export_onnx, drift.drift, upgrade.upgrade, handover.push,
+    handover.pull,
 ):  # fmt: skip
     store.add_command(command)
     if command is not upkeep.repair:
         cli.add_command(hidden(command))  # `featurestore verify`, as up to 0.1
+
+
+@cli.group(hidden=True)
+def bundle() -> None:
+    """Bundles at other places: `featurestore store push` and `pull`."""
+
+
+bundle.add_command(handover.push)
+bundle.add_command(handover.pull)

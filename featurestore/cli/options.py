@@ -272,7 +272,14 @@ def plotter(plot_file: str | None, *, overwrite: bool) -> Callable[[Plotted], No
 
 
 def place_of_head(bundle: str, store_path: str) -> str:
-    """Return the folder of a bundle, or that of a head in the store that has this name."""
+    """Return the folder of a bundle, or that of a head in the store that has this name.
+
+    One on the Hub (hf://org/name) is fetched first.
+    """
+    if bundle.startswith("hf://"):
+        from heads.saved.hub import cached
+
+        return str(cached(bundle, say))
     from featurestore.errors import BadName
     from featurestore.storage.remote import as_path
     from featurestore.storage.store_marker import check_store

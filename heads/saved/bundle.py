@@ -315,7 +315,8 @@ def save_head(head: FittedHead, predictions: pa.Table, folder: StorePath) -> Fit
 
 
 _BUNDLE = frozenset({"card.json", "encoder.json", "head.skops"})
-_MAY_HOLD = _BUNDLE | {UNLIKE_FILE, sealed.TOP_FILE}
+_MAY_HOLD = _BUNDLE | {UNLIKE_FILE, sealed.TOP_FILE, "README.md"}
+HUB = "hf://"
 
 
 def _is_bundle(folder: StorePath) -> bool:
@@ -386,6 +387,8 @@ def load_bundle(folder: str | StorePath, *, trust: Trust = False) -> FittedHead:
 
     Parameters
     ----------
+    folder : path
+        Also ``s3://…``, or ``hf://org/name[@revision]``, which is fetched (`heads.saved.hub`).
     trust : bool or names
         Which code that the bundle names may run: all of it, or types such as
         ``my_module.MyHead`` (those of scikit-learn, numpy and our own heads are known) and
@@ -401,6 +404,10 @@ def load_bundle(folder: str | StorePath, *, trust: Trust = False) -> FittedHead:
         If the head is made of types that nobody trusts. An encoder is refused when it is used.
     """
     path = as_path(folder)
+    if str(folder).startswith(HUB):
+        from heads.saved.hub import cached
+
+        path = cached(str(folder))
     if not (path / "card.json").is_file():
         raise UnknownHead(f"{path} is not a bundle: it has no card.json")
     card = sealed.card_in(path)

@@ -1,0 +1,309 @@
+"""Bundles at other places: on the Hugging Face Hub, in a folder, in an object store.
+
+The one file of `heads` that knows huggingface_hub. Nothing is sent or fetched but by `push` and
+`pull`, to and from the place that is named.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from featurestore.errors import BadBundle, BadName, StoreUnreachable, UnknownHead
+from featurestore.storage.files import make_folder, publish, temporary_beside, write_file
+from featurestore.storage.remote import as_path
+from featurestore.storage.user_cache import cache_dir, recall, remember
+from heads.saved import sealed
+from heads.saved.archive import MOST_BYTES
+from heads.saved.model_card import holds_training_vectors, model_card, tells
+from heads.saved.unlike import FILE as UNLIKE_FILE
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
+    from heads.saved.bundle import FittedHead
+
+SCHEME = "hf://"
+README = "README.md"
+NEEDED = ("card.json", "encoder.json", "head.skops")
+MAY_BE = (*NEEDED, UNLIKE_FILE, sealed.TOP_FILE, README)
+_OF_THE_HUB = (".gitattributes", ".gitignore")
+_NAME = re.compile(r"(?P<repo>[\w.-]{1,96}/[\w.-]{1,96})(?:@(?P<revision>[\w./-]{1,200}))?")
+_MOST_README = 1 << 20
+
+
+@dataclass(frozen=True)
+class HubPlace:
+    """A repository on the Hub, and a revision of it."""
+
+    repo: str  # org/name
+    revision: str | None = None  # a branch, a tag or a commit; None: main
+
+    @classmethod
+    def parse(cls, text: str) -> HubPlace:
+        """Read ``hf://org/name[@revision]``.
+
+        Raises
+        ------
+        BadName
+        """
+        found = _NAME.fullmatch(text.removeprefix(SCHEME))
+        if not text.startswith(SCHEME) or found is None or ".." in text:
+            raise BadName(f"{text!r}: expected hf://ORG/NAME, or hf://ORG/NAME@REVISION")
+        return cls(found["repo"], found["revision"])
+
+    def __str__(self) -> str:
+        return f"{SCHEME}{self.repo}" + (f"@{self.revision}" if self.revision else "")
+
+
+@dataclass(frozen=True)
+class Push:
+    """What is sent, or would be."""
+
+    place: str
+    files: dict[str, int]  # name → bytes
+    readme: str
+    tells: list[str]  # what the files give away
+    revision: str | None = None  # the commit on the Hub; None elsewhere, and of a dry run
+    private: bool | None = None  # a repository that was made for it
+
+
+def push(
+    head: FittedHead,
+    place: str,
+    *,
+    licence: str | None = None,
+    private: bool = True,
+    training_vectors: bool = False,
+    dry_run: bool = False,
+) -> Push:
+    """Send a bundle with its README.md to ``hf://org/name``, a folder or ``s3://…``.
+
+    A repository that is not there is made, private unless asked otherwise. On the Hub the token is
+    that of its own login (``hf auth login``, or HF_TOKEN), the address its own or HF_ENDPOINT.
+
+    Parameters
+    ----------
+    licence : str, optional
+        As the Hub names it; without it README.md says that nobody has said.
+    training_vectors : bool
+        Also send a head that keeps all training vectors, as kNN does.
+    dry_run : bool
+        Send nothing, and return what would be sent.
+
+    Raises
+    ------
+    BadName
+        If the place cannot be read, holds something else, or the head keeps training vectors.
+    StoreUnreachable
+        If the Hub cannot be reached, or refuses.
+    """
+    if (kept := holds_training_vectors(head.estimator)) and not (training_vectors or dry_run):
+        raise BadName(
+            f"{kept} keeps all training vectors, and something of each item is in its vector: "
+            "--training-vectors sends them, or train another head (logistic keeps none)"
+        )
+    hub = HubPlace.parse(place) if place.startswith(SCHEME) else None
+    readme = model_card(head, str(place), licence=licence)
+    with tempfile.TemporaryDirectory(prefix="featurestore-push-") as folder:
+        made = Path(str(head.save(Path(folder) / "bundle")))
+        write_file(made / README, readme.encode())
+        files = {one.name: one.stat().st_size for one in sorted(made.iterdir())}
+        found = Push(place, files, readme, tells(head))
+        if dry_run:
+            return found
+        if hub is not None:
+            return _sent(hub, made, found, private=private)
+    target = head.save(as_path(place))
+    write_file(target / README, readme.encode())
+    return found
+
+
+def _sent(place: HubPlace, folder: Path, what: Push, *, private: bool) -> Push:
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete
+
+    api = _api()
+    with _asked(place):
+        is_new = not api.repo_exists(place.repo)
+        there = [] if is_new else api.list_repo_files(place.repo, revision=place.revision)
+        if others := sorted(set(there) - {*MAY_BE, *_OF_THE_HUB}):
+            raise BadName(
+                f"{place} holds something else than a bundle ({', '.join(others[:5])}): name "
+                "another repository"
+            )
+        if is_new:
+            api.create_repo(place.repo, private=private)
+        done = api.create_commit(
+            place.repo,
+            [
+                *(CommitOperationAdd(name, str(folder / name)) for name in what.files),
+                *(CommitOperationDelete(n) for n in there if n in MAY_BE and n not in what.files),
+            ],
+            commit_message="featurestore bundle",
+            revision=place.revision,
+        )
+    return Push(
+        what.place, what.files, what.readme, what.tells, str(done.oid), private if is_new else None
+    )
+
+
+def pull(place: str, folder: str | Path, *, say: Callable[[str], None] = lambda _: None) -> Path:
+    """Fetch a bundle into a folder: from ``hf://org/name[@revision]``, ``s3://…`` or a folder.
+
+    Known file names of safe formats alone are fetched, and looked at before the folder is there.
+
+    Raises
+    ------
+    FileExistsError
+        If the folder holds something.
+    UnknownHead, BadBundle
+        If there is no bundle, or it is damaged or of a newer release.
+    StoreUnreachable
+    """
+    target = Path(folder)
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise FileExistsError(f"{target} holds something: name another folder")
+    if not place.startswith(SCHEME):
+        from heads.saved.bundle import load_bundle
+
+        return Path(str(load_bundle(place).save(target)))
+    hub = HubPlace.parse(place)
+    revision = _commit_of(hub)
+    _fetch(hub, revision, target, say)
+    say(f"{hub.repo} at {revision}")
+    return target
+
+
+def cached(place: str, say: Callable[[str], None] = lambda _: None) -> Path:
+    """Return the folder of this machine that holds a bundle of the Hub, fetched if it is not there.
+
+    It holds one commit. Where the Hub cannot be reached, the commit that a branch had last is taken
+    and said.
+
+    Raises
+    ------
+    UnknownHead, BadBundle, StoreUnreachable
+    """
+    hub = HubPlace.parse(place)
+    try:
+        revision = _commit_of(hub)
+        remember("hub bundles", f"{_endpoint()} {hub}", revision)
+    except StoreUnreachable as error:
+        known = recall("hub bundles", f"{_endpoint()} {hub}")
+        if not isinstance(known, str) or not _is_commit(known) or not _kept(hub, known).is_dir():
+            raise
+        say(f"{error}; the bundle is as it was fetched last ({known[:8]})")
+        revision = known
+    folder = _kept(hub, revision)
+    if not folder.is_dir():
+        _fetch(hub, revision, folder, say)
+    say(f"{hub.repo} at {revision[:8]}: {SCHEME}{hub.repo}@{revision} is this one for ever")
+    return folder
+
+
+def _kept(hub: HubPlace, revision: str) -> Path:
+    where = hashlib.sha256(_endpoint().encode()).hexdigest()[:8]
+    owner, _, name = hub.repo.partition("/")
+    return cache_dir() / "bundles" / where / owner / revision / name
+
+
+def _is_commit(text: str) -> bool:
+    return re.fullmatch(r"[0-9a-f]{40}", text) is not None
+
+
+def _commit_of(hub: HubPlace) -> str:
+    """Return the commit that a revision names; one that is written out needs no question."""
+    if hub.revision is not None and _is_commit(hub.revision):
+        return hub.revision
+    with _asked(hub):
+        sha = str(_api().model_info(hub.repo, revision=hub.revision).sha)
+    if not _is_commit(sha):
+        raise StoreUnreachable(f"{hub}: {_endpoint()} names no commit")
+    return sha
+
+
+def _fetch(hub: HubPlace, revision: str, target: Path, say: Callable[[str], None]) -> None:
+    """Fetch the files of one commit, look at them, and put them in place."""
+    from huggingface_hub import hf_hub_download
+
+    with _asked(hub):
+        there = {
+            one.path: one.size
+            for one in _api().list_repo_tree(hub.repo, revision=revision)
+            if hasattr(one, "size")
+        }
+    if missing := [name for name in NEEDED if name not in there]:
+        raise UnknownHead(f"{hub} holds no bundle: it lacks {', '.join(missing)}")
+    if others := sorted(set(there) - {*MAY_BE, *_OF_THE_HUB}):
+        say(f"left where they are, since no bundle has them: {', '.join(others[:10])}")
+    wanted = [name for name in MAY_BE if name in there]
+    for name in wanted:
+        most = _MOST_README if name == README else MOST_BYTES
+        if there[name] > most:
+            raise BadBundle(f"{hub}: {name} has {there[name]:,} bytes, expected {most:,} at most")
+    make_folder(target.parent)
+    with temporary_beside(target) as temporary:
+        temporary.mkdir()
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".pull-") as loaded:
+            for name in wanted:
+                with _asked(hub):
+                    path = hf_hub_download(
+                        hub.repo, name, revision=revision, local_dir=loaded, endpoint=_endpoint()
+                    )
+                Path(path).replace(temporary / name)
+        card = sealed.card_in(temporary)
+        sealed.check_sums(temporary, card)
+        if target.is_dir():
+            target.rmdir()  # an empty one
+        publish(temporary, target)
+
+
+def _api() -> HfApi:
+    from huggingface_hub import HfApi
+
+    return HfApi(endpoint=_endpoint(), library_name="featurestore")
+
+
+def _endpoint() -> str:
+    from huggingface_hub import constants
+
+    return os.environ.get("HF_ENDPOINT") or constants.ENDPOINT
+
+
+@contextmanager
+def _asked(hub: HubPlace) -> Iterator[None]:
+    """Turn what the Hub's library raises into errors of ours, which say what to do."""
+    from huggingface_hub import errors
+
+    # Of httpx or httpx2, as the release has it: the base of what a connection raises.
+    of_connections: type[Exception] = errors.HfHubHTTPError.__mro__[1]
+    try:
+        yield
+    except errors.RepositoryNotFoundError:
+        raise UnknownHead(
+            f"{_endpoint()} has no {hub.repo}, or only for those who may see it: `hf auth login`"
+        ) from None
+    except errors.RevisionNotFoundError:
+        raise UnknownHead(f"{hub.repo} has no revision {hub.revision!r}") from None
+    except errors.HfHubHTTPError as error:
+        raise StoreUnreachable(f"{_endpoint()} refused {hub}: {_reason(error)}") from None
+    except errors.LocalTokenNotFoundError:
+        raise StoreUnreachable(f"{hub} needs a login: `hf auth login`, or HF_TOKEN") from None
+    except (of_connections, errors.OfflineModeIsEnabled, OSError) as error:
+        raise StoreUnreachable(f"{_endpoint()} cannot be reached: {_reason(error)}") from None
+    except RuntimeError as error:  # an upload that failed is wrapped in one
+        reason = _reason(error.__cause__ or error)
+        raise StoreUnreachable(f"{hub}: {str(error).rstrip('.')}: {reason}") from None
+
+
+def _reason(error: BaseException) -> str:
+    response: Any = getattr(error, "response", None)
+    status = "" if response is None else f"{response.status_code} "
+    return status + (" ".join(str(error).split())[:200] or type(error).__name__)
