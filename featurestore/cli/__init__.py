@@ -204,5 +204,5 @@ def bundle() -> None:
     """Bundles at other places: `featurestore store push` and `pull`."""
 
 
-bundle.add_command(handover.push)
-bundle.add_command(handover.pull)
+bundle.add_command(hidden(handover.push))
+bundle.add_command(hidden(handover.pull))

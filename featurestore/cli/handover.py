@@ -43,8 +43,8 @@ def push(
     files tell of your data is said first.
     """
     from heads.saved.bundle import load_bundle
+    from heads.saved.handover import push as send
     from heads.saved.hub import SCHEME
-    from heads.saved.hub import push as send
 
     head = load_bundle(place_of_head(bundle, store_path), trust=trust)
     plan = send(head, place, licence=licence, dry_run=True)
@@ -80,7 +80,7 @@ def pull(place: str, output: str) -> None:
     Files of known names and safe formats alone are fetched. `predict` and `serve` take such a
     place in the place of a folder, too.
     """
-    from heads.saved.hub import pull as fetch
+    from heads.saved.handover import pull as fetch
 
     found = fetch(place, output, say=say)
     say(f"written to {found}")

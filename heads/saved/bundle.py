@@ -33,7 +33,7 @@ from heads.labels.blocks import Blocks
 from heads.labels.tasks import Target, Task, texts_of
 from heads.labels.views import AnyDataset, folder_of, trust_of
 from heads.measures.confusion import Calibration, Confusion
-from heads.saved import sealed
+from heads.saved import hub, sealed
 from heads.saved.card import HeadCard, digest_of
 from heads.saved.mixed import BLOCKS_AND_TEXTS, READS, apart, told
 from heads.saved.raw_items import is_raw
@@ -315,8 +315,7 @@ def save_head(head: FittedHead, predictions: pa.Table, folder: StorePath) -> Fit
 
 
 _BUNDLE = frozenset({"card.json", "encoder.json", "head.skops"})
-_MAY_HOLD = _BUNDLE | {UNLIKE_FILE, sealed.TOP_FILE, "README.md"}
-HUB = "hf://"
+_MAY_HOLD = _BUNDLE | {UNLIKE_FILE, sealed.TOP_FILE, hub.README}
 
 
 def _is_bundle(folder: StorePath) -> bool:
@@ -403,11 +402,8 @@ def load_bundle(folder: str | StorePath, *, trust: Trust = False) -> FittedHead:
     NotTrusted
         If the head is made of types that nobody trusts. An encoder is refused when it is used.
     """
-    path = as_path(folder)
-    if str(folder).startswith(HUB):
-        from heads.saved.hub import cached
-
-        path = cached(str(folder))
+    is_there = str(folder).startswith(hub.SCHEME)
+    path = hub.cached(str(folder)) if is_there else as_path(folder)
     if not (path / "card.json").is_file():
         raise UnknownHead(f"{path} is not a bundle: it has no card.json")
     card = sealed.card_in(path)

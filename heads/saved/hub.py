@@ -1,7 +1,6 @@
-"""Bundles at other places: on the Hugging Face Hub, in a folder, in an object store.
+"""Files of bundles on the Hugging Face Hub: sent to a repository, fetched into a folder.
 
-The one file of `heads` that knows huggingface_hub. Nothing is sent or fetched but by `push` and
-`pull`, to and from the place that is named.
+The one file of `heads` that knows huggingface_hub.
 """
 
 from __future__ import annotations
@@ -17,18 +16,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from featurestore.errors import BadBundle, BadName, StoreUnreachable, UnknownHead
-from featurestore.storage.files import make_folder, publish, temporary_beside, write_file
-from featurestore.storage.remote import as_path
+from featurestore.storage.files import make_folder, publish, temporary_beside
 from featurestore.storage.user_cache import cache_dir, recall, remember
 from heads.saved import sealed
 from heads.saved.archive import MOST_BYTES
-from heads.saved.model_card import holds_training_vectors, model_card, tells
 from heads.saved.unlike import FILE as UNLIKE_FILE
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
-
-    from heads.saved.bundle import FittedHead
 
 SCHEME = "hf://"
 README = "README.md"
@@ -63,73 +58,24 @@ class HubPlace:
         return f"{SCHEME}{self.repo}" + (f"@{self.revision}" if self.revision else "")
 
 
-@dataclass(frozen=True)
-class Push:
-    """What is sent, or would be."""
+def send(place: HubPlace, folder: Path, *, private: bool) -> tuple[str, bool]:
+    """Commit the files of a folder to a repository, which is made where it is not there.
 
-    place: str
-    files: dict[str, int]  # name → bytes
-    readme: str
-    tells: list[str]  # what the files give away
-    revision: str | None = None  # the commit on the Hub; None elsewhere, and of a dry run
-    private: bool | None = None  # a repository that was made for it
-
-
-def push(
-    head: FittedHead,
-    place: str,
-    *,
-    licence: str | None = None,
-    private: bool = True,
-    training_vectors: bool = False,
-    dry_run: bool = False,
-) -> Push:
-    """Send a bundle with its README.md to ``hf://org/name``, a folder or ``s3://…``.
-
-    A repository that is not there is made, private unless asked otherwise. On the Hub the token is
-    that of its own login (``hf auth login``, or HF_TOKEN), the address its own or HF_ENDPOINT.
-
-    Parameters
-    ----------
-    licence : str, optional
-        As the Hub names it; without it README.md says that nobody has said.
-    training_vectors : bool
-        Also send a head that keeps all training vectors, as kNN does.
-    dry_run : bool
-        Send nothing, and return what would be sent.
+    Returns
+    -------
+    commit : str
+    is_new : bool
+        Whether the repository was made.
 
     Raises
     ------
     BadName
-        If the place cannot be read, holds something else, or the head keeps training vectors.
+        If it holds something else than a bundle.
     StoreUnreachable
-        If the Hub cannot be reached, or refuses.
     """
-    if (kept := holds_training_vectors(head.estimator)) and not (training_vectors or dry_run):
-        raise BadName(
-            f"{kept} keeps all training vectors, and something of each item is in its vector: "
-            "--training-vectors sends them, or train another head (logistic keeps none)"
-        )
-    hub = HubPlace.parse(place) if place.startswith(SCHEME) else None
-    readme = model_card(head, str(place), licence=licence)
-    with tempfile.TemporaryDirectory(prefix="featurestore-push-") as folder:
-        made = Path(str(head.save(Path(folder) / "bundle")))
-        write_file(made / README, readme.encode())
-        files = {one.name: one.stat().st_size for one in sorted(made.iterdir())}
-        found = Push(place, files, readme, tells(head))
-        if dry_run:
-            return found
-        if hub is not None:
-            return _sent(hub, made, found, private=private)
-    target = head.save(as_path(place))
-    write_file(target / README, readme.encode())
-    return found
-
-
-def _sent(place: HubPlace, folder: Path, what: Push, *, private: bool) -> Push:
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
-    api = _api()
+    api, files = _api(), sorted(one.name for one in folder.iterdir())
     with _asked(place):
         is_new = not api.repo_exists(place.repo)
         there = [] if is_new else api.list_repo_files(place.repo, revision=place.revision)
@@ -143,42 +89,13 @@ def _sent(place: HubPlace, folder: Path, what: Push, *, private: bool) -> Push:
         done = api.create_commit(
             place.repo,
             [
-                *(CommitOperationAdd(name, str(folder / name)) for name in what.files),
-                *(CommitOperationDelete(n) for n in there if n in MAY_BE and n not in what.files),
+                *(CommitOperationAdd(name, str(folder / name)) for name in files),
+                *(CommitOperationDelete(n) for n in there if n in MAY_BE and n not in files),
             ],
             commit_message="featurestore bundle",
             revision=place.revision,
         )
-    return Push(
-        what.place, what.files, what.readme, what.tells, str(done.oid), private if is_new else None
-    )
-
-
-def pull(place: str, folder: str | Path, *, say: Callable[[str], None] = lambda _: None) -> Path:
-    """Fetch a bundle into a folder: from ``hf://org/name[@revision]``, ``s3://…`` or a folder.
-
-    Known file names of safe formats alone are fetched, and looked at before the folder is there.
-
-    Raises
-    ------
-    FileExistsError
-        If the folder holds something.
-    UnknownHead, BadBundle
-        If there is no bundle, or it is damaged or of a newer release.
-    StoreUnreachable
-    """
-    target = Path(folder)
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise FileExistsError(f"{target} holds something: name another folder")
-    if not place.startswith(SCHEME):
-        from heads.saved.bundle import load_bundle
-
-        return Path(str(load_bundle(place).save(target)))
-    hub = HubPlace.parse(place)
-    revision = _commit_of(hub)
-    _fetch(hub, revision, target, say)
-    say(f"{hub.repo} at {revision}")
-    return target
+    return str(done.oid), is_new
 
 
 def cached(place: str, say: Callable[[str], None] = lambda _: None) -> Path:
@@ -193,7 +110,7 @@ def cached(place: str, say: Callable[[str], None] = lambda _: None) -> Path:
     """
     hub = HubPlace.parse(place)
     try:
-        revision = _commit_of(hub)
+        revision = commit_of(hub)
         remember("hub bundles", f"{_endpoint()} {hub}", revision)
     except StoreUnreachable as error:
         known = recall("hub bundles", f"{_endpoint()} {hub}")
@@ -203,7 +120,7 @@ def cached(place: str, say: Callable[[str], None] = lambda _: None) -> Path:
         revision = known
     folder = _kept(hub, revision)
     if not folder.is_dir():
-        _fetch(hub, revision, folder, say)
+        fetch(hub, revision, folder, say)
     say(f"{hub.repo} at {revision[:8]}: {SCHEME}{hub.repo}@{revision} is this one for ever")
     return folder
 
@@ -218,7 +135,7 @@ def _is_commit(text: str) -> bool:
     return re.fullmatch(r"[0-9a-f]{40}", text) is not None
 
 
-def _commit_of(hub: HubPlace) -> str:
+def commit_of(hub: HubPlace) -> str:
     """Return the commit that a revision names; one that is written out needs no question."""
     if hub.revision is not None and _is_commit(hub.revision):
         return hub.revision
@@ -229,7 +146,7 @@ def _commit_of(hub: HubPlace) -> str:
     return sha
 
 
-def _fetch(hub: HubPlace, revision: str, target: Path, say: Callable[[str], None]) -> None:
+def fetch(hub: HubPlace, revision: str, target: Path, say: Callable[[str], None]) -> None:
     """Fetch the files of one commit, look at them, and put them in place."""
     from huggingface_hub import hf_hub_download
 

@@ -175,7 +175,7 @@ def _scores(card: HeadCard) -> list[str]:
         rows.append(f"| {plain(name.replace('_', ' '))} | {scale * one.value:.4g}{unit} | {span} |")
     on = card.evaluation
     how = (
-        f"Measured on {on.n_tested:,} items of a test split that taught nothing."
+        f"Measured on {on.n_tested:,} items of the test split, which were held out from training."
         if on.on == "test"
         else f"Measured by {on.n_repeats} × {on.n_folds} folds: each item by heads that it did "
         "not teach."
@@ -197,7 +197,10 @@ def _data(card: HeadCard) -> list[str]:
 
 
 def _limits(card: HeadCard, head: FittedHead) -> list[str]:
-    said = ["It is good for items like those that it learned from, and says nothing of others."]
+    said = [
+        "It was measured on items like those that it learned from. How well it does on others is "
+        "not known."
+    ]
     if head.cannot_tell is None:
         said.append(
             "Each answer has `unlike_training`, the share of the training items that lie less far "

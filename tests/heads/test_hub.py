@@ -17,7 +17,8 @@ from featurestore.errors import BadBundle, BadName, StoreUnreachable, UnknownHea
 from featurestore.sources.listing import SourceOptions
 from featurestore.store.store import open_store
 from heads.saved import hub as on_hub
-from heads.saved.hub import MAY_BE, HubPlace, cached, pull, push
+from heads.saved.handover import pull, push
+from heads.saved.hub import MAY_BE, HubPlace, cached
 from heads.saved.model_card import holds_training_vectors, model_card, plain, tells
 from tests.heads.hub_server import TOKEN, hub
 from tests.heads.serving_world import TEXTS, TOPICS, write_world
