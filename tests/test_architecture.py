@@ -151,6 +151,7 @@ OWNERS = {
     "jinja2": ("heads/report_page/report.py",),
     "lancedb": ("featurestore/publish/lance.py",),
     "psycopg": ("featurestore/publish/postgres.py",),
+    "huggingface_hub": ("heads/saved/hub.py", "featurestore/encoders/installed.py"),
     "qdrant_client": ("featurestore/publish/qdrant.py",),
     "pickle": (),
 }

@@ -15,11 +15,13 @@ from featurestore.store.commands import command_line
 @click.argument("place")
 @click.option("--licence", metavar="NAME", help="As the Hub names it, such as mit or cc-by-4.0.")
 @click.option(
-    "--public", is_flag=True, help="A repository that is made for it can be seen by everyone."
+    "--public", is_flag=True, help="Everyone may see it; without it a public repository is refused."
 )
 @click.option("--dry-run", is_flag=True, help="Send nothing; print what would be sent.")
 @click.option(
-    "--training-vectors", is_flag=True, help="Also send a head that keeps all training vectors."
+    "--training-data",
+    is_flag=True,
+    help="Also send a head that keeps vectors or words of training items.",
 )
 @click.option("-y", "--yes", is_flag=True, help="Do not ask before --public.")
 @trust_option
@@ -31,7 +33,7 @@ def push(
     licence: str | None,
     public: bool,
     dry_run: bool,
-    training_vectors: bool,
+    training_data: bool,
     yes: bool,
     trust: bool,
     store_path: str,
@@ -61,7 +63,7 @@ def push(
         return
     if public and place.startswith(SCHEME) and not yes:
         click.confirm(f"let everyone see this at {place}?", abort=True, err=True)
-    done = send(head, place, licence=licence, private=not public, training_vectors=training_vectors)
+    done = send(head, place, licence=licence, private=not public, training_data=training_data)
     if as_json:
         print_json(vars(done))
         return

@@ -12,10 +12,12 @@ from pathlib import Path
 
 from featurestore.errors import BadName
 from featurestore.storage.files import write_file
-from featurestore.storage.remote import as_path
+from featurestore.storage.remote import RemotePath, as_path
+from featurestore.terms.specs import EncoderSpec
 from heads.saved.bundle import FittedHead, load_bundle
 from heads.saved.hub import README, SCHEME, HubPlace, commit_of, fetch, send
-from heads.saved.model_card import holds_training_vectors, model_card, tells
+from heads.saved.model_card import model_card, tells, training_data_in
+from heads.saved.tapped import READS_TAP
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ def push(
     *,
     licence: str | None = None,
     private: bool = True,
-    training_vectors: bool = False,
+    training_data: bool = False,
     dry_run: bool = False,
 ) -> Push:
     """Send a bundle with its README.md to ``hf://org/name``, a folder or ``s3://…``.
@@ -48,25 +50,28 @@ def push(
     ----------
     licence : str, optional
         As the Hub names it; without it README.md says that nobody has said.
-    training_vectors : bool
-        Also send a head that keeps all training vectors, as kNN does.
+    training_data : bool
+        Also send a head that keeps vectors or words of training items, as kNN and tfidf do.
     dry_run : bool
         Send nothing, and return what would be sent.
 
     Raises
     ------
     BadName
-        If the place cannot be read, holds something else, or the head keeps training vectors.
+        If the place cannot be read, holds something else, or the head keeps training
+        data; or if a repository is public and ``private`` is asked for.
     StoreUnreachable
         If the Hub cannot be reached, or refuses.
     """
-    if (kept := holds_training_vectors(head.estimator)) and not (training_vectors or dry_run):
+    if (kept := training_data_in(head.estimator)) and not (training_data or dry_run):
         raise BadName(
-            f"{kept} keeps all training vectors, and something of each item is in its vector: "
-            "--training-vectors sends them, or train another head (logistic keeps none)"
+            f"{kept}: --training-data sends it, or train another head (logistic keeps none)"
         )
     hub = HubPlace.parse(place) if place.startswith(SCHEME) else None
-    readme = model_card(head, str(place), licence=licence)
+    head = without_path(head)
+    # A folder of this machine is not a place for others.
+    said = place if hub is not None or isinstance(as_path(place), RemotePath) else "bundle/"
+    readme = model_card(head, said, licence=licence)
     with tempfile.TemporaryDirectory(prefix="featurestore-push-") as folder:
         made = Path(str(head.save(Path(folder) / "bundle")))
         write_file(made / README, readme.encode())
@@ -80,6 +85,24 @@ def push(
     target = head.save(as_path(place))
     write_file(target / README, readme.encode())
     return found
+
+
+def without_path(head: FittedHead) -> FittedHead:
+    """Return a head whose encoder is named by the last part of its folder, if it has a folder.
+
+    Several encoders are names inside of a head, too: those stay.
+    """
+    card = head.card
+    if len(head.blocks) != 1 or card.metadata_columns or card.reads not in ("vectors", READS_TAP):
+        return head
+    (block,) = head.blocks
+    folder = EncoderSpec.parse(block["spec"]).local_dir
+    if folder is None or not folder.name:
+        return head
+    long, short = str(folder), folder.name
+    notes = [note.replace(long, short) for note in card.notes]
+    card = replace(card, encoder=card.encoder.replace(long, short), notes=notes)
+    return replace(head, card=card, blocks=({**block, "spec": block["spec"].replace(long, short)},))
 
 
 def pull(place: str, folder: str | Path, *, say: Callable[[str], None] = lambda _: None) -> Path:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from featurestore.errors import BadBundle, BadName, StoreUnreachable, UnknownHead
+from featurestore.errors import BadBundle, BadName, StoreBusy, StoreUnreachable, UnknownHead
 from featurestore.storage.files import make_folder, publish, temporary_beside
 from featurestore.storage.user_cache import cache_dir, recall, remember
 from heads.saved import sealed
@@ -70,22 +70,35 @@ def send(place: HubPlace, folder: Path, *, private: bool) -> tuple[str, bool]:
     Raises
     ------
     BadName
-        If it holds something else than a bundle.
+        If it holds something else than a bundle, or is public and ``private`` is asked for.
+    StoreBusy
+        If another process pushed meanwhile.
     StoreUnreachable
     """
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
     api, files = _api(), sorted(one.name for one in folder.iterdir())
     with _asked(place):
-        is_new = not api.repo_exists(place.repo)
-        there = [] if is_new else api.list_repo_files(place.repo, revision=place.revision)
-        if others := sorted(set(there) - {*MAY_BE, *_OF_THE_HUB}):
-            raise BadName(
-                f"{place} holds something else than a bundle ({', '.join(others[:5])}): name "
-                "another repository"
-            )
-        if is_new:
+        if is_new := not api.repo_exists(place.repo):
             api.create_repo(place.repo, private=private)
+        elif place.revision not in (None, "main"):
+            api.create_branch(place.repo, branch=str(place.revision), exist_ok=True)
+        info = api.model_info(place.repo, revision=None if is_new else place.revision)
+    there = [one.rfilename for one in info.siblings or []]
+    if others := sorted(set(there) - {*MAY_BE, *_OF_THE_HUB}):
+        raise BadName(
+            f"{place} holds something else than a bundle ({', '.join(others[:5])}): name "
+            "another repository"
+        )
+    if private and not info.private:
+        raise BadName(
+            f"{SCHEME}{place.repo} is public, so everyone would see it; nothing was sent: add "
+            "--public if that is meant (private=False in Python)"
+        )
+    if is_new and place.revision not in (None, "main"):
+        with _asked(place):
+            api.create_branch(place.repo, branch=str(place.revision), exist_ok=True)
+    with _asked(place):
         done = api.create_commit(
             place.repo,
             [
@@ -94,6 +107,7 @@ def send(place: HubPlace, folder: Path, *, private: bool) -> tuple[str, bool]:
             ],
             commit_message="featurestore bundle",
             revision=place.revision,
+            parent_commit=info.sha,  # refused if another process pushed meanwhile
         )
     return str(done.oid), is_new
 
@@ -177,6 +191,7 @@ def fetch(hub: HubPlace, revision: str, target: Path, say: Callable[[str], None]
                 Path(path).replace(temporary / name)
         card = sealed.card_in(temporary)
         sealed.check_sums(temporary, card)
+        sealed.familiar_in(temporary, card, sealed.blocks_in(temporary, card))
         if target.is_dir():
             target.rmdir()  # an empty one
         publish(temporary, target)
@@ -210,6 +225,11 @@ def _asked(hub: HubPlace) -> Iterator[None]:
     except errors.RevisionNotFoundError:
         raise UnknownHead(f"{hub.repo} has no revision {hub.revision!r}") from None
     except errors.HfHubHTTPError as error:
+        if error.response.status_code in (409, 412):
+            raise StoreBusy(
+                f"{hub} was changed by another process meanwhile; nothing was sent: look at it, "
+                "and push again"
+            ) from None
         raise StoreUnreachable(f"{_endpoint()} refused {hub}: {_reason(error)}") from None
     except errors.LocalTokenNotFoundError:
         raise StoreUnreachable(f"{hub} needs a login: `hf auth login`, or HF_TOKEN") from None
@@ -221,6 +241,12 @@ def _asked(hub: HubPlace) -> Iterator[None]:
 
 
 def _reason(error: BaseException) -> str:
+    """Return an error in a line, without the token."""
+    from huggingface_hub import get_token
+
     response: Any = getattr(error, "response", None)
     status = "" if response is None else f"{response.status_code} "
-    return status + (" ".join(str(error).split())[:200] or type(error).__name__)
+    said = " ".join(str(error).split())
+    if token := get_token():
+        said = said.replace(token, "…")
+    return status + (said[:200] or type(error).__name__)

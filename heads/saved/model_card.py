@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from featurestore import __version__
-from featurestore.terms.specs import LOCAL_DIR, EncoderSpec, Modality
+from featurestore.terms.specs import EncoderSpec, Modality
 from heads.estimators.knn import KnnHead
 from heads.estimators.regression import KnnRegressor
 from heads.labels.tasks import Task
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from heads.saved.bundle import FittedHead
 
 _SPECIAL = re.compile(r"([\\`*_\[\]|#~$:@>+!-])")
-_MOST_CLASSES = 40
+_MOST_CLASSES, _MOST_LETTERS = 40, 1000
 _HUB_NAMES = {"timm": "timm/", "hf": "", "st": ""}  # family → what stands before a name there
 _TASKS = {
     (Modality.IMAGE, Task.MULTICLASS): "image-classification",
@@ -32,7 +32,8 @@ _TASKS = {
 
 def plain(text: object) -> str:
     """Return a text that Markdown and HTML show as it is, in one line."""
-    line = " ".join(str(text).split())
+    line = " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())
+    line = line if len(line) <= _MOST_LETTERS else f"{line[:_MOST_LETTERS]}…"
     return _SPECIAL.sub(r"\\\1", html.escape(line, quote=False))
 
 
@@ -69,9 +70,10 @@ def tells(head: FittedHead) -> list[str]:
         f"the name of the data set ({card.dataset}), of its label column ({card.label})"
         + (f", and {len(card.classes):,} classes" if card.classes else "")
     ]
-    places = [str(block["spec"]) for block in head.blocks if LOCAL_DIR in str(block["spec"])]
-    if places:
-        said.append(f"where the encoder lies on your machine: {', '.join(places)}")
+    parsed = [(str(block["spec"]), EncoderSpec.parse(block["spec"])) for block in head.blocks]
+    places = [(text, spec.local_dir or spec.local_file) for text, spec in parsed]
+    if kept_places := [text for text, path in places if path is not None and str(path) in text]:
+        said.append(f"where the encoder lies on your machine: {', '.join(kept_places)}")
     if card.metadata_columns is not None:
         values = [v for one in card.metadata_columns.columns for v in one.values]
         said.append(
@@ -80,15 +82,22 @@ def tells(head: FittedHead) -> list[str]:
         )
     if head.familiar is not None:
         said.append("means of training vectors, of three items or more where the class has them")
-    if kept := holds_training_vectors(head.estimator):
-        said.append(f"all training vectors (in {kept}): something of each item is in its vector")
+    if kept := training_data_in(head.estimator):
+        said.append(f"of single items: {kept}")
     return said
 
 
-def holds_training_vectors(estimator: object, depth: int = 0) -> str | None:
-    """Return the name of a part that keeps all training vectors; None where none does."""
+def training_data_in(estimator: object, depth: int = 0) -> str | None:
+    """Say which part of a head keeps vectors or words of training items; None where none does."""
+    from sklearn.feature_extraction.text import CountVectorizer
+
     if isinstance(estimator, (KnnHead, KnnRegressor)):
-        return type(estimator).__name__
+        return (
+            f"{type(estimator).__name__} keeps all training vectors, and something of each item is "
+            "in its vector"
+        )
+    if isinstance(estimator, CountVectorizer):
+        return f"{type(estimator).__name__} keeps words of the training texts"
     if depth > 6:
         return None
     held: Sequence[object] = ()
@@ -98,7 +107,7 @@ def holds_training_vectors(estimator: object, depth: int = 0) -> str | None:
         held = estimator
     elif hasattr(estimator, "__dict__") and hasattr(estimator, "get_params"):
         held = list(vars(estimator).values())
-    return next((name for one in held if (name := holds_training_vectors(one, depth + 1))), None)
+    return next((said for one in held if (said := training_data_in(one, depth + 1))), None)
 
 
 def _front_matter(card: HeadCard, licence: str | None) -> list[str]:

@@ -6,7 +6,7 @@ import base64
 import hashlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -19,15 +19,15 @@ TOKEN = "hf_testtesttesttesttest"
 
 @dataclass
 class Repo:
-    """Files of each commit, the newest last."""
+    """Files of each commit, the newest last, and the commit of each branch."""
 
     private: bool
     commits: list[tuple[str, dict[str, bytes]]] = field(default_factory=list)
+    branches: dict[str, str] = field(default_factory=dict)
 
     def at(self, revision: str) -> tuple[str, dict[str, bytes]] | None:
-        if revision == "main":
-            return self.commits[-1]
-        return next((one for one in self.commits if one[0] == revision), None)
+        sha = self.branches.get(revision, revision)
+        return next((one for one in self.commits if one[0] == sha), None)
 
 
 class Hub(ThreadingHTTPServer):
@@ -40,16 +40,22 @@ class Hub(ThreadingHTTPServer):
         self.repos: dict[str, Repo] = {}
         self.asked: list[tuple[str, str, str | None]] = []  # method, path, Authorization
         self.blobs: dict[str, bytes] = {}
+        self.storage = self  # the server of large files
+        self.before_commit: Callable[[], object] = lambda: None
+        self.cut: int | None = None  # bytes after which a large file ends too early
 
     @property
     def address(self) -> str:
         return f"http://127.0.0.1:{self.server_address[1]}"
 
-    def put(self, name: str, files: dict[str, bytes], *, private: bool = False) -> str:
+    def put(
+        self, name: str, files: dict[str, bytes], *, private: bool = False, branch: str = "main"
+    ) -> str:
         """Add a commit; return its name."""
         repo = self.repos.setdefault(name, Repo(private))
         sha = hashlib.sha1(f"{name}{len(repo.commits)}".encode()).hexdigest()
         repo.commits.append((sha, files))
+        repo.branches[branch] = sha
         return sha
 
 
@@ -126,7 +132,7 @@ class _Handler(BaseHTTPRequestHandler):
     def batch(self, body: bytes, repo: str) -> None:
         objects = [
             {"oid": one["oid"], "size": one["size"],
-             "actions": {"upload": {"href": f"{self.server.address}/blob/{one['oid']}"}}}
+             "actions": {"upload": {"href": f"{self.server.storage.address}/blob/{one['oid']}"}}}
             for one in json.loads(body)["objects"]
         ]  # fmt: skip
         headers = {"Content-Type": "application/vnd.git-lfs+json"}
@@ -137,22 +143,43 @@ class _Handler(BaseHTTPRequestHandler):
         self.server.blobs[oid] = body
         self._say({})
 
+    def stored(self, body: bytes, oid: str) -> None:
+        content = self.server.blobs[oid]
+        if self.server.cut is None:
+            self._say(content)
+            return
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content[: self.server.cut])
+        self.close_connection = True
+
+    def branch(self, body: bytes, repo: str, branch: str) -> None:
+        found = self.server.repos[repo]
+        found.branches.setdefault(branch, found.branches["main"])
+        self._say({}, 201)
+
     def commit(self, body: bytes, repo: str, revision: str) -> None:
+        self.server.before_commit()
         found = self._repo(repo)
         if found is None or self.headers.get("Authorization") != f"Bearer {TOKEN}":
             self._say({"error": "no"}, 403)
             return
-        files = dict(found.commits[-1][1])
+        last, there = found.at(revision) or ("", {})
+        files = dict(there)
         for line in body.splitlines():
             entry = json.loads(line)
             value = entry["value"]
+            if value.get("parentCommit", last) != last:
+                self._say({"error": "A commit has happened since."}, 412)
+                return
             if entry["key"] == "file":
                 files[value["path"]] = base64.b64decode(value["content"])
             elif entry["key"] == "lfsFile":
                 files[value["path"]] = self.server.blobs[value["oid"]]
             elif entry["key"] == "deletedFile":
                 del files[value["path"]]
-        sha = self.server.put(repo, files)
+        sha = self.server.put(repo, files, branch=revision)
         url = f"{self.server.address}/{repo}/commit/{sha}"
         self._say({"success": True, "commitOid": sha, "commitUrl": url, "hookOutput": ""})
 
@@ -187,6 +214,14 @@ class _Handler(BaseHTTPRequestHandler):
             self._missing("RepoNotFound" if found is None else "EntryNotFound")
             return
         content = one[1][file]
+        if file.endswith(".skops"):
+            oid = hashlib.sha256(content).hexdigest()
+            self.server.blobs[oid] = content
+            self._say(b"", 302, {
+                "Location": f"{self.server.storage.address}/blob/{oid}", "X-Repo-Commit": one[0],
+                "X-Linked-Size": str(len(content)), "X-Linked-Etag": f'"{oid}"',
+            })  # fmt: skip
+            return
         etag = f'"{hashlib.sha1(content).hexdigest()}"'
         self._say(content, 200, {"X-Repo-Commit": one[0], "ETag": etag})
 
@@ -198,6 +233,8 @@ _ROUTES = [
     (rf"POST /api/models/{_REPO}/preupload/(?P<revision>\w+)", _Handler.preupload),
     (rf"POST /{_REPO}\.git/info/lfs/objects/batch", _Handler.batch),
     (r"PUT /blob/(?P<oid>\w+)", _Handler.blob),
+    (r"GET /blob/(?P<oid>\w+)", _Handler.stored),
+    (rf"POST /api/models/{_REPO}/branch/(?P<branch>\w+)", _Handler.branch),
     (rf"POST /api/models/{_REPO}/commit/(?P<revision>\w+)", _Handler.commit),
     (rf"GET /api/models/{_REPO}/tree/(?P<revision>\w+)", _Handler.tree),
     (rf"GET /api/models/{_REPO}/revision/(?P<revision>\w+)", _Handler.info),
@@ -208,13 +245,20 @@ _ROUTES = [
 
 @contextmanager
 def hub() -> Iterator[Hub]:
-    """Run it in a thread."""
-    server = Hub()
-    thread = Thread(target=server.serve_forever, daemon=True)
-    thread.start()
+    """Run it in a thread, and in another the server of its large files, at another address."""
+    server, storage = Hub(), Hub()
+    storage.blobs = server.blobs
+    server.storage = storage
+    threads = [
+        Thread(target=one.serve_forever, args=(0.02,), daemon=True) for one in (server, storage)
+    ]
+    for thread in threads:
+        thread.start()
     try:
         yield server
     finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+        for one in (server, storage):
+            one.shutdown()
+            one.server_close()
+        for thread in threads:
+            thread.join()

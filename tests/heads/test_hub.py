@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import socket
+import subprocess
+import sys
+from dataclasses import replace
+from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 import yaml
 from huggingface_hub import close_session
+from markdown_it import MarkdownIt
 
 import heads
 from featurestore.cli import run
-from featurestore.errors import BadBundle, BadName, StoreUnreachable, UnknownHead
+from featurestore.errors import BadBundle, BadName, StoreBusy, StoreUnreachable, UnknownHead
 from featurestore.sources.listing import SourceOptions
 from featurestore.store.store import open_store
 from heads.saved import hub as on_hub
 from heads.saved.handover import pull, push
 from heads.saved.hub import MAY_BE, HubPlace, cached
-from heads.saved.model_card import holds_training_vectors, model_card, plain, tells
+from heads.saved.model_card import model_card, plain, tells, training_data_in
 from tests.heads.hub_server import TOKEN, hub
 from tests.heads.serving_world import TEXTS, TOPICS, write_world
 
@@ -36,7 +42,7 @@ def bundles(tmp_path_factory):
     options = SourceOptions(id="id", text="words", label=("topic",))
     store.embed([table], dataset="t", source_options=options, encoders=["baseline:hashing"])
     view = store.dataset("t").views()[0]
-    for name in ("ridge", "knn"):
+    for name in ("ridge", "knn", "tfidf"):
         heads.fit(view, name, coverage=0.8 if name == "ridge" else None).save(folder / name)
     return folder
 
@@ -111,10 +117,49 @@ def test_the_page_says_scores_with_intervals_limits_and_lines_to_type(head):
 def test_what_the_files_give_away_is_named(bundles, head):
     said = " ".join(tells(head))
     assert "the name of the data set (t)" in said
-    assert "all training vectors" not in said
+    assert "single items" not in said
     knn = heads.load_bundle(bundles / "knn")
-    assert holds_training_vectors(knn.estimator) == "KnnHead"
-    assert "all training vectors (in KnnHead)" in " ".join(tells(knn))
+    assert "of single items: KnnHead keeps all training vectors" in " ".join(tells(knn))
+    texts = heads.load_bundle(bundles / "tfidf")
+    assert training_data_in(texts.estimator).endswith("keeps words of the training texts")
+
+
+class Marks(HTMLParser):
+    """The tags of a page with their attributes, and its text."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.tags, self.text = set(), ""
+        self.feed(page)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.add((tag, *(name for name, _ in attrs)))
+
+    def handle_data(self, data):
+        self.text += data
+
+
+ODD = ["<script>alert(1)</script>", "[x](javascript:alert(1))", "`</code><img src=x onerror=y>",
+       "a|b\n# title\n---\nlicense: mit", "**b** _i_ ~~n~~ &lt;b&gt;", "![i](http://evil/a.png)",
+       "<http://evil>", "x\n```\n<b>", "\u202egnp.exe"]  # fmt: skip
+
+
+def test_no_name_marks_anything_up_once_it_is_rendered(head):
+    card = replace(head.card, classes=ODD, dataset=ODD[0], label=ODD[1], head=ODD[2], notes=ODD,
+                   never_part=ODD, estimand=ODD[3], slice=ODD[6])  # fmt: skip
+    pages = [
+        model_card(one, "hf://me/it", licence="mit") for one in (head, replace(head, card=card))
+    ]
+    renderer = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"])
+    usual, odd = (Marks(renderer.render(page.split("---\n", 2)[2])) for page in pages)
+    assert odd.tags <= usual.tags
+    for name in (ODD[0], ODD[1], ODD[4], ODD[5], ODD[6]):
+        assert name in odd.text
+    assert "\u202e" not in pages[1].split("---\n", 2)[2]
+    found = yaml.safe_load(pages[1].split("---\n", 2)[1])
+    assert found["license"] == "mit"
+    assert found["model-index"][0]["results"][0]["dataset"]["name"] == ODD[0]
+    assert len(plain("x" * 10_000)) < 1100
 
 
 # -- push and pull -------------------------------------------------------------------------------
@@ -138,7 +183,9 @@ def test_a_bundle_comes_back_as_it_was_sent(server, head, tmp_path):
 
 def test_sent_again_it_is_a_commit_and_public_only_if_asked(server, head):
     first = push(head, "hf://me/it", private=False)
-    again = push(head, "hf://me/it")
+    with pytest.raises(BadName, match="is public, so everyone would see it"):
+        push(head, "hf://me/it")
+    again = push(head, "hf://me/it", private=False)
     assert (first.private, again.private) == (False, None)
     assert not server.repos["me/it"].private
     assert first.revision != again.revision
@@ -167,7 +214,95 @@ def test_training_and_predicting_connect_to_nobody(bundles, monkeypatch, head):
 def test_the_token_goes_to_the_address_that_was_named_alone(server, head):
     push(head, "hf://me/it")
     assert {auth for _, _, auth in server.asked if auth} == {f"Bearer {TOKEN}"}
-    assert all(auth is None for _, path, auth in server.asked if path.startswith("/blob/"))
+    heads.load_bundle("hf://me/it")
+    large = server.storage.asked  # at another address, to which the Hub sends
+    assert {method for method, _, _ in large} == {"PUT", "GET"}
+    assert {auth for _, _, auth in large} == {None}
+
+
+def test_a_token_stands_in_no_message(server, head, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_wrongSECRET")
+    with pytest.raises(StoreUnreachable) as caught:
+        push(head, "hf://me/it")
+    assert "SECRET" not in str(caught.value)
+    assert on_hub._reason(ValueError("no: hf_wrongSECRET")) == "no: …"
+
+
+def test_of_two_that_push_at_once_one_is_refused(server, head):
+    push(head, "hf://me/it")
+    files = server.repos["me/it"].commits[-1][1]
+    server.before_commit = lambda: server.put("me/it", {**files, "README.md": b"theirs"})
+    with pytest.raises(StoreBusy, match="push again"):
+        push(head, "hf://me/it", licence="mit")
+    assert server.repos["me/it"].at("main")[1]["README.md"] == b"theirs"
+
+
+def test_a_branch_is_made_and_the_main_one_stays(server, head):
+    first = push(head, "hf://me/it")
+    trial = push(head, "hf://me/it@trial", licence="mit")
+    branches = server.repos["me/it"].branches
+    assert branches == {"main": first.revision, "trial": trial.revision}
+    push(replace(head, familiar=None), "hf://me/it@trial")
+    assert "unlike.safetensors" not in server.repos["me/it"].at("trial")[1]  # deleted there
+    assert heads.load_bundle("hf://me/it@trial").familiar is None
+    assert heads.load_bundle("hf://me/it").familiar is not None
+    push(head, "hf://me/new@trial")
+    assert set(server.repos["me/new"].branches) == {"main", "trial"}
+
+
+def test_the_folder_of_an_encoder_is_not_named(server, minilm, tmp_path):
+    home = tmp_path / "home" / "ann" / "minilm"
+    shutil.copytree(str(minilm).partition("local-dir:")[2].partition("#")[0], home)
+    table, _ = write_world(tmp_path)
+    store = open_store(tmp_path / "store", create=True)
+    options = SourceOptions(id="id", text="words", label=("topic",))
+    spec = f"st:local-dir:{home}"
+    store.embed([table], dataset="t", source_options=options, encoders=[spec])
+    head = heads.fit(store.view("t", spec), "ridge", save=False)
+    found = push(head, "hf://me/it")
+    assert not any("your machine" in one for one in found.tells)
+    sent = server.repos["me/it"].commits[-1][1]
+    assert [name for name, content in sent.items() if b"/ann/" in content] == []
+    other = heads.load_bundle("hf://me/it")
+    assert other.card.encoder == "st:local-dir:minilm"
+    answers = other.ask(TEXTS[:3], encoder=str(home))
+    assert answers.predicted.tolist() == head.predict(TEXTS[:3]).tolist()
+
+
+def test_a_download_that_ends_early_leaves_nothing(server, head, tmp_path):
+    push(head, "hf://me/it")
+    server.storage.cut = 1000
+    with pytest.raises(StoreUnreachable):
+        pull("hf://me/it", tmp_path / "b")
+    assert list(tmp_path.glob("[!c]*")) == []
+    server.storage.cut = None
+    assert heads.load_bundle(pull("hf://me/it", tmp_path / "b")).card.head == "ridge"
+
+
+KILLED = """
+import sys
+from heads.saved import hub
+from heads.saved.handover import pull
+def stop(*_):
+    print("fetched", flush=True)
+    sys.stdin.read()
+hub.sealed.check_sums = stop
+pull("hf://me/it", sys.argv[1])
+"""
+
+
+def test_a_kill_leaves_no_bundle_and_the_next_pull_makes_one(server, head, tmp_path):
+    push(head, "hf://me/it")
+    target = tmp_path / "out" / "bundle"
+    child = subprocess.Popen([sys.executable, "-c", KILLED, str(target)],
+                             stdin=subprocess.PIPE, stdout=subprocess.PIPE)  # fmt: skip
+    try:
+        assert child.stdout.readline() == b"fetched\n"
+    finally:
+        child.kill()
+        child.communicate(timeout=20)
+    assert not target.exists()
+    assert heads.load_bundle(pull("hf://me/it", target)).card.head == "ridge"
 
 
 def test_a_head_that_keeps_training_vectors_is_sent_only_if_asked(server, bundles):
@@ -175,7 +310,9 @@ def test_a_head_that_keeps_training_vectors_is_sent_only_if_asked(server, bundle
     with pytest.raises(BadName, match="keeps all training vectors"):
         push(knn, "hf://me/knn")
     assert server.repos == {}
-    assert push(knn, "hf://me/knn", training_vectors=True).revision
+    assert push(knn, "hf://me/knn", training_data=True).revision
+    with pytest.raises(BadName, match="keeps words of the training texts"):
+        push(heads.load_bundle(bundles / "tfidf"), "hf://me/words")
 
 
 def test_predict_takes_it_from_the_hub_and_next_time_from_here(server, head, fs, bundles, tmp_path):
@@ -258,7 +395,9 @@ def test_what_is_not_there_says_so(server, head, tmp_path, monkeypatch):
 
 def test_a_folder_gets_the_card_and_gives_the_bundle_again(head, tmp_path):
     push(head, str(tmp_path / "there"), licence="cc-by-4.0")
-    assert "cc\\-by\\-4.0" in (tmp_path / "there" / "README.md").read_text()
+    page = (tmp_path / "there" / "README.md").read_text()
+    assert "cc\\-by\\-4.0" in page
+    assert str(tmp_path) not in page  # where it lies here is nobody's affair
     push(head, str(tmp_path / "there"))  # over itself
     folder = pull(str(tmp_path / "there"), tmp_path / "here")
     assert np.array_equal(heads.load_bundle(folder).predict(TEXTS), head.predict(TEXTS))
