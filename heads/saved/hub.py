@@ -135,7 +135,7 @@ def cached(place: str, say: Callable[[str], None] = lambda _: None) -> Path:
     folder = _kept(hub, revision)
     if not folder.is_dir():
         fetch(hub, revision, folder, say)
-    say(f"{hub.repo} at {revision[:8]}: {SCHEME}{hub.repo}@{revision} is this one for ever")
+    say(f"{hub.repo} at {revision[:8]}: {SCHEME}{hub.repo}@{revision} always means this revision")
     return folder
 
 

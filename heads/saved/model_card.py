@@ -9,7 +9,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from featurestore import __version__
+from featurestore.encoders.installed import SHIPPED, WELL_KNOWN
 from featurestore.terms.specs import EncoderSpec, Modality
+from featurestore.terms.words import counted
 from heads.estimators.knn import KnnHead
 from heads.estimators.regression import KnnRegressor
 from heads.labels.tasks import Task
@@ -195,10 +197,12 @@ def _scores(card: HeadCard) -> list[str]:
 
 
 def _data(card: HeadCard) -> list[str]:
+    at = card.snapshot
+    state = f" Snapshot: items {at.items}, vectors {at.view}." if at else ""
     return [
         f"{card.n_items:,} items with a label of the data set {plain(card.dataset)}"
         f"{f', slice {plain(card.slice)}' if card.slice else ''}, of which "
-        f"{card.evaluation.n_train:,} taught it; {card.n_unlabelled:,} had no label.",
+        f"{card.evaluation.n_train:,} taught it; {card.n_unlabelled:,} had no label.{state}",
         "",
         f"Encoder: {plain(card.encoder)}, fingerprint `{card.fingerprint or 'none'}`. Loading "
         "checks that the encoder is this one.",
@@ -210,6 +214,18 @@ def _limits(card: HeadCard, head: FittedHead) -> list[str]:
         "It was measured on items like those that it learned from. How well it does on others is "
         "not known."
     ]
+    if card.evaluation.n_leaked:
+        said.append(
+            f"{counted(card.evaluation.n_leaked, 'test item')} also stood among the items that it "
+            "learned from, so the scores may be too high."
+        )
+    if card.twins is not None and card.twins.n:
+        said.append(
+            f"{card.twins.n:,} of {card.twins.n_test:,} test items have a near-duplicate among the "
+            "items that it learned from."
+        )
+    if card.n_blocks == card.n_items:
+        said.append("No groups (patients, places, authors) were kept apart when it was measured.")
     if head.cannot_tell is None:
         said.append(
             "Each answer has `unlike_training`, the share of the training items that lie less far "
@@ -252,7 +268,10 @@ def _names(card: HeadCard) -> tuple[str, ...]:
 
 def _licence(card: HeadCard, licence: str | None) -> str:
     own = f"The head: {plain(licence)}." if licence else "Of the head: nobody has said."
+    known = {one.spec: one.licence for one in (*SHIPPED, *WELL_KNOWN)}
+    found = known.get(card.encoder.partition("#")[0])
+    of_encoder = plain(found) if found else "not known here"
     return (
         f"{own} The encoder {plain(card.encoder)} is not part of these files and has a licence of "
-        "its own, and so may the items that it learned from."
+        f"its own ({of_encoder}), and so may the items that the head learned from."
     )

@@ -22,6 +22,7 @@ from featurestore.cli import run
 from featurestore.errors import BadBundle, BadName, StoreBusy, StoreUnreachable, UnknownHead
 from featurestore.sources.listing import SourceOptions
 from featurestore.store.store import open_store
+from heads.measures.card import TwinsInTest
 from heads.saved import hub as on_hub
 from heads.saved.handover import pull, push
 from heads.saved.hub import MAY_BE, HubPlace, cached
@@ -112,6 +113,19 @@ def test_the_page_says_scores_with_intervals_limits_and_lines_to_type(head):
     assert "prediction sets hold the truth in 80%" in page
     assert "unlike" in page
     assert "Of the head: nobody has said" in page
+    assert "licence of its own (not known here)" in page
+    at = head.card.snapshot
+    assert f"Snapshot: items {at.items}, vectors {at.view}." in page
+    assert "No groups" not in page  # equal texts were kept together
+    evaluation = replace(head.card.evaluation, n_leaked=3)
+    twins = TwinsInTest(2, 9, 0.9, {})
+    card = replace(head.card, evaluation=evaluation, twins=twins, encoder="builtin:tiny-text",
+                   n_blocks=head.card.n_items)  # fmt: skip
+    page = model_card(replace(head, card=card), "hf://me/it")
+    assert "3 test items also stood among the items that it learned from" in page
+    assert "2 of 9 test items have a near-duplicate" in page
+    assert "- No groups (patients, places, authors) were kept apart" in page
+    assert r"licence of its own (apache\-2.0)" in page
 
 
 def test_what_the_files_give_away_is_named(bundles, head):
