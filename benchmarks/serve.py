@@ -14,13 +14,14 @@ import http.client
 import itertools
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from statistics import median
 from threading import local
@@ -40,6 +41,7 @@ MOBILENET = f"timm:local-dir:{(SHARED / 'encoders' / 'mobilenetv2_100-imagenet')
 TINY_TEXT = "builtin:tiny-text"
 CLIENTS, DRAWS = 16, 5
 N_PICTURES, N_TEXTS, N_MANY = 64, 1000, 50_000
+N_CONNECTIONS = 10_000
 KINDS = {str: "text/plain", bytes: "image/jpeg"}
 _kept = local()
 
@@ -179,6 +181,49 @@ def texts() -> list[Row]:
         return rates("tiny-text", *text_bundle(Path(folder)))
 
 
+def connections() -> list[Row]:
+    """Ask while thousands of others connect and say nothing, or half a request."""
+    with tempfile.TemporaryDirectory() as folder:
+        bundle, texts = text_bundle(Path(folder))
+        with server(bundle) as (client, process):
+            for text in texts[:50]:
+                client.ask(text)
+            before, alone = process.memory_info().rss, asked_ms(client, texts[:200])
+            idle = [connected(client.port, half=n % 2 == 1) for n in range(N_CONNECTIONS)]
+            among = asked_ms(client, texts[:200], anew=True)
+            grown = (process.memory_info().rss - before) / 1e6
+            for one in idle:
+                one.close()
+    what = f"while {N_CONNECTIONS:,} others connected, half of them with half a request"
+    return [
+        at_least(f"requests answered {what}", len(among) / 200, "share", 1),
+        Row(f"slowest of 200 requests {what}", max(among), "ms"),
+        Row("slowest of 200 requests alone", max(alone), "ms"),
+        at_most(f"memory that the server took more {what}", grown, "MB", 100),
+    ]
+
+
+def connected(port: int, *, half: bool) -> socket.socket:
+    """Connect, and say nothing, or the beginning of a request."""
+    one = socket.create_connection(("127.0.0.1", port))
+    if half:
+        with suppress(OSError):  # it may have been ended already
+            one.sendall(b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Le")
+    return one
+
+
+def asked_ms(client: Client, texts: Sequence[str], *, anew: bool = False) -> list[float]:
+    """Return the milliseconds of each request; ``anew`` takes a connection of its own for each."""
+    found = []
+    for text in texts:
+        if anew:
+            _kept.port = None
+        begin = time.perf_counter()
+        client.ask(text)
+        found.append(1e3 * (time.perf_counter() - begin))
+    return found
+
+
 def memory() -> list[Row]:
     """Return the memory after a tenth of the requests, and how much it is after all."""
     with tempfile.TemporaryDirectory() as folder:
@@ -195,7 +240,9 @@ def memory() -> list[Row]:
     ]
 
 
-SECTIONS = {"pictures": pictures, "texts": texts, "memory": memory}
+SECTIONS = {
+    "pictures": pictures, "texts": texts, "memory": memory, "connections": connections,
+}  # fmt: skip
 
 if __name__ == "__main__":
     sys.exit(run_sections("serve", SECTIONS, sys.argv[1:]))

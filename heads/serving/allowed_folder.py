@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
 from heads.serving.limits import Refused
@@ -11,7 +12,9 @@ from heads.serving.limits import Refused
 _O = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
 
 
-def read_inside(folder: Path, name: str, most_bytes: int) -> bytes:
+def read_inside(
+    folder: Path, name: str, most_bytes: int, take: Callable[[int], None] = lambda _: None
+) -> bytes:
     """Return the content of a file inside a folder.
 
     The way to it is walked from the folder, name by name, and no link is followed: so nothing
@@ -22,6 +25,8 @@ def read_inside(folder: Path, name: str, most_bytes: int) -> bytes:
     folder : Path
     name : str
         Relative to the folder, or absolute and beginning with it.
+    take : callable
+        Told the size before the file is read; may refuse it.
 
     Raises
     ------
@@ -39,8 +44,9 @@ def read_inside(folder: Path, name: str, most_bytes: int) -> bytes:
             raise OSError
         if about.st_size > most_bytes:
             raise Refused(413, f"{name!r} is larger than {most_bytes:,} bytes")
+        take(about.st_size)
         with os.fdopen(os.dup(opened[-1]), "rb") as file:
-            return file.read(most_bytes)
+            return file.read(about.st_size)  # one that grows meanwhile is cut
     except OSError:  # absent, a link, a folder, not readable: which of them is not to be learned
         raise Refused(404, f"there is not a file {name!r} in the allowed folder") from None
     finally:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from threading import Lock
 
 from featurestore.errors import BadName
 
@@ -46,10 +47,11 @@ class Refused(Exception):
 
 
 class Room:
-    """A number of things that may be there at once; used by one thread, that of the requests."""
+    """A number of things that may be there at once."""
 
     def __init__(self, most: int, what: str) -> None:
         self.most, self.what, self.taken = most, what, 0
+        self._lock = Lock()
 
     def take(self, n: int) -> None:
         """Take room for n more.
@@ -59,15 +61,17 @@ class Room:
         Refused
             With 429, if there is too little.
         """
-        if self.taken + n > self.most:
-            raise Refused(
-                429, f"too many {self.what} are waiting: ask again later", {"Retry-After": "1"}
-            )
-        self.taken += n
+        with self._lock:
+            if self.taken + n > self.most:
+                raise Refused(
+                    429, f"too many {self.what} are waiting: ask again later", {"Retry-After": "1"}
+                )
+            self.taken += n
 
     def give_back(self, n: int) -> None:
         """Give room back."""
-        self.taken -= n
+        with self._lock:
+            self.taken -= n
 
     @contextmanager
     def held(self, n: int) -> Iterator[None]:
@@ -77,3 +81,28 @@ class Room:
             yield
         finally:
             self.give_back(n)
+
+
+class Hold:
+    """What one request holds of a room; all of it is given back together."""
+
+    def __init__(self, room: Room) -> None:
+        self.room, self.n = room, 0
+
+    def take(self, n: int) -> None:
+        """Take room for n more.
+
+        Raises
+        ------
+        Refused
+            With 413, if one request would hold more than there is; 429, if there is too little now.
+        """
+        if self.n + n > self.room.most:
+            raise Refused(413, "the request would take more memory than the server has for all")
+        self.room.take(n)
+        self.n += n
+
+    def give_back(self) -> None:
+        """Give all of it back."""
+        self.room.give_back(self.n)
+        self.n = 0

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from featurestore.errors import nearest
 from heads.serving.allowed_folder import read_inside
-from heads.serving.limits import Limits, Refused, Room
+from heads.serving.limits import Hold, Limits, Refused, Room
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -97,31 +97,27 @@ class Reader:
         ------
         Refused
         """
-        body = await self._body(request)
+        hold = Hold(self.held)
         try:
-            yield await self._parsed(request, body)
+            body = await self._body(request, hold)
+            yield await self._parsed(request, body, hold)
         finally:
-            self.held.give_back(len(body))
+            hold.give_back()
 
-    async def _body(self, request: Request) -> bytes:
+    async def _body(self, request: Request, hold: Hold) -> bytes:
         """Return the body, which counts as held."""
         chunks: list[bytes] = []
-        taken = 0
+        self._check_headers(request)
         try:
-            self._check_headers(request)
             async with asyncio.timeout(self.limits.body_s):
                 async for chunk in request.stream():
-                    self.held.take(len(chunk))
-                    taken += len(chunk)
-                    if taken > self.limits.body_bytes:
+                    hold.take(len(chunk))
+                    if hold.n > self.limits.body_bytes:
                         raise self._too_large()
                     chunks.append(chunk)
-        except BaseException as error:
-            self.held.give_back(taken)
-            if isinstance(error, TimeoutError):
-                seconds = f"{self.limits.body_s:g} s"
-                raise Refused(408, f"the request took longer than {seconds}", _CLOSE) from None
-            raise
+        except TimeoutError:
+            seconds = f"{self.limits.body_s:g} s"
+            raise Refused(408, f"the request took longer than {seconds}", _CLOSE) from None
         return b"".join(chunks)
 
     def _check_headers(self, request: Request) -> None:
@@ -135,13 +131,15 @@ class Reader:
     def _too_large(self) -> Refused:
         return Refused(413, f"more than {self.limits.body_bytes:,} bytes", _CLOSE)
 
-    async def _parsed(self, request: Request, body: bytes) -> Question:
+    async def _parsed(self, request: Request, body: bytes, hold: Hold) -> Question:
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind == "application/json":
+            hold.take(_bytes_of_json(body))
             large = len(body) > _IN_A_THREAD
             data = await asyncio.to_thread(parsed_json, body) if large else parsed_json(body)
-            found = await asyncio.to_thread(self._from_json, data)
+            found = await asyncio.to_thread(self._from_json, data, hold)
         elif kind == "multipart/form-data":
+            hold.take(len(body))  # its parts are copies
             found = await self._from_form(request, body)
         elif kind == "text/plain":
             found = Question([_text(body)], dict(request.query_params))
@@ -163,7 +161,7 @@ class Reader:
         if letters > self.limits.letters:
             raise Refused(413, f"a text of more than {self.limits.letters:,} characters")
 
-    def _from_json(self, data: dict[str, Any]) -> Question:
+    def _from_json(self, data: dict[str, Any], hold: Hold) -> Question:
         given = [name for name in KINDS if name in data]
         if len(given) > 1:
             raise Refused(422, f"{' and '.join(given)} in one request: send them one by one")
@@ -180,15 +178,15 @@ class Reader:
             return Question([_whole(one) for one in values], options)
         if kind == "images":
             return Question([from_base64(one) for one in values], options)
-        return Question(self._files(values), options)
+        return Question(self._files(values, hold), options)
 
-    def _files(self, names: Sequence[str]) -> list[str | bytes]:
+    def _files(self, names: Sequence[str], hold: Hold) -> list[str | bytes]:
         if self.folder is None:
             raise Refused(403, "paths are not allowed here: --allow-folder FOLDER allows them")
         found: list[str | bytes] = []
         left = self.limits.body_bytes
         for name in names:
-            found.append(read_inside(self.folder, _whole(name), left))
+            found.append(read_inside(self.folder, _whole(name), left, hold.take))
             left -= len(found[-1])
         return found
 
@@ -223,6 +221,13 @@ class Reader:
 
 
 _CLOSE = {"Connection": "close"}
+_OF_A_VALUE = 80  # bytes that Python takes for a small value, and its place in a list
+
+
+def _bytes_of_json(body: bytes) -> int:
+    """Return what the values of a JSON text may take in memory, beside the text."""
+    n_values = body.count(b",") + body.count(b"[") + body.count(b"{") + body.count(b":")
+    return 2 * len(body) + _OF_A_VALUE * n_values
 
 
 def parsed_json(body: bytes) -> dict[str, Any]:

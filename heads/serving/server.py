@@ -23,10 +23,10 @@ from heads.serving.reading import Reader
 try:
     import python_multipart  # noqa: F401  # what starlette reads forms with
     import uvicorn
-    from uvicorn.protocols.http.h11_impl import H11Protocol
 
     from heads.serving.answering import Desk
     from heads.serving.app import App
+    from heads.serving.connections import Connection, connections_of
     from heads.serving.label_studio import LabelStudio
     from heads.serving.served import Served
 except ImportError as _error:
@@ -59,33 +59,6 @@ class ServeOptions:
     log: AnswerLog | None = None  # of what is answered
 
 
-class _Connection(H11Protocol):
-    """A connection that knows since when it waits."""
-
-    since = 0.0
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
-        self.since = self.loop.time()
-        if len(self.connections) > (self.limit_concurrency or BACKLOG):
-            transport.abort()
-
-    def data_received(self, data: bytes) -> None:
-        before = self.cycle
-        super().data_received(data)
-        if self.cycle is not before:
-            self.since = self.loop.time()
-
-    def on_response_complete(self) -> None:
-        self.since = self.loop.time()
-        super().on_response_complete()
-
-    def is_overdue(self, limits: Limits) -> bool:
-        """Whether it is idle, or its request or answer on its way, for too long."""
-        is_idle = self.cycle is None or self.cycle.response_complete
-        return self.loop.time() - self.since > (limits.idle_s if is_idle else limits.whole_s)
-
-
 class Server(uvicorn.Server):
     """Serves heads until it is told to stop, then answers what was asked before.
 
@@ -109,9 +82,9 @@ class Server(uvicorn.Server):
         self.label_studio = self._label_studio(store)
         self.socket: socket.socket | None = None
         config = uvicorn.Config(
-            self.app.asgi(), http=_Connection, ws="none", loop="asyncio", lifespan="off",
-            log_config=None, access_log=False, server_header=False, backlog=BACKLOG,
-            proxy_headers=False, limit_concurrency=limits.connections,
+            self.app.asgi(), http=connections_of(limits.connections), ws="none", loop="asyncio",
+            lifespan="off", log_config=None, access_log=False, server_header=False, backlog=BACKLOG,
+            proxy_headers=False,
             timeout_keep_alive=int(limits.idle_s) or 1, h11_max_incomplete_event_size=32 << 10,
             timeout_graceful_shutdown=int(limits.whole_s) + 1,
         )  # fmt: skip
@@ -189,7 +162,7 @@ class Server(uvicorn.Server):
         """Look at the connections now and then."""
         if counter % _TICKS == 0:
             for one in list(self.server_state.connections):
-                if isinstance(one, _Connection) and one.is_overdue(self.options.limits):
+                if isinstance(one, Connection) and one.is_overdue(self.options.limits):
                     one.transport.abort()
         return await super().on_tick(counter)
 
