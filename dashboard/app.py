@@ -28,7 +28,8 @@ page = st.navigation(
         st.Page("screens/transfer.py", title="Transfer", icon=":material/balance:"),
         st.Page("screens/curves.py", title="Labels needed", icon=":material/show_chart:"),
         st.Page("screens/run.py", title="Run", icon=":material/play_arrow:"),
-    ]
+    ],
+    expanded=True,  # of more than twelve pages Streamlit hides some
 )
 st.set_page_config(page_title=f"{page.title} · featurestore")
 st.html(Path(__file__).with_name("static") / "page.css")

@@ -113,7 +113,8 @@ def test_embedding_atlas_columns(view, tmp_path):
         assert sorted(row["neighbors"]["ids"]) == list(range(5))
     flat = np.array([[row["projection_x"], row["projection_y"]] for row in rows])
     assert (flat.std(axis=0) > 0).all()
-    assert flat.std(axis=0)[0] >= flat.std(axis=0)[1]
+    spread = flat.std(axis=0)  # of two equal ones rounding decides
+    assert spread[0] >= spread[1] * (1 - 1e-6)
 
 
 def test_frames(view):

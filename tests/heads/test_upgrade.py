@@ -263,7 +263,6 @@ def test_a_comparison_after_the_upgrade_decides_anew(dataset, monkeypatch):
     assert str(default_view(dataset)[0].spec) == NEW
     heads.compare(dataset.view(OLD), ["ridge"])
     path = next(dataset.path.glob("runs/*-compare.json"))
-    assert str(default_view(dataset)[0].spec) == NEW  # of the same second
     later = {**dataset.runs("compare")[0], "when": "2999-01-01T00:00:00+00:00"}
     path.unlink()
     later.pop("sha256", None)
