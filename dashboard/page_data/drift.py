@@ -19,6 +19,7 @@ from heads.saved.answer_log import read_log
 from heads.saved.bundle import FittedHead
 
 THUMB_PX = 160
+MOST_BYTES = 64 << 20  # of a picture: the log may be somebody else's
 
 
 def found_in(
@@ -86,6 +87,8 @@ def picture_of(one: UnlikeItem) -> bytes | None:
     if one.picture is None:
         return None
     try:
+        if one.picture.stat().st_size > MOST_BYTES:
+            return None
         return thumbnail(one.picture.read_bytes(), THUMB_PX)
     except (FeatureStoreError, OSError):  # the file has changed since
         return None

@@ -32,7 +32,7 @@ from heads.experiments.on_taps import ground_on_taps
 from heads.experiments.prediction_sets import calibrated_sets, set_aside
 from heads.experiments.price import priced_training
 from heads.experiments.run_notes import stopped_notes
-from heads.experiments.together import input_of
+from heads.experiments.together import check_reads_columns, input_of
 from heads.labels.blocks import Blocks
 from heads.labels.fitting import fit_head
 from heads.labels.matrix import Matrix
@@ -196,6 +196,8 @@ def _lesson_of(
     entries = head_entries([head], plan.task) if is_several else entries_for([head], plan)
     ((name, entry),) = entries.items()
     reads_texts = entry.reads == "texts"
+    if reads_texts:
+        check_reads_columns(view, name)
     if reads_texts and view.dataset.modality != Modality.TEXT:
         raise ModalityMismatch(f"{name} reads texts, but {view.dataset.name!r} holds pictures")
     plan, calibration = set_aside(plan, coverage, options.seed)

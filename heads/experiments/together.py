@@ -151,6 +151,21 @@ def several_of(entries: Mapping[str, HeadEntry]) -> dict[str, HeadEntry]:
     return {name: entry for name, entry in entries.items() if entry.reads == "blocks"}
 
 
+def check_reads_columns(view: AnyView | Sequence[View], head: str | Any) -> None:
+    """Make sure that a head which reads no columns gets none.
+
+    Raises
+    ------
+    BadName
+        If columns stand beside the vectors: they would be left out without a word.
+    """
+    if isinstance(view, ConcatView) and view.columns:
+        raise BadName(
+            f"head {head} does not read columns beside vectors ({', '.join(view.columns)}): take "
+            "logistic, ridge, lda or best, or leave the columns out"
+        )
+
+
 def input_of(view: AnyView | Sequence[View], head: str | Any | None) -> tuple[AnyView, str | Any]:
     """Return what a head is to read, a view or several inputs, and the head.
 
@@ -166,6 +181,7 @@ def input_of(view: AnyView | Sequence[View], head: str | Any | None) -> tuple[An
     is_several = isinstance(view, (MixView, Sequence))
     head = head or (MIX if is_several else "logistic")
     if reads_several(head, is_several=is_several):
+        check_reads_columns(view, head)
         views = view if isinstance(view, Sequence) else stored(view)
         return (view if isinstance(view, MixView) else mix(views)), head
     if isinstance(view, (MixView, Sequence)):

@@ -11,6 +11,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -32,6 +33,7 @@ FORMAT = 1
 ENDING = ".answers.jsonl"
 PICTURES = "pictures"  # folder of the unlike pictures that were kept
 _MOST_LINE = 1 << 20  # bytes: a longer line is none of ours
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,7 @@ class AnswerLog:
         self._own = f"{os.getpid()}-{secrets.token_hex(4)}"
         self._begun: set[Path] = set()
         self._lock = Lock()
+        check_local(folder)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -129,6 +132,17 @@ class AnswerLog:
             (folder / PICTURES).mkdir(exist_ok=True)
             if not (file := folder / PICTURES / digest).exists():
                 file.write_bytes(content)
+
+
+def check_local(folder: str | Path) -> None:
+    """Make sure that a log is in a folder of this machine.
+
+    Raises
+    ------
+    BadName
+    """
+    if "://" in str(folder):
+        raise BadName(f"{folder}: a log of answers lies in a folder of this machine")
 
 
 def _header(head: FittedHead, answers: Answers) -> str:
@@ -187,8 +201,9 @@ class Logged:
 
     def picture(self, n: int) -> Path | None:
         """Return the file of a row's picture, if it was kept, or its path is there."""
-        row = self.rows[n]
-        kept = self.folder / PICTURES / str(row.get("content")) if self.folder else None
+        row, kept = self.rows[n], None
+        if self.folder is not None and _DIGEST.fullmatch(str(row.get("content"))):
+            kept = self.folder / PICTURES / str(row["content"])
         own = Path(row["path"]) if isinstance(row.get("path"), str) else None
         return next((one for one in (kept, own) if one is not None and one.is_file()), None)
 
@@ -209,6 +224,7 @@ def read_log(
     BadSource
         If there is no log of this head, or it is of another head under its name.
     """
+    check_local(folder)
     own = Path(folder) / head.head_id
     files = sorted(own.glob(f"*{ENDING}"))
     if not files:
@@ -269,7 +285,8 @@ def _rows_of(file: Path) -> tuple[Mapping[str, Any], list[Mapping[str, Any]], in
     rows: list[Mapping[str, Any]] = []
     n_odd = 0
     with file.open("rb") as lines:
-        for line in lines:
+        # At most so much of a line at once: one without an end would fill the memory.
+        for line in iter(lambda: lines.readline(_MOST_LINE), b""):
             row = _parsed(line)
             if row is None:
                 n_odd += 1
@@ -285,7 +302,7 @@ def _rows_of(file: Path) -> tuple[Mapping[str, Any], list[Mapping[str, Any]], in
 
 
 def _parsed(line: bytes) -> Mapping[str, Any] | None:
-    if len(line) > _MOST_LINE or not line.endswith(b"\n"):
+    if not line.endswith(b"\n"):
         return None
     try:
         row = json.loads(line)

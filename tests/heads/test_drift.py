@@ -127,6 +127,37 @@ def test_a_log_is_read_from_a_moment_on_and_before_another(head, tmp_path):
     assert len(read_log(tmp_path, head, until=now - timedelta(minutes=5))) == 0
 
 
+def test_a_log_that_somebody_else_wrote_leads_nowhere(head, tmp_path):
+    write(tmp_path, head, TEXTS[:2], items=True)
+    (file,) = tmp_path.glob("*/*.jsonl")
+    (tmp_path / "secret.png").write_bytes(b"x")
+    now = "2026-12-01T00:00:00+00:00"
+    rows = [
+        {"at": now, "id": "a", "content": "../../secret.png", "unlike": 1.0},
+        {"at": now, "id": "b", "content": "c" * 64, "unlike": "far", "vector": "!", "path": 3},
+        {"at": "2026-12-01T00:00:00", "id": "c"},  # of no time zone
+        {"at": now, "unlike": 2},
+    ]
+    with file.open("a") as sink:
+        sink.write("\n".join(map(json.dumps, rows)) + "\n")
+        sink.write("[" * 100_000 + "\n" + "x" * (3 << 20) + "\n")
+    log = read_log(tmp_path, head)
+    assert {"a", "b"} < set(log.ids)
+    assert log.n_odd >= 4
+    assert [log.picture(n) for n in range(len(log))] == [None] * 4
+    assert len(log.vectors(head.card.dim)[1]) == 0
+    drift(head, log)
+
+
+def test_a_log_is_in_a_folder_of_this_machine(head, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(BadName, match="folder of this machine"):
+        AnswerLog("s3://bucket/answers")
+    with pytest.raises(BadName, match="folder of this machine"):
+        read_log("s3://bucket/answers", head)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_logs_of_another_head_or_a_newer_release_are_refused(head, world, tmp_path):
     write(tmp_path, head, TEXTS[:4])
     other = heads.load_bundle(world / "p")

@@ -197,6 +197,23 @@ def test_a_head_with_columns_says_what_it_lacks(view, world, tmp_path):
         plain.ask([path], columns={"age": [1]})
 
 
+@pytest.mark.parametrize("head", ["mix", "mix:ridge,lda"])
+def test_heads_that_read_no_columns_refuse_them(view, head):
+    with pytest.raises(BadName, match="does not read columns beside vectors"):
+        heads.fit(heads.concat(view, columns="age"), head, save=False)
+
+
+def test_a_head_of_texts_refuses_columns(tmp_path):
+    rows = [{"text": f"{w} {n}", "kind": w, "n": n} for n in range(20) for w in ("plate", "crack")]
+    (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    store = open_store(tmp_path / "s", create=True)
+    options = SourceOptions(text="text", label=("kind",))
+    store.embed([tmp_path / "t.jsonl"], dataset="t", source_options=options,
+                encoders=["baseline:hashing"])  # fmt: skip
+    with pytest.raises(BadName, match="tfidf does not read columns"):
+        heads.fit(heads.concat(store.dataset("t").views(), columns="n"), "tfidf", save=False)
+
+
 def test_an_edited_coding_is_a_damaged_bundle(view, tmp_path):
     folder = heads.fit(heads.concat(view, columns="age"), "ridge", save=False).save(tmp_path / "b")
     card = json.loads((folder / "card.json").read_text())
