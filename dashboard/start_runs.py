@@ -1,4 +1,4 @@
-"""Train a head from a page, with progress."""
+"""Choose a head on a page, or train one with progress."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import streamlit as st
 
 import heads
 from dashboard import caches, url_state
-from dashboard.page_data import wording
+from dashboard.page_data import leaderboard, wording
 from featurestore.store.dataset import DataSet
 from featurestore.terms.specs import Modality, encoder_label
 from heads.catalogue.layers import layers_of
@@ -14,6 +14,7 @@ from heads.catalogue.retraining import FINETUNE
 from heads.catalogue.table import MIX, POOL_HEAD, default_heads
 from heads.experiments.compare import LAYERS_HEAD
 from heads.labels.tasks import Task
+from heads.saved.bundle import FittedHead
 from heads.saved.tapped import can_be_cut
 
 HEADS_SAID = (
@@ -21,6 +22,20 @@ HEADS_SAID = (
     "layers: the layers of one network, weighed. finetune: the upper blocks of the network are "
     "trained, which takes minutes."
 )
+
+
+def choose_head(dataset: DataSet) -> FittedHead:
+    """Let people choose among a data set's heads. Without one, offer to train it, and stop."""
+    cards = {card["head_id"]: card for card in heads.list_heads(dataset)}
+    if not cards:
+        st.info("No head of this data set yet. Train one here, or type:")
+        url_state.show_command(dataset.store, "train", dataset.name, "--head", "logistic")
+        offer_training(dataset)
+        st.stop()
+    chosen = url_state.select(
+        "Head", list(cards), key="head", show=lambda one: leaderboard.head_title(cards[one])
+    )
+    return caches.head(dataset, chosen)
 
 
 def offer_training(dataset: DataSet) -> None:

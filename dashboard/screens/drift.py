@@ -4,25 +4,15 @@ from datetime import UTC, datetime, timedelta
 
 import streamlit as st
 
-import heads
 from dashboard import caches, start_runs, url_state
 from dashboard.page_data import drift as shown
-from dashboard.page_data import leaderboard, wording
+from dashboard.page_data import wording
 
 MOST_PICTURES = 12
 SPANS = {"7": "the last 7 days", "30": "the last 30 days", "all": "all of it"}
 
 dataset = caches.dataset()
-cards = {card["head_id"]: card for card in heads.list_heads(dataset)}
-if not cards:
-    st.info("No head of this data set yet. Train one here, or type:")
-    url_state.show_command(dataset.store, "train", dataset.name, "--head", "logistic")
-    start_runs.offer_training(dataset)
-    st.stop()
-chosen = url_state.select(
-    "Head", list(cards), key="head", show=lambda one: leaderboard.head_title(cards[one])
-)
-head = caches.head(dataset, chosen)
+head = start_runs.choose_head(dataset)
 left, right = st.columns([3, 1])
 with left:
     folder = url_state.text("Folder of the log", key="log", placeholder="answers/")
@@ -38,8 +28,10 @@ found, why = shown.found_in(folder, head, dataset, since)
 verdict, *lines = found.sentences()
 say = st.warning if found.is_drift else st.success if found.is_enough else st.info
 say(wording.plain(verdict))
-for line in lines:
-    st.markdown(f"- {wording.plain(line.strip())}")
+nested = ("    - " if line.startswith("    ") else "- " for line in lines)
+st.markdown(
+    "\n".join(a + wording.plain(line.strip()) for a, line in zip(nested, lines, strict=True))
+)
 if why:
     st.caption(wording.plain(f"Vectors are not compared: {why}."))
 if found.days:

@@ -2,10 +2,9 @@
 
 import streamlit as st
 
-import heads
 from dashboard import caches, start_runs, url_state, widgets
 from dashboard.gallery import gallery
-from dashboard.page_data import item_rows, leaderboard, trying, wording
+from dashboard.page_data import item_rows, trying, wording
 from featurestore.errors import FeatureStoreError
 from featurestore.terms.specs import Modality
 from heads.saved.serve import modality_of
@@ -15,16 +14,7 @@ PICTURES = ["png", "jpg", "jpeg", "webp", "bmp", "tif", "tiff", "gif"]
 TABLES = ["csv", "tsv", "jsonl", "parquet"]
 
 dataset = caches.dataset()
-cards = {card["head_id"]: card for card in heads.list_heads(dataset)}
-if not cards:
-    st.info("No head of this data set yet. Train one here, or type:")
-    url_state.show_command(dataset.store, "train", dataset.name, "--head", "logistic")
-    start_runs.offer_training(dataset)
-    st.stop()
-chosen = url_state.select(
-    "Head", list(cards), key="head", show=lambda one: leaderboard.head_title(cards[one])
-)
-head = caches.head(dataset, chosen)
+head = start_runs.choose_head(dataset)
 named, table = {}, None
 if modality_of(head) == Modality.IMAGE:
     files = st.file_uploader(

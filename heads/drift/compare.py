@@ -267,8 +267,8 @@ def _of_predictions(
     p = float(np.mean(statistics >= statistics[0] - 1e-9))
     limit = float(np.quantile(statistics[1:], 1 - ALPHA))
     sentence = (
-        f"shares of the classes predicted: {statistics[0]:.1f} (χ²) from those of held-out "
-        f"training items (chance: up to {limit:.1f})"
+        f"the classes predicted differ from those of held-out training items by χ² = "
+        f"{statistics[0]:.1f} (chance: up to {limit:.1f})"
     )
     shares = _class_shares(names, here, there)
     return Test("predictions", sentence, float(statistics[0]), limit, p), shares
@@ -332,7 +332,7 @@ def _of_vectors(training: NDArray[np.float32], vectors: NDArray[np.float32], see
     training = training.astype(np.float16).astype(np.float32)  # as the log has them
     found = domain_shift(training, vectors, between="training items and these", seed=seed)
     sentence = (
-        f"a linear classifier parts them and the training items: A-distance "
+        f"a linear classifier can separate them from the training items: A-distance "
         f"{found.a_distance:.2f} of 2 (chance: up to {found.floor:.2f})"
     )
     return Test("vectors", sentence, found.a_distance, found.floor, found.p)
