@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from featurestore.store.store import Store
     from featurestore.store.view import View
     from featurestore.store.view_index import Index
-    from featurestore.terms.snapshots import Snapshot
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,7 +87,7 @@ class Served:
         self.limits, self.store, self.trust, self.encoder = limits, store, trust, encoder
         self._lanes: dict[tuple[str, ...], Lane] = {}
         self._encoders: dict[str, OpenEncoder] = {}
-        self._indexes: dict[str, tuple[Snapshot, View, Index]] = {}
+        self._indexes: dict[str, tuple[str, View, Index]] = {}
         self._lock = Lock()
         self.heads: dict[str, ServedHead] = {}
         try:
@@ -161,10 +160,11 @@ class Served:
         if view is None:
             raise BadName(f"name the encoder: {', '.join(found.listed_views()) or 'no vectors'}")
         with self._lock:
+            pinned = view.now()
+            state = pinned.state  # a data set that was made anew may have the same versions
             kept = self._indexes.get(view.name)
-            if kept is None or kept[0] != view.snapshot:
-                pinned = view.now()
-                kept = (pinned.snapshot, pinned, pinned.index(waits=False))
+            if kept is None or kept[0] != state:
+                kept = (state, pinned, pinned.index(waits=False))
                 self._indexes[view.name] = kept
         return kept[1], kept[2]
 

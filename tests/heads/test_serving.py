@@ -20,6 +20,7 @@ import pytest
 from PIL import Image
 
 import heads
+from featurestore.cli import run
 from featurestore.encoders.images import size_of
 from featurestore.errors import BadName, MissingExtra
 from featurestore.sources.listing import SourceOptions
@@ -486,6 +487,45 @@ def test_search_sees_what_is_embedded_while_it_is_served(world, tmp_path):
         ):
             answer = client.post("/search", json=asked)
             assert answer.status_code == status, answer.text
+
+
+def test_a_store_that_changes_under_the_server_is_read_as_it_is(tmp_path):
+    """Compacted, vacuumed, a row deleted, dropped, made anew with the same version numbers."""
+    store = open_store(tmp_path / "store", create=True)
+    options = SourceOptions(text="words", id="id")
+
+    def embed(*words):
+        rows = "".join(f"{word[:1]},{word}\n" for word in words)
+        (tmp_path / "t.csv").write_text(f"id,words\n{rows}")
+        store.embed([tmp_path / "t.csv"], dataset="t", encoders=["baseline:hashing"],
+                    source_options=options)  # fmt: skip
+
+    def fs(*words):
+        assert run([*words, "--store", str(tmp_path / "store")]) == 0
+
+    embed("apple pie", "blue sea", "car")
+    with serving({}, store=store) as (_, client):
+
+        def nearest(words):
+            answer = client.post("/search", json={"dataset": "t", "texts": [words], "k": 1})
+            found = answer.json().get("neighbors")
+            return answer.status_code, found and found[0][0]["item_id"]
+
+        assert nearest("apple pie") == (200, "a")
+        fs("store", "compact", "t")
+        fs("store", "vacuum", "t", "--older-than", "0")
+        assert nearest("blue sea") == (200, "b")
+        fs("store", "delete", "t", "a", "--yes")
+        assert nearest("apple pie")[1] != "a"
+        fs("store", "drop", "t", "--yes")
+        assert nearest("car")[0] == 404
+        embed("zebra", "yellow", "x")
+        assert nearest("zebra") == (200, "z")
+        snapshot = str(store.dataset("t").views()[0].now().snapshot)
+        fs("store", "drop", "t", "--yes")
+        embed("melon", "nut", "owl")
+        assert str(store.dataset("t").views()[0].now().snapshot) == snapshot
+        assert nearest("melon") == (200, "m")
 
 
 def test_serving_connects_to_nobody(world):
