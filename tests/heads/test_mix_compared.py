@@ -219,7 +219,11 @@ def test_a_mix_of_compared_heads_is_made_of_their_fits(kind, halves, make_view, 
 
 
 def test_a_stopped_comparison_goes_on_with_its_mix(halves, monkeypatch):
-    """Wherever it stops, within a part as well, at most that part is done again."""
+    """Wherever it stops, within a part as well, little is done again.
+
+    That part, and what the thread that fits had begun of the next ones before it heard of the stop:
+    two fits of logistic each.
+    """
     monkeypatch.setattr(fits.os, "cpu_count", lambda: 1)  # parts are done in their order
     views = halves(n=60, split=[None] * 60)
     whole = heads.compare(views, save=False)
@@ -244,7 +248,7 @@ def test_a_stopped_comparison_goes_on_with_its_mix(halves, monkeypatch):
         again = heads.compare(views)
         assert again.rows() == [{**row, "seconds": mine["seconds"]} for row, mine in
                                 zip(whole.rows(), again.rows(), strict=True)]  # fmt: skip
-        assert 50 <= n_fits["logistic"] <= 52
+        assert 50 <= n_fits["logistic"] <= 56
     n_fits.clear()
     third = heads.compare(views[:1])  # what is kept of one serves another comparison
     assert n_fits["logistic"] == 0
